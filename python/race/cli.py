@@ -1,0 +1,36 @@
+"""The `race` command: one sub-command per stage of the journey, each implemented beside the code it runs."""
+
+import argparse
+import importlib
+import sys
+
+from race.errors import RaceError
+
+# name -> (module with `configure(parser)` and `run(args)`, one-line help). Imported only when called.
+COMMANDS = {
+    "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
+    "evaluate": ("race.evaluate.command", "errors, calibration and figures of a run on labelled data"),
+    "export": ("race.deploy.command_export", "compile a trained run into one artifact for ASE and LAMMPS"),
+    "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="race", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, help_text) in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=help_text)
+        if argv[:1] == [name]:
+            importlib.import_module(module).configure(sub)
+    args = parser.parse_args(argv)
+    try:
+        importlib.import_module(COMMANDS[args.command][0]).run(args)
+    except RaceError as error:
+        print(f"race {args.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

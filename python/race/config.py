@@ -1,0 +1,105 @@
+"""Every option of a run, in one place: type, default, unit, meaning. `race train config.yaml` reads a `Config`."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from race.errors import RaceError
+
+Head = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(Options):
+    """The RACE architecture (paper section 4.3)."""
+
+    elements: list[str] = Field(default=[], description="chemical symbols in species order; filled from the data when empty")
+    r_max: float = Field(default=5.0, gt=0, description="cutoff radius, Angstrom")
+    n_layers: int = Field(default=2, ge=1, description="interaction layers L; layer t adds (t+1)-body terms")
+    irreps_hidden: str = Field(default="32x0e+32x1o+32x2e", description="node features h_t")
+    lmax: int = Field(default=2, ge=0, le=3, description="highest degree of the spherical harmonics of edges")
+    n_features: int = Field(default=64, ge=1, description="species embedding width F")
+    n_radial_basis: int = Field(default=8, ge=1, description="Bessel functions e_n")
+    radial_mlp: list[int] = Field(default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)")
+    envelope_p: Literal[2, 5, 6] = Field(default=6, description="polynomial cutoff order p")
+    readout_hidden: int = Field(default=64, ge=1, description="hidden width of each layer's readout")
+    avg_num_neighbors: float = Field(default=1.0, gt=0, description="N of the aggregation; filled from the data")
+    n_members: int = Field(default=1, ge=1, description="ensemble members M, carried as channels")
+    head: Head = Field(default="equivariant", description="what each readout predicts beside the energy")
+    energy_aggregation: Literal["extensive", "paper"] = Field(default="extensive", description="sigma_E^2 = sum_i var_i, or the paper's exp(mean_i s_i)")
+    pooling: Literal["sum", "mean"] = Field(default="sum", description="how node values make the frame's target")
+    sigma0: float = Field(default=0.1, gt=0, description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from the data")
+    atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; filled from the data")
+    scale: list[float] = Field(default=[], description="energy scale per element, eV; filled from the data")
+
+
+class DataConfig(Options):
+    """Where structures come from and how they are split."""
+
+    train: list[Path] = Field(min_length=1, description="extxyz, traj or npz files")
+    validation: list[Path] = Field(default=[], description="empty: split off `validation_fraction` of train")
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    split_seed: int = Field(default=0)
+    units: Literal["auto", "eV", "kcal/mol"] = Field(default="auto", description="auto: eV, but rMD17 npz is kcal/mol")
+    energy_key: str = Field(default="energy")
+    forces_key: str = Field(default="forces")
+    stress_key: str = Field(default="stress")
+    atomic_energies: dict[str, float] | Path | Literal["least_squares"] = Field(default="least_squares", description="E0 in eV by element, a file of isolated atoms, or a fit")
+
+
+class TrainConfig(Options):
+    """Loss, optimiser and schedule (DESIGN sections 4, 5)."""
+
+    loss: Literal["mse", "nll_e", "nll_jef", "evidential"] = "nll_jef"
+    energy_weight: float = Field(default=1.0, ge=0, description="lambda_E, on the whole energy term")
+    forces_weight: float = Field(default=10.0, ge=0, description="lambda_F, on the whole force term")
+    stress_weight: float = Field(default=0.0, ge=0, description="lambda_S; needs stress labels")
+    beta: float = Field(default=0.0, ge=0, le=1, description="beta-NLL exponent (Seitzer 2022); 0 is the plain likelihood")
+    warmup_epochs: int = Field(default=5, ge=0, description="epochs of plain MSE before the likelihood loss")
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=4, ge=1, description="frames per step")
+    optimizer: Literal["amsgrad", "adam"] = "amsgrad"
+    learning_rate: float = Field(default=0.01, gt=0)
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    clip_norm: float = Field(default=10.0, gt=0, description="gradient norm cap, per member")
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    n_threads: int = Field(default=0, ge=0, description="torch threads; 0 leaves torch's own choice")
+
+
+class Config(Options):
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        needed = {"nll_e": ("energy", "cholesky", "equivariant"), "nll_jef": ("cholesky", "equivariant"), "evidential": ("evidential",)}
+        allowed = needed.get(self.train.loss)
+        if allowed and self.model.head not in allowed:
+            raise ValueError(f"train.loss {self.train.loss} needs model.head in {allowed}, got {self.model.head}")
+        return self
+
+
+def read_config(path: str | Path) -> Config:
+    """Reads and validates a YAML config; relative data paths are taken from the config's folder."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RaceError("no such file", where=path) from None
+    except yaml.YAMLError as error:
+        raise RaceError(f"not valid YAML ({str(error).splitlines()[0]})", where=path) from None
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RaceError(first["msg"], where=f"{path}, key {key or '(top level)'}", got=repr(first.get("input"))[:80]) from None

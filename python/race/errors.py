@@ -1,0 +1,22 @@
+"""The one exception a user sees: what went wrong, where, what was expected, what came, how to mend it."""
+
+
+class RaceError(Exception):
+    """A user-facing error, printed by the command line as one line with exit status 2.
+
+    Args:
+        what: what is wrong, in a few words ("energy is NaN").
+        where: file, frame, key or argument ("train.extxyz, frame 12").
+        expected, got: the two sides of the mismatch.
+        remedy: what the user can do.
+    """
+
+    def __init__(self, what: str, *, where: object = None, expected: object = None, got: object = None, remedy: str | None = None):
+        parts = [f"{where}: {what}" if where is not None else what]
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if got is not None:
+            parts.append(f"got {got}")
+        if remedy is not None:
+            parts.append(remedy)
+        super().__init__("; ".join(parts))
