@@ -1,0 +1,61 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace race {
+
+/// What an artifact says of itself (metadata.json). A missing or mistyped field is a race::Error.
+struct Metadata {
+  int64_t format = 0;                 ///< artifact format; this librace reads format_version
+  std::string race_version;
+  std::string torch_version;          ///< of the export
+  std::string dtype;                  ///< "float32" or "float64": the weights as stored, and the default to run in
+  std::string head;                   ///< point, energy, cholesky, equivariant, evidential
+  std::string posterior;              ///< point (one member), ensemble, ...
+  bool portable = false;              ///< stock ATen operators only
+  double r_max = 0;                   ///< cutoff, Angstrom
+  int64_t n_layers = 0;
+  int64_t n_members = 0;              ///< M
+  std::vector<std::string> elements;  ///< chemical symbols in species order
+  std::vector<int64_t> halo_widths;   ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
+  std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
+  std::map<std::string, double> calibration;  ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
+  std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "A-B", A <= B alphabetically
+  std::map<std::string, double> max_force;     ///< eV/Angstrom, largest force norm seen in training by element
+  std::string json;                   ///< metadata.json itself
+
+  /// True when the head predicts an energy variance / a force covariance.
+  bool has_energy_var() const { return head != "point"; }
+  bool has_force_cov() const { return head == "cholesky" || head == "equivariant" || head == "evidential"; }
+};
+
+/// Reads metadata.json. `name` is the file, for messages.
+Metadata parse_metadata(const std::string& json, const std::string& name);
+
+inline constexpr int64_t format_version = 1;
+
+/// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
+struct Artifact {
+  std::string name;    ///< path, for messages
+  std::string bytes;
+  std::string sha256;  ///< 64 lower-case hex digits: of all bytes but the last 64
+};
+
+/// Verifies bytes *before* anything parses them: torch's zip reader checks no CRC. The file ends in a ZIP archive comment
+/// `race-artifact/1 sha256:<64 hex>`, the digest being that of every byte before those 64 digits.
+/// This is integrity and provenance, not a sandbox: whoever can write the file can write its digest.
+/// @param expected_sha256 when not empty, the digest (any case, >= 8 leading digits) the file must have.
+/// @throws race::Error for another kind of file, another format version, a truncated or damaged file, another digest.
+Artifact verify_artifact(std::string bytes, const std::string& name, const std::string& expected_sha256 = "");
+
+/// Reads a file and verifies it. @throws race::Error also when it cannot be read.
+Artifact read_artifact(const std::string& path, const std::string& expected_sha256 = "");
+
+/// SHA-256 (FIPS 180-4) as 64 lower-case hex digits.
+std::string sha256_hex(const char* data, std::size_t size);
+
+}  // namespace race
