@@ -34,6 +34,7 @@ class ModelConfig(Options):
     energy_aggregation: Literal["extensive", "paper"] = Field(default="extensive", description="sigma_E^2 = sum_i var_i, or the paper's exp(mean_i s_i)")
     pooling: Literal["sum", "mean"] = Field(default="sum", description="how node values make the frame's target")
     sigma0: float = Field(default=0.1, gt=0, description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from the data")
+    sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV")
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; filled from the data")
     scale: list[float] = Field(default=[], description="energy scale per element, eV; filled from the data")
 

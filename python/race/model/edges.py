@@ -1,0 +1,93 @@
+"""Edge basis: Bessel functions times envelope, spherical harmonics, and their derivatives in closed form.
+
+Forces need dE/d(edge_vector). The network sees an edge only through its radial features and harmonics, so autograd stops
+there and `edges_vjp` contracts the adjoints with derivatives known in closed form: every member shares them, and
+second-order autograd (training on forces) never differentiates the basis.
+"""
+
+import math
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+
+def monomials(lmax: int) -> list[tuple[int, int, int]]:
+    """Exponents of x, y, z for all degrees <= lmax, by degree."""
+    return [(a, b, n - a - b) for n in range(lmax + 1) for a in range(n, -1, -1) for b in range(n - a, -1, -1)]
+
+
+class EdgeBasis(nn.Module):
+    """Radial and angular functions of edge vectors (paper eq. 13; DESIGN: e_n = sqrt(2) sin(n pi x)/x u(x), x = r/r_max)."""
+
+    def __init__(self, r_max: float, n_radial: int, envelope_p: int, lmax: int, dtype: torch.dtype):
+        super().__init__()
+        self.r_max = float(r_max)
+        self.p = float(envelope_p)
+        self.lmax = lmax
+        self.register_buffer("frequencies", math.pi * torch.arange(1, n_radial + 1, dtype=dtype), persistent=False)
+
+        # Harmonics of degree l are homogeneous polynomials on the unit sphere: Y = monomials @ sh_coefficients.
+        # e3nn is the single source of the convention; fitting its values in float64 is exact to rounding.
+        powers = monomials(lmax)
+        points = torch.nn.functional.normalize(torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
+        values = o3.spherical_harmonics(list(range(lmax + 1)), points, normalize=False, normalization="component")
+        table = torch.stack([points[:, 0] ** a * points[:, 1] ** b * points[:, 2] ** c for a, b, c in powers], dim=1)
+        coefficients = torch.zeros(len(powers), (lmax + 1) ** 2, dtype=torch.float64)
+        for degree in range(lmax + 1):
+            rows = [k for k, exps in enumerate(powers) if sum(exps) == degree]
+            columns = slice(degree**2, (degree + 1) ** 2)
+            coefficients[rows, columns] = torch.linalg.lstsq(table[:, rows], values[:, columns]).solution
+        coefficients[coefficients.abs() < 1e-12] = 0.0
+
+        lower = monomials(max(lmax - 1, 0))
+        gradient = torch.zeros(len(lower), coefficients.shape[1], 3, dtype=torch.float64)
+        for k, exps in enumerate(powers):
+            for axis in range(3):
+                if exps[axis] > 0:
+                    reduced = tuple(e - (axis == i) for i, e in enumerate(exps))
+                    gradient[lower.index(reduced), :, axis] += exps[axis] * coefficients[k]
+        degrees = torch.cat([torch.full((2 * degree + 1,), float(degree)) for degree in range(lmax + 1)])
+        self.register_buffer("sh_coefficients", coefficients.to(dtype), persistent=False)
+        self.register_buffer("sh_gradient", gradient.flatten(1).to(dtype), persistent=False)
+        self.register_buffer("sh_degree", degrees.to(dtype), persistent=False)
+        # Each monomial is an earlier one times one component: (index of that one, axis).
+        self.recipe = []
+        for exps in powers[1:]:
+            axis = next(i for i in range(3) if exps[i] > 0)
+            self.recipe.append((powers.index(tuple(e - (axis == i) for i, e in enumerate(exps))), axis))
+        self.n_lower = len(lower)
+
+    def forward(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """edge_vector [E, 3] -> radial [E, B], sh [E, S], radial_grad [E, B] (d/dr), sh_grad [E, S, 3] (d/d edge_vector)."""
+        r = torch.linalg.vector_norm(edge_vector, dim=1, keepdim=True)  # [E, 1]
+        unit = edge_vector / r
+
+        x = r / self.r_max
+        p = self.p
+        u = 1.0 - (p + 1.0) * (p + 2.0) / 2.0 * x**p + p * (p + 2.0) * x ** (p + 1.0) - p * (p + 1.0) / 2.0 * x ** (p + 2.0)
+        du = -p * (p + 1.0) * (p + 2.0) / 2.0 * x ** (p - 1.0) * (1.0 - x) ** 2  # du/dx
+        inside = (x < 1.0).to(x.dtype)
+        u, du = u * inside, du * inside
+        sine, cosine = torch.sin(self.frequencies * x), torch.cos(self.frequencies * x)
+        root2 = math.sqrt(2.0)
+        bessel = root2 * sine / x  # [E, B]
+        dbessel = root2 * self.frequencies * cosine / x - bessel / x
+        radial = bessel * u
+        radial_grad = (dbessel * u + bessel * du) / self.r_max
+
+        terms = [torch.ones_like(r)]  # monomials of the unit vector, built degree by degree
+        for parent, axis in self.recipe:
+            terms.append(terms[parent] * unit[:, axis : axis + 1])
+        mono = torch.cat(terms, dim=1)
+        sh = mono @ self.sh_coefficients  # [E, S]
+        grad = (mono[:, : self.n_lower] @ self.sh_gradient).view(r.shape[0], sh.shape[1], 3)
+        # project on the sphere: d/d(edge_vector) Y(n) = (grad - l Y n) / r, since grad . n = l Y for degree l
+        sh_grad = (grad - (self.sh_degree * sh).unsqueeze(2) * unit.unsqueeze(1)) / r.unsqueeze(2)
+        return radial, sh, radial_grad, sh_grad
+
+    def vjp(self, edge_vector: Tensor, radial_grad: Tensor, sh_grad: Tensor, bar_radial: Tensor, bar_sh: Tensor) -> Tensor:
+        """Adjoints [E, G, B] and [E, G, S] -> dE/d(edge_vector) [E, G, 3]."""
+        unit = edge_vector / torch.linalg.vector_norm(edge_vector, dim=1, keepdim=True)
+        along = (bar_radial * radial_grad.unsqueeze(1)).sum(2, keepdim=True)  # [E, G, 1]
+        return along * unit.unsqueeze(1) + torch.bmm(bar_sh, sh_grad)
