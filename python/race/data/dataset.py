@@ -1,0 +1,59 @@
+"""Frames with graphs that are built once and kept, served in batches whose order is a function of (seed, epoch)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import ase
+import numpy as np
+import torch
+
+from race.data.graph import Batch, build_graph, collate
+
+
+class Dataset:
+    """Frames of one element list and cutoff.
+
+    Args:
+        frames: from `race.data.read_frames`.
+        elements: chemical symbols in species order.
+        r_max: cutoff, Angstrom.
+        dtype: of edge vectors, forces and stresses.
+    """
+
+    def __init__(self, frames: Sequence[ase.Atoms], elements: Sequence[str], r_max: float, dtype: torch.dtype):
+        self.frames = list(frames)
+        self.elements = list(elements)
+        self.r_max = r_max
+        self.dtype = dtype
+        self._graphs: list[Batch | None] = [None] * len(self.frames)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def graph(self, index: int) -> Batch:
+        """The graph of frame `index`, built on first use. Its edge_index is int32, to halve what is kept."""
+        graph = self._graphs[index]
+        if graph is None:
+            graph = build_graph(self.frames[index], self.elements, self.r_max, self.dtype)
+            graph = replace(graph, edge_index=graph.edge_index.int(), index=torch.tensor([index]))
+            self._graphs[index] = graph
+        return graph
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The frames `indices` joined, in that order."""
+        return collate([self.graph(int(index)) for index in indices])
+
+    def order(self, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
+        """int64 [n_frames]: the order of the frames in an epoch, the same on every machine."""
+        if not shuffle:
+            return np.arange(len(self))
+        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(self))
+
+    def n_batches(self, batch_size: int) -> int:
+        return -(-len(self) // batch_size)
+
+    def batches(self, batch_size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
+        """Batches number `start` and on of an epoch; the last may be smaller. Resuming at `start` continues the same order."""
+        order = self.order(seed, epoch, shuffle)
+        for first in range(start * batch_size, len(self), batch_size):
+            yield self.batch(order[first : first + batch_size])

@@ -1,0 +1,206 @@
+"""One periodic structure -> one graph, and many graphs -> one batch (conventions: race.conventions)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import ase
+import numpy as np
+import torch
+import vesin
+from torch import Tensor
+
+from race.conventions import SIX_TO_VOIGT
+from race.errors import RaceError
+
+# atoms.info key under which race.data.io keeps "file, frame k", so that later refusals can name the frame.
+ORIGIN = "race_origin"
+# Cast by Batch.to(dtype). Energies stay float64: a total energy of -8e4 eV has a float32 spacing of 8 meV.
+_FLOATING = ("edge_vector", "forces", "stress")
+
+
+@dataclass
+class Batch:
+    """One or more frames joined into one graph; every tensor on one device.
+
+    Attributes:
+        species: int64 [n_atoms], index into the model's elements.
+        edge_index: int64 [2, n_edges], row 0 sender, row 1 receiver; sorted by receiver.
+        edge_vector: [n_edges, 3] r_sender - r_receiver + shift @ cell, Angstrom; formed in float64, then cast.
+        row_ptr: int64 [n_atoms + 1], the edges of receiver i are row_ptr[i]:row_ptr[i + 1].
+        frame: int64 [n_atoms], the frame of each atom.
+        n_atoms_per_frame: int64 [n_frames].
+        volume: float64 [n_frames], Angstrom^3; NaN where a frame is not periodic in 3D.
+        energy: float64 [n_frames], eV, or None; NaN where a frame has none but another frame of the batch has.
+        forces: [n_atoms, 3], eV/Angstrom, or None; NaN rows likewise.
+        stress: [n_frames, 6] in SIX_ORDER, ASE's sign, eV/Angstrom^3, or None; NaN rows likewise.
+        index: int64 [n_frames], the index of each frame in its dataset.
+    """
+
+    species: Tensor
+    edge_index: Tensor
+    edge_vector: Tensor
+    row_ptr: Tensor
+    frame: Tensor
+    n_atoms_per_frame: Tensor
+    volume: Tensor
+    energy: Tensor | None
+    forces: Tensor | None
+    stress: Tensor | None
+    index: Tensor
+
+    @property
+    def n_frames(self) -> int:
+        return self.n_atoms_per_frame.shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        return self.species.shape[0]
+
+    @property
+    def n_edges(self) -> int:
+        return self.edge_index.shape[1]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batch":
+        """Moves every tensor to `device`; casts edge_vector, forces and stress to `dtype`."""
+        moved = {}
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            if tensor is not None:
+                moved[field.name] = tensor.to(device=device, dtype=dtype if field.name in _FLOATING else None)
+        return replace(self, **moved)
+
+
+def neighbors(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All directed pairs closer than `r_max`, periodic images (an atom's own included), in a reproducible order.
+
+    Args:
+        positions: float64 [n_atoms, 3], Angstrom; need not lie inside the cell.
+        cell: float64 [3, 3], rows are lattice vectors; rows of non-periodic directions are not used.
+        pbc: bool [3].
+        r_max: cutoff, Angstrom; pairs at exactly r_max are dropped.
+
+    Returns:
+        sender, receiver int64 [n_edges]; vector float64 [n_edges, 3] = r_sender - r_receiver + shift @ cell.
+        Sorted by receiver, then sender, then shift.
+    """
+    search = vesin.NeighborList(cutoff=r_max, full_list=True, n_threads=1)
+    receiver, sender, shift = search.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
+    sender, receiver = sender.astype(np.int64), receiver.astype(np.int64)
+    vector = positions[sender] - positions[receiver] + shift @ cell
+    # Two atoms of one frame may be joined by several images, so the shift takes part in the order.
+    order = np.lexsort((*shift.T, sender, receiver))
+    order = order[np.einsum("ea,ea->e", vector, vector)[order] < r_max**2]
+    return sender[order], receiver[order], vector[order]
+
+
+def build_graph(atoms: ase.Atoms, elements: Sequence[str], r_max: float, dtype: torch.dtype) -> Batch:
+    """The graph of one frame, with the labels it carries.
+
+    Labels are those that `read_frames` normalised: info["energy"], arrays["forces"], info["stress"] (SIX_ORDER).
+    A frame straight from ASE may instead hold them in its calculator, where stress is in ASE's Voigt order.
+
+    Args:
+        atoms: structure, Angstrom.
+        elements: chemical symbols in species order.
+        r_max: cutoff, Angstrom.
+        dtype: of edge_vector, forces and stress.
+
+    Raises:
+        RaceError: an element is not in `elements`.
+    """
+    positions = atoms.get_positions()
+    cell = np.asarray(atoms.cell.array, dtype=np.float64)
+    n_atoms = len(atoms)
+    sender, receiver, vector = neighbors(positions, cell, atoms.pbc, r_max)
+    row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
+    np.cumsum(np.bincount(receiver, minlength=n_atoms), out=row_ptr[1:])
+    volume = float(abs(np.linalg.det(cell))) if atoms.pbc.all() else float("nan")
+    energy, forces, stress = _labels(atoms)
+    if np.isnan(volume):
+        stress = None  # undefined without a volume
+    return Batch(
+        species=torch.from_numpy(species_index(atoms, elements)),
+        edge_index=torch.from_numpy(np.stack((sender, receiver))),
+        edge_vector=torch.from_numpy(vector).to(dtype),
+        row_ptr=torch.from_numpy(row_ptr),
+        frame=torch.zeros(n_atoms, dtype=torch.int64),
+        n_atoms_per_frame=torch.tensor([n_atoms]),
+        volume=torch.tensor([volume], dtype=torch.float64),
+        energy=None if energy is None else torch.tensor([float(energy)], dtype=torch.float64),
+        forces=None if forces is None else torch.as_tensor(np.asarray(forces), dtype=dtype),
+        stress=None if stress is None else torch.as_tensor(np.asarray(stress), dtype=dtype).reshape(1, 6),
+        index=torch.zeros(1, dtype=torch.int64),
+    )
+
+
+def species_index(atoms: ase.Atoms, elements: Sequence[str]) -> np.ndarray:
+    """int64 [n_atoms]: each atom's place in `elements`."""
+    table = np.full(ase.data.atomic_numbers["Og"] + 1, -1, dtype=np.int64)
+    for k, symbol in enumerate(elements):
+        table[ase.data.atomic_numbers[symbol]] = k
+    species = table[atoms.numbers]
+    if species.size and species.min() < 0:
+        unknown = sorted({symbol for symbol, k in zip(atoms.symbols, species, strict=True) if k < 0})
+        raise RaceError(
+            f"element {', '.join(unknown)} is unknown to the model",
+            where=atoms.info.get(ORIGIN),
+            expected=" ".join(elements),
+            got=str(atoms.symbols),
+            remedy="add it to model.elements, or leave these frames out",
+        )
+    return species
+
+
+def _labels(atoms: ase.Atoms) -> tuple[float | None, np.ndarray | None, np.ndarray | None]:
+    """Energy, forces and stress (SIX_ORDER) of a frame, None where it has none."""
+
+    def computed(name: str):
+        # allow_calculation=False: only what is stored, and only if it belongs to these positions.
+        return None if atoms.calc is None else atoms.calc.get_property(name, atoms, allow_calculation=False)
+
+    energy, forces, stress = atoms.info.get("energy"), atoms.arrays.get("forces"), atoms.info.get("stress")
+    if ORIGIN in atoms.info:
+        return energy, forces, stress
+    energy = computed("energy") if energy is None else energy
+    forces = computed("forces") if forces is None else forces
+    if stress is None and (voigt := computed("stress")) is not None:
+        stress = np.asarray(voigt)[list(SIX_TO_VOIGT)]
+    return energy, forces, stress
+
+
+def collate(graphs: Sequence[Batch]) -> Batch:
+    """Joins graphs into one: atoms renumbered, labels that only some graphs carry padded with NaN."""
+    n_atoms = torch.tensor([graph.n_atoms for graph in graphs])
+    n_edges = torch.tensor([graph.n_edges for graph in graphs])
+    n_frames = torch.tensor([graph.n_frames for graph in graphs])
+
+    def offset(counts: Tensor, repeats: Tensor) -> Tensor:
+        return torch.repeat_interleave(counts.cumsum(0) - counts, repeats)
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(graph, name) for graph in graphs])
+
+    def label(name: str, rows: Tensor, width: tuple[int, ...]) -> Tensor | None:
+        values = [getattr(graph, name) for graph in graphs]
+        dtype = next((value.dtype for value in values if value is not None), None)
+        if dtype is None:
+            return None
+        missing = [torch.full((int(n), *width), torch.nan, dtype=dtype) for n in rows]
+        return torch.cat([hole if value is None else value for value, hole in zip(values, missing, strict=True)])
+
+    # Stored indices may be int32 (Dataset); a batch is int64.
+    edge_index = torch.cat([graph.edge_index for graph in graphs], dim=1).long() + offset(n_atoms, n_edges)
+    row_ptr = torch.cat([graph.row_ptr[:-1] for graph in graphs]) + offset(n_edges, n_atoms)
+    return Batch(
+        species=joined("species"),
+        edge_index=edge_index,
+        edge_vector=joined("edge_vector"),
+        row_ptr=torch.cat((row_ptr, n_edges.sum().reshape(1))),
+        frame=joined("frame") + offset(n_frames, n_atoms),
+        n_atoms_per_frame=joined("n_atoms_per_frame"),
+        volume=joined("volume"),
+        energy=label("energy", n_frames, ()),
+        forces=label("forces", n_atoms, (3,)),
+        stress=label("stress", n_frames, (6,)),
+        index=joined("index"),
+    )
