@@ -90,6 +90,7 @@ class Layer(nn.Module):
         M, S = n_members, n_species
         paths = conv_paths(irreps_g, lmax, irreps_out, M)
         irreps_a = o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in paths.irreps_out])
+        self.irreps_g, self.irreps_in, self.irreps_out, self.linear_down_irreps = irreps_g, irreps_in, irreps_out, irreps_a
         self.fused = True
         self.path_rows = paths.rows
         self.register_buffer("cg", paths.cg, persistent=False)
