@@ -1,0 +1,93 @@
+"""The convolution of RACE: gather senders, tensor product with Y, radial weights, sum over neighbours.
+
+    out[j, l3 m3, m, column + c] = sum_{e -> j} radial[m, e, weight + c]
+                                   sum_{m1 m2} cg[m1, m2, m3] g[sender_e, l1 m1, m, c] sh[e, m2]
+
+`conv_fused` is the compiled operator race::conv, `conv_aten` its slow twin in stock torch operations: the oracle of the tests
+and the body of portable artifacts. Both are TorchScript and differentiable twice. They are two functions, so that a caller
+branching on a Final attribute compiles only one.
+
+Arguments of both:
+    g: [n_nodes, dim_in] features of the senders.
+    radial: [M, E, K] radial weights.
+    sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
+        the gradient with respect to sh is each member's own.
+    sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
+    paths: rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column, weight_offset, cg_offset):
+        reads g[:, in_offset:] viewed [2l1+1, M, mul], writes columns out_column.. of out[:, out_offset:] viewed
+        [2l3+1, M, out_mul], with weights radial[:, :, weight_offset:] and coefficients cg[cg_offset:] [2l1+1, 2l2+1, 2l3+1].
+    cg: float64, coefficients of all paths. dim_out: width of the result [n_receivers, dim_out].
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+try:
+    from torch_scatter import segment_csr
+except ImportError:
+    segment_csr = None
+
+try:
+    import race._race  # noqa: F401  registers torch.ops.race.*
+
+    HAS_FUSED = True
+except ImportError as error:
+    HAS_FUSED = False
+    warnings.warn(f"race._race cannot be loaded ({error}): falling back to the slow convolution", stacklevel=2)
+
+HAS_SCATTER = segment_csr is not None
+
+
+@torch.jit.unused
+def _segment_csr(src: Tensor, row_ptr: Tensor) -> Tensor:
+    return segment_csr(src, row_ptr, reduce="sum")
+
+
+def segment_sum(src: Tensor, row_ptr: Tensor) -> Tensor:
+    """[E, ...], CSR row_ptr [n + 1] -> [n, ...], row j being the sum of src[row_ptr[j]:row_ptr[j + 1]]."""
+    if not torch.jit.is_scripting():
+        if HAS_SCATTER:
+            return _segment_csr(src, row_ptr)
+    n = row_ptr.shape[0] - 1
+    receiver = torch.repeat_interleave(torch.arange(n, device=src.device), row_ptr[1:] - row_ptr[:-1], output_size=src.shape[0])
+    out = torch.zeros([n] + list(src.shape[1:]), dtype=src.dtype, device=src.device)
+    return out.index_add(0, receiver, src)
+
+
+def conv_aten(
+    g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
+) -> Tensor:
+    """See the module: stock torch operations only; [n_receivers, dim_out]."""
+    n, n_edges, n_members = row_ptr.shape[0] - 1, sender.shape[0], radial.shape[0]
+    parts: list[Tensor] = [g.new_zeros((n, 0))]
+    columns: list[Tensor] = [torch.zeros(0, dtype=torch.long, device=g.device)]
+    for p in range(0, len(paths), 10):
+        d1, d2, d3 = 2 * paths[p] + 1, 2 * paths[p + 1] + 1, 2 * paths[p + 2] + 1
+        mul, in_offset, out_offset, out_mul = paths[p + 3], paths[p + 4], paths[p + 5], paths[p + 6]
+        column, weight_offset, cg_offset = paths[p + 7], paths[p + 8], paths[p + 9]
+
+        x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
+        y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)  # [E, G, d2]
+        table = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
+        matrix = torch.einsum("egb,abc->egac", y, table).expand(n_edges, n_members, d1, d3)
+        weight = radial.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)  # [E, 1, M, mul]
+        message = torch.einsum("emac,eamu->ecmu", matrix, x) * weight
+        parts.append(segment_sum(message, row_ptr).reshape(n, d3 * n_members * mul))
+
+        rows = torch.arange(d3 * n_members, device=g.device) * out_mul + (out_offset + column)
+        columns.append((rows.unsqueeze(1) + torch.arange(mul, device=g.device)).view(-1))
+    return g.new_zeros((n, dim_out)).index_add(1, torch.cat(columns), torch.cat(parts, dim=1))
+
+
+if HAS_FUSED and hasattr(torch.ops.race, "conv"):
+
+    def conv_fused(
+        g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
+    ) -> Tensor:
+        """See the module: the compiled operator race::conv; [n_receivers, dim_out]."""
+        return torch.ops.race.conv(g, radial, sh, sender, row_ptr, paths, cg, dim_out)
+
+else:
+    conv_fused = conv_aten
