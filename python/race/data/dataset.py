@@ -1,6 +1,6 @@
 """Frames with graphs that are built once and kept, served in batches whose order is a function of (seed, epoch)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import ase
@@ -39,7 +39,7 @@ class Dataset:
             self._graphs[index] = graph
         return graph
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Iterable[int]) -> Batch:
         """The frames `indices` joined, in that order."""
         return collate([self.graph(int(index)) for index in indices])
 
@@ -47,7 +47,8 @@ class Dataset:
         """int64 [n_frames]: the order of the frames in an epoch, the same on every machine."""
         if not shuffle:
             return np.arange(len(self))
-        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(self))
+        # RandomState's stream is frozen by numpy's compatibility policy; Generator's is not.
+        return np.random.RandomState([seed, epoch]).permutation(len(self))
 
     def n_batches(self, batch_size: int) -> int:
         return -(-len(self) // batch_size)
