@@ -108,7 +108,7 @@ class ForceCovariance(nn.Module):
         if self.head == "equivariant" or self.head == "evidential":
             a, q = self.log_parts(raw)
             inverse = torch.linalg.matrix_exp(-q)
-            quadratic = (error.unsqueeze(-2) @ inverse @ error.unsqueeze(-1)).flatten(-3).sum(-1)
+            quadratic = (error.unsqueeze(-2) @ inverse @ error.unsqueeze(-1)).squeeze(-1).squeeze(-1)
             scale = torch.exp(-a) / self.sigma0_squared
             # Q is traceless, so ln det Sigma = 3 a + 6 ln sigma0, without a factorisation
             return quadratic * scale, 3.0 * a + 3.0 * math.log(self.sigma0_squared)

@@ -70,6 +70,8 @@ class Layer(nn.Module):
     a layer ends with the narrow tensor that neighbours (and other ranks) need.
     """
 
+    __constants__ = ["fused", "is_folded"]  # branches on them are decided when the artifact is compiled
+
     def __init__(
         self,
         irreps_g: o3.Irreps,
