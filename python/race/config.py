@@ -1,5 +1,6 @@
 """Every option of a run, in one place: type, default, unit, meaning. `race train config.yaml` reads a `Config`."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,18 @@ class Config(Options):
         return self
 
 
+def expand_preset(model: object) -> object:
+    """`model: race-3bpa`, or `model: {preset: race-3bpa, n_members: 4}`, as plain options."""
+    from race.model.presets import preset
+
+    if isinstance(model, str):
+        return preset(model).model_dump()
+    if isinstance(model, dict) and "preset" in model:
+        changes = dict(model)
+        return {**preset(changes.pop("preset")).model_dump(), **changes}
+    return model
+
+
 def read_config(path: str | Path) -> Config:
     """Reads and validates a YAML config; relative data paths are taken from the config's folder."""
     path = Path(path)
@@ -98,9 +111,25 @@ def read_config(path: str | Path) -> Config:
         raise RaceError("no such file", where=path) from None
     except yaml.YAMLError as error:
         raise RaceError(f"not valid YAML ({str(error).splitlines()[0]})", where=path) from None
+    if isinstance(raw, dict) and raw.get("model") is not None:
+        raw["model"] = expand_preset(raw["model"])
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise RaceError(first["msg"], where=f"{path}, key {key or '(top level)'}", got=repr(first.get("input"))[:80]) from None
+    data = config.data
+    data.train = [_locate(name, path, "data.train") for name in data.train]
+    data.validation = [_locate(name, path, "data.validation") for name in data.validation]
+    if isinstance(data.atomic_energies, Path):
+        data.atomic_energies = _locate(data.atomic_energies, path, "data.atomic_energies")
+    return config
+
+
+def _locate(name: Path, config_path: Path, key: str) -> Path:
+    """Expands ${VARIABLES}; a relative path is taken from the config's folder."""
+    text = os.path.expandvars(str(name))
+    if "$" in text:
+        raise RaceError(f"unset variable in {name}", where=f"{config_path}, key {key}", remedy="export it, e.g. RACE_DATA=/path/to/data")
+    return (config_path.parent / text).resolve()
