@@ -1,0 +1,105 @@
+#include "load_model.h"
+
+#include <ATen/Context.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <climits>
+#include <functional>
+#include <sstream>
+
+#include "race/artifact.h"
+#include "race/error.h"
+
+std::string one_line(const std::exception &error)
+{
+  const auto *torch_error = dynamic_cast<const c10::Error *>(&error);
+  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  // TorchScript prints the stack first and the reason last.
+  const auto reason = text.rfind("RuntimeError: ");
+  if (reason != std::string::npos) text = text.substr(reason);
+  std::istringstream words(text);
+  std::string line, word;
+  while (words >> word) line += (line.empty() ? "" : " ") + word;
+  return line;
+}
+
+std::string agree(MPI_Comm world, const std::string &message)
+{
+  int me, first, mine;
+  MPI_Comm_rank(world, &me);
+  mine = message.empty() ? INT_MAX : me;
+  MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, world);
+  if (first == INT_MAX) return "";
+  int size = static_cast<int>(message.size());
+  MPI_Bcast(&size, 1, MPI_INT, first, world);
+  std::string text = message;
+  text.resize(size);
+  MPI_Bcast(text.data(), size, MPI_CHAR, first, world);
+  return text;
+}
+
+namespace {
+
+// Does `work` in this rank; when it failed anywhere, throws everywhere.
+void together(MPI_Comm world, const std::function<void()> &work)
+{
+  std::string message;
+  try {
+    work();
+  } catch (const std::exception &error) {
+    message = one_line(error);
+  }
+  message = agree(world, message);
+  if (!message.empty()) throw race::Error(message);
+}
+
+void broadcast(MPI_Comm world, std::string &bytes)
+{
+  int64_t size = static_cast<int64_t>(bytes.size());
+  MPI_Bcast(&size, 1, MPI_INT64_T, 0, world);
+  bytes.resize(size);
+  constexpr int64_t chunk = 1 << 30;  // counts are int in MPI
+  for (int64_t at = 0; at < size; at += chunk)
+    MPI_Bcast(bytes.data() + at, static_cast<int>(std::min(chunk, size - at)), MPI_CHAR, 0, world);
+}
+
+// `cuda` shares the GPUs of a node among the ranks on it.
+at::Device pick_device(MPI_Comm world, const std::string &name)
+{
+  if (name == "cpu") return at::kCPU;
+  const bool known = name == "cuda" || (name.size() > 5 && name.compare(0, 5, "cuda:") == 0 &&
+                                        std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
+  if (!known) throw race::Error("pair_style race device: expected cpu, cuda or cuda:N, got " + name);
+  if (!at::hasCUDA()) throw race::Error("pair_style race device " + name + ": this torch finds no CUDA device; use device cpu");
+  if (name != "cuda") return at::Device(name);
+  MPI_Comm node;
+  int rank_on_node;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &rank_on_node);
+  MPI_Comm_free(&node);
+  const auto count = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank_on_node % std::max(count, 1)));
+}
+
+}  // namespace
+
+race::Model load_model(MPI_Comm world, const std::string &path, const std::string &device, std::optional<at::ScalarType> dtype,
+                       const std::string &sha256)
+{
+  int me;
+  MPI_Comm_rank(world, &me);
+  race::Artifact artifact;
+  together(world, [&] {
+    if (me == 0) artifact = race::read_artifact(path, sha256);
+  });
+  broadcast(world, artifact.bytes);
+  const at::Device where = pick_device(world, device);
+
+  std::optional<race::Model> model;
+  together(world, [&] {
+    if (me != 0) artifact = race::verify_artifact(std::move(artifact.bytes), path, sha256);
+    model = race::Model::load(artifact, where, dtype);
+  });
+  return *std::move(model);
+}

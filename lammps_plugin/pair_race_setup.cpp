@@ -1,0 +1,183 @@
+// pair_style race: everything before the first step. What is wrong ends every rank with one line that names the argument.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+
+#include "atom.h"
+#include "comm.h"
+#include "error.h"
+#include "force.h"
+#include "load_model.h"
+#include "memory.h"
+#include "neighbor.h"
+#include "pair_race.h"
+#include "race/error.h"
+#include "update.h"
+
+using namespace LAMMPS_NS;
+
+namespace {
+
+constexpr const char *keywords[] = {"device", "dtype", "uq", "halo", "sha256"};
+
+bool is_keyword(const char *word)
+{
+  return std::any_of(std::begin(keywords), std::end(keywords), [&](const char *keyword) { return !strcmp(word, keyword); });
+}
+
+bool is_artifact(const char *word)
+{
+  const std::string name = word, ending = ".pt";
+  return name.find('/') != std::string::npos || (name.size() > ending.size() && name.substr(name.size() - ending.size()) == ending);
+}
+
+std::string join(const std::vector<std::string> &words)
+{
+  std::string text;
+  for (const std::string &word : words) text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
+// Hex digits of either case, at least eight, that `digest` begins with.
+bool matches_pin(std::string pin, const std::string &digest)
+{
+  std::transform(pin.begin(), pin.end(), pin.begin(), [](unsigned char c) { return std::tolower(c); });
+  return pin.size() >= 8 && digest.compare(0, pin.size(), pin) == 0;
+}
+
+}  // namespace
+
+// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [sha256 HEX]
+void PairRace::settings(int narg, char **arg)
+{
+  file_.clear();
+  pin_.clear();
+  device_ = "cpu";
+  dtype_.reset();
+  uq_every_ = 0;
+  model_.reset();
+
+  int k = 0;
+  if (narg > 0 && !is_keyword(arg[0])) file_ = arg[k++];
+  const auto value = [&](int offset) -> std::string {
+    if (k + offset >= narg) utils::missing_cmd_args(FLERR, fmt::format("pair_style race {}", arg[k]), error);
+    return arg[k + offset];
+  };
+  while (k < narg) {
+    const std::string keyword = arg[k];
+    if (keyword == "device") {
+      device_ = value(1);
+    } else if (keyword == "dtype") {
+      const std::string name = value(1);
+      if (name != "float32" && name != "float64") error->all(FLERR, "pair_style race dtype: expected float32 or float64, got {}", name);
+      dtype_ = name == "float32" ? at::kFloat : at::kDouble;
+    } else if (keyword == "uq") {
+      if (value(1) != "every") error->all(FLERR, "pair_style race uq: expected every N, got {}", value(1));
+      uq_every_ = utils::inumeric(FLERR, value(2), false, lmp);
+      if (uq_every_ < 0) error->all(FLERR, "pair_style race uq every: expected a number of steps >= 0, got {}", uq_every_);
+      ++k;
+    } else if (keyword == "halo") {
+      if (value(1) != "exchange") error->all(FLERR, "pair_style race halo: expected exchange, got {}", value(1));
+    } else if (keyword == "sha256") {
+      pin_ = value(1);
+    } else {
+      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, halo or sha256, got {}", keyword);
+    }
+    k += 2;
+  }
+  // Loaded this early because pair_style hybrid asks its styles for the width of their messages only once.
+  if (!file_.empty()) read_model();
+}
+
+void PairRace::read_model()
+{
+  at::set_num_threads(comm->nthreads);  // the rule of LAMMPS: OMP_NUM_THREADS, and one thread when it is not set
+  std::string message;
+  try {
+    units_ = race_units(update->unit_style, force->angstrom);
+    model_.emplace(load_model(world, file_, device_, dtype_, pin_));
+  } catch (const race::Error &exception) {
+    message = exception.what();
+  }
+  if (!message.empty()) error->all(FLERR, message);
+
+  const race::Metadata &metadata = model_->metadata();
+  const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
+  comm_forward = width;
+  comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
+  if (comm->me == 0)
+    utils::logmesg(lmp, "RACE model {}: elements {}, r_max {} Angstrom, {} layers, {} members, head {}, {} on {}\n  sha256 {}\n", file_,
+                   join(metadata.elements), metadata.r_max, metadata.n_layers, metadata.n_members, metadata.head,
+                   model_->dtype() == at::kFloat ? "float32" : "float64", device_, model_->sha256());
+}
+
+// pair_coeff * * [file] El1 El2 ... [sha256 HEX]; one element, or NULL, per atom type
+void PairRace::coeff(int narg, char **arg)
+{
+  if (narg < 3) utils::missing_cmd_args(FLERR, "pair_coeff", error);
+  if (strcmp(arg[0], "*") || strcmp(arg[1], "*")) error->all(FLERR, "pair_coeff race: expected * *, got {} {}", arg[0], arg[1]);
+  narg -= 2;
+  arg += 2;
+
+  if (narg >= 2 && !strcmp(arg[narg - 2], "sha256")) {
+    pin_ = arg[narg - 1];
+    narg -= 2;
+  }
+  if (narg > 0 && is_artifact(arg[0])) {
+    if (!file_.empty()) error->all(FLERR, "pair_coeff race: expected element names, got {}; pair_style has read {} already", arg[0], file_);
+    file_ = arg[0];
+    read_model();
+    --narg;
+    ++arg;
+  }
+  if (!model_) error->all(FLERR, "pair_coeff race: no model; expected pair_style race FILE, or pair_coeff * * FILE El1 El2 ...");
+  if (!pin_.empty() && !matches_pin(pin_, model_->sha256()))
+    error->all(FLERR, "pair_coeff race: model {}: expected sha256 {}, got {}", file_, pin_, model_->sha256());
+  read_elements(narg, arg);
+}
+
+void PairRace::read_elements(int narg, char **arg)
+{
+  const std::vector<std::string> &known = model_->metadata().elements;
+  const int ntypes = atom->ntypes;
+  if (narg != ntypes)
+    error->all(FLERR, "pair_coeff race: expected {} element names, one (or NULL) per atom type, got {}; model {} has {}", ntypes, narg, file_,
+               join(known));
+  species_.assign(ntypes + 1, -1);
+  for (int type = 1; type <= ntypes; ++type) {
+    const std::string name = arg[type - 1];
+    if (name == "NULL") continue;
+    const auto found = std::find(known.begin(), known.end(), name);
+    if (found == known.end())
+      error->all(FLERR, "pair_coeff race: atom type {}: expected an element of model {} ({}) or NULL, got {}", type, file_, join(known), name);
+    species_[type] = static_cast<int>(found - known.begin());
+  }
+
+  if (!allocated) {
+    memory->create(setflag, ntypes + 1, ntypes + 1, "pair:setflag");
+    memory->create(cutsq, ntypes + 1, ntypes + 1, "pair:cutsq");
+    allocated = 1;
+  }
+  int count = 0;
+  for (int i = 1; i <= ntypes; ++i)
+    for (int j = 1; j <= ntypes; ++j) {
+      setflag[i][j] = species_[i] >= 0 && species_[j] >= 0;
+      count += setflag[i][j];
+    }
+  if (count == 0) error->all(FLERR, "pair_coeff race: expected at least one element, got only NULL");
+}
+
+void PairRace::init_style()
+{
+  if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
+  if (!force->newton_pair) error->all(FLERR, "pair_style race: expected newton on, got newton off for pairs; use: newton on");
+  units_ = race_units(update->unit_style, force->angstrom);
+  // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers after this call.
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+  force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
+  neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+double PairRace::init_one(int, int) { return model_->metadata().r_max * units_.length; }

@@ -1,0 +1,38 @@
+#include "uncertainty.h"
+
+#include <cmath>
+
+#include "race/conventions.h"
+
+AtomUncertainty atom_uncertainty(const race::Prediction &prediction, const at::Tensor &forces)
+{
+  AtomUncertainty atoms;
+  atoms.cov_aleatoric = prediction.cov_aleatoric;
+  atoms.cov_epistemic = prediction.cov_epistemic;
+  if (forces.size(1) > 1) atoms.cov_epistemic = atoms.cov_epistemic + race::member_covariance(forces);
+  atoms.cov = atoms.cov_aleatoric + atoms.cov_epistemic;
+  atoms.force_std = (atoms.cov.slice(1, 0, 3).sum(1) / 3).sqrt();
+  atoms.energy_std = (prediction.node_energy_var.mean(1) + prediction.node_energy.var(1, /*unbiased=*/false)).sqrt();
+  return atoms;
+}
+
+RankTotals rank_totals(const race::Prediction &prediction, const AtomUncertainty &atoms)
+{
+  RankTotals totals;
+  totals.sums = at::cat({prediction.node_energy.sum(0), prediction.node_energy_var.sum(0), prediction.virial.flatten()}).contiguous();
+  if (atoms.force_std.numel() > 0) totals.max_force_std = atoms.force_std.max().item<double>();
+  return totals;
+}
+
+GlobalUncertainty global_uncertainty(const at::Tensor &sums, int64_t n_members)
+{
+  const auto energy = sums.slice(0, 0, n_members);
+  const auto variance = sums.slice(0, n_members, 2 * n_members);
+  const auto virial = sums.slice(0, 2 * n_members).view({-1, 9});
+  const auto virial_std = virial.std(0, /*unbiased=*/false).contiguous();
+
+  GlobalUncertainty total;
+  total.energy_std = std::sqrt((variance.mean() + energy.var(0, /*unbiased=*/false)).item<double>());
+  for (int k = 0; k < 6; ++k) total.virial_std[k] = virial_std.data_ptr<double>()[race::six_to_nine[k]];
+  return total;
+}
