@@ -32,10 +32,16 @@ class ModelConfig(Options):
     avg_num_neighbors: float = Field(default=1.0, gt=0, description="N of the aggregation; filled from the data")
     n_members: int = Field(default=1, ge=1, description="ensemble members M, carried as channels")
     head: Head = Field(default="equivariant", description="what each readout predicts beside the energy")
-    energy_aggregation: Literal["extensive", "paper"] = Field(default="extensive", description="sigma_E^2 = sum_i var_i, or the paper's exp(mean_i s_i)")
+    energy_aggregation: Literal["extensive", "paper"] = Field(
+        default="extensive", description="sigma_E^2 = sum_i var_i, or the paper's exp(mean_i s_i)"
+    )
     pooling: Literal["sum", "mean"] = Field(default="sum", description="how node values make the frame's target")
-    sigma0: float = Field(default=0.1, gt=0, description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from the data")
-    sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV")
+    sigma0: float = Field(
+        default=0.1, gt=0, description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from the data"
+    )
+    sigma0_energy: float = Field(
+        default=0.02, gt=0, description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV"
+    )
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; filled from the data")
     scale: list[float] = Field(default=[], description="energy scale per element, eV; filled from the data")
 
@@ -51,7 +57,9 @@ class DataConfig(Options):
     energy_key: str = Field(default="energy")
     forces_key: str = Field(default="forces")
     stress_key: str = Field(default="stress")
-    atomic_energies: dict[str, float] | Path | Literal["least_squares"] = Field(default="least_squares", description="E0 in eV by element, a file of isolated atoms, or a fit")
+    atomic_energies: dict[str, float] | Path | Literal["least_squares"] = Field(
+        default="least_squares", description="E0 in eV by element, a file of isolated atoms, or a fit"
+    )
 
 
 class TrainConfig(Options):

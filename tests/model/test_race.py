@@ -142,7 +142,10 @@ def test_equals_the_e3nn_reference(atoms, head):
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("irreps, lmax", [("8x0e+8x1o", 1), ("4x0o+4x0e+2x1o+2x1e+2x2o+2x2e", 3), ("2x0e+2x0o+2x1o+2x1e+2x2e+2x2o+2x3o+2x3e", 3)])
+@pytest.mark.parametrize(
+    "irreps, lmax",
+    [("8x0e+8x1o", 1), ("4x0o+4x0e+2x1o+2x1e+2x2o+2x2e", 3), ("2x0e+2x0o+2x1o+2x1e+2x2e+2x2o+2x3o+2x3e", 3)],
+)
 def test_dropping_dead_features_is_exact(atoms, irreps, lmax):
     model = make_model(irreps_hidden=irreps, lmax=lmax, head="point", n_members=1, n_layers=2)
     graph = graph_of(atoms)

@@ -74,7 +74,9 @@ def species_order(species: Tensor, n_species: int) -> tuple[Tensor, list[int]]:
     return torch.argsort(species, stable=True), counts
 
 
-def species_products(blocks: list[Tensor], counts: list[int], weight: Tensor, shapes: list[tuple[int, int]], dims: list[int]) -> list[Tensor]:
+def species_products(
+    blocks: list[Tensor], counts: list[int], weight: Tensor, shapes: list[tuple[int, int]], dims: list[int]
+) -> list[Tensor]:
     """Per irrep and species: x_k W_k[Z]. Blocks [M, n * dim_k, mul_in], atoms grouped by species with `counts`.
 
     weight [M, S, numel] flat over irreps; no normalisation is applied here.

@@ -37,7 +37,8 @@ def set_product(product: o3.FullyConnectedTensorProduct, wanted: dict[tuple[o3.I
 
 
 def flat_matrices(weight: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
-    return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(weight.split([a * b for a, b in shapes], dim=-1), shapes, strict=True)]
+    parts = weight.split([a * b for a, b in shapes], dim=-1)
+    return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def copy_member(reference: nn.Module, model: nn.Module, m: int) -> None:
@@ -58,7 +59,8 @@ def copy_member(reference: nn.Module, model: nn.Module, m: int) -> None:
         ref.radial[-1].zero_()
         keys = keyed_paths(irreps_g, config.lmax, irreps_out)
         widths = {ir: mul for mul, ir in irreps_g}
-        matrices = dict(zip([ir for _, ir in layer.linear_down_irreps], flat_matrices(layer.linear_down.weight[m], layer.linear_down.shapes), strict=True))
+        parts = flat_matrices(layer.linear_down.weight[m], layer.linear_down.shapes)
+        matrices = {ir: part for (_, ir), part in zip(layer.linear_down_irreps, parts, strict=True)}
         column, row = 0, {ir: 0 for ir in matrices}
         starts = torch.cumsum(torch.tensor([0, *ref.muls]), 0).tolist()
         for key in keys:
