@@ -103,10 +103,10 @@ def expand_preset(model: object) -> object:
     from race.model.presets import preset
 
     if isinstance(model, str):
-        return preset(model).model_dump()
+        return preset(model).model_dump(exclude_unset=True)
     if isinstance(model, dict) and "preset" in model:
         changes = dict(model)
-        return {**preset(changes.pop("preset")).model_dump(), **changes}
+        return {**preset(changes.pop("preset")).model_dump(exclude_unset=True), **changes}
     return model
 
 
