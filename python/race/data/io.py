@@ -1,5 +1,6 @@
 """Files -> checked frames with labels under standard names and in standard units. Nothing doubtful gets through."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.progress import track
 
 from race.conventions import HARTREE, KCAL_PER_MOL
 from race.data.labels import normalize
+from race.data.qm9 import qm9_frames
 from race.errors import RaceError
 
 # One unit of energy in eV; lengths are always Angstrom, so forces and stresses carry the same factor.
@@ -37,9 +39,9 @@ def read_frames(
     stress_key: str = "stress",
     units: str = "auto",
     require: Sequence[str] = ("energy", "forces"),
-    frames: slice = slice(None),
+    frames: slice | Sequence[int] = slice(None),
 ) -> list[ase.Atoms]:
-    """Reads extxyz, .traj, rMD17/MD17 .npz, or whatever else ASE can, and refuses bad data.
+    """Reads extxyz, .traj, rMD17/MD17 .npz, QM9's .tar.bz2, or whatever else ASE can, and refuses bad data.
 
     Labels end up in info["energy"] (eV), arrays["forces"] (eV/Angstrom), info["stress"] (SIX_ORDER, eV/Angstrom^3);
     wherever they were: info, arrays or ASE's calculator. The calculator is dropped.
@@ -51,7 +53,7 @@ def read_frames(
         forces_key, stress_key: likewise; a stress key containing "virial" is read as -stress * volume.
         units: "eV", "kcal/mol", or "auto": kcal/mol for npz (as rMD17 is), eV for anything else.
         require: labels without which a frame is refused; any of "energy", "forces", "stress".
-        frames: which frames to read.
+        frames: which frames to read; a list is read in the file's order.
 
     Raises:
         RaceError: naming the file, the frame (counted from 0), what was expected, and the remedy.
@@ -68,11 +70,10 @@ def read_frames(
     keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     factors = {"energy": energy_unit, "forces": UNITS[units], "stress": UNITS[units]}
 
-    raw = _npz_frames(path, frames) if npz else _ase_frames(path, frames)
-    start, step = frames.start or 0, frames.step or 1
+    raw = _npz_frames(path, frames) if npz else _select(qm9_frames(path) if path.name.endswith(".tar.bz2") else _ase_frames(path), frames)
     out = []
-    for k, atoms in enumerate(_shown(raw, path)):
-        where = f"{path}, frame {start + k * step}"
+    for k, atoms in _shown(raw, path):
+        where = f"{path}, frame {k}"
         _check_declared_units(atoms, units, where)
         out.append(normalize(atoms, keys, factors, require, where))
     if not out:
@@ -80,10 +81,21 @@ def read_frames(
     return out
 
 
-def _ase_frames(path: Path, frames: slice) -> Iterator[ase.Atoms]:
+def _select(items: Iterable[ase.Atoms], frames: slice | Sequence[int]) -> Iterator[tuple[int, ase.Atoms]]:
+    """The numbered frames that were asked for, reading no further than the last."""
+    if isinstance(frames, slice):
+        yield from itertools.islice(enumerate(items), frames.start, frames.stop, frames.step)
+        return
+    wanted = {int(k) for k in frames}
+    for k, atoms in itertools.islice(enumerate(items), max(wanted, default=-1) + 1):
+        if k in wanted:
+            yield k, atoms
+
+
+def _ase_frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
-        for atoms in ase.io.iread(str(path), index=frames):
+        for atoms in ase.io.iread(str(path)):
             yield atoms
             count += 1
     except Exception as error:  # ASE's parsers raise anything, from StopIteration to AssertionError
@@ -96,7 +108,7 @@ def _ase_frames(path: Path, frames: slice) -> Iterator[ase.Atoms]:
         ) from error
 
 
-def _npz_frames(path: Path, frames: slice) -> Iterator[ase.Atoms]:
+def _npz_frames(path: Path, frames: slice | Sequence[int]) -> Iterator[tuple[int, ase.Atoms]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
@@ -115,14 +127,14 @@ def _npz_frames(path: Path, frames: slice) -> Iterator[ase.Atoms]:
     if positions.shape[1:] != (len(data["numbers"]), 3):
         expected = f"[n_frames, {len(data['numbers'])}, 3]"
         raise RaceError("coordinates have the wrong shape", where=path, expected=expected, got=list(positions.shape))
-    for k in range(n_frames)[frames]:
+    for k in np.arange(n_frames)[frames if isinstance(frames, slice) else np.sort(frames)]:
         atoms = ase.Atoms(numbers=data["numbers"], positions=positions[k])
         if "energy" in data:
             atoms.info["energy"] = float(np.squeeze(data["energy"][k]))
         if "forces" in data:
             # Straight into the dict: a wrong shape is then refused by `normalize`, in its words.
             atoms.arrays["forces"] = np.asarray(data["forces"][k], dtype=np.float64)
-        yield atoms
+        yield int(k), atoms
 
 
 def _check_declared_units(atoms: ase.Atoms, units: str, where: str) -> None:
