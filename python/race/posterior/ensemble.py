@@ -1,0 +1,20 @@
+"""A deep ensemble from models trained apart: their checkpoints become the members of one model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from race.errors import RaceError
+from race.model.race import RACE
+from race.train.members import stack_members
+from race.train.run import load_run
+
+
+def stack(runs: Sequence[str | Path]) -> RACE:
+    """Reads the runs and stacks their members, in order; a run that is itself an ensemble brings all its members.
+
+    Raises:
+        RaceError: no runs, or runs that differ in more than their weights (architecture, elements, E0, scales).
+    """
+    if not runs:
+        raise RaceError("no runs to stack", expected="one or more run folders")
+    return stack_members([load_run(run)[0] for run in runs], [str(run) for run in runs]).eval()

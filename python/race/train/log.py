@@ -1,0 +1,86 @@
+"""What a run tells: log.csv, TensorBoard, a progress bar on a terminal and one line per epoch anywhere."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from race.train.checkpoint import write_atomic
+
+REFRESH = 0.5  # seconds between readings of the device for the bar
+
+
+class Log:
+    """Writers of one run. Epochs later than `epoch` (0 for a new run) that a killed run had logged are dropped: they are trained again."""
+
+    def __init__(self, run: Path, n_epochs: int, n_batches: int, epoch: int):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.path = run / "log.csv"
+        self.columns: list[str] = []
+        self._truncate(epoch)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=epoch + 1)
+        self.console = Console()
+        self.n_epochs, self.n_batches = n_epochs, n_batches
+        columns = ("{task.description}", "{task.fields[numbers]}")
+        self.bar = Progress(
+            TextColumn(columns[0]), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn(columns[1]),
+            console=self.console, auto_refresh=False, transient=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("", total=n_epochs * n_batches, numbers="")
+        self.refreshed = time.monotonic()
+
+    def __enter__(self) -> "Log":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+        self.board.close()
+
+    def due(self) -> bool:
+        """Whether the bar wants new numbers: reading them from a device waits for it."""
+        return time.monotonic() - self.refreshed > REFRESH
+
+    def progress(self, epoch: int, batch: int, numbers: str) -> None:
+        self.refreshed = time.monotonic()
+        done = epoch * self.n_batches + batch
+        self.bar.update(self.task, completed=done, description=f"epoch {epoch + 1}/{self.n_epochs}", numbers=numbers, refresh=True)
+
+    def epoch(self, epoch: int, row: dict[str, float], numbers: str) -> None:
+        """Records epoch number `epoch` (counted from 1)."""
+        row = {"epoch": epoch} | row
+        if not self.columns:
+            self.columns = list(row)
+            self._append(self.columns)
+        self._append(["" if row[name] != row[name] else f"{row[name]:.8g}" for name in self.columns])
+        for name, value in row.items():
+            if value == value:
+                self.board.add_scalar(name, value, epoch)
+        self.board.flush()
+        self.say(f"epoch {epoch:>{len(str(self.n_epochs))}}  {numbers}")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _append(self, cells: list[str]) -> None:
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file).writerow(cells)
+
+    def _truncate(self, epoch: int) -> None:
+        """Keeps the rows of epochs up to `epoch`; a last line cut short by a kill is never among them."""
+        if epoch == 0 or not self.path.exists():
+            self.path.unlink(missing_ok=True)
+            return
+        with open(self.path, newline="") as file:
+            header, *rows = list(csv.reader(file))
+        kept = io.StringIO()
+        writer = csv.writer(kept)
+        writer.writerow(header)
+        writer.writerows(row for row in rows if row and int(row[0]) <= epoch)
+        write_atomic(self.path, kept.getvalue().encode())
+        self.columns = header

@@ -1,0 +1,53 @@
+"""Weights of many members from the weights of few: the member axis comes first in every parameter."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from race.config import ModelConfig
+from race.errors import RaceError
+from race.model.race import RACE
+
+
+def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) -> RACE:
+    """One model whose members are those of `models`, in order.
+
+    All must share their architecture and what members share: elements, E0, scale, sigma0, average neighbours.
+
+    Raises:
+        RaceError: two models differ in more than their weights; names the first option that does.
+    """
+    names = names or [f"model {k}" for k in range(len(models))]
+    first = models[0].config.model_dump()
+    for model, name in zip(models[1:], names[1:], strict=True):
+        for key, value in model.config.model_dump().items():
+            if key != "n_members" and value != first[key]:
+                raise RaceError(
+                    f"model.{key} differs, so the models cannot share one ensemble", where=name, expected=f"{first[key]} as in {names[0]}",
+                    got=str(value), remedy="train the members on the same data and split, or set this option in their configs",
+                )  # fmt: skip
+    n_members = sum(model.config.n_members for model in models)
+    config = models[0].config.model_copy(update={"n_members": n_members})
+    parameters = dict(models[0].named_parameters())
+    stacked = RACE(config, next(iter(parameters.values())).dtype)
+    with torch.no_grad():
+        for name, parameter in stacked.named_parameters():
+            torch.cat([model.get_parameter(name) for model in models], out=parameter.data)
+    return stacked
+
+
+def initial_model(config: ModelConfig, seed: int, dtype: torch.dtype) -> RACE:
+    """M independent initialisations: member m is what a single model with seed + m starts from."""
+    single = config.model_copy(update={"n_members": 1})
+    models = []
+    with torch.random.fork_rng(devices=[]):
+        for member in range(config.n_members):
+            torch.manual_seed(seed + member)
+            models.append(RACE(single, dtype))
+    return stack_members(models)
+
+
+def best_rows(new: dict[str, Tensor], old: dict[str, Tensor], better: Tensor) -> dict[str, Tensor]:
+    """Takes the rows `better` [n_members] of `new`, the others of `old`."""
+    return {name: torch.where(better.view(-1, *[1] * (tensor.dim() - 1)), tensor, old[name]) for name, tensor in new.items()}

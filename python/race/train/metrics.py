@@ -1,0 +1,98 @@
+"""Validation metrics of every member and of the ensemble, accumulated on the device without a loop over members.
+
+The ensemble is one more column: mean of the members, with the law of total variance for its uncertainty.
+"""
+
+import torch
+from torch import Tensor
+
+from race.config import ModelConfig
+from race.data import Batch
+
+Z90 = 1.6448536269514722  # central 90 % of a normal distribution
+
+
+def with_ensemble(value: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Appends the ensemble to the member axis.
+
+    Args:
+        value: [n, M, d] predictions.
+        covariance: [n, M, d, d] of each member, or None.
+
+    Returns:
+        [n, M + 1, d] and [n, M + 1, d, d]; the last column has Sigma = mean_m Sigma_m + mean_m (v_m - v)(v_m - v)^T.
+    """
+    mean = value.mean(1, keepdim=True)
+    spread = value - mean
+    if covariance is None:
+        covariance = value.new_zeros(*value.shape, value.shape[-1])
+    total = covariance.mean(1, keepdim=True) + (torch.einsum("nma,nmb->nab", spread, spread) / value.shape[1]).unsqueeze(1)
+    return torch.cat([value, mean], 1), torch.cat([covariance, total], 1)
+
+
+class Metrics:
+    """Sums over a validation set.
+
+    `update` takes batches and detached predictions; `result` gives a [n_members + 1] tensor per metric, ensemble last:
+    energy_rmse, energy_mae, energy_std (meV/atom), forces_rmse, forces_mae, forces_std (meV/A), stress_rmse (meV/A^3),
+    energy_nll, forces_nll (Gaussian, per frame and per atom, without the constant), forces_coverage (of the central 90 % interval
+    of each component). Those that the head does not give are absent or NaN.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.energy_var = config.head != "point"
+        self.forces_cov = config.head not in ("point", "energy")
+        self.extensive = config.pooling == "sum"
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def update(self, batch: Batch, out: dict[str, Tensor], forces_cov: Tensor | None) -> None:
+        """out of `RACE.forward`; forces_cov [n_atoms, M, 3, 3] or None."""
+        if batch.energy is not None:
+            var = out["energy_var"].double()[..., None, None] if self.energy_var else None
+            value, var = with_ensemble(out["energy"].double().unsqueeze(2), var)
+            size = batch.n_atoms_per_frame.view(-1, 1, 1) if self.extensive else 1
+            error, var = value - batch.energy.view(-1, 1, 1), var.squeeze(3)
+            self._errors("energy", error / size, var.sqrt() / size)
+            if self.energy_var:
+                self._add("energy_nll", 0.5 * (error**2 / var + var.log()))
+        if batch.forces is not None and "forces" in out:
+            value, cov = with_ensemble(out["forces"].double(), None if forces_cov is None else forces_cov.double())
+            error, std = value - batch.forces.unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
+            self._errors("forces", error, std)
+            self._add("forces_coverage", (error.abs() <= Z90 * std).double())
+            if self.forces_cov:
+                factor = torch.linalg.cholesky_ex(cov).L
+                white = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).squeeze(-1)
+                logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+                self._add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
+        if batch.stress is not None and "stress" in out:
+            labelled = ~torch.isnan(batch.stress).any(1)
+            value, _ = with_ensemble(out["stress"][labelled].double(), None)
+            self._errors("stress", value - batch.stress[labelled].unsqueeze(1), None)
+
+    def result(self) -> dict[str, Tensor]:
+        means = {name: total / max(self.counts[name], 1) for name, total in self.sums.items()}
+        known = torch.ones_like(next(iter(means.values())), dtype=torch.bool)
+        known[:-1] = self.forces_cov  # members of other heads have no force deviation of their own
+        known[-1] = self.forces_cov or len(known) > 2
+        result = {}
+        for name, value in means.items():
+            if name.endswith("_mse"):
+                name, value = name.replace("_mse", "_rmse"), value.sqrt()
+            if name in ("forces_std", "forces_coverage"):
+                value = torch.where(known, value, torch.nan)
+            result[name] = value if name.endswith(("_nll", "_coverage")) else 1e3 * value
+        return result
+
+    def _errors(self, name: str, error: Tensor, std: Tensor | None) -> None:
+        self._add(f"{name}_mse", error**2)
+        self._add(f"{name}_mae", error.abs())
+        if std is not None:
+            self._add(f"{name}_std", std)
+
+    def _add(self, name: str, rows: Tensor) -> None:
+        """rows [n, M + 1, d]"""
+        total = rows.sum((0, 2))
+        self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.counts[name] = self.counts.get(name, 0) + rows.shape[0] * rows.shape[2]

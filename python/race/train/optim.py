@@ -1,0 +1,87 @@
+"""Optimiser, learning rate, clipping and weight averaging. Every parameter is [n_members, ...]: members are rows."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from race.config import TrainConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Adam:
+    """Adam or AMSGrad in one fused kernel. Both are elementwise, so members stay independent."""
+    return torch.optim.Adam(parameters, lr=config.learning_rate, amsgrad=config.optimizer == "amsgrad", fused=True)
+
+
+def clip_per_member(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales each member's gradient to at most `max_norm` in the norm over all its parameters; returns the norms [n_members]."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]).norm(dim=0)
+    factor = (max_norm / norms).clamp(max=1.0)  # max_norm / 0 is inf, clamped to 1
+    for grad in grads:
+        grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
+    return norms
+
+
+class Ema:
+    """Exponential moving average of the weights; early on with the shorter memory (1 + step) / (10 + step)."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model carries the averaged weights inside the context."""
+        own = [p.data for p in self.parameters]
+        try:
+            for p, average in zip(self.parameters, self.average, strict=True):
+                p.data = average
+            yield
+        finally:
+            for p, data in zip(self.parameters, own, strict=True):
+                p.data = data
+
+
+class Schedule:
+    """Learning rate as a function of the step: linear rise, then constant, cosine to 1 %, or halved on plateaus."""
+
+    RISE = 100  # steps; a tenth of a short run at most
+    FINAL = 0.01
+    FACTOR = 0.5
+
+    def __init__(self, config: TrainConfig, n_steps: int):
+        self.config = config
+        self.n_steps = n_steps
+        self.rise = min(self.RISE, n_steps // 10)
+        self.scale, self.best, self.stale = 1.0, math.inf, 0
+
+    def rate(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / (self.rise + 1))
+        if self.config.schedule == "cosine":
+            phase = max(0, step - self.rise) / max(1, self.n_steps - self.rise)
+            return self.config.learning_rate * rise * (self.FINAL + (1 - self.FINAL) * 0.5 * (1 + math.cos(math.pi * min(1.0, phase))))
+        return self.config.learning_rate * rise * self.scale
+
+    def observe(self, score: float) -> None:
+        """Called after each validation with a score that should fall."""
+        if score < self.best:
+            self.best, self.stale = score, 0
+        else:
+            self.stale += 1
+        if self.config.schedule == "plateau" and self.stale > self.config.patience:
+            self.scale, self.stale = max(self.scale * self.FACTOR, self.FINAL), 0
+
+    def state(self) -> dict[str, float]:
+        return {"scale": self.scale, "best": self.best, "stale": self.stale}
+
+    def load(self, state: dict[str, float]) -> None:
+        self.scale, self.best, self.stale = state["scale"], state["best"], int(state["stale"])

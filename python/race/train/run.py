@@ -1,0 +1,69 @@
+"""A run's folder: what training writes and everything after it reads.
+
+run/config.yaml          the fully resolved config            run/log.csv, run/tensorboard/    learning curves
+run/model.safetensors    the weights to use                   run/summary.json                 training set, versions, result
+run/checkpoint/          what --resume continues from (race.train.checkpoint)
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import race
+from race.config import Config, read_config
+from race.errors import RaceError
+from race.model.race import RACE
+from race.train.checkpoint import read_tensors, write_atomic, write_json
+from race.train.prepare import DTYPES
+
+
+def load_run(path: str | Path) -> tuple[RACE, Config, dict[str, Any]]:
+    """The trained model (averaged weights, each member's best epoch by validation), its resolved config and its summary.
+
+    Raises:
+        RaceError: not a run, a run that has not finished an epoch, or weights that do not fit the config.
+    """
+    run = Path(path)
+    if not (run / "config.yaml").exists():
+        raise RaceError("not a run", where=run, expected="a folder with config.yaml, as `race train` makes", remedy="check the path")
+    if not (run / "model.safetensors").exists():
+        raise RaceError(
+            "no weights yet", where=run, expected="model.safetensors, written after the first epoch", remedy="train with --resume"
+        )
+    config = read_config(run / "config.yaml")
+    model = RACE(config.model, DTYPES[config.train.dtype])
+    load_weights(model, run / "model.safetensors")
+    return model.eval(), config, json.loads((run / "summary.json").read_text())
+
+
+def load_weights(model: RACE, path: Path) -> None:
+    """Fills the parameters of `model`, names and shapes checked."""
+    tensors, parameters = read_tensors(path), dict(model.named_parameters())
+    if tensors.keys() != parameters.keys():
+        odd = sorted(tensors.keys() ^ parameters.keys())[0]
+        raise RaceError(f"weights do not fit the config: {odd}", where=path, expected=f"{len(parameters)} tensors", got=len(tensors))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if tensors[name].shape != parameter.shape:
+                expected, got = tuple(parameter.shape), tuple(tensors[name].shape)
+                raise RaceError("weights do not fit the config", where=f"{path}, {name}", expected=expected, got=got)
+            parameter.copy_(tensors[name])
+
+
+def write_config(run: Path, config: Config) -> None:
+    write_atomic(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+
+
+def write_summary(run: Path, summary: dict[str, Any]) -> None:
+    write_json(run / "summary.json", summary)
+
+
+def provenance() -> dict[str, str | None]:
+    """Versions of what trained the model."""
+    folder = Path(race.__file__).parent
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    return {"race": race.__version__, "torch": torch.__version__, "git": git.stdout.strip() or None}

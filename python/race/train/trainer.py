@@ -1,0 +1,211 @@
+"""The training loop. One step trains every member; nothing is read from the device except for the bar and at epoch ends."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from race.config import Config
+from race.data import Batch, Dataset
+from race.errors import RaceError
+from race.model.heads import evidential_kappa
+from race.model.race import RACE
+from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
+from race.train.interrupt import Interrupt
+from race.train.log import Log
+from race.train.loss import Loss, warmup_beta
+from race.train.members import best_rows
+from race.train.metrics import Metrics
+from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
+
+
+@dataclass
+class State:
+    """Where training stands: `epoch` epochs are complete, and `batch` batches of the next."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: list[float] = field(default_factory=list)  # validation loss of each member's best epoch
+    best_epoch: list[int] = field(default_factory=list)
+    schedule: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains `model` on `train`, judges it on `validation`, and keeps everything in the folder `run`.
+
+    Args:
+        config: resolved config.
+        model: freshly initialised, on any device.
+        train, validation: labelled datasets.
+        run: existing folder. A checkpoint in it is continued.
+    """
+
+    def __init__(self, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path):
+        self.config, self.options, self.train_set, self.validation_set, self.run = config, config.train, train, validation, run
+        self.device = torch.device(config.train.device)
+        self.model = model.to(self.device)
+        self.parameters = dict(model.named_parameters())
+        self.loss = Loss(config, model.force_covariance)
+        self.optimizer = build_optimizer(self.parameters.values(), config.train)
+        self.average = Ema(self.parameters.values(), config.train.ema_decay)
+        self.n_batches = train.n_batches(config.train.batch_size)
+        self.schedule = Schedule(config.train, config.train.epochs * self.n_batches)
+        self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        n_members = config.model.n_members
+        self.state = State(best=[float("inf")] * n_members, best_epoch=[0] * n_members)
+        self.sums: dict[str, Tensor] = {}  # of the epoch under way, [n_members] each
+        self.saved = time.monotonic()
+        if has_checkpoint(run):
+            self._load()
+
+    # ---- the loop ------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Trains until `train.epochs` epochs are complete; on SIGTERM or Ctrl-C saves and leaves with SystemExit."""
+        options, state = self.options, self.state
+        with Interrupt() as interrupt, Log(self.run, options.epochs, self.n_batches, state.epoch) as log:
+            while state.epoch < options.epochs:
+                start = time.monotonic()
+                for batch in self.train_set.batches(options.batch_size, options.seed, state.epoch, shuffle=True, start=state.batch):
+                    self.step(batch.to(self.device))
+                    if log.due():
+                        log.progress(state.epoch, state.batch, self.numbers(self._training_means()))
+                    if interrupt.received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
+                        state.seconds, start = state.seconds + time.monotonic() - start, time.monotonic()
+                        self.save()
+                    if interrupt.received:
+                        log.say(f"{interrupt.received.name}: saved after epoch {state.epoch}, batch {state.batch}; continue with --resume")
+                        raise SystemExit(128 + interrupt.received)
+                row = self.end_epoch()
+                state.seconds += time.monotonic() - start
+                log.epoch(state.epoch, row | {"seconds": state.seconds}, self.numbers(row))
+            self.save()
+
+    def step(self, batch: Batch) -> None:
+        """One update of every member."""
+        state = self.state
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(state.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        beta = warmup_beta(self.config, state.epoch + state.batch / self.n_batches)
+        terms = self.loss(self.model(batch, forces=self.needs_forces, create_graph=True), batch, beta)
+        terms["loss"].sum().backward()  # members share no parameter: the sum gives each its own gradient
+        terms["gradient"] = clip_per_member(self.parameters.values(), self.options.clip_norm)
+        self.optimizer.step()
+        self.average.update(state.step)
+        for name, value in terms.items():
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
+        state.step += 1
+        state.batch += 1
+
+    def end_epoch(self) -> dict[str, float]:
+        """Validates, keeps what is best, moves on to the next epoch; returns the row of the log."""
+        training = self._training_means()
+        with self.average.applied():
+            scores, metrics = self.validate()
+            averages = {name: p.detach().clone() for name, p in self.parameters.items()}
+        state = self.state
+        better = torch.tensor([score < best for score, best in zip(scores, state.best, strict=True)])
+        state.epoch, state.batch, self.sums = state.epoch + 1, 0, {}
+        if better.any():
+            self.best = best_rows(averages, self.best, better.to(self.device))
+            state.best = [min(pair) for pair in zip(scores, state.best, strict=True)]
+            state.best_epoch = [state.epoch if is_better else old for is_better, old in zip(better.tolist(), state.best_epoch, strict=True)]
+            write_tensors(self.run / "model.safetensors", self.best)
+        rate = self.schedule.rate(state.step - 1)
+        self.schedule.observe(sum(scores) / len(scores))
+        return {"learning_rate": rate} | training | metrics
+
+    @property
+    def needs_forces(self) -> bool:
+        return bool({"forces", "stress"} & self.loss.weights.keys())
+
+    # ---- validation ------------------------------------------------------------------------------------------------
+
+    def validate(self) -> tuple[list[float], dict[str, float]]:
+        """The likelihood loss of each member [n_members], and metrics by name (`validation/forces_rmse`, `.../member_0`)."""
+        metrics = Metrics(self.config.model)
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        for batch in self.validation_set.batches(self.options.batch_size, shuffle=False):
+            batch = batch.to(self.device)
+            out = {name: value.detach() for name, value in self.model(batch, forces=self.needs_forces).items()}
+            with torch.no_grad():
+                metrics.update(batch, out, self._forces_cov(out["raw"]))
+                for term, rows in self.loss.rows(out, batch).items():
+                    sums[term] = sums.get(term, 0) + rows.sum(0)
+                    counts[term] = counts.get(term, 0) + rows.shape[0]
+        scores = self.loss.total({term: total / max(counts[term], 1) for term, total in sums.items()})
+        table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result()
+        row = {f"validation/{name}": values[-1].item() for name, values in table.items()}
+        if self.config.model.n_members > 1:
+            row |= {f"validation/{name}/member_{m}": x for name, values in table.items() for m, x in enumerate(values[:-1].tolist())}
+        return scores.tolist(), row
+
+    def _forces_cov(self, raw: Tensor) -> Tensor | None:
+        if not (self.model.has_forces_cov and self.needs_forces):
+            return None
+        covariance = self.model.forces_cov(raw)
+        if self.config.model.head == "evidential":
+            covariance = covariance * (1.0 + 1.0 / evidential_kappa(raw))[..., None, None]
+        return covariance
+
+    # ---- numbers -----------------------------------------------------------------------------------------------------
+
+    def _training_means(self) -> dict[str, float]:
+        """Means of the epoch so far over its batches and members. Refuses a run that has diverged."""
+        names = list(self.sums)
+        values = torch.stack([self.sums[name].double() for name in names]) / max(self.state.batch, 1)  # [term, n_members]
+        finite = torch.isfinite(values).all(0).tolist()
+        if not all(finite):
+            raise RaceError(
+                f"the loss of member {finite.index(False)} is not finite",
+                where=f"epoch {self.state.epoch + 1}, batch {self.state.batch}",
+                remedy=f"lower train.learning_rate (now {self.options.learning_rate:g}) and continue with --resume, "
+                "or look for wrong labels in the data",
+            )
+        return dict(zip((f"train/{name}" for name in names), values.mean(1).tolist(), strict=True))
+
+    def numbers(self, row: dict[str, float]) -> str:
+        """The few numbers worth reading."""
+        shown = (
+            ("loss", "train/loss", ".3f"), ("val", "validation/loss", ".3f"), ("E", "validation/energy_rmse", ".2f meV/atom"),
+            ("F", "validation/forces_rmse", ".1f meV/A"), ("S", "validation/stress_rmse", ".2f meV/A^3"),
+            ("sigma_F", "validation/forces_std", ".1f"), ("in 90%", "validation/forces_coverage", ".3f"), ("|g|", "train/gradient", ".1f"),
+        )  # fmt: skip
+        parts = []
+        for label, name, form in shown:
+            value = row.get(name, float("nan"))
+            if value == value:
+                number, _, unit = form.partition(" ")
+                parts.append(f"{label} {value:{number}}{' ' + unit if unit else ''}")
+        return "  ".join(parts)
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes a checkpoint from which training continues with the same numbers."""
+        if self.sums:
+            self._training_means()  # never save what has diverged
+        self.state.schedule = self.schedule.state()
+        weights = {name: p.detach() for name, p in self.parameters.items()}
+        average = dict(zip(self.parameters, self.average.average, strict=True))
+        groups = {"weights": weights, "average": average, "best": self.best}
+        save_checkpoint(self.run, groups, {"optimizer": self.optimizer.state_dict(), "sums": self.sums}, asdict(self.state))
+        self.saved = time.monotonic()
+
+    def _load(self) -> None:
+        groups, optimizer, state = load_checkpoint(self.run)
+        with torch.no_grad():
+            for k, (name, p) in enumerate(self.parameters.items()):
+                p.copy_(groups["weights"][name])
+                self.average.average[k].copy_(groups["average"][name])
+                self.best[name].copy_(groups["best"][name])
+        self.optimizer.load_state_dict(optimizer["optimizer"])
+        self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
+        self.state = State(**state)
+        self.schedule.load(self.state.schedule)
