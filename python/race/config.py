@@ -70,17 +70,19 @@ class TrainConfig(Options):
     forces_weight: float = Field(default=10.0, ge=0, description="lambda_F, on the whole force term")
     stress_weight: float = Field(default=0.0, ge=0, description="lambda_S; needs stress labels")
     beta: float = Field(default=0.0, ge=0, le=1, description="beta-NLL exponent (Seitzer 2022); 0 is the plain likelihood")
-    warmup_epochs: int = Field(default=5, ge=0, description="epochs of plain MSE before the likelihood loss")
+    warmup_epochs: int = Field(default=5, ge=0, description="epochs over which beta falls from 1 (MSE gradient for the mean) to `beta`")
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=4, ge=1, description="frames per step")
     optimizer: Literal["amsgrad", "adam"] = "amsgrad"
     learning_rate: float = Field(default=0.01, gt=0)
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    patience: int = Field(default=25, ge=1, description="plateau: epochs without a better validation loss before the rate is halved")
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     clip_norm: float = Field(default=10.0, gt=0, description="gradient norm cap, per member")
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
+    checkpoint_minutes: float = Field(default=5.0, ge=0, description="between checkpoints, inside an epoch too; 0 is after every step")
     n_threads: int = Field(default=0, ge=0, description="torch threads; 0 leaves torch's own choice")
 
 
