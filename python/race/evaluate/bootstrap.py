@@ -1,0 +1,41 @@
+"""Bootstrap intervals that resample whole structures: the atoms of a frame share its error, so they are not independent draws."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def clustered_interval(
+    statistic: Callable[[np.ndarray], float], n_clusters: int, level: float = 0.9, n_resamples: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of `statistic(clusters)`, clusters [n_clusters] being drawn with replacement; NaN for fewer than two."""
+    if n_clusters < 2 or n_resamples < 1:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rng.integers(n_clusters, size=n_clusters)) for _ in range(n_resamples)]
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class ClusteredMean:
+    """A mean over rows that can be taken again for any multiset of clusters, at the price of a sum over clusters.
+
+    Args:
+        rows: [n] or [n, k].
+        cluster: [n] cluster of each row, 0 <= cluster < n_clusters, in ascending order.
+    """
+
+    def __init__(self, rows: np.ndarray, cluster: np.ndarray, n_clusters: int):
+        rows = np.asarray(rows, dtype=np.float64)
+        total = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
+        edges = np.searchsorted(cluster, np.arange(n_clusters + 1))
+        self.sums = np.diff(total[edges], axis=0)
+        self.counts = np.diff(edges)
+
+    def __call__(self, clusters: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """[] or [k]: mean over the rows of the given clusters (all of them by default)."""
+        return self.sums[clusters].sum(axis=0) / self.counts[clusters].sum()
+
+    def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
+        """`clustered_interval` of function(mean)."""
+        return clustered_interval(lambda clusters: function(self(clusters)), len(self.counts), **options)

@@ -1,0 +1,146 @@
+"""Errors, calibration and scoring rules of Gaussian predictions. Plain NumPy, float64.
+
+Conventions: error = reference - mean; std, var, cov are those predicted; z = error / std. Central intervals at level p are given in
+units of std by `bounds(levels) -> (lower, upper)`, so that a recalibrated prediction is judged by the same functions as a raw one.
+Units are those of the arguments.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+from scipy.special import ndtr, ndtri
+
+LEVELS = np.arange(1, 100) / 100
+
+Bounds = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def rmse(error: np.ndarray) -> float:
+    """Root mean square of all entries."""
+    return float(np.sqrt(np.mean(np.square(error))))
+
+
+def mae(error: np.ndarray) -> float:
+    """Mean absolute value of all entries."""
+    return float(np.mean(np.abs(error)))
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------------
+
+
+def gaussian_bounds(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Central intervals of the standard normal."""
+    upper = ndtri(0.5 + np.asarray(levels) / 2)
+    return -upper, upper
+
+
+def covered(z: np.ndarray, levels: np.ndarray = LEVELS, bounds: Bounds = gaussian_bounds) -> np.ndarray:
+    """[n] standardised errors -> [n, n_levels], 1 where the level's central interval holds the reference."""
+    lower, upper = bounds(np.atleast_1d(levels))
+    z = np.ravel(z)[:, None]
+    return (z >= lower) & (z <= upper)
+
+
+def observed_coverage(z: np.ndarray, levels: np.ndarray = LEVELS, bounds: Bounds = gaussian_bounds) -> np.ndarray:
+    """[n_levels] fraction of z inside each level's central interval; `covered(...).mean(0)` without the [n, n_levels] table."""
+    lower, upper = bounds(np.atleast_1d(levels))
+    z = np.sort(np.ravel(z))
+    return (np.searchsorted(z, upper, side="right") - np.searchsorted(z, lower, side="left")) / len(z)
+
+
+def coverage(z: np.ndarray, level: float = 0.9, bounds: Bounds = gaussian_bounds) -> float:
+    """Fraction of z inside the central interval of one level."""
+    return float(observed_coverage(z, np.array([level]), bounds)[0])
+
+
+def calibration_error(z: np.ndarray, bounds: Bounds = gaussian_bounds) -> float:
+    """CE = mean over levels p = .01...99 of (p - observed)^2 (Kuleshov et al. 2018, central intervals)."""
+    return float(np.mean((LEVELS - observed_coverage(z, LEVELS, bounds)) ** 2))
+
+
+def miscalibration_area(z: np.ndarray, bounds: Bounds = gaussian_bounds, n_levels: int = 100) -> float:
+    """Area between the calibration curve and the diagonal (Tran et al. 2020), exact for the piecewise linear curve."""
+    levels = np.linspace(0, 1, n_levels)
+    gap = levels - observed_coverage(z, levels, bounds)
+    a, b = gap[:-1], gap[1:]
+    crossing = a * b < 0
+    scale = np.where(crossing, np.abs(a) + np.abs(b), 1.0)
+    area = np.where(crossing, (a**2 + b**2) / scale, np.abs(a + b)) / 2  # two triangles where the curve crosses the diagonal
+    return float(np.sum(area * np.diff(levels)))
+
+
+def binned_rms(error: np.ndarray, std: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """RMS of predicted std and of error in equally populated bins of std: two arrays [n_bins]."""
+    error, std = np.ravel(error), np.ravel(std)
+    bins = np.array_split(np.argsort(std, kind="stable"), min(n_bins, len(std)))
+    return np.array([rmse(std[b]) for b in bins]), np.array([rmse(error[b]) for b in bins])
+
+
+def ence(error: np.ndarray, std: np.ndarray, n_bins: int = 20) -> float:
+    """Expected normalised calibration error (Levi et al. 2022): mean over bins of |RMS std - RMS error| / RMS std."""
+    predicted, found = binned_rms(error, std, n_bins)
+    return float(np.mean(np.abs(predicted - found) / predicted))
+
+
+def zms(z: np.ndarray) -> float:
+    """Mean square of z (Pernot 2023): 1 when calibrated on average, above 1 when overconfident."""
+    return float(np.mean(np.square(z)))
+
+
+def sharpness(std: np.ndarray) -> float:
+    """RMS of the predicted standard deviations."""
+    return rmse(std)
+
+
+# --- scoring rules -----------------------------------------------------------------------------------------------------------
+
+
+def nll_rows(error: np.ndarray, var: np.ndarray) -> np.ndarray:
+    """Negative log likelihood [n] of N(0, var), constants included (nats)."""
+    return 0.5 * (error**2 / var + np.log(2 * np.pi * var))
+
+
+def mahalanobis(error: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """q = e^T cov^-1 e and ln det cov, each [n], of errors [n, d] and covariances [n, d, d].
+
+    Raises:
+        numpy.linalg.LinAlgError: a covariance is not positive definite.
+    """
+    factor = np.linalg.cholesky(cov)
+    white = np.linalg.solve(factor, error[..., None])[..., 0]
+    return (white**2).sum(-1), 2 * np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+
+
+def multivariate_nll_rows(q: np.ndarray, logdet: np.ndarray, n_dimensions: int = 3) -> np.ndarray:
+    """Negative log likelihood [n] of N(0, cov) from `mahalanobis`, constants included (nats)."""
+    return 0.5 * (q + logdet + n_dimensions * np.log(2 * np.pi))
+
+
+def pit_ks(q: np.ndarray, n_dimensions: int = 3) -> float:
+    """Kolmogorov-Smirnov distance of the Mahalanobis PIT, chi2_d.cdf(q), from uniform: judges the whole covariance at once."""
+    return float(stats.kstest(stats.chi2.cdf(np.ravel(q), n_dimensions), "uniform").statistic)
+
+
+def crps_gaussian(error: np.ndarray, std: np.ndarray) -> float:
+    """Mean continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in the unit of error."""
+    z = error / std
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return float(np.mean(std * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))))
+
+
+def energy_score_rows(error: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Energy score [n] (Gneiting & Raftery 2007) of errors [n, d] under samples [n, k, d]; unbiased pairs (i, i + 1) for E|X - X'|."""
+    spread = np.linalg.norm(samples - np.roll(samples, 1, axis=1), axis=-1).mean(axis=1)
+    return np.linalg.norm(samples - error[:, None], axis=-1).mean(axis=1) - spread / 2
+
+
+def energy_score(error: np.ndarray, cov: np.ndarray, n_samples: int = 64, seed: int = 0, chunk: int = 4096) -> float:
+    """Mean energy score of N(0, cov), [n, d] and [n, d, d], by sampling; the multivariate CRPS, in the unit of error."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for start in range(0, len(error), chunk):
+        factor = np.linalg.cholesky(cov[start : start + chunk])
+        white = rng.standard_normal((len(factor), n_samples, factor.shape[-1]))
+        rows.append(energy_score_rows(error[start : start + chunk], white @ np.swapaxes(factor, -1, -2)))
+    return float(np.concatenate(rows).mean())

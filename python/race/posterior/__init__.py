@@ -1,0 +1,1 @@
+"""From weight samples to predictive distributions."""

@@ -1,0 +1,123 @@
+"""The record of a split: calibrated synthetic data pass, a planted scale fails, recalibration mends it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from race.evaluate.ood import frame_scores, ood_record
+from race.evaluate.report import Split, covariance_scale, fit_recalibration, split_record
+from race.posterior.prediction import Estimate, Prediction
+
+
+def split(synthetic, name: str = "test", **options) -> Split:
+    made = synthetic(**options)
+    return Split(name, made.prediction, made.labels)
+
+
+def test_calibrated_data_pass(synthetic):
+    record = split_record(split(synthetic))
+    assert record["coverage90_f"] == pytest.approx(0.9, abs=0.01)
+    assert record["coverage90_e"] == pytest.approx(0.9, abs=0.07)
+    assert record["pit_ks"] < 0.03
+    assert record["ce_f"] < 1e-4
+    for metric in ("spearman_f", "ause_f", "auroc_error_f"):
+        assert record[metric] == pytest.approx(record[f"{metric}_ideal"], abs=0.05)
+    low, high = record["interval90"]["coverage90_f"]
+    assert low < record["coverage90_f"] < high
+    assert set(record["by_element"]) == {"B", "O"}
+    assert record["by_element"]["B"]["zms_f"] == pytest.approx(1, abs=0.1)
+
+
+def test_units_are_milli_per_atom(synthetic):
+    made = split(synthetic)
+    record = split_record(made)
+    error = made.labels.energy - made.prediction.energy.mean
+    assert record["rmse_e"] == pytest.approx(1000 * np.sqrt(np.mean((error / 40) ** 2)))
+    assert record["rmse_f"] == pytest.approx(1000 * np.sqrt(np.mean((made.labels.forces - made.prediction.forces.mean) ** 2)))
+    low, high = record["interval90"]["rmse_f"]
+    assert low < record["rmse_f"] < high
+
+
+@pytest.mark.parametrize("method", ["isotonic", "scaling", "conformal"])
+def test_a_planted_scale_fails_and_recalibration_mends_it(synthetic, method):
+    calibration, test = split(synthetic, planted=1.5, seed=1), split(synthetic, planted=1.5, seed=2, n_frames=200)
+    record = split_record(test, fit_recalibration(calibration, method), covariance_scale(calibration))
+    assert record["coverage90_f"] < 0.8 and record["pit_ks"] > 0.1 and record["coverage90_e"] < 0.85
+    assert record["coverage90_f_recal"] == pytest.approx(0.9, abs=0.01)
+    assert record["coverage90_e_recal"] == pytest.approx(0.9, abs=0.08)
+    assert record["ce_f_recal"] < record["ce_f"] / 50
+    assert record["ce_e_recal"] < record["ce_e"]
+    assert record["pit_ks_recal"] < 0.03
+    assert record["nll_f_recal"] < record["nll_f"]
+    assert record["by_element"]["O"]["coverage90_f_recal"] == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_point_model_has_errors_only(synthetic):
+    made = synthetic()
+    zero = [Estimate(e.mean, 0 * e.aleatoric, 0 * e.epistemic) for e in (made.prediction.energy, made.prediction.forces)]
+    record = split_record(Split("test", Prediction(*zero), made.labels))
+    assert "rmse_f" in record and "ce_f" not in record and "nll_f" not in record
+
+
+def test_a_singular_covariance_has_no_likelihood(synthetic):
+    """Two point members span one direction: marginals can be judged, the 3x3 matrix cannot."""
+    made = synthetic()
+    spread = np.random.default_rng(0).standard_normal(made.prediction.forces.mean.shape)
+    forces = Estimate(made.prediction.forces.mean, np.zeros((*spread.shape, 3)), spread[:, :, None] * spread[:, None, :])
+    record = split_record(Split("test", replace(made.prediction, forces=forces), made.labels))
+    assert "coverage90_f" in record and "nll_f" not in record
+
+
+def test_energies_alone(synthetic):
+    made = synthetic()
+    record = split_record(Split("qm9", Prediction(made.prediction.energy), replace(made.labels, forces=None)))
+    assert "nll_e" in record and "rmse_f" not in record
+
+
+def test_unlabelled_stress_rows_are_left_out(synthetic):
+    made = synthetic(n_frames=10)
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((10, 6))
+    reference[3] = np.nan
+    members = reference[:, None] + rng.standard_normal((10, 4, 6))
+    members[3] = 1.0
+    stress = Estimate(members.mean(1), np.zeros((10, 6, 6)), np.broadcast_to(np.eye(6), (10, 6, 6)))
+    record = split_record(Split("test", replace(made.prediction, stress=stress), replace(made.labels, stress=reference)))
+    kept = np.arange(10) != 3
+    assert record["rmse_s"] == pytest.approx(1000 * np.sqrt(np.mean((members.mean(1) - reference)[kept] ** 2)))
+
+
+def ood_pair(synthetic, factor: float, epistemic: float = 0.3) -> tuple[Split, Split]:
+    known, other = synthetic(seed=1, epistemic=epistemic), synthetic(seed=2, epistemic=epistemic)
+    forces = other.prediction.forces
+    wider = Estimate(forces.mean, forces.aleatoric, factor * forces.epistemic)
+    return Split("id", known.prediction, known.labels), Split("ood", replace(other.prediction, forces=wider), other.labels, True)
+
+
+def test_ood_detection(synthetic):
+    (known, alike), (_, strange) = ood_pair(synthetic, 1), ood_pair(synthetic, 9)
+    same, far = ood_record([known], alike), ood_record([known], strange)
+    assert same["auroc"] == pytest.approx(0.5, abs=0.12)
+    assert far["auroc"] > 0.999 and far["auprc"] > 0.999 and far["ood_score"] == "epistemic"
+    # The errors were drawn before the covariance was widened, so the split is called strange but is not wrong.
+    assert far["auroc_ideal"] > 0.99 and far["auroc_observed"] < 0.65
+    low, high = same["interval90"]["auroc"]
+    assert low < same["auroc"] < high
+
+
+def test_a_single_member_is_scored_by_its_total(synthetic):
+    known, other = ood_pair(synthetic, 1, epistemic=0.0)
+    assert ood_record([known], other)["ood_score"] == "total"
+
+
+def test_frame_scores_are_invariant_to_rotation(synthetic):
+    made = split(synthetic, n_frames=5)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    forces = made.prediction.forces
+    turned = Estimate(forces.mean, rotation @ forces.aleatoric @ rotation.T, rotation @ forces.epistemic @ rotation.T)
+    other = replace(made, prediction=replace(made.prediction, forces=turned))
+    for name, values in frame_scores(made).items():
+        np.testing.assert_allclose(frame_scores(other)[name], values, rtol=1e-12)
+
+
