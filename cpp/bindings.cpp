@@ -1,4 +1,159 @@
-// Python's door to librace. Importing race._race also registers the torch operators race::*.
+// Python's door to librace, thin: tensors in, tensors out. Importing race._race also registers the torch operators race::*.
 #include <torch/extension.h>
 
-PYBIND11_MODULE(_race, m) { m.doc() = "librace: fused operators and the runtime of compiled models"; }
+#include <exception>
+#include <thread>
+
+#include "race/error.h"
+#include "race/predict.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace {
+
+py::dict to_dict(const race::Prediction& prediction) {
+  py::dict out("node_energy"_a = prediction.node_energy, "forces"_a = prediction.forces, "virial"_a = prediction.virial);
+  if (prediction.atom_virial.defined()) out["atom_virial"] = prediction.atom_virial;
+  if (prediction.node_energy_var.defined()) {
+    out["node_energy_var"] = prediction.node_energy_var;
+    out["cov_aleatoric"] = prediction.cov_aleatoric;
+    out["cov_epistemic"] = prediction.cov_epistemic;
+  }
+  return out;
+}
+
+race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr) {
+  race::Graph graph;
+  graph.n_total = species.size(0);
+  graph.n_owned = row_ptr.size(0) - 1;
+  graph.species = std::move(species);
+  graph.edge_vector = std::move(edge_vector);
+  graph.sender = std::move(sender);
+  graph.row_ptr = std::move(row_ptr);
+  race::check(graph, static_cast<int64_t>(model.metadata().elements.size()));
+  return graph;
+}
+
+/// One domain per thread; a domain is (species, edge_vector, sender, row_ptr, ghost_domain, ghost_row).
+using Domain = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+std::vector<race::Prediction> predict_domains(const race::Model& model, const std::vector<Domain>& domains, race::Request request) {
+  std::vector<race::Graph> graphs;
+  std::vector<race::DomainsHalo::Ghosts> ghosts;
+  for (const auto& [species, edge_vector, sender, row_ptr, ghost_domain, ghost_row] : domains) {
+    graphs.push_back(make_graph(model, species, edge_vector, sender, row_ptr));
+    ghosts.push_back({graphs.back().n_owned, ghost_domain, ghost_row});
+  }
+  race::DomainsHalo halo(std::move(ghosts));
+  std::vector<race::Prediction> predictions(graphs.size());
+  std::exception_ptr failure;
+  std::mutex failure_mutex;
+  std::vector<std::jthread> threads;
+  for (std::size_t rank = 0; rank < graphs.size(); ++rank)
+    threads.emplace_back([&, rank] {
+      try {
+        race::DomainsHalo::Port port = halo.port(static_cast<int64_t>(rank));
+        predictions[rank] = race::predict(model, graphs[rank], port, request);
+        at::Tensor forces = predictions[rank].forces.flatten(1);
+        port.reverse(forces);
+        if (request.atom_virial) port.reverse(predictions[rank].atom_virial);
+      } catch (...) {
+        const std::lock_guard lock(failure_mutex);
+        if (!failure) failure = std::current_exception();  // the first is the cause, the others were abandoned
+        halo.abandon();
+      }
+    });
+  threads.clear();  // joins
+  if (failure) std::rethrow_exception(failure);
+  return predictions;
+}
+
+at::ScalarType dtype_named(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  if (name == "float64") return at::kDouble;
+  throw race::Error("dtype; expected float32 or float64, got " + name);
+}
+
+at::Device device_named(const std::string& name) {
+  try {
+    return at::Device(name);
+  } catch (const std::exception&) {
+    throw race::Error("device; expected cpu, cuda or cuda:N, got " + name);
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_race, m) {
+  m.doc() = "librace: fused operators and the runtime of compiled models";
+
+  // race::Error reaches Python as race.RaceError, the one exception users see.
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const race::Error& error) {
+      py::set_error(py::module_::import("race.errors").attr("RaceError"), error.what());
+    }
+  });
+
+  py::class_<race::Artifact>(m, "Artifact", "The verified bytes of an artifact.")
+      .def_readonly("name", &race::Artifact::name)
+      .def_readonly("sha256", &race::Artifact::sha256);
+  m.def("read_artifact", &race::read_artifact, "path"_a, "sha256"_a = "", py::call_guard<py::gil_scoped_release>(),
+        "Reads and verifies a file; see artifact.h.");
+  m.def("sha256", [](const py::bytes& data) {
+    const std::string_view view = data;
+    return race::sha256_hex(view.data(), view.size());
+  });
+
+  py::class_<race::Model>(m, "Model", "A loaded artifact; see model.h and predict.h for shapes and units.")
+      .def_property_readonly("metadata", [](const race::Model& model) { return model.metadata().json; })
+      .def_property_readonly("sha256", &race::Model::sha256)
+      .def_property_readonly("device", [](const race::Model& model) { return model.device().str(); })
+      .def_property_readonly("dtype", [](const race::Model& model) { return model.dtype() == at::kDouble ? "float64" : "float32"; })
+      .def_property_readonly("comm_width_max", &race::Model::comm_width_max)
+      .def(
+          "predict",
+          [](const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr,
+             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial) {
+            race::Prediction prediction;
+            {
+              const py::gil_scoped_release release;
+              const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
+              race::PeriodicFoldHalo fold(owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
+              prediction = race::predict(model, graph, fold, {members, uncertainty, atom_virial});
+            }
+            return to_dict(prediction);
+          },
+          "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
+          "uncertainty"_a = false, "atom_virial"_a = false,
+          "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
+          "owned row of which each ghost is an image. Ghost rows of forces and atom_virial are still to be added to their owners.")
+      .def(
+          "predict_domains",
+          [](const race::Model& model, const std::vector<Domain>& domains, bool members, bool uncertainty, bool atom_virial) {
+            std::vector<race::Prediction> predictions;
+            {
+              const py::gil_scoped_release release;
+              predictions = predict_domains(model, domains, {members, uncertainty, atom_virial});
+            }
+            py::list out;
+            for (const auto& prediction : predictions) out.append(to_dict(prediction));
+            return out;
+          },
+          "domains"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false, "atom_virial"_a = false,
+          "Several domains, each on its own thread, as MPI ranks would; forces and atom_virial complete on owned rows.");
+
+  m.def(
+      "load",
+      [](const std::string& path, const std::string& device, const std::optional<std::string>& dtype, const std::string& sha256,
+         bool selftest) {
+        const py::gil_scoped_release release;
+        const std::optional<at::ScalarType> type = dtype ? std::optional(dtype_named(*dtype)) : std::nullopt;
+        return race::Model::load(path, device_named(device), type, selftest, sha256);
+      },
+      "path"_a, "device"_a = "cpu", "dtype"_a = py::none(), "sha256"_a = "", "selftest"_a = true,
+      "Reads, verifies, loads and self-tests an artifact. Raises race.RaceError.");
+  m.def("member_covariance", &race::member_covariance, "forces"_a, "[n, M, 3] -> [n, 6] spread of the members, mean over M.");
+}

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -16,6 +16,8 @@ struct Metadata {
   std::string dtype;                  ///< "float32" or "float64": the weights as stored, and the default to run in
   std::string head;                   ///< point, energy, cholesky, equivariant, evidential
   std::string posterior;              ///< point (one member), ensemble, ...
+  std::string energy_aggregation;     ///< "extensive": node_energy_var is in eV^2 and adds up to the frame's variance; "paper": it is
+                                      ///< s_i, and the frame's variance is exp(mean_i s_i)
   bool portable = false;              ///< stock ATen operators only
   double r_max = 0;                   ///< cutoff, Angstrom
   int64_t n_layers = 0;
@@ -24,7 +26,7 @@ struct Metadata {
   std::vector<int64_t> halo_widths;   ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
   std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
   std::map<std::string, double> calibration;  ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
-  std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "A-B", A <= B alphabetically
+  std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "B-O", symbols by atomic number
   std::map<std::string, double> max_force;     ///< eV/Angstrom, largest force norm seen in training by element
   std::string json;                   ///< metadata.json itself
 

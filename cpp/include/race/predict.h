@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "race/conventions.h"
 #include "race/graph.h"
 #include "race/halo.h"
 #include "race/model.h"

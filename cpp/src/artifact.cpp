@@ -1,0 +1,112 @@
+#include "race/artifact.h"
+
+#include <algorithm>
+#include <cctype>
+#include <fstream>
+#include <sstream>
+
+#include "json.h"
+#include "race/error.h"
+
+namespace race {
+namespace {
+
+const std::string trailer_name = "race-artifact/";
+constexpr std::size_t digest_size = 64;
+
+/// Position of the trailer's first byte; the trailer is a ZIP archive comment, so it ends the file.
+std::size_t find_trailer(const std::string& bytes, const std::string& name) {
+  const bool is_zip = bytes.compare(0, 4, "PK\3\4") == 0;
+  const std::string make_one = "; make one with `race export`";
+  if (bytes.empty()) throw Error(name + ": empty file; expected a RACE artifact" + make_one);
+  if (!is_zip) throw Error(name + ": not a RACE artifact (not a zip archive)" + make_one);
+
+  // End of central directory: "PK\5\6", 16 bytes, then the comment's length in two bytes and the comment.
+  const std::size_t end = bytes.rfind("PK\5\6");
+  if (end == std::string::npos || end + 22 > bytes.size())
+    throw Error(name + ": truncated artifact, or not a RACE artifact (the archive has no end); copy it again");
+  const std::size_t stated = static_cast<unsigned char>(bytes[end + 20]) | std::size_t(static_cast<unsigned char>(bytes[end + 21])) << 8;
+  const std::size_t comment = end + 22;
+  if (comment + stated != bytes.size()) throw Error(name + ": truncated or damaged artifact (the trailer is incomplete); copy it again");
+  if (bytes.compare(comment, trailer_name.size(), trailer_name) != 0)
+    throw Error(name + ": a zip archive, but not a RACE artifact (no race-artifact trailer)" + make_one);
+  return comment;
+}
+
+bool is_hex(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
+}
+
+}  // namespace
+
+Artifact verify_artifact(std::string bytes, const std::string& name, const std::string& expected_sha256) {
+  const std::size_t comment = find_trailer(bytes, name);
+  const std::string trailer = bytes.substr(comment);
+  const std::string current = trailer_name + std::to_string(format_version) + " ";
+  if (trailer.compare(0, current.size(), current) != 0)
+    throw Error(name + ": artifact format '" + trailer.substr(0, trailer.find(' ')) + "'; this librace reads " + trailer_name +
+                std::to_string(format_version) + "; export the model again, or update race");
+
+  const std::string prefix = current + "sha256:";
+  const std::string digest = trailer.substr(std::min(prefix.size(), trailer.size()));
+  if (trailer.compare(0, prefix.size(), prefix) != 0 || digest.size() != digest_size || !is_hex(digest))
+    throw Error(name + ": damaged artifact (unreadable trailer); copy it again");
+  const std::string actual = sha256_hex(bytes.data(), bytes.size() - digest_size);
+  if (actual != digest)
+    throw Error(name + ": damaged artifact (sha256 " + actual.substr(0, 12) + "..., the file says " + digest.substr(0, 12) +
+                "...); copy it again");
+
+  if (!expected_sha256.empty()) {
+    std::string expected = expected_sha256;
+    std::transform(expected.begin(), expected.end(), expected.begin(), [](unsigned char c) { return std::tolower(c); });
+    if (expected.size() < 8 || expected.size() > digest_size || !is_hex(expected))
+      throw Error(name + ": the requested sha256 '" + expected_sha256 + "' is not 8 to 64 hex digits");
+    if (actual.compare(0, expected.size(), expected) != 0)
+      throw Error(name + ": another artifact than requested; expected sha256 " + expected + ", got " + actual);
+  }
+  return Artifact{name, std::move(bytes), actual};
+}
+
+Artifact read_artifact(const std::string& path, const std::string& expected_sha256) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(path + ": cannot open the artifact; check the path and its permissions");
+  std::ostringstream bytes;
+  bytes << file.rdbuf();
+  if (file.bad() || (bytes.fail() && !bytes.str().empty())) throw Error(path + ": cannot read the artifact");
+  return verify_artifact(std::move(bytes).str(), path, expected_sha256);
+}
+
+Metadata parse_metadata(const std::string& json, const std::string& name) {
+  const Json root = Json::parse(json, name + ", metadata.json");
+  Metadata data;
+  data.format = root.at("format").integer();
+  if (data.format != format_version)
+    throw Error(name + ": artifact format " + std::to_string(data.format) + "; this librace reads " + std::to_string(format_version));
+  data.race_version = root.at("race_version").string();
+  data.torch_version = root.at("torch_version").string();
+  data.dtype = root.at("dtype").string();
+  data.head = root.at("head").string();
+  data.energy_aggregation = root.at("energy_aggregation").string();
+  data.posterior = root.at("posterior").string();
+  data.portable = root.at("portable").boolean();
+  data.r_max = root.at("r_max").number();
+  data.n_layers = root.at("n_layers").integer();
+  data.n_members = root.at("n_members").integer();
+  for (const Json& element : root.at("elements").array()) data.elements.push_back(element.string());
+  data.halo_widths = root.at("halo_widths").integers();
+  for (const Json& buffer : root.at("keep_float64").array()) data.keep_float64.push_back(buffer.string());
+  for (const auto& [key, value] : root.at("calibration").object()) data.calibration[key] = value.number();
+  const Json& training = root.at("training");
+  for (const auto& [pair, value] : training.at("min_distance").object()) data.min_distance[pair] = value.number();
+  for (const auto& [element, value] : training.at("max_force").object()) data.max_force[element] = value.number();
+  data.json = json;
+
+  if (data.dtype != "float32" && data.dtype != "float64")
+    throw Error(name + ": dtype '" + data.dtype + "' in metadata.json; expected float32 or float64");
+  if (!(data.r_max > 0) || data.n_layers < 1 || data.n_members < 1 || data.elements.empty() ||
+      data.halo_widths.size() != static_cast<std::size_t>(data.n_layers - 1))
+    throw Error(name + ": inconsistent metadata.json; export the model again");
+  return data;
+}
+
+}  // namespace race
