@@ -93,7 +93,8 @@ QM9_WATER = (
     "3\ngdb 3\t799.58812\t437.90386\t282.94545\t1.8511\t6.31\t-0.2928\t0.0687\t0.3615\t19.0002\t0.021375"
     "\t-76.404702\t-76.401867\t-76.400922\t-76.422349\t6.002\t\n"
     "O\t-0.0343604951\t 0.9775395708\t 7.6015923*^-3\t-0.589706\nH\t 0.0647664923\t 0.0205721989\t 0.0015346341\t 0.294853\n"
-    "H\t 0.8717903737\t 1.3007924048\t 0.0006931336\t 0.294853\n1671.4222\t3803.6305\t3907.698\nO\tO\nInChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n"
+    "H\t 0.8717903737\t 1.3007924048\t 0.0006931336\t 0.294853\n1671.4222\t3803.6305\t3907.698\n"
+    "O\tO\nInChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n"
 )
 
 
@@ -229,7 +230,8 @@ def test_unreadable_files(tmp_path):
         read_frames(tmp_path / "none.xyz")
     with pytest.raises(RaceError, match="is a folder"):
         read_frames(tmp_path)
-    for name, content in {"empty.xyz": b"", "noise.extxyz": b"\x80\x02" * 50, "noise.traj": b"not a trajectory", "a.npz": b"PK\x03\x04"}.items():
+    contents = {"empty.xyz": b"", "noise.extxyz": b"\x80\x02" * 50, "noise.traj": b"not a trajectory", "a.npz": b"PK\x03\x04"}
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RaceError, match=name):
             read_frames(tmp_path / name)
