@@ -1,0 +1,116 @@
+"""ASE calculator over librace: `atoms.calc = race.Calculator("x.race.pt")`."""
+
+import json
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes
+
+import race._race
+from race.conventions import SIX_TO_VOIGT, matrix_from_six
+from race.data.graph import neighbors, species_index
+from race.errors import RaceError
+
+MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
+# Beside the mean; asking for any one computes them all, in one pass over the members.
+MEMBERS = ["energy_members", "forces_members", "stress_members"]
+UNCERTAINTY = ["energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "stress_std", *MEMBERS]
+
+
+class Calculator(AseCalculator):
+    """Energies, forces and stress of an artifact, with their uncertainty.
+
+    Beside ASE's own properties, `atoms.calc.get_property(name, atoms)` gives
+        energy_std            eV, total: aleatoric and spread of the members
+        forces_cov            [n_atoms, 3, 3] (eV/A)^2, total = forces_cov_aleatoric + forces_cov_epistemic
+        stress_std            [6] eV/A^3, ASE's Voigt order; the members' spread (no head predicts stress noise)
+        energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6] eV/A^3 in Voigt order.
+    A property that the artifact cannot give (one member, a head without covariance, stress without 3D periodicity) raises
+    ASE's PropertyNotImplementedError. Plain energies and forces do not pay for the members' forces.
+
+    Args:
+        path: NAME.race.pt.
+        device: cpu, cuda or cuda:N.
+        dtype: "float32" or "float64"; None: as exported.
+        uncertainty: compute every property at every call, for code that reads them all.
+        sha256: refuse another artifact than this (8 or more leading digits).
+
+    Raises:
+        RaceError: on loading, whatever would give wrong numbers; later, an element that the model does not know.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [*MEAN, *UNCERTAINTY]
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: Literal["float32", "float64"] | None = None,
+        *,
+        uncertainty: bool = False,
+        sha256: str = "",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.model = race._race.load(str(path), device, dtype, sha256)
+        self.metadata = json.loads(self.model.metadata)
+        self.always_uncertain = uncertainty
+        ensemble = self.metadata["n_members"] > 1
+        energy_var, forces_cov = self.metadata["head"] != "point", self.metadata["head"] not in ("point", "energy")
+        available = {
+            "energy_std": ensemble or energy_var,
+            "forces_cov": ensemble or forces_cov,
+            "forces_cov_aleatoric": forces_cov,
+            "forces_cov_epistemic": ensemble or self.metadata["head"] == "evidential",
+            "stress_std": ensemble,
+        }
+        self.uncertainty_properties = [name for name in UNCERTAINTY if available.get(name, True)]
+        self.implemented_properties = [*MEAN, *self.uncertainty_properties]
+
+    def calculate(self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        if not np.isfinite(atoms.positions).all():
+            raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))
+        uncertain = self.always_uncertain or any(name in UNCERTAINTY for name in properties)
+        cell = np.asarray(atoms.cell.array, dtype=np.float64)
+        # Periodic images fold onto their atoms, so one domain needs no ghosts.
+        sender, receiver, vector = neighbors(atoms.positions, cell, atoms.pbc, self.metadata["r_max"])
+        row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
+        species = species_index(atoms, self.metadata["elements"])
+        arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (species, vector, sender, row_ptr))
+        out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain)
+        out = {name: tensor.numpy() for name, tensor in out.items()}
+
+        node_energy, forces = out["node_energy"], out["forces"]  # [n, M], [n, G, 3]
+        energy_members = node_energy.sum(0)
+        results = {"energy": float(energy_members.mean()), "energies": node_energy.mean(1), "forces": forces.mean(1)}
+        results["free_energy"] = results["energy"]
+        if uncertain:
+            aleatoric, spread = out["cov_aleatoric"], race._race.member_covariance(torch.from_numpy(forces)).numpy()
+            epistemic = spread + out["cov_epistemic"]
+            results["energy_std"] = float(np.sqrt(self._energy_var(out["node_energy_var"]).mean() + energy_members.var()))
+            results["forces_cov_aleatoric"], results["forces_cov_epistemic"] = matrix_from_six(aleatoric), matrix_from_six(epistemic)
+            results["forces_cov"] = matrix_from_six(aleatoric + epistemic)
+            results["energy_members"], results["forces_members"] = energy_members, forces
+        if atoms.pbc.all():
+            virial = out["virial"].reshape(-1, 3, 3)
+            six = 0.5 * (virial + virial.transpose(0, 2, 1)).reshape(-1, 9)[:, [0, 4, 8, 1, 2, 5]]
+            stress = -six[:, SIX_TO_VOIGT] / atoms.get_volume()  # [G, 6]
+            results["stress"] = stress.mean(0)
+            if uncertain:
+                results["stress_std"], results["stress_members"] = stress.std(0), stress
+        self.results = {name: value for name, value in results.items() if name in self.implemented_properties}
+
+    def _energy_var(self, node_energy_var: np.ndarray) -> np.ndarray:
+        """[n, M] -> aleatoric variance of the total energy, [M] eV^2."""
+        if self.metadata["head"] == "point":
+            return np.zeros(node_energy_var.shape[1])
+        if self.metadata["energy_aggregation"] == "paper":  # exp(mean_i s_i)
+            return np.exp(node_energy_var.mean(0))
+        return node_energy_var.sum(0)

@@ -1,0 +1,55 @@
+"""`race info x.race.pt`: what an artifact says of itself, verified first."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from race.deploy.artifact import read_metadata
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path, help="NAME.race.pt")
+
+
+def run(args: argparse.Namespace) -> None:
+    metadata, digest = read_metadata(args.artifact)
+    print("\n".join(describe(metadata, digest)))
+
+
+def describe(metadata: dict[str, Any], digest: str) -> list[str]:
+    """The lines of the table."""
+    model, training = metadata["model"], metadata["training"]
+    commit = f", commit {metadata['git_commit'][:10]}" if metadata["git_commit"] else ""
+    rows = [
+        ("elements", " ".join(metadata["elements"])),
+        ("cutoff", f"{metadata['r_max']:g} A"),
+        ("members", f"{metadata['n_members']} ({metadata['posterior']})"),
+        ("head", f"{metadata['head']} ({_gives(metadata['head'])})"),
+        ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
+        ("parameters", f"{metadata['n_parameters']:,}"),
+        ("stored as", f"{metadata['dtype']}, {'portable (stock torch operators)' if metadata['portable'] else 'compiled operators'}"),
+        ("halo", f"one cutoff; {' '.join(map(str, metadata['halo_widths'])) or 'no'} values per atom exchanged between layers"),
+        ("calibration", ", ".join(f"{name} {value:.4g}" for name, value in metadata["calibration"].items()) or "none"),
+        ("made by", f"race {metadata['race_version']}, torch {metadata['torch_version']}{commit}"),
+        ("sha256", digest),
+    ]
+    if "n_frames" in training:
+        low, high = training["n_atoms_per_frame"]
+        rows.append(("trained on", f"{training['n_frames']} structures of {low} to {high} atoms"))
+    for element, force in training["max_force"].items():
+        rms = training["per_element"][element]["force_rms"]
+        rows.append((f"  forces on {element}", f"rms {rms:.3g}, largest {force:.3g} eV/A"))
+    if training["min_distance"]:
+        rows.append(("  shortest pairs", ", ".join(f"{pair} {distance:.2f} A" for pair, distance in training["min_distance"].items())))
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def _gives(head: str) -> str:
+    return {
+        "point": "no aleatoric part",
+        "energy": "energy variance",
+        "cholesky": "energy variance, 3x3 force covariance that does not rotate",
+        "equivariant": "energy variance, 3x3 force covariance",
+        "evidential": "energy variance, 3x3 force covariance, own epistemic part",
+    }[head]

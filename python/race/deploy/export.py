@@ -1,0 +1,132 @@
+"""A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp, nowhere else."""
+
+import copy
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import race
+import race._race
+from race.deploy.artifact import FORMAT_VERSION, seal, to_json
+from race.deploy.selftest import make_selftest
+from race.errors import RaceError
+from race.model.race import RACE
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def export_model(
+    model: RACE,
+    path: str | Path,
+    *,
+    dtype: Literal["float32", "float64"] | None = None,
+    portable: bool = False,
+    summary: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, float] | None = None,
+) -> str:
+    """Compiles a model into an artifact, then loads and self-tests it; the file appears only when that has passed.
+
+    Args:
+        model: not changed.
+        path: NAME.race.pt, replaced if it exists.
+        dtype: of the stored weights and the default to run in; None keeps the model's.
+        portable: stock torch operators only, slower; else race::conv, which librace brings.
+        summary: run/summary.json of the run the model comes from.
+        calibration: constants by name, as librace and LAMMPS apply them.
+
+    Returns:
+        The sha256 of the artifact.
+
+    Raises:
+        RaceError: the model cannot be deployed, or the artifact fails its self-test.
+    """
+    path, summary = Path(path), summary or {}
+    if model.config.pooling != "sum":
+        raise RaceError("only energies that are sums over atoms can be deployed", expected="model.pooling sum", got=model.config.pooling)
+    if not path.parent.is_dir():
+        raise RaceError("no such folder", where=path.parent)
+    dtype = dtype or ("float64" if model.embedding.dtype == torch.float64 else "float32")
+    deployed, keep_float64 = prepare(model, DTYPES[dtype], portable)
+    # The weights as stored, computed with in float64 and without compiled kernels: what the artifact is held against.
+    reference = copy.deepcopy(deployed).set_fused(False)
+    for tensor in chain(reference.parameters(), reference.buffers()):
+        tensor.data = tensor.data.to(torch.float64) if tensor.is_floating_point() else tensor.data
+    training = summary.get("training", {})
+    metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
+    extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(make_selftest(reference, training.get("min_distance")))}
+
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(seal(script(deployed, extra)))
+        digest = race._race.load(str(partial)).sha256
+        os.replace(partial, path)
+    except OSError as error:
+        raise RaceError(f"cannot write the artifact ({error.strerror})", where=path) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def prepare(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[RACE, list[str]]:
+    """A folded copy in `dtype` without gradients, and the names of the buffers that stay float64 in any dtype (E0, scale, ...)."""
+    fresh = RACE(model.config, torch.float32)
+    keep_float64 = [name for name, buffer in fresh.named_buffers() if buffer.dtype == torch.float64]
+    deployed = RACE(model.config, torch.float64)
+    deployed.load_state_dict(model.state_dict())
+    deployed.eval().requires_grad_(False)
+    deployed.fold().set_fused(not portable).requires_grad_(False)
+    for name, tensor in chain(deployed.named_parameters(), deployed.named_buffers()):
+        if tensor.is_floating_point() and name not in keep_float64:
+            tensor.data = tensor.data.to(dtype)
+    return deployed, keep_float64
+
+
+def script(model: RACE, extra: Mapping[str, str]) -> bytes:
+    """TorchScript archive with the segments as methods. It is frozen on load, once dtype and device are known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript announces its deprecation at every call
+        scripted = torch.jit.script(model)
+        buffer = io.BytesIO()
+        torch.jit.save(scripted, buffer, _extra_files=dict(extra))
+    return buffer.getvalue()
+
+
+def metadata_of(
+    model: RACE, dtype: str, portable: bool, keep_float64: list[str], summary: Mapping[str, Any], calibration: Mapping[str, float]
+) -> dict[str, Any]:
+    """metadata.json; cpp/include/race/artifact.h says what librace reads of it."""
+    config, training, versions = model.config, summary.get("training", {}), summary.get("versions", {})
+    per_element = training.get("per_element", {})
+    return {
+        "format": FORMAT_VERSION,
+        "race_version": race.__version__,
+        "git_commit": versions.get("git"),
+        "torch_version": torch.__version__,
+        "dtype": dtype,
+        "portable": portable,
+        "elements": config.elements,
+        "r_max": config.r_max,
+        "n_layers": config.n_layers,
+        "n_members": config.n_members,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "halo_widths": model.g_dims[1:],
+        "head": config.head,
+        "energy_aggregation": config.energy_aggregation,
+        "posterior": "ensemble" if config.n_members > 1 else "point",
+        "units": {"energy": "eV", "length": "Angstrom", "forces_cov": "(eV/Angstrom)^2", "stress": "eV/Angstrom^3"},
+        "keep_float64": keep_float64,
+        "calibration": dict(calibration),
+        "training": {
+            **training,
+            "min_distance": training.get("min_distance", {}),
+            "max_force": {element: values["force_max"] for element, values in per_element.items() if "force_max" in values},
+        },
+        "validation": summary.get("validation", {}),
+        "model": config.model_dump(mode="json"),
+    }
