@@ -5,6 +5,7 @@ import ase.neighborlist
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from race.data import Batch, Dataset, build_graph, collate
 from race.data.graph import neighbors
@@ -96,6 +97,10 @@ def test_labels_from_calculator_are_in_six_order():
     assert graph.stress[0].tolist() == [stress[k] for k in (0, 1, 2, 5, 4, 3)]
     assert graph.energy.dtype == torch.float64 and graph.energy.item() == atoms.calc.results["energy"]
     assert graph.volume.item() == pytest.approx(atoms.get_volume())
+    slab = atoms.copy()
+    slab.pbc = (True, True, False)
+    slab.calc = SinglePointCalculator(slab, stress=stress)  # undefined without a volume
+    assert build_graph(slab, ["B", "O"], 3.0, torch.float64).stress is None
     atoms.positions[0] += 0.1  # labels of other positions are no labels
     assert build_graph(atoms, ["B", "O"], 3.0, torch.float64).forces is None
 

@@ -89,7 +89,6 @@ def neighbors(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: f
     vector = positions[sender] - positions[receiver] + shift @ cell
     # Two atoms of one frame may be joined by several images, so the shift takes part in the order.
     order = np.lexsort((*shift.T, sender, receiver))
-    order = order[np.einsum("ea,ea->e", vector, vector)[order] < r_max**2]
     return sender[order], receiver[order], vector[order]
 
 
