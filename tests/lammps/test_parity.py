@@ -1,0 +1,90 @@
+"""The same numbers from Python and from LAMMPS, and from any number of ranks."""
+
+import numpy as np
+import pytest
+
+import race
+from race.conventions import SIX_TO_VOIGT, six_from_matrix
+
+from .conftest import ELEMENTS
+from .harness import Lammps, Snapshot
+from .systems import b2o3, boron_nitride, molecule, slab, tiny
+
+SYSTEMS = {"b2o3": b2o3, "bn": boron_nitride, "tiny": tiny, "molecule": molecule, "slab": slab}
+GRIDS = {2: "2 1 1", 4: "1 2 2", 8: "8 1 1"}
+
+
+def from_python(atoms, artifact, dtype) -> dict[str, np.ndarray]:
+    calculator = race.Calculator(artifact, dtype=dtype, uncertainty=True)
+    calculator.calculate(atoms)
+    found = calculator.results
+    expected = {
+        "energy": found["energy"], "forces": found["forces"], "atom_energy": found["energies"], "energy_std": found["energy_std"],
+        "f_cov": six_from_matrix(found["forces_cov"]), "f_aleatoric": six_from_matrix(found["forces_cov_aleatoric"]),
+        "f_epistemic": six_from_matrix(found["forces_cov_epistemic"]),
+    }  # fmt: skip
+    if atoms.pbc.all():
+        expected["virial"] = -found["stress"][list(SIX_TO_VOIGT)] * atoms.get_volume()
+        expected["stress_std"] = found["stress_std"][list(SIX_TO_VOIGT)]
+    return expected
+
+
+def as_dict(snapshot: Snapshot) -> dict[str, np.ndarray]:
+    values = dict(vars(snapshot))
+    columns = values.pop("columns")
+    return {**values, **columns}
+
+
+def assert_close(found: dict, expected: dict, tolerance: float, label: str) -> None:
+    for name, reference in expected.items():
+        difference = np.max(np.abs(np.asarray(found[name]) - np.asarray(reference)), initial=0.0)
+        assert difference <= tolerance, f"{label}: {name} differs by {difference:.2e}, allowed {tolerance:.0e}"
+
+
+@pytest.fixture(scope="module")
+def one_rank(plugin, artifact, tmp_path_factory) -> dict[str, Snapshot]:
+    run = Lammps(plugin, tmp_path_factory.mktemp("one_rank"))
+    return run.single_points({name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_lammps_equals_python(one_rank, artifact, name):
+    assert np.abs(one_rank[name].forces).max() > 0.5  # eV/A: there is something to compare
+    assert_close(as_dict(one_rank[name]), from_python(SYSTEMS[name](), artifact, "float64"), 1e-9, name)
+
+
+def test_lammps_equals_python_in_float32(lammps_run, artifact):
+    systems = {name: SYSTEMS[name]() for name in ("b2o3", "bn")}
+    found = lammps_run.single_points(systems, f"{artifact} dtype float32", ELEMENTS)
+    for name, atoms in systems.items():
+        assert_close(as_dict(found[name]), from_python(atoms, artifact, "float64"), 5e-4, name)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_per_atom_values_add_up(one_rank, name):
+    found = one_rank[name]
+    assert found.atom_energy.sum() == pytest.approx(found.energy, abs=1e-9)
+    np.testing.assert_allclose(found.atom_virial.sum(0), found.virial, atol=1e-9)
+    np.testing.assert_allclose(found.centroid_virial.sum(0)[:6], found.virial, atol=1e-9)
+    np.testing.assert_allclose(found.centroid_virial.sum(0)[6:], found.virial[3:], atol=1e-9)  # yx zx zy = xy xz yz
+
+
+@pytest.mark.parametrize("ranks", GRIDS)
+def test_ranks_agree(lammps_run, artifact, one_rank, ranks):
+    """Per-layer exchange of features and adjoints, and of the members' forces before they become a covariance."""
+    names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]  # in the slab most of eight ranks are empty
+    found = lammps_run.single_points({name: SYSTEMS[name]() for name in names}, f"{artifact}", ELEMENTS, ranks=ranks, grid=GRIDS[ranks])
+    for name in names:
+        assert_close(as_dict(found[name]), as_dict(one_rank[name]), 1e-10, f"{name} on {ranks} ranks")
+
+
+def test_ranks_agree_in_float32(lammps_run, artifact, one_rank):
+    found = lammps_run.single_point(b2o3(), f"{artifact} dtype float32", ELEMENTS, ranks=2, grid="1 1 2")
+    assert_close(as_dict(found), as_dict(one_rank["b2o3"]), 5e-4, "b2o3")
+
+
+def test_tiled_communication(lammps_run, artifact, one_rank):
+    """`comm_style tiled` sends other messages to other ranks than bricks do."""
+    atoms = slab()
+    found = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS, ranks=4, setup="comm_style tiled", before_run="balance 1.1 rcb")
+    assert_close(as_dict(found), as_dict(one_rank["slab"]), 1e-10, "slab, tiled")
