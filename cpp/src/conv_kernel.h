@@ -1,0 +1,82 @@
+#pragma once
+// What conv.cpp hands to the kernels, which are compiled once per instruction set. Plain data only: an inline function shared
+// with those translation units could be emitted with AVX-512 and then be linked into code that runs everywhere.
+#include <cstdint>
+
+namespace race::conv {
+
+constexpr int kLanes = 8;    // edges of one receiver that are worked on together
+constexpr int kMaxSh = 16;   // (lmax + 1)^2, lmax = 3
+constexpr int kMaxDim = 7;   // 2 lmax + 1
+
+// One non-zero coefficient: couples entry q = m1 * d3 + m3 of the edge matrix Q with Y[m2].
+template <class T>
+struct Entry {
+  int32_t q, m2;
+  T value;
+};
+
+// Coupling coefficients of one (l1, l2, l3): Q[m1, m3] = sum_m2 cg[m1, m2, m3] Y[m2], shared by all paths with equal ones.
+template <class T>
+struct Table {
+  int32_t d1, d2, d3, sh_offset;
+  int32_t q_offset, q_size;  // rows of the edge matrices; one row if diagonal
+  bool diagonal;             // Q = q * identity (l2 = 0)
+  const Entry<T>* by_q;      // sorted by q; q_begin[q] .. q_begin[q + 1]
+  const int32_t* q_begin;
+  const Entry<T>* by_m2;     // the same, sorted by m2
+  const int32_t* m2_begin;
+};
+
+struct Path {
+  int32_t table, d1, d3;
+  int64_t mul, in_offset, in_stride;                // in_stride: from one m1 to the next
+  int64_t out_offset, out_stride, out_mul, column;
+  int64_t weight_offset;
+};
+
+// The trilinear map out = T(g, radial, sh) and its derivatives over receivers [begin, end).
+//   first order   out += T(g, R, Y);  w given: dg, dR, dY of <w, T(g, R, Y)>
+//   second order  the same of S = <w, T(a, R, Y) + T(g, b, Y) + T(g, R, c)>, out being dS/dw
+// An absent a, b, c is a row of zeros with stride 0, an unwanted dg, dradial a row of scratch with stride 0; out, dsh may be null.
+template <class T>
+struct Job {
+  const Path* paths;
+  int64_t n_paths;
+  const Table<T>* tables;
+  int64_t n_tables, sh_dim, n_members, n_groups;
+  const int64_t *sender, *row_ptr;
+
+  const T *g, *a;  // rows of senders
+  int64_t g_stride, a_stride;
+  const T *radial, *b;  // [M, E, K]
+  int64_t radial_stride, radial_member, b_stride, b_member;
+  const T *sh, *c;  // [E, S] values; cotangents [E, G, S], null if absent
+  int64_t sh_stride, c_stride;
+  const T* w;  // rows of receivers, null: no dg, dR, dY
+  int64_t out_stride;
+
+  T *out, *dg, *dradial, *dsh;
+  int64_t dg_stride, dradial_stride, dradial_member;
+  bool overwrite_dradial;  // every weight belongs to one path: no need to start from zero
+
+  T* q;   // scratch [sum of q_size, kLanes]
+  T* qc;  // the same for c
+};
+
+template <class T>
+struct Kernels {
+  void (*first)(const Job<T>&, int64_t begin, int64_t end);
+  void (*second)(const Job<T>&, int64_t begin, int64_t end);
+};
+
+struct KernelSet {
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+const KernelSet* kernels_baseline();
+const KernelSet* kernels_avx2();    // null where not compiled in
+const KernelSet* kernels_avx512();
+
+}  // namespace race::conv
