@@ -6,7 +6,7 @@ disjoint from the training set and from whatever the result is judged on.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy.special import ndtri
@@ -119,7 +119,7 @@ class SplitConformal:
         return {"method": self.method, "levels": self.levels.tolist(), "radius": self.radius.tolist()}
 
 
-METHODS: dict[str, type] = {kind.method: kind for kind in (Isotonic, VarianceScaling, SplitConformal)}
+METHODS: dict[str, Any] = {kind.method: kind for kind in (Isotonic, VarianceScaling, SplitConformal)}
 
 
 def recalibration_from_dict(data: dict) -> Recalibration:

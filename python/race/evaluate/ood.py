@@ -54,9 +54,8 @@ def _frame_errors(split: Split) -> tuple[np.ndarray, np.ndarray]:
     n_atoms = split.labels.n_atoms
     forces = split.residual("forces")
     if forces is None:
-        energy = split.residual("energy")
-        draws = simulated_errors(energy.cov[:, None, None])[..., 0]
-        return np.abs(draws) / n_atoms, np.abs(energy.error) / n_atoms
+        draws = simulated_errors(split.prediction.energy.total[:, None, None])[..., 0]
+        return np.abs(draws) / n_atoms, np.abs(split.labels.energy - split.prediction.energy.mean) / n_atoms
     draws = (simulated_errors(forces.cov) ** 2).sum(-1)
     drawn = np.stack([frame_score(draw, forces.frame, split.n_frames) for draw in draws])
     return np.sqrt(drawn), np.sqrt(frame_score((forces.error**2).sum(-1), forces.frame, split.n_frames))

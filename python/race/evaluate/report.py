@@ -18,13 +18,14 @@ class Residual:
     """Errors of one quantity in independent rows, each belonging to a frame.
 
     error [n] or [n, d] = reference - mean; cov [n] variances or [n, d, d]; frame [n]; size [n] what a reported error is divided by
-    (atoms per frame for energies, else 1).
+    (atoms per frame for energies, else 1); kept: which rows of the labels these are.
     """
 
     error: np.ndarray
     cov: np.ndarray
     frame: np.ndarray
     size: np.ndarray
+    kept: np.ndarray
 
     @property
     def std(self) -> np.ndarray:
@@ -68,7 +69,7 @@ class Split:
         size = self.labels.n_atoms.astype(float) if quantity == "energy" else np.ones(len(frame))
         error = reference - estimate.mean
         rows = np.isfinite(error.reshape(len(error), -1)).all(axis=1)
-        return Residual(error[rows], estimate.total[rows], frame[rows], size[rows]) if rows.any() else None
+        return Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows) if rows.any() else None
 
 
 def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
@@ -119,9 +120,9 @@ def split_record(
                 record |= _calibration(residual, suffix, recalibration.get(quantity), record["interval90"], n_resamples)
                 record |= _scores(residual, suffix) | _ranks(residual, suffix)
     forces = split.residual("forces")
-    if (q_logdet := _mahalanobis(forces)) is not None:
-        record |= _whole_covariance(forces, *q_logdet, scale, record["interval90"], n_resamples)
     if forces is not None:
+        if (q_logdet := _mahalanobis(forces)) is not None:
+            record |= _whole_covariance(forces, *q_logdet, scale, record["interval90"], n_resamples)
         record["by_element"] = {str(s): _element(split, forces, s, recalibration) for s in np.unique(split.labels.symbols)}
     return record
 
@@ -194,7 +195,7 @@ def _whole_covariance(forces: Residual, q: np.ndarray, logdet: np.ndarray, scale
 
 
 def _element(split: Split, forces: Residual, symbol: str, recalibration: dict[str, Recalibration]) -> dict:
-    rows = split.labels.symbols[np.isfinite(split.labels.forces).all(axis=1)] == symbol
+    rows = split.labels.symbols[forces.kept] == symbol
     out = {"n_atoms": int(rows.sum()), "rmse_f": MILLI * metrics.rmse(forces.error[rows])}
     if forces.probabilistic:
         z = forces.z[rows]

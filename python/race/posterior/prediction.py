@@ -7,6 +7,7 @@ Members m = 1..M are weight samples. By the law of total variance
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from race.data.dataset import Dataset
 from race.data.graph import Batch
 from race.errors import RaceError
 from race.model.heads import evidential_kappa
+from race.model.race import RACE
 
 
 @dataclass(frozen=True)
@@ -87,24 +89,23 @@ def law_of_total_variance(mean: np.ndarray, aleatoric: np.ndarray | None = None,
     return Estimate(centre, within, between)
 
 
-def predict_batch(model: torch.nn.Module, batch: Batch, forces: bool = True) -> Prediction:
+def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
     """Moments of one batch, from the members' outputs of `model.forward`; NaN stress for frames without a volume."""
     out = {name: value.detach().double().cpu().numpy() for name, value in model(batch, forces=forces).items()}
     energy = law_of_total_variance(out["energy"], out.get("energy_var"))
     if not forces:
         return Prediction(energy)
     aleatoric = epistemic = None
-    if model.config.head in ("cholesky", "equivariant", "evidential"):
+    if model.has_forces_cov:
         raw = torch.from_numpy(out["raw"]).to(batch.edge_vector)
         with torch.no_grad():
-            aleatoric = model.forces_cov(raw).double()
-            if model.config.head == "evidential":
-                epistemic = (aleatoric / evidential_kappa(raw).double()[..., None, None]).cpu().numpy()
-        aleatoric = aleatoric.cpu().numpy()
+            aleatoric = model.forces_cov(raw).double().cpu().numpy()
+            if model.head == "evidential":
+                epistemic = aleatoric / evidential_kappa(raw).double().cpu().numpy()[..., None, None]
     return Prediction(energy, law_of_total_variance(out["forces"], aleatoric, epistemic), law_of_total_variance(out["stress"]))
 
 
-def predict_dataset(model: torch.nn.Module, dataset: Dataset, batch_size: int = 8) -> tuple[Prediction, Labels]:
+def predict_dataset(model: RACE, dataset: Dataset, batch_size: int = 8) -> tuple[Prediction, Labels]:
     """Moments and references of every frame, in the dataset's order; float64.
 
     Forces and stress are predicted where the dataset has force labels.
@@ -140,7 +141,7 @@ def batch_labels(batch: Batch, elements: list[str]) -> Labels:
 
 def join_labels(parts: list[Labels]) -> Labels:
     """Joins labels along their rows, renumbering frames."""
-    joined = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Labels)}
+    joined: dict[str, Any] = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Labels)}
     joined["frame"] = np.repeat(np.arange(len(joined["n_atoms"])), joined["n_atoms"])
     for name in ("forces", "stress"):
         if np.isnan(joined[name]).all():

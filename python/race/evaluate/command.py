@@ -1,0 +1,178 @@
+"""`race evaluate run|artifact data...`: a table on the terminal, records as JSON, figures as png."""
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from race.errors import RaceError
+from race.evaluate.calibration import METHODS, Recalibration
+from race.evaluate.ood import ood_record
+from race.evaluate.report import N_BOOTSTRAP, Split, covariance_scale, fit_recalibration, split_record
+from race.evaluate.source import Source, open_source
+from race.train.prepare import sha256
+
+TABLE_WIDTH = 140  # where the output is not a terminal
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="folder made by `race train`, or artifact made by `race export`")
+    parser.add_argument("data", nargs="+", metavar="[NAME=]PATH", help="labelled structures; splits of one name are joined")
+    parser.add_argument("--calibrate", nargs="+", type=Path, default=[], metavar="PATH", help="frames to fit the recalibration on")
+    parser.add_argument("--method", choices=sorted(METHODS), default="isotonic", help="recalibration (default: isotonic)")
+    parser.add_argument("--ood", nargs="+", default=[], metavar="NAME", help="splits unlike the training set: AUROC against the others")
+    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of the results (default: evaluation)")
+    parser.add_argument("--posterior", help="name of the posterior in the records (default: from the model)")
+    parser.add_argument("--bootstrap", type=int, default=N_BOOTSTRAP, help="resamples of frames for the 90 %% intervals; 0: none")
+    parser.add_argument("--batch-size", type=int, default=8, help="frames per pass")
+    parser.add_argument("--device", default="cpu")
+
+
+def run(args: argparse.Namespace) -> None:
+    paths = named_paths(args.data)
+    if unknown := sorted(set(args.ood) - set(paths)):
+        raise RaceError("no such split", where=f"--ood {unknown[0]}", expected=" or ".join(paths))
+    source = open_source(args.model, args.batch_size, args.device)
+    source.posterior = args.posterior or source.posterior
+    frames = {name: _read(source, files) for name, files in paths.items()}
+    calibration_frames = _read(source, args.calibrate)
+    check_calibration(source, args.calibrate, calibration_frames, frames)
+
+    splits = [Split(name, *source.predict(atoms), ood=name in args.ood) for name, atoms in frames.items()]
+    fitted: dict[str, Recalibration] = {}
+    scale = None
+    if calibration_frames:
+        calibration = Split("calibration", *source.predict(calibration_frames))
+        fitted, scale = fit_recalibration(calibration, args.method), covariance_scale(calibration)
+    records = make_records(source, splits, fitted, scale, args.bootstrap)
+    for record in records:
+        record["in_training"] = any(sha256(path) in source.seen for path in paths[record["split"]])
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    written = [write_json(args.out / "metrics.json", records)]
+    if fitted:
+        content = {"frames": [str(path) for path in args.calibrate], "covariance_scale": scale}
+        written.append(write_json(args.out / "calibration.json", content | {name: r.to_dict() for name, r in fitted.items()}))
+    from race.evaluate.figures import draw_all  # matplotlib is slow to import
+
+    written += draw_all(splits, fitted, args.out, source.log)
+    show(records, written)
+
+
+def make_records(
+    source: Source, splits: list[Split], fitted: dict[str, Recalibration], scale: float | None, n_resamples: int
+) -> list[dict]:
+    """One record per split, OOD splits being compared to all others."""
+    known = [split for split in splits if not split.ood]
+    records = []
+    for split in splits:
+        record = {"posterior": source.posterior, "ood": split.ood, **source.extra} | split_record(split, fitted, scale, n_resamples)
+        if split.ood and known:
+            detection = ood_record(known, split, n_resamples)
+            record["interval90"] |= detection.pop("interval90", {})
+            record |= detection
+        records.append(record)
+    return records
+
+
+def named_paths(arguments: Iterable[str]) -> dict[str, list[Path]]:
+    """`name=path` or `path` (named by its stem) -> name -> paths."""
+    out: dict[str, list[Path]] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or "/" in name:
+            name, path = Path(argument).name.split(".")[0], argument
+        out.setdefault(name, []).append(Path(path))
+    return out
+
+
+def check_calibration(source: Source, paths: list[Path], calibration: list[ase.Atoms], judged: dict[str, list[ase.Atoms]]) -> None:
+    """Refuses a recalibration fitted to frames that the model was trained on or that it would be judged on."""
+    for path in paths:
+        if sha256(path) in source.seen:
+            raise RaceError("the model was trained on it", where=f"--calibrate {path}", expected="frames held out of training")
+    known = {_fingerprint(atoms) for atoms in calibration}
+    for name, frames in judged.items():
+        if shared := sum(_fingerprint(atoms) in known for atoms in frames):
+            remedy = "calibrate on other frames than those you judge"
+            raise RaceError(f"{shared} of {len(frames)} frames are also in --calibrate", where=f"split {name}", remedy=remedy)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Plain JSON: what is not finite becomes null."""
+    path.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def show(records: list[dict], written: list[Path]) -> None:
+    """One row per split; a second line in a cell is the value after recalibration."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH)
+    title = f"{records[0]['posterior']}: errors in meV/atom, meV/Å, meV/Å³"
+    recalibrated = any("ce_f_recal" in record or "ce_e_recal" in record for record in records)
+    table = Table(title=title + "; second line: recalibrated" * recalibrated, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    columns = {
+        "split": lambda r: r["split"] + (" (OOD)" if r["ood"] else "") + ("\n(trained on)" if r["in_training"] else ""),
+        "frames": lambda r: str(r["n_frames"]),
+        "RMSE E": lambda r: _number(r, "rmse_e", ".2f"),
+        "RMSE F": lambda r: _number(r, "rmse_f", ".1f"),
+        "RMSE S": lambda r: _number(r, "rmse_s", ".2f"),
+        "σ F": lambda r: _number(r, "sharpness_f", ".1f"),
+        "CE E": lambda r: _pair(r, "ce_e", ".4f"),
+        "CE F": lambda r: _pair(r, "ce_f", ".4f"),
+        "in 90 %\nE": lambda r: _pair(r, "coverage90_e", ".3f"),
+        "in 90 %\nF": lambda r: _pair(r, "coverage90_f", ".3f"),
+        "PIT KS": lambda r: _pair(r, "pit_ks", ".3f"),
+        "NLL F": lambda r: _pair(r, "nll_f", ".2f"),
+        "AUROC": lambda r: _number(r, "auroc", ".3f"),
+        "ideal": lambda r: _number(r, "auroc_ideal", ".3f"),
+        "AUROC\nby E": lambda r: _number(r, "auroc_energy", ".3f"),
+    }
+    rows = [[text(record) for text in columns.values()] for record in records]
+    shown = [k for k in range(len(columns)) if any(row[k] for row in rows)]
+    for k in shown:
+        table.add_column(list(columns)[k], justify="left" if k == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[k] for k in shown))
+    console.print(table)
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _number(record: dict, key: str, form: str) -> str:
+    value = record.get(key)
+    return "" if value is None or math.isnan(value) else f"{value:{form}}"
+
+
+def _pair(record: dict, key: str, form: str) -> str:
+    before, after = _number(record, key, form), _number(record, f"{key}_recal", form)
+    return f"{before}\n{after}" if after else before
+
+
+def _read(source: Source, paths: Iterable[Path]) -> list[ase.Atoms]:
+    return [atoms for path in paths for atoms in source.read(path)]
+
+
+def _fingerprint(atoms: ase.Atoms) -> bytes:
+    content = [atoms.numbers, *(np.round(values, 6) + 0.0 for values in (atoms.positions, atoms.cell.array))]
+    return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).digest()
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if isinstance(content, np.generic):
+        content = content.item()
+    return None if isinstance(content, float) and not math.isfinite(content) else content

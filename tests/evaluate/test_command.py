@@ -1,0 +1,120 @@
+"""`race evaluate` end to end on a run written by hand: records, recalibration file, figures, refusals."""
+
+import csv
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from race.cli import main
+from race.config import Config, DataConfig, ModelConfig, TrainConfig
+from race.evaluate.command import named_paths
+from race.model.race import RACE
+from race.train.prepare import sha256
+from race.train.run import write_config, write_summary
+
+REQUIRED = (
+    "posterior split rmse_e rmse_f rmse_s ce_e ce_f ce_e_recal ce_f_recal coverage90_e coverage90_f coverage90_f_recal pit_ks nll_f "
+    "auroc auroc_ideal in_training interval90"
+).split()
+
+
+def frames(seed: int, n: int, a: float = 3.6) -> list[ase.Atoms]:
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(n):
+        atoms = ase.build.bulk("BN", "zincblende", a=a) * (2, 1, 1)
+        atoms.rattle(0.1, seed=int(rng.integers(1 << 30)))
+        atoms.info["energy"] = -8.0 * len(atoms) + rng.normal()
+        atoms.arrays["forces"] = rng.normal(size=(len(atoms), 3))
+        atoms.info["stress"] = 0.1 * rng.normal(size=6)
+        out.append(atoms)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A run of random weights, training data, calibration data and two splits."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for k, (name, n, a) in enumerate((("train", 4, 3.6), ("calibration", 8, 3.6), ("liquid", 6, 3.6), ("crystal", 5, 4.0))):
+        ase.io.write(folder / f"{name}.extxyz", frames(k, n, a))
+    model = ModelConfig(
+        elements=["B", "N"], r_max=3.0, n_layers=1, irreps_hidden="4x0e+4x1o+4x2e", n_features=4, radial_mlp=[8], readout_hidden=8,
+        n_members=2, sigma0=0.3,
+    )  # fmt: skip
+    run = folder / "run"
+    run.mkdir()
+    write_config(run, Config(data=DataConfig(train=[folder / "train.extxyz"]), model=model, train=TrainConfig(dtype="float64")))
+    torch.manual_seed(0)
+    save_file({name: p.detach().contiguous() for name, p in RACE(model, torch.float64).named_parameters()}, run / "model.safetensors")
+    write_summary(run, {"training": {"files": {str(folder / "train.extxyz"): sha256(folder / "train.extxyz")}}, "seconds": 12.5})
+    with open(run / "log.csv", "w", newline="") as file:
+        header = ["epoch", "train/loss", "validation/loss", "validation/forces_rmse"]
+        csv.writer(file).writerows([header, [1, 9, 10, 300], [2, -1, "", 200]])
+    return folder
+
+
+def evaluate(folder: Path, *arguments: str) -> int:
+    return main(["evaluate", str(folder / "run"), *arguments, "--bootstrap", "20"])
+
+
+def test_records_and_figures(folder, capsys):
+    splits = [f"liquid={folder / 'liquid.extxyz'}", str(folder / "crystal.extxyz"), str(folder / "train.extxyz")]
+    calibration = str(folder / "calibration.extxyz")
+    assert evaluate(folder, *splits, "--calibrate", calibration, "--ood", "crystal", "--out", str(folder / "out")) == 0
+    printed = capsys.readouterr().out
+    assert "crystal (OOD)" in printed and "(trained on)" in printed and "AUROC" in printed
+    records = json.loads((folder / "out" / "metrics.json").read_text())
+    assert [r["split"] for r in records] == ["liquid", "crystal", "train"] and [r["in_training"] for r in records] == [False, False, True]
+    crystal = records[1]
+    assert not set(REQUIRED) - set(crystal)
+    assert crystal["posterior"] == "ensemble" and crystal["ood"] and crystal["train_s"] == 12.5
+    low, high = crystal["interval90"]["rmse_f"]
+    assert low < crystal["rmse_f"] < high
+    fitted = json.loads((folder / "out" / "calibration.json").read_text())
+    assert fitted["forces"]["method"] == "isotonic" and fitted["covariance_scale"] > 0 and set(fitted) >= {"energy", "stress"}
+    for name in ("learning_curve", "parity", "calibration", "error_vs_sigma", "reliability_by_element"):
+        assert (folder / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_artifact_gives_the_records_of_its_run(folder, tmp_path):
+    pytest.importorskip("race._race", reason="librace is not built")
+    artifact = tmp_path / "x.race.pt"
+    assert main(["export", str(folder / "run"), "-o", str(artifact)]) == 0
+    data = [str(folder / "liquid.extxyz"), "--bootstrap", "0"]
+    assert main(["evaluate", str(folder / "run"), *data, "--out", str(tmp_path / "run")]) == 0
+    assert main(["evaluate", str(artifact), *data, "--out", str(tmp_path / "artifact")]) == 0
+    run, compiled = (json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("run", "artifact"))
+    for key in ("rmse_e", "rmse_f", "rmse_s", "nll_e", "nll_f", "zms_e", "zms_f", "zms_s", "pit_ks"):
+        assert compiled[key] == pytest.approx(run[key], rel=1e-6), key
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["liquid.extxyz", "--calibrate", "liquid.extxyz"], "6 of 6 frames are also in --calibrate"),
+        (["liquid.extxyz", "--calibrate", "train.extxyz"], "the model was trained on it"),
+        (["liquid.extxyz", "--ood", "gas"], "--ood gas: no such split"),
+        (["missing.extxyz"], "no such file"),
+    ],
+)
+def test_refusals(folder, capsys, arguments, message):
+    assert evaluate(folder, *(str(folder / a) if a.endswith("xyz") else a for a in arguments), "--out", str(folder / "bad")) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "bad").exists()
+
+
+def test_no_such_model(folder, capsys):
+    assert main(["evaluate", str(folder / "nothing"), str(folder / "liquid.extxyz")]) == 2
+    assert "no such run or artifact" in capsys.readouterr().err
+
+
+def test_names_of_splits():
+    names = named_paths(["a/liquid_val.extxyz", "x=b/c.xyz", "x=d.xyz", "odd/n=1/e.xyz"])
+    assert {name: [str(p) for p in paths] for name, paths in names.items()} == {
+        "liquid_val": ["a/liquid_val.extxyz"], "x": ["b/c.xyz", "d.xyz"], "e": ["odd/n=1/e.xyz"],
+    }  # fmt: skip
