@@ -66,7 +66,10 @@ struct ConvBackward : Function<ConvBackward> {
     context->saved_data["paths"] = paths.vec();
     context->set_materialize_grads(false);
     auto [dg, dradial, dsh] = call_backward(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
-    return {dg, dradial, dsh};
+    variable_list result{dg, dradial, dsh};
+    for (auto& tensor : result)
+      if (!tensor.defined()) tensor = grad.new_empty({0});  // autograd cannot wrap an undefined output; Conv drops these again
+    return result;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& bar) {
@@ -101,6 +104,8 @@ struct Conv : Function<Conv> {
     const auto saved = context->get_saved_variables();
     const Paths paths = context->saved_data["paths"].toIntVector();
     std::tie(result[0], result[1], result[2]) = call_backward(grad[0], saved[0], saved[1], saved[2], saved[3], saved[4], paths, saved[5], mask);
+    for (size_t k = 0; k < 3; ++k)
+      if (!mask[k]) result[k] = Tensor();
     return result;
   }
 };
