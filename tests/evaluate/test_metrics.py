@@ -87,6 +87,13 @@ def test_calibrated_data_pass_and_a_planted_scale_fails(planted, calibrated):
     assert (abs(metrics.zms(z) - 1) < 0.03) == calibrated
 
 
+def test_ence_by_hand():
+    error, std = np.array([5.0, -0.5, 1.5, 0.2]), np.array([4.0, 1.0, 1.0, 3.0])  # bins of sigma: {1, 1} and {3, 4}
+    low, high = np.sqrt((0.5**2 + 1.5**2) / 2), np.sqrt((5**2 + 0.2**2) / 2)
+    expected = (abs(1 - low) / 1 + abs(np.sqrt(12.5) - high) / np.sqrt(12.5)) / 2
+    assert metrics.ence(error, std, n_bins=2) == pytest.approx(expected, abs=TOLERANCE)
+
+
 def test_a_covariance_of_right_marginals_but_wrong_directions_fails_the_mahalanobis_pit():
     rng = np.random.default_rng(5)
     cov = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])

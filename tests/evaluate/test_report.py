@@ -42,6 +42,7 @@ def test_units_are_milli_per_atom(synthetic):
 @pytest.mark.parametrize("method", ["isotonic", "scaling", "conformal"])
 def test_a_planted_scale_fails_and_recalibration_mends_it(synthetic, method):
     calibration, test = split(synthetic, planted=1.5, seed=1), split(synthetic, planted=1.5, seed=2, n_frames=200)
+    assert covariance_scale(calibration) == pytest.approx(1.5, rel=0.02)
     record = split_record(test, fit_recalibration(calibration, method), covariance_scale(calibration))
     assert record["coverage90_f"] < 0.8 and record["pit_ks"] > 0.1 and record["coverage90_e"] < 0.85
     assert record["coverage90_f_recal"] == pytest.approx(0.9, abs=0.01)

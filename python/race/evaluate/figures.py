@@ -52,7 +52,7 @@ def draw_all(splits: Sequence[Split], recalibration: dict[str, Recalibration], o
 
 def panels(n: int, columns: int = 3, legend: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of n square panels, with room on the right for a legend."""
-    columns = min(n, columns)
+    columns = 2 if n == 4 and columns == 3 else min(n, columns)
     rows = -(-n // columns)
     figure = Figure(figsize=(PANEL * columns + (1.5 if legend else 0.2), PANEL * rows + 0.1))
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
@@ -179,7 +179,7 @@ def error_against_sigma(splits: Sequence[Split], n_bins: int = 12) -> Figure | N
     if not judged:
         return None
     figure, axes = panels(len(judged))
-    quantiles = (0.25, 0.5, 0.75, 0.95)
+    quantiles, dotted = (0.25, 0.5, 0.75, 0.95), "if calibrated"
     for ax, (split, residual) in zip(axes, judged, strict=True):
         sigma, error = MILLI * residual.std.ravel(), MILLI * np.abs(residual.error).ravel()
         order = np.argsort(sigma)
@@ -195,7 +195,7 @@ def error_against_sigma(splits: Sequence[Split], n_bins: int = 12) -> Figure | N
         ax.plot(centre, found[:, 3], color=colour, linestyle="--", label="95 %")
         ends = np.array([centre[0], centre[-1]])
         for q in quantiles:
-            ax.plot(ends, ndtri(0.5 + q / 2) * ends, color="black", linestyle=":", linewidth=0.9, label="calibrated" if q == 0.5 else None)
+            ax.plot(ends, ndtri(0.5 + q / 2) * ends, color="black", linestyle=":", linewidth=0.9, label=dotted if q == 0.5 else None)
         ax.set_ylim(np.quantile(error[positive], 0.005), 1.5 * np.quantile(error, 0.9995))
         ax.set_xlim(*np.quantile(sigma, [0.0005, 0.9995]) * [0.9, 1.1])
         _few_ticks(ax.xaxis)
