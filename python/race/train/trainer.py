@@ -194,7 +194,8 @@ class Trainer:
         self.state.schedule = self.schedule.state()
         weights = {name: p.detach() for name, p in self.parameters.items()}
         average = dict(zip(self.parameters, self.average.average, strict=True))
-        groups = {"weights": weights, "average": average, "best": self.best}
+        # Buffers are rebuilt from the config, but through LAPACK: not to the last bit.
+        groups = {"weights": weights, "average": average, "best": self.best, "buffers": dict(self.model.named_buffers())}
         save_checkpoint(self.run, groups, {"optimizer": self.optimizer.state_dict(), "sums": self.sums}, asdict(self.state))
         self.saved = time.monotonic()
 
@@ -205,6 +206,8 @@ class Trainer:
                 p.copy_(groups["weights"][name])
                 self.average.average[k].copy_(groups["average"][name])
                 self.best[name].copy_(groups["best"][name])
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(groups["buffers"][name])
         self.optimizer.load_state_dict(optimizer["optimizer"])
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
         self.state = State(**state)

@@ -1,0 +1,182 @@
+"""The losses: their optimum, their gradients, and that members never mix."""
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from race.config import Config, ModelConfig, TrainConfig
+from race.data import Batch
+from race.model.heads import ForceCovariance
+from race.train.loss import Loss, warmup_beta
+from race.train.members import initial_model
+
+from .conftest import batch_of, make_config, resolved
+
+HEAD_OF_LOSS = [("mse", "point"), ("nll_e", "energy"), ("nll_jef", "cholesky"), ("nll_jef", "equivariant"), ("evidential", "evidential")]
+
+
+def setting(path, loss="nll_jef", head="equivariant", n_members=2, dtype="float64", **train):
+    config = resolved(path, model={"head": head, "n_members": n_members}, train={"loss": loss, "dtype": dtype, **train})
+    model = initial_model(config.model, 0, getattr(torch, dtype))
+    return config, model, Loss(config, model.force_covariance), batch_of(path, config)
+
+
+def backward(model, loss, batch, beta=0.0):
+    model.zero_grad()
+    loss(model(batch, create_graph=True), batch, beta)["loss"].sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.numel()}
+
+
+@pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
+def test_every_head_parameter_gets_gradient(copper, loss, head):
+    _, model, loss, batch = setting(copper, loss, head)
+    for name, grad in backward(model, loss, batch).items():
+        assert torch.isfinite(grad).all(), name
+        if "readout.w2" in name:  # [M, hidden, channel]: each channel of each member, by itself
+            assert (grad.abs().amax(1) > 0).all(), name
+        elif "linear_up_next" not in name:
+            assert (grad.flatten(1).abs().amax(1) > 0).all(), name
+
+
+def test_warmup_trains_the_heads_too(copper):
+    _, model, loss, batch = setting(copper)
+    grads = backward(model, loss, batch, beta=1.0)
+    assert all((grad.abs().amax(1) > 0).all() for name, grad in grads.items() if "readout.w2" in name)
+
+
+@pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
+def test_members_do_not_see_each_other(copper, loss, head):
+    _, model, loss, batch = setting(copper, loss, head, n_members=3, stress_weight=1.0)
+    before = backward(model, loss, batch)
+    with torch.no_grad():
+        for p in model.parameters():
+            p[1] *= 1.1
+    after = backward(model, loss, batch)
+    for name, grad in before.items():
+        assert torch.equal(grad[[0, 2]], after[name][[0, 2]]), name
+    assert any(not torch.equal(grad[1], after[name][1]) for name, grad in before.items())
+
+
+@pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
+def test_gradient_through_forces(copper, loss, head):
+    """gradcheck of a loss that holds first derivatives: the second derivatives of the model against finite differences."""
+    # Where the head predicts forces' deviations, the stress term is measured in them, detached: not a function to differentiate.
+    stress_weight = 1.0 if loss in ("mse", "nll_e") else 0.0
+    _, model, loss, batch = setting(copper, loss, head, n_members=1, stress_weight=stress_weight)
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def f(*parameters):
+        out = functional_call(model, dict(zip(names, parameters, strict=True)), (batch,), {"create_graph": True})
+        return loss(out, batch, 0.0)["loss"]
+
+    # Scaled to order one: gradcheck compares absolute numbers.
+    scale = f(*values).detach()
+    assert torch.autograd.gradcheck(lambda *p: f(*p) / scale, values, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
+
+
+# ---- optimum: heads alone, fitted to errors of known covariance --------------------------------------------------------
+
+
+def plain_batch(n_frames: int, n_atoms: int, stress=None) -> Batch:
+    total = n_frames * n_atoms
+    empty = torch.zeros(0, dtype=torch.int64)
+    return Batch(
+        species=torch.zeros(total, dtype=torch.int64),
+        edge_index=empty.view(2, 0),
+        edge_vector=torch.zeros(0, 3),
+        row_ptr=torch.zeros(total + 1, dtype=torch.int64),
+        frame=torch.arange(n_frames).repeat_interleave(n_atoms),
+        n_atoms_per_frame=torch.full((n_frames,), n_atoms),
+        volume=torch.full((n_frames,), 50.0, dtype=torch.float64),
+        energy=torch.zeros(n_frames, dtype=torch.float64),
+        forces=torch.zeros(total, 3, dtype=torch.float64),
+        stress=stress,
+        index=torch.arange(n_frames),
+    )
+
+
+def plain_loss(kind, head, **train) -> Loss:
+    model = ModelConfig(elements=["Cu"], head=head, sigma0=0.3, sigma0_energy=0.05)
+    config = Config(data={"train": ["none"]}, model=model, train=TrainConfig(loss=kind, **train))
+    return Loss(config, ForceCovariance(head, 0.3, torch.float64))
+
+
+@pytest.mark.parametrize("head, channels", [("cholesky", 8), ("equivariant", 8)])
+@pytest.mark.parametrize("weight", [1.0, 100.0])
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_optimum_is_the_true_covariance(head, channels, weight, beta):
+    """Errors of known covariance, one shared set of channels: the minimum is their sample covariance, whatever the weight."""
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.tensor([[0.5, 0.0, 0.0], [0.2, 0.3, 0.0], [-0.1, 0.15, 0.4]], dtype=torch.float64)
+    n_frames, n_atoms = 500, 4
+    batch = plain_batch(n_frames, n_atoms)
+    forces = torch.randn(batch.n_atoms, 1, 3, dtype=torch.float64, generator=generator) @ factor.T
+    energy = 0.7 * torch.randn(n_frames, 1, dtype=torch.float64, generator=generator)
+    loss = plain_loss("nll_jef", head, forces_weight=weight)
+    channel = torch.zeros(1, 1, channels, dtype=torch.float64, requires_grad=True)
+    log_var = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([channel, log_var], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        var = (log_var.exp() * 0.05**2 * n_atoms).expand(n_frames, 1)
+        out = {"energy": energy, "energy_var": var, "forces": forces, "raw": channel.expand(batch.n_atoms, 1, -1)}
+        # beta's weights are detached and so not part of a function that a line search may follow: they go by gradient below
+        value = loss(out, batch, 0.0)["loss"].sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    if beta:  # the same point is stationary for the weighted loss
+        optimizer.zero_grad()
+        out = {
+            "energy": energy,
+            "energy_var": (log_var.exp() * 0.05**2 * n_atoms).expand(n_frames, 1),
+            "forces": forces,
+            "raw": channel.expand(batch.n_atoms, 1, -1),
+        }
+        loss(out, batch, beta)["loss"].sum().backward()
+        assert channel.grad.abs().max() < 1e-4 * weight and log_var.grad.abs() < 1e-4
+    sample = (forces.transpose(1, 2) @ forces).mean(0)
+    found = loss.covariance.matrix(channel).detach()[0, 0]
+    torch.testing.assert_close(found, sample, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, factor @ factor.T, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(log_var.exp() * 0.05**2 * n_atoms, (energy**2).mean(), rtol=1e-4, atol=0)
+
+
+def test_beta_one_is_the_mse_gradient():
+    """For the mean, at an isotropic covariance and any variance: what makes the warm-up's start plain MSE."""
+    batch = plain_batch(2, 3)
+    generator = torch.Generator().manual_seed(1)
+    energy = torch.randn(2, 2, dtype=torch.float64, generator=generator).requires_grad_()
+    forces = torch.randn(6, 2, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    raw = torch.zeros(6, 2, 8, dtype=torch.float64)
+    raw[..., 1:3] = torch.randn(6, 2, 2, dtype=torch.float64, generator=generator)
+    var = raw[..., 1].exp().view(2, 3, 2).sum(1)
+    out = {"energy": energy, "energy_var": var, "forces": forces, "raw": raw}
+    grads = []
+    for kind, head, beta in (("mse", "equivariant", 0.0), ("nll_jef", "equivariant", 1.0)):
+        loss = plain_loss(kind, head)(out, batch, beta)["loss"].sum()
+        grads.append(torch.autograd.grad(loss, [energy, forces]))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_warmup_is_continuous():
+    config = make_config("none", train={"warmup_epochs": 4, "beta": 0.25})
+    assert warmup_beta(config, 0.0) == 1.0
+    assert warmup_beta(config, 4.0) == warmup_beta(config, 40.0) == 0.25
+    values = [warmup_beta(config, epoch / 100) for epoch in range(500)]
+    assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) < 0.002
+    assert warmup_beta(make_config("none", train={"warmup_epochs": 0}), 0.0) == 0.0
+
+
+def test_frames_without_stress_do_not_count(copper):
+    config, model, loss, batch = setting(copper, energy_weight=0.0, forces_weight=0.0, stress_weight=1.0)
+    alone = batch_of(copper, config, 2)
+    batch.stress[2:] = torch.nan
+    terms = loss(model(batch), batch)
+    torch.testing.assert_close(terms["stress"], loss(model(alone), alone)["stress"])
+    assert all(torch.isfinite(grad).all() for grad in backward(model, loss, batch).values())
+    batch.stress = None
+    assert (loss(model(batch), batch)["stress"] == 0).all()

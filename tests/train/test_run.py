@@ -1,0 +1,267 @@
+"""Whole runs on a few small cells: learning, checkpoints, kills, and what a run leaves behind."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import race
+from race.cli import main
+from race.data import Dataset, read_frames
+from race.errors import RaceError
+from race.posterior.ensemble import stack
+from race.train.checkpoint import has_checkpoint, load_checkpoint, read_tensors, save_checkpoint
+from race.train.command import train
+from race.train.members import best_rows, initial_model
+from race.train.metrics import Metrics
+from race.train.prepare import prepare
+from race.train.run import load_run
+from race.train.trainer import Trainer
+
+from .conftest import batch_of, make_config, resolved, write_yaml
+
+
+def rows_of(run):
+    with open(run / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(copper, tmp_path_factory):
+    """A run of two members with forces, stress and the default loss."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train(make_config(copper, model={"n_members": 2}, train={"epochs": 20, "stress_weight": 0.1}), run)
+    return run
+
+
+# ---- learning ----------------------------------------------------------------------------------------------------------
+
+
+def test_training_learns(finished):
+    rows = rows_of(finished)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 21))
+    first, last = rows[0], rows[-1]
+    assert float(last["train/loss"]) < float(first["train/loss"]) - 5.0
+    assert float(last["validation/energy_rmse"]) < 0.2 * float(first["validation/energy_rmse"])
+    assert float(last["validation/forces_rmse/member_1"]) < 0.7 * float(first["validation/forces_rmse/member_1"])
+    assert 0.5 < float(last["validation/forces_coverage"]) <= 1.0
+
+
+def test_run_folder(finished):
+    model, config, summary = load_run(finished)
+    assert config.model.elements == ["Cu", "Au"] and config.model.n_members == 2
+    assert config.model.sigma0 == pytest.approx(0.1 * config.model.scale[0])
+    assert config.model.avg_num_neighbors > 5 and len(config.model.atomic_energies) == 2
+    assert summary["training"]["n_frames"] == 9 and summary["versions"]["torch"] == torch.__version__
+    assert any(finished.glob("tensorboard/events*"))
+    # the weights are the best of each member: validating them again gives the best scores of the log
+    prepared = prepare(config)
+    trainer = Trainer(config, model, prepared.train, prepared.validation, finished / "elsewhere")
+    scores, metrics = trainer.validate()
+    rows = rows_of(finished)
+    for member in range(2):
+        assert scores[member] == pytest.approx(min(float(row[f"validation/loss/member_{member}"]) for row in rows), rel=1e-6)
+    assert summary["validation"]["validation/forces_rmse"] == pytest.approx(metrics["validation/forces_rmse"], rel=1e-9)
+
+
+def test_metrics_against_numpy(finished, copper):
+    model, config, _ = load_run(finished)
+    batch = batch_of(copper, config, 5)
+    out = {name: value.detach() for name, value in model(batch).items()}
+    metrics = Metrics(config.model)
+    dataset = Dataset(read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64)
+    for part in dataset.batches(2, shuffle=False):  # batches of unequal size must weigh by their rows
+        result = {name: value.detach() for name, value in model(part).items()}
+        metrics.update(part, result, model.forces_cov(result["raw"]).detach())
+    found = {name: value.numpy() for name, value in metrics.result().items()}
+    forces, energy = out["forces"].numpy(), out["energy"].numpy()
+    cov = model.forces_cov(out["raw"]).detach().numpy()
+    error = forces.mean(1) - batch.forces.numpy()
+    spread = forces - forces.mean(1, keepdims=True)
+    total = cov.mean(1) + (spread[..., :, None] * spread[..., None, :]).mean(1)
+    nll = [0.5 * (e @ np.linalg.inv(c) @ e + np.log(np.linalg.det(c))) for e, c in zip(error, total, strict=True)]
+    std = np.sqrt(np.einsum("naa->na", total))
+    assert found["forces_rmse"][-1] == pytest.approx(1e3 * np.sqrt((error**2).mean()))
+    assert found["forces_nll"][-1] == pytest.approx(np.mean(nll))
+    assert found["forces_coverage"][-1] == pytest.approx((abs(error) < 1.6448536 * std).mean())
+    assert found["energy_mae"][0] == pytest.approx(1e3 * np.abs((energy[:, 0] - batch.energy.numpy()) / 4).mean())
+    assert found["energy_std"][-1] == pytest.approx(1e3 * np.sqrt(out["energy_var"].numpy().mean(1) + energy.var(1)).mean() / 4)
+    assert found["stress_rmse"][1] == pytest.approx(1e3 * np.sqrt(((out["stress"][:, 1] - batch.stress) ** 2).mean().item()))
+
+
+def test_head_without_forces_covariance_has_no_force_deviation(copper):
+    config = resolved(copper, model={"head": "point", "n_members": 2}, train={"loss": "mse"})
+    model, batch = initial_model(config.model, 0, torch.float64), batch_of(copper, config)
+    metrics = Metrics(config.model)
+    metrics.update(batch, {name: value.detach() for name, value in model(batch).items()}, None)
+    result = metrics.result()
+    assert torch.isnan(result["forces_std"]).tolist() == [True, True, False]  # the ensemble has its spread
+    assert "forces_nll" not in result and "energy_nll" not in result
+
+
+# ---- members -----------------------------------------------------------------------------------------------------------
+
+
+def test_member_starts_as_its_own_seed(copper):
+    config = resolved(copper, model={"n_members": 3}).model
+    together, alone = initial_model(config, 5, torch.float64), initial_model(config.model_copy(update={"n_members": 1}), 7, torch.float64)
+    for name, p in together.named_parameters():
+        assert torch.equal(p[2:3], alone.get_parameter(name)), name
+        assert p.shape[0] == 3 and (p.numel() == 0 or not torch.equal(p[0], p[1]))
+
+
+def test_best_rows_are_chosen_per_member():
+    new, old = {"w": torch.ones(3, 2, 2)}, {"w": torch.zeros(3, 2, 2)}
+    assert best_rows(new, old, torch.tensor([True, False, True]))["w"].sum((1, 2)).tolist() == [4.0, 0.0, 4.0]
+
+
+def test_stack_equals_the_separate_models(finished, copper, tmp_path):
+    config = make_config(copper, train={"epochs": 1, "seed": 7})
+    train(config, tmp_path / "other")
+    stacked = stack([finished, tmp_path / "other"])
+    assert stacked.n_members == 3
+    separate = [load_run(finished)[0], load_run(tmp_path / "other")[0]]
+    batch = batch_of(copper, load_run(finished)[1])
+    together = stacked(batch)
+    for key, axis in (("energy", 1), ("forces", 1), ("stress", 1), ("raw", 1), ("energy_var", 1)):
+        torch.testing.assert_close(together[key], torch.cat([model(batch)[key] for model in separate], axis), rtol=1e-10, atol=1e-10)
+
+
+def test_stack_refuses_different_models(finished, copper, tmp_path):
+    train(make_config(copper, model={"r_max": 3.4}, train={"epochs": 1}), tmp_path / "other")
+    with pytest.raises(RaceError, match="model.r_max differs"):
+        stack([finished, tmp_path / "other"])
+
+
+# ---- kills ---------------------------------------------------------------------------------------------------------------
+
+
+def start(config_path, run, *options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(Path(race.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "race.cli", "train", str(config_path), "--out", str(run), *options]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until(process, condition, deadline=120):
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # between the two renamings of a checkpoint
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    raise AssertionError("the run did not get there in time")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
+    """Killed inside an epoch, between any two instructions, and continued: bit for bit the run that was left alone."""
+    options = {"batch_size": 2, "schedule": "plateau", "patience": 1}  # 5 batches make an epoch
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(make_config(copper, model={"n_members": 2}, train=options | {"epochs": 1}), whole)
+    shutil.copytree(whole, killed)
+    options["epochs"] = 16
+    config = make_config(copper, model={"n_members": 2}, train=options)
+    train(config, whole, resume=True)
+
+    minutes = 0.0 if number == signal.SIGKILL else 60.0
+    path = tmp_path / "config.yaml"
+    write_yaml(path, make_config(copper, model={"n_members": 2}, train=options | {"checkpoint_minutes": minutes}))
+    process = start(path, killed, "--resume")
+    if number == signal.SIGKILL:
+        wait_until(process, lambda: json.loads((killed / "checkpoint" / "state.json").read_text())["step"] >= 18)
+    else:
+        wait_until(process, lambda: len(rows_of(killed)) >= 4)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM and "SIGTERM: saved" in text and "Traceback" not in text
+    assert has_checkpoint(killed) and 10 < load_checkpoint(killed)[2]["step"] < 80
+
+    train(config, killed, resume=True)
+    for name in ("model.safetensors", "checkpoint/last.safetensors"):
+        a, b = read_tensors(whole / name), read_tensors(killed / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+    timeless = [[{key: x for key, x in row.items() if key != "seconds"} for row in rows_of(run)] for run in (whole, killed)]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 16
+
+
+def test_kill_between_the_renamings_of_a_checkpoint(tmp_path):
+    tensors = {"weights": {"w": torch.ones(2)}}
+    save_checkpoint(tmp_path, tensors, {}, {"step": 1})
+    os.rename(tmp_path / "checkpoint", tmp_path / ".checkpoint.old")
+    assert has_checkpoint(tmp_path) and load_checkpoint(tmp_path)[2] == {"step": 1}
+    save_checkpoint(tmp_path, tensors, {}, {"step": 2})
+    assert load_checkpoint(tmp_path)[2] == {"step": 2} and not (tmp_path / ".checkpoint.old").exists()
+
+
+# ---- refusals: one line, a non-zero status -------------------------------------------------------------------------------
+
+
+def refusal(capsys, path, *options) -> str:
+    assert main(["train", str(path), *options]) == 2
+    text = capsys.readouterr().err.strip()
+    assert "\n" not in text and text.startswith("race train: ")
+    return text
+
+
+def test_divergence_is_named(copper, tmp_path):
+    config = make_config(copper, model={"n_members": 2}, train={"epochs": 3, "checkpoint_minutes": 0.0})
+    prepared = prepare(config)
+    model = initial_model(prepared.config.model, 0, torch.float64)
+    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
+    with torch.no_grad():
+        model.embedding[1] = torch.nan
+    with pytest.raises(RaceError, match=r"epoch 1, batch 1: the loss of member 1 is not finite.*learning_rate"):
+        trainer.fit()
+    assert not has_checkpoint(tmp_path)
+
+
+def test_errors_are_one_line(copper, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    path = tmp_path / "config.yaml"
+    config = make_config(copper)
+    path.write_text("data: {train: [a.xyz]}\ntrain: {learning_rat: 1}\n")
+    assert "train.learning_rat" in refusal(capsys, path, "--out", out)
+    path.write_text(f"data: {{train: [{copper}]}}\nmodel: {{head: point}}\n")
+    assert "needs model.head" in refusal(capsys, path, "--out", out)
+    write_yaml(path, make_config(copper, train={"device": "abacus"}))
+    assert "device" in refusal(capsys, path, "--out", out)
+    write_yaml(path, make_config(copper, model={"elements": ["Cu"]}))
+    assert "Au" in refusal(capsys, path, "--out", out)
+    write_yaml(path, make_config(copper, model={"scale": [1.0]}))
+    assert "model.scale" in refusal(capsys, path, "--out", out)
+    write_yaml(path, config)
+    assert main(["train", str(path), "--out", out]) == 0
+    capsys.readouterr()
+    assert "already holds a run" in refusal(capsys, path, "--out", out)
+    write_yaml(path, make_config(copper, train={"batch_size": 2}))
+    assert "train.batch_size" in refusal(capsys, path, "--out", out, "--resume")
+    with pytest.raises(RaceError, match="not a run"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_stress_weight_needs_stress(tmp_path, copper):
+    text = copper.read_text().replace("stress=", "unused=")
+    bare = tmp_path / "bare.extxyz"
+    bare.write_text(text)
+    with pytest.raises(RaceError, match="no stress labels"):
+        prepare(make_config(bare, train={"stress_weight": 1.0}))
+
+
+def test_energies_alone(copper, tmp_path):
+    """QM9's case: no forces in the loss, a mean instead of a sum, one scalar target."""
+    config = make_config(copper, model={"head": "point", "pooling": "mean"}, train={"loss": "mse", "forces_weight": 0.0, "epochs": 2})
+    trainer = train(config, tmp_path / "run")
+    assert not trainer.needs_forces and "validation/forces_rmse" not in rows_of(tmp_path / "run")[0]
