@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> call_backward(const Tensor& grad, const Tenso
 
 std::optional<Tensor> optional(const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; }
 
-// g, radial, sh, sender, row_ptr, cg lead `saved`.
+// A Function cannot return undefined tensors: results that the mask leaves out are left out of its list.
 struct ConvBackward : Function<ConvBackward> {
   static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
                                const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
@@ -65,15 +65,20 @@ struct ConvBackward : Function<ConvBackward> {
     context->save_for_backward({grad, g, radial, sh, sender, row_ptr, cg});
     context->saved_data["paths"] = paths.vec();
     context->set_materialize_grads(false);
-    auto [dg, dradial, dsh] = call_backward(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
-    variable_list result{dg, dradial, dsh};
-    for (auto& tensor : result)
-      if (!tensor.defined()) tensor = grad.new_empty({0});  // autograd cannot wrap an undefined output; Conv drops these again
+    context->saved_data["mask"] = c10::List<bool>({mask[0], mask[1], mask[2]});
+    const auto [dg, dradial, dsh] = call_backward(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
+    variable_list result;
+    for (const Tensor& t : {dg, dradial, dsh})
+      if (t.defined()) result.push_back(t);
     return result;
   }
 
-  static variable_list backward(AutogradContext* context, const variable_list& bar) {
+  static variable_list backward(AutogradContext* context, const variable_list& bars) {
     const auto saved = context->get_saved_variables();
+    const auto wanted = context->saved_data["mask"].toBoolList();
+    std::array<Tensor, 3> bar;
+    for (size_t k = 0, next = 0; k < 3; ++k)
+      if (wanted[k]) bar[k] = bars[next++];
     std::array<bool, 4> mask;
     for (size_t k = 0; k < 4; ++k) mask[k] = context->needs_input_grad(k);
     const Paths paths = context->saved_data["paths"].toIntVector();
@@ -104,8 +109,6 @@ struct Conv : Function<Conv> {
     const auto saved = context->get_saved_variables();
     const Paths paths = context->saved_data["paths"].toIntVector();
     std::tie(result[0], result[1], result[2]) = call_backward(grad[0], saved[0], saved[1], saved[2], saved[3], saved[4], paths, saved[5], mask);
-    for (size_t k = 0; k < 3; ++k)
-      if (!mask[k]) result[k] = Tensor();
     return result;
   }
 };
@@ -118,8 +121,11 @@ Tensor conv_autograd(const Tensor& g, const Tensor& radial, const Tensor& sh, co
 std::tuple<Tensor, Tensor, Tensor> conv_backward_autograd(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
                                                           const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
                                                           const Tensor& cg, std::array<bool, 3> mask) {
-  auto result = ConvBackward::apply(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
-  return {result[0], result[1], result[2]};
+  const auto results = ConvBackward::apply(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
+  std::array<Tensor, 3> d;
+  for (size_t k = 0, next = 0; k < 3; ++k)
+    if (mask[k]) d[k] = results[next++];
+  return {d[0], d[1], d[2]};
 }
 
 Tensor conv_meta(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
