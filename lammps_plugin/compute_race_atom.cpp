@@ -74,6 +74,8 @@ void ComputeRaceAtom::init()
   for (Quantity &quantity : quantities_) {
     const std::string &name = quantity.name;
     if (name == "energy/std" && !ensemble && !metadata.has_energy_var()) refuse(quantity, "an ensemble or another head");
+    if (name == "energy/std" && metadata.has_energy_var() && metadata.energy_aggregation == "paper")
+      refuse(quantity, "energy_aggregation extensive, without which atoms have no energy variance of their own");
     if (name == "force/aleatoric" && !metadata.has_force_cov()) refuse(quantity, "a head with a force covariance");
     if (name == "force/epistemic" && !ensemble && metadata.head != "evidential") refuse(quantity, "an ensemble or head evidential");
     if ((name == "force/std" || name == "force/cov" || name == "interval") && !ensemble && !metadata.has_force_cov())

@@ -189,8 +189,7 @@ PairRace::Totals PairRace::totals()
   const at::Tensor &mine = rank_totals_.sums;
   at::Tensor sums = at::empty_like(mine);
   MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()), MPI_DOUBLE, MPI_SUM, world);
-  const race::Metadata &metadata = model_->metadata();
-  const GlobalUncertainty uncertainty = global_uncertainty(sums, metadata.n_members);
+  const GlobalUncertainty uncertainty = global_uncertainty(sums, model_->metadata());
 
   Totals totals;
   MPI_Allreduce(&rank_totals_.max_force_std, &totals.max_force_std, 1, MPI_DOUBLE, MPI_MAX, world);

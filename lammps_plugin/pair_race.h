@@ -62,6 +62,7 @@ class PairRace : public Pair {
  private:
   void read_model();
   void read_elements(int narg, char **arg);
+  void check_masses() const;
   bool uncertainty_wanted() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
   void add_forces(const at::Tensor &forces);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstring>
 
 #include "atom.h"
@@ -10,6 +11,7 @@
 #include "error.h"
 #include "force.h"
 #include "load_model.h"
+#include "masses.h"
 #include "memory.h"
 #include "neighbor.h"
 #include "pair_race.h"
@@ -174,10 +176,27 @@ void PairRace::init_style()
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   if (!force->newton_pair) error->all(FLERR, "pair_style race: expected newton on, got newton off for pairs; use: newton on");
   units_ = race_units(update->unit_style, force->angstrom);
+  check_masses();
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
   neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+// A mistaken order of elements is wrong chemistry in silence; the masses usually give it away. Isotopes may be meant: a warning.
+void PairRace::check_masses() const
+{
+  if (!atom->mass || comm->me != 0) return;
+  const std::string style = update->unit_style;
+  const double gram_per_mol = style == "si" ? 1.66053906660e-27 : 1;
+  for (int type = 1; type <= atom->ntypes; ++type) {
+    if (species_[type] < 0 || !atom->mass_setflag[type]) continue;
+    const std::string &element = model_->metadata().elements[species_[type]];
+    const double expected = standard_atomic_weight(element), got = atom->mass[type] / gram_per_mol;
+    if (expected > 0 && std::abs(got - expected) > 0.1 * expected)
+      error->warning(FLERR, "pair_coeff race: atom type {} is {}, of mass {}, but its mass is {}; check the order of the elements", type, element,
+                     expected, got);
+  }
 }
 
 double PairRace::init_one(int, int) { return model_->metadata().r_max * units_.length; }

@@ -17,7 +17,7 @@ AtomUncertainty atom_uncertainty(const race::Prediction &prediction, const at::T
 
 /// Sums over one rank's atoms, and maxima: what ranks reduce to global uncertainties. Model units.
 struct RankTotals {
-  at::Tensor sums;           ///< float64 [M + M + 9 M]: member energies, their aleatoric variances, member virials
+  at::Tensor sums;           ///< float64 [1 + M + M + 9 M]: atoms, member energies, their aleatoric variances, member virials
   double max_force_std = 0;  ///< eV/Angstrom
 };
 RankTotals rank_totals(const race::Prediction &prediction, const AtomUncertainty &atoms);
@@ -27,4 +27,4 @@ struct GlobalUncertainty {
   double energy_std;    ///< eV
   double virial_std[6]; ///< eV, spread of the members: xx, yy, zz, xy, xz, yz
 };
-GlobalUncertainty global_uncertainty(const at::Tensor &sums, int64_t n_members);
+GlobalUncertainty global_uncertainty(const at::Tensor &sums, const race::Metadata &metadata);

