@@ -5,11 +5,11 @@ there and `edges_vjp` contracts the adjoints with derivatives known in closed fo
 second-order autograd (training on forces) never differentiates the basis.
 """
 
-import math
-
 import torch
 from e3nn import o3
 from torch import Tensor, nn
+
+from race.model.radial import bessel_basis
 
 
 def monomials(lmax: int) -> list[tuple[int, int, int]]:
@@ -18,14 +18,20 @@ def monomials(lmax: int) -> list[tuple[int, int, int]]:
 
 
 class EdgeBasis(nn.Module):
-    """Radial and angular functions of edge vectors (paper eq. 13; DESIGN: e_n = sqrt(2) sin(n pi x)/x u(x), x = r/r_max)."""
+    """Radial and angular functions of edge vectors (paper eq. 13).
 
-    def __init__(self, r_max: float, n_radial: int, envelope_p: int, lmax: int, dtype: torch.dtype):
+    The radial part is x = r / r_max where the radial weights are `tabulated` (B = 1), else the Bessel functions of x.
+    """
+
+    __constants__ = ["tabulated"]
+
+    def __init__(self, r_max: float, n_radial: int, envelope_p: int, lmax: int, tabulated: bool, dtype: torch.dtype):
         super().__init__()
         self.r_max = float(r_max)
         self.p = float(envelope_p)
         self.lmax = lmax
-        self.register_buffer("frequencies", math.pi * torch.arange(1, n_radial + 1, dtype=dtype), persistent=False)
+        self.n_radial = n_radial
+        self.tabulated = tabulated
 
         # Harmonics of degree l are homogeneous polynomials on the unit sphere: Y = monomials @ sh_coefficients.
         # e3nn is the single source of the convention; fitting its values in float64 is exact to rounding.
@@ -64,17 +70,11 @@ class EdgeBasis(nn.Module):
         unit = edge_vector / r
 
         x = r / self.r_max
-        p = self.p
-        u = 1.0 - (p + 1.0) * (p + 2.0) / 2.0 * x**p + p * (p + 2.0) * x ** (p + 1.0) - p * (p + 1.0) / 2.0 * x ** (p + 2.0)
-        du = -p * (p + 1.0) * (p + 2.0) / 2.0 * x ** (p - 1.0) * (1.0 - x) ** 2  # du/dx
-        inside = (x < 1.0).to(x.dtype)
-        u, du = u * inside, du * inside
-        sine, cosine = torch.sin(self.frequencies * x), torch.cos(self.frequencies * x)
-        root2 = math.sqrt(2.0)
-        bessel = root2 * sine / x  # [E, B]
-        dbessel = root2 * self.frequencies * cosine / x - bessel / x
-        radial = bessel * u
-        radial_grad = (dbessel * u + bessel * du) / self.r_max
+        if self.tabulated:
+            radial, radial_grad = x, torch.full_like(x, 1.0 / self.r_max)
+        else:
+            radial, slope = bessel_basis(x, self.n_radial, self.p)
+            radial_grad = slope / self.r_max
 
         terms = [torch.ones_like(r)]  # monomials of the unit vector, built degree by degree
         for parent, axis in self.recipe:

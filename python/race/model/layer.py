@@ -8,29 +8,7 @@ from race.model.conv import conv_aten, conv_fused
 from race.model.heads import TENSOR_HEADS, n_scalars
 from race.model.irreps import Layout, conv_paths
 from race.model.linear import Blocks, Linear, species_order, species_products, weight_shapes
-
-
-def silu(x: Tensor) -> Tensor:
-    """SiLU scaled so that E[silu(z)^2] = 1 for z ~ N(0, 1), as e3nn's normalize2mom."""
-    return torch.nn.functional.silu(x) * 1.6790
-
-
-class RadialMLP(nn.Module):
-    """R(x) = MLP(e): no bias, SiLU, last layer linear; one set of weights per member."""
-
-    def __init__(self, widths: list[int], n_members: int):
-        super().__init__()
-        self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
-        self.n_hidden = len(widths) - 2
-
-    def forward(self, radial: Tensor) -> Tensor:
-        """radial [E, G, B] -> R [M, E, K]"""
-        x = radial.transpose(0, 1)  # [G, E, B]; G = 1 broadcasts over members
-        for k, weight in enumerate(self.weights):
-            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)
-            if k < self.n_hidden:
-                x = silu(x)
-        return x
+from race.model.radial import Radial, silu
 
 
 class Readout(nn.Module):
@@ -83,6 +61,8 @@ class Layer(nn.Module):
         n_species: int,
         n_features: int,
         radial_widths: list[int],
+        radial_knots: int,
+        envelope_p: int,
         readout_hidden: int,
         head: str,
         avg_num_neighbors: float,
@@ -99,7 +79,7 @@ class Layer(nn.Module):
         self.dim_mid = Layout(paths.irreps_out, M).dim
         self.avg_num_neighbors = avg_num_neighbors
         self.n_species = S
-        self.radial = RadialMLP([*radial_widths, paths.n_weights], M)
+        self.radial = Radial([*radial_widths, paths.n_weights], M, radial_knots, envelope_p)
 
         self.mid_blocks = Blocks(Layout(paths.irreps_out, M), M)
         self.in_blocks = Blocks(Layout(irreps_in, M), M)
@@ -170,6 +150,7 @@ class Layer(nn.Module):
 
     def fold(self, species_features: Tensor) -> None:
         """Replaces the product's F matrices by one per species (exact); afterwards the layer cannot be trained."""
+        self.radial.fold()
         self.product_folded = self.product_weight(species_features).detach()
         self.weight_product = nn.Parameter(torch.zeros(self.weight_product.shape[0], 0, 0))
         self.is_folded = True

@@ -13,6 +13,7 @@ from race.config import ModelConfig
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import Batch
 from race.errors import RaceError
+from race.model.conv import HAS_FUSED
 from race.model.edges import EdgeBasis
 from race.model.heads import TENSOR_HEADS, ForceCovariance, evidential_kappa, n_outputs
 from race.model.irreps import Layout, alive_irreps, unique_irreps
@@ -45,7 +46,9 @@ class RACE(nn.Module):
         previous = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            self.edge_basis = EdgeBasis(config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, dtype)
+            self.edge_basis = EdgeBasis(
+                config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, config.radial_knots > 0, dtype
+            )
             self.embedding = nn.Parameter(torch.randn(M, S, F))
             self.weight_a = nn.Parameter(torch.randn(M, F, F))  # a = W_a h0, a function of the species alone
             outputs = alive_irreps(F, hidden, config.lmax, config.n_layers, read)
@@ -57,6 +60,7 @@ class RACE(nn.Module):
                 Layer(
                     g_irreps[t], inputs[t], outputs[t], g_irreps[t + 1] if t + 1 < config.n_layers else None,
                     lmax=config.lmax, n_species=S, n_features=F, radial_widths=[config.n_radial_basis, *config.radial_mlp],
+                    radial_knots=config.radial_knots, envelope_p=config.envelope_p,
                     readout_hidden=config.readout_hidden, head=config.head, avg_num_neighbors=config.avg_num_neighbors, n_members=M,
                 )
                 for t in range(config.n_layers)
@@ -211,5 +215,6 @@ class RACE(nn.Module):
     def set_fused(self, fused: bool) -> "RACE":
         """Compiled race::conv, or stock torch operations only. In place."""
         for layer in self.layers:
-            layer.fused = fused
+            layer.fused = fused and HAS_FUSED
+            layer.radial.fused = fused and HAS_FUSED
         return self

@@ -1,0 +1,108 @@
+"""Radial weights R(x), x = r / r_max: an MLP of the Bessel features, evaluated for every edge or interpolated from knots.
+
+R depends on the distance alone, so with `radial_knots` > 0 the MLP and its derivative are evaluated at that many knots and
+every edge interpolates (cubic Hermite). It is what is trained and what is deployed: forces are the spline's own derivative.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from race.model.conv import HAS_FUSED
+
+
+def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
+    """e_n(x) = sqrt(2) sin(n pi x) / x u(x) and d/dx, n = 1..n_radial, u the polynomial envelope of order p.
+
+    x [..., 1] in units of r_max -> two [..., n_radial]. Zero from x = 1 on; finite at x = 0.
+    """
+    u = 1.0 - (p + 1.0) * (p + 2.0) / 2.0 * x**p + p * (p + 2.0) * x ** (p + 1.0) - p * (p + 1.0) / 2.0 * x ** (p + 2.0)
+    du = -p * (p + 1.0) * (p + 2.0) / 2.0 * x ** (p - 1.0) * (1.0 - x) ** 2
+    inside = (x < 1.0).to(x.dtype)
+    u, du = u * inside, du * inside
+    frequencies = math.pi * torch.arange(1, n_radial + 1, dtype=x.dtype, device=x.device)
+    safe = torch.clamp(x, min=1e-6)
+    root2 = math.sqrt(2.0)
+    bessel = torch.where(x > 1e-6, root2 * torch.sin(frequencies * safe) / safe, root2 * frequencies)
+    slope = torch.where(x > 1e-6, (root2 * frequencies * torch.cos(frequencies * safe) - bessel) / safe, torch.zeros_like(bessel))
+    return bessel * u, slope * u + bessel * du
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU scaled so that E[silu(z)^2] = 1 for z ~ N(0, 1), as e3nn's normalize2mom."""
+    return torch.nn.functional.silu(x) * 1.6790
+
+
+def silu_slope(x: Tensor) -> Tensor:
+    """Derivative of `silu`."""
+    s = torch.sigmoid(x)
+    return 1.6790 * s * (1.0 + x * (1.0 - s))
+
+
+def spline_aten(x: Tensor, table: Tensor) -> Tensor:
+    """race::radial_spline in stock torch operations: x [E, G], table [M, N, 2, K] -> [M, E, K]."""
+    n_members, n_knots = table.shape[0], table.shape[1]
+    position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() * (n_knots - 1)  # [M, E]
+    row = torch.clamp(position.detach().to(torch.long), max=n_knots - 2)
+    t = (position - row).unsqueeze(2)
+    s = 1.0 - t
+    member = torch.arange(n_members, device=x.device).unsqueeze(1)
+    left, right = table[member, row], table[member, row + 1]  # [M, E, 2, K]
+    value = (1.0 + 2.0 * t) * s * s * left[:, :, 0] + t * t * (3.0 - 2.0 * t) * right[:, :, 0]
+    return value + (t * s * s * left[:, :, 1] - t * t * s * right[:, :, 1]) / (n_knots - 1)
+
+
+class Radial(nn.Module):
+    """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
+
+    __constants__ = ["fused", "is_folded", "n_knots"]
+
+    def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.n_hidden = len(widths) - 2
+        self.n_knots = n_knots
+        self.fused = HAS_FUSED
+        self.is_folded = False
+        x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
+        value, slope = bessel_basis(x, widths[0], float(envelope_p))
+        self.register_buffer("knot_value", value.to(torch.get_default_dtype()), persistent=False)  # [N, B]
+        self.register_buffer("knot_slope", slope.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("table_folded", torch.zeros(0), persistent=False)
+
+    def forward(self, radial: Tensor) -> Tensor:
+        """radial [E, G, 1] = x with knots, else Bessel features [E, G, B] -> R [M, E, K]"""
+        if self.n_knots == 0:
+            return self.mlp(radial.transpose(0, 1))  # [G, E, B]; G = 1 broadcasts over members
+        table = self.table_folded if self.is_folded else self.table()
+        x = radial.squeeze(2)
+        if self.fused:
+            return torch.ops.race.radial_spline(x, table)
+        else:
+            return spline_aten(x, table)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        for k, weight in enumerate(self.weights):
+            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)
+            if k < self.n_hidden:
+                x = silu(x)
+        return x
+
+    def table(self) -> Tensor:
+        """Values and slopes of R at the knots, [M, N, 2, K]: the MLP and its forward-mode derivative."""
+        x, d = self.knot_value.unsqueeze(0), self.knot_slope.unsqueeze(0)
+        for k, weight in enumerate(self.weights):
+            w = weight * weight.shape[1] ** -0.5
+            x, d = torch.matmul(x, w), torch.matmul(d, w)
+            if k < self.n_hidden:
+                x, d = silu(x), d * silu_slope(x)
+        return torch.stack([x, d], dim=2)
+
+    def fold(self) -> None:
+        """Keeps the table alone."""
+        if self.n_knots > 0:
+            self.table_folded = self.table().detach()
+            for weight in self.weights:
+                weight.data = weight.data[:, :0, :0]
+            self.is_folded = True
