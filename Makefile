@@ -9,7 +9,6 @@ SHELL := bash
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 JOBS ?= 2
-DEMO ?= demo-output
 
 VENV := $(CURDIR)/.venv
 STAMPS := $(VENV)/stamps
@@ -32,7 +31,7 @@ help:
 setup: $(STAMPS)/build
 
 demo: $(STAMPS)/build
-	python examples/demo/run.py --out $(DEMO)
+	python examples/demo/run.py
 
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
@@ -46,7 +45,7 @@ format: $(STAMPS)/build
 	ruff format .
 
 clean:
-	rm -rf build $(DEMO) $(STAMPS)/build
+	rm -rf build demo-output $(STAMPS)/build
 
 distclean: clean
 	rm -rf $(VENV)

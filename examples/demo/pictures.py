@@ -79,7 +79,7 @@ def cutaway(ax: Axes, frame: Atoms, colours: np.ndarray) -> None:
 
 
 def flat_slice(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray, covariance: np.ndarray | None = None) -> None:
-    """Atoms within SLAB of the plane through the centre; the seed's have a thick rim. Half axes of an ellipse: 0.35 Angstrom per eV/Angstrom."""
+    """Atoms within SLAB of the plane through the centre, thick-rimmed in the seed. An ellipse is 0.35 Angstrom per eV/Angstrom of sigma."""
     height = frame.positions[:, 2] - frame.cell.lengths()[2] / 2
     for i in np.argsort(height):
         if abs(height[i]) > SLAB:
