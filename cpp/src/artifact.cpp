@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -33,6 +34,13 @@ std::size_t find_trailer(const std::string& bytes, const std::string& name) {
   return comment;
 }
 
+/// Text of a possibly damaged file, fit for a message.
+std::string printable(std::string text) {
+  text.resize(std::min<std::size_t>(text.size(), 40));
+  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c > 0x7e; }, '?');
+  return text;
+}
+
 bool is_hex(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
 }
@@ -44,7 +52,7 @@ Artifact verify_artifact(std::string bytes, const std::string& name, const std::
   const std::string trailer = bytes.substr(comment);
   const std::string current = trailer_name + std::to_string(format_version) + " ";
   if (trailer.compare(0, current.size(), current) != 0)
-    throw Error(name + ": artifact format '" + trailer.substr(0, trailer.find(' ')) + "'; this librace reads " + trailer_name +
+    throw Error(name + ": artifact format '" + printable(trailer.substr(0, trailer.find(' '))) + "'; this librace reads " + trailer_name +
                 std::to_string(format_version) + "; export the model again, or update race");
 
   const std::string prefix = current + "sha256:";
@@ -68,6 +76,7 @@ Artifact verify_artifact(std::string bytes, const std::string& name, const std::
 }
 
 Artifact read_artifact(const std::string& path, const std::string& expected_sha256) {
+  if (std::filesystem::is_directory(path)) throw Error(path + ": cannot read the artifact, this is a folder; expected NAME.race.pt");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw Error(path + ": cannot open the artifact; check the path and its permissions");
   std::ostringstream bytes;

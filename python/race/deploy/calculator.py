@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import ase
 import numpy as np
@@ -43,7 +43,7 @@ class Calculator(AseCalculator):
         RaceError: on loading, whatever would give wrong numbers; later, an element that the model does not know.
     """
 
-    implemented_properties: ClassVar[list[str]] = [*MEAN, *UNCERTAINTY]
+    implemented_properties: list[str] = [*MEAN, *UNCERTAINTY]
 
     def __init__(
         self,
@@ -73,10 +73,12 @@ class Calculator(AseCalculator):
 
     def calculate(self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
-        atoms = self.atoms
+        assert self.atoms is not None  # ASE has just set it
+        self.results = self._predict(self.atoms, self.always_uncertain or any(name in UNCERTAINTY for name in properties))
+
+    def _predict(self, atoms: ase.Atoms, uncertain: bool) -> dict[str, float | np.ndarray]:
         if not np.isfinite(atoms.positions).all():
             raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))
-        uncertain = self.always_uncertain or any(name in UNCERTAINTY for name in properties)
         cell = np.asarray(atoms.cell.array, dtype=np.float64)
         # Periodic images fold onto their atoms, so one domain needs no ghosts.
         sender, receiver, vector = neighbors(atoms.positions, cell, atoms.pbc, self.metadata["r_max"])
@@ -89,7 +91,11 @@ class Calculator(AseCalculator):
 
         node_energy, forces = out["node_energy"], out["forces"]  # [n, M], [n, G, 3]
         energy_members = node_energy.sum(0)
-        results = {"energy": float(energy_members.mean()), "energies": node_energy.mean(1), "forces": forces.mean(1)}
+        results: dict[str, float | np.ndarray] = {
+            "energy": float(energy_members.mean()),
+            "energies": node_energy.mean(1),
+            "forces": forces.mean(1),
+        }
         results["free_energy"] = results["energy"]
         if uncertain:
             aleatoric, spread = out["cov_aleatoric"], race._race.member_covariance(torch.from_numpy(forces)).numpy()
@@ -105,7 +111,7 @@ class Calculator(AseCalculator):
             results["stress"] = stress.mean(0)
             if uncertain:
                 results["stress_std"], results["stress_members"] = stress.std(0), stress
-        self.results = {name: value for name, value in results.items() if name in self.implemented_properties}
+        return {name: value for name, value in results.items() if name in self.implemented_properties}
 
     def _energy_var(self, node_energy_var: np.ndarray) -> np.ndarray:
         """[n, M] -> aleatoric variance of the total energy, [M] eV^2."""

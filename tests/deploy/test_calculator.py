@@ -1,0 +1,147 @@
+"""The ASE calculator: against the Python model, against finite differences, and what it refuses."""
+
+import ase.build
+import numpy as np
+import pytest
+import torch
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces
+
+import race
+from race.conventions import SIX_TO_VOIGT, matrix_from_six
+from race.deploy.export import export_model
+from race.errors import RaceError
+from tests.deploy.conftest import graph_of, make_model
+
+
+@pytest.fixture
+def calculator(artifact):
+    return race.Calculator(artifact)
+
+
+def close(got, want, tolerance=1e-9):
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max()))
+
+
+def test_equals_the_model(calculator, model, atoms):
+    atoms.calc = calculator
+    result = {name: value.detach().numpy() for name, value in model(graph_of(atoms)).items()}
+    energy, forces, stress = result["energy"][0], result["forces"], result["stress"][0]
+    close(atoms.get_potential_energy(), energy.mean())
+    close(atoms.get_potential_energies(), result["node_energy"].mean(1))
+    close(atoms.get_forces(), forces.mean(1))
+    close(atoms.get_stress(), stress.mean(0)[list(SIX_TO_VOIGT)])
+
+    get = calculator.get_property
+    close(get("energy_std", atoms), np.sqrt(result["energy_var"].mean() + energy.var()))
+    aleatoric = model.forces_cov(torch.from_numpy(result["raw"])).detach().numpy().mean(1)
+    deviation = forces - forces.mean(1, keepdims=True)
+    epistemic = np.einsum("nma,nmb->nab", deviation, deviation) / forces.shape[1]
+    close(get("forces_cov_aleatoric", atoms), aleatoric)
+    close(get("forces_cov_epistemic", atoms), epistemic)
+    close(get("forces_cov", atoms), aleatoric + epistemic)
+    close(get("stress_std", atoms), stress.std(0)[list(SIX_TO_VOIGT)])
+    close(get("energy_members", atoms), energy)
+    close(get("forces_members", atoms), forces)
+    close(get("stress_members", atoms), stress[:, SIX_TO_VOIGT])
+    assert np.abs(epistemic).max() > 1e-6 and np.abs(aleatoric).max() > 1e-6
+
+
+def test_plain_forces_do_not_pay_for_members(calculator, atoms, monkeypatch):
+    requests = []
+    model = calculator.model
+
+    class Spy:
+        def predict(self, *arguments, **request):
+            requests.append(request)
+            return model.predict(*arguments, **request)
+
+    calculator.model = Spy()
+    atoms.calc = calculator
+    atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy()
+    assert requests == [{"members": False, "uncertainty": False}]
+    calculator.get_property("forces_cov", atoms), calculator.get_property("energy_std", atoms), atoms.get_forces()
+    assert len(requests) == 2 and requests[1] == {"members": True, "uncertainty": True}
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+def test_forces_against_finite_differences(calculator, atoms, pbc):
+    atoms.set_pbc(pbc)
+    atoms.calc = calculator
+    forces = atoms.get_forces()
+    numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 5])
+    scale = np.abs(forces).max()
+    assert np.abs(forces[[0, 5]] - numerical).max() < 1e-6 * scale
+    assert np.abs(forces[[1, 6]] - numerical).max() > 1e-3 * scale
+    assert np.abs(forces.sum(0)).max() < 1e-10 * scale
+
+
+def test_covariance_rotates(calculator, atoms):
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    rotated = atoms.copy()
+    rotated.set_cell(atoms.cell @ rotation.T, scale_atoms=True)
+    before, after = (calculator.get_property("forces_cov", frame) for frame in (atoms, rotated))
+    close(after, rotation @ before @ rotation.T, 1e-10)
+    assert np.abs(after - before).max() > 1e-6 and np.linalg.eigvalsh(before).min() > 0
+
+
+def test_follows_changes(calculator, atoms):
+    atoms.calc = calculator
+    first = atoms.get_potential_energy()
+    atoms.positions[0] += 0.1
+    assert atoms.get_potential_energy() != first
+    atoms.positions[0] -= 0.1
+    close(atoms.get_potential_energy(), first)
+
+
+def test_atoms_outside_the_cell(calculator, atoms):
+    moved = atoms.copy()
+    moved.positions[3] += 2 * atoms.cell[0] - atoms.cell[2]
+    close(calculator.get_property("forces", moved), calculator.get_property("forces", atoms))
+
+
+def test_one_point_member_has_no_uncertainty(atoms, tmp_path):
+    export_model(make_model(head="point", n_members=1), tmp_path / "x.race.pt")
+    calculator = race.Calculator(tmp_path / "x.race.pt", uncertainty=True)
+    assert np.isfinite(calculator.get_property("forces", atoms)).all()
+    for name in ("energy_std", "forces_cov", "forces_cov_aleatoric", "stress_std"):
+        with pytest.raises(PropertyNotImplementedError):
+            calculator.get_property(name, atoms)
+
+
+def test_one_member_has_its_aleatoric_part(atoms, tmp_path):
+    export_model(make_model(n_members=1), tmp_path / "x.race.pt")
+    calculator = race.Calculator(tmp_path / "x.race.pt")
+    close(calculator.get_property("forces_cov", atoms), calculator.get_property("forces_cov_aleatoric", atoms))
+    for name in ("forces_cov_epistemic", "stress_std"):
+        with pytest.raises(PropertyNotImplementedError):
+            calculator.get_property(name, atoms)
+
+
+def test_the_papers_intensive_energy_variance(atoms, tmp_path):
+    model = make_model(head="energy", energy_aggregation="paper")
+    export_model(model, tmp_path / "x.race.pt")
+    result = model(graph_of(atoms))
+    want = np.sqrt(float(result["energy_var"].mean()) + result["energy"].detach().numpy().var())
+    close(race.Calculator(tmp_path / "x.race.pt").get_property("energy_std", atoms), want)
+
+
+def test_refusals(calculator, atoms):
+    water = ase.build.molecule("H2O")
+    water.calc = calculator
+    with pytest.raises(RaceError, match="element H, O is unknown to the model"):
+        water.get_forces()
+    molecule = atoms.copy()
+    molecule.set_pbc(False)
+    molecule.calc = calculator
+    with pytest.raises(PropertyNotImplementedError):
+        molecule.get_stress()
+    atoms.positions[0, 0] = np.nan
+    atoms.calc = calculator
+    with pytest.raises(RaceError, match="NaN"):
+        atoms.get_potential_energy()
+
+
+def test_six_columns():
+    six = np.arange(6.0)
+    assert (matrix_from_six(six) == [[0, 3, 4], [3, 1, 5], [4, 5, 2]]).all()
