@@ -46,7 +46,8 @@ def test_warmup_trains_the_heads_too(copper):
 
 @pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
 def test_members_do_not_see_each_other(copper, loss, head):
-    _, model, loss, batch = setting(copper, loss, head, n_members=3, stress_weight=1.0)
+    """Exactly: to the last bit when another member changes, and to rounding when the others are not there at all."""
+    config, model, loss, batch = setting(copper, loss, head, n_members=3, stress_weight=1.0)
     before = backward(model, loss, batch)
     with torch.no_grad():
         for p in model.parameters():
@@ -55,6 +56,9 @@ def test_members_do_not_see_each_other(copper, loss, head):
     for name, grad in before.items():
         assert torch.equal(grad[[0, 2]], after[name][[0, 2]]), name
     assert any(not torch.equal(grad[1], after[name][1]) for name, grad in before.items())
+    alone = initial_model(config.model.model_copy(update={"n_members": 1}), 2, torch.float64)
+    for name, grad in backward(alone, Loss(config, alone.force_covariance), batch).items():
+        torch.testing.assert_close(grad[0], before[name][2], rtol=1e-8, atol=1e-8 * float(grad.abs().max()))
 
 
 @pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
@@ -115,7 +119,9 @@ def test_optimum_is_the_true_covariance(head, channels, weight, beta):
     loss = plain_loss("nll_jef", head, forces_weight=weight)
     channel = torch.zeros(1, 1, channels, dtype=torch.float64, requires_grad=True)
     log_var = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([channel, log_var], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [channel, log_var], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         optimizer.zero_grad()

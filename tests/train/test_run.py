@@ -21,7 +21,8 @@ from race.errors import RaceError
 from race.posterior.ensemble import stack
 from race.train.checkpoint import has_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from race.train.command import train
-from race.train.members import best_rows, initial_model
+from race.train.log import Log
+from race.train.members import initial_model
 from race.train.metrics import Metrics
 from race.train.prepare import prepare
 from race.train.run import load_run
@@ -119,9 +120,31 @@ def test_member_starts_as_its_own_seed(copper):
         assert p.shape[0] == 3 and (p.numel() == 0 or not torch.equal(p[0], p[1]))
 
 
-def test_best_rows_are_chosen_per_member():
-    new, old = {"w": torch.ones(3, 2, 2)}, {"w": torch.zeros(3, 2, 2)}
-    assert best_rows(new, old, torch.tensor([True, False, True]))["w"].sum((1, 2)).tolist() == [4.0, 0.0, 4.0]
+def test_step_gives_members_their_own_gradient(copper, tmp_path):
+    """The gradient norm of a member, before clipping, is what it has when trained alone."""
+    norms = []
+    for n_members, seed in ((2, 0), (1, 1)):
+        prepared = prepare(make_config(copper, model={"n_members": n_members}))
+        model = initial_model(prepared.config.model, seed, torch.float64)
+        trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
+        trainer.step(prepared.train.batch([0, 1, 2]))
+        norms.append(trainer.sums["gradient"][-1].item())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-9) and norms[0] > trainer.options.clip_norm
+
+
+def test_best_epoch_is_chosen_per_member(copper, tmp_path, monkeypatch):
+    prepared = prepare(make_config(copper, model={"n_members": 2}, train={"ema_decay": 0.0}))
+    model = initial_model(prepared.config.model, 0, torch.float64)
+    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
+    weights = []
+    for scores in ([1.0, 2.0], [0.5, 3.0]):
+        trainer.step(prepared.train.batch([0, 1, 2]))
+        monkeypatch.setattr(trainer, "validate", lambda scores=scores: (scores, {}))
+        trainer.end_epoch()
+        weights.append(trainer.average.average[0].clone())
+    best = read_tensors(tmp_path / "model.safetensors")["embedding"]
+    assert trainer.state.best_epoch == [2, 1] and trainer.state.best == [0.5, 2.0]
+    assert torch.equal(best[0], weights[1][0]) and torch.equal(best[1], weights[0][1]) and not torch.equal(weights[0], weights[1])
 
 
 def test_stack_equals_the_separate_models(finished, copper, tmp_path):
@@ -167,11 +190,11 @@ def wait_until(process, condition, deadline=120):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
     """Killed inside an epoch, between any two instructions, and continued: bit for bit the run that was left alone."""
-    options = {"batch_size": 2, "schedule": "plateau", "patience": 1}  # 5 batches make an epoch
+    options = {"batch_size": 2, "schedule": "plateau", "patience": 1, "learning_rate": 0.3, "ema_decay": 0.5}  # 5 batches make an epoch
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(make_config(copper, model={"n_members": 2}, train=options | {"epochs": 1}), whole)
     shutil.copytree(whole, killed)
-    options["epochs"] = 16
+    options["epochs"] = 8
     config = make_config(copper, model={"n_members": 2}, train=options)
     train(config, whole, resume=True)
 
@@ -180,21 +203,35 @@ def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
     write_yaml(path, make_config(copper, model={"n_members": 2}, train=options | {"checkpoint_minutes": minutes}))
     process = start(path, killed, "--resume")
     if number == signal.SIGKILL:
-        wait_until(process, lambda: json.loads((killed / "checkpoint" / "state.json").read_text())["step"] >= 18)
+        wait_until(process, lambda: json.loads((killed / "checkpoint" / "state.json").read_text())["step"] >= 13)
     else:
-        wait_until(process, lambda: len(rows_of(killed)) >= 4)
+        wait_until(process, lambda: len(rows_of(killed)) >= 2)
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert process.returncode == 128 + signal.SIGTERM and "SIGTERM: saved" in text and "Traceback" not in text
-    assert has_checkpoint(killed) and 10 < load_checkpoint(killed)[2]["step"] < 80
+    assert has_checkpoint(killed) and 10 < load_checkpoint(killed)[2]["step"] < 40
 
     train(config, killed, resume=True)
     for name in ("model.safetensors", "checkpoint/last.safetensors"):
         a, b = read_tensors(whole / name), read_tensors(killed / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+    a, b = (load_checkpoint(run)[2] | {"seconds": 0} for run in (whole, killed))
+    assert a == b and a["schedule"]["scale"] < 1.0, "the rate has to have been halved for this to test it"
     timeless = [[{key: x for key, x in row.items() if key != "seconds"} for row in rows_of(run)] for run in (whole, killed)]
-    assert timeless[0] == timeless[1] and len(timeless[0]) == 16
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 8
+
+
+def test_log_forgets_epochs_that_will_be_trained_again(tmp_path):
+    for start, epochs in ((0, (1, 2, 3)), (2, (3, 4))):
+        with Log(tmp_path, n_epochs=4, n_batches=1, epoch=start) as log:
+            for epoch in epochs:
+                log.epoch(epoch, {"x": 10.0 * start + epoch, "y": float("nan")}, "")
+        with open(tmp_path / "log.csv", "a") as file:
+            file.write("5,1")  # a line cut short
+    Log(tmp_path, n_epochs=4, n_batches=1, epoch=4)
+    kept = [(row["epoch"], row["x"], row["y"]) for row in rows_of(tmp_path)]
+    assert kept == [("1", "1", ""), ("2", "2", ""), ("3", "23", ""), ("4", "24", "")]
 
 
 def test_kill_between_the_renamings_of_a_checkpoint(tmp_path):

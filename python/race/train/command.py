@@ -96,6 +96,6 @@ def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path) -> None:
     n_parameters = sum(p.numel() for p in model.parameters()) / config.n_members
     print(
         f"{len(prepared.train)} training and {len(prepared.validation)} validation frames of {' '.join(config.elements)}; "
-        f"{config.avg_num_neighbors:.1f} neighbours within {config.r_max:g} A; {config.n_members} member(s) of {n_parameters:,.0f} parameters; "
-        f"sigma0 {config.sigma0:.3g} eV/A; writing {out}"
+        f"{config.avg_num_neighbors:.1f} neighbours within {config.r_max:g} A; "
+        f"{config.n_members} member(s) of {n_parameters:,.0f} parameters; sigma0 {config.sigma0:.3g} eV/A; writing {out}"
     )
