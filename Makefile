@@ -20,10 +20,11 @@ export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo test bench lint format clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
 	@echo "make test    lint, types and the whole test suite"
+	@echo "make bench   timings of the kernels"
 	@echo "make lint    ruff and mypy only"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
 	@echo "make clean   removes the build and the demo's output; distclean the environment as well"
@@ -35,6 +36,9 @@ demo: $(STAMPS)/build
 
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
+
+bench: $(STAMPS)/build
+	for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 python $$script; done
 
 lint: $(STAMPS)/build
 	ruff check .

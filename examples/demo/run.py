@@ -129,7 +129,8 @@ def summarise() -> None:
         "mean predicted force σ (meV/Å)": ("sharpness_f", ".0f"),
         "forces inside their 90 % intervals": ("coverage90_f", ".1%"),
         "  after recalibration": ("coverage90_f_recal", ".1%"),
-        "AUROC against liquid, by force σ": ("auroc", ".3f"),
+        "told from liquid by energy σ (AUROC)": ("auroc_energy", ".3f"),
+        "told from liquid by force σ (AUROC)": ("auroc", ".3f"),
     }
     for label, (key, form) in rows.items():
         table.add_row(label, *("" if record.get(key) is None else format(record[key], form) for record in records))
