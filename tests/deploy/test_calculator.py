@@ -122,7 +122,7 @@ def test_the_papers_intensive_energy_variance(atoms, tmp_path):
     model = make_model(head="energy", energy_aggregation="paper")
     export_model(model, tmp_path / "x.race.pt")
     result = model(graph_of(atoms))
-    want = np.sqrt(float(result["energy_var"].mean()) + result["energy"].detach().numpy().var())
+    want = np.sqrt(result["energy_var"].mean().item() + result["energy"].detach().numpy().var())
     close(race.Calculator(tmp_path / "x.race.pt").get_property("energy_std", atoms), want)
 
 

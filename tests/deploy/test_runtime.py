@@ -46,7 +46,7 @@ def test_float32(stored, model, atoms, tmp_path):
     got = predict(race._race.load(str(tmp_path / "x.race.pt"), dtype="float32"), graph_of(atoms), members=True, uncertainty=True)
     want = eager(model, graph_of(atoms))
     for name in QUANTITIES:
-        assert difference(got[name], want[name]) < 1e-5, name
+        assert difference(got[name], want[name]) < 5e-5, name
     assert difference(got["forces"], want["forces"]) > 1e-12  # it did run in float32
 
 
@@ -57,8 +57,8 @@ def test_float32_artifact_runs_in_float64(model, atoms, tmp_path):
     runtime = race._race.load(str(tmp_path / "x.race.pt"), dtype="float64")
     double = RACE(model.config, torch.float64)
     double.load_state_dict(single.state_dict())
-    # The fold is rounded to float32 on export; everything after it is exact.
-    assert difference(predict(runtime, graph_of(atoms), members=True)["forces"], eager(double, graph_of(atoms))["forces"]) < 1e-6
+    # The fold is rounded to float32 on export; everything after it is in float64.
+    assert difference(predict(runtime, graph_of(atoms), members=True)["forces"], eager(double, graph_of(atoms))["forces"]) < 1e-5
     assert runtime.dtype == "float64"
 
 

@@ -80,7 +80,11 @@ def prepare(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[RA
     deployed = RACE(model.config, torch.float64)
     deployed.load_state_dict(model.state_dict())
     deployed.eval().requires_grad_(False)
-    deployed.fold().set_fused(not portable).requires_grad_(False)
+    radials = [copy.deepcopy(layer.radial) for layer in deployed.layers]
+    deployed.fold()
+    for layer, radial in zip(deployed.layers, radials, strict=True):
+        layer.radial = radial  # its table of R(x), tens of times the size of the MLP, is made on load (a constant of the frozen model)
+    deployed.set_fused(not portable).requires_grad_(False)
     for name, tensor in chain(deployed.named_parameters(), deployed.named_buffers()):
         if tensor.is_floating_point() and name not in keep_float64:
             tensor.data = tensor.data.to(dtype)
