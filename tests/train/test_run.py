@@ -132,6 +132,20 @@ def test_step_gives_members_their_own_gradient(copper, tmp_path):
     assert norms[0] == pytest.approx(norms[1], rel=1e-9) and norms[0] > trainer.options.clip_norm
 
 
+def test_bar_shows_means_since_its_last_refresh(copper, tmp_path):
+    prepared = prepare(make_config(copper))
+    model = initial_model(prepared.config.model, 0, torch.float64)
+    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
+    losses = []
+    for k in range(5):
+        before = trainer.sums.get("loss", torch.zeros(1))
+        trainer.step(prepared.train.batch([k, k + 1]))
+        losses.append((trainer.sums["loss"] - before).item())
+        if k == 2:
+            assert trainer._recent_means()["train/loss"] == pytest.approx(np.mean(losses))
+    assert trainer._recent_means()["train/loss"] == pytest.approx(np.mean(losses[3:]))
+
+
 def test_best_epoch_is_chosen_per_member(copper, tmp_path, monkeypatch):
     prepared = prepare(make_config(copper, model={"n_members": 2}, train={"ema_decay": 0.0}))
     model = initial_model(prepared.config.model, 0, torch.float64)

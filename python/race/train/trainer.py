@@ -58,6 +58,8 @@ class Trainer:
         n_members = config.model.n_members
         self.state = State(best=[float("inf")] * n_members, best_epoch=[0] * n_members)
         self.sums: dict[str, Tensor] = {}  # of the epoch under way, [n_members] each
+        self.shown: tuple[int, dict[str, float]] = (0, {})  # batch and totals when the bar was last refreshed
+        self.row: dict[str, float] = {}  # of the log, last epoch
         self.saved = time.monotonic()
         if has_checkpoint(run):
             self._load()
@@ -73,16 +75,16 @@ class Trainer:
                 for batch in self.train_set.batches(options.batch_size, options.seed, state.epoch, shuffle=True, start=state.batch):
                     self.step(batch.to(self.device))
                     if log.due():
-                        log.progress(state.epoch, state.batch, self.numbers(self._training_means()))
+                        log.progress(state.epoch, state.batch, self.numbers(self.row | self._recent_means()))
                     if interrupt.received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
                         state.seconds, start = state.seconds + time.monotonic() - start, time.monotonic()
                         self.save()
                     if interrupt.received:
                         log.say(f"{interrupt.received.name}: saved after epoch {state.epoch}, batch {state.batch}; continue with --resume")
                         raise SystemExit(128 + interrupt.received)
-                row = self.end_epoch()
+                self.row = self.end_epoch()
                 state.seconds += time.monotonic() - start
-                log.epoch(state.epoch, row | {"seconds": state.seconds}, self.numbers(row))
+                log.epoch(state.epoch, self.row | {"seconds": state.seconds}, self.numbers(self.row))
             self.save()
 
     def step(self, batch: Batch) -> None:
@@ -169,6 +171,14 @@ class Trainer:
                 "or look for wrong labels in the data",
             )
         return dict(zip((f"train/{name}" for name in names), values.mean(1).tolist(), strict=True))
+
+    def _recent_means(self) -> dict[str, float]:
+        """Means since the bar was last refreshed: those of the whole epoch remember its beginning for long."""
+        batch = self.state.batch
+        totals = {name: mean * batch for name, mean in self._training_means().items()}
+        before, subtracted = self.shown if self.shown[0] < batch else (0, {})
+        self.shown = (batch, totals)
+        return {name: (total - subtracted.get(name, 0.0)) / (batch - before) for name, total in totals.items()}
 
     def numbers(self, row: dict[str, float]) -> str:
         """The few numbers worth reading."""
