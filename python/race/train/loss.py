@@ -12,7 +12,7 @@ no n_atoms for mean pooling), n_atoms (1 Angstrom * sigma)^2 for each component 
 in the frame: the predicted one (detached) where the head predicts it, else sigma0.
 
 beta-NLL (Seitzer et al., ICLR 2022, arXiv:2203.09168) multiplies each row by its detached variance^beta, in the units above:
-beta = 0 is the likelihood, beta = 1 gives the mean exactly the gradient of `mse` while the variance still learns. The
+beta = 0 is the likelihood, beta = 1 gives the mean the gradient of `mse` (exactly, if Sigma is isotropic) while the variance learns. The
 MSE warm-up is therefore beta falling from 1: no loss, gradient or optimiser state jumps where the likelihood takes over.
 """
 
