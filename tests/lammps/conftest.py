@@ -1,5 +1,6 @@
 """One plugin and one set of small untrained artifacts for the session; a folder and a runner for each test."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -29,8 +30,11 @@ def plugin() -> Path:
         return installed
     build = ROOT / "build" / "plugin"
     options = ["-DRACE_LAMMPS=ON", "-DRACE_PYTHON=OFF", f"-DPython_EXECUTABLE={sys.executable}"]
-    subprocess.run(["cmake", "-S", ROOT, "-B", build, *options], check=True)
-    subprocess.run(["cmake", "--build", build, "--target", "raceplugin", "-j", "2"], check=True)
+    build.mkdir(parents=True, exist_ok=True)
+    with open(build / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist start together
+        subprocess.run(["cmake", "-S", ROOT, "-B", build, *options], check=True)
+        subprocess.run(["cmake", "--build", build, "--target", "raceplugin", "-j", "2"], check=True)
     return build / "lammps_plugin" / "raceplugin.so"
 
 

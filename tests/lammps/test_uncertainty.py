@@ -22,9 +22,9 @@ pair_coeff * * {elements}
 velocity all create 300 12 loop geom
 timestep 0.0005
 fix nve all nve
-thermo_modify format float %.17g
 {commands}
 """
+EXACT = "thermo_modify format float %.17g"
 
 
 def md(run, artifact, commands, *, ranks=1, atoms=None, types=ELEMENTS, model=""):
@@ -71,13 +71,14 @@ def test_columns_follow_the_command_and_the_group(lammps_run, artifact):
 
 def test_global_values_in_thermo_and_halt(lammps_run, artifact):
     """A threshold on the largest force uncertainty stops the run through fix halt; both ranks stop."""
-    commands = """
+    commands = f"""
     compute U all race energy/std max/force/std
     compute s all race/atom force/std
     compute m all reduce max c_s
     thermo_style custom step pe c_U[1] c_U[2] c_m
-    thermo 2
-    dump d all custom 2 out.dump id type x y z
+    {EXACT}
+    thermo 1
+    dump d all custom 1 out.dump id type x y z
     dump_modify d sort id format float %.17g
     variable largest equal c_U[2]
     fix stop all halt 5 v_largest > 0.0 error continue
@@ -112,8 +113,9 @@ def test_fix_pair_and_uq_every(lammps_run, artifact):
 
 
 def test_uncertainty_leaves_the_trajectory_alone(lammps_run, artifact):
-    asked = md(lammps_run, artifact, "compute U all race energy/std\nthermo_style custom step pe c_U[1]\nthermo 1\nrun 10")
-    plain = md(lammps_run, artifact, "thermo_style custom step pe\nthermo 1\nrun 10")
+    run = f"\n{EXACT}\nthermo 1\nrun 10"
+    asked = md(lammps_run, artifact, f"compute U all race energy/std\nthermo_style custom step pe c_U[1] {run}")
+    plain = md(lammps_run, artifact, f"thermo_style custom step pe {run}")
     np.testing.assert_allclose([row["PotEng"] for row in thermo(asked)], [row["PotEng"] for row in thermo(plain)], atol=1e-10)
 
 
@@ -147,6 +149,7 @@ def test_other_heads(lammps_run, artifacts, head):
     compute u all race/atom {columns}
     compute U all race energy/std
     thermo_style custom step c_U
+    {EXACT}
     dump d all custom 1 out.dump id type x y z c_u{"" if head == "energy" else "[*]"}
     dump_modify d sort id format float %.17g
     run 0
