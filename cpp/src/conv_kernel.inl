@@ -58,6 +58,16 @@ inline __attribute__((always_inline)) int64_t out_column(const Block<T>& k, cons
   return p.out_offset + k.member * p.out_mul + p.column + c;
 }
 
+// Radial rows come from memory, a few lines per path: asks for the same columns one block ahead.
+template <class T, int N, int C, bool Second>
+inline __attribute__((always_inline)) void prefetch(const Job<T>& job, const T* radial, const T* b, const T* dradial) {
+  for (int c = 0; c < C; ++c) {
+    __builtin_prefetch(radial + kLanes * job.radial_stride + c * N, 0, 2);
+    if constexpr (Second) __builtin_prefetch(b + kLanes * job.b_stride + c * N, 0, 2);
+    if (dradial) __builtin_prefetch(dradial + kLanes * job.dradial_stride + c * N, 1, 2);
+  }
+}
+
 // out += Q x R, or its second-order form; the sums over the block's edges stay in registers.
 template <class T, int N, int C, int D3, bool Second>
 void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
@@ -76,6 +86,7 @@ void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
     const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
     const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
     const T *q = q0 + e, *qc = qc0 + e;
+    prefetch<T, N, C, Second>(job, radial, b, nullptr);
     V r[C], rb[C];
     for (int c = 0; c < C; ++c) {
       r[c] = load<V>(radial + c * N);
@@ -102,7 +113,10 @@ void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
 
 template <class T, class V>
 inline __attribute__((always_inline)) void put(T* p, const V& v, bool overwrite) {
-  store(p, overwrite ? v : load<V>(p) + v);
+  if (overwrite)
+    store(p, v);
+  else
+    store(p, load<V>(p) + v);
 }
 
 // dg and dR only: w stays in registers across the block's edges.
@@ -124,6 +138,8 @@ void transpose(const Block<T>& k, const Path& p, int64_t c0) {
     const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
     const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
     const T *q = q0 + e, *qc = qc0 + e;
+    T* dradial = k.dradial + e * job.dradial_stride + p.weight_offset + c0;
+    prefetch<T, N, C, Second>(job, radial, b, dradial);
     V r[C], rb[C], dr[C];
     for (int c = 0; c < C; ++c) {
       dr[c] = V{};
@@ -148,7 +164,6 @@ void transpose(const Block<T>& k, const Path& p, int64_t c0) {
         }
         store(dx + c * N, d);
       }
-    T* dradial = k.dradial + e * job.dradial_stride + p.weight_offset + c0;
     for (int c = 0; c < C; ++c) put(dradial + c * N, dr[c], job.overwrite_dradial);
   }
 }
@@ -172,6 +187,8 @@ void transpose_sh(const Block<T>& k, const Path& p, int64_t c0) {
     const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
     const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
     const T *q = q0 + e, *qc = qc0 + e;
+    T* dradial = k.dradial + e * job.dradial_stride + p.weight_offset + c0;
+    prefetch<T, N, C, Second>(job, radial, b, dradial);
     V r[C], rb[C], dr[C];
     for (int c = 0; c < C; ++c) {
       dr[c] = V{};
@@ -206,7 +223,6 @@ void transpose_sh(const Block<T>& k, const Path& p, int64_t c0) {
       }
       for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
     }
-    T* dradial = k.dradial + e * job.dradial_stride + p.weight_offset + c0;
     for (int c = 0; c < C; ++c) put(dradial + c * N, dr[c], job.overwrite_dradial);
 
     T* dy = k.dy + (e * job.sh_dim + table.sh_offset) * kWidth<T>;
@@ -229,8 +245,11 @@ void diagonal(const Block<T>& k, const Path& p, int64_t c0) {
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
-    const V r = load<V>(k.radial + e * job.radial_stride + p.weight_offset + c0);
-    const V rb = load<V>(k.b + e * job.b_stride + p.weight_offset + c0);
+    const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
+    const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
+    T* dradial = k.w ? k.dradial + e * job.dradial_stride + p.weight_offset + c0 : nullptr;
+    prefetch<T, N, 1, Second>(job, radial, b, dradial);
+    const V r = load<V>(radial), rb = load<V>(b);
     const T q = job.q[table.q_offset * kLanes + e], qc = Second ? job.qc[table.q_offset * kLanes + e] : T(0);
     const V qr = q * r, qb = q * rb + qc * r;
     if (k.out)
@@ -251,7 +270,7 @@ void diagonal(const Block<T>& k, const Path& p, int64_t c0) {
       if constexpr (Second) aw += load<V>(a + m * p.in_stride) * w;
       store(dx + m * p.in_stride, load<V>(dx + m * p.in_stride) + (Second ? qb : qr) * w);
     }
-    put(k.dradial + e * job.dradial_stride + p.weight_offset + c0, Second ? q * aw + qc * xw : q * xw, job.overwrite_dradial);
+    put(dradial, Second ? q * aw + qc * xw : q * xw, job.overwrite_dradial);
     if (job.dsh) {
       T* dy = k.dy + (e * job.sh_dim + table.sh_offset) * kWidth<T>;
       store(dy, load<V>(dy) + coefficient * (Second ? r * aw + rb * xw : r * xw));
