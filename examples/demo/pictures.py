@@ -14,7 +14,7 @@ from ase.io import read
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Circle, Ellipse
 from reference import label
 
 from race.conventions import matrix_from_six
@@ -47,10 +47,10 @@ def main() -> None:
     (out / "seed.json").write_text(json.dumps(numbers, indent=1))
 
     sigma = np.sqrt(trace / 3)
-    norm = Normalize(np.quantile(sigma, 0.02), np.quantile(sigma, 0.98))
+    norm = Normalize(0, np.quantile(sigma, 0.98))
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     grid = figure.add_gridspec(1, 3, width_ratios=[1.15, 1, 1])
-    cutaway(figure.add_subplot(grid[0], projection="3d"), frame, CMAP(norm(sigma)))
+    cutaway(figure.add_subplot(grid[0]), frame, CMAP(norm(sigma)), parts["seed"])
     left, right = figure.add_subplot(grid[1]), figure.add_subplot(grid[2])
     flat_slice(left, frame, CMAP(norm(sigma)), parts["seed"], matrix_from_six(columns[:, COV]))
     flat_slice(right, frame, CMAP(norm(error)), parts["seed"])
@@ -61,35 +61,39 @@ def main() -> None:
     figure.savefig(out / "seed.png", dpi=130)
 
 
-def cutaway(ax: Axes, frame: Atoms, colours: np.ndarray) -> None:
-    """The cell seen from above a corner, the eighth in front of its centre taken away; atoms further off are paler."""
-    centre = frame.cell.lengths() / 2
-    away = frame.positions - centre
-    shown = ~((away[:, 0] > 0) & (away[:, 1] < 0) & (away[:, 2] > 0))
-    depth = away @ np.array([1, -1, 1]) / np.sqrt(3)
-    fog = np.interp(depth, [depth.min(), depth.max()], [0.55, 0.0])[:, None]
-    colours = colours.copy()
-    colours[:, :3] = colours[:, :3] * (1 - fog) + fog
-    size = np.array([RADII[symbol] for symbol in frame.symbols])
-    ax.scatter(*frame.positions[shown].T, s=260 * size[shown] ** 2, c=colours[shown], edgecolors="black", linewidths=0.25, depthshade=False)
-    ax.view_init(elev=35.26, azim=-45)
-    ax.set_proj_type("ortho")
-    ax.set_box_aspect((1, 1, 1), zoom=1.35)
+def cutaway(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray) -> None:
+    """Balls seen along a diagonal of the cell, the eighth in front of its centre taken away; thick rims in the seed, fog with distance."""
+    away = frame.positions - frame.cell.lengths() / 2
+    right, up, near = np.array([[1, 1, 0], [-1, 1, 2], [1, -1, 1]]) / np.sqrt([[2], [6], [3]])
+    front = (away[:, 0] > 0) & (away[:, 1] < 0) & (away[:, 2] > 0)
+    depth = away @ near
+    fog = np.interp(depth, [depth.min(), depth.max()], [0.6, 0.0])[:, None]
+    shaded = np.clip(colours[:, :3] * (1 - fog) + fog, 0, 1)
+    for i in np.argsort(depth):
+        if front[i]:
+            continue
+        x, y, radius = away[i] @ right, away[i] @ up, 2 * RADII[frame.symbols[i]]
+        rim = {"edgecolor": "black", "linewidth": 1.0 if seed[i] else 0.25}
+        ax.add_patch(Circle((x, y), radius, facecolor=shaded[i], **rim))
+        for size, alpha in ((0.6, 0.15), (0.3, 0.25)):  # a highlight, up and to the left
+            ax.add_patch(Circle((x - 0.3 * radius, y + 0.3 * radius), size * radius, facecolor="white", alpha=alpha, linewidth=0))
+    ax.autoscale_view()
+    ax.set_aspect("equal")
     ax.set_axis_off()
 
 
 def flat_slice(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray, covariance: np.ndarray | None = None) -> None:
-    """Atoms within SLAB of the plane through the centre, thick-rimmed in the seed. An ellipse is 0.35 Angstrom per eV/Angstrom of sigma."""
+    """Atoms within SLAB of the plane through the centre, thick-rimmed in the seed. An ellipse is 0.25 Angstrom per eV/Angstrom of sigma."""
     height = frame.positions[:, 2] - frame.cell.lengths()[2] / 2
     for i in np.argsort(height):
         if abs(height[i]) > SLAB:
             continue
         xy = frame.positions[i, :2]
         rim = {"edgecolor": "black", "linewidth": 1.2 if seed[i] else 0.3}
-        ax.add_patch(Ellipse(xy, 2 * RADII[frame.symbols[i]], 2 * RADII[frame.symbols[i]], facecolor=colours[i], zorder=2, **rim))
+        ax.add_patch(Circle(xy, RADII[frame.symbols[i]], facecolor=colours[i], zorder=2, **rim))
         if covariance is not None:
             values, vectors = np.linalg.eigh(covariance[i, :2, :2])
-            axes, angle = 0.7 * np.sqrt(values), np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+            axes, angle = 0.5 * np.sqrt(values), np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
             ax.add_patch(Ellipse(xy, axes[1], axes[0], angle=angle, fill=False, edgecolor="0.35", linewidth=0.5, zorder=3))
     lengths = frame.cell.lengths()
     ax.set(xlim=(0, lengths[0]), ylim=(0, lengths[1]), aspect="equal", xticks=[], yticks=[])
