@@ -190,17 +190,33 @@ def run_folder(model, tmp_path):
 
 def test_commands(run_folder, artifact, tmp_path, capsys):
     path = tmp_path / "x.race.pt"
-    assert main(["export", str(run_folder), "-o", str(path), "--dtype", "float32"]) == 0
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text('{"covariance_scale": 1.25, "forces": {"method": "isotonic"}}')
+    assert main(["export", str(run_folder), "-o", str(path), "--dtype", "float32", "--calibration", str(calibration)]) == 0
     digest = race._race.load(str(path)).sha256
     assert digest in capsys.readouterr().out
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
-    for text in (digest, "B N", "3.2 A", "2 (ensemble)", "equivariant", "float32", "B-N 1.21 A", "largest 9.5 eV/A", "commit 0123456789"):
+    for text in (
+        digest,
+        "B N",
+        "3.2 A",
+        "2 (ensemble)",
+        "equivariant",
+        "float32",
+        "B-N 1.21 A",
+        "largest 9.5 eV/A",
+        "commit 0123456789",
+        "force_std_scale 1.25",
+    ):
         assert text in out
     metadata, _ = read_metadata(path)
     assert metadata["training"]["max_force"] == {"B": 9.5, "N": 8.1}
     assert json.loads(race._race.load(str(path)).metadata) == metadata
 
+    calibration.write_text('{"covariance_scale": null}')
+    assert main(["export", str(run_folder), "-o", str(path), "--calibration", str(calibration)]) == 2
+    assert "no factor for the force uncertainty" in capsys.readouterr().err
     assert main(["export", str(run_folder), "-o", str(tmp_path / "x.pt")]) == 2
     assert "expected NAME.race.pt" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:-200])

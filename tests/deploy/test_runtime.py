@@ -1,6 +1,7 @@
 """librace = the Python model: segments, explicit transpose, members, halo."""
 
 import copy
+import zipfile
 
 import numpy as np
 import pytest
@@ -26,9 +27,13 @@ def predict(runtime, graph, **request):
     return {**out, "virial": six(out["virial"])}
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_python_equals_librace(head, atoms, tmp_path):
-    model = make_model(head=head, n_members=3, seed=3)
+@pytest.mark.parametrize(
+    "changes",
+    [*({"head": head} for head in HEADS), {"n_layers": 2, "radial_knots": 0}, {"n_layers": 1, "irreps_hidden": "8x0e+8x2e"}],
+    ids=str,
+)
+def test_python_equals_librace(changes, atoms, tmp_path):
+    model = make_model(n_members=3, seed=3, **changes)
     export_model(model, tmp_path / "x.race.pt")
     got = predict(race._race.load(str(tmp_path / "x.race.pt")), graph_of(atoms), members=True, uncertainty=True)
     want = eager(model, graph_of(atoms))
@@ -36,7 +41,7 @@ def test_python_equals_librace(head, atoms, tmp_path):
         assert difference(got[name], want[name]) < 1e-9, name
     # A weight changed by one part in a million is seen.
     other = copy.deepcopy(model)
-    other.layers[1].linear_down.weight.data *= 1 + 1e-6
+    other.layers[0].linear_down.weight.data *= 1 + 1e-6
     assert difference(got["forces"], eager(other, graph_of(atoms))["forces"]) > 1e-9
 
 
@@ -62,10 +67,16 @@ def test_float32_artifact_runs_in_float64(model, atoms, tmp_path):
     assert runtime.dtype == "float64"
 
 
-def test_portable_equals_fast(model, atoms, tmp_path, runtime):
+def code_of(path) -> str:
+    """The TorchScript source in an artifact."""
+    with zipfile.ZipFile(path) as archive:
+        return "".join(archive.read(name).decode() for name in archive.namelist() if name.endswith(".py"))
+
+
+def test_portable_equals_fast(model, atoms, tmp_path, runtime, artifact):
     export_model(model, tmp_path / "x.race.pt", portable=True)
     portable, fast = race._race.load(str(tmp_path / "x.race.pt")), runtime
-    assert b"race.conv" not in (tmp_path / "x.race.pt").read_bytes()
+    assert "ops.race" not in code_of(tmp_path / "x.race.pt") and "ops.race.conv" in code_of(artifact)
     got, want = (predict(each, graph_of(atoms), members=True, uncertainty=True) for each in (portable, fast))
     for name in QUANTITIES:
         assert difference(got[name], want[name]) < 1e-10, name
