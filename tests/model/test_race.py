@@ -243,3 +243,14 @@ def test_covariance_heads_need_l2():
 
     with pytest.raises(RaceError, match="2e"):
         make_model(irreps_hidden="8x0e+8x1o", lmax=1)
+
+
+def test_a_molecule_beside_a_crystal_leaves_the_stress_gradient_finite(atoms):
+    molecule = atoms.copy()
+    molecule.pbc = False
+    model = make_model()
+    result = model(collate([graph_of(atoms), graph_of(molecule)]), create_graph=True)
+    assert result["stress"][1].isnan().all() and result["stress"][0].isfinite().all()
+    result["stress"][0].square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.layers[0].weight_skip.grad is not None

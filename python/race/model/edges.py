@@ -34,7 +34,7 @@ class EdgeBasis(nn.Module):
         self.tabulated = tabulated
 
         # Harmonics of degree l are homogeneous polynomials on the unit sphere: Y = monomials @ sh_coefficients.
-        # e3nn is the single source of the convention; fitting its values in float64 is exact to rounding.
+        # e3nn is the single source of the convention; its values are fitted.
         powers = monomials(lmax)
         points = torch.nn.functional.normalize(torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
         values = o3.spherical_harmonics(list(range(lmax + 1)), points, normalize=False, normalization="component")
@@ -44,7 +44,8 @@ class EdgeBasis(nn.Module):
             rows = [k for k, exps in enumerate(powers) if sum(exps) == degree]
             columns = slice(degree**2, (degree + 1) ** 2)
             coefficients[rows, columns] = torch.linalg.lstsq(table[:, rows], values[:, columns]).solution
-        coefficients[coefficients.abs() < 1e-12] = 0.0
+        # Up to l = 3 sixteen times their squares are integers: rounding makes every construction the same to the last bit.
+        coefficients = coefficients.sign() * torch.sqrt(torch.round(16.0 * coefficients**2) / 16.0)
 
         lower = monomials(max(lmax - 1, 0))
         gradient = torch.zeros(len(lower), coefficients.shape[1], 3, dtype=torch.float64)

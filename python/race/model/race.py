@@ -177,7 +177,8 @@ class RACE(nn.Module):
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
         virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
         frame_virial = virial.new_zeros(batch.n_frames, M, 6).index_add(0, batch.frame[receiver], virial)
-        result["stress"] = frame_virial / batch.volume.to(virial.dtype)[:, None, None]
+        volume = batch.volume.to(virial.dtype)[:, None, None]  # NaN without 3D periodicity: no stress, and no NaN in gradients
+        result["stress"] = torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0))
         return result
 
     @torch.jit.unused
