@@ -148,6 +148,7 @@ const bool registered = [] {
   library->def(kConv);
   library->def(kBackward);
   library->def(kDoubleBackward);
+  library->def("conv_isa() -> str", [] { return std::string(conv_isa()); });
   const auto add = [library](c10::DispatchKey key, const char* name, auto function) {
     library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
   };

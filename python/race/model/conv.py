@@ -56,9 +56,7 @@ def segment_sum(src: Tensor, row_ptr: Tensor) -> Tensor:
     return out.index_add(0, receiver, src)
 
 
-def conv_aten(
-    g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
-) -> Tensor:
+def conv_aten(g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int) -> Tensor:
     """See the module: stock torch operations only; [n_receivers, dim_out]."""
     n, n_edges, n_members = row_ptr.shape[0] - 1, sender.shape[0], radial.shape[0]
     parts: list[Tensor] = [g.new_zeros((n, 0))]

@@ -1,0 +1,275 @@
+"""race::conv against its stock-torch twin, against e3nn, and against finite differences; every derivative up to the second."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from e3nn import o3
+
+from race.model.conv import HAS_FUSED, conv_aten, conv_fused
+from race.model.irreps import Layout, conv_paths
+
+pytestmark = pytest.mark.skipif(not HAS_FUSED, reason="race._race is not built: there is no fused convolution to test")
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+# Widths that are no multiple of a vector, one wide enough for every tile, and all degrees.
+IRREPS = ["64x0e", "4x0e+2x1o", "5x0e+19x1o+8x2e", "70x0e+24x1o+16x1e+33x2e+40x3o"]
+
+
+def make(irreps, lmax, n_members=1, groups=1, dtype=torch.float64, n_nodes=6, n_edges=23, n_receivers=5, seed=0):
+    """([g, radial, sh] as leaves, the other arguments of conv). Receiver 2 has no edges."""
+    gen = torch.Generator().manual_seed(seed)
+    irreps = o3.Irreps(irreps)
+    paths = conv_paths(irreps, lmax, irreps, n_members)
+    g = torch.randn(n_nodes, Layout(irreps, n_members).dim, dtype=dtype, generator=gen)
+    radial = torch.randn(n_members, n_edges, paths.n_weights, dtype=dtype, generator=gen)
+    sh = torch.randn(n_edges, 1, (lmax + 1) ** 2, dtype=dtype, generator=gen).expand(-1, groups, -1)
+    sender = torch.randint(0, max(n_nodes, 1), (n_edges,), generator=gen)
+    receiver = torch.randint(0, max(n_receivers, 1), (n_edges,), generator=gen)
+    receiver = torch.where(receiver == 2, 0, receiver).sort().values
+    row_ptr = torch.zeros(n_receivers + 1, dtype=torch.long)
+    if n_receivers:
+        row_ptr[1:] = torch.bincount(receiver, minlength=n_receivers).cumsum(0)
+    rest = (sender, row_ptr, paths.rows, paths.cg, Layout(paths.irreps_out, n_members).dim)
+    return [t.detach().requires_grad_() for t in (g, radial, sh)], rest
+
+
+def derivatives(conv, operands, rest, seed=1):
+    """Result, its three adjoints, and the adjoints of a random functional of those: all that training on forces needs."""
+    gen = torch.Generator().manual_seed(seed)
+
+    def like(t):
+        return torch.randn(t.shape, dtype=t.dtype, generator=gen)
+
+    out = conv(*operands, *rest)
+    weight = like(out).requires_grad_()
+    first = torch.autograd.grad(out, operands, weight, create_graph=True)
+    second = torch.autograd.grad(first, [weight, *operands], [like(t) for t in first])
+    return [out, *first, *second]
+
+
+def worst(a, b):
+    """Largest difference relative to the largest value, over a list of tensors."""
+    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True) if y.numel()]
+    return max(float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_members, groups", [(1, 1), (3, 1), (3, 3)])
+@pytest.mark.parametrize("lmax", [1, 3])
+@pytest.mark.parametrize("irreps", IRREPS)
+def test_fused_equals_aten(irreps, lmax, n_members, groups, dtype):
+    operands, rest = make(irreps, lmax, n_members, groups, dtype)
+    expected = derivatives(conv_aten, operands, rest)
+    assert worst(derivatives(conv_fused, operands, rest), expected) < TOLERANCE[dtype]
+
+
+def test_a_planted_error_is_seen():
+    operands, rest = make("4x0e+2x1o", 1)
+    sender, row_ptr, rows, cg, dim_out = rest
+    expected = derivatives(conv_aten, operands, rest)
+    cg = cg.clone()
+    cg[cg.nonzero()[-1]] *= 1 + 1e-9
+    assert worst(derivatives(conv_fused, operands, (sender, row_ptr, rows, cg, dim_out)), expected) > TOLERANCE[torch.float64]
+
+
+def to_e3nn(rows, irreps, n_members, member):
+    """Our flat rows [n, dim] -> e3nn's mul_ir order, one member."""
+    layout, columns = Layout(irreps, n_members), []
+    for block in layout.blocks:
+        x = rows[:, block.offset : block.offset + block.width].view(-1, block.ir.dim, n_members, block.mul)
+        columns.append(x[:, :, member].transpose(1, 2).reshape(rows.shape[0], -1))
+    return torch.cat(columns, 1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("conv", [conv_fused, conv_aten])
+def test_equals_e3nn(conv, dtype):
+    irreps, lmax, n_members = o3.Irreps("5x0e+4x1o+3x1e+8x2e"), 2, 2
+    operands, rest = make(irreps, lmax, n_members, dtype=dtype)
+    (g, radial, sh), (sender, row_ptr, rows, _, _) = operands, rest
+    out = conv(*operands, *rest)
+    irreps_out = conv_paths(irreps, lmax, irreps, n_members).irreps_out
+
+    # e3nn gets one output block per path; ours lays a block's paths side by side.
+    table = [rows[p : p + 10] for p in range(0, len(rows), 10)]
+    layout_in, layout_out = Layout(irreps, n_members), Layout(irreps_out, n_members)
+    starts_in = [block.offset for block in layout_in.blocks]
+    starts_out = [block.offset for block in layout_out.blocks]
+    sinks = [starts_out.index(row[5]) for row in table]
+    instructions = [(starts_in.index(row[4]), row[1], k, "uvu", True) for k, row in enumerate(table)]
+    irreps_per_path = o3.Irreps([(row[3], irreps_out[sink].ir) for row, sink in zip(table, sinks, strict=True)])
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # e3nn bakes its coefficients in
+    try:
+        product = o3.TensorProduct(
+            irreps, o3.Irreps.spherical_harmonics(lmax), irreps_per_path, instructions, shared_weights=False, internal_weights=False,
+            irrep_normalization="component", path_normalization="none",
+        )  # fmt: skip
+    finally:
+        torch.set_default_dtype(previous)
+    receiver = torch.repeat_interleave(torch.arange(row_ptr.numel() - 1), row_ptr.diff())
+    for m in range(n_members):
+        message = product(to_e3nn(g, irreps, n_members, m)[sender], sh[:, 0], radial[m])
+        summed = message.new_zeros(row_ptr.numel() - 1, message.shape[1]).index_add(0, receiver, message)
+        blocks: list[list[torch.Tensor]] = [[] for _ in layout_out.blocks]
+        for part, row, sink in zip(summed.split([row[3] * (2 * row[2] + 1) for row in table], 1), table, sinks, strict=True):
+            blocks[sink].append(part.view(part.shape[0], row[3], -1))
+        expected = torch.cat([torch.cat(block, 1).flatten(1) for block in blocks], 1)
+        assert worst([to_e3nn(out, irreps_out, n_members, m)], [expected]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradcheck(groups):
+    """With G = 2 the groups must hold equal values, so the harmonics are differentiated through the expand()."""
+    (g, radial, sh), rest = make("2x0e+1x1o+1x2e", 2, 2, 1, n_nodes=3, n_edges=4, n_receivers=2)
+
+    def function(g, radial, sh):
+        return conv_fused(g, radial, sh.expand(-1, groups, -1), *rest)
+
+    assert torch.autograd.gradcheck(function, (g, radial, sh))
+    (g, radial, sh), rest = make("2x0e+1x1o", 1, 2, 1, n_nodes=3, n_edges=4, n_receivers=2)
+    assert torch.autograd.gradgradcheck(function, (g, radial, sh))
+
+
+def test_group_axis_returns_each_members_adjoint():
+    """Columns of one ensemble gradient equal the gradients of the members taken one at a time, and sum to that of G = 1."""
+    operands, rest = make("4x0e+3x1o", 2, 3, 3)
+    weight = torch.randn(5, rest[-1], dtype=torch.float64)
+    (each,) = torch.autograd.grad(conv_fused(*operands, *rest), operands[2:], weight)
+    shared = operands[2].detach()[:, :1].clone().requires_grad_()
+    (total,) = torch.autograd.grad(conv_fused(*operands[:2], shared, *rest), [shared], weight)
+    assert worst([each.sum(1, keepdim=True)], [total]) < 1e-12
+    for m in range(3):
+        alone = torch.zeros_like(operands[1])
+        alone[m] = operands[1].detach()[m]  # only member m has weights
+        (expected,) = torch.autograd.grad(conv_fused(operands[0], alone, shared, *rest), [shared], weight)
+        assert worst([each[:, m]], [expected[:, 0]]) < 1e-12
+
+
+def test_expanded_harmonics_are_accepted_as_they_are():
+    operands, rest = make("4x0e+3x1o", 2, 3, 3)
+    expanded = operands[2].detach()[:, :1].expand(-1, 3, -1)
+    assert expanded.stride(1) == 0
+    assert torch.equal(conv_fused(*operands[:2], expanded, *rest), conv_fused(*operands, *rest))
+
+
+@pytest.mark.parametrize("needs", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_only_the_gradients_asked_for(needs):
+    """Each subset of differentiable operands: absent cotangents and unwanted results take other branches of the kernel."""
+    results = []
+    for conv in (conv_fused, conv_aten):
+        operands, rest = make("5x0e+19x1o+8x2e", 2, 2, 2)
+        wanted = [t.requires_grad_(bool(n)) for t, n in zip(operands, needs, strict=True) if n]
+        for t, n in zip(operands, needs, strict=True):
+            t.requires_grad_(bool(n))
+        out = conv(*operands, *rest)
+        first = torch.autograd.grad((out**2).sum(), wanted, create_graph=True)
+        second = torch.autograd.grad((first[0] ** 2).sum(), wanted[-1:])
+        results.append([out, *first, *second])
+    assert worst(*results) < 1e-12
+
+
+@pytest.mark.parametrize("sizes", [dict(n_edges=0), dict(n_edges=0, n_receivers=0), dict(n_edges=0, n_nodes=1, n_receivers=1),
+                                   dict(n_edges=0, n_nodes=0, n_receivers=0), dict(n_nodes=1, n_receivers=1)])  # fmt: skip
+def test_empty_and_tiny(sizes):
+    operands, rest = make("4x0e+2x1o", 1, 2, 2, **sizes)
+    for fused, plain in zip(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest), strict=True):
+        assert fused.shape == plain.shape
+        torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_shared_and_columns_left_free():
+    """Two paths reading one weight, a weight that no path reads, columns that no path writes."""
+    (g, _, sh), (sender, row_ptr, rows, cg, dim_out) = make("4x0e+2x1o", 1)
+    rows = rows[:20] + rows[30:]  # one path fewer: its columns stay zero
+    rows[18] = rows[8]
+    radial = torch.randn(1, 23, 40, dtype=torch.float64, requires_grad=True)
+    rest = (sender, row_ptr, rows, cg, dim_out)
+    assert worst(derivatives(conv_fused, [g, radial, sh], rest), derivatives(conv_aten, [g, radial, sh], rest)) < 1e-12
+
+
+def test_threads_change_rounding_only():
+    operands, rest = make("8x0e+5x1o+8x2e", 2, 2, 2, n_nodes=20, n_edges=300, n_receivers=20)
+    before, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 2):
+            torch.set_num_threads(n)
+            results.append(derivatives(conv_fused, operands, rest))
+    finally:
+        torch.set_num_threads(before)
+    assert worst(results[1], results[0]) < 1e-13
+    assert all(torch.equal(a, b) for a, b in zip(results[1], results[2], strict=True))
+
+
+ISA_SCRIPT = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+results = []
+for operands, rest, weight in torch.load(sys.argv[2]):
+    out = torch.ops.race.conv(*operands, *rest)
+    first = torch.autograd.grad(out, operands, weight, create_graph=True)
+    second = torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])
+    results.append([t.detach() for t in (out, *first, *second)])
+torch.save((torch.ops.race.conv_isa(), results), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_every_instruction_set(isa, tmp_path):
+    """The lesser builds of the kernels, each in a process that asks for it (all else here runs the host's own)."""
+    import race._race
+
+    cases, expected = [], []
+    for dtype in TOLERANCE:
+        operands, rest = make("5x0e+19x1o+8x2e+70x3o", 3, 2, 2, dtype)
+        weight = torch.randn(5, rest[-1], dtype=dtype, requires_grad=True)
+        cases.append((operands, rest, weight))
+        first = torch.autograd.grad(out := conv_aten(*operands, *rest), operands, weight, create_graph=True)
+        expected.append([out, *first, *torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])])
+    torch.save(cases, tmp_path / "in.pt")
+    command = [sys.executable, "-c", ISA_SCRIPT, race._race.__file__, tmp_path / "in.pt", tmp_path / "out.pt"]
+    subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
+    used, results = torch.load(tmp_path / "out.pt")
+    assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
+    for result, reference, dtype in zip(results, expected, TOLERANCE, strict=True):
+        assert worst(result, reference) < TOLERANCE[dtype]
+
+
+def test_scripted_and_portable():
+    operands, rest = make("4x0e+2x1o", 1)
+    expected = conv_aten(*operands, *rest)
+    for conv in (conv_fused, conv_aten):
+        scripted = torch.jit.script(conv)
+        assert worst([scripted(*operands, *rest)], [expected]) < 1e-12
+        assert ("race::" in str(scripted.inlined_graph)) == (conv is conv_fused)
+
+
+def test_shapes_without_data():
+    operands, rest = make("4x0e+2x1o", 1)
+    sender, row_ptr, rows, cg, dim_out = rest
+    meta = [t.detach().to("meta") for t in (*operands, sender, row_ptr)]
+    assert conv_fused(*meta, rows, cg.to("meta"), dim_out).shape == conv_fused(*operands, *rest).shape
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(g=lambda t: t.half()), "g: expected float32 or float64, got Half"),
+    (dict(radial=lambda t: t.float()), "radial: expected Double, got Float"),
+    (dict(sh=lambda t: t.expand(-1, 5, -1)), r"sh: expected \[23, 1 or 2, .*got \[23, 5, 4\]"),
+    (dict(sender=lambda t: t + 6), r"sender: expected \[0, 6\), got"),
+    (dict(sender=lambda t: t.int()), r"sender: expected int64 \[23\], got Int"),
+    (dict(row_ptr=lambda t: t.flip(0)), "row_ptr: expected to run from 0 to 23, got 23 .. 0"),
+    (dict(paths=lambda rows: rows[:-1]), "paths: expected rows of 10 integers"),
+    (dict(paths=lambda rows: [4, *rows[1:]]), "paths row 0, l1 l2 l3: expected 0 to 3, got 4 0 0"),
+    (dict(paths=lambda rows: [*rows[:8], 10**6, *rows[9:]]), "paths row 0, weight_offset: expected 0 to"),
+    (dict(dim_out=lambda n: n - 1), "out_offset"),
+])  # fmt: skip
+def test_errors_name_the_argument(change, message):
+    (g, radial, sh), (sender, row_ptr, paths, cg, dim_out) = make("4x0e+2x1o", 1, 2, 2)
+    arguments = dict(g=g, radial=radial, sh=sh[:, :1], sender=sender, row_ptr=row_ptr, paths=paths, cg=cg, dim_out=dim_out)
+    for name, edit in change.items():
+        arguments[name] = edit(arguments[name])
+    with pytest.raises(ValueError, match=message):
+        conv_fused(**arguments)
