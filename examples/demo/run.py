@@ -99,9 +99,9 @@ def export() -> None:
 
 def simulate() -> None:
     MD.mkdir(exist_ok=True)
-    module = importlib.util.find_spec("race._race")
+    installed = Path(importlib.util.find_spec("race._race").origin).parent / "raceplugin.so"
     variables = {
-        "plugin": Path(module.origin).parent / "raceplugin.so",
+        "plugin": os.environ.get("RACE_PLUGIN", installed),
         "model": ARTIFACT,
         "data": DATA / "seed.data",
         "n_seed": read(DATA / "seed.xyz").info["n_seed"],
