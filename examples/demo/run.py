@@ -93,7 +93,7 @@ def evaluate() -> None:
 
 
 def export() -> None:
-    shell(BIN / "race", "export", RUN, "-o", ARTIFACT)
+    shell(BIN / "race", "export", RUN, "-o", ARTIFACT, "--calibration", EVALUATION / "calibration.json")
     shell(BIN / "race", "info", ARTIFACT)
 
 
