@@ -1,6 +1,7 @@
 """race::conv against its stock-torch twin, against e3nn, and against finite differences; every derivative up to the second."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from e3nn import o3
 
-from race.model.conv import HAS_FUSED, conv_aten, conv_fused
+import race.model.conv as conv_module
+from race.model.conv import conv_aten, conv_fused
 from race.model.irreps import Layout, conv_paths
 
-pytestmark = pytest.mark.skipif(not HAS_FUSED, reason="race._race is not built: there is no fused convolution to test")
+librace = pytest.importorskip("race._race", reason="race._race is not built: there is no fused convolution to test")
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 # Widths that are no multiple of a vector, one wide enough for every tile, and all degrees.
@@ -220,8 +222,6 @@ torch.save((torch.ops.race.conv_isa(), results), sys.argv[3])
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_every_instruction_set(isa, tmp_path):
     """The lesser builds of the kernels, each in a process that asks for it (all else here runs the host's own)."""
-    import race._race
-
     cases, expected = [], []
     for dtype in TOLERANCE:
         operands, rest = make("5x0e+19x1o+8x2e+70x3o", 3, 2, 2, dtype)
@@ -230,12 +230,35 @@ def test_every_instruction_set(isa, tmp_path):
         first = torch.autograd.grad(out := conv_aten(*operands, *rest), operands, weight, create_graph=True)
         expected.append([out, *first, *torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])])
     torch.save(cases, tmp_path / "in.pt")
-    command = [sys.executable, "-c", ISA_SCRIPT, race._race.__file__, tmp_path / "in.pt", tmp_path / "out.pt"]
+    command = [sys.executable, "-c", ISA_SCRIPT, librace.__file__, tmp_path / "in.pt", tmp_path / "out.pt"]
     subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
     used, results = torch.load(tmp_path / "out.pt")
     assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
     for result, reference, dtype in zip(results, expected, TOLERANCE, strict=True):
         assert worst(result, reference) < TOLERANCE[dtype]
+
+
+def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):
+    """Stands in for torch_scatter.segment_csr, whose result carries no second-order graph either."""
+    operands, rest = make("4x0e+2x1o", 1)
+    expected = derivatives(conv_fused, operands, rest)
+
+    def segment_csr(src, row_ptr, reduce):
+        assert reduce == "sum"
+        return torch.stack([src.detach()[a:b].sum(0) for a, b in zip(row_ptr[:-1], row_ptr[1:], strict=True)])
+
+    monkeypatch.setattr(conv_module, "segment_csr", segment_csr)
+    monkeypatch.setattr(conv_module, "HAS_SCATTER", True)
+    assert worst(derivatives(conv_aten, operands, rest), expected) < 1e-12
+
+
+def test_two_copies_of_librace_in_one_process(tmp_path):
+    """As when Python loads LAMMPS with the plugin beside race._race: the second finds the operators there and is content."""
+    copy = tmp_path / "another_race.so"
+    shutil.copy(librace.__file__, copy)
+    torch.ops.load_library(copy)
+    operands, rest = make("4x0e", 0)
+    assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
 
 
 def test_scripted_and_portable():

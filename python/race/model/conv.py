@@ -40,9 +40,22 @@ except ImportError as error:
 HAS_SCATTER = segment_csr is not None
 
 
+class _SegmentCSR(torch.autograd.Function):
+    """torch_scatter's own backward is opaque to autograd: second derivatives through it would silently vanish."""
+
+    @staticmethod
+    def forward(ctx, src: Tensor, row_ptr: Tensor) -> Tensor:
+        ctx.row_ptr, ctx.n = row_ptr, src.shape[0]
+        return segment_csr(src, row_ptr, reduce="sum")
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return torch.repeat_interleave(grad, ctx.row_ptr.diff(), dim=0, output_size=ctx.n), None
+
+
 @torch.jit.unused
 def _segment_csr(src: Tensor, row_ptr: Tensor) -> Tensor:
-    return segment_csr(src, row_ptr, reduce="sum")
+    return _SegmentCSR.apply(src, row_ptr)
 
 
 def segment_sum(src: Tensor, row_ptr: Tensor) -> Tensor:
