@@ -88,7 +88,14 @@ Model Model::load(const Artifact& artifact, at::Device device, std::optional<at:
     throw Error(name + ": cannot prepare the model on " + device.str() + " (" + reason(error) + ")");
   }
   const Model model(std::move(state));
-  if (selftest) replay_selftest(model, extra["selftest.json"], name);
+  if (!selftest) return model;
+  try {
+    replay_selftest(model, extra["selftest.json"], name);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(name + ": the model does not run on " + device.str() + " (" + reason(error) + "); export it with --portable");
+  }
   return model;
 }
 
