@@ -64,8 +64,18 @@ void broadcast(MPI_Comm world, std::string &bytes)
     MPI_Bcast(bytes.data() + at, static_cast<int>(std::min(chunk, size - at)), MPI_CHAR, 0, world);
 }
 
+int rank_on_node(MPI_Comm world)
+{
+  MPI_Comm node;
+  int rank;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &rank);
+  MPI_Comm_free(&node);
+  return rank;
+}
+
 // `cuda` shares the GPUs of a node among the ranks on it.
-at::Device pick_device(MPI_Comm world, const std::string &name)
+at::Device pick_device(const std::string &name, int rank_on_node)
 {
   if (name == "cpu") return at::kCPU;
   const bool known = name == "cuda" || (name.size() > 5 && name.compare(0, 5, "cuda:") == 0 &&
@@ -73,11 +83,6 @@ at::Device pick_device(MPI_Comm world, const std::string &name)
   if (!known) throw race::Error("pair_style race device: expected cpu, cuda or cuda:N, got " + name);
   if (!at::hasCUDA()) throw race::Error("pair_style race device " + name + ": this torch finds no CUDA device; use device cpu");
   if (name != "cuda") return at::Device(name);
-  MPI_Comm node;
-  int rank_on_node;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  MPI_Comm_rank(node, &rank_on_node);
-  MPI_Comm_free(&node);
   const auto count = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank_on_node % std::max(count, 1)));
 }
@@ -94,12 +99,12 @@ race::Model load_model(MPI_Comm world, const std::string &path, const std::strin
     if (me == 0) artifact = race::read_artifact(path, sha256);
   });
   broadcast(world, artifact.bytes);
-  const at::Device where = pick_device(world, device);
+  const int local_rank = rank_on_node(world);
 
   std::optional<race::Model> model;
   together(world, [&] {
     if (me != 0) artifact = race::verify_artifact(std::move(artifact.bytes), path, sha256);
-    model = race::Model::load(artifact, where, dtype);
+    model = race::Model::load(artifact, pick_device(device, local_rank), dtype);
   });
   return *std::move(model);
 }

