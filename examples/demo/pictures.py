@@ -40,7 +40,7 @@ def main() -> None:
     numbers = {"n_atoms": len(frame)}
     for name, mask in parts.items():
         numbers[name] = {
-            "sigma": float(columns[mask, SIGMA].mean()),
+            "sigma": float(np.sqrt((columns[mask, SIGMA] ** 2).mean())),
             "error": float(np.sqrt((error[mask] ** 2).mean())),
             "epistemic": float(columns[mask, EPISTEMIC][:, :3].sum() / trace[mask].sum()),
         }
