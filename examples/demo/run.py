@@ -137,7 +137,7 @@ def summarise() -> None:
     for label, (key, form) in rows.items():
         table.add_row(label, *("" if record.get(key) is None else format(record[key], form) for record in records))
     console.print(table)
-    console.print("The crystals' energies are off and known to be; their forces are easier than the liquid's, and known to be.\n")
+    console.print("AUROC: how often a crystal's frame is the less certain one; 0.5 tells nothing, below it the crystal is surer.\n")
 
     means = json.loads((OUT / "seed.json").read_text())
     speed = re.search(r"([\d.]+) timesteps/s", (MD / "log.lammps").read_text())
