@@ -95,7 +95,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         beta = warmup_beta(self.config, state.epoch + state.batch / self.n_batches)
         terms = self.loss(self.model(batch, forces=self.needs_forces, create_graph=True), batch, beta)
-        terms["loss"].sum().backward()  # members share no parameter: the sum gives each its own gradient
+        # Members share no parameter: the sum gives each its own gradient. Named inputs spare the edge basis, whose leaves want one too.
+        terms["loss"].sum().backward(inputs=list(self.parameters.values()))
         terms["gradient"] = clip_per_member(self.parameters.values(), self.options.clip_norm)
         self.optimizer.step()
         self.average.update(state.step)
