@@ -8,23 +8,21 @@
 
 using namespace LAMMPS_NS;
 
-PairRace *LAMMPS_NS::find_pair_race(LAMMPS *lmp, const char *compute_id)
-{
-  auto *pair = dynamic_cast<PairRace *>(lmp->force->pair_match("race", 1));
+PairRace* LAMMPS_NS::find_pair_race(LAMMPS* lmp, const char* compute_id) {
+  auto* pair = dynamic_cast<PairRace*>(lmp->force->pair_match("race", 1));
   if (!pair || !pair->metadata())
     lmp->error->all(FLERR, "compute {}: expected one pair_style race with a model, got {}", compute_id,
                     lmp->force->pair_style ? lmp->force->pair_style : "none");
   return pair;
 }
 
-ComputeRace::ComputeRace(LAMMPS *lmp, int narg, char **arg) : Compute(lmp, narg, arg)
-{
+ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg, arg) {
   if (narg < 4) utils::missing_cmd_args(FLERR, "compute race", error);
   if (igroup != 0) error->all(FLERR, "compute {} race: expected group all, got {}", id, arg[1]);
   size_vector = 0;
   for (int k = 3; k < narg; ++k) {
     quantities_.emplace_back(arg[k]);
-    const std::string &name = quantities_.back();
+    const std::string& name = quantities_.back();
     if (name != "energy/std" && name != "max/force/std" && name != "stress/std")
       error->all(FLERR, "compute {} race: expected energy/std, max/force/std or stress/std, got {}", id, name);
     size_vector += name == "stress/std" ? 6 : 1;
@@ -37,12 +35,11 @@ ComputeRace::ComputeRace(LAMMPS *lmp, int narg, char **arg) : Compute(lmp, narg,
 
 ComputeRace::~ComputeRace() { delete[] vector; }
 
-void ComputeRace::init()
-{
+void ComputeRace::init() {
   pair_ = find_pair_race(lmp, id);
-  const race::Metadata &metadata = *pair_->metadata();
+  const race::Metadata& metadata = *pair_->metadata();
   const bool ensemble = metadata.n_members > 1;
-  for (const std::string &name : quantities_) {
+  for (const std::string& name : quantities_) {
     if (name == "energy/std" && !ensemble && !metadata.has_energy_var())
       error->all(FLERR, "compute {} race {}: model {} has one member and head {}; expected an ensemble or another head", id, name,
                  pair_->file(), metadata.head);
@@ -54,21 +51,19 @@ void ComputeRace::init()
   }
 }
 
-double ComputeRace::compute_scalar()
-{
+double ComputeRace::compute_scalar() {
   compute_vector();
   invoked_scalar = update->ntimestep;
   return scalar = vector[0];
 }
 
-void ComputeRace::compute_vector()
-{
+void ComputeRace::compute_vector() {
   if (invoked_vector == update->ntimestep) return;
   invoked_vector = update->ntimestep;
   const PairRace::Totals totals = pair_->totals();
   const double per_volume = force->nktv2p / (domain->xprd * domain->yprd * domain->zprd);
-  double *next = vector;
-  for (const std::string &name : quantities_) {
+  double* next = vector;
+  for (const std::string& name : quantities_) {
     if (name == "energy/std") *next++ = totals.energy_std;
     if (name == "max/force/std") *next++ = totals.max_force_std;
     if (name == "stress/std")

@@ -11,20 +11,20 @@ class PairRace;
 
 /// The race pair style in use; an error that names the compute when there is none, or more than one. `head` and members
 /// must give the quantities asked for: `force` a force covariance, `energy` an energy variance.
-PairRace *find_pair_race(LAMMPS *lmp, const char *compute_id);
+PairRace* find_pair_race(LAMMPS* lmp, const char* compute_id);
 
 /// `compute ID all race keyword ...`: global uncertainties of the structure.
 class ComputeRace : public Compute {
- public:
-  ComputeRace(LAMMPS *, int, char **);
+public:
+  ComputeRace(LAMMPS*, int, char**);
   ~ComputeRace() override;
   void init() override;
   double compute_scalar() override;
   void compute_vector() override;
 
- private:
+private:
   std::vector<std::string> quantities_;
-  PairRace *pair_ = nullptr;
+  PairRace* pair_ = nullptr;
 };
 
-}  // namespace LAMMPS_NS
+} // namespace LAMMPS_NS

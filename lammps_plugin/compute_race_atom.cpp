@@ -14,16 +14,14 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-int columns_of(const std::string &name)
-{
+int columns_of(const std::string& name) {
   if (name == "force/std" || name == "energy/std") return 1;
   if (name == "force/cov" || name == "force/aleatoric" || name == "force/epistemic") return 6;
   return name == "interval" ? 3 : 0;
 }
 
 // z with P(|Z| < z) = probability for a standard normal Z, by bisection: called once.
-double normal_half_width(double probability)
-{
+double normal_half_width(double probability) {
   double low = 0, high = 40;
   while (high - low > 1e-14 * high) {
     const double middle = (low + high) / 2;
@@ -32,15 +30,15 @@ double normal_half_width(double probability)
   return low;
 }
 
-}  // namespace
+} // namespace
 
-ComputeRaceAtom::ComputeRaceAtom(LAMMPS *lmp, int narg, char **arg) : Compute(lmp, narg, arg)
-{
+ComputeRaceAtom::ComputeRaceAtom(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg, arg) {
   if (narg < 4) utils::missing_cmd_args(FLERR, "compute race/atom", error);
   for (int k = 3; k < narg; ++k) {
     Quantity quantity{arg[k], columns_of(arg[k])};
     if (quantity.columns == 0)
-      error->all(FLERR, "compute {} race/atom: expected force/std, force/cov, force/aleatoric, force/epistemic, energy/std or interval P, got {}",
+      error->all(FLERR,
+                 "compute {} race/atom: expected force/std, force/cov, force/aleatoric, force/epistemic, energy/std or interval P, got {}",
                  id, quantity.name);
     if (quantity.name == "interval") {
       if (++k >= narg) utils::missing_cmd_args(FLERR, "compute race/atom interval", error);
@@ -56,23 +54,21 @@ ComputeRaceAtom::ComputeRaceAtom(LAMMPS *lmp, int narg, char **arg) : Compute(lm
   timeflag = 1;
 }
 
-ComputeRaceAtom::~ComputeRaceAtom()
-{
+ComputeRaceAtom::~ComputeRaceAtom() {
   memory->destroy(vector_atom);
   memory->destroy(array_atom);
 }
 
-void ComputeRaceAtom::init()
-{
+void ComputeRaceAtom::init() {
   pair_ = find_pair_race(lmp, id);
-  const race::Metadata &metadata = *pair_->metadata();
+  const race::Metadata& metadata = *pair_->metadata();
   const bool ensemble = metadata.n_members > 1;
-  const auto refuse = [&](const Quantity &quantity, const char *expected) {
+  const auto refuse = [&](const Quantity& quantity, const char* expected) {
     error->all(FLERR, "compute {} race/atom {}: model {} has {} member(s) and head {}; expected {}", id, quantity.name, pair_->file(),
                metadata.n_members, metadata.head, expected);
   };
-  for (Quantity &quantity : quantities_) {
-    const std::string &name = quantity.name;
+  for (Quantity& quantity : quantities_) {
+    const std::string& name = quantity.name;
     if (name == "energy/std" && !ensemble && !metadata.has_energy_var()) refuse(quantity, "an ensemble or another head");
     if (name == "energy/std" && metadata.has_energy_var() && metadata.energy_aggregation == "paper")
       refuse(quantity, "energy_aggregation extensive, without which atoms have no energy variance of their own");
@@ -82,14 +78,14 @@ void ComputeRaceAtom::init()
       refuse(quantity, "an ensemble or a head with a force covariance");
     if (name == "interval") {
       const auto scale = metadata.calibration.find("force_std_scale");
-      if (scale == metadata.calibration.end()) refuse(quantity, "a calibrated model (force_std_scale in its metadata): calibrate, then export again");
+      if (scale == metadata.calibration.end())
+        refuse(quantity, "a calibrated model (force_std_scale in its metadata): calibrate, then export again");
       quantity.half_width = scale->second * normal_half_width(quantity.probability);
     }
   }
 }
 
-void ComputeRaceAtom::compute_peratom()
-{
+void ComputeRaceAtom::compute_peratom() {
   invoked_peratom = update->ntimestep;
   pair_->require_uncertainty();
   if (atom->nmax > n_max_) {
@@ -101,21 +97,20 @@ void ComputeRaceAtom::compute_peratom()
     }
   }
   for (int i = 0; i < atom->nlocal; ++i) {
-    double *to = n_columns_ == 1 ? vector_atom + i : array_atom[i];
+    double* to = n_columns_ == 1 ? vector_atom + i : array_atom[i];
     if (!(atom->mask[i] & groupbit)) {
       std::fill_n(to, n_columns_, 0.0);
       continue;
     }
-    for (const Quantity &quantity : quantities_) {
+    for (const Quantity& quantity : quantities_) {
       write(quantity, i, to);
       to += quantity.columns;
     }
   }
 }
 
-void ComputeRaceAtom::write(const Quantity &quantity, int i, double *to) const
-{
-  const std::string &name = quantity.name;
+void ComputeRaceAtom::write(const Quantity& quantity, int i, double* to) const {
+  const std::string& name = quantity.name;
   if (name == "energy/std") *to = pair_->e_std.vector[i];
   if (name == "force/std") *to = pair_->f_std.vector[i];
   if (name == "force/cov") std::copy_n(pair_->f_cov.array[i], 6, to);

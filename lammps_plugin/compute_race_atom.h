@@ -11,26 +11,26 @@ class PairRace;
 
 /// `compute ID group race/atom keyword ...`: columns of per-atom uncertainty.
 class ComputeRaceAtom : public Compute {
- public:
-  ComputeRaceAtom(LAMMPS *, int, char **);
+public:
+  ComputeRaceAtom(LAMMPS*, int, char**);
   ~ComputeRaceAtom() override;
   void init() override;
   void compute_peratom() override;
   double memory_usage() override;
 
- private:
+private:
   struct Quantity {
     std::string name;
     int columns;
-    double probability = 0;  ///< of `interval`
-    double half_width = 0;   ///< of `interval`, in standard deviations
+    double probability = 0; ///< of `interval`
+    double half_width = 0;  ///< of `interval`, in standard deviations
   };
-  void write(const Quantity &quantity, int i, double *to) const;
+  void write(const Quantity& quantity, int i, double* to) const;
 
   std::vector<Quantity> quantities_;
   int n_columns_ = 0;
   int n_max_ = 0;
-  PairRace *pair_ = nullptr;
+  PairRace* pair_ = nullptr;
 };
 
-}  // namespace LAMMPS_NS
+} // namespace LAMMPS_NS

@@ -8,34 +8,30 @@
 namespace {
 
 // Adds a row that lies bit for bit in doubles; memcpy, since float and double may not alias.
-template <typename T>
-void add_row(char *row, const double *buffer, int64_t width)
-{
+template <typename T> void add_row(char* row, const double* buffer, int64_t width) {
   for (int64_t k = 0; k < width; ++k) {
     T mine, theirs;
     std::memcpy(&mine, row + k * sizeof(T), sizeof(T));
-    std::memcpy(&theirs, reinterpret_cast<const char *>(buffer) + k * sizeof(T), sizeof(T));
+    std::memcpy(&theirs, reinterpret_cast<const char*>(buffer) + k * sizeof(T), sizeof(T));
     mine += theirs;
     std::memcpy(row + k * sizeof(T), &mine, sizeof(T));
   }
 }
 
-}  // namespace
+} // namespace
 
-int LammpsHalo::wire_doubles(int64_t width, at::ScalarType dtype)
-{
+int LammpsHalo::wire_doubles(int64_t width, at::ScalarType dtype) {
   return static_cast<int>((width * static_cast<int64_t>(c10::elementSize(dtype)) + 7) / 8);
 }
 
-void LammpsHalo::forward(at::Tensor &rows) { exchange(rows, true); }
-void LammpsHalo::reverse(at::Tensor &rows) { exchange(rows, false); }
+void LammpsHalo::forward(at::Tensor& rows) { exchange(rows, true); }
+void LammpsHalo::reverse(at::Tensor& rows) { exchange(rows, false); }
 
-void LammpsHalo::exchange(at::Tensor &rows, bool forward)
-{
+void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   width_ = rows.size(1);
-  if (width_ == 0) return;  // in every rank: to LAMMPS a size of 0 means its default
+  if (width_ == 0) return; // in every rank: to LAMMPS a size of 0 means its default
   host_ = rows.is_cpu() ? rows.contiguous() : rows.cpu();
-  data_ = static_cast<char *>(host_.data_ptr());
+  data_ = static_cast<char*>(host_.data_ptr());
   row_bytes_ = width_ * host_.element_size();
   doubles_ = wire_doubles(width_, host_.scalar_type());
   if (forward) {
@@ -47,8 +43,7 @@ void LammpsHalo::exchange(at::Tensor &rows, bool forward)
   host_.reset();
 }
 
-void LammpsHalo::put(int atom, double *buffer) const
-{
+void LammpsHalo::put(int atom, double* buffer) const {
   const int row = row_of_atom_[atom];
   if (row < 0 || row_bytes_ % 8) buffer[doubles_ - 1] = 0;
   if (row < 0) {
@@ -58,33 +53,29 @@ void LammpsHalo::put(int atom, double *buffer) const
   }
 }
 
-int LammpsHalo::pack_forward(int n, const int *atoms, double *buffer) const
-{
+int LammpsHalo::pack_forward(int n, const int* atoms, double* buffer) const {
   for (int k = 0; k < n; ++k) put(atoms[k], buffer + static_cast<int64_t>(k) * doubles_);
   return n * doubles_;
 }
 
-void LammpsHalo::unpack_forward(int n, int first, const double *buffer)
-{
+void LammpsHalo::unpack_forward(int n, int first, const double* buffer) {
   for (int k = 0; k < n; ++k) {
     const int row = row_of_atom_[first + k];
     if (row >= 0) std::memcpy(data_ + row * row_bytes_, buffer + static_cast<int64_t>(k) * doubles_, row_bytes_);
   }
 }
 
-int LammpsHalo::pack_reverse(int n, int first, double *buffer) const
-{
+int LammpsHalo::pack_reverse(int n, int first, double* buffer) const {
   for (int k = 0; k < n; ++k) put(first + k, buffer + static_cast<int64_t>(k) * doubles_);
   return n * doubles_;
 }
 
-void LammpsHalo::unpack_reverse(int n, const int *atoms, const double *buffer)
-{
+void LammpsHalo::unpack_reverse(int n, const int* atoms, const double* buffer) {
   const bool is_float = host_.scalar_type() == at::kFloat;
   for (int k = 0; k < n; ++k) {
     const int row = row_of_atom_[atoms[k]];
     if (row < 0) continue;
-    const double *theirs = buffer + static_cast<int64_t>(k) * doubles_;
+    const double* theirs = buffer + static_cast<int64_t>(k) * doubles_;
     if (is_float) {
       add_row<float>(data_ + row * row_bytes_, theirs, width_);
     } else {

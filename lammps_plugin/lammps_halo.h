@@ -7,37 +7,37 @@
 namespace LAMMPS_NS {
 class Comm;
 class Pair;
-}  // namespace LAMMPS_NS
+} // namespace LAMMPS_NS
 
 /// The exchange of librace through LAMMPS's own pattern, brick or tiled: Comm::forward_comm(pair) and reverse_comm(pair), whose
 /// callbacks the pair style hands on to pack and unpack here. On the wire a row is copied bit for bit: two float32 to a double.
 class LammpsHalo final : public race::HaloExchange {
- public:
+public:
   /// @param row_of_atom row of each local and ghost atom, -1 for none: such atoms send and receive zeros.
-  LammpsHalo(LAMMPS_NS::Comm &comm, LAMMPS_NS::Pair &pair, const std::vector<int> &row_of_atom)
+  LammpsHalo(LAMMPS_NS::Comm& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom)
       : comm_(comm), pair_(pair), row_of_atom_(row_of_atom) {}
 
-  void forward(at::Tensor &rows) override;
-  void reverse(at::Tensor &rows) override;
+  void forward(at::Tensor& rows) override;
+  void reverse(at::Tensor& rows) override;
 
-  int pack_forward(int n, const int *atoms, double *buffer) const;
-  void unpack_forward(int n, int first, const double *buffer);
-  int pack_reverse(int n, int first, double *buffer) const;
-  void unpack_reverse(int n, const int *atoms, const double *buffer);
+  int pack_forward(int n, const int* atoms, double* buffer) const;
+  void unpack_forward(int n, int first, const double* buffer);
+  int pack_reverse(int n, int first, double* buffer) const;
+  void unpack_reverse(int n, const int* atoms, const double* buffer);
 
   /// Doubles on the wire for a row of `width` scalars of `dtype`.
   static int wire_doubles(int64_t width, at::ScalarType dtype);
 
- private:
-  void exchange(at::Tensor &rows, bool forward);
-  void put(int atom, double *buffer) const;
+private:
+  void exchange(at::Tensor& rows, bool forward);
+  void put(int atom, double* buffer) const;
 
-  LAMMPS_NS::Comm &comm_;
-  LAMMPS_NS::Pair &pair_;
-  const std::vector<int> &row_of_atom_;
-  at::Tensor host_;        ///< the rows in exchange: [n_total, width], contiguous, in host memory
-  char *data_ = nullptr;
-  int64_t width_ = 0;      ///< scalars per row
+  LAMMPS_NS::Comm& comm_;
+  LAMMPS_NS::Pair& pair_;
+  const std::vector<int>& row_of_atom_;
+  at::Tensor host_; ///< the rows in exchange: [n_total, width], contiguous, in host memory
+  char* data_ = nullptr;
+  int64_t width_ = 0; ///< scalars per row
   int64_t row_bytes_ = 0;
   int doubles_ = 0;
 };

@@ -11,9 +11,8 @@
 #include "race/artifact.h"
 #include "race/error.h"
 
-std::string one_line(const std::exception &error)
-{
-  const auto *torch_error = dynamic_cast<const c10::Error *>(&error);
+std::string one_line(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
   // TorchScript prints the stack first and the reason last.
   const auto reason = text.rfind("RuntimeError: ");
@@ -24,8 +23,7 @@ std::string one_line(const std::exception &error)
   return line;
 }
 
-std::string agree(MPI_Comm world, const std::string &message)
-{
+std::string agree(MPI_Comm world, const std::string& message) {
   int me, first, mine;
   MPI_Comm_rank(world, &me);
   mine = message.empty() ? INT_MAX : me;
@@ -42,30 +40,27 @@ std::string agree(MPI_Comm world, const std::string &message)
 namespace {
 
 // Does `work` in this rank; when it failed anywhere, throws everywhere.
-void together(MPI_Comm world, const std::function<void()> &work)
-{
+void together(MPI_Comm world, const std::function<void()>& work) {
   std::string message;
   try {
     work();
-  } catch (const std::exception &error) {
+  } catch (const std::exception& error) {
     message = one_line(error);
   }
   message = agree(world, message);
   if (!message.empty()) throw race::Error(message);
 }
 
-void broadcast(MPI_Comm world, std::string &bytes)
-{
+void broadcast(MPI_Comm world, std::string& bytes) {
   int64_t size = static_cast<int64_t>(bytes.size());
   MPI_Bcast(&size, 1, MPI_INT64_T, 0, world);
   bytes.resize(size);
-  constexpr int64_t chunk = 1 << 30;  // counts are int in MPI
+  constexpr int64_t chunk = 1 << 30; // counts are int in MPI
   for (int64_t at = 0; at < size; at += chunk)
     MPI_Bcast(bytes.data() + at, static_cast<int>(std::min(chunk, size - at)), MPI_CHAR, 0, world);
 }
 
-int rank_on_node(MPI_Comm world)
-{
+int rank_on_node(MPI_Comm world) {
   MPI_Comm node;
   int rank;
   MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
@@ -75,8 +70,7 @@ int rank_on_node(MPI_Comm world)
 }
 
 // `cuda` shares the GPUs of a node among the ranks on it.
-at::Device pick_device(const std::string &name, int rank_on_node)
-{
+at::Device pick_device(const std::string& name, int rank_on_node) {
   if (name == "cpu") return at::kCPU;
   const bool known = name == "cuda" || (name.size() > 5 && name.compare(0, 5, "cuda:") == 0 &&
                                         std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
@@ -87,11 +81,10 @@ at::Device pick_device(const std::string &name, int rank_on_node)
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank_on_node % std::max(count, 1)));
 }
 
-}  // namespace
+} // namespace
 
-race::Model load_model(MPI_Comm world, const std::string &path, const std::string &device, std::optional<at::ScalarType> dtype,
-                       const std::string &sha256)
-{
+race::Model load_model(MPI_Comm world, const std::string& path, const std::string& device, std::optional<at::ScalarType> dtype,
+                       const std::string& sha256) {
   int me;
   MPI_Comm_rank(world, &me);
   race::Artifact artifact;

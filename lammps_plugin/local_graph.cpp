@@ -10,13 +10,11 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-template <typename T>
-double bytes(const std::vector<T> &v) { return static_cast<double>(v.capacity()) * sizeof(T); }
+template <typename T> double bytes(const std::vector<T>& v) { return static_cast<double>(v.capacity()) * sizeof(T); }
 
-}  // namespace
+} // namespace
 
-void LocalGraph::number_rows(const NeighList &list, const Atom &atom, const Options &options)
-{
+void LocalGraph::number_rows(const NeighList& list, const Atom& atom, const Options& options) {
   const int n_atoms = atom.nlocal + atom.nghost;
   row_of_atom_.assign(n_atoms, -1);
   atom_of_row_.clear();
@@ -35,8 +33,7 @@ void LocalGraph::number_rows(const NeighList &list, const Atom &atom, const Opti
 }
 
 // Receivers are owned atoms, senders their neighbours: edge_vector = r_sender - r_receiver. Ghosts stand at their images already.
-void LocalGraph::find_edges(const NeighList &list, const Atom &atom, const Options &options)
-{
+void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Options& options) {
   const double r_max_squared = options.r_max * options.r_max;
   const double to_angstrom = 1 / options.length;
   sender_.clear();
@@ -44,14 +41,14 @@ void LocalGraph::find_edges(const NeighList &list, const Atom &atom, const Optio
   row_ptr_.assign(1, 0);
   for (int64_t row = 0; row < graph_.n_owned; ++row) {
     const int i = atom_of_row_[row];
-    const double *x = atom.x[i];
-    const int *neighbors = list.firstneigh[i];
+    const double* x = atom.x[i];
+    const int* neighbors = list.firstneigh[i];
     for (int k = 0; k < list.numneigh[i]; ++k) {
       const int j = neighbors[k] & NEIGHMASK;
       if (row_of_atom_[j] < 0) continue;
       const double d[3] = {atom.x[j][0] - x[0], atom.x[j][1] - x[1], atom.x[j][2] - x[2]};
       const double r_squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-      if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
+      if (r_squared >= r_max_squared) continue; // NaN passes, and is found in the energy
       if (r_squared == 0)
         throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[i]) + " and " + std::to_string(atom.tag[j]) +
                           " are at the same place; expected a distance above 0");
@@ -62,8 +59,7 @@ void LocalGraph::find_edges(const NeighList &list, const Atom &atom, const Optio
   }
 }
 
-void LocalGraph::build(const NeighList &list, const Atom &atom, const Options &options)
-{
+void LocalGraph::build(const NeighList& list, const Atom& atom, const Options& options) {
   number_rows(list, atom, options);
   find_edges(list, atom, options);
   const auto n_edges = static_cast<int64_t>(sender_.size());
@@ -73,7 +69,6 @@ void LocalGraph::build(const NeighList &list, const Atom &atom, const Options &o
   graph_.edge_vector = at::from_blob(edge_vector_.data(), {n_edges, 3}, at::kDouble);
 }
 
-double LocalGraph::memory_usage() const
-{
+double LocalGraph::memory_usage() const {
   return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) + bytes(row_ptr_) + bytes(edge_vector_);
 }

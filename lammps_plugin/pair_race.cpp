@@ -21,46 +21,41 @@
 
 using namespace LAMMPS_NS;
 
-PairRace::PairRace(LAMMPS *lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_atom())
-{
+PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_atom()) {
   single_enable = 0;
   restartinfo = 0;
   one_coeff = 1;
   manybody_flag = 1;
-  no_virial_fdotr_compute = 1;  // the virial is summed over edges, right for any box
+  no_virial_fdotr_compute = 1; // the virial is summed over edges, right for any box
   centroidstressflag = CENTROID_AVAIL;
 }
 
-PairRace::~PairRace()
-{
+PairRace::~PairRace() {
   if (allocated) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
   }
-  for (PerAtom *quantity : {&e_std, &f_std, &f_cov, &f_aleatoric, &f_epistemic}) {
+  for (PerAtom* quantity : {&e_std, &f_std, &f_cov, &f_aleatoric, &f_epistemic}) {
     memory->destroy(quantity->vector);
     memory->destroy(quantity->array);
   }
 }
 
 // No exception of torch or librace leaves the plugin. One rank's error ends all: LAMMPS aborts them.
-template <typename Work>
-void PairRace::guarded(Work &&work)
-{
+template <typename Work> void PairRace::guarded(Work&& work) {
   std::string message;
   try {
     work();
     return;
-  } catch (const LAMMPSException &) {
+  } catch (const LAMMPSException&) {
     throw;
-  } catch (const std::exception &exception) {
+  } catch (const std::exception& exception) {
     message = one_line(exception);
   }
   error->one(FLERR, message);
 }
 
-void PairRace::compute(int eflag, int vflag)
-{
+void PairRace::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   step_ = update->ntimestep;
   uncertainty_step_ = -1;
@@ -73,8 +68,7 @@ void PairRace::compute(int eflag, int vflag)
   });
 }
 
-race::Prediction PairRace::predict(bool uncertainty, bool atom_virial)
-{
+race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   local_.build(*list, *atom, {species_.data(), model_->metadata().r_max * units_.length, units_.length});
   race::Request request;
   request.uncertainty = uncertainty;
@@ -84,25 +78,23 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial)
 }
 
 // Ghost rows too: LAMMPS's reverse communication of forces takes them home.
-void PairRace::add_forces(const at::Tensor &forces)
-{
+void PairRace::add_forces(const at::Tensor& forces) {
   const at::Tensor mean = forces.mean(1).mul_(units_.force());
-  const double *row = mean.data_ptr<double>();
-  double **f = atom->f;
+  const double* row = mean.data_ptr<double>();
+  double** f = atom->f;
   for (const int i : local_.atom_of_row()) {
     for (int a = 0; a < 3; ++a) f[i][a] += row[a];
     row += 3;
   }
 }
 
-void PairRace::tally(const race::Prediction &prediction)
-{
+void PairRace::tally(const race::Prediction& prediction) {
   const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(units_.energy);
   const double energy = node_energy.sum().item<double>();
   if (!std::isfinite(energy))
     throw race::Error("pair_style race: the energy of model " + file_ + " is not finite at step " + std::to_string(update->ntimestep) +
                       "; expected a structure near the training set; check the positions and the time step");
-  const std::vector<int> &atoms = local_.atom_of_row();
+  const std::vector<int>& atoms = local_.atom_of_row();
   if (eflag_global) eng_vdwl += energy;
   if (eflag_atom)
     for (int64_t row = 0; row < node_energy.size(0); ++row) eatom[atoms[row]] += node_energy.data_ptr<double>()[row];
@@ -112,9 +104,9 @@ void PairRace::tally(const race::Prediction &prediction)
     for (int k = 0; k < 6; ++k) virial[k] += mean.data_ptr<double>()[race::six_to_nine[k]];
   }
   if (vflag_atom || cvflag_atom) {
-    constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};  // xx yy zz xy xz yz yx zx zy
+    constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}; // xx yy zz xy xz yz yx zx zy
     const at::Tensor scaled = prediction.atom_virial * units_.energy;
-    const double *w = scaled.data_ptr<double>();
+    const double* w = scaled.data_ptr<double>();
     for (const int i : atoms) {
       if (vflag_atom)
         for (int k = 0; k < 6; ++k)
@@ -127,26 +119,24 @@ void PairRace::tally(const race::Prediction &prediction)
 }
 
 // A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS (Compute::addstep), so every rank agrees.
-bool PairRace::uncertainty_wanted() const
-{
+bool PairRace::uncertainty_wanted() const {
   if (uq_flag_) return true;
   if (uq_every_ > 0 && update->ntimestep % uq_every_ == 0) return true;
-  for (Compute *compute : modify->get_compute_list())
+  for (Compute* compute : modify->get_compute_list())
     if ((!strcmp(compute->style, "race") || !strcmp(compute->style, "race/atom")) && compute->matchstep(update->ntimestep)) return true;
   return false;
 }
 
-void PairRace::require_uncertainty()
-{
+void PairRace::require_uncertainty() {
   if (uncertainty_step_ == update->ntimestep) return;
   if (!model_ || step_ != update->ntimestep || update->whichflag == 0)
-    error->all(FLERR, "compute race: uncertainties are not current on step {}; use the compute in a run, through thermo, dump, fix or variable",
+    error->all(FLERR,
+               "compute race: uncertainties are not current on step {}; use the compute in a run, through thermo, dump, fix or variable",
                update->ntimestep);
   guarded([&] { store_uncertainty(predict(true, false)); });
 }
 
-void PairRace::store_uncertainty(const race::Prediction &prediction)
-{
+void PairRace::store_uncertainty(const race::Prediction& prediction) {
   // A member's force on an atom is complete only after reverse communication: columns first, then the covariance.
   at::Tensor forces = prediction.forces;
   const int64_t n_groups = forces.size(1);
@@ -165,12 +155,11 @@ void PairRace::store_uncertainty(const race::Prediction &prediction)
   uncertainty_step_ = update->ntimestep;
 }
 
-void PairRace::store(PerAtom &quantity, const at::Tensor &values, double unit)
-{
+void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
   const at::Tensor scaled = (values * unit).contiguous();
-  const double *value = scaled.data_ptr<double>();
+  const double* value = scaled.data_ptr<double>();
   const int columns = quantity.columns ? quantity.columns : 1;
-  double *flat;
+  double* flat;
   if (quantity.columns) {
     memory->grow(quantity.array, atom->nmax, columns, "pair:race");
     flat = quantity.array[0];
@@ -183,10 +172,9 @@ void PairRace::store(PerAtom &quantity, const at::Tensor &values, double unit)
     std::memcpy(flat + static_cast<int64_t>(columns) * local_.atom_of_row()[row], value, sizeof(double) * columns);
 }
 
-PairRace::Totals PairRace::totals()
-{
+PairRace::Totals PairRace::totals() {
   require_uncertainty();
-  const at::Tensor &mine = rank_totals_.sums;
+  const at::Tensor& mine = rank_totals_.sums;
   at::Tensor sums = at::empty_like(mine);
   MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()), MPI_DOUBLE, MPI_SUM, world);
   const GlobalUncertainty uncertainty = global_uncertainty(sums, model_->metadata());
@@ -199,33 +187,28 @@ PairRace::Totals PairRace::totals()
   return totals;
 }
 
-int PairRace::pack_forward_comm(int n, int *atoms, double *buffer, int, int *) { return halo_.pack_forward(n, atoms, buffer); }
-void PairRace::unpack_forward_comm(int n, int first, double *buffer) { halo_.unpack_forward(n, first, buffer); }
-int PairRace::pack_reverse_comm(int n, int first, double *buffer) { return halo_.pack_reverse(n, first, buffer); }
-void PairRace::unpack_reverse_comm(int n, int *atoms, double *buffer) { halo_.unpack_reverse(n, atoms, buffer); }
+int PairRace::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) { return halo_.pack_forward(n, atoms, buffer); }
+void PairRace::unpack_forward_comm(int n, int first, double* buffer) { halo_.unpack_forward(n, first, buffer); }
+int PairRace::pack_reverse_comm(int n, int first, double* buffer) { return halo_.pack_reverse(n, first, buffer); }
+void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) { halo_.unpack_reverse(n, atoms, buffer); }
 
 // For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step.
-void *PairRace::extract(const char *name, int &dim)
-{
+void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
-  for (const char *flag : {"e_std_flag", "f_std_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
+  for (const char* flag : {"e_std_flag", "f_std_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
     if (!strcmp(name, flag)) return &uq_flag_;
   return nullptr;
 }
 
-void *PairRace::extract_peratom(const char *name, int &columns)
-{
-  const std::pair<const char *, PerAtom *> quantities[] = {
+void* PairRace::extract_peratom(const char* name, int& columns) {
+  const std::pair<const char*, PerAtom*> quantities[] = {
       {"e_std", &e_std}, {"f_std", &f_std}, {"f_cov", &f_cov}, {"f_aleatoric", &f_aleatoric}, {"f_epistemic", &f_epistemic}};
-  for (const auto &[known, quantity] : quantities) {
+  for (const auto& [known, quantity] : quantities) {
     if (strcmp(name, known)) continue;
     columns = quantity->columns;
-    return columns ? static_cast<void *>(quantity->array) : quantity->vector;
+    return columns ? static_cast<void*>(quantity->array) : quantity->vector;
   }
   return nullptr;
 }
 
-double PairRace::memory_usage()
-{
-  return Pair::memory_usage() + local_.memory_usage() + sizeof(double) * 20.0 * atom->nmax;
-}
+double PairRace::memory_usage() { return Pair::memory_usage() + local_.memory_usage() + sizeof(double) * 20.0 * atom->nmax; }

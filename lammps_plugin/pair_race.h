@@ -16,23 +16,23 @@ namespace LAMMPS_NS {
 
 /// `pair_style race`: librace on LAMMPS's atoms, ghosts and communication. README.md is the reference of the command.
 class PairRace : public Pair {
- public:
-  explicit PairRace(LAMMPS *);
+public:
+  explicit PairRace(LAMMPS*);
   ~PairRace() override;
 
-  void settings(int, char **) override;
-  void coeff(int, char **) override;
+  void settings(int, char**) override;
+  void coeff(int, char**) override;
   void init_style() override;
   double init_one(int, int) override;
   void compute(int, int) override;
 
-  int pack_forward_comm(int, int *, double *, int, int *) override;
-  void unpack_forward_comm(int, int, double *) override;
-  int pack_reverse_comm(int, int, double *) override;
-  void unpack_reverse_comm(int, int *, double *) override;
+  int pack_forward_comm(int, int*, double*, int, int*) override;
+  void unpack_forward_comm(int, int, double*) override;
+  int pack_reverse_comm(int, int, double*) override;
+  void unpack_reverse_comm(int, int*, double*) override;
 
-  void *extract(const char *, int &) override;
-  void *extract_peratom(const char *, int &) override;
+  void* extract(const char*, int&) override;
+  void* extract_peratom(const char*, int&) override;
   double memory_usage() override;
 
   // What the computes ask. LAMMPS's units.
@@ -42,9 +42,9 @@ class PairRace : public Pair {
 
   /// One per-atom quantity: `vector` or `array` with `columns`, over owned atoms; 0 for atoms of other pair styles.
   struct PerAtom {
-    double *vector = nullptr;
-    double **array = nullptr;
-    int columns = 0;  ///< 0: vector
+    double* vector = nullptr;
+    double** array = nullptr;
+    int columns = 0; ///< 0: vector
   };
   PerAtom e_std, f_std, f_cov{.columns = 6}, f_aleatoric{.columns = 6}, f_epistemic{.columns = 6};
 
@@ -53,39 +53,38 @@ class PairRace : public Pair {
     double max_force_std;
     double virial_std[6];
   };
-  Totals totals();  ///< Collective. Of this step.
+  Totals totals(); ///< Collective. Of this step.
 
-  const race::Metadata *metadata() const { return model_ ? &model_->metadata() : nullptr; }
-  const std::string &file() const { return file_; }
-  const RaceUnits &units() const { return units_; }
+  const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
+  const std::string& file() const { return file_; }
+  const RaceUnits& units() const { return units_; }
 
- private:
+private:
   void read_model();
-  void read_elements(int narg, char **arg);
+  void read_elements(int narg, char** arg);
   void check_masses() const;
   bool uncertainty_wanted() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
-  void add_forces(const at::Tensor &forces);
-  void tally(const race::Prediction &prediction);
-  void store_uncertainty(const race::Prediction &prediction);
-  void store(PerAtom &quantity, const at::Tensor &values, double unit);
-  template <typename Work>
-  void guarded(Work &&work);
+  void add_forces(const at::Tensor& forces);
+  void tally(const race::Prediction& prediction);
+  void store_uncertainty(const race::Prediction& prediction);
+  void store(PerAtom& quantity, const at::Tensor& values, double unit);
+  template <typename Work> void guarded(Work&& work);
 
   std::optional<race::Model> model_;
   std::string file_, device_, pin_;
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
-  std::vector<int> species_;  ///< by LAMMPS type, from 1; -1: NULL
+  std::vector<int> species_; ///< by LAMMPS type, from 1; -1: NULL
 
   RaceUnits units_;
   LocalGraph local_;
   LammpsHalo halo_;
 
-  int uq_flag_ = 0;               ///< set by fix pair through extract(), for one step
-  bigint step_ = -1;              ///< of the last forces
-  bigint uncertainty_step_ = -1;  ///< of the arrays
+  int uq_flag_ = 0;              ///< set by fix pair through extract(), for one step
+  bigint step_ = -1;             ///< of the last forces
+  bigint uncertainty_step_ = -1; ///< of the arrays
   RankTotals rank_totals_;
 };
 
-}  // namespace LAMMPS_NS
+} // namespace LAMMPS_NS

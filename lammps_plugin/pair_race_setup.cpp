@@ -22,38 +22,33 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char *keywords[] = {"device", "dtype", "uq", "halo", "sha256"};
+constexpr const char* keywords[] = {"device", "dtype", "uq", "halo", "sha256"};
 
-bool is_keyword(const char *word)
-{
-  return std::any_of(std::begin(keywords), std::end(keywords), [&](const char *keyword) { return !strcmp(word, keyword); });
+bool is_keyword(const char* word) {
+  return std::any_of(std::begin(keywords), std::end(keywords), [&](const char* keyword) { return !strcmp(word, keyword); });
 }
 
-bool is_artifact(const char *word)
-{
+bool is_artifact(const char* word) {
   const std::string name = word, ending = ".pt";
   return name.find('/') != std::string::npos || (name.size() > ending.size() && name.substr(name.size() - ending.size()) == ending);
 }
 
-std::string join(const std::vector<std::string> &words)
-{
+std::string join(const std::vector<std::string>& words) {
   std::string text;
-  for (const std::string &word : words) text += (text.empty() ? "" : " ") + word;
+  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
   return text;
 }
 
 // Hex digits of either case, at least eight, that `digest` begins with.
-bool matches_pin(std::string pin, const std::string &digest)
-{
+bool matches_pin(std::string pin, const std::string& digest) {
   std::transform(pin.begin(), pin.end(), pin.begin(), [](unsigned char c) { return std::tolower(c); });
   return pin.size() >= 8 && digest.compare(0, pin.size(), pin) == 0;
 }
 
-}  // namespace
+} // namespace
 
 // pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [sha256 HEX]
-void PairRace::settings(int narg, char **arg)
-{
+void PairRace::settings(int narg, char** arg) {
   file_.clear();
   pin_.clear();
   device_ = "cpu";
@@ -93,19 +88,18 @@ void PairRace::settings(int narg, char **arg)
   if (!file_.empty()) read_model();
 }
 
-void PairRace::read_model()
-{
-  at::set_num_threads(comm->nthreads);  // the rule of LAMMPS: OMP_NUM_THREADS, and one thread when it is not set
+void PairRace::read_model() {
+  at::set_num_threads(comm->nthreads); // the rule of LAMMPS: OMP_NUM_THREADS, and one thread when it is not set
   std::string message;
   try {
     units_ = race_units(update->unit_style, force->angstrom);
     model_.emplace(load_model(world, file_, device_, dtype_, pin_));
-  } catch (const race::Error &exception) {
+  } catch (const race::Error& exception) {
     message = exception.what();
   }
   if (!message.empty()) error->all(FLERR, message);
 
-  const race::Metadata &metadata = model_->metadata();
+  const race::Metadata& metadata = model_->metadata();
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
   comm_forward = width;
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
@@ -116,8 +110,7 @@ void PairRace::read_model()
 }
 
 // pair_coeff * * [file] El1 El2 ... [sha256 HEX]; one element, or NULL, per atom type
-void PairRace::coeff(int narg, char **arg)
-{
+void PairRace::coeff(int narg, char** arg) {
   if (narg < 3) utils::missing_cmd_args(FLERR, "pair_coeff", error);
   if (strcmp(arg[0], "*") || strcmp(arg[1], "*")) error->all(FLERR, "pair_coeff race: expected * *, got {} {}", arg[0], arg[1]);
   narg -= 2;
@@ -140,20 +133,20 @@ void PairRace::coeff(int narg, char **arg)
   read_elements(narg, arg);
 }
 
-void PairRace::read_elements(int narg, char **arg)
-{
-  const std::vector<std::string> &known = model_->metadata().elements;
+void PairRace::read_elements(int narg, char** arg) {
+  const std::vector<std::string>& known = model_->metadata().elements;
   const int ntypes = atom->ntypes;
   if (narg != ntypes)
-    error->all(FLERR, "pair_coeff race: expected {} element names, one (or NULL) per atom type, got {}; model {} has {}", ntypes, narg, file_,
-               join(known));
+    error->all(FLERR, "pair_coeff race: expected {} element names, one (or NULL) per atom type, got {}; model {} has {}", ntypes, narg,
+               file_, join(known));
   species_.assign(ntypes + 1, -1);
   for (int type = 1; type <= ntypes; ++type) {
     const std::string name = arg[type - 1];
     if (name == "NULL") continue;
     const auto found = std::find(known.begin(), known.end(), name);
     if (found == known.end())
-      error->all(FLERR, "pair_coeff race: atom type {}: expected an element of model {} ({}) or NULL, got {}", type, file_, join(known), name);
+      error->all(FLERR, "pair_coeff race: atom type {}: expected an element of model {} ({}) or NULL, got {}", type, file_, join(known),
+                 name);
     species_[type] = static_cast<int>(found - known.begin());
   }
 
@@ -171,8 +164,7 @@ void PairRace::read_elements(int narg, char **arg)
   if (count == 0) error->all(FLERR, "pair_coeff race: expected at least one element, got only NULL");
 }
 
-void PairRace::init_style()
-{
+void PairRace::init_style() {
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   if (!force->newton_pair) error->all(FLERR, "pair_style race: expected newton on, got newton off for pairs; use: newton on");
   units_ = race_units(update->unit_style, force->angstrom);
@@ -184,18 +176,17 @@ void PairRace::init_style()
 }
 
 // A mistaken order of elements is wrong chemistry in silence; the masses usually give it away. Isotopes may be meant: a warning.
-void PairRace::check_masses() const
-{
+void PairRace::check_masses() const {
   if (!atom->mass || comm->me != 0) return;
   const std::string style = update->unit_style;
   const double gram_per_mol = style == "si" ? 1.66053906660e-27 : 1;
   for (int type = 1; type <= atom->ntypes; ++type) {
     if (species_[type] < 0 || !atom->mass_setflag[type]) continue;
-    const std::string &element = model_->metadata().elements[species_[type]];
+    const std::string& element = model_->metadata().elements[species_[type]];
     const double expected = standard_atomic_weight(element), got = atom->mass[type] / gram_per_mol;
     if (expected > 0 && std::abs(got - expected) > 0.1 * expected)
-      error->warning(FLERR, "pair_coeff race: atom type {} is {}, of mass {}, but its mass is {}; check the order of the elements", type, element,
-                     expected, got);
+      error->warning(FLERR, "pair_coeff race: atom type {} is {}, of mass {}, but its mass is {}; check the order of the elements", type,
+                     element, expected, got);
   }
 }
 

@@ -10,35 +10,37 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-Pair *create_pair(LAMMPS *lmp) { return new PairRace(lmp); }
-Compute *create_compute(LAMMPS *lmp, int narg, char **arg) { return new ComputeRace(lmp, narg, arg); }
-Compute *create_compute_atom(LAMMPS *lmp, int narg, char **arg) { return new ComputeRaceAtom(lmp, narg, arg); }
+Pair* create_pair(LAMMPS* lmp) { return new PairRace(lmp); }
+Compute* create_compute(LAMMPS* lmp, int narg, char** arg) { return new ComputeRace(lmp, narg, arg); }
+Compute* create_compute_atom(LAMMPS* lmp, int narg, char** arg) { return new ComputeRaceAtom(lmp, narg, arg); }
 
 // The classes of LAMMPS have no stable layout: another version, or other integer sizes, would corrupt memory in silence.
-void refuse_another_lammps(LAMMPS *lmp)
-{
+void refuse_another_lammps(LAMMPS* lmp) {
   const int version = lammps_version(lmp);
   if (version != RACE_LAMMPS_NUMBER)
-    lmp->error->all(FLERR, "raceplugin.so: expected LAMMPS {}, for which it was compiled, got {}; build it again with "
-                    "-DRACE_LAMMPS_HEADERS=DIR of this LAMMPS", RACE_LAMMPS_NUMBER, version);
+    lmp->error->all(FLERR,
+                    "raceplugin.so: expected LAMMPS {}, for which it was compiled, got {}; build it again with "
+                    "-DRACE_LAMMPS_HEADERS=DIR of this LAMMPS",
+                    RACE_LAMMPS_NUMBER, version);
   const int bytes = lammps_extract_setting(lmp, "tagint");
   const int expected = sizeof(tagint);
   if (bytes != expected)
-    lmp->error->all(FLERR, "raceplugin.so: expected {}-byte atom IDs, got a LAMMPS with {} bytes; build it again with "
-                    "-DRACE_LAMMPS_DEFINITIONS=LAMMPS_BIGBIG or LAMMPS_SMALLBIG", expected, bytes);
+    lmp->error->all(FLERR,
+                    "raceplugin.so: expected {}-byte atom IDs, got a LAMMPS with {} bytes; build it again with "
+                    "-DRACE_LAMMPS_DEFINITIONS=LAMMPS_BIGBIG or LAMMPS_SMALLBIG",
+                    expected, bytes);
 }
 
-}  // namespace
+} // namespace
 
-void lammpsplugin_init(void *lammps, void *handle, void *regfunc)
-{
-  refuse_another_lammps(static_cast<LAMMPS *>(lammps));
+void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
+  refuse_another_lammps(static_cast<LAMMPS*>(lammps));
 
-  const auto add = [&](const char *style, const char *name, const char *info, void *creator) {
+  const auto add = [&](const char* style, const char* name, const char* info, void* creator) {
     lammpsplugin_t plugin{RACE_LAMMPS_DATE, style, name, info, "the RACE maintainers", creator, handle};
     reinterpret_cast<lammpsplugin_regfunc>(regfunc)(&plugin, lammps);
   };
-  add("pair", "race", "pair style race", reinterpret_cast<void *>(&create_pair));
-  add("compute", "race", "compute race", reinterpret_cast<void *>(&create_compute));
-  add("compute", "race/atom", "compute race/atom", reinterpret_cast<void *>(&create_compute_atom));
+  add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));
+  add("compute", "race", "compute race", reinterpret_cast<void*>(&create_compute));
+  add("compute", "race/atom", "compute race/atom", reinterpret_cast<void*>(&create_compute_atom));
 }

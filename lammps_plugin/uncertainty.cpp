@@ -4,8 +4,7 @@
 
 #include "race/conventions.h"
 
-AtomUncertainty atom_uncertainty(const race::Prediction &prediction, const at::Tensor &forces)
-{
+AtomUncertainty atom_uncertainty(const race::Prediction& prediction, const at::Tensor& forces) {
   AtomUncertainty atoms;
   atoms.cov_aleatoric = prediction.cov_aleatoric;
   atoms.cov_epistemic = prediction.cov_epistemic;
@@ -16,22 +15,21 @@ AtomUncertainty atom_uncertainty(const race::Prediction &prediction, const at::T
   return atoms;
 }
 
-RankTotals rank_totals(const race::Prediction &prediction, const AtomUncertainty &atoms)
-{
+RankTotals rank_totals(const race::Prediction& prediction, const AtomUncertainty& atoms) {
   RankTotals totals;
   const at::Tensor n_atoms = at::full({1}, static_cast<double>(prediction.node_energy.size(0)), at::kDouble);
-  totals.sums = at::cat({n_atoms, prediction.node_energy.sum(0), prediction.node_energy_var.sum(0), prediction.virial.flatten()}).contiguous();
+  totals.sums =
+      at::cat({n_atoms, prediction.node_energy.sum(0), prediction.node_energy_var.sum(0), prediction.virial.flatten()}).contiguous();
   if (atoms.force_std.numel() > 0) totals.max_force_std = atoms.force_std.max().item<double>();
   return totals;
 }
 
-GlobalUncertainty global_uncertainty(const at::Tensor &sums, const race::Metadata &metadata)
-{
+GlobalUncertainty global_uncertainty(const at::Tensor& sums, const race::Metadata& metadata) {
   const int64_t M = metadata.n_members;
   const auto energy = sums.slice(0, 1, 1 + M);
   auto variance = sums.slice(0, 1 + M, 1 + 2 * M);
   const auto virial = sums.slice(0, 1 + 2 * M).view({-1, 9});
-  if (metadata.energy_aggregation == "paper" && metadata.has_energy_var()) variance = (variance / sums[0]).exp();  // exp(mean_i s_i)
+  if (metadata.energy_aggregation == "paper" && metadata.has_energy_var()) variance = (variance / sums[0]).exp(); // exp(mean_i s_i)
   const auto virial_std = virial.std(0, /*unbiased=*/false).contiguous();
 
   GlobalUncertainty total;

@@ -4,27 +4,27 @@
 
 /// Per-atom uncertainty of one rank's owned atoms, from the law of total variance over members. Model units, float64, on the CPU.
 struct AtomUncertainty {
-  at::Tensor energy_std;      ///< [n_owned] eV
-  at::Tensor force_std;       ///< [n_owned] eV/Angstrom, sqrt(tr(cov) / 3): of one component, on average over directions
-  at::Tensor cov;             ///< [n_owned, 6] (eV/Angstrom)^2, aleatoric + epistemic
-  at::Tensor cov_aleatoric;   ///< [n_owned, 6]
-  at::Tensor cov_epistemic;   ///< [n_owned, 6]
+  at::Tensor energy_std;    ///< [n_owned] eV
+  at::Tensor force_std;     ///< [n_owned] eV/Angstrom, sqrt(tr(cov) / 3): of one component, on average over directions
+  at::Tensor cov;           ///< [n_owned, 6] (eV/Angstrom)^2, aleatoric + epistemic
+  at::Tensor cov_aleatoric; ///< [n_owned, 6]
+  at::Tensor cov_epistemic; ///< [n_owned, 6]
 };
 
 /// @param prediction with Request::uncertainty (and members, where there is more than one).
 /// @param forces [n_owned, G, 3] *complete*: after reverse communication.
-AtomUncertainty atom_uncertainty(const race::Prediction &prediction, const at::Tensor &forces);
+AtomUncertainty atom_uncertainty(const race::Prediction& prediction, const at::Tensor& forces);
 
 /// Sums over one rank's atoms, and maxima: what ranks reduce to global uncertainties. Model units.
 struct RankTotals {
-  at::Tensor sums;           ///< float64 [1 + M + M + 9 M]: atoms, member energies, their aleatoric variances, member virials
-  double max_force_std = 0;  ///< eV/Angstrom
+  at::Tensor sums;          ///< float64 [1 + M + M + 9 M]: atoms, member energies, their aleatoric variances, member virials
+  double max_force_std = 0; ///< eV/Angstrom
 };
-RankTotals rank_totals(const race::Prediction &prediction, const AtomUncertainty &atoms);
+RankTotals rank_totals(const race::Prediction& prediction, const AtomUncertainty& atoms);
 
 /// Global uncertainties, from sums reduced over ranks.
 struct GlobalUncertainty {
   double energy_std;    ///< eV
   double virial_std[6]; ///< eV, spread of the members: xx, yy, zz, xy, xz, yz
 };
-GlobalUncertainty global_uncertainty(const at::Tensor &sums, const race::Metadata &metadata);
+GlobalUncertainty global_uncertainty(const at::Tensor& sums, const race::Metadata& metadata);
