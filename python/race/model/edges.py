@@ -17,6 +17,12 @@ def monomials(lmax: int) -> list[tuple[int, int, int]]:
     return [(a, b, n - a - b) for n in range(lmax + 1) for a in range(n, -1, -1) for b in range(n - a, -1, -1)]
 
 
+def lowered(exponents: tuple[int, int, int], axis: int) -> tuple[int, int, int]:
+    """The monomial divided by one component."""
+    a, b, c = (e - (axis == i) for i, e in enumerate(exponents))
+    return a, b, c
+
+
 class EdgeBasis(nn.Module):
     """Radial and angular functions of edge vectors (paper eq. 13).
 
@@ -24,6 +30,9 @@ class EdgeBasis(nn.Module):
     """
 
     __constants__ = ["tabulated"]
+    sh_coefficients: Tensor
+    sh_gradient: Tensor
+    sh_degree: Tensor
 
     def __init__(self, r_max: float, n_radial: int, envelope_p: int, lmax: int, tabulated: bool, dtype: torch.dtype):
         super().__init__()
@@ -52,7 +61,7 @@ class EdgeBasis(nn.Module):
         for k, exps in enumerate(powers):
             for axis in range(3):
                 if exps[axis] > 0:
-                    reduced = tuple(e - (axis == i) for i, e in enumerate(exps))
+                    reduced = lowered(exps, axis)
                     gradient[lower.index(reduced), :, axis] += exps[axis] * coefficients[k]
         degrees = torch.cat([torch.full((2 * degree + 1,), float(degree)) for degree in range(lmax + 1)])
         self.register_buffer("sh_coefficients", coefficients.to(dtype), persistent=False)
@@ -62,7 +71,7 @@ class EdgeBasis(nn.Module):
         self.recipe = []
         for exps in powers[1:]:
             axis = next(i for i in range(3) if exps[i] > 0)
-            self.recipe.append((powers.index(tuple(e - (axis == i) for i, e in enumerate(exps))), axis))
+            self.recipe.append((powers.index(lowered(exps, axis)), axis))
         self.n_lower = len(lower)
 
     def forward(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -58,6 +58,10 @@ def quadrupole_basis(dtype: torch.dtype) -> Tensor:
 class ForceCovariance(nn.Module):
     """Aleatoric covariance of the force on each atom, from raw head channels."""
 
+    basis: Tensor
+    identity: Tensor
+    six: Tensor
+
     def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
         super().__init__()
         self.head = head

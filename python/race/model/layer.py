@@ -49,6 +49,10 @@ class Layer(nn.Module):
     """
 
     __constants__ = ["fused", "is_folded"]  # branches on them are decided when the artifact is compiled
+    cg: Tensor
+    product_norm: Tensor
+    skip_norm: Tensor
+    product_folded: Tensor
 
     def __init__(
         self,

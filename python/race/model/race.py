@@ -24,6 +24,9 @@ from race.model.linear import Linear
 class RACE(nn.Module):
     """M members of one architecture; see `ModelConfig` for every option. Parameters carry the member axis first."""
 
+    scale: Tensor
+    atomic_energies: Tensor
+
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
         super().__init__()
         if not config.elements:
@@ -204,18 +207,22 @@ class RACE(nn.Module):
     # ---- deployment ------------------------------------------------------------------------------------------------
 
     @torch.jit.unused
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    @torch.jit.unused
     def fold(self) -> "RACE":
         """Folds what is linear (exact); the result predicts the same and cannot be trained. In place."""
         with torch.no_grad():
             a = torch.bmm(self.embedding, self.weight_a) * self.weight_a.shape[1] ** -0.5
-            for layer in self.layers:
+            for layer in self._layers():
                 layer.fold(a)
         return self
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "RACE":
         """Compiled race::conv, or stock torch operations only. In place."""
-        for layer in self.layers:
+        for layer in self._layers():
             layer.fused = fused and HAS_FUSED
             layer.radial.fused = fused and HAS_FUSED
         return self

@@ -57,6 +57,9 @@ class Radial(nn.Module):
     """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
 
     __constants__ = ["fused", "is_folded", "n_knots"]
+    knot_value: Tensor
+    knot_slope: Tensor
+    table_folded: Tensor
 
     def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
         super().__init__()

@@ -25,7 +25,8 @@ class ReferenceLayer(nn.Module):
         irreps_sh = o3.Irreps.spherical_harmonics(config.lmax)
         self.identity = [(k, ir) for k, (_, ir) in enumerate(irreps_g) if ir in hidden]
         self.slices = irreps_g.slices()
-        paths, mid = [], []
+        paths: list[tuple] = []
+        mid: list[tuple[int, o3.Irrep]] = []
         for k, (mul, ir) in enumerate(irreps_g):
             for l2, (_, ir_sh) in enumerate(irreps_sh):
                 for out in ir * ir_sh:
@@ -104,7 +105,7 @@ class Reference(nn.Module):
         h = attributes @ self.embedding
         a = h @ self.weight_a / math.sqrt(self.weight_a.shape[0])
         radial, sh = self.basis(edge_vector.norm(dim=1, keepdim=True)), self.sh(edge_vector)
-        out = 0
+        out = edge_vector.new_zeros(())
         for layer in self.layers:
             h, extra = layer(a, attributes, h, radial, sh, edge_index)
             out = out + extra

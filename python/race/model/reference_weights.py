@@ -1,8 +1,10 @@
 """Copies one member of a RACE model into the e3nn reference: index bookkeeping, kept apart from the equations."""
 
+from typing import Any
+
 import torch
 from e3nn import o3
-from torch import Tensor, nn
+from torch import Tensor
 
 from race.model.irreps import path_irreps
 
@@ -41,7 +43,7 @@ def flat_matrices(weight: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]
     return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def copy_member(reference: nn.Module, model: nn.Module, m: int) -> None:
+def copy_member(reference: Any, model: Any, m: int) -> None:
     config = model.config
     reference.embedding.copy_(model.embedding[m])
     reference.weight_a.copy_(model.weight_a[m])
