@@ -9,7 +9,7 @@ import pytest
 import torch
 from e3nn import o3
 
-import race.model.conv as conv_module
+import race.model.scatter as scatter_module
 from race.model.conv import conv_aten, conv_fused
 from race.model.irreps import Layout, conv_paths
 
@@ -247,8 +247,8 @@ def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):
         assert reduce == "sum"
         return torch.stack([src.detach()[a:b].sum(0) for a, b in zip(row_ptr[:-1], row_ptr[1:], strict=True)])
 
-    monkeypatch.setattr(conv_module, "segment_csr", segment_csr)
-    monkeypatch.setattr(conv_module, "HAS_SCATTER", True)
+    monkeypatch.setattr(scatter_module, "segment_csr", segment_csr)
+    monkeypatch.setattr(scatter_module, "HAS_SCATTER", True)
     assert worst(derivatives(conv_aten, operands, rest), expected) < 1e-12
 
 

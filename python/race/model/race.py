@@ -19,6 +19,7 @@ from race.model.heads import TENSOR_HEADS, ForceCovariance, evidential_kappa, n_
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
 from race.model.linear import Linear
+from race.model.scatter import segment_sum
 
 
 class RACE(nn.Module):
@@ -151,7 +152,7 @@ class RACE(nn.Module):
         Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames, M] eV^2 (aleatoric).
         `create_graph` keeps forces differentiable with respect to the weights.
         """
-        M, sender, receiver = self.n_members, batch.edge_index[0], batch.edge_index[1]
+        M, sender = self.n_members, batch.edge_index[0]
         vector = batch.edge_vector
         with torch.no_grad():
             radial_one, sh_one, radial_grad, sh_grad = self.edges(vector)
@@ -175,25 +176,29 @@ class RACE(nn.Module):
 
         bar_radial, bar_sh = torch.autograd.grad(node_energy.sum(), [radial, sh], create_graph=create_graph)
         edge_grad = self.edges_vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
-        zeros = edge_grad.new_zeros(batch.species.shape[0], M, 3)
-        result["forces"] = zeros.index_add(0, receiver, edge_grad).index_add(0, sender, edge_grad, alpha=-1)
+        result["forces"] = segment_sum(edge_grad, batch.row_ptr).index_add(0, sender, edge_grad, alpha=-1)
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
         virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
-        frame_virial = virial.new_zeros(batch.n_frames, M, 6).index_add(0, batch.frame[receiver], virial)
+        frame_virial = segment_sum(virial, batch.row_ptr[self.frame_ptr(batch)])  # a frame's receivers are consecutive
         volume = batch.volume.to(virial.dtype)[:, None, None]  # NaN without 3D periodicity: no stress, and no NaN in gradients
         result["stress"] = torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0))
         return result
 
     @torch.jit.unused
+    def frame_ptr(self, batch: Batch) -> Tensor:
+        """int64 [n_frames + 1]: the atoms of frame k are frame_ptr[k]:frame_ptr[k + 1]."""
+        return torch.nn.functional.pad(batch.n_atoms_per_frame.cumsum(0), (1, 0))
+
+    @torch.jit.unused
     def pool(self, node: Tensor, batch: Batch) -> Tensor:
         """[n_atoms, M] -> [n_frames, M]: sum, or mean where the target is intensive."""
-        total = node.new_zeros(batch.n_frames, node.shape[1]).index_add(0, batch.frame, node)
+        total = segment_sum(node, self.frame_ptr(batch))
         return total / batch.n_atoms_per_frame[:, None] if self.mean_pooling else total
 
     @torch.jit.unused
     def energy_var(self, raw: Tensor, batch: Batch) -> Tensor:
         """Aleatoric variance of the frame's target, [n_frames, M] eV^2."""
-        total = raw.new_zeros(batch.n_frames, raw.shape[1]).index_add(0, batch.frame, self.node_energy_var(raw))
+        total = segment_sum(self.node_energy_var(raw), self.frame_ptr(batch))
         n = batch.n_atoms_per_frame[:, None]
         if self.paper_energy_var:
             return torch.exp(total / n)
