@@ -50,6 +50,7 @@ RUNS = (
     (8, "energy, mean forces", False, 1, 1),
     (8, "energy, mean forces; every member's forces, 3x3 total covariance every 20 steps", True, 1, 1),
 )
+PARTS = ("Pair", "Neigh", "Comm", "Output", "Modify", "Other")
 
 
 def data_file(atoms: ase.Atoms) -> str:
@@ -140,7 +141,7 @@ def to_record(
         "calls": steps * len(rounds),
         "katom_steps_per_second": 1e3 / us_per_atom,
         "pair_fraction": middle["Pair"] / middle["Loop"],
-        "breakdown": {name: middle[name] / middle["Loop"] for name in ("Pair", "Neigh", "Comm", "Output", "Modify", "Other") if name in middle},
+        "breakdown": {name: middle[name] / middle["Loop"] for name in PARTS if name in middle},
         "timed": "LAMMPS's loop time: pair style, neighbour lists, communication, integration",
         "versions": {"race": race.__version__, "lammps": version("lammps"), "commit": results.commit()},
     }

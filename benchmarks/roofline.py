@@ -2,8 +2,9 @@
 
     python benchmarks/roofline.py [--quick]
 
-For each kernel, on Si-512 with one thread: its floating-point operations, the bytes it must move from memory (each array once) and through the
-caches (each operand at each use), and the least time that the measured ceilings allow for these. Flops and bytes are counted by formula below.
+For each kernel, on Si-512 with one thread: its floating-point operations, the bytes it must move from memory (each array once) and
+through the caches (each operand at each use), and the least time that the measured ceilings allow for these. Flops and bytes are
+counted by formula below.
 """
 
 import argparse
@@ -91,13 +92,16 @@ def ceilings(dtype: torch.dtype, budget: float) -> Ceilings:
     return Ceilings(gemm / 1e9, copy(1 << 28, 1) / 1e9, copy(1 << 18, 200) / 1e9)
 
 
-def conv_counts(paths: ConvPaths, members: int, n: int, n_edges: int, size: int, dims: tuple[int, int, int]) -> dict[str, tuple[float, float, float]]:
+def conv_counts(
+    paths: ConvPaths, members: int, n: int, n_edges: int, size: int, dims: tuple[int, int, int]
+) -> dict[str, tuple[float, float, float]]:
     """(flops, bytes from memory, bytes through caches) of race::conv for each order of derivative.
 
-    A path contracts cg with Y once for each edge (not counted: shared by all channels), which leaves a [2l1+1, 2l3+1] matrix with `q` entries
-    that are not zero; then each channel and edge costs 2 q for the product with g and the smaller of 2l1+1, 2l3+1 for the radial weight.
-    Derivatives contract the same matrices: with respect to g, to the radial weight, and (all members' channels summed) to Y, whose entries of cg
-    are `t`. The second derivative is that of the contraction with a direction in g, radial and Y: five products of the first kind.
+    A path contracts cg with Y once for each edge (not counted: shared by all channels), which leaves a [2l1+1, 2l3+1] matrix with
+    `q` entries that are not zero; then each channel and edge costs 2 q for the product with g and the smaller of 2l1+1, 2l3+1 for
+    the radial weight. Derivatives contract the same matrices: with respect to g, to the radial weight, and (all members' channels
+    summed) to Y, whose entries of cg are `t`. The second derivative is that of the contraction with a direction in g, radial and
+    Y: five products of the first kind. What interpolating the radial weights costs is not counted.
     """
     dim_in, dim_out, n_sh = dims
     forward = to_sh = 0.0
@@ -113,7 +117,11 @@ def conv_counts(paths: ConvPaths, members: int, n: int, n_edges: int, size: int,
     g, out, edge = n * dim_in * size, n * dim_out * size, n_edges * (1 + n_sh) * size + 8 * n_edges
     table = N_KNOTS * 2 * K * size
     gathered, knots = n_edges * dim_in * size, n_edges * 4 * K * size  # a row of g for each edge; values and slopes at two knots
-    memory = {"forward": g + out + table + edge, "first derivatives": 2 * g + out + table + 2 * edge, "second derivatives": 4 * g + 2 * out + 2 * table + 3 * edge}
+    memory = {
+        "forward": g + out + table + edge,
+        "first derivatives": 2 * g + out + table + 2 * edge,
+        "second derivatives": 4 * g + 2 * out + 2 * table + 3 * edge,
+    }
     caches = {
         "forward": gathered + knots + out + edge,
         "first derivatives": 3 * gathered + knots + out + 2 * edge,  # bar g is read and written
@@ -192,7 +200,8 @@ def page(rows: list[Row], machine: str, n_atoms: int) -> str:
     lines = [
         "# Roofline",
         "",
-        f"Si-512 (28 edges per atom), one thread of {machine}. Made by `benchmarks/roofline.py`, which also states how flops and bytes are counted.",
+        f"Si-512 (28 edges per atom), one thread of {machine}. Made by `benchmarks/roofline.py`, which also states how flops and",
+        "bytes are counted.",
         "",
         "Ceilings measured in the same run:",
         "",
@@ -204,9 +213,9 @@ def page(rows: list[Row], machine: str, n_atoms: int) -> str:
         lines.append(f"| {dtype} | {c.gflops:.0f} | {c.memory:.0f} | {c.cache:.0f} |")
     lines += [
         "",
-        "The bound is the least time that the ceilings allow, and what sets it; the last column is the bound as a part of the time measured.",
+        "The bound is the least time that the ceilings allow, and what sets it; the last column is the bound over the time measured.",
         "",
-        "| channels | kernel | dtype | kflop/atom | from memory, kB/atom | through caches, kB/atom | us/atom | GFLOP/s | bound, us/atom | of the bound |",
+        "| channels | kernel | dtype | kflop/atom | memory, kB/atom | caches, kB/atom | us/atom | GFLOP/s | bound, us/atom | bound/time |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -1,9 +1,9 @@
 """The structures that every code is timed on, and their neighbour lists as one npz file each.
 
-    3BPA      a drug-like molecule of 27 atoms; the first published training frame if the dataset is at hand (RACE_DATA), else a
-              chain of the same composition
-    Si-64, Si-512, Si-4096      diamond silicon, displaced at random
-    water     216 molecules in a box, slightly compressed: 55 neighbours within 5 Angstrom
+3BPA      a drug-like molecule of 27 atoms; the first published training frame if the dataset is at hand (RACE_DATA), else a
+          chain of the same composition
+Si-64, Si-512, Si-4096      diamond silicon, displaced at random
+water     216 molecules in a box, slightly compressed: 55 neighbours within 5 Angstrom
 """
 
 import os

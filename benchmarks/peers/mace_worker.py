@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from protocol import Prepared, serve  # noqa: E402
 
 NUMBERS = [1, 6, 7, 8, 14]
-SIZES = {"small": ("64x0e+64x1o", 2, 2), "l2": ("64x0e+64x1o+64x2e", 3, 2)}  # hidden irreps, max_ell, interactions
+SIZES = {"small": "64x0e+64x1o", "l2": "64x0e+64x1o+64x2e"}  # hidden irreps
+N_LAYERS = 2
 
 
-def build(size: str) -> torch.nn.Module:
-    hidden, max_ell, n_layers = SIZES[size]
+def build(size: str, max_ell: int) -> torch.nn.Module:
     interactions = modules.interaction_classes
     torch.manual_seed(0)
     return modules.ScaleShiftMACE(
@@ -36,9 +36,9 @@ def build(size: str) -> torch.nn.Module:
         max_ell=max_ell,
         interaction_cls=interactions["RealAgnosticResidualInteractionBlock"],
         interaction_cls_first=interactions["RealAgnosticInteractionBlock"],
-        num_interactions=n_layers,
+        num_interactions=N_LAYERS,
         num_elements=len(NUMBERS),
-        hidden_irreps=o3.Irreps(hidden),
+        hidden_irreps=o3.Irreps(SIZES[size]),
         MLP_irreps=o3.Irreps("16x0e"),
         gate=torch.nn.functional.silu,
         atomic_energies=np.zeros(len(NUMBERS)),
@@ -77,13 +77,14 @@ def batch(graphs: list[dict[str, np.ndarray]], dtype: torch.dtype) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="small", choices=tuple(SIZES))
+    parser.add_argument("--max-ell", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
     torch.set_default_dtype(dtype)
-    model = prepare_for_compile(build)(args.model)
+    model = prepare_for_compile(build)(args.model, args.max_ell)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
 
     def prepare(path: str, outputs: str) -> Prepared:
@@ -120,11 +121,10 @@ def main() -> None:
         n_edges = sum(b["edge_index"].shape[1] for b in batches) // len(batches)
         return Prepared(step, len(batches[0]["positions"]), n_edges, frames=n)
 
-    hidden, max_ell, n_layers = SIZES[args.model]
     about = {
         "versions": {"mace-torch": version("mace-torch"), "torch": torch.__version__, "e3nn": version("e3nn")},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "architecture": f"{n_layers} layers, {hidden}, max_ell {max_ell}, correlation 3, r_max 5",
+        "architecture": f"{N_LAYERS} layers, {SIZES[args.model]}, max_ell {args.max_ell}, correlation 3, r_max 5, radial MLP 64 64",
         "timed": "torch.compile'd forward pass and forces, from positions and a neighbour list",
     }
     serve(prepare, about)
