@@ -137,9 +137,10 @@ def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: 
     dims = Layout(hidden, members).dim, Layout(paths.irreps_out, members).dim, (lmax + 1) ** 2
     n, n_edges = len(graph["numbers"]), len(graph["sender"])
     vector = graph["positions"][graph["sender"]] - graph["positions"][graph["receiver"]] + graph["shift"] @ graph["cell"]
-    x = torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX).to(dtype).unsqueeze(1)
+    x = torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX).to(dtype).unsqueeze(1).expand(-1, members)
     table = torch.randn(members, N_KNOTS, 2, paths.n_weights, dtype=dtype)
-    g, sh = torch.randn(n, dims[0], dtype=dtype), torch.randn(n_edges, 1, dims[2], dtype=dtype)
+    g = torch.randn(n, dims[0], dtype=dtype)
+    sh = torch.randn(n_edges, 1, dims[2], dtype=dtype).expand(-1, members, -1)  # each member's own adjoint of x and sh
     row_ptr = torch.zeros(n + 1, dtype=torch.int64)
     row_ptr[1:] = torch.from_numpy(np.bincount(graph["receiver"], minlength=n).cumsum())
     rest = (torch.from_numpy(graph["sender"]), row_ptr, paths.rows, paths.cg, dims[1])
