@@ -23,14 +23,14 @@ def bars(records: list[dict]) -> tuple[list[tuple[str, float, bool]], list[tuple
     """(label, value, ours) for inference in us/atom and training in configurations/s; what was not measured is left out."""
     inference = (
         ("RACE", one(records), True),
-        ("RACE, 8 members:\nall forces + covariances", one(records, outputs=ENSEMBLE, members=8), True),
+        ("RACE, 8 members: each one's\nforces, 3x3 covariances", one(records, outputs=ENSEMBLE, members=8), True),
         ("NequIP AOTInductor", one(records, AOT), False),
         ("NequIP TorchScript", one(records, JIT), False),
         ("MACE compiled", one(records, MACE), False),
     )
     training = (
         ("RACE", trained(records, "RACE", 5), True),
-        ("RACE, 8 members", trained(records, "RACE", 5, members=8), True),
+        ("RACE, 8 members at once", trained(records, "RACE", 5, members=8), True),
         ("NequIP compiled", trained(records, "NequIP compiled", 5), False),
         ("MACE compiled", trained(records, MACE, 5), False),
     )
@@ -41,24 +41,22 @@ def bars(records: list[dict]) -> tuple[list[tuple[str, float, bool]], list[tuple
 
 
 def draw(records: list[dict], path: Path) -> None:
-    figure, panels = plt.subplots(1, 2, figsize=(10, 2.9), width_ratios=(5, 4))
+    figure, panels = plt.subplots(1, 2, figsize=(11, 2.8), width_ratios=(1, 1), layout="constrained")
     titles = (
-        "Energy and forces, us per atom (less is better)\nSi-512, float32, one core",
-        "Training, configurations per second (more is better)\n3BPA, batch 5, float32, one core",
+        ("Energy and forces", "microseconds per atom, less is better; Si-512, float32, one core"),
+        ("Training", "configurations per second, more is better; 3BPA, batch 5"),
     )
-    for axes, rows, title in zip(panels, bars(records), titles, strict=True):
+    for axes, rows, (title, subtitle) in zip(panels, bars(records), titles, strict=True):
         labels, values, ours = zip(*reversed(rows), strict=True)
         drawn = axes.barh(labels, values, color=[OURS if own else THEIRS for own in ours], height=0.7)
-        axes.bar_label(drawn, [f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in values], padding=3, fontsize=9)
-        axes.set_xscale("log")
-        axes.set_xlim(min(values) / 3, max(values) * 3)
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.bar_label(drawn, [f"{value:.0f}" if value >= 20 else f"{value:.1f}" for value in values], padding=3, fontsize=9)
+        axes.set_xlim(0, 1.1 * max(values))
+        axes.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=18)
+        axes.text(0, 1.04, subtitle, transform=axes.transAxes, fontsize=8.5, color="#555555")
         axes.xaxis.set_visible(False)
         axes.tick_params(axis="y", length=0, labelsize=9)
-        for side in ("top", "right", "bottom"):
-            axes.spines[side].set_visible(False)
-    figure.tight_layout(w_pad=3)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(path, dpi=150)
     plt.close(figure)
 
 

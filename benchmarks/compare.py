@@ -47,8 +47,8 @@ def npz(system: str, contender: Contender) -> Path:
     """The file of a system, with the neighbours that the contender's cutoff gives."""
     r_max = race_models.config(contender.size).r_max
     folder = results.BUILD / "systems" / f"{r_max:g}"
-    if system == "3BPA frames":
-        path = folder / f"{system}.npz"
+    if " x " in system:  # molecule x frames of a batch
+        path = folder / "frames.npz"
         return path if path.exists() else systems.write_frames(path, N_FRAMES, r_max)
     path = folder / f"{system}.npz"
     return path if path.exists() else systems.write(path, system, r_max)
@@ -93,7 +93,8 @@ def measure(contest: Contest, field: Field, system: str, seconds: float, n_round
 
 
 def ask(field: Field, contender: Contender, system: str, do: str, **more) -> dict:
-    return field.workers[contender.command].ask(do, str(npz(system, contender)), contender.ask, **more)
+    what = f"training {system.partition(' x ')[2]}" if contender.ask == "training" else contender.ask
+    return field.workers[contender.command].ask(do, str(npz(system, contender)), what, **more)
 
 
 def describe(contest: Contest, contender: Contender, field: Field, system: str, loaded: dict | None) -> dict:
@@ -115,7 +116,7 @@ def describe(contest: Contest, contender: Contender, field: Field, system: str, 
         "dtype": field.dtype,
         "threads": field.threads,
         "versions": versions,
-        "timed": TRAINING_STEP if contest.name.startswith("training") else hello["timed"],
+        "timed": TRAINING_STEP if contest.name == "training" else hello["timed"],
     }
 
 

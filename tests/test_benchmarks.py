@@ -14,7 +14,7 @@ import in_lammps  # noqa: E402
 import protocol  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
-from contests import ENERGY, ENSEMBLE, MEAN  # noqa: E402
+from contests import ENERGY, ENSEMBLE, MEAN, STEP  # noqa: E402
 
 
 def record(model: str = "RACE", us: float | None = 10.0, rounds: tuple[float, ...] | None = None, **changes) -> dict:
@@ -79,7 +79,7 @@ def test_two_records_of_one_setting_are_refused():
 
 def test_chart_is_drawn(tmp_path):
     records = [record(), record(report.AOT, 100.0)]
-    training = {"contest": "training 5", "outputs": "training 5", "system": "3BPA frames"}
+    training = {"contest": "training", "outputs": STEP, "system": "3BPA x 5"}
     records += [record(model, configurations_per_second=50.0, **training) for model in ("RACE", "NequIP compiled")]
     chart.draw(records, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

@@ -131,12 +131,15 @@ def main() -> None:
             with torch.inference_mode():
                 return model(inputs)
 
-        for _ in range(4):  # TorchScript profiles and recompiles during its first calls
-            call()
+        if args.mode == "torchscript":
+            for _ in range(4):  # profiled, then compiled again
+                call()
         return Prepared(call, len(data["numbers"]), len(data["sender"]))
 
     def training(data, n: int) -> Prepared:
-        model = build(args.model, args.dtype, "compile")
+        if "training" not in models:
+            models["training"] = build(args.model, args.dtype, "compile")
+        model = models["training"]
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
         n_frames = sum(key.startswith("numbers_") for key in data.files)
         frames = [{key.rpartition("_")[0]: data[key] for key in data.files if key.endswith(f"_{k}")} for k in range(n_frames)]
