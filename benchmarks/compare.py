@@ -15,7 +15,6 @@ import systems
 from contests import Contender, Contest
 from protocol import Worker, WorkerError
 
-CALL_LIMIT = 10.0  # seconds: a code whose single call takes longer is left out, and the record says so
 SLOW = 2.0  # seconds: above it a code takes part in the first SLOW_ROUNDS rounds only
 SLOW_ROUNDS = 2
 N_FRAMES = 64
@@ -64,8 +63,8 @@ def measure(contest: Contest, field: Field, system: str, seconds: float, n_round
             if contender.command not in field.workers:
                 raise WorkerError(field.reasons[contender.command])
             loaded[contender] = ask(field, contender, system, "load")
-            if (call := loaded[contender]["call"]) > CALL_LIMIT:
-                reasons[contender] = f"one call takes {call:.0f} s, more than the {CALL_LIMIT:g} s allowed"
+            if (call := loaded[contender]["call"]) > contest.limit:
+                reasons[contender] = f"one call takes {call:.0f} s, more than the {contest.limit:g} s allowed"
         except WorkerError as error:
             reasons[contender] = str(error)
     racing = [contender for contender in contest.contenders if contender not in reasons]
