@@ -1,8 +1,6 @@
 #include "race/conv.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +11,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "conv_kernel.h"
+#include "isa.h"
 
 namespace race {
 namespace {
@@ -23,27 +22,8 @@ using conv::KernelSet;
 
 constexpr int kFields = 10;
 
-struct Choice {
-  const KernelSet* kernels;
-  const char* name;
-};
-
-Choice choose() {
-  const char* value = std::getenv("RACE_ISA");
-  const std::string_view wanted = value ? value : "";
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && wanted != "baseline";
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && wanted != "avx2";
-  if (avx512 && conv::kernels_avx512()) return {conv::kernels_avx512(), "avx512"};
-  if (avx2 && conv::kernels_avx2()) return {conv::kernels_avx2(), "avx2"};
-#endif
-  return {conv::kernels_baseline(), "baseline"};
-}
-
-const Choice& choice() {
-  static const Choice chosen = choose();
+const IsaChoice<KernelSet>& choice() {
+  static const auto chosen = choose_isa(conv::kernels_baseline, conv::kernels_avx2, conv::kernels_avx512);
   return chosen;
 }
 

@@ -6,13 +6,11 @@
 // by edge, then one of the loops below runs on channel tiles of C vectors. Radial weights are interpolated in registers where they
 // are used: neither they nor their adjoints ever lie in memory. The receiver's rows (out, w) stay in registers across the block.
 #include "conv_kernel.h"
-#include "vector.h"
 
 namespace race::conv {
 namespace {
 
-template <class T>
-constexpr int kWidth = RACE_BYTES / sizeof(T);
+#include "simd.inl"
 
 // Where R and its direction lie: R = sum_i value[i] p_i over the rows p_0, p_1, p_2 and those `step` further, the direction the same
 // with its own weights. A table's rows are (value, slope, curvature) of an interval's two knots, explicit rows p_0 = R, p_1 = b.
