@@ -4,7 +4,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include <ATen/Dispatch.h>
@@ -72,8 +71,11 @@ Rows<T> rows_of(Tensor& t) {
   return {t.data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2)};
 }
 
+// Inlined into every kernel: with all lanes in use the loops unroll to plain moves.
+#define RACE_INLINE inline __attribute__((always_inline))
+
 template <class T>
-Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group, int64_t component) {
+RACE_INLINE Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group, int64_t component) {
   Vec<T> v;
   const T* p = rows.data + first * rows.edge + group * rows.group + component * rows.component;
   for (int i = 0; i < kLanes; ++i) v[i] = p[(i < count ? i : 0) * rows.edge];  // idle lanes repeat the first edge
@@ -81,7 +83,7 @@ Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group
 }
 
 template <class T>
-void scatter(const Rows<T>& rows, int64_t first, int count, int64_t group, int64_t component, const Vec<T>& v) {
+RACE_INLINE void scatter(const Rows<T>& rows, int64_t first, int count, int64_t group, int64_t component, const Vec<T>& v) {
   T* p = rows.data + first * rows.edge + group * rows.group + component * rows.component;
   for (int i = 0; i < count; ++i) p[i * rows.edge] = v[i];
 }
@@ -90,7 +92,7 @@ template <class T>
 struct Direction {
   Vec<T> x, y, z, r, inverse;  // unit vector, length, 1 / length
 
-  Direction(const Rows<const T>& vectors, int64_t first, int count) {
+  RACE_INLINE Direction(const Rows<const T>& vectors, int64_t first, int count) {
     x = gather(vectors, first, count, 0, 0), y = gather(vectors, first, count, 0, 1), z = gather(vectors, first, count, 0, 2);
     const Vec<T> square = x * x + y * y + z * z;
     for (int i = 0; i < kLanes; ++i) r[i] = std::sqrt(square[i]);
@@ -107,7 +109,7 @@ struct Constants {
 
 // sh[s] on the unit sphere.
 template <class T, int L>
-void harmonics(const Direction<T>& n, Vec<T>* sh) {
+RACE_INLINE void harmonics(const Direction<T>& n, Vec<T>* sh) {
   using C = Constants<T>;
   const Vec<T>&x = n.x, &y = n.y, &z = n.z;
   sh[0] = Vec<T>{} + T(1);
@@ -131,7 +133,7 @@ void harmonics(const Direction<T>& n, Vec<T>* sh) {
 // Calls term(s, axis, value) for the derivatives, where they are not zero, of the polynomials above. Only their tangential part
 // means anything: the polynomials are equal to Y on the sphere alone.
 template <class T, int L, class F>
-inline __attribute__((always_inline)) void derivatives(const Direction<T>& n, const F& term) {
+RACE_INLINE void derivatives(const Direction<T>& n, const F& term) {
   using C = Constants<T>;
   const Vec<T>&x = n.x, &y = n.y, &z = n.z;
   if constexpr (L >= 1) {
@@ -162,7 +164,7 @@ inline __attribute__((always_inline)) void derivatives(const Direction<T>& n, co
 // The three kernels, on `count` edges from `first`. dY/dv = (1 - n n^T) grad Y / r and dx/dv = n / r_max.
 struct Values {
   template <class T, int L>
-  static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x, const Rows<T>& sh, int64_t first, int count) {
+  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x, const Rows<T>& sh, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     Vec<T> values[(L + 1) * (L + 1)];
     harmonics<T, L>(n, values);
@@ -173,7 +175,7 @@ struct Values {
 
 struct Vjp {
   template <class T, int L>
-  static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& bar_x, const Rows<const T>& bar_sh,
+  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& bar_x, const Rows<const T>& bar_sh,
                   const Rows<T>& result, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
@@ -190,7 +192,7 @@ struct Vjp {
 
 struct Jvp {
   template <class T, int L>
-  static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& tangent, const Rows<T>& x,
+  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& tangent, const Rows<T>& x,
                   const Rows<T>& sh, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
@@ -208,8 +210,9 @@ struct Jvp {
 template <class Kernel, class T, int L, class... Operands>
 void over_edges(int64_t n_edges, const Operands&... operands) {
   at::parallel_for(0, n_edges, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t e = begin; e < end; e += kLanes)
-      Kernel::template run<T, L>(operands..., e, static_cast<int>(std::min<int64_t>(kLanes, end - e)));
+    int64_t e = begin;
+    for (; e + kLanes <= end; e += kLanes) Kernel::template run<T, L>(operands..., e, kLanes);
+    if (e < end) Kernel::template run<T, L>(operands..., e, static_cast<int>(end - e));
   });
 }
 
