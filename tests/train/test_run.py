@@ -80,7 +80,7 @@ def test_metrics_against_numpy(finished, copper):
     out = {name: value.detach() for name, value in model(batch).items()}
     metrics = Metrics(config.model)
     dataset = Dataset(read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64)
-    for part in dataset.batches(2, shuffle=False):  # batches of unequal size must weigh by their rows
+    for part in dataset.batches(2):  # batches of unequal size must weigh by their rows
         result = {name: value.detach() for name, value in model(part).items()}
         metrics.update(part, result, model.forces_cov(result["raw"]).detach())
     found = {name: value.numpy() for name, value in metrics.result().items()}
@@ -205,6 +205,7 @@ def wait_until(process, condition, deadline=120):
 def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
     """Killed inside an epoch, between any two instructions, and continued: bit for bit the run that was left alone."""
     options = {"batch_size": 2, "schedule": "plateau", "patience": 1, "learning_rate": 0.3, "ema_decay": 0.5}  # 5 batches make an epoch
+    options["balance"] = number == signal.SIGTERM
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(make_config(copper, model={"n_members": 2}, train=options | {"epochs": 1}), whole)
     shutil.copytree(whole, killed)

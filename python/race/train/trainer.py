@@ -72,8 +72,9 @@ class Trainer:
         with Interrupt() as interrupt, Log(self.run, options.epochs, self.n_batches, state.epoch) as log:
             while state.epoch < options.epochs:
                 start = time.monotonic()
-                for batch in self.train_set.batches(options.batch_size, options.seed, state.epoch, shuffle=True, start=state.batch):
-                    self.step(batch.to(self.device))
+                plan = self.train_set.plan(options.batch_size, options.seed, state.epoch, balanced=options.balance)
+                for indices in plan[state.batch :]:
+                    self.step(self.train_set.batch(indices).to(self.device))
                     if log.due():
                         log.progress(state.epoch, state.batch, self.numbers(self.row | self._recent_means()))
                     if interrupt.received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
@@ -134,7 +135,7 @@ class Trainer:
         metrics = Metrics(self.config.model)
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        for batch in self.validation_set.batches(self.options.batch_size, shuffle=False):
+        for batch in self.validation_set.batches(self.options.batch_size):
             batch = batch.to(self.device)
             out = {name: value.detach() for name, value in self.model(batch, forces=self.needs_forces).items()}
             with torch.no_grad():
