@@ -24,6 +24,7 @@ from race.train.command import train
 from race.train.log import Log
 from race.train.members import initial_model
 from race.train.metrics import Metrics
+from race.train.parallel import Ranks
 from race.train.prepare import prepare
 from race.train.run import load_run
 from race.train.trainer import Trainer
@@ -83,7 +84,7 @@ def test_metrics_against_numpy(finished, copper):
     for part in dataset.batches(2):  # batches of unequal size must weigh by their rows
         result = {name: value.detach() for name, value in model(part).items()}
         metrics.update(part, result, model.forces_cov(result["raw"]).detach())
-    found = {name: value.numpy() for name, value in metrics.result().items()}
+    found = {name: value.numpy() for name, value in metrics.result(Ranks()).items()}
     forces, energy = out["forces"].numpy(), out["energy"].numpy()
     cov = model.forces_cov(out["raw"]).detach().numpy()
     error = forces.mean(1) - batch.forces.numpy()
@@ -104,7 +105,7 @@ def test_head_without_forces_covariance_has_no_force_deviation(copper):
     model, batch = initial_model(config.model, 0, torch.float64), batch_of(copper, config)
     metrics = Metrics(config.model)
     metrics.update(batch, {name: value.detach() for name, value in model(batch).items()}, None)
-    result = metrics.result()
+    result = metrics.result(Ranks())
     assert torch.isnan(result["forces_std"]).tolist() == [True, True, False]  # the ensemble has its spread
     assert "forces_nll" not in result and "energy_nll" not in result
 

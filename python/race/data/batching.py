@@ -41,7 +41,7 @@ def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> li
     return sorted(batches, key=lambda batch: position[batch[0]])
 
 
-def shares(cost: Sequence[int], n: int) -> list[list[int]]:
+def shares(cost: Sequence[int] | np.ndarray, n: int) -> list[list[int]]:
     """Items 0, 1, ... divided among n processes, the largest first to whoever has least; some get none when there are fewer than n."""
     load = [0] * n
     parts: list[list[int]] = [[] for _ in range(n)]
