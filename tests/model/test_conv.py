@@ -310,7 +310,7 @@ def test_every_instruction_set(isa, tmp_path):
 
 
 def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):
-    """Stands in for torch_scatter.segment_csr, whose result carries no second-order graph either."""
+    """Stands in for torch_scatter, whose results carry no second-order graph either."""
     operands, rest = make("4x0e+2x1o", 1)
     expected = derivatives(conv_fused, operands, rest)
 
@@ -318,8 +318,13 @@ def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):
         assert reduce == "sum"
         return torch.stack([src.detach()[a:b].sum(0) for a, b in zip(row_ptr[:-1], row_ptr[1:], strict=True)])
 
+    def gather_csr(src, row_ptr):
+        return src.detach().repeat_interleave(row_ptr.diff(), dim=0)
+
     monkeypatch.setattr(scatter_module, "segment_csr", segment_csr)
+    monkeypatch.setattr(scatter_module, "gather_csr", gather_csr)
     monkeypatch.setattr(scatter_module, "HAS_SCATTER", True)
+    monkeypatch.setattr(scatter_module, "WIDEST", 10**6)
     assert worst(derivatives(conv_aten, operands, rest), expected) < 1e-12
 
 
