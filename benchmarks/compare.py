@@ -72,8 +72,12 @@ def measure(contest: Contest, field: Field, system: str, seconds: float, n_round
     for k in range(n_rounds):
         say(f"  {contest.name:12} {system:12} {field.dtype} {field.threads} thread(s): round {k + 1}/{n_rounds}")
         for contender in racing if k % 2 == 0 else reversed(racing):
-            if k < SLOW_ROUNDS or loaded[contender]["call"] < SLOW:
+            if contender in reasons or (k >= SLOW_ROUNDS and loaded[contender]["call"] > SLOW):
+                continue
+            try:
                 rounds[contender].append(ask(field, contender, system, "time", seconds=seconds))
+            except WorkerError as error:
+                reasons[contender] = str(error)
     records = []
     for contender in contest.contenders:
         record = describe(contest, contender, field, system, loaded.get(contender))

@@ -21,13 +21,14 @@ import systems
 import torch
 from e3nn import o3
 
+from race.config import ModelConfig
 from race.model.conv import conv_fused
 from race.model.irreps import ConvPaths, Layout, conv_paths
-from race.model.linear import Linear
+from race.model.linear import block_linear
 
 PAGE = Path(__file__).with_name("ROOFLINE.md")
 DATA = Path(__file__).parent / "results" / "roofline.json"
-N_KNOTS = 1024
+N_KNOTS, KNOT_ROWS = ModelConfig().radial_knots, 3  # value, slope and curvature of each radial weight
 CASES = {
     "64x0e+64x1o, lmax 1": ("64x0e+64x1o", 1, 1),
     "64x0e+64x1o, lmax 1, 8 members": ("64x0e+64x1o", 1, 8),
@@ -115,8 +116,8 @@ def conv_counts(
     flops = {"forward": forward, "first derivatives": 2 * forward + to_sh, "second derivatives": 5 * forward}
     K = paths.n_weights * members
     g, out, edge = n * dim_in * size, n * dim_out * size, n_edges * (1 + n_sh) * size + 8 * n_edges
-    table = N_KNOTS * 2 * K * size
-    gathered, knots = n_edges * dim_in * size, n_edges * 4 * K * size  # a row of g for each edge; values and slopes at two knots
+    table = N_KNOTS * KNOT_ROWS * K * size
+    gathered, knots = n_edges * dim_in * size, n_edges * 2 * KNOT_ROWS * K * size  # a row of g and two knots for each edge
     memory = {
         "forward": g + out + table + edge,
         "first derivatives": 2 * g + out + table + 2 * edge,
@@ -138,7 +139,7 @@ def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: 
     n, n_edges = len(graph["numbers"]), len(graph["sender"])
     vector = graph["positions"][graph["sender"]] - graph["positions"][graph["receiver"]] + graph["shift"] @ graph["cell"]
     x = torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX).to(dtype).unsqueeze(1).expand(-1, members)
-    table = torch.randn(members, N_KNOTS, 2, paths.n_weights, dtype=dtype)
+    table = torch.randn(members, N_KNOTS, KNOT_ROWS, paths.n_weights, dtype=dtype)
     g = torch.randn(n, dims[0], dtype=dtype)
     sh = torch.randn(n_edges, 1, dims[2], dtype=dtype).expand(-1, members, -1)  # each member's own adjoint of x and sh
     row_ptr = torch.zeros(n + 1, dtype=torch.int64)
@@ -167,14 +168,15 @@ def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: 
 def linear_step(irreps: str, members: int, dtype: torch.dtype, n: int) -> tuple[Callable[[], object], tuple[float, float, float]]:
     """One equivariant linear map hidden -> hidden of all atoms."""
     hidden = o3.Irreps(irreps)
-    linear = Linear(hidden, hidden, members).to(dtype)
+    linear = block_linear(hidden, hidden, members)
+    weight = torch.randn(members, 1, sum(mul * mul for mul, _ in hidden), dtype=dtype)
     rows = torch.randn(n, Layout(hidden, members).dim, dtype=dtype)
     flops = sum(2.0 * n * ir.dim * members * mul * mul for mul, ir in hidden)
-    moved = 2.0 * rows.numel() * dtype.itemsize + linear.weight.numel() * dtype.itemsize
+    moved = 2.0 * rows.numel() * dtype.itemsize + weight.numel() * dtype.itemsize
 
     def step():
         with torch.no_grad():
-            return linear(rows)
+            return linear(rows, weight)
 
     return step, (flops, moved, moved)
 
