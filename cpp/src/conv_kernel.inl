@@ -1,104 +1,126 @@
 // The kernels behind race::conv, vectorised over channels. Included by one source per instruction set, which defines
 // RACE_ISA (a name) and RACE_BYTES (vector width).
 //
-// Work is cut into blocks of up to kLanes edges of one receiver. Per block the edge matrices Q[m1, m3] = sum_m2 cg Y are formed
-// once, lane by edge, for all paths and members; then each path runs one of the loops below on channel tiles of C vectors. The
-// receiver's rows (out, w) stay in registers or L1 across the edges of the block; every other operand is touched once.
+// Work is cut into blocks of up to kLanes edges of one receiver, and a chunk of blocks goes through one path after the other: the
+// path's part of the radial table then stays in the cache. Per block and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane
+// by edge, then one of the loops below runs on channel tiles of C vectors. Radial weights are interpolated in registers where they
+// are used: neither they nor their adjoints ever lie in memory. The receiver's rows (out, w) stay in registers across the block.
 #include "conv_kernel.h"
 
 namespace race::conv {
 namespace {
 
-template <class T, int N>
-struct Vector {
-  typedef T type __attribute__((vector_size(N * sizeof(T))));
+#include "simd.inl"
+
+// Where R and its direction lie: R = sum_i value[i] p_i over the rows p_0, p_1, p_2 and those `step` further, the direction the same
+// with its own weights. A table's rows are (value, slope, curvature) of an interval's two knots, explicit rows p_0 = R, p_1 = b.
+template <class T>
+struct Rows {
+  const T *p0, *p1;
+  T* d0;  // where the adjoint of p_0 goes, and one after the other those of the other rows; null if not wanted
+  int64_t third, step, stride0, stride1;  // strides: from one row[e] to the next
+  int n_adjoints;
 };
+
+// One block of edges, one member, one path.
 template <class T>
-struct Vector<T, 1> {
-  typedef T type;
-};
-template <class T, int N>
-using Vec = typename Vector<T, N>::type;
-
-template <class V, class T>
-inline __attribute__((always_inline)) V load(const T* p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof(V));
-  return v;
-}
-
-template <class V, class T>
-inline __attribute__((always_inline)) void store(T* p, const V& v) {
-  __builtin_memcpy(p, &v, sizeof(V));
-}
-
-template <class T>
-constexpr int kWidth = RACE_BYTES / sizeof(T);
-
-// One block of edges, one member.
-template <class T>
-struct Block {
+struct Work {
   const Job<T>& job;
+  const Path& path;
+  const Table<T>& table;
   int64_t n, member;
-  const int64_t* sender;
-  const T *radial, *b;  // rows of the block's edges
-  T* dradial;
-  const T* w;  // the receiver's rows
+  const int64_t *sender, *row;
+  const Rows<T>& rows;
+  const T *v, *s;           // [kRows, kLanes] weights of R and of its direction
+  const T *slope, *curve;   // second order, for dx alone: of R' and R''
+  const T* xi;              // [n], xi_stride apart
+  const T *q, *qc;          // [q_size, kLanes]
+  const T* w;               // the receiver's rows
   T* out;
-  T* dy;  // [kLanes, sh_dim, kWidth] partial sums of dY, one vector each
+  T* dy;  // [d2, kLanes, kWidth] partial sums of dY, one vector each; null if not wanted
+  T* dx;  // [kLanes, kWidth] the same of dx
 };
 
 template <class T>
-inline __attribute__((always_inline)) int64_t in_column(const Block<T>& k, const Path& p, int64_t c) {
-  return p.in_offset + k.member * p.mul + c;
+inline __attribute__((always_inline)) int64_t in_column(const Work<T>& k, int64_t c) {
+  return k.path.in_offset + k.member * k.path.mul + c;
 }
 
 template <class T>
-inline __attribute__((always_inline)) int64_t out_column(const Block<T>& k, const Path& p, int64_t c) {
-  return p.out_offset + k.member * p.out_mul + p.column + c;
+inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, int64_t c) {
+  return k.path.out_offset + k.member * k.path.out_mul + k.path.column + c;
 }
 
-// Radial rows come from memory, a few lines per path: asks for the same columns one block ahead.
-template <class T, int N, int C, bool Second>
-inline __attribute__((always_inline)) void prefetch(const Job<T>& job, const T* radial, const T* b, const T* dradial) {
+// R and, with Both, its direction over C vectors of edge e.
+template <class T, int N, int C, bool Both>
+inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r, Vec<T, N>* b) {
+  using V = Vec<T, N>;
+  const Rows<T>& rows = k.rows;
+  const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column, *p2 = p0 + rows.third;
+  const T *p3 = p0 + rows.step, *p4 = p1 + rows.step, *p5 = p2 + rows.step;
+  v += e, s += e;
   for (int c = 0; c < C; ++c) {
-    __builtin_prefetch(radial + kLanes * job.radial_stride + c * N, 0, 2);
-    if constexpr (Second) __builtin_prefetch(b + kLanes * job.b_stride + c * N, 0, 2);
-    if (dradial) __builtin_prefetch(dradial + kLanes * job.dradial_stride + c * N, 1, 2);
+    const V a0 = load<V>(p0 + c * N), a1 = load<V>(p1 + c * N), a2 = load<V>(p2 + c * N);
+    const V a3 = load<V>(p3 + c * N), a4 = load<V>(p4 + c * N), a5 = load<V>(p5 + c * N);
+    r[c] = (v[0] * a0 + v[kLanes] * a1 + v[2 * kLanes] * a2) + (v[3 * kLanes] * a3 + v[4 * kLanes] * a4 + v[5 * kLanes] * a5);
+    if constexpr (Both) b[c] = (s[0] * a0 + s[kLanes] * a1 + s[2 * kLanes] * a2) + (s[3 * kLanes] * a3 + s[4 * kLanes] * a4 + s[5 * kLanes] * a5);
+  }
+}
+
+// Hands on the adjoint of R: dr1 of <w, T(g, R, Y)>, and in second order dr2 of S. `b` is R' (first order).
+template <class T, int N, int C, bool Second>
+inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int64_t e, int64_t column, const Vec<T, N>* dr1, const Vec<T, N>* dr2,
+                                                          const Vec<T, N>* b) {
+  using V = Vec<T, N>;
+  if (k.dx) {
+    V sum = load<V>(k.dx + e * kWidth<T>);
+    if constexpr (Second) {
+      V slope[C], curve[C];
+      interpolate<T, N, C, true>(k, k.slope, k.curve, e, column, slope, curve);
+      const T xi = k.xi[e * k.job.radial.xi_stride];
+      for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + xi * dr1[c] * curve[c];
+    } else {
+      for (int c = 0; c < C; ++c) sum += dr1[c] * b[c];
+    }
+    store(k.dx + e * kWidth<T>, sum);
+  }
+  if (!k.rows.d0) return;
+  T* d = k.rows.d0 + k.row[e] * k.rows.stride0 + column;
+  for (int i = 0; i < k.rows.n_adjoints; ++i, d += k.job.radial.n_weights) {
+    const T v = k.v[i * kLanes + e], s = k.s[i * kLanes + e];
+    for (int c = 0; c < C; ++c) {
+      if constexpr (Second)
+        store(d + c * N, load<V>(d + c * N) + v * dr2[c] + s * dr1[c]);
+      else
+        store(d + c * N, load<V>(d + c * N) + v * dr1[c]);
+    }
   }
 }
 
 // out += Q x R, or its second-order form; the sums over the block's edges stay in registers.
 template <class T, int N, int C, int D3, bool Second>
-void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
+void accumulate(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const T* q0 = job.q + job.tables[p.table].q_offset * kLanes;
-  const T* qc0 = job.qc + job.tables[p.table].q_offset * kLanes;
-  const int64_t in = in_column(k, p, c0);
-  T* out = k.out + out_column(k, p, c0);
+  const Path& p = k.path;
+  const int64_t in = in_column(k, c0);
+  T* out = k.out + out_column(k, c0);
   V sum[D3][C];
   for (int m3 = 0; m3 < D3; ++m3)
     for (int c = 0; c < C; ++c) sum[m3][c] = load<V>(out + m3 * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
-    const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
-    const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
-    const T *q = q0 + e, *qc = qc0 + e;
-    prefetch<T, N, C, Second>(job, radial, b, nullptr);
-    V r[C], rb[C];
-    for (int c = 0; c < C; ++c) {
-      r[c] = load<V>(radial + c * N);
-      if constexpr (Second) rb[c] = load<V>(b + c * N);
-    }
+    const T *q = k.q + e, *qc = k.qc + e;
+    V r[C], b[C];
+    interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V s[C], t[C];
       for (int c = 0; c < C; ++c) {
         const V xv = load<V>(x + c * N);
         t[c] = r[c] * xv;
         s[c] = t[c];
-        if constexpr (Second) s[c] = r[c] * load<V>(a + c * N) + rb[c] * xv;
+        if constexpr (Second) s[c] = r[c] * load<V>(a + c * N) + b[c] * xv;
       }
       for (int m3 = 0; m3 < D3; ++m3)
         for (int c = 0; c < C; ++c) {
@@ -111,122 +133,60 @@ void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
     for (int c = 0; c < C; ++c) store(out + m3 * p.out_stride + c * N, sum[m3][c]);
 }
 
-template <class T, class V>
-inline __attribute__((always_inline)) void put(T* p, const V& v, bool overwrite) {
-  if (overwrite)
-    store(p, v);
-  else
-    store(p, load<V>(p) + v);
-}
-
-// dg and dR only: w stays in registers across the block's edges.
+// dg, dR and dY; w stays in registers across the block's edges. dQ[m1, m3] = sum_c w R x is summed over the tile's vectors, then
+// dY = cg . dQ on whole vectors: fewer operations than reducing the (up to 49) dQ across lanes, since dY has at most seven
+// columns, which all paths share.
 template <class T, int N, int C, int D3, bool Second>
-void transpose(const Block<T>& k, const Path& p, int64_t c0) {
+void transpose(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const T* q0 = job.q + job.tables[p.table].q_offset * kLanes;
-  const T* qc0 = job.qc + job.tables[p.table].q_offset * kLanes;
-  const int64_t in = in_column(k, p, c0);
-  const T* w0 = k.w + out_column(k, p, c0);
+  const Path& p = k.path;
+  const Table<T>& table = k.table;
+  const int64_t in = in_column(k, c0);
+  const T* w0 = k.w + out_column(k, c0);
   V w[D3][C];
   for (int m3 = 0; m3 < D3; ++m3)
     for (int c = 0; c < C; ++c) w[m3][c] = load<V>(w0 + m3 * p.out_stride + c * N);
-  for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
-    T* dx = job.dg + k.sender[e] * job.dg_stride + in;
-    const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
-    const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
-    const T *q = q0 + e, *qc = qc0 + e;
-    T* dradial = k.dradial + e * job.dradial_stride + p.weight_offset + c0;
-    prefetch<T, N, C, Second>(job, radial, b, dradial);
-    V r[C], rb[C], dr[C];
-    for (int c = 0; c < C; ++c) {
-      dr[c] = V{};
-      r[c] = load<V>(radial + c * N);
-      if constexpr (Second) rb[c] = load<V>(b + c * N);
-    }
-    for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, dx += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes)
-      for (int c = 0; c < C; ++c) {
-        const V xv = load<V>(x + c * N);
-        V u{}, uc{};
-        for (int m3 = 0; m3 < D3; ++m3) {
-          u += q[m3 * kLanes] * w[m3][c];
-          if constexpr (Second) uc += qc[m3 * kLanes] * w[m3][c];
-        }
-        V d = load<V>(dx + c * N);
-        if constexpr (Second) {
-          dr[c] += load<V>(a + c * N) * u + xv * uc;
-          d += rb[c] * u + r[c] * uc;
-        } else {
-          dr[c] += xv * u;
-          d += r[c] * u;
-        }
-        store(dx + c * N, d);
-      }
-    for (int c = 0; c < C; ++c) put(dradial + c * N, dr[c], job.overwrite_dradial);
-  }
-}
-
-// dg, dR and dY. dQ[m1, m3] = sum_c w R x is summed over the tile's vectors, then dY = cg . dQ on whole vectors: fewer
-// operations than reducing the (up to 49) dQ across lanes, since dY has at most seven columns, which all paths share.
-template <class T, int N, int C, int D3, bool Second>
-void transpose_sh(const Block<T>& k, const Path& p, int64_t c0) {
-  using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Table<T>& table = job.tables[p.table];
-  const T* q0 = job.q + table.q_offset * kLanes;
-  const T* qc0 = job.qc + table.q_offset * kLanes;
-  const int64_t in = in_column(k, p, c0);
-  const T* w0 = k.w + out_column(k, p, c0);
   alignas(64) T dq[kMaxDim * D3 * N];
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
-    T* dx = job.dg + k.sender[e] * job.dg_stride + in;
-    const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
-    const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
-    const T *q = q0 + e, *qc = qc0 + e;
-    T* dradial = k.dradial + e * job.dradial_stride + p.weight_offset + c0;
-    prefetch<T, N, C, Second>(job, radial, b, dradial);
-    V r[C], rb[C], dr[C];
-    for (int c = 0; c < C; ++c) {
-      dr[c] = V{};
-      r[c] = load<V>(radial + c * N);
-      if constexpr (Second) rb[c] = load<V>(b + c * N);
-    }
-    for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, dx += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
+    T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
+    const T *q = k.q + e, *qc = k.qc + e;
+    V r[C], b[C], dr1[C], dr2[C];
+    interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
+    for (int c = 0; c < C; ++c) dr1[c] = dr2[c] = V{};
+    for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V sum[D3];
       for (int m3 = 0; m3 < D3; ++m3) sum[m3] = V{};
       for (int c = 0; c < C; ++c) {
         const V xv = load<V>(x + c * N);
-        V av{}, u{}, uc{}, s = r[c] * xv;
+        V u = q[0] * w[0][c], uc{}, s = r[c] * xv;
+        for (int m3 = 1; m3 < D3; ++m3) u += q[m3 * kLanes] * w[m3][c];
+        dr1[c] += xv * u;
         if constexpr (Second) {
-          av = load<V>(a + c * N);
-          s = r[c] * av + rb[c] * xv;
+          const V av = load<V>(a + c * N);
+          for (int m3 = 0; m3 < D3; ++m3) uc += qc[m3 * kLanes] * w[m3][c];
+          s = r[c] * av + b[c] * xv;
+          dr2[c] += av * u + xv * uc;
         }
-        for (int m3 = 0; m3 < D3; ++m3) {
-          const V w = load<V>(w0 + m3 * p.out_stride + c * N);
-          u += q[m3 * kLanes] * w;
-          if constexpr (Second) uc += qc[m3 * kLanes] * w;
-          sum[m3] += s * w;
+        if (k.dy)
+          for (int m3 = 0; m3 < D3; ++m3) sum[m3] += s * w[m3][c];
+        if (dx) {
+          T* d = dx + m1 * p.in_stride + c * N;
+          if constexpr (Second)
+            store(d, load<V>(d) + b[c] * u + r[c] * uc);
+          else
+            store(d, load<V>(d) + r[c] * u);
         }
-        V d = load<V>(dx + c * N);
-        if constexpr (Second) {
-          dr[c] += av * u + xv * uc;
-          d += rb[c] * u + r[c] * uc;
-        } else {
-          dr[c] += xv * u;
-          d += r[c] * u;
-        }
-        store(dx + c * N, d);
       }
-      for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
+      if (k.dy)
+        for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
     }
-    for (int c = 0; c < C; ++c) put(dradial + c * N, dr[c], job.overwrite_dradial);
-
-    T* dy = k.dy + (e * job.sh_dim + table.sh_offset) * kWidth<T>;
-    for (int m2 = 0; m2 < table.d2; ++m2, dy += kWidth<T>) {
+    radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
+    if (!k.dy) continue;
+    T* dy = k.dy + e * kWidth<T>;
+    for (int m2 = 0; m2 < table.d2; ++m2, dy += kLanes * kWidth<T>) {
       V sum = load<V>(dy);
       for (int i = table.m2_begin[m2]; i < table.m2_begin[m2 + 1]; ++i) sum += table.by_m2[i].value * load<V>(dq + table.by_m2[i].q * N);
       store(dy, sum);
@@ -235,46 +195,73 @@ void transpose_sh(const Block<T>& k, const Path& p, int64_t c0) {
 }
 
 // Q = q * identity: everything follows from <x, w> over m, without matrices.
-template <class T, int N, bool Second>
-void diagonal(const Block<T>& k, const Path& p, int64_t c0) {
+template <class T, int N, int C, int D, bool Second>
+void diagonal_accumulate(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const Table<T>& table = job.tables[p.table];
-  const T coefficient = table.by_q[0].value;
-  const int64_t in = in_column(k, p, c0), row = out_column(k, p, c0);
+  const Path& p = k.path;
+  const int64_t in = in_column(k, c0);
+  T* out = k.out + out_column(k, c0);
+  V sum[D][C];
+  for (int m = 0; m < D; ++m)
+    for (int c = 0; c < C; ++c) sum[m][c] = load<V>(out + m * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
-    const T* radial = k.radial + e * job.radial_stride + p.weight_offset + c0;
-    const T* b = k.b + e * job.b_stride + p.weight_offset + c0;
-    T* dradial = k.w ? k.dradial + e * job.dradial_stride + p.weight_offset + c0 : nullptr;
-    prefetch<T, N, 1, Second>(job, radial, b, dradial);
-    const V r = load<V>(radial), rb = load<V>(b);
-    const T q = job.q[table.q_offset * kLanes + e], qc = Second ? job.qc[table.q_offset * kLanes + e] : T(0);
-    const V qr = q * r, qb = q * rb + qc * r;
-    if (k.out)
-      for (int m = 0; m < p.d3; ++m) {
-        const V xv = load<V>(x + m * p.in_stride);
-        T* out = k.out + row + m * p.out_stride;
-        if constexpr (Second)
-          store(out, load<V>(out) + qr * load<V>(a + m * p.in_stride) + qb * xv);
-        else
-          store(out, load<V>(out) + qr * xv);
+    const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
+    V r[C], b[C];
+    interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
+    for (int c = 0; c < C; ++c) {
+      const V qr = q * r[c], qb = q * b[c] + qc * r[c];
+      for (int m = 0; m < D; ++m) {
+        sum[m][c] += (Second ? qb : qr) * load<V>(x + m * p.in_stride + c * N);
+        if constexpr (Second) sum[m][c] += qr * load<V>(a + m * p.in_stride + c * N);
       }
-    if (!k.w) continue;
-    T* dx = job.dg + k.sender[e] * job.dg_stride + in;
-    V xw{}, aw{};
-    for (int m = 0; m < p.d3; ++m) {
-      const V w = load<V>(k.w + row + m * p.out_stride);
-      xw += load<V>(x + m * p.in_stride) * w;
-      if constexpr (Second) aw += load<V>(a + m * p.in_stride) * w;
-      store(dx + m * p.in_stride, load<V>(dx + m * p.in_stride) + (Second ? qb : qr) * w);
     }
-    put(dradial, Second ? q * aw + qc * xw : q * xw, job.overwrite_dradial);
-    if (job.dsh) {
-      T* dy = k.dy + (e * job.sh_dim + table.sh_offset) * kWidth<T>;
-      store(dy, load<V>(dy) + coefficient * (Second ? r * aw + rb * xw : r * xw));
+  }
+  for (int m = 0; m < D; ++m)
+    for (int c = 0; c < C; ++c) store(out + m * p.out_stride + c * N, sum[m][c]);
+}
+
+template <class T, int N, int C, int D, bool Second>
+void diagonal_transpose(const Work<T>& k, int64_t c0) {
+  using V = Vec<T, N>;
+  const Job<T>& job = k.job;
+  const Path& p = k.path;
+  const T coefficient = k.table.by_q[0].value;
+  const int64_t in = in_column(k, c0);
+  const T* w0 = k.w + out_column(k, c0);
+  V w[D][C];
+  for (int m = 0; m < D; ++m)
+    for (int c = 0; c < C; ++c) w[m][c] = load<V>(w0 + m * p.out_stride + c * N);
+  for (int64_t e = 0; e < k.n; ++e) {
+    const T* x = job.g + k.sender[e] * job.g_stride + in;
+    const T* a = job.a + k.sender[e] * job.a_stride + in;
+    T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
+    const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
+    V r[C], b[C], dr1[C], dr2[C], sum{};
+    interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
+    for (int c = 0; c < C; ++c) {
+      V xw{}, aw{};
+      for (int m = 0; m < D; ++m) {
+        xw += load<V>(x + m * p.in_stride + c * N) * w[m][c];
+        if constexpr (Second) aw += load<V>(a + m * p.in_stride + c * N) * w[m][c];
+      }
+      dr1[c] = q * xw;
+      dr2[c] = q * aw + qc * xw;
+      sum += Second ? r[c] * aw + b[c] * xw : r[c] * xw;
+      if (dx) {
+        const V factor = Second ? q * b[c] + qc * r[c] : q * r[c];
+        for (int m = 0; m < D; ++m) {
+          T* d = dx + m * p.in_stride + c * N;
+          store(d, load<V>(d) + factor * w[m][c]);
+        }
+      }
     }
+    radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
+    if (!k.dy) continue;
+    T* dy = k.dy + e * kWidth<T>;
+    store(dy, load<V>(dy) + coefficient * sum);
   }
 }
 
@@ -294,84 +281,190 @@ inline __attribute__((always_inline)) void for_tiles(int64_t mul, F&& tile) {
 }
 
 template <class T, int D3, bool Second>
-void run_path(const Block<T>& k, const Path& p) {
-  if (k.out) for_tiles<T, 2>(p.mul, [&]<int N, int C>(int64_t c) { accumulate<T, N, C, D3, Second>(k, p, c); });
-  if (!k.w) return;
-  if (k.job.dsh)
-    for_tiles<T, 4>(p.mul, [&]<int N, int C>(int64_t c) { transpose_sh<T, N, C, D3, Second>(k, p, c); });
-  else
-    for_tiles<T, 2>(p.mul, [&]<int N, int C>(int64_t c) { transpose<T, N, C, D3, Second>(k, p, c); });
+void run_path(const Work<T>& k) {
+  constexpr int MaxC = D3 <= 3 ? 4 : 2;  // accumulators must fit the registers
+  if (k.table.diagonal) {
+    if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, Second>(k, c); });
+    if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, Second>(k, c); });
+  } else {
+    if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { accumulate<T, N, C, D3, Second>(k, c); });
+    if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { transpose<T, N, C, D3, Second>(k, c); });
+  }
 }
 
-// Edge matrices of n edges whose harmonics start at y, one edge per lane.
+// Edge matrix of a block whose harmonics are y [S, kLanes].
 template <class T>
-void edge_matrices(const Job<T>& job, const T* y, int64_t stride, int64_t n, T* q) {
+inline void edge_matrix(const Table<T>& table, const T* y, T* q) {
   using V = Vec<T, kLanes>;
-  V lanes[kMaxSh];
-  for (int64_t s = 0; s < job.sh_dim; ++s) {
-    lanes[s] = V{};
-    for (int64_t e = 0; e < n; ++e) lanes[s][e] = y[e * stride + s];
-  }
-  for (int64_t t = 0; t < job.n_tables; ++t) {
-    const Table<T>& table = job.tables[t];
-    for (int i = 0; i < table.q_size; ++i) {
-      V sum{};
-      for (int k = table.q_begin[i]; k < table.q_begin[i + 1]; ++k) sum += table.by_q[k].value * lanes[table.sh_offset + table.by_q[k].m2];
-      store(q + (table.q_offset + i) * kLanes, sum);
-    }
+  y += table.sh_offset * kLanes;
+  for (int i = 0; i < table.q_size; ++i) {
+    V sum{};
+    for (int k = table.q_begin[i]; k < table.q_begin[i + 1]; ++k) sum += table.by_q[k].value * load<V>(y + table.by_q[k].m2 * kLanes);
+    store(q + i * kLanes, sum);
   }
 }
 
+// Quintic Hermite weights of (value, slope, curvature) at both ends of each edge's interval: of R, R' and (second order) R''.
+// `inside` is 0 from x = 1 on and at x <= 0, where R does not depend on x.
 template <class T>
-void flush_dsh(const Job<T>& job, T* dy, int64_t edge, int64_t n, int64_t group) {
-  for (int64_t e = 0; e < n; ++e)
-    for (int64_t s = 0; s < job.sh_dim; ++s) {
-      T* lanes = dy + (e * job.sh_dim + s) * kWidth<T>;
-      T sum = 0;
-      for (int i = 0; i < kWidth<T>; ++i) {
-        sum += lanes[i];
-        lanes[i] = 0;
-      }
-      job.dsh[((edge + e) * job.n_groups + group) * job.sh_dim + s] = sum;
+void hermite(const T* fraction, const T* inside, int64_t n_knots, T* value, T* slope, T* curve) {
+  using V = Vec<T, kLanes>;
+  const T per_unit = T(n_knots - 1), h = T(1) / per_unit, h2 = h * h;
+  const V t = load<V>(fraction), s = T(1) - t, t2 = t * t, s2 = s * s, t3 = t2 * t, s3 = s2 * s, in = load<V>(inside);
+  const V weights[3][kRows] = {
+      {s3 * (T(1) + T(3) * t + T(6) * t2), h * t * s3 * (T(1) + T(3) * t), h2 * T(0.5) * t2 * s3,
+       t3 * (T(1) + T(3) * s + T(6) * s2), -h * s * t3 * (T(1) + T(3) * s), h2 * T(0.5) * t3 * s2},
+      {-in * per_unit * T(30) * t2 * s2, in * s2 * (T(1) + T(2) * t - T(15) * t2), in * h * T(0.5) * t * s2 * (T(2) - T(5) * t),
+       in * per_unit * T(30) * t2 * s2, in * t2 * (T(1) + T(2) * s - T(15) * s2), in * h * T(0.5) * t2 * s * (T(3) - T(5) * t)},
+      {-in * per_unit * per_unit * T(60) * t * s * (s - t), -in * per_unit * T(12) * t * s * (T(3) - T(5) * t), in * s * (T(1) - T(8) * t + T(10) * t2),
+       in * per_unit * per_unit * T(60) * t * s * (s - t), in * per_unit * T(12) * t * s * (T(3) - T(5) * s), in * t * (T(1) - T(8) * s + T(10) * s2)}};
+  for (int row = 0; row < kRows; ++row) {
+    store(value + row * kLanes, weights[0][row]);
+    store(slope + row * kLanes, weights[1][row]);
+    if (curve) store(curve + row * kLanes, weights[2][row]);
+  }
+}
+
+// Rows and weights of the edges of block `i`.
+template <class T, bool Second>
+void place(const Job<T>& job, int64_t i) {
+  const int64_t size = kRows * kLanes, n_knots = job.radial.n_knots;
+  Block& block = job.blocks[i];
+  if (n_knots == 0) {
+    for (int64_t e = 0; e < kLanes; ++e) block.row[e] = block.edge + e;
+    for (int64_t k = 0; k < size; ++k) {
+      job.value[i * size + k] = k < kLanes ? T(1) : T(0);
+      job.direction[i * size + k] = k >= kLanes && k < 2 * kLanes ? T(1) : T(0);
     }
+    return;
+  }
+  alignas(64) T t[kLanes], inside[kLanes];
+  for (int64_t e = 0; e < kLanes; ++e) {
+    const T x = job.radial.x[(block.edge + (e < block.n ? e : 0)) * job.radial.x_stride];
+    const T position = (x > T(0) ? (x < T(1) ? x : T(1)) : T(0)) * T(n_knots - 1);
+    const int64_t interval = int64_t(position);
+    block.row[e] = interval < n_knots - 1 ? interval : n_knots - 2;
+    t[e] = position - T(block.row[e]);
+    inside[e] = x > T(0) && x < T(1) ? T(1) : T(0);
+  }
+  hermite<T>(t, inside, n_knots, job.value + i * size, (Second ? job.slope : job.direction) + i * size, Second ? job.curve + i * size : nullptr);
+}
+
+// The direction of one group: xi R'.
+template <class T>
+void direct(const Job<T>& job, int64_t i, int64_t group) {
+  const int64_t size = kRows * kLanes;
+  const Block& block = job.blocks[i];
+  for (int64_t e = 0; e < block.n; ++e) {
+    const T xi = job.radial.xi[(block.edge + e) * job.radial.xi_stride + group * job.radial.xi_group];
+    for (int64_t k = i * size + e; k < (i + 1) * size; k += kLanes) job.direction[k] = xi * job.slope[k];
+  }
+}
+
+// The rows of one member.
+template <class T, bool Second>
+Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
+  const int64_t K = radial.n_weights;
+  if (radial.n_knots) {
+    const int64_t offset = member * radial.n_knots * 3 * K;
+    return {radial.table + offset, radial.table + offset + K, radial.dtable ? radial.dtable + offset : nullptr, 2 * K, 3 * K, 3 * K, 3 * K, kRows};
+  }
+  const int64_t offset = member * n_edges * K;
+  const T* rows = radial.rows + offset;
+  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, 0, K, Second ? radial.b_stride : K, 1};
+}
+
+// lanes += sums over the vectors of each edge, which are left zero.
+template <class T>
+void add_sums(T* partial, T* lanes) {
+  using V = Vec<T, kLanes>;
+  alignas(64) T sums[kLanes];
+  sum_eight_rows<T, kWidth<T>>(partial, sums);
+  store(lanes, load<V>(lanes) + load<V>(sums));
+  for (int64_t i = 0; i < kLanes * kWidth<T>; ++i) partial[i] = 0;
+}
+
+template <class T, bool Second>
+void run_block(const Work<T>& work) {
+  switch (work.path.d3) {
+    case 1: return run_path<T, 1, Second>(work);
+    case 3: return run_path<T, 3, Second>(work);
+    case 5: return run_path<T, 5, Second>(work);
+    case 7: return run_path<T, 7, Second>(work);
+  }
+}
+
+// rows [n, S] of a block -> [S, kLanes]
+template <class T>
+void to_lanes(const T* from, int64_t stride, int64_t n, int64_t sh_dim, T* lanes) {
+  for (int64_t s = 0; s < sh_dim; ++s)
+    for (int64_t e = 0; e < kLanes; ++e) lanes[s * kLanes + e] = e < n ? from[e * stride + s] : T(0);
+}
+
+// Cuts edges from `edge` on into at most kChunk blocks; moves (receiver, edge) behind them.
+template <class T, bool Second>
+int64_t cut_blocks(const Job<T>& job, int64_t end, int64_t& receiver, int64_t& edge) {
+  int64_t count = 0;
+  for (; count < kChunk; ++count) {
+    while (receiver < end && edge == job.row_ptr[receiver + 1]) ++receiver;
+    if (receiver == end) break;
+    Block& block = job.blocks[count];
+    const int64_t left = job.row_ptr[receiver + 1] - edge;
+    block.receiver = receiver, block.edge = edge, block.n = left < kLanes ? left : kLanes;
+    to_lanes(job.sh + edge * job.sh_stride, job.sh_stride, block.n, job.sh_dim, job.y + count * job.sh_dim * kLanes);
+    place<T, Second>(job, count);
+    edge += block.n;
+  }
+  return count;
 }
 
 template <class T, bool Second>
 void run(const Job<T>& job, int64_t begin, int64_t end) {
-  alignas(64) T dy[kLanes * kMaxSh * kWidth<T>] = {};
-  for (int64_t j = begin; j < end; ++j)
-    for (int64_t e = job.row_ptr[j]; e < job.row_ptr[j + 1]; e += kLanes) {
-      const int64_t left = job.row_ptr[j + 1] - e, n = left < kLanes ? left : kLanes;
-      edge_matrices(job, job.sh + e * job.sh_stride, job.sh_stride, n, job.q);
-      for (int64_t m = 0; m < job.n_members; ++m) {
-        const int64_t group = job.n_groups > 1 ? m : 0;
-        if (Second && (m == 0 || group > 0)) edge_matrices(job, job.c + e * job.c_stride + (job.c_stride ? group * job.sh_dim : 0), job.c_stride, n, job.qc);
-        const Block<T> k{job,
-                         n,
-                         m,
-                         job.sender + e,
-                         job.radial + m * job.radial_member + e * job.radial_stride,
-                         job.b + m * job.b_member + e * job.b_stride,
-                         job.dradial + m * job.dradial_member + e * job.dradial_stride,
-                         job.w ? job.w + j * job.out_stride : nullptr,
-                         job.out ? job.out + j * job.out_stride : nullptr,
-                         dy};
-        for (int64_t i = 0; i < job.n_paths; ++i) {
-          const Path& p = job.paths[i];
-          if (job.tables[p.table].diagonal) {
-            for_tiles<T, 1>(p.mul, [&]<int N, int C>(int64_t c) { diagonal<T, N, Second>(k, p, c); });
-            continue;
-          }
-          switch (p.d3) {
-            case 1: run_path<T, 1, Second>(k, p); break;
-            case 3: run_path<T, 3, Second>(k, p); break;
-            case 5: run_path<T, 5, Second>(k, p); break;
-            case 7: run_path<T, 7, Second>(k, p); break;
-          }
+  const int64_t S = job.sh_dim, y_size = S * kLanes, weights_size = kRows * kLanes;
+  alignas(64) T dy[kMaxDim * kLanes * kWidth<T>] = {}, dx[kLanes * kWidth<T>] = {};
+  alignas(64) T q[kMaxDim * kMaxDim * kLanes], qc[kMaxDim * kMaxDim * kLanes];
+  const bool want_dx = job.w && job.radial.dx, want_dy = job.w && job.dsh, own_group = job.n_groups > 1;
+  int64_t receiver = begin, edge = job.row_ptr[begin];
+  while (const int64_t count = cut_blocks<T, Second>(job, end, receiver, edge)) {
+    for (int64_t m = job.first_member; m < job.last_member; ++m) {
+      const int64_t group = own_group ? m : 0;
+      if (own_group || m == job.first_member)
+        for (int64_t i = 0; i < count; ++i) {
+          const Block& block = job.blocks[i];
+          if (Second) to_lanes(job.c + block.edge * job.c_stride + (job.c_stride ? group * S : 0), job.c_stride, block.n, S, job.c_lanes + i * y_size);
+          if (Second && job.radial.n_knots) direct(job, i, group);
+          for (int64_t k = 0; want_dy && k < y_size; ++k) job.dy_lanes[i * y_size + k] = 0;
+          for (int64_t k = 0; want_dx && k < kLanes; ++k) job.dx_lanes[i * kLanes + k] = 0;
         }
-        if (job.dsh && (group > 0 || job.n_groups > 1 || m == job.n_members - 1)) flush_dsh(job, dy, e, n, group);
+      const Rows<T> rows = rows_of<T, Second>(job.radial, job.n_edges, m);
+      for (int64_t p = 0; p < job.n_paths; ++p) {
+        const Path& path = job.paths[p];
+        const Table<T>& table = job.tables[path.table];
+        for (int64_t i = 0; i < count; ++i) {
+          const Block& block = job.blocks[i];
+          edge_matrix(table, job.y + i * y_size, q);
+          if (Second) edge_matrix(table, job.c_lanes + i * y_size, qc);
+          run_block<T, Second>({job, path, table, block.n, m, job.sender + block.edge, block.row, rows, job.value + i * weights_size,
+                                job.direction + i * weights_size, job.slope + i * weights_size, job.curve + i * weights_size,
+                                Second ? job.radial.xi + block.edge * job.radial.xi_stride + group * job.radial.xi_group : nullptr, q, qc,
+                                job.w ? job.w + block.receiver * job.out_stride : nullptr,
+                                job.out ? job.out + block.receiver * job.out_stride : nullptr, want_dy ? dy : nullptr, want_dx ? dx : nullptr});
+          for (int64_t m2 = 0; want_dy && m2 < table.d2; ++m2)
+            add_sums(dy + m2 * kLanes * kWidth<T>, job.dy_lanes + i * y_size + (table.sh_offset + m2) * kLanes);
+          if (want_dx) add_sums(dx, job.dx_lanes + i * kLanes);
+        }
+      }
+      if (!own_group && m + 1 < job.last_member) continue;
+      for (int64_t i = 0; i < count; ++i) {
+        const Block& block = job.blocks[i];
+        for (int64_t e = 0; e < block.n; ++e) {
+          const int64_t row = (block.edge + e) * job.n_groups + group;
+          if (want_dx) job.radial.dx[row] = job.dx_lanes[i * kLanes + e];
+          for (int64_t s = 0; want_dy && s < S; ++s) job.dsh[row * S + s] = job.dy_lanes[i * y_size + s * kLanes + e];
+        }
       }
     }
+  }
 }
 
 const KernelSet kSet{{run<float, false>, run<float, true>}, {run<double, false>, run<double, true>}};

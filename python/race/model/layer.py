@@ -116,11 +116,11 @@ class Layer(nn.Module):
         self, species_features: Tensor, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h [n, dim], g [n_total, dim_g], radial [E, G, B], sh [E, G, S], CSR over receivers -> h', g', out [n, M, n_out]."""
-        weights = self.radial(radial)  # [M, E, K]
+        weights, table = self.radial(radial)
         if self.fused:
-            mid = conv_fused(g, weights, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
+            mid = conv_fused(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         else:
-            mid = conv_aten(g, weights, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
+            mid = conv_aten(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         if self.is_folded:
             product = self.folded_map(mid, self.product_folded, species)
         else:
