@@ -2,8 +2,8 @@
 
     python benchmarks/conv.py [--dtype float64] [--threads 1] [--seconds 1.0] [--skip-aten]
 
-The first-derivative column is inference (energy, then adjoints of g, radial, sh); the second-derivative one is a training step
-on forces (gradients with respect to g and radial of a function of the first derivatives). On one thread the clock is the thread's
+Radial weights come from a table. The first-derivative column is inference (energy, then adjoints of g, x, sh); the second-derivative
+one is a training step on forces (gradients with respect to g and the table of a function of the first derivatives). On one thread the clock is the thread's
 processor time, which other work on the machine disturbs less.
 """
 
@@ -21,21 +21,22 @@ CASES = {
     "32x0e+32x1o+32x2e, lmax 2, M 4": ("32x0e+32x1o+32x2e", 2, 4),
     "64x(0..3, both parities), lmax 3": ("64x0e+64x0o+64x1o+64x1e+64x2e+64x2o+64x3o+64x3e", 3, 1),
 }
-N_ATOMS, N_NEIGHBORS = 64, 26
+N_ATOMS, N_NEIGHBORS, N_KNOTS = 64, 26, 1024
 
 
 def build(irreps_in: str, lmax: int, n_members: int, dtype: torch.dtype):
-    """Random operands: ([g, radial, sh], remaining arguments of conv)."""
+    """Random operands: ([g, x, table, sh], remaining arguments of conv)."""
     irreps = o3.Irreps(irreps_in)
     paths = conv_paths(irreps, lmax, irreps, n_members)
     n_edges = N_ATOMS * N_NEIGHBORS
     g = torch.randn(N_ATOMS, Layout(irreps, n_members).dim, dtype=dtype)
-    radial = torch.randn(n_members, n_edges, paths.n_weights, dtype=dtype)
+    x = torch.rand(n_edges, 1, dtype=dtype).expand(-1, n_members)
+    table = torch.randn(n_members, N_KNOTS, 2, paths.n_weights, dtype=dtype)
     sh = torch.randn(n_edges, 1, (lmax + 1) ** 2, dtype=dtype).expand(-1, n_members, -1)
     sender = torch.randint(0, N_ATOMS, (n_edges,))
     row_ptr = torch.arange(0, n_edges + 1, N_NEIGHBORS)
     rest = (sender, row_ptr, paths.rows, paths.cg, Layout(paths.irreps_out, n_members).dim)
-    return [t.requires_grad_() for t in (g, radial, sh)], rest
+    return [t.requires_grad_() for t in (g, x, table, sh)], rest
 
 
 def steps(conv, operands, rest):
@@ -47,16 +48,17 @@ def steps(conv, operands, rest):
 
     def first():
         out = conv(*operands, *rest)
-        return torch.autograd.grad(out, operands, ones)
+        return torch.autograd.grad(out, [g, x, sh], ones)
 
     def second():
         out = conv(*operands, *rest)
-        adjoints = torch.autograd.grad(out, operands, weight, create_graph=True)
-        return torch.autograd.grad([*adjoints, out], operands[:2], [*cotangents, ones])
+        adjoints = torch.autograd.grad(out, [g, x, sh], weight, create_graph=True)
+        return torch.autograd.grad([*adjoints, out], [g, table], [*cotangents, ones])
 
+    g, x, table, sh = operands
     ones = torch.ones_like(forward())
     weight = torch.ones_like(ones).requires_grad_()
-    cotangents = [torch.ones_like(t).contiguous() for t in operands]
+    cotangents = [torch.ones_like(t).contiguous() for t in (g, x, sh)]
     return forward, first, second
 
 

@@ -58,30 +58,42 @@ const conv::Kernels<double>& kernels<double>() {
 }
 
 struct Sizes {
-  int64_t nodes, dim_in, members, edges, weights, groups, sh, receivers;
+  int64_t nodes, dim_in, members, edges, weights, groups, sh, receivers, knots;
 };
 
 #define RACE_CHECK(condition, name, expected, ...) \
   TORCH_CHECK_VALUE(condition, "race::conv: ", name, ": expected ", expected, ", got ", __VA_ARGS__)
 
-Sizes check(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-            const Tensor& cg) {
+Sizes check(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+            c10::IntArrayRef paths, const Tensor& cg) {
   RACE_CHECK(g.dim() == 2, "g", "[n_nodes, dim_in]", g.sizes());
   RACE_CHECK(g.scalar_type() == at::kFloat || g.scalar_type() == at::kDouble, "g", "float32 or float64", g.scalar_type());
-  RACE_CHECK(radial.dim() == 3, "radial", "[n_members, n_edges, n_weights]", radial.sizes());
+  Sizes n{g.size(0), g.size(1), 0, 0, 0, 0, 0, 0, 0};
+  RACE_CHECK(sh.dim() == 3 && sh.size(2) <= conv::kMaxSh, "sh", "[n_edges, 1 or n_members, (lmax + 1)^2 <= 16]", sh.sizes());
+  n.edges = sh.size(0), n.groups = sh.size(1), n.sh = sh.size(2);
+  if (table.defined()) {
+    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == 2, "table", "[n_members, n_knots >= 2, 2, n_weights]",
+               table.sizes());
+    RACE_CHECK(table.scalar_type() == g.scalar_type(), "table", g.scalar_type(), table.scalar_type());
+    n.members = table.size(0), n.knots = table.size(1), n.weights = table.size(3);
+    RACE_CHECK(radial.dim() == 2 && radial.size(0) == n.edges && radial.size(1) == n.groups, "radial",
+               c10::str("[", n.edges, ", ", n.groups, "], distances, as a table is given"), radial.sizes());
+  } else {
+    RACE_CHECK(radial.dim() == 3 && radial.size(1) == n.edges, "radial", c10::str("[n_members, ", n.edges, ", n_weights]"), radial.sizes());
+    n.members = radial.size(0), n.weights = radial.size(2);
+    RACE_CHECK(n.members >= 1, "radial", "at least one member", n.members);
+  }
   RACE_CHECK(radial.scalar_type() == g.scalar_type(), "radial", g.scalar_type(), radial.scalar_type());
-  const int64_t members = radial.size(0), edges = radial.size(1);
-  RACE_CHECK(members >= 1, "radial", "at least one member", members);
-  RACE_CHECK(sh.dim() == 3 && sh.size(0) == edges && (sh.size(1) == 1 || sh.size(1) == members) && sh.size(2) <= conv::kMaxSh, "sh",
-             c10::str("[", edges, ", 1 or ", members, ", (lmax + 1)^2 <= 16]"), sh.sizes());
+  RACE_CHECK(n.groups == 1 || n.groups == n.members, "sh", c10::str("[", n.edges, ", 1 or ", n.members, ", (lmax + 1)^2 <= 16]"), sh.sizes());
   RACE_CHECK(sh.scalar_type() == g.scalar_type(), "sh", g.scalar_type(), sh.scalar_type());
-  RACE_CHECK(sender.dim() == 1 && sender.size(0) == edges && sender.scalar_type() == at::kLong, "sender", c10::str("int64 [", edges, "]"),
+  RACE_CHECK(sender.dim() == 1 && sender.size(0) == n.edges && sender.scalar_type() == at::kLong, "sender", c10::str("int64 [", n.edges, "]"),
              sender.scalar_type(), " ", sender.sizes());
   RACE_CHECK(row_ptr.dim() == 1 && row_ptr.size(0) >= 1 && row_ptr.scalar_type() == at::kLong, "row_ptr", "int64 [n_receivers + 1]",
              row_ptr.scalar_type(), " ", row_ptr.sizes());
   RACE_CHECK(cg.scalar_type() == at::kDouble && cg.dim() == 1, "cg", "float64, one dimension", cg.scalar_type(), " ", cg.sizes());
   RACE_CHECK(paths.size() % kFields == 0, "paths", "rows of 10 integers", paths.size(), " integers");
-  return {g.size(0), g.size(1), members, edges, radial.size(2), sh.size(1), sh.size(2), row_ptr.size(0) - 1};
+  n.receivers = row_ptr.size(0) - 1;
+  return n;
 }
 
 // The CSR pointer and senders are trusted inside the loops: one pass here, cheap beside any tensor product.
@@ -102,13 +114,11 @@ struct Plan {
   std::vector<std::vector<conv::Entry<T>>> entries;  // what the tables point to
   std::vector<std::vector<int32_t>> begins;
   int64_t q_size = 0;
-  bool weights_disjoint = true;  // every column of radial is read by exactly one path
 
   Plan(const Sizes& n, c10::IntArrayRef rows, const Tensor& cg, int64_t dim_out) {
     const Tensor host = cg.contiguous();
     const double* coefficients = host.const_data_ptr<double>();
     std::vector<const double*> sources;
-    std::vector<int> used(n.weights, 0);
     entries.reserve(rows.size() / kFields * 2), begins.reserve(rows.size() / kFields * 2);  // pointers into them must not move
     for (size_t p = 0; p < rows.size() / kFields; ++p) {
       const int64_t* row = rows.data() + p * kFields;
@@ -126,7 +136,6 @@ struct Plan {
       RACE_CHECK(weight >= 0 && weight + mul <= n.weights, where("weight_offset"), c10::str("0 to ", n.weights - mul), weight);
       RACE_CHECK(table >= 0 && table + d1 * d2 * d3 <= host.numel(), where("cg_offset"),
                  c10::str("a table inside cg's ", host.numel()), table);
-      for (int64_t c = 0; c < mul; ++c) used[weight + c] += 1;
 
       const double* source = coefficients + table;
       size_t t = 0;
@@ -140,7 +149,6 @@ struct Plan {
       paths.push_back({static_cast<int32_t>(t), static_cast<int32_t>(d1), static_cast<int32_t>(d3), mul, in, n.members * mul, out,
                        n.members * out_mul, out_mul, column, weight});
     }
-    weights_disjoint = std::all_of(used.begin(), used.end(), [](int count) { return count == 1; });
   }
 
  private:
@@ -173,42 +181,55 @@ struct Plan {
   }
 };
 
-// A result that nobody wants goes to one row of scratch per thread: the kernels do not know the case.
-//
-// Receivers are dealt to threads in runs of about equal numbers of edges. dg is scattered to senders: with one thread directly, with
-// several each into its own copy, summed in order of thread. No atomics; the result depends on the thread count by rounding only.
+// One thread works directly. Several share the members where each has its own results (no copies), else the receivers in runs of
+// about equal numbers of edges; what is then scattered, to senders and to the table, goes to a copy per thread, summed in order of
+// thread. No atomics: the result depends on the thread count by rounding only.
 template <class T>
-void launch(const Sizes& n, Job<T> job, int64_t q_size, bool second, Tensor* dg) {
-  const int64_t threads = n.edges == 0 ? 1 : std::min<int64_t>(at::get_num_threads(), std::max<int64_t>(1, n.receivers));
+void launch(const Sizes& n, const Job<T>& job, int64_t q_size, bool second, Tensor& dg, Tensor& dtable) {
+  const int64_t wanted = n.edges == 0 ? 1 : at::get_num_threads();
+  const bool by_member = n.members >= wanted && n.members % wanted == 0 && (n.groups > 1 || !job.w);
+  const int64_t threads = by_member ? wanted : std::min(wanted, std::max<int64_t>(1, n.receivers));
   const auto run = second ? kernels<T>().second : kernels<T>().first;
-  const auto options = at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value);
   const int64_t q_row = (q_size * conv::kLanes + 15) / 16 * 16;
-  const Tensor scratch = at::zeros({threads, 2 * q_row + n.dim_in + n.weights}, options);
-  Tensor copies;
-  if (dg && threads > 1) copies = at::zeros({threads, n.nodes, n.dim_in}, options);
+  const Tensor scratch = at::empty({threads, 2 * q_row}, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+  const auto copies = [&](const Tensor& result) {
+    if (by_member || threads == 1 || !result.defined()) return Tensor();
+    auto shape = result.sizes().vec();
+    shape.insert(shape.begin(), threads);
+    return at::zeros(shape, result.options());
+  };
+  const Tensor dg_copies = copies(dg), dtable_copies = copies(dtable);
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
-      const auto cut = [&](int64_t part) {
-        return std::lower_bound(job.row_ptr, job.row_ptr + n.receivers, n.edges * part / threads) - job.row_ptr;
-      };
       Job<T> mine = job;
       mine.q = scratch.data_ptr<T>() + t * scratch.size(1);
       mine.qc = mine.q + q_row;
-      if (!job.dg) mine.dg = mine.qc + q_row;
-      if (!job.dradial) mine.dradial = mine.qc + q_row + n.dim_in;
-      if (copies.defined()) mine.dg = copies.data_ptr<T>() + t * n.nodes * n.dim_in;
+      if (by_member) {
+        mine.first_member = n.members * t / threads;
+        mine.last_member = n.members * (t + 1) / threads;
+        run(mine, 0, n.receivers);
+        continue;
+      }
+      if (dg_copies.defined()) mine.dg = dg_copies.data_ptr<T>() + t * dg.numel();
+      if (dtable_copies.defined()) mine.radial.dtable = dtable_copies.data_ptr<T>() + t * dtable.numel();
+      const auto cut = [&](int64_t part) {
+        return std::lower_bound(job.row_ptr, job.row_ptr + n.receivers, n.edges * part / threads) - job.row_ptr;
+      };
       run(mine, cut(t), t + 1 == threads ? n.receivers : cut(t + 1));
     }
   });
-  if (copies.defined()) *dg = copies.sum(0);
+  if (dg_copies.defined()) dg = dg_copies.sum(0);
+  if (dtable_copies.defined()) dtable = dtable_copies.sum(0);
 }
 
 struct Operands {
-  Tensor g, radial, sh, sender, row_ptr;
+  Tensor g, radial, table, sh, sender, row_ptr;
 };
 
-Operands prepare(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, const Sizes& n) {
-  Operands ready{g.contiguous(), radial.contiguous(), sh.select(1, 0).contiguous(), sender.contiguous(), row_ptr.contiguous()};
+Operands prepare(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+                 const Sizes& n) {
+  Operands ready{g.contiguous(), table.defined() ? radial.select(1, 0) : radial.contiguous(), table.defined() ? table.contiguous() : table,
+                 sh.select(1, 0).contiguous(), sender.contiguous(), row_ptr.contiguous()};
   check_graph(n, ready.sender.const_data_ptr<int64_t>(), ready.row_ptr.const_data_ptr<int64_t>());
   return ready;
 }
@@ -218,33 +239,43 @@ Job<T> make_job(const Sizes& n, const Plan<T>& plan, const Operands& in, int64_t
   Job<T> job{};
   job.paths = plan.paths.data(), job.n_paths = plan.paths.size();
   job.tables = plan.tables.data(), job.n_tables = plan.tables.size();
-  job.sh_dim = n.sh, job.n_members = n.members, job.n_groups = n.groups;
+  job.sh_dim = n.sh, job.n_groups = n.groups, job.n_edges = n.edges;
+  job.last_member = n.members;
   job.sender = in.sender.const_data_ptr<int64_t>(), job.row_ptr = in.row_ptr.const_data_ptr<int64_t>();
   job.g = job.a = in.g.const_data_ptr<T>(), job.g_stride = job.a_stride = n.dim_in;
-  job.radial = job.b = in.radial.const_data_ptr<T>();
-  job.radial_stride = job.b_stride = n.weights, job.radial_member = job.b_member = n.edges * n.weights;
+  job.radial.n_weights = n.weights, job.radial.n_knots = n.knots;
+  if (n.knots) {
+    job.radial.x = in.radial.const_data_ptr<T>(), job.radial.x_stride = in.radial.stride(0);
+    job.radial.table = in.table.const_data_ptr<T>();
+  } else {
+    job.radial.rows = in.radial.const_data_ptr<T>();
+  }
   job.sh = in.sh.const_data_ptr<T>(), job.sh_stride = n.sh;
   job.out_stride = dim_out;
   return job;
 }
 
-// Where the adjoints of g, radial and sh go, each only if it is wanted.
+// Where the adjoints of (g, radial, table, sh) go, each only if it is wanted.
 template <class T>
-void set_results(Job<T>& job, const Sizes& n, const Plan<T>& plan, const at::TensorOptions& o, const bool* mask, Tensor& dg, Tensor& dradial,
-                 Tensor& dsh) {
+void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const bool* mask, std::array<Tensor, 4>& d) {
   if (mask[0]) {
-    dg = at::zeros({n.nodes, n.dim_in}, o);
-    job.dg = dg.data_ptr<T>(), job.dg_stride = n.dim_in;
+    d[0] = at::zeros({n.nodes, n.dim_in}, o);
+    job.dg = d[0].data_ptr<T>(), job.dg_stride = n.dim_in;
   }
-  if (mask[1]) {
-    const std::array<int64_t, 3> shape{n.members, n.edges, n.weights};
-    dradial = plan.weights_disjoint ? at::empty(shape, o) : at::zeros(shape, o);
-    job.dradial = dradial.data_ptr<T>(), job.dradial_stride = n.weights, job.dradial_member = n.edges * n.weights;
+  if (mask[1] && n.knots) {
+    d[1] = at::empty({n.edges, n.groups}, o);
+    job.radial.dx = d[1].data_ptr<T>();
+  } else if (mask[1]) {
+    d[1] = at::zeros({n.members, n.edges, n.weights}, o);
+    job.radial.drows = d[1].data_ptr<T>();
   }
-  job.overwrite_dradial = plan.weights_disjoint;
-  if (mask[2]) {
-    dsh = at::empty({n.edges, n.groups, n.sh}, o);
-    job.dsh = dsh.data_ptr<T>();
+  if (mask[2] && n.knots) {
+    d[2] = at::zeros({n.members, n.knots, 2, n.weights}, o);
+    job.radial.dtable = d[2].data_ptr<T>();
+  }
+  if (mask[3]) {
+    d[3] = at::empty({n.edges, n.groups, n.sh}, o);
+    job.dsh = d[3].data_ptr<T>();
   }
 }
 
@@ -257,68 +288,67 @@ void check_grad(const Tensor& grad, const Sizes& n, const Tensor& g) {
 
 const char* conv_isa() { return choice().name; }
 
-Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-                const Tensor& cg, int64_t dim_out) {
-  const Sizes n = check(g, radial, sh, sender, row_ptr, paths, cg);
-  const Operands in = prepare(g, radial, sh, sender, row_ptr, n);
-  Tensor out = at::zeros({n.receivers, dim_out}, g.options());
+Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+                c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
+  const Sizes n = check(g, radial, table, sh, sender, row_ptr, paths, cg);
+  const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
+  Tensor out = at::zeros({n.receivers, dim_out}, g.options()), none;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv", [&] {
     const Plan<scalar_t> plan(n, paths, cg, dim_out);
     Job<scalar_t> job = make_job(n, plan, in, dim_out);
     job.out = out.data_ptr<scalar_t>();
-    launch(n, job, plan.q_size, false, nullptr);
+    launch(n, job, plan.q_size, false, none, none);
   });
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv_backward_cpu(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
-                                                     const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
-                                                     std::array<bool, 3> mask) {
-  const Sizes n = check(g, radial, sh, sender, row_ptr, paths, cg);
+std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
+                                        const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
+                                        std::array<bool, 4> mask) {
+  const Sizes n = check(g, radial, table, sh, sender, row_ptr, paths, cg);
   check_grad(grad, n, g);
-  const Operands in = prepare(g, radial, sh, sender, row_ptr, n);
+  const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
   const Tensor w = grad.contiguous();
-  Tensor dg, dradial, dsh;
+  std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_backward", [&] {
     const Plan<scalar_t> plan(n, paths, cg, w.size(1));
     Job<scalar_t> job = make_job(n, plan, in, w.size(1));
-    set_results(job, n, plan, g.options(), mask.data(), dg, dradial, dsh);
+    set_results(job, n, g.options(), mask.data(), d);
     job.w = w.const_data_ptr<scalar_t>();
-    launch(n, job, plan.q_size, false, mask[0] ? &dg : nullptr);
+    launch(n, job, plan.q_size, false, d[0], d[2]);
   });
-  return {dg, dradial, dsh};
+  return d;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> conv_double_backward_cpu(const Tensor& bar_g, const Tensor& bar_radial, const Tensor& bar_sh,
-                                                                    const Tensor& grad, const Tensor& g, const Tensor& radial,
-                                                                    const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
-                                                                    c10::IntArrayRef paths, const Tensor& cg, std::array<bool, 4> mask) {
-  const Sizes n = check(g, radial, sh, sender, row_ptr, paths, cg);
+std::array<Tensor, 5> conv_double_backward_cpu(const Tensor& bar_g, const Tensor& bar_radial, const Tensor& bar_sh, const Tensor& grad,
+                                               const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
+                                               const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
+                                               std::array<bool, 5> mask) {
+  const Sizes n = check(g, radial, table, sh, sender, row_ptr, paths, cg);
   check_grad(grad, n, g);
-  const Operands in = prepare(g, radial, sh, sender, row_ptr, n);
+  const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
   const Tensor w = grad.contiguous();
-  const Tensor a = bar_g.defined() ? bar_g.contiguous() : bar_g, b = bar_radial.defined() ? bar_radial.contiguous() : bar_radial,
-               c = bar_sh.defined() ? bar_sh.contiguous() : bar_sh;
-  Tensor out, dg, dradial, dsh;
+  const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
+  const Tensor a = dense(bar_g), b = dense(bar_radial), c = dense(bar_sh);
+  Tensor out;
+  std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_double_backward", [&] {
     const Plan<scalar_t> plan(n, paths, cg, w.size(1));
     Job<scalar_t> job = make_job(n, plan, in, w.size(1));
     const Tensor absent = at::zeros({std::max({n.dim_in, n.weights, n.sh})}, g.options());  // read with stride 0
-    const scalar_t* zeros = absent.const_data_ptr<scalar_t>();
-    job.a = a.defined() ? a.template const_data_ptr<scalar_t>() : zeros;
-    job.a_stride = a.defined() ? n.dim_in : 0;
-    job.b = b.defined() ? b.template const_data_ptr<scalar_t>() : zeros;
-    job.b_stride = b.defined() ? n.weights : 0;
-    job.b_member = b.defined() ? n.edges * n.weights : 0;
-    job.c = c.defined() ? c.template const_data_ptr<scalar_t>() : zeros;
-    job.c_stride = c.defined() ? n.groups * n.sh : 0;
+    const auto point = [&absent](const Tensor& t) { return (t.defined() ? t : absent).const_data_ptr<scalar_t>(); };
+    job.a = point(a), job.a_stride = a.defined() ? n.dim_in : 0;
+    job.radial.b = job.radial.xi = point(b);
+    job.radial.b_stride = b.defined() ? n.weights : 0, job.radial.b_member = b.defined() ? n.edges * n.weights : 0;
+    job.radial.xi_stride = b.defined() ? n.groups : 0, job.radial.xi_group = b.defined() ? 1 : 0;
+    job.c = point(c), job.c_stride = c.defined() ? n.groups * n.sh : 0;
     if (mask[0]) out = at::zeros_like(w);
     job.out = mask[0] ? out.data_ptr<scalar_t>() : nullptr;
-    set_results(job, n, plan, g.options(), mask.data() + 1, dg, dradial, dsh);
-    if (mask[1] || mask[2] || mask[3]) job.w = w.const_data_ptr<scalar_t>();
-    launch(n, job, plan.q_size, true, mask[1] ? &dg : nullptr);
+    set_results(job, n, g.options(), mask.data() + 1, d);
+    if (mask[1] || mask[2] || mask[3] || mask[4]) job.w = w.const_data_ptr<scalar_t>();
+    launch(n, job, plan.q_size, true, d[0], d[2]);
   });
-  return {out, dg, dradial, dsh};
+  return {out, d[0], d[1], d[2], d[3]};
 }
 
 }  // namespace race

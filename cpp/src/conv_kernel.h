@@ -35,30 +35,40 @@ struct Path {
   int64_t weight_offset;
 };
 
-// The trilinear map out = T(g, radial, sh) and its derivatives over receivers [begin, end).
+// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or interpolated between the knots of `table` [M, N, 2, K] at x[e].
+// b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e, group].
+// Their adjoints go to dradial [M, E, K], or to dx [E, G] and dtable [M, N, 2, K], each only if given, dx alone overwritten.
+template <class T>
+struct Radial {
+  int64_t n_weights, n_knots;    // K; N, zero without a table
+  const T *rows, *b, *x, *table, *xi;  // absent b or xi: a row of zeros with stride 0
+  int64_t b_stride, b_member, x_stride, xi_stride, xi_group;
+  T *drows, *dx, *dtable;
+};
+
+// The trilinear map out = T(g, R, Y) and its derivatives over receivers [begin, end).
 //   first order   out += T(g, R, Y);  w given: dg, dR, dY of <w, T(g, R, Y)>
 //   second order  the same of S = <w, T(a, R, Y) + T(g, b, Y) + T(g, R, c)>, out being dS/dw
-// An absent a, b, c is a row of zeros with stride 0, an unwanted dg, dradial a row of scratch with stride 0; out, dsh may be null.
+// An absent a, b, c is a row of zeros with stride 0. Results may be null; out, dg and the radial adjoints are added to.
 template <class T>
 struct Job {
   const Path* paths;
   int64_t n_paths;
   const Table<T>* tables;
-  int64_t n_tables, sh_dim, n_members, n_groups;
+  int64_t n_tables, sh_dim, n_groups, n_edges;
+  int64_t first_member, last_member;
   const int64_t *sender, *row_ptr;
 
   const T *g, *a;  // rows of senders
   int64_t g_stride, a_stride;
-  const T *radial, *b;  // [M, E, K]
-  int64_t radial_stride, radial_member, b_stride, b_member;
-  const T *sh, *c;  // [E, S] values; cotangents [E, G, S], null if absent
+  Radial<T> radial;
+  const T *sh, *c;  // [E, S] values; cotangents [E, G, S]
   int64_t sh_stride, c_stride;
   const T* w;  // rows of receivers, null: no dg, dR, dY
   int64_t out_stride;
 
-  T *out, *dg, *dradial, *dsh;
-  int64_t dg_stride, dradial_stride, dradial_member;
-  bool overwrite_dradial;  // every weight belongs to one path: no need to start from zero
+  T *out, *dg, *dsh;
+  int64_t dg_stride;
 
   T* q;   // scratch [sum of q_size, kLanes]
   T* qc;  // the same for c

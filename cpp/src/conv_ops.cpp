@@ -1,6 +1,5 @@
-// Registration of race::conv and its derivatives. The map is trilinear in (g, radial, sh), so conv's backward is conv_backward,
-// whose own backward is conv_double_backward.
-#include <c10/core/SymIntArrayRef.h>
+// Registration of race::conv and its derivatives. The map is trilinear in (g, R, sh), so conv's backward is conv_backward, whose own
+// backward is conv_double_backward.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -13,27 +12,39 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
-using torch::autograd::Variable;
 using torch::autograd::variable_list;
 using Paths = std::vector<int64_t>;
+using Optional = const std::optional<Tensor>&;
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 constexpr const char* kConv =
-    "conv(Tensor g, Tensor radial, Tensor sh, Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, int dim_out) -> Tensor";
+    "conv(Tensor g, Tensor radial, Tensor? table, Tensor sh, Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, int dim_out) -> Tensor";
 constexpr const char* kBackward =
-    "conv_backward(Tensor grad, Tensor g, Tensor radial, Tensor sh, Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, "
-    "bool[3] mask) -> (Tensor, Tensor, Tensor)";
+    "conv_backward(Tensor grad, Tensor g, Tensor radial, Tensor? table, Tensor sh, Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, "
+    "bool[4] mask) -> (Tensor, Tensor, Tensor, Tensor)";
 constexpr const char* kDoubleBackward =
-    "conv_double_backward(Tensor? bar_g, Tensor? bar_radial, Tensor? bar_sh, Tensor grad, Tensor g, Tensor radial, Tensor sh, "
-    "Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, bool[4] mask) -> (Tensor, Tensor, Tensor, Tensor)";
+    "conv_double_backward(Tensor? bar_g, Tensor? bar_radial, Tensor? bar_sh, Tensor grad, Tensor g, Tensor radial, Tensor? table, Tensor sh, "
+    "Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, bool[5] mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor)";
 
-using Optional = const std::optional<Tensor>&;
+Tensor plain(Optional t) { return t.value_or(Tensor()); }
+std::optional<Tensor> optional(const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cpu(Optional bar_g, Optional bar_radial, Optional bar_sh, const Tensor& grad,
-                                                               const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender,
-                                                               const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
-                                                               std::array<bool, 4> mask) {
-  return conv_double_backward_cpu(bar_g.value_or(Tensor()), bar_radial.value_or(Tensor()), bar_sh.value_or(Tensor()), grad, g, radial, sh,
-                                  sender, row_ptr, paths, cg, mask);
+Tensor forward_cpu(const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+                   c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
+  return conv_cpu(g, radial, plain(table), sh, sender, row_ptr, paths, cg, dim_out);
+}
+
+Four backward_cpu(const Tensor& grad, const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender,
+                  const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, std::array<bool, 4> mask) {
+  return std::tuple_cat(conv_backward_cpu(grad, g, radial, plain(table), sh, sender, row_ptr, paths, cg, mask));
+}
+
+Five double_backward_cpu(Optional bar_g, Optional bar_radial, Optional bar_sh, const Tensor& grad, const Tensor& g, const Tensor& radial,
+                         Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
+                         const Tensor& cg, std::array<bool, 5> mask) {
+  return std::tuple_cat(conv_double_backward_cpu(plain(bar_g), plain(bar_radial), plain(bar_sh), grad, g, radial, plain(table), sh, sender,
+                                                 row_ptr, paths, cg, mask));
 }
 
 template <class F>
@@ -41,34 +52,35 @@ auto op(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
 }
 
-Tensor call_conv(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-                 const Tensor& cg, int64_t dim_out) {
-  static const auto handle = op<decltype(conv_cpu)>("race::conv");
-  return handle.call(g, radial, sh, sender, row_ptr, paths, cg, dim_out);
+Four call_backward(const Tensor& grad, const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender,
+                   const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, std::array<bool, 4> mask) {
+  static const auto handle = op<decltype(backward_cpu)>("race::conv_backward");
+  return handle.call(grad, g, radial, table, sh, sender, row_ptr, paths, cg, mask);
 }
 
-std::tuple<Tensor, Tensor, Tensor> call_backward(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
-                                                 const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
-                                                 std::array<bool, 3> mask) {
-  static const auto handle = op<decltype(conv_backward_cpu)>("race::conv_backward");
-  return handle.call(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
+// Which of `before` operands, the table (or none) and sh ask for a gradient. Autograd counts only the operands that are there.
+template <size_t Before>
+std::array<bool, Before + 2> needed(AutogradContext* context, bool has_table) {
+  std::array<bool, Before + 2> mask{};
+  for (size_t k = 0; k < Before; ++k) mask[k] = context->needs_input_grad(k);
+  mask[Before] = has_table && context->needs_input_grad(Before);
+  mask[Before + 1] = context->needs_input_grad(Before + has_table);
+  return mask;
 }
-
-std::optional<Tensor> optional(const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; }
 
 // A Function cannot return undefined tensors: results that the mask leaves out are left out of its list.
 struct ConvBackward : Function<ConvBackward> {
-  static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
-                               const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
-                               std::array<bool, 3> mask) {
+  static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& g, const Tensor& radial, Optional table,
+                               const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
+                               std::array<bool, 4> mask) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({grad, g, radial, sh, sender, row_ptr, cg});
+    context->save_for_backward({grad, g, radial, plain(table), sh, sender, row_ptr, cg});
     context->saved_data["paths"] = paths.vec();
     context->set_materialize_grads(false);
-    context->saved_data["mask"] = c10::List<bool>({mask[0], mask[1], mask[2]});
-    const auto [dg, dradial, dsh] = call_backward(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
+    context->saved_data["mask"] = c10::List<bool>({mask[0], mask[1], mask[2], mask[3]});
+    const auto [dg, dradial, dtable, dsh] = call_backward(grad, g, radial, table, sh, sender, row_ptr, paths, cg, mask);
     variable_list result;
-    for (const Tensor& t : {dg, dradial, dsh})
+    for (const Tensor& t : {dg, dradial, dtable, dsh})
       if (t.defined()) result.push_back(t);
     return result;
   }
@@ -76,68 +88,70 @@ struct ConvBackward : Function<ConvBackward> {
   static variable_list backward(AutogradContext* context, const variable_list& bars) {
     const auto saved = context->get_saved_variables();
     const auto wanted = context->saved_data["mask"].toBoolList();
-    std::array<Tensor, 3> bar;
-    for (size_t k = 0, next = 0; k < 3; ++k)
+    std::array<Tensor, 4> bar;
+    for (size_t k = 0, next = 0; k < 4; ++k)
       if (wanted[k]) bar[k] = bars[next++];
-    std::array<bool, 4> mask;
-    for (size_t k = 0; k < 4; ++k) mask[k] = context->needs_input_grad(k);
+    TORCH_CHECK_NOT_IMPLEMENTED(!bar[2].defined(), "race::conv: second derivatives through the gradient of the radial table are not implemented");
+    const auto mask = needed<3>(context, saved[3].defined());
     const Paths paths = context->saved_data["paths"].toIntVector();
-    variable_list result(9);
-    if ((!bar[0].defined() && !bar[1].defined() && !bar[2].defined()) || !(mask[0] || mask[1] || mask[2] || mask[3])) return result;
-    using Signature = decltype(double_backward_cpu);
-    static const auto handle = op<Signature>("race::conv_double_backward");
-    std::tie(result[0], result[1], result[2], result[3]) = handle.call(optional(bar[0]), optional(bar[1]), optional(bar[2]), saved[0], saved[1],
-                                                                       saved[2], saved[3], saved[4], saved[5], paths, saved[6], mask);
+    variable_list result(10);
+    const bool idle = !bar[0].defined() && !bar[1].defined() && !bar[3].defined();
+    if (idle || !(mask[0] || mask[1] || mask[2] || mask[3] || mask[4])) return result;
+    static const auto handle = op<decltype(double_backward_cpu)>("race::conv_double_backward");
+    std::tie(result[0], result[1], result[2], result[3], result[4]) =
+        handle.call(optional(bar[0]), optional(bar[1]), optional(bar[3]), saved[0], saved[1], saved[2], optional(saved[3]), saved[4], saved[5],
+                    saved[6], paths, saved[7], mask);
     return result;
   }
 };
 
 struct Conv : Function<Conv> {
-  static Tensor forward(AutogradContext* context, const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender,
-                        const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
+  static Tensor forward(AutogradContext* context, const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh,
+                        const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({g, radial, sh, sender, row_ptr, cg});
+    context->save_for_backward({g, radial, plain(table), sh, sender, row_ptr, cg});
     context->saved_data["paths"] = paths.vec();
     context->set_materialize_grads(false);
-    return call_conv(g, radial, sh, sender, row_ptr, paths, cg, dim_out);
+    static const auto handle = op<decltype(forward_cpu)>("race::conv");
+    return handle.call(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grad) {
-    variable_list result(8);
-    const std::array<bool, 3> mask{context->needs_input_grad(0), context->needs_input_grad(1), context->needs_input_grad(2)};
-    if (!grad[0].defined() || !(mask[0] || mask[1] || mask[2])) return result;
+    variable_list result(9);
     const auto saved = context->get_saved_variables();
+    const auto mask = needed<2>(context, saved[2].defined());
+    if (!grad[0].defined() || !(mask[0] || mask[1] || mask[2] || mask[3])) return result;
     const Paths paths = context->saved_data["paths"].toIntVector();
-    std::tie(result[0], result[1], result[2]) = call_backward(grad[0], saved[0], saved[1], saved[2], saved[3], saved[4], paths, saved[5], mask);
+    std::tie(result[0], result[1], result[2], result[3]) =
+        call_backward(grad[0], saved[0], saved[1], optional(saved[2]), saved[3], saved[4], saved[5], paths, saved[6], mask);
     return result;
   }
 };
 
-Tensor conv_autograd(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
-                     c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
-  return Conv::apply(g, radial, sh, sender, row_ptr, paths, cg, dim_out);
+Tensor forward_autograd(const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+                        c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
+  return Conv::apply(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out);
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv_backward_autograd(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
-                                                          const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-                                                          const Tensor& cg, std::array<bool, 3> mask) {
-  const auto results = ConvBackward::apply(grad, g, radial, sh, sender, row_ptr, paths, cg, mask);
-  std::array<Tensor, 3> d;
-  for (size_t k = 0, next = 0; k < 3; ++k)
-    if (mask[k]) d[k] = results[next++];
-  return {d[0], d[1], d[2]};
+Four backward_autograd(const Tensor& grad, const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender,
+                       const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, std::array<bool, 4> mask) {
+  const auto results = ConvBackward::apply(grad, g, radial, table, sh, sender, row_ptr, paths, cg, mask);
+  std::array<Tensor, 4> d;
+  const bool possible[4] = {true, true, table.has_value() && table->defined(), true};
+  for (size_t k = 0, next = 0; k < 4; ++k)
+    if (mask[k] && possible[k]) d[k] = results[next++];
+  return std::tuple_cat(d);
 }
 
-Tensor conv_meta(const Tensor& g, const Tensor& radial, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-                 const Tensor& cg, int64_t dim_out) {
+Tensor forward_meta(const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+                    c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
   return g.new_empty({row_ptr.size(0) - 1, dim_out});
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv_backward_meta(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& sh,
-                                                      const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
-                                                      std::array<bool, 3> mask) {
-  const auto like = [](const Tensor& t, bool wanted) { return wanted ? t.new_empty(t.sizes()) : Tensor(); };
-  return {like(g, mask[0]), like(radial, mask[1]), like(sh, mask[2])};
+Four backward_meta(const Tensor& grad, const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender,
+                   const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, std::array<bool, 4> mask) {
+  const auto like = [](const Tensor& t, bool wanted) { return wanted && t.defined() ? t.new_empty(t.sizes()) : Tensor(); };
+  return {like(g, mask[0]), like(radial, mask[1]), like(plain(table), mask[2]), like(sh, mask[3])};
 }
 
 // Module and LAMMPS plugin each carry librace, and one process may load both: the first to come registers, for good (its handle is
@@ -145,21 +159,19 @@ std::tuple<Tensor, Tensor, Tensor> conv_backward_meta(const Tensor& grad, const 
 const bool registered = [] {
   if (c10::Dispatcher::singleton().findSchema({"race::conv", ""})) return false;
   auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
-  library->def(kConv);
-  library->def(kBackward);
-  library->def(kDoubleBackward);
+  for (const char* schema : {kConv, kBackward, kDoubleBackward}) library->def(schema);
   library->def("conv_isa() -> str", [] { return std::string(conv_isa()); });
   const auto add = [library](c10::DispatchKey key, const char* name, auto function) {
     library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
   };
-  add(c10::DispatchKey::CPU, "conv", TORCH_FN(conv_cpu));
-  add(c10::DispatchKey::CPU, "conv_backward", TORCH_FN(conv_backward_cpu));
+  add(c10::DispatchKey::CPU, "conv", TORCH_FN(forward_cpu));
+  add(c10::DispatchKey::CPU, "conv_backward", TORCH_FN(backward_cpu));
   add(c10::DispatchKey::CPU, "conv_double_backward", TORCH_FN(double_backward_cpu));
-  add(c10::DispatchKey::Autograd, "conv", TORCH_FN(conv_autograd));
-  add(c10::DispatchKey::Autograd, "conv_backward", TORCH_FN(conv_backward_autograd));
+  add(c10::DispatchKey::Autograd, "conv", TORCH_FN(forward_autograd));
+  add(c10::DispatchKey::Autograd, "conv_backward", TORCH_FN(backward_autograd));
   library->impl("conv_double_backward", torch::dispatch(c10::DispatchKey::Autograd, torch::autograd::autogradNotImplementedFallback()));
-  add(c10::DispatchKey::Meta, "conv", TORCH_FN(conv_meta));
-  add(c10::DispatchKey::Meta, "conv_backward", TORCH_FN(conv_backward_meta));
+  add(c10::DispatchKey::Meta, "conv", TORCH_FN(forward_meta));
+  add(c10::DispatchKey::Meta, "conv_backward", TORCH_FN(backward_meta));
   return true;
 }();
 

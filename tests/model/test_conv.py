@@ -1,5 +1,6 @@
 """race::conv against its stock-torch twin, against e3nn, and against finite differences; every derivative up to the second."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -20,13 +21,18 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 IRREPS = ["64x0e", "4x0e+2x1o", "5x0e+19x1o+8x2e", "70x0e+24x1o+16x1e+33x2e+40x3o"]
 
 
-def make(irreps, lmax, n_members=1, groups=1, dtype=torch.float64, n_nodes=6, n_edges=23, n_receivers=5, seed=0):
-    """([g, radial, sh] as leaves, the other arguments of conv). Receiver 2 has no edges."""
+def make(irreps, lmax, n_members=1, groups=1, dtype=torch.float64, n_nodes=6, n_edges=23, n_receivers=5, seed=0, knots=0):
+    """((g, radial, table, sh) as leaves, the other arguments of conv). Receiver 2 has no edges; without knots no table."""
     gen = torch.Generator().manual_seed(seed)
     irreps = o3.Irreps(irreps)
     paths = conv_paths(irreps, lmax, irreps, n_members)
     g = torch.randn(n_nodes, Layout(irreps, n_members).dim, dtype=dtype, generator=gen)
-    radial = torch.randn(n_members, n_edges, paths.n_weights, dtype=dtype, generator=gen)
+    table = None
+    if knots:
+        radial = (0.02 + 0.96 * torch.rand(n_edges, 1, dtype=dtype, generator=gen)).expand(-1, groups)
+        table = torch.randn(n_members, knots, 2, paths.n_weights, dtype=dtype, generator=gen).requires_grad_()
+    else:
+        radial = torch.randn(n_members, n_edges, paths.n_weights, dtype=dtype, generator=gen)
     sh = torch.randn(n_edges, 1, (lmax + 1) ** 2, dtype=dtype, generator=gen).expand(-1, groups, -1)
     sender = torch.randint(0, max(n_nodes, 1), (n_edges,), generator=gen)
     receiver = torch.randint(0, max(n_receivers, 1), (n_edges,), generator=gen)
@@ -35,21 +41,25 @@ def make(irreps, lmax, n_members=1, groups=1, dtype=torch.float64, n_nodes=6, n_
     if n_receivers:
         row_ptr[1:] = torch.bincount(receiver, minlength=n_receivers).cumsum(0)
     rest = (sender, row_ptr, paths.rows, paths.cg, Layout(paths.irreps_out, n_members).dim)
-    return [t.detach().requires_grad_() for t in (g, radial, sh)], rest
+    g, radial, sh = (t.detach().requires_grad_() for t in (g, radial, sh))
+    return [g, radial, table, sh], rest
 
 
 def derivatives(conv, operands, rest, seed=1):
-    """Result, its three adjoints, and the adjoints of a random functional of those: all that training on forces needs."""
+    """Result, its adjoints, and the adjoints of a random functional of those: all that training on forces needs."""
     gen = torch.Generator().manual_seed(seed)
 
     def like(t):
         return torch.randn(t.shape, dtype=t.dtype, generator=gen)
 
+    g, radial, table, sh = operands
+    leaves = [t for t in operands if t is not None]
     out = conv(*operands, *rest)
     weight = like(out).requires_grad_()
-    first = torch.autograd.grad(out, operands, weight, create_graph=True)
-    second = torch.autograd.grad(first, [weight, *operands], [like(t) for t in first])
-    return [out, *first, *second]
+    of_table = [] if table is None else torch.autograd.grad(out, [table], weight, retain_graph=True)
+    first = torch.autograd.grad(out, [g, radial, sh], weight, create_graph=True)
+    second = torch.autograd.grad(first, [weight, *leaves], [like(t) for t in first])
+    return [out, *of_table, *first, *second]
 
 
 def worst(a, b):
@@ -62,8 +72,9 @@ def worst(a, b):
 @pytest.mark.parametrize("n_members, groups", [(1, 1), (3, 1), (3, 3)])
 @pytest.mark.parametrize("lmax", [1, 3])
 @pytest.mark.parametrize("irreps", IRREPS)
-def test_fused_equals_aten(irreps, lmax, n_members, groups, dtype):
-    operands, rest = make(irreps, lmax, n_members, groups, dtype)
+@pytest.mark.parametrize("knots", [0, 6])
+def test_fused_equals_aten(knots, irreps, lmax, n_members, groups, dtype):
+    operands, rest = make(irreps, lmax, n_members, groups, dtype, knots=knots)
     expected = derivatives(conv_aten, operands, rest)
     assert worst(derivatives(conv_fused, operands, rest), expected) < TOLERANCE[dtype]
 
@@ -75,6 +86,27 @@ def test_a_planted_error_is_seen():
     cg = cg.clone()
     cg[cg.nonzero()[-1]] *= 1 + 1e-9
     assert worst(derivatives(conv_fused, operands, (sender, row_ptr, rows, cg, dim_out)), expected) > TOLERANCE[torch.float64]
+
+
+def test_a_planted_error_in_the_table_is_seen():
+    operands, rest = make("4x0e+2x1o", 1, knots=5)
+    expected = derivatives(conv_aten, operands, rest)
+    operands[2] = (operands[2].detach() * torch.tensor([1.0, 1 + 1e-9], dtype=torch.float64)[:, None]).requires_grad_()  # slopes only
+    found = derivatives(conv_fused, operands, rest)
+    assert min(worst([a], [b]) for a, b in zip(found, expected, strict=True) if a.shape != operands[2].shape) > TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_beyond_the_table(dtype):
+    """From x = 1 on R is the last knot's value and its slope zero; x = 0 is the first knot."""
+    (g, _, table, sh), rest = make("5x0e+19x1o", 1, 2, 2, dtype, knots=7)
+    x = torch.linspace(0.9, 1.4, 23, dtype=dtype)
+    x[0] = 0.0
+    operands = [g, x[:, None].expand(-1, 2).detach().requires_grad_(), table, sh]
+    out = conv_fused(*operands, *rest)
+    assert worst([out], [conv_aten(*operands, *rest)]) < TOLERANCE[dtype]
+    (dx,) = torch.autograd.grad(out.sum(), operands[1])
+    assert torch.isfinite(dx).all() and (dx[x >= 1] == 0).all() and (dx[(x > 0) & (x < 1)] != 0).all()
 
 
 def to_e3nn(rows, irreps, n_members, member):
@@ -91,7 +123,7 @@ def to_e3nn(rows, irreps, n_members, member):
 def test_equals_e3nn(conv, dtype):
     irreps, lmax, n_members = o3.Irreps("5x0e+4x1o+3x1e+8x2e"), 2, 2
     operands, rest = make(irreps, lmax, n_members, dtype=dtype)
-    (g, radial, sh), (sender, row_ptr, rows, _, _) = operands, rest
+    (g, radial, _, sh), (sender, row_ptr, rows, _, _) = operands, rest
     out = conv(*operands, *rest)
     irreps_out = conv_paths(irreps, lmax, irreps, n_members).irreps_out
 
@@ -123,49 +155,83 @@ def test_equals_e3nn(conv, dtype):
         assert worst([to_e3nn(out, irreps_out, n_members, m)], [expected]) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("knots", [0, 5])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_gradcheck(groups):
-    """With G = 2 the groups must hold equal values, so the harmonics are differentiated through the expand()."""
-    (g, radial, sh), rest = make("2x0e+1x1o+1x2e", 2, 2, 1, n_nodes=3, n_edges=4, n_receivers=2)
+def test_gradcheck(groups, knots):
+    """With G = 2 the groups must hold equal values, so x and the harmonics are differentiated through the expand()."""
 
-    def function(g, radial, sh):
-        return conv_fused(g, radial, sh.expand(-1, groups, -1), *rest)
+    def check(check, irreps, lmax, second):
+        (g, radial, table, sh), rest = make(irreps, lmax, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=knots)
 
-    assert torch.autograd.gradcheck(function, (g, radial, sh))
-    (g, radial, sh), rest = make("2x0e+1x1o", 1, 2, 1, n_nodes=3, n_edges=4, n_receivers=2)
-    assert torch.autograd.gradgradcheck(function, (g, radial, sh))
+        def function(g, radial, sh, table=None if second else table):
+            table = inner if table is None else table
+            x = radial.expand(-1, groups) if knots else radial
+            return conv_fused(g, x, table, sh.expand(-1, groups, -1), *rest)
+
+        inner = table
+        assert check(function, (g, radial, sh) if second or table is None else (g, radial, sh, table))
+
+    check(torch.autograd.gradcheck, "2x0e+1x1o+1x2e", 2, second=False)
+    check(torch.autograd.gradgradcheck, "2x0e+1x1o", 1, second=True)
 
 
-def test_group_axis_returns_each_members_adjoint():
+def test_mixed_second_derivatives_of_the_table():
+    """d2/(d(g, x, sh) d table) by finite differences: what training on forces moves the radial MLP with."""
+    (g, x, table, sh), rest = make("2x0e+1x1o", 1, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=5)
+    weight = torch.randn(2, rest[-1], dtype=torch.float64, requires_grad=True)
+
+    def adjoints(weight, table):
+        return torch.autograd.grad(conv_fused(g, x, table, sh, *rest), [g, x, sh], weight, create_graph=True)
+
+    assert torch.autograd.gradcheck(adjoints, (weight, table))
+
+
+def test_gradient_of_a_table_gradient_is_refused():
+    (g, x, table, sh), rest = make("2x0e+1x1o", 1, knots=5)
+    (dtable,) = torch.autograd.grad(conv_fused(g, x, table, sh, *rest).square().sum(), [table], create_graph=True)
+    with pytest.raises(NotImplementedError, match="gradient of the radial table"):
+        dtable.sum().backward()
+
+
+@pytest.mark.parametrize("knots", [0, 6])
+def test_group_axis_returns_each_members_adjoint(knots):
     """Columns of one ensemble gradient equal the gradients of the members taken one at a time, and sum to that of G = 1."""
-    operands, rest = make("4x0e+3x1o", 2, 3, 3)
+    (g, radial, table, sh), rest = make("4x0e+3x1o", 2, 3, 3, knots=knots)
     weight = torch.randn(5, rest[-1], dtype=torch.float64)
-    (each,) = torch.autograd.grad(conv_fused(*operands, *rest), operands[2:], weight)
-    shared = operands[2].detach()[:, :1].clone().requires_grad_()
-    (total,) = torch.autograd.grad(conv_fused(*operands[:2], shared, *rest), [shared], weight)
-    assert worst([each.sum(1, keepdim=True)], [total]) < 1e-12
+    each = torch.autograd.grad(conv_fused(g, radial, table, sh, *rest), [sh, radial], weight)
+    shared = sh.detach()[:, :1].clone().requires_grad_()
+    x = radial.detach()[:, :1].clone().requires_grad_() if knots else radial
+    total = torch.autograd.grad(conv_fused(g, x, table, shared, *rest), [shared, x], weight)
+    assert worst([each[0].sum(1, keepdim=True)], total[:1]) < 1e-12
+    assert not knots or worst([each[1].sum(1, keepdim=True)], total[1:]) < 1e-12
     for m in range(3):
-        alone = torch.zeros_like(operands[1])
-        alone[m] = operands[1].detach()[m]  # only member m has weights
-        (expected,) = torch.autograd.grad(conv_fused(operands[0], alone, shared, *rest), [shared], weight)
-        assert worst([each[:, m]], [expected[:, 0]]) < 1e-12
+        weights = (table if knots else radial).detach()
+        alone = torch.zeros_like(weights)
+        alone[m] = weights[m]  # only member m has weights
+        arguments = (x, alone) if knots else (alone, None)
+        (expected,) = torch.autograd.grad(conv_fused(g, *arguments, shared, *rest), [shared], weight)
+        assert worst([each[0][:, m]], [expected[:, 0]]) < 1e-12
 
 
 def test_expanded_harmonics_are_accepted_as_they_are():
     operands, rest = make("4x0e+3x1o", 2, 3, 3)
-    expanded = operands[2].detach()[:, :1].expand(-1, 3, -1)
+    expanded = operands[3].detach()[:, :1].expand(-1, 3, -1)
     assert expanded.stride(1) == 0
-    assert torch.equal(conv_fused(*operands[:2], expanded, *rest), conv_fused(*operands, *rest))
+    assert torch.equal(conv_fused(*operands[:3], expanded, *rest), conv_fused(*operands, *rest))
 
 
+@pytest.mark.parametrize("knots", [0, 6])
 @pytest.mark.parametrize("needs", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)])
-def test_only_the_gradients_asked_for(needs):
+def test_only_the_gradients_asked_for(needs, knots):
     """Each subset of differentiable operands: absent cotangents and unwanted results take other branches of the kernel."""
     results = []
     for conv in (conv_fused, conv_aten):
-        operands, rest = make("5x0e+19x1o+8x2e", 2, 2, 2)
-        wanted = [t.requires_grad_(bool(n)) for t, n in zip(operands, needs, strict=True) if n]
-        for t, n in zip(operands, needs, strict=True):
+        operands, rest = make("5x0e+19x1o+8x2e", 2, 2, 2, knots=knots)
+        if knots:
+            operands[2].requires_grad_(False)
+        leaves = [operands[0], operands[1], operands[3]]
+        wanted = [t for t, n in zip(leaves, needs, strict=True) if n]
+        for t, n in zip(leaves, needs, strict=True):
             t.requires_grad_(bool(n))
         out = conv(*operands, *rest)
         first = torch.autograd.grad((out**2).sum(), wanted, create_graph=True)
@@ -185,16 +251,20 @@ def test_empty_and_tiny(sizes):
 
 def test_weights_shared_and_columns_left_free():
     """Two paths reading one weight, a weight that no path reads, columns that no path writes."""
-    (g, _, sh), (sender, row_ptr, rows, cg, dim_out) = make("4x0e+2x1o", 1)
+    (g, _, _, sh), (sender, row_ptr, rows, cg, dim_out) = make("4x0e+2x1o", 1)
     rows = rows[:20] + rows[30:]  # one path fewer: its columns stay zero
     rows[18] = rows[8]
     radial = torch.randn(1, 23, 40, dtype=torch.float64, requires_grad=True)
     rest = (sender, row_ptr, rows, cg, dim_out)
-    assert worst(derivatives(conv_fused, [g, radial, sh], rest), derivatives(conv_aten, [g, radial, sh], rest)) < 1e-12
+    operands = [g, radial, None, sh]
+    assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
 
 
-def test_threads_change_rounding_only():
-    operands, rest = make("8x0e+5x1o+8x2e", 2, 2, 2, n_nodes=20, n_edges=300, n_receivers=20)
+@pytest.mark.parametrize("knots", [0, 6])
+@pytest.mark.parametrize("n_members, groups", [(3, 1), (2, 2), (1, 1)])
+def test_threads_change_rounding_only(n_members, groups, knots):
+    """Shared by members where each has its own results, by receivers otherwise."""
+    operands, rest = make("8x0e+5x1o+8x2e", 2, n_members, groups, n_nodes=20, n_edges=300, n_receivers=20, knots=knots)
     before, results = torch.get_num_threads(), []
     try:
         for n in (1, 2, 2):
@@ -212,8 +282,8 @@ torch.ops.load_library(sys.argv[1])
 results = []
 for operands, rest, weight in torch.load(sys.argv[2]):
     out = torch.ops.race.conv(*operands, *rest)
-    first = torch.autograd.grad(out, operands, weight, create_graph=True)
-    second = torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])
+    first = torch.autograd.grad(out, [operands[k] for k in (0, 1, 3)], weight, create_graph=True)
+    second = torch.autograd.grad([t.square().sum() for t in first], [weight, *(t for t in operands if t is not None)])
     results.append([t.detach() for t in (out, *first, *second)])
 torch.save((torch.ops.race.conv_isa(), results), sys.argv[3])
 """
@@ -223,19 +293,20 @@ torch.save((torch.ops.race.conv_isa(), results), sys.argv[3])
 def test_every_instruction_set(isa, tmp_path):
     """The lesser builds of the kernels, each in a process that asks for it (all else here runs the host's own)."""
     cases, expected = [], []
-    for dtype in TOLERANCE:
-        operands, rest = make("5x0e+19x1o+8x2e+70x3o", 3, 2, 2, dtype)
+    for dtype, knots in itertools.product(TOLERANCE, (0, 6)):
+        operands, rest = make("5x0e+19x1o+8x2e+70x3o", 3, 2, 2, dtype, knots=knots)
         weight = torch.randn(5, rest[-1], dtype=dtype, requires_grad=True)
         cases.append((operands, rest, weight))
-        first = torch.autograd.grad(out := conv_aten(*operands, *rest), operands, weight, create_graph=True)
-        expected.append([out, *first, *torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])])
+        first = torch.autograd.grad(out := conv_aten(*operands, *rest), [operands[k] for k in (0, 1, 3)], weight, create_graph=True)
+        leaves = [t for t in operands if t is not None]
+        expected.append([out, *first, *torch.autograd.grad([t.square().sum() for t in first], [weight, *leaves])])
     torch.save(cases, tmp_path / "in.pt")
     command = [sys.executable, "-c", ISA_SCRIPT, librace.__file__, tmp_path / "in.pt", tmp_path / "out.pt"]
     subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
     used, results = torch.load(tmp_path / "out.pt")
     assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
-    for result, reference, dtype in zip(results, expected, TOLERANCE, strict=True):
-        assert worst(result, reference) < TOLERANCE[dtype]
+    for result, reference in zip(results, expected, strict=True):
+        assert worst(result, reference) < TOLERANCE[reference[0].dtype]
 
 
 def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):
@@ -271,7 +342,7 @@ def test_scripted_and_portable():
 
 
 def test_shapes_without_data():
-    operands, rest = make("4x0e+2x1o", 1)
+    operands, rest = make("4x0e+2x1o", 1, knots=5)
     sender, row_ptr, rows, cg, dim_out = rest
     meta = [t.detach().to("meta") for t in (*operands, sender, row_ptr)]
     assert conv_fused(*meta, rows, cg.to("meta"), dim_out).shape == conv_fused(*operands, *rest).shape
@@ -280,6 +351,10 @@ def test_shapes_without_data():
 @pytest.mark.parametrize("change, message", [
     (dict(g=lambda t: t.half()), "g: expected float32 or float64, got Half"),
     (dict(radial=lambda t: t.float()), "radial: expected Double, got Float"),
+    (dict(radial=lambda t: t[:, :5]), r"radial: expected \[n_members, 23, n_weights\], got \[2, 5"),
+    (dict(table=lambda t: torch.zeros(2, 4, 2, 30, dtype=torch.float64)), r"radial: expected \[23, 1\], distances, as a table is given, got"),
+    (dict(table=lambda t: torch.zeros(2, 1, 2, 30, dtype=torch.float64)), r"table: expected \[n_members, n_knots >= 2, 2, n_weights\], got"),
+    (dict(table=lambda t: torch.zeros(2, 4, 2, 30)), "table: expected Double, got Float"),
     (dict(sh=lambda t: t.expand(-1, 5, -1)), r"sh: expected \[23, 1 or 2, .*got \[23, 5, 4\]"),
     (dict(sender=lambda t: t + 6), r"sender: expected \[0, 6\), got"),
     (dict(sender=lambda t: t.int()), r"sender: expected int64 \[23\], got Int"),
@@ -290,8 +365,8 @@ def test_shapes_without_data():
     (dict(dim_out=lambda n: n - 1), "out_offset"),
 ])  # fmt: skip
 def test_errors_name_the_argument(change, message):
-    (g, radial, sh), (sender, row_ptr, paths, cg, dim_out) = make("4x0e+2x1o", 1, 2, 2)
-    arguments = dict(g=g, radial=radial, sh=sh[:, :1], sender=sender, row_ptr=row_ptr, paths=paths, cg=cg, dim_out=dim_out)
+    (g, radial, table, sh), (sender, row_ptr, paths, cg, dim_out) = make("4x0e+2x1o", 1, 2, 2)
+    arguments = dict(g=g, radial=radial, table=table, sh=sh[:, :1], sender=sender, row_ptr=row_ptr, paths=paths, cg=cg, dim_out=dim_out)
     for name, edit in change.items():
         arguments[name] = edit(arguments[name])
     with pytest.raises(ValueError, match=message):

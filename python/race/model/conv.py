@@ -1,6 +1,6 @@
 """The convolution of RACE: gather senders, tensor product with Y, radial weights, sum over neighbours.
 
-    out[j, l3 m3, m, column + c] = sum_{e -> j} radial[m, e, weight + c]
+    out[j, l3 m3, m, column + c] = sum_{e -> j} R[m, e, weight + c]
                                    sum_{m1 m2} cg[m1, m2, m3] g[sender_e, l1 m1, m, c] sh[e, m2]
 
 `conv_fused` is the compiled operator race::conv, `conv_aten` its slow twin in stock torch operations: the oracle of the tests
@@ -9,13 +9,14 @@ branching on a Final attribute compiles only one.
 
 Arguments of both:
     g: [n_nodes, dim_in] features of the senders.
-    radial: [M, E, K] radial weights.
+    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself; with one, [M, N, 2, K] of values and
+        slopes at N knots, radial is x [E, G] and R its cubic Hermite interpolation, which the fused operator never stores.
     sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
-        the gradient with respect to sh is each member's own.
+        the gradients with respect to x and sh are each member's own.
     sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
     paths: rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column, weight_offset, cg_offset):
         reads g[:, in_offset:] viewed [2l1+1, M, mul], writes columns out_column.. of out[:, out_offset:] viewed
-        [2l3+1, M, out_mul], with weights radial[:, :, weight_offset:] and coefficients cg[cg_offset:] [2l1+1, 2l2+1, 2l3+1].
+        [2l3+1, M, out_mul], with weights R[:, :, weight_offset:] and coefficients cg[cg_offset:] [2l1+1, 2l2+1, 2l3+1].
     cg: float64, coefficients of all paths. dim_out: width of the result [n_receivers, dim_out].
 """
 
@@ -35,8 +36,24 @@ except ImportError as error:
     warnings.warn(f"race._race cannot be loaded ({error}): falling back to the slow convolution", stacklevel=2)
 
 
-def conv_aten(g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int) -> Tensor:
+def spline_aten(x: Tensor, table: Tensor) -> Tensor:
+    """x [E, G], table [M, N, 2, K] -> R [M, E, K]: cubic Hermite; beyond x = 1 the last knot's value."""
+    n_members, n_knots = table.shape[0], table.shape[1]
+    position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() * (n_knots - 1)  # [M, E]
+    row = torch.clamp(position.detach().to(torch.long), max=n_knots - 2)
+    t = (position - row).unsqueeze(2)
+    s = 1.0 - t
+    member = torch.arange(n_members, device=x.device).unsqueeze(1)
+    left, right = table[member, row], table[member, row + 1]  # [M, E, 2, K]
+    value = (1.0 + 2.0 * t) * s * s * left[:, :, 0] + t * t * (3.0 - 2.0 * t) * right[:, :, 0]
+    return value + (t * s * s * left[:, :, 1] - t * t * s * right[:, :, 1]) / (n_knots - 1)
+
+
+def conv_aten(
+    g: Tensor, radial: Tensor, table: Tensor | None, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
+) -> Tensor:
     """See the module: stock torch operations only; [n_receivers, dim_out]."""
+    radial = radial if table is None else spline_aten(radial, table)  # [M, E, K]
     n, n_edges, n_members = row_ptr.shape[0] - 1, sender.shape[0], radial.shape[0]
     parts: list[Tensor] = [g.new_zeros((n, 0))]
     columns: list[Tensor] = [torch.zeros(0, dtype=torch.long, device=g.device)]
@@ -47,8 +64,8 @@ def conv_aten(g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Te
 
         x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
         y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)  # [E, G, d2]
-        table = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
-        matrix = torch.einsum("egb,abc->egac", y, table).expand(n_edges, n_members, d1, d3)
+        coupling = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
+        matrix = torch.einsum("egb,abc->egac", y, coupling).expand(n_edges, n_members, d1, d3)
         weight = radial.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)  # [E, 1, M, mul]
         message = torch.einsum("emac,eamu->ecmu", matrix, x) * weight
         parts.append(segment_sum(message, row_ptr).reshape(n, d3 * n_members * mul))
@@ -61,10 +78,10 @@ def conv_aten(g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Te
 if HAS_FUSED and hasattr(torch.ops.race, "conv"):
 
     def conv_fused(
-        g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
+        g: Tensor, radial: Tensor, table: Tensor | None, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
     ) -> Tensor:
         """See the module: the compiled operator race::conv; [n_receivers, dim_out]."""
-        return torch.ops.race.conv(g, radial, sh, sender, row_ptr, paths, cg, dim_out)
+        return torch.ops.race.conv(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out)
 
 else:
     conv_fused = conv_aten

@@ -123,11 +123,11 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h [n, dim], g [n_total, dim_g], radial [E, G, B], sh [E, G, S], CSR over receivers -> h', g', out [n, M, n_out]."""
         n = h.shape[0]
-        weights = self.radial(radial)  # [M, E, K]
+        weights, table = self.radial(radial)
         if self.fused:
-            mid = conv_fused(g, weights, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
+            mid = conv_fused(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         else:
-            mid = conv_aten(g, weights, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
+            mid = conv_aten(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         mid = mid / self.avg_num_neighbors  # [n, dim_mid]
 
         order, counts = species_order(species, self.n_species)

@@ -229,5 +229,4 @@ class RACE(nn.Module):
         """Compiled race::conv, or stock torch operations only. In place."""
         for layer in self._layers():
             layer.fused = fused and HAS_FUSED
-            layer.radial.fused = fused and HAS_FUSED
         return self

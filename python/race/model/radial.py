@@ -1,15 +1,14 @@
 """Radial weights R(x), x = r / r_max: an MLP of the Bessel features, evaluated for every edge or interpolated from knots.
 
 R depends on the distance alone, so with `radial_knots` > 0 the MLP and its derivative are evaluated at that many knots and
-every edge interpolates (cubic Hermite). It is what is trained and what is deployed: forces are the spline's own derivative.
+every edge interpolates (cubic Hermite, inside the convolution). It is what is trained and what is deployed: forces are the
+spline's own derivative.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
-
-from race.model.conv import HAS_FUSED
 
 
 def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
@@ -40,23 +39,10 @@ def silu_slope(x: Tensor) -> Tensor:
     return 1.6790 * s * (1.0 + x * (1.0 - s))
 
 
-def spline_aten(x: Tensor, table: Tensor) -> Tensor:
-    """race::radial_spline in stock torch operations: x [E, G], table [M, N, 2, K] -> [M, E, K]."""
-    n_members, n_knots = table.shape[0], table.shape[1]
-    position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() * (n_knots - 1)  # [M, E]
-    row = torch.clamp(position.detach().to(torch.long), max=n_knots - 2)
-    t = (position - row).unsqueeze(2)
-    s = 1.0 - t
-    member = torch.arange(n_members, device=x.device).unsqueeze(1)
-    left, right = table[member, row], table[member, row + 1]  # [M, E, 2, K]
-    value = (1.0 + 2.0 * t) * s * s * left[:, :, 0] + t * t * (3.0 - 2.0 * t) * right[:, :, 0]
-    return value + (t * s * s * left[:, :, 1] - t * t * s * right[:, :, 1]) / (n_knots - 1)
-
-
 class Radial(nn.Module):
     """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
 
-    __constants__ = ["fused", "is_folded", "n_knots"]
+    __constants__ = ["is_folded", "n_knots"]
     knot_value: Tensor
     knot_slope: Tensor
     table_folded: Tensor
@@ -66,7 +52,6 @@ class Radial(nn.Module):
         self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
-        self.fused = HAS_FUSED
         self.is_folded = False
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
         value, slope = bessel_basis(x, widths[0], float(envelope_p))
@@ -74,16 +59,14 @@ class Radial(nn.Module):
         self.register_buffer("knot_slope", slope.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("table_folded", torch.zeros(0), persistent=False)
 
-    def forward(self, radial: Tensor) -> Tensor:
-        """radial [E, G, 1] = x with knots, else Bessel features [E, G, B] -> R [M, E, K]"""
+    def forward(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the convolution takes as (radial, table): x [E, G] and knots [M, N, 2, K], or R [M, E, K] and None.
+
+        radial [E, G, 1] = x with knots, else Bessel features [E, G, B].
+        """
         if self.n_knots == 0:
-            return self.mlp(radial.transpose(0, 1))  # [G, E, B]; G = 1 broadcasts over members
-        table = self.table_folded if self.is_folded else self.table()
-        x = radial.squeeze(2)
-        if self.fused:
-            return torch.ops.race.radial_spline(x, table)
-        else:
-            return spline_aten(x, table)
+            return self.mlp(radial.transpose(0, 1)), None  # [G, E, B]; G = 1 broadcasts over members
+        return radial.squeeze(2), self.table_folded if self.is_folded else self.table()
 
     def mlp(self, x: Tensor) -> Tensor:
         for k, weight in enumerate(self.weights):

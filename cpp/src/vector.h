@@ -1,0 +1,62 @@
+#pragma once
+// Vectors of N numbers as the compiler knows them, for kernels that are compiled once per instruction set. Everything is in an
+// unnamed namespace: a shared inline function could be emitted with AVX-512 and then be linked into code that runs everywhere.
+
+namespace race {
+namespace {
+
+template <class T, int N>
+struct Vector {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T>
+struct Vector<T, 1> {
+  typedef T type;
+};
+template <class T, int N>
+using Vec = typename Vector<T, N>::type;
+
+template <class V, class T>
+inline __attribute__((always_inline)) V load(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <class V, class T>
+inline __attribute__((always_inline)) void store(T* p, const V& v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define RACE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+
+// out[r] = sum of row r of eight rows of W numbers.
+template <class T, int W>
+inline void sum_eight_rows(const T* rows, T* out) {
+#ifdef RACE_SHUFFLE
+  if constexpr (W == 8 || W == 16) {
+    using V = Vec<T, 8>;
+    V v[8];
+    for (int r = 0; r < 8; ++r) {
+      v[r] = load<V>(rows + r * W);
+      if constexpr (W == 16) v[r] += load<V>(rows + r * W + 8);
+    }
+    for (int r = 0; r < 4; ++r)  // halves of two rows in one vector
+      v[r] = RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 0, 1, 2, 3, 8, 9, 10, 11) + RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 4, 5, 6, 7, 12, 13, 14, 15);
+    for (int r = 0; r < 2; ++r)  // quarters of four
+      v[r] = RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 0, 1, 4, 5, 8, 9, 12, 13) + RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 2, 3, 6, 7, 10, 11, 14, 15);
+    store(out, RACE_SHUFFLE(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14) + RACE_SHUFFLE(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15));
+    return;
+  }
+#endif
+  for (int r = 0; r < 8; ++r) {
+    T sum = 0;
+    for (int i = 0; i < W; ++i) sum += rows[r * W + i];
+    out[r] = sum;
+  }
+}
+
+}  // namespace
+}  // namespace race
