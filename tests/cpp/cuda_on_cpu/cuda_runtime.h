@@ -3,6 +3,7 @@
 // coroutine with its own stack; all run until they meet at a shuffle or __syncwarp, exchange, and go on. What the hardware
 // leaves undefined ends the process here: lanes that meet at different places, or that have left while others wait for them.
 // Barriers of a whole block are not offered, since the kernels use none: warps run one after the other.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -58,16 +59,18 @@ class Warp {
       getcontext(&contexts[lane]);
       contexts[lane].uc_stack.ss_sp = stacks.data() + lane * kStack;
       contexts[lane].uc_stack.ss_size = kStack;
-      contexts[lane].uc_link = &main;
-      place[lane] = nullptr;
+      contexts[lane].uc_link = nullptr;
       makecontext(&contexts[lane], reinterpret_cast<void (*)()>(enter), 0);
     }
     this->body = body, this->argument = argument;
-    for (;;) {
-      int waiting = 0;
+    for (started = false;; started = true) {
+      waiting = 0;
       for (lane = 0; lane < kLanes; ++lane) {
         place[lane] = nullptr;
-        swapcontext(&main, &contexts[lane]);
+        if (_setjmp(scheduler) == 0) {  // these, unlike swapcontext, make no system call
+          if (started) _longjmp(resume[lane], 1);
+          setcontext(&contexts[lane]);
+        }
         waiting += place[lane] != nullptr;
       }
       if (waiting == 0) return;
@@ -82,7 +85,7 @@ class Warp {
     const int mine = lane, now = round;
     std::memcpy(slots[now][mine], &value, sizeof(T));
     place[mine] = name;
-    swapcontext(&contexts[mine], &main);
+    if (_setjmp(resume[mine]) == 0) _longjmp(scheduler, 1);
     std::memcpy(&value, slots[now][from], sizeof(T));  // the lanes that run before this one write to the other half
     return value;
   }
@@ -97,13 +100,18 @@ class Warp {
   unsigned first_thread = 0;
 
  private:
-  static void enter() { get().body(get().argument); }
+  static void enter() {
+    get().body(get().argument);
+    _longjmp(get().scheduler, 1);
+  }
 
-  ucontext_t main, contexts[kLanes];
+  ucontext_t contexts[kLanes];
+  jmp_buf scheduler, resume[kLanes];
   std::vector<char> stacks = std::vector<char>(kLanes * kStack);
   const char* place[kLanes];  // where a lane waits, null once it has returned
   char slots[2][kLanes][8];
-  int round = 0;
+  int round = 0, waiting = 0;
+  bool started = false;
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
 };
