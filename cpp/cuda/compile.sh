@@ -20,7 +20,7 @@ for architecture in 80 90; do
   done
 done
 headers=$(python3 -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parent / "include")') || { echo "no torch: .cpp not checked"; exit 0; }
-toolkit=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
+toolkit=$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#$ TOP=//p')
 for file in "$source"/*.cpp; do
   echo "== $(basename "$file") syntax"
   configured=$([ -e "$headers/c10/cuda/impl/cuda_cmake_macros.h" ] || echo -DC10_CUDA_NO_CMAKE_CONFIGURE_FILE)

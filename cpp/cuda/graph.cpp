@@ -50,7 +50,10 @@ struct KeptCoefficients {
 }  // namespace
 
 Graph::Graph(const at::Tensor& sender_in, const at::Tensor& row_ptr_in, int64_t n_nodes, cudaStream_t stream)
-    : sender(sender_in.contiguous()), row_ptr(row_ptr_in.contiguous()), n_nodes_(n_nodes), receiver_(at::empty_like(sender)) {
+    : sender(sender_in.contiguous().detach()),  // another object: the caller's own may then be seen to go
+      row_ptr(row_ptr_in.contiguous().detach()),
+      n_nodes_(n_nodes),
+      receiver_(at::empty_like(sender)) {
   const int64_t n_edges = sender.size(0), n_receivers = row_ptr.size(0) - 1;
   RACE_CHECK(n_receivers > 0 || n_edges == 0, "row_ptr", c10::str("to run from 0 to ", n_edges), "no receivers");
   const at::Tensor fault = at::zeros({3}, sender.options());

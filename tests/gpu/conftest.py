@@ -1,0 +1,22 @@
+"""Everything here needs a GPU and a librace built with RACE_CUDA=ON; elsewhere it is skipped, with the reason."""
+
+import pytest
+import race._race  # noqa: F401  registers the operators
+import torch
+
+from tests.lammps.conftest import plugin  # noqa: F401  the same fixture
+
+
+def why_not() -> str:
+    if not torch.cuda.is_available():
+        return "torch.cuda.is_available() is False: no GPU, or a CPU build of torch"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("race::conv", "CUDA"):
+        return "librace was built without its CUDA kernels: cmake -DRACE_CUDA=ON"
+    return ""
+
+
+def pytest_collection_modifyitems(items):
+    reason = why_not()
+    for item in items:
+        if reason and "tests/gpu/" in item.path.as_posix():
+            item.add_marker(pytest.mark.skip(reason=reason))
