@@ -27,7 +27,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 R_MAX, LATTICE = 5.0, 5.43  # Angstrom; silicon: 28 neighbours
-COMMON = dict(elements=["Si"], r_max=R_MAX, n_features=64, radial_mlp=[64, 64], avg_num_neighbors=28.0, readout_hidden=64, head="equivariant")
+COMMON = dict(elements=["Si"], r_max=R_MAX, n_features=64, radial_mlp=[64, 64], avg_num_neighbors=28.0, head="equivariant")
 MODELS = {
     "l1": dict(COMMON, n_layers=2, irreps_hidden="64x0e+64x1o+8x2e", lmax=2),
     "l3": dict(COMMON, n_layers=3, irreps_hidden="64x0e+64x1o+64x2e+64x3o", lmax=3),
@@ -109,7 +109,8 @@ def kernels(args, recorder: Recorder) -> None:
         for name, case in cases.CASES.items():
             for dtype in ("float32", "float64"):
                 for outputs in ("forward", "+first", "+second"):
-                    record = dict(contest="kernel", system=f"{n_atoms} x {cases.N_NEIGHBORS} edges", model=name, outputs=outputs, dtype=dtype)
+                    system = f"{n_atoms} x {cases.N_NEIGHBORS} edges"
+                    record = dict(contest="kernel", system=system, model=name, outputs=outputs, dtype=dtype)
                     try:
                         operands, rest = cases.build(*case, getattr(torch, dtype))
                         operands = [t.detach().to(args.device).requires_grad_() for t in operands]

@@ -6,12 +6,14 @@ Every index and every term is tested here without a GPU; what remains for tests/
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.model.test_conv import IRREPS, TOLERANCE, make, worst
+from tests.model.test_conv import TOLERANCE, make, worst
 
 library = Path(os.environ.get("RACE_ON_CPU", Path(__file__).parents[2] / "build" / "cuda-on-cpu" / "race_on_cpu.so"))
 if not library.exists():
@@ -39,7 +41,8 @@ def results(library, operands, rest, masks=((True,) * 4, (True,) * 5), absent=()
     out = library.conv(g, radial, table, sh, *graph, dim_out)
     grad = like(out)
     bars = [like(t) for t in (g, radial, sh)]
-    first_mask, second_mask = ([m and (table is not None or k != skip) for k, m in enumerate(mask)] for mask, skip in zip(masks, (2, 3)))
+    first_mask = [m and (table is not None or k != 2) for k, m in enumerate(masks[0])]
+    second_mask = [m and (table is not None or k != 3) for k, m in enumerate(masks[1])]
     first = library.conv_backward(grad, g, radial, table, sh, *graph, first_mask)
     bars = [None if k in absent else bar for k, bar in enumerate(bars)]
     second = library.conv_double_backward(*bars, grad, g, radial, table, sh, *graph, second_mask)
@@ -146,9 +149,6 @@ def test_a_planted_error_is_seen():
 
 def test_scratch_in_several_passes():
     """The table's adjoint with scratch for one tile at a time. The limit is read once, hence another process."""
-    import subprocess
-    import sys
-
     script = (
         "from tests.cpp.test_cuda_on_cpu import compare, make\n"
         "compare(*make('33x0e+19x1o+8x2e', 2, 2, 2, knots=6))\ncompare(*make('5x0e+3x1o', 1, 2, 1, knots=6))"

