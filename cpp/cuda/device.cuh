@@ -15,12 +15,12 @@ __device__ __forceinline__ T shuffle_xor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
 }
 
-// Hermite weights of (value, slope) at both ends of the interval that holds x, and of their first and second derivatives.
-// Beyond x = 1 R is the last knot's value, the same for every x.
+// Quintic Hermite weights of (value, slope, curvature) at both ends of the interval that holds x, and of their first and second
+// derivatives. Beyond x = 1 R is the last knot's value, the same for every x.
 template <class T>
 struct Knots {
   int32_t row;
-  T value[4], slope[4], curve[4];
+  T value[kInterval], slope[kInterval], curve[kInterval];
 };
 
 // position = interval + t; one place, so that every kernel puts an edge into the same interval.
@@ -36,24 +36,29 @@ __device__ __forceinline__ int32_t find_interval(T x, int64_t n_knots, T& t) {
 template <class T, bool Second>
 __device__ __forceinline__ Knots<T> find_knots(T x, int64_t n_knots) {
   Knots<T> k;
-  const T per_unit = T(n_knots - 1), spacing = T(1) / per_unit;
+  const T per_unit = T(n_knots - 1), h = T(1) / per_unit;
   T t;
   k.row = find_interval(x, n_knots, t);
-  const T s = T(1) - t, inside = x > T(0) && x < T(1) ? T(1) : T(0);
-  k.value[0] = (T(1) + T(2) * t) * s * s;
-  k.value[1] = spacing * t * s * s;
-  k.value[2] = t * t * (T(3) - T(2) * t);
-  k.value[3] = -spacing * t * t * s;
-  k.slope[0] = -inside * T(6) * t * s * per_unit;
-  k.slope[1] = inside * s * (T(1) - T(3) * t);
-  k.slope[2] = -k.slope[0];
-  k.slope[3] = inside * t * (T(3) * t - T(2));
+  const T s = T(1) - t, t2 = t * t, s2 = s * s, t3 = t2 * t, s3 = s2 * s, inside = x > T(0) && x < T(1) ? T(1) : T(0);
+  k.value[0] = s3 * (T(1) + T(3) * t + T(6) * t2);
+  k.value[1] = h * t * s3 * (T(1) + T(3) * t);
+  k.value[2] = h * h * T(0.5) * t2 * s3;
+  k.value[3] = t3 * (T(1) + T(3) * s + T(6) * s2);
+  k.value[4] = -h * s * t3 * (T(1) + T(3) * s);
+  k.value[5] = h * h * T(0.5) * t3 * s2;
+  k.slope[0] = -inside * per_unit * T(30) * t2 * s2;
+  k.slope[1] = inside * s2 * (T(1) + T(2) * t - T(15) * t2);
+  k.slope[2] = inside * h * T(0.5) * t * s2 * (T(2) - T(5) * t);
+  k.slope[3] = -k.slope[0];
+  k.slope[4] = inside * t2 * (T(1) + T(2) * s - T(15) * s2);
+  k.slope[5] = inside * h * T(0.5) * t2 * s * (T(3) - T(5) * t);
   if constexpr (Second) {
-    const T curve = inside * per_unit;
-    k.curve[0] = curve * per_unit * (T(12) * t - T(6));
-    k.curve[1] = curve * (T(6) * t - T(4));
-    k.curve[2] = -k.curve[0];
-    k.curve[3] = curve * (T(6) * t - T(2));
+    k.curve[0] = -inside * per_unit * per_unit * T(60) * t * s * (s - t);
+    k.curve[1] = -inside * per_unit * T(12) * t * s * (T(3) - T(5) * t);
+    k.curve[2] = inside * s * (T(1) - T(8) * t + T(10) * t2);
+    k.curve[3] = -k.curve[0];
+    k.curve[4] = inside * per_unit * T(12) * t * s * (T(3) - T(5) * s);
+    k.curve[5] = inside * t * (T(1) - T(8) * s + T(10) * s2);
   }
   return k;
 }

@@ -8,7 +8,7 @@ template <class T>
 struct Chunk {
   int64_t sender[kEdgeChunk];
   int32_t knot[kEdgeChunk];
-  T value[4][kEdgeChunk], slope[4][kEdgeChunk], curve[4][kEdgeChunk];
+  T value[kInterval][kEdgeChunk], slope[kInterval][kEdgeChunk], curve[kInterval][kEdgeChunk];
   T sum[kEdgeChunk][kMaxSh + 1];
 };
 
@@ -93,9 +93,9 @@ struct EdgeTile {
           if (!live[i]) continue;
           T r = 0, b = 0, slope = 0, curve = 0;  // R and its derivatives by x; b, the direction of R in the second order
           if (in.table) {
-            const T* rows = in.table + (member * in.n_knots + chunk.knot[k]) * 2 * in.n_weights + weight + i * kWarp;
+            const T* rows = in.table + (member * in.n_knots + chunk.knot[k]) * kKnot * in.n_weights + weight + i * kWarp;
 #pragma unroll
-            for (int a = 0; a < 4; ++a) {
+            for (int a = 0; a < kInterval; ++a) {
               const T p = rows[a * in.n_weights];
               r += chunk.value[a][k] * p;
               slope += chunk.slope[a][k] * p;
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
       if (in.table) {
         const Knots<T> knots = find_knots<T, Second>(in.x[begin + lane], in.n_knots);
         chunk.knot[lane] = knots.row;
-        for (int a = 0; a < 4; ++a) {
+        for (int a = 0; a < kInterval; ++a) {
           chunk.value[a][lane] = knots.value[a];
           chunk.slope[a][lane] = knots.slope[a];
           if constexpr (Second) chunk.curve[a][lane] = knots.curve[a];

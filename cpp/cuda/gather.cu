@@ -38,12 +38,12 @@ struct GatherTile {
       if (in.table) {
         const Knots<T> knots = find_knots<T, false>(in.x[e], in.n_knots);
         const T xi = Second && in.bar_x ? in.bar_x[e * in.n_groups + group] : T(0);
-        const T* rows = in.table + (member * in.n_knots + knots.row) * 2 * in.n_weights + weight;
+        const T* rows = in.table + (member * in.n_knots + knots.row) * kKnot * in.n_weights + weight;
 #pragma unroll
         for (int i = 0; i < C; ++i)
           if (live[i])
 #pragma unroll
-            for (int n = 0; n < 4; ++n) {
+            for (int n = 0; n < kInterval; ++n) {
               const T p = rows[n * in.n_weights + i * kWarp];
               r[i] += knots.value[n] * p;
               if constexpr (Second) b[i] += xi * knots.slope[n] * p;

@@ -19,6 +19,8 @@ namespace race::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kTile = 64;       // channels of a tile at most: two to a lane
+constexpr int kKnot = 3;        // numbers of a knot: value, slope, curvature
+constexpr int kInterval = 6;    // of an interval: those of both its ends
 constexpr int kMaxSh = 16;      // (lmax + 1)^2, lmax = 3
 constexpr int kEdgeChunk = 32;  // edges of a receiver whose adjoints are summed in shared memory together
 
@@ -39,7 +41,7 @@ struct Operands {
   int64_t n_edges, n_weights, n_members, n_groups, sh_dim, n_knots;
   const T* radial;      // [M, E, K], null with a table
   const T* bar_radial;  // its cotangent [M, E, K], null: zero
-  const T* table;       // [M, N, 2, K]
+  const T* table;       // [M, N, 3, K]
   const T* x;           // [E]
   const T* bar_x;       // [E, G], null: zero
   const T* sh;          // [E, S]
@@ -85,7 +87,7 @@ struct EdgeAdjoints {
   bool accumulate;       // dsh and dx are added to
 };
 
-// dtable[m, n, value or slope, k] += the sum over the edges in the two intervals beside knot n.
+// dtable[m, n, value, slope or curvature, k] = the sum over the edges in the two intervals beside knot n.
 template <class T>
 struct KnotSums {
   Operands<T> operands;
@@ -94,7 +96,7 @@ struct KnotSums {
   const int64_t* interval_ptr;  // [N] edges of interval i: order[interval_ptr[i]] .. order[interval_ptr[i + 1]]
   const int64_t* order;         // [E]
   const T *dr, *dr1;            // as above; dr1 null: first order, or no bar_x
-  T* dtable;                    // [M, N, 2, K], zero where nothing is written
+  T* dtable;                    // [M, N, 3, K], zero where nothing is written
   bool atomic;
 };
 

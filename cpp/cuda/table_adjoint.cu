@@ -20,32 +20,31 @@ __global__ void knot_kernel(const __grid_constant__ KnotSums<T> job) {
   for (int c0 = 0; c0 < tile.width; c0 += kWarp) {
     const int c = c0 + lane % tile.lanes;
     const bool live = c < tile.width;
-    T value = 0, slope = 0;
+    T sum[kKnot] = {};
     for (int side = 0; side < 2; ++side) {
       const int64_t interval = knot - 1 + side;
       if (interval < 0 || interval >= in.n_knots - 1) continue;
-      const int own = side ? 0 : 2;  // the knot's place among the interval's four numbers
       for (int64_t k = job.interval_ptr[interval] + slot; k < job.interval_ptr[interval + 1]; k += step) {
         const int64_t e = job.order[k], at = scratch + e * tile.width + c;
         const Knots<T> knots = find_knots<T, false>(in.x[e], in.n_knots);
         const T dr = live ? job.dr[at] : T(0);
         const T dr1 = live && job.dr1 ? in.bar_x[e * in.n_groups + group] * job.dr1[at] : T(0);
-        value += (own ? knots.value[2] : knots.value[0]) * dr + (own ? knots.slope[2] : knots.slope[0]) * dr1;
-        slope += (own ? knots.value[3] : knots.value[1]) * dr + (own ? knots.slope[3] : knots.slope[1]) * dr1;
+#pragma unroll
+        for (int n = 0; n < kKnot; ++n)  // the knot's numbers: the last three of the interval before it, the first of the one after
+          sum[n] += (side ? knots.value[n] : knots.value[kKnot + n]) * dr + (side ? knots.slope[n] : knots.slope[kKnot + n]) * dr1;
       }
     }
-    for (int lanes = tile.lanes; lanes < kWarp; lanes *= 2) {
-      value += shuffle_xor(value, lanes);
-      slope += shuffle_xor(slope, lanes);
-    }
+    for (int lanes = tile.lanes; lanes < kWarp; lanes *= 2)
+#pragma unroll
+      for (int n = 0; n < kKnot; ++n) sum[n] += shuffle_xor(sum[n], lanes);
     if (!live || slot > 0) continue;
-    T* out = job.dtable + (member * in.n_knots + knot) * 2 * in.n_weights + tile.weight + c;
-    if (job.atomic) {
-      atomicAdd(out, value);
-      atomicAdd(out + in.n_weights, slope);
-    } else {
-      out[0] = value;
-      out[in.n_weights] = slope;
+    T* out = job.dtable + (member * in.n_knots + knot) * kKnot * in.n_weights + tile.weight + c;
+#pragma unroll
+    for (int n = 0; n < kKnot; ++n) {
+      if (job.atomic)
+        atomicAdd(out + n * in.n_weights, sum[n]);
+      else
+        out[n * in.n_weights] = sum[n];
     }
   }
 }

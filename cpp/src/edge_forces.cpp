@@ -1,5 +1,7 @@
 #include "edge_forces.h"
 
+#include <ATen/Dispatch.h>
+
 namespace race {
 namespace {
 
@@ -26,54 +28,60 @@ void accumulate_on_device(const Graph& graph, const at::Tensor& edge_grad, bool 
   prediction.atom_virial = to_host(with_ghosts(segment_sum(half, graph.row_ptr)) + segment_sum(half.index_select(0, order), from));
 }
 
-}  // namespace
-
 // On the host, where every caller wants the result: one pass over the edges, in order, whatever the number of threads. This is
 // 3 G additions twice per edge, about a thousandth of what the network costs.
-void accumulate_edges(const Graph& graph, const at::Tensor& edge_grad, bool atom_virial, Prediction& prediction) {
-  if (!edge_grad.is_cpu()) return accumulate_on_device(graph, edge_grad, atom_virial, prediction);
-  const at::Tensor grad_host = edge_grad.to(at::kCPU, at::kDouble).contiguous();
+template <class T>
+void accumulate(const Graph& graph, const T* grad, int64_t G, Prediction& prediction) {
   const at::Tensor vector_host = graph.edge_vector.to(at::kCPU, at::kDouble).contiguous();
   const at::Tensor sender_host = graph.sender.to(at::kCPU).contiguous();
   const at::Tensor row_ptr_host = graph.row_ptr.to(at::kCPU).contiguous();
-  const int64_t G = grad_host.size(1);
-
-  const auto options = at::TensorOptions().dtype(at::kDouble);
-  prediction.forces = at::zeros({graph.n_total, G, 3}, options);
-  prediction.virial = at::zeros({G, 9}, options);
-  if (atom_virial) prediction.atom_virial = at::zeros({graph.n_total, 9}, options);
-
-  const double* grad = grad_host.const_data_ptr<double>();
   const double* vector = vector_host.const_data_ptr<double>();
   const int64_t* sender = sender_host.const_data_ptr<int64_t>();
   const int64_t* row_ptr = row_ptr_host.const_data_ptr<int64_t>();
   double* forces = prediction.forces.data_ptr<double>();
   double* virial = prediction.virial.data_ptr<double>();
-  double* virials = atom_virial ? prediction.atom_virial.data_ptr<double>() : nullptr;
+  double* virials = prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr;
   const double share = 0.5 / static_cast<double>(G);  // half to each end, mean over groups
 
   for (int64_t j = 0; j < graph.n_owned; ++j) {
     for (int64_t e = row_ptr[j]; e < row_ptr[j + 1]; ++e) {
-      const double* r = vector + 3 * e;
+      const double r[3] = {vector[3 * e], vector[3 * e + 1], vector[3 * e + 2]};
       double* from = forces + 3 * G * sender[e];
       double* to = forces + 3 * G * j;
       for (int64_t m = 0; m < G; ++m) {
-        const double* dE = grad + 3 * (G * e + m);
+        double dE[3];
         for (int b = 0; b < 3; ++b) {
+          dE[b] = static_cast<double>(grad[3 * (G * e + m) + b]);
           from[3 * m + b] -= dE[b];  // r = r_sender - r_receiver
           to[3 * m + b] += dE[b];
-          for (int a = 0; a < 3; ++a) {
-            const double w = -r[a] * dE[b];
-            virial[9 * m + 3 * a + b] += w;
-            if (virials) {
-              virials[9 * sender[e] + 3 * a + b] += share * w;
-              virials[9 * j + 3 * a + b] += share * w;
-            }
+        }
+        for (int a = 0; a < 3; ++a)
+          for (int b = 0; b < 3; ++b) virial[9 * m + 3 * a + b] -= r[a] * dE[b];
+        if (!virials) continue;
+        for (int a = 0; a < 3; ++a) {
+          for (int b = 0; b < 3; ++b) {
+            const double w = share * -r[a] * dE[b];
+            virials[9 * sender[e] + 3 * a + b] += w;
+            virials[9 * j + 3 * a + b] += w;
           }
         }
       }
     }
   }
+}
+
+}  // namespace
+
+void accumulate_edges(const Graph& graph, const at::Tensor& edge_grad, bool atom_virial, Prediction& prediction) {
+  if (!edge_grad.is_cpu()) return accumulate_on_device(graph, edge_grad, atom_virial, prediction);
+  const at::Tensor grad = edge_grad.contiguous();
+  const int64_t G = grad.size(1);
+  const auto options = at::TensorOptions().dtype(at::kDouble);
+  prediction.forces = at::zeros({graph.n_total, G, 3}, options);
+  prediction.virial = at::zeros({G, 9}, options);
+  if (atom_virial) prediction.atom_virial = at::zeros({graph.n_total, 9}, options);
+  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges",
+                             [&] { accumulate(graph, grad.const_data_ptr<scalar_t>(), G, prediction); });
 }
 
 }  // namespace race

@@ -20,6 +20,9 @@ at::Tensor recordable(const at::Tensor& tensor, at::Device device) {
 
 at::Tensor leaf(const at::Tensor& tensor) { return tensor.detach().requires_grad_(); }
 
+/// Of adjoints, where undefined is zero. Not in place: autograd's results may share memory.
+at::Tensor sum(const at::Tensor& a, const at::Tensor& b) { return !a.defined() ? b : !b.defined() ? a : a + b; }
+
 /// One layer as recorded: from its leaves h, g (and the radial and sh leaves shared by all layers) to nodes and out.
 struct Segment {
   at::Tensor h, g;
@@ -70,15 +73,14 @@ class Chain {
   /// dE/d edge_vector [E, G, 3], from bar_out = dE/d out, the same for every layer. Frees each segment's tape when done with it.
   at::Tensor backward(const at::Tensor& bar_out) {
     at::Tensor bar_h, bar_g;  // of the nodes that the segment at hand handed on; undefined after the last layer
-    at::Tensor bar_radial = at::zeros_like(radial_, at::MemoryFormat::Contiguous);
-    at::Tensor bar_sh = at::zeros_like(sh_, at::MemoryFormat::Contiguous);
+    at::Tensor bar_radial, bar_sh;  // summed over segments
     for (; !segments_.empty(); segments_.pop_back()) {
       const bool first = segments_.size() == 1;
       const Segment& segment = segments_.back();
       const auto bars = transpose(segment, bar_h, bar_g, bar_out, first);
       const at::NoGradGuard no_grad;
-      if (bars[0].defined()) bar_radial += bars[0];
-      if (bars[1].defined()) bar_sh += bars[1];
+      bar_radial = sum(bar_radial, bars[0]);
+      bar_sh = sum(bar_sh, bars[1]);
       if (first) continue;
       bar_h = bars[2];
       at::Tensor rows = bars[3].defined() ? bars[3].contiguous() : at::zeros_like(segment.g);
@@ -86,7 +88,8 @@ class Chain {
       bar_g = rows.narrow(0, 0, n_owned_);
     }
     const at::NoGradGuard no_grad;
-    return model_.edges_vjp(edge_vector_, edges_, bar_radial, bar_sh);
+    return model_.edges_vjp(edge_vector_, edges_, bar_radial.defined() ? bar_radial : at::zeros_like(radial_),
+                            bar_sh.defined() ? bar_sh : at::zeros_like(sh_));
   }
 
   const at::Tensor& owned_species() const { return owned_species_; }
@@ -95,8 +98,11 @@ class Chain {
  private:
   at::Tensor with_ghosts(const at::Tensor& owned) {
     const at::NoGradGuard no_grad;
-    at::Tensor rows = at::empty({n_total_, owned.size(1)}, owned.options());
-    rows.narrow(0, 0, n_owned_).copy_(owned);
+    at::Tensor rows = owned.detach();
+    if (n_total_ > n_owned_) {
+      rows = at::empty({n_total_, owned.size(1)}, owned.options());
+      rows.narrow(0, 0, n_owned_).copy_(owned);
+    }
     halo_.forward(rows);
     return rows;
   }
@@ -156,7 +162,9 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out.detach(), chain.owned_species());
     prediction.node_energy_var = to_host(spread.node_energy_var);
-    prediction.cov_aleatoric = to_host(spread.cov_aleatoric).mean(1);
+    const at::Tensor cov_aleatoric = to_host(spread.cov_aleatoric);  // [n_owned, M, 6]
+    prediction.cov_aleatoric = cov_aleatoric.mean(1);
+    if (model.metadata().has_force_cov()) prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
     prediction.cov_epistemic = to_host(spread.cov_epistemic).mean(1);
   }
   return prediction;
@@ -169,6 +177,16 @@ at::Tensor member_covariance(const at::Tensor& forces) {
   for (int k = 0; k < 6; ++k)
     columns.push_back((deviation.select(2, six_rows[k]) * deviation.select(2, six_columns[k])).mean(1));
   return at::stack(columns, 1);
+}
+
+at::Tensor log_determinant(const at::Tensor& six) {
+  const at::NoGradGuard no_grad;
+  const auto column = [&](int k) { return six.select(-1, k).to(at::kDouble); };  // xx, yy, zz, xy, xz, yz
+  // Pivots of L D L^T: no determinant of six products, whose terms cancel.
+  const at::Tensor d0 = column(0), xy = column(3), xz = column(4);
+  const at::Tensor d1 = column(1) - xy * xy / d0, yz = column(5) - xy * xz / d0;
+  const at::Tensor d2 = column(2) - xz * xz / d0 - yz * yz / d1;
+  return d0.log() + d1.log() + d2.log();
 }
 
 }  // namespace race

@@ -39,7 +39,7 @@ class Model {
   struct Edges {
     at::Tensor radial;       ///< [E, B]
     at::Tensor sh;           ///< [E, S]
-    at::Tensor radial_grad;  ///< [E, B], d/dr, 1/Angstrom
+    at::Tensor radial_grad;  ///< [E, B], d/dr, 1/Angstrom; this and the next are empty, [E, 0], where edges_vjp recomputes them
     at::Tensor sh_grad;      ///< [E, S, 3], 1/Angstrom
   };
   Edges edges(const at::Tensor& edge_vector) const;

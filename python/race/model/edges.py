@@ -3,12 +3,17 @@
 Forces need dE/d(edge_vector). The network sees an edge only through its radial features and harmonics, so autograd stops
 there and `edges_vjp` contracts the adjoints with derivatives known in closed form: every member shares them, and
 second-order autograd (training on forces) never differentiates the basis.
+
+On the CPU, distances and harmonics are the compiled operators race::edge_basis and race::edge_basis_vjp, which never store the
+derivatives. Their slow twin in stock torch operations is the oracle of the tests, the body of portable artifacts, and what runs
+on other devices and with Bessel features.
 """
 
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from race.model.conv import HAS_FUSED
 from race.model.radial import bessel_basis
 
 
@@ -29,7 +34,7 @@ class EdgeBasis(nn.Module):
     The radial part is x = r / r_max where the radial weights are `tabulated` (B = 1), else the Bessel functions of x.
     """
 
-    __constants__ = ["tabulated"]
+    __constants__ = ["fused", "tabulated"]  # branches on them are decided when the artifact is compiled
     sh_coefficients: Tensor
     sh_gradient: Tensor
     sh_degree: Tensor
@@ -41,6 +46,7 @@ class EdgeBasis(nn.Module):
         self.lmax = lmax
         self.n_radial = n_radial
         self.tabulated = tabulated
+        self.fused = HAS_FUSED
 
         # Harmonics of degree l are homogeneous polynomials on the unit sphere: Y = monomials @ sh_coefficients.
         # e3nn is the single source of the convention; its values are fitted.
@@ -75,7 +81,18 @@ class EdgeBasis(nn.Module):
         self.n_lower = len(lower)
 
     def forward(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """edge_vector [E, 3] -> radial [E, B], sh [E, S], radial_grad [E, B] (d/dr), sh_grad [E, S, 3] (d/d edge_vector)."""
+        """edge_vector [E, 3] -> radial [E, B], sh [E, S], radial_grad [E, B] (d/dr), sh_grad [E, S, 3] (d/d edge_vector).
+
+        The last two are for `vjp` alone, and empty, [E, 0], where it has no need of them.
+        """
+        if self.fused and self.tabulated and edge_vector.is_cpu:
+            x, sh = torch.ops.race.edge_basis(edge_vector, self.lmax, self.r_max)
+            empty = edge_vector.new_empty((edge_vector.shape[0], 0))
+            return x, sh, empty, empty
+        return self.forward_aten(edge_vector)
+
+    def forward_aten(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`forward` in stock torch operations."""
         r = torch.linalg.vector_norm(edge_vector, dim=1, keepdim=True)  # [E, 1]
         unit = edge_vector / r
 
@@ -97,7 +114,9 @@ class EdgeBasis(nn.Module):
         return radial, sh, radial_grad, sh_grad
 
     def vjp(self, edge_vector: Tensor, radial_grad: Tensor, sh_grad: Tensor, bar_radial: Tensor, bar_sh: Tensor) -> Tensor:
-        """Adjoints [E, G, B] and [E, G, S] -> dE/d(edge_vector) [E, G, 3]."""
+        """Adjoints [E, G, B] and [E, G, S] -> dE/d(edge_vector) [E, G, 3]; the gradients as `forward` returned them."""
+        if self.fused and self.tabulated and edge_vector.is_cpu:
+            return torch.ops.race.edge_basis_vjp(edge_vector, self.lmax, self.r_max, bar_radial, bar_sh)
         unit = edge_vector / torch.linalg.vector_norm(edge_vector, dim=1, keepdim=True)
         along = (bar_radial * radial_grad.unsqueeze(1)).sum(2, keepdim=True)  # [E, G, 1]
         return along * unit.unsqueeze(1) + torch.bmm(bar_sh, sh_grad)

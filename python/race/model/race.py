@@ -18,7 +18,7 @@ from race.model.edges import EdgeBasis
 from race.model.heads import TENSOR_HEADS, ForceCovariance, evidential_kappa, n_outputs
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
-from race.model.linear import Linear
+from race.model.linear import BlockLinear, Linear
 from race.model.scatter import segment_sum
 
 
@@ -50,9 +50,7 @@ class RACE(nn.Module):
         previous = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            self.edge_basis = EdgeBasis(
-                config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, config.radial_knots > 0, dtype
-            )
+            self.edge_basis = EdgeBasis(config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, config.radial_knots > 0, dtype)
             self.embedding = nn.Parameter(torch.randn(M, S, F))
             self.weight_a = nn.Parameter(torch.randn(M, F, F))  # a = W_a h0, a function of the species alone
             outputs = alive_irreps(F, hidden, config.lmax, config.n_layers, read)
@@ -89,7 +87,10 @@ class RACE(nn.Module):
 
     @torch.jit.export
     def edges(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """edge_vector [E, 3] A -> radial [E, B], sh [E, S], radial_grad [E, B], sh_grad [E, S, 3]"""
+        """edge_vector [E, 3] A -> radial [E, B], sh [E, S], radial_grad [E, B], sh_grad [E, S, 3]
+
+        The gradients are for `edges_vjp` alone, and empty, [E, 0], where compiled kernels form them on the fly.
+        """
         return self.edge_basis(edge_vector)
 
     @torch.jit.export
@@ -226,7 +227,8 @@ class RACE(nn.Module):
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "RACE":
-        """Compiled race::conv, or stock torch operations only. In place."""
-        for layer in self._layers():
-            layer.fused = fused and HAS_FUSED
+        """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
+        for module in self.modules():
+            if isinstance(module, (EdgeBasis, Layer, BlockLinear)):
+                module.fused = fused and HAS_FUSED
         return self
