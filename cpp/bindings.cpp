@@ -20,6 +20,7 @@ py::dict to_dict(const race::Prediction& prediction) {
     out["cov_aleatoric"] = prediction.cov_aleatoric;
     out["cov_epistemic"] = prediction.cov_epistemic;
   }
+  if (prediction.logdet_aleatoric.defined()) out["logdet_aleatoric"] = prediction.logdet_aleatoric;
   return out;
 }
 

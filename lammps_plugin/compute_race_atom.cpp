@@ -15,7 +15,7 @@ using namespace LAMMPS_NS;
 namespace {
 
 int columns_of(const std::string& name) {
-  if (name == "force/std" || name == "energy/std") return 1;
+  if (name == "force/std" || name == "energy/std" || name == "bald") return 1;
   if (name == "force/cov" || name == "force/aleatoric" || name == "force/epistemic") return 6;
   return name == "interval" ? 3 : 0;
 }
@@ -38,7 +38,8 @@ ComputeRaceAtom::ComputeRaceAtom(LAMMPS* lmp, int narg, char** arg) : Compute(lm
     Quantity quantity{arg[k], columns_of(arg[k])};
     if (quantity.columns == 0)
       error->all(FLERR,
-                 "compute {} race/atom: expected force/std, force/cov, force/aleatoric, force/epistemic, energy/std or interval P, got {}",
+                 "compute {} race/atom: expected force/std, force/cov, force/aleatoric, force/epistemic, energy/std, bald or interval P, "
+                 "got {}",
                  id, quantity.name);
     if (quantity.name == "interval") {
       if (++k >= narg) utils::missing_cmd_args(FLERR, "compute race/atom interval", error);
@@ -74,6 +75,8 @@ void ComputeRaceAtom::init() {
       refuse(quantity, "energy_aggregation extensive, without which atoms have no energy variance of their own");
     if (name == "force/aleatoric" && !metadata.has_force_cov()) refuse(quantity, "a head with a force covariance");
     if (name == "force/epistemic" && !ensemble && metadata.head != "evidential") refuse(quantity, "an ensemble or head evidential");
+    if (name == "bald" && !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
+      refuse(quantity, "a head with a force covariance, in an ensemble or evidential");
     if ((name == "force/std" || name == "force/cov" || name == "interval") && !ensemble && !metadata.has_force_cov())
       refuse(quantity, "an ensemble or a head with a force covariance");
     if (name == "interval") {
@@ -113,6 +116,7 @@ void ComputeRaceAtom::write(const Quantity& quantity, int i, double* to) const {
   const std::string& name = quantity.name;
   if (name == "energy/std") *to = pair_->e_std.vector[i];
   if (name == "force/std") *to = pair_->f_std.vector[i];
+  if (name == "bald") *to = pair_->bald.vector[i];
   if (name == "force/cov") std::copy_n(pair_->f_cov.array[i], 6, to);
   if (name == "force/aleatoric") std::copy_n(pair_->f_aleatoric.array[i], 6, to);
   if (name == "force/epistemic") std::copy_n(pair_->f_epistemic.array[i], 6, to);

@@ -35,7 +35,7 @@ PairRace::~PairRace() {
     memory->destroy(setflag);
     memory->destroy(cutsq);
   }
-  for (PerAtom* quantity : {&e_std, &f_std, &f_cov, &f_aleatoric, &f_epistemic}) {
+  for (PerAtom* quantity : {&e_std, &f_std, &bald, &f_cov, &f_aleatoric, &f_epistemic}) {
     memory->destroy(quantity->vector);
     memory->destroy(quantity->array);
   }
@@ -148,6 +148,7 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   const AtomUncertainty atoms = atom_uncertainty(prediction, forces.slice(0, 0, local_.graph().n_owned));
   store(e_std, atoms.energy_std, units_.energy);
   store(f_std, atoms.force_std, units_.force());
+  store(bald, atoms.bald, 1.0);
   store(f_cov, atoms.cov, units_.force_squared());
   store(f_aleatoric, atoms.cov_aleatoric, units_.force_squared());
   store(f_epistemic, atoms.cov_epistemic, units_.force_squared());
@@ -195,14 +196,15 @@ void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) { halo_.un
 // For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step.
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
-  for (const char* flag : {"e_std_flag", "f_std_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
+  for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
     if (!strcmp(name, flag)) return &uq_flag_;
   return nullptr;
 }
 
 void* PairRace::extract_peratom(const char* name, int& columns) {
   const std::pair<const char*, PerAtom*> quantities[] = {
-      {"e_std", &e_std}, {"f_std", &f_std}, {"f_cov", &f_cov}, {"f_aleatoric", &f_aleatoric}, {"f_epistemic", &f_epistemic}};
+      {"e_std", &e_std}, {"f_std", &f_std},             {"bald", &bald},
+      {"f_cov", &f_cov}, {"f_aleatoric", &f_aleatoric}, {"f_epistemic", &f_epistemic}};
   for (const auto& [known, quantity] : quantities) {
     if (strcmp(name, known)) continue;
     columns = quantity->columns;

@@ -46,7 +46,7 @@ public:
     double** array = nullptr;
     int columns = 0; ///< 0: vector
   };
-  PerAtom e_std, f_std, f_cov{.columns = 6}, f_aleatoric{.columns = 6}, f_epistemic{.columns = 6};
+  PerAtom e_std, f_std, bald, f_cov{.columns = 6}, f_aleatoric{.columns = 6}, f_epistemic{.columns = 6};
 
   struct Totals {
     double energy_std;

@@ -10,6 +10,8 @@ AtomUncertainty atom_uncertainty(const race::Prediction& prediction, const at::T
   atoms.cov_epistemic = prediction.cov_epistemic;
   if (forces.size(1) > 1) atoms.cov_epistemic = atoms.cov_epistemic + race::member_covariance(forces);
   atoms.cov = atoms.cov_aleatoric + atoms.cov_epistemic;
+  atoms.bald = prediction.logdet_aleatoric.defined() ? (race::log_determinant(atoms.cov) - prediction.logdet_aleatoric) / 2
+                                                     : at::zeros({atoms.cov.size(0)}, atoms.cov.options());
   atoms.force_std = (atoms.cov.slice(1, 0, 3).sum(1) / 3).sqrt();
   atoms.energy_std = (prediction.node_energy_var.mean(1) + prediction.node_energy.var(1, /*unbiased=*/false)).sqrt();
   return atoms;

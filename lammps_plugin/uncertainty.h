@@ -9,6 +9,7 @@ struct AtomUncertainty {
   at::Tensor cov;           ///< [n_owned, 6] (eV/Angstrom)^2, aleatoric + epistemic
   at::Tensor cov_aleatoric; ///< [n_owned, 6]
   at::Tensor cov_epistemic; ///< [n_owned, 6]
+  at::Tensor bald;          ///< [n_owned] mutual information of force and member; 0 for heads without a covariance
 };
 
 /// @param prediction with Request::uncertainty (and members, where there is more than one).

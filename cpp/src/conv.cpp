@@ -1,8 +1,7 @@
 #include "race/conv.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/Dispatch.h>
@@ -12,6 +11,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "conv_kernel.h"
+#include "isa.h"
 
 namespace race {
 namespace {
@@ -22,27 +22,8 @@ using conv::KernelSet;
 
 constexpr int kFields = 10;
 
-struct Choice {
-  const KernelSet* kernels;
-  const char* name;
-};
-
-Choice choose() {
-  const char* value = std::getenv("RACE_ISA");
-  const std::string_view wanted = value ? value : "";
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && wanted != "baseline";
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && wanted != "avx2";
-  if (avx512 && conv::kernels_avx512()) return {conv::kernels_avx512(), "avx512"};
-  if (avx2 && conv::kernels_avx2()) return {conv::kernels_avx2(), "avx2"};
-#endif
-  return {conv::kernels_baseline(), "baseline"};
-}
-
-const Choice& choice() {
-  static const Choice chosen = choose();
+const IsaChoice<KernelSet>& choice() {
+  static const auto chosen = choose_isa(conv::kernels_baseline, conv::kernels_avx2, conv::kernels_avx512);
   return chosen;
 }
 
@@ -72,7 +53,7 @@ Sizes check(const Tensor& g, const Tensor& radial, const Tensor& table, const Te
   RACE_CHECK(sh.dim() == 3 && sh.size(2) <= conv::kMaxSh, "sh", "[n_edges, 1 or n_members, (lmax + 1)^2 <= 16]", sh.sizes());
   n.edges = sh.size(0), n.groups = sh.size(1), n.sh = sh.size(2);
   if (table.defined()) {
-    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == 2, "table", "[n_members, n_knots >= 2, 2, n_weights]",
+    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == 3, "table", "[n_members, n_knots >= 2, 3, n_weights]",
                table.sizes());
     RACE_CHECK(table.scalar_type() == g.scalar_type(), "table", g.scalar_type(), table.scalar_type());
     n.members = table.size(0), n.knots = table.size(1), n.weights = table.size(3);
@@ -113,7 +94,6 @@ struct Plan {
   std::vector<conv::Table<T>> tables;
   std::vector<std::vector<conv::Entry<T>>> entries;  // what the tables point to
   std::vector<std::vector<int32_t>> begins;
-  int64_t q_size = 0;
 
   Plan(const Sizes& n, c10::IntArrayRef rows, const Tensor& cg, int64_t dim_out) {
     const Tensor host = cg.contiguous();
@@ -175,9 +155,8 @@ struct Plan {
 
     const auto keep = [](auto& store, auto&& values) { return store.emplace_back(std::forward<decltype(values)>(values)).data(); };
     tables.push_back({static_cast<int32_t>(d1), static_cast<int32_t>(d2), static_cast<int32_t>(d3), static_cast<int32_t>(sh_offset),
-                      static_cast<int32_t>(q_size), static_cast<int32_t>(q_count), diagonal, keep(entries, std::move(by_q)),
+                      static_cast<int32_t>(q_count), diagonal, keep(entries, std::move(by_q)),
                       keep(begins, std::move(q_begin)), keep(entries, std::move(by_m2)), keep(begins, std::move(m2_begin))});
-    q_size += q_count;
   }
 };
 
@@ -185,13 +164,14 @@ struct Plan {
 // about equal numbers of edges; what is then scattered, to senders and to the table, goes to a copy per thread, summed in order of
 // thread. No atomics: the result depends on the thread count by rounding only.
 template <class T>
-void launch(const Sizes& n, const Job<T>& job, int64_t q_size, bool second, Tensor& dg, Tensor& dtable) {
+void launch(const Sizes& n, const Job<T>& job, bool second, Tensor& dg, Tensor& dtable) {
   const int64_t wanted = n.edges == 0 ? 1 : at::get_num_threads();
   const bool by_member = n.members >= wanted && n.members % wanted == 0 && (n.groups > 1 || !job.w);
   const int64_t threads = by_member ? wanted : std::min(wanted, std::max<int64_t>(1, n.receivers));
   const auto run = second ? kernels<T>().second : kernels<T>().first;
-  const int64_t q_row = (q_size * conv::kLanes + 15) / 16 * 16;
-  const Tensor scratch = at::empty({threads, 2 * q_row}, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+  const int64_t n_blocks = std::min<int64_t>(conv::kChunk, n.edges / conv::kLanes + n.receivers);
+  const int64_t head = (n_blocks * sizeof(conv::Block) / sizeof(T) + 15) / 16 * 16;
+  const Tensor scratch = at::empty({threads, head + n_blocks * conv::scratch_size(n.sh)}, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
   const auto copies = [&](const Tensor& result) {
     if (by_member || threads == 1 || !result.defined()) return Tensor();
     auto shape = result.sizes().vec();
@@ -202,8 +182,13 @@ void launch(const Sizes& n, const Job<T>& job, int64_t q_size, bool second, Tens
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
       Job<T> mine = job;
-      mine.q = scratch.data_ptr<T>() + t * scratch.size(1);
-      mine.qc = mine.q + q_row;
+      T* at = scratch.data_ptr<T>() + t * scratch.size(1);
+      const auto take = [&at](int64_t size) { return std::exchange(at, at + size); };
+      mine.blocks = reinterpret_cast<conv::Block*>(take(head));
+      const int64_t lanes = n_blocks * conv::kLanes;
+      for (T** each : {&mine.y, &mine.c_lanes, &mine.dy_lanes}) *each = take(n.sh * lanes);
+      for (T** each : {&mine.value, &mine.direction, &mine.slope, &mine.curve}) *each = take(conv::kRows * lanes);
+      mine.dx_lanes = take(lanes);
       if (by_member) {
         mine.first_member = n.members * t / threads;
         mine.last_member = n.members * (t + 1) / threads;
@@ -270,7 +255,7 @@ void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const 
     job.radial.drows = d[1].data_ptr<T>();
   }
   if (mask[2] && n.knots) {
-    d[2] = at::zeros({n.members, n.knots, 2, n.weights}, o);
+    d[2] = at::zeros({n.members, n.knots, 3, n.weights}, o);
     job.radial.dtable = d[2].data_ptr<T>();
   }
   if (mask[3]) {
@@ -297,7 +282,7 @@ Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& table, cons
     const Plan<scalar_t> plan(n, paths, cg, dim_out);
     Job<scalar_t> job = make_job(n, plan, in, dim_out);
     job.out = out.data_ptr<scalar_t>();
-    launch(n, job, plan.q_size, false, none, none);
+    launch(n, job, false, none, none);
   });
   return out;
 }
@@ -315,7 +300,7 @@ std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const Tensor& g, con
     Job<scalar_t> job = make_job(n, plan, in, w.size(1));
     set_results(job, n, g.options(), mask.data(), d);
     job.w = w.const_data_ptr<scalar_t>();
-    launch(n, job, plan.q_size, false, d[0], d[2]);
+    launch(n, job, false, d[0], d[2]);
   });
   return d;
 }
@@ -346,7 +331,7 @@ std::array<Tensor, 5> conv_double_backward_cpu(const Tensor& bar_g, const Tensor
     job.out = mask[0] ? out.data_ptr<scalar_t>() : nullptr;
     set_results(job, n, g.options(), mask.data() + 1, d);
     if (mask[1] || mask[2] || mask[3] || mask[4]) job.w = w.const_data_ptr<scalar_t>();
-    launch(n, job, plan.q_size, true, d[0], d[2]);
+    launch(n, job, true, d[0], d[2]);
   });
   return {out, d[0], d[1], d[2], d[3]};
 }

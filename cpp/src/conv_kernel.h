@@ -8,6 +8,8 @@ namespace race::conv {
 constexpr int kLanes = 8;    // edges of one receiver that are worked on together
 constexpr int kMaxSh = 16;   // (lmax + 1)^2, lmax = 3
 constexpr int kMaxDim = 7;   // 2 lmax + 1
+constexpr int kRows = 6;     // numbers that determine the quintic of an interval: value, slope, curvature at both knots
+constexpr int kChunk = 1024; // blocks of edges that are taken through all paths before the next
 
 // One non-zero coefficient: couples entry q = m1 * d3 + m3 of the edge matrix Q with Y[m2].
 template <class T>
@@ -20,7 +22,7 @@ struct Entry {
 template <class T>
 struct Table {
   int32_t d1, d2, d3, sh_offset;
-  int32_t q_offset, q_size;  // rows of the edge matrices; one row if diagonal
+  int32_t q_size;            // entries of the edge matrix; one if diagonal
   bool diagonal;             // Q = q * identity (l2 = 0)
   const Entry<T>* by_q;      // sorted by q; q_begin[q] .. q_begin[q + 1]
   const int32_t* q_begin;
@@ -35,15 +37,22 @@ struct Path {
   int64_t weight_offset;
 };
 
-// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or interpolated between the knots of `table` [M, N, 2, K] at x[e].
+// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or interpolated between the knots of `table` [M, N, 3, K] at x[e].
 // b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e, group].
-// Their adjoints go to dradial [M, E, K], or to dx [E, G] and dtable [M, N, 2, K], each only if given, dx alone overwritten.
+// Their adjoints go to drows [M, E, K], or to dx [E, G] and dtable [M, N, 3, K], each only if given, dx alone overwritten.
 template <class T>
 struct Radial {
-  int64_t n_weights, n_knots;    // K; N, zero without a table
+  int64_t n_weights, n_knots;          // K; N, zero without a table
   const T *rows, *b, *x, *table, *xi;  // absent b or xi: a row of zeros with stride 0
   int64_t b_stride, b_member, x_stride, xi_stride, xi_group;
   T *drows, *dx, *dtable;
+};
+
+// One block: up to kLanes edges of one receiver, and the row of each: the interval of the table that holds x, or the edge itself
+// where R comes as rows.
+struct Block {
+  int64_t receiver, edge, n;
+  int64_t row[kLanes];
 };
 
 // The trilinear map out = T(g, R, Y) and its derivatives over receivers [begin, end).
@@ -70,9 +79,16 @@ struct Job {
   T *out, *dg, *dsh;
   int64_t dg_stride;
 
-  T* q;   // scratch [sum of q_size, kLanes]
-  T* qc;  // the same for c
+  // Scratch of a chunk of blocks, lane by edge.
+  Block* blocks;
+  T *y, *c_lanes;                 // [S] sh and c
+  T *value, *direction;           // [kRows] R and its direction, as sums over the rows of an interval
+  T *slope, *curve;               // [kRows] second order: R' and R''
+  T *dy_lanes, *dx_lanes;         // [S], [1] adjoints of sh and x
 };
+
+// Numbers of T in the scratch of one block, without the Block itself.
+constexpr int64_t scratch_size(int64_t sh_dim) { return (3 * sh_dim + 4 * kRows + 1) * kLanes; }
 
 template <class T>
 struct Kernels {

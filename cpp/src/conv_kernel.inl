@@ -1,129 +1,119 @@
 // The kernels behind race::conv, vectorised over channels. Included by one source per instruction set, which defines
 // RACE_ISA (a name) and RACE_BYTES (vector width).
 //
-// Work is cut into blocks of up to kLanes edges of one receiver. Per block the edge matrices Q[m1, m3] = sum_m2 cg Y are formed
-// once, lane by edge, for all paths and members; then each path runs one of the loops below on channel tiles of C vectors. Radial
-// weights are interpolated in registers where they are used: neither they nor their adjoints ever lie in memory. The receiver's
-// rows (out, w) stay in registers across the edges of the block; every other operand is touched once.
+// Work is cut into blocks of up to kLanes edges of one receiver, and a chunk of blocks goes through one path after the other: the
+// path's part of the radial table then stays in the cache. Per block and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane
+// by edge, then one of the loops below runs on channel tiles of C vectors. Radial weights are interpolated in registers where they
+// are used: neither they nor their adjoints ever lie in memory. The receiver's rows (out, w) stay in registers across the block.
 #include "conv_kernel.h"
-#include "vector.h"
 
 namespace race::conv {
 namespace {
 
-template <class T>
-constexpr int kWidth = RACE_BYTES / sizeof(T);
+#include "simd.inl"
 
-// Where each edge of a block finds R and its direction: R = sum_i v[i] p_i with p_0, p_1, p_0 + step, p_1 + step, the direction
-// the same with s. Interpolation needs the rows (value, slope) of both knots; explicit rows are p_0 = R, p_1 = b.
+// Where R and its direction lie: R = sum_i value[i] p_i over the rows p_0, p_1, p_2 and those `step` further, the direction the same
+// with its own weights. A table's rows are (value, slope, curvature) of an interval's two knots, explicit rows p_0 = R, p_1 = b.
 template <class T>
-struct EdgeRows {
-  const T *p0[kLanes], *p1[kLanes];
-  T* d0[kLanes];  // where the adjoint of p_0 goes, and step_d apart those of the other three; null if not wanted
-  int64_t step;
-  bool table;
-  T v[4][kLanes], s[4][kLanes];
-  T slope[4][kLanes], second[4][kLanes], curve[4][kLanes];  // R', R'' and xi R''
+struct Rows {
+  const T *p0, *p1;
+  T* d0;  // where the adjoint of p_0 goes, and one after the other those of the other rows; null if not wanted
+  int64_t third, step, stride0, stride1;  // strides: from one row[e] to the next
+  int n_adjoints;
 };
 
-// One block of edges, one member.
+// One block of edges, one member, one path.
 template <class T>
-struct Block {
+struct Work {
   const Job<T>& job;
+  const Path& path;
+  const Table<T>& table;
   int64_t n, member;
-  const int64_t* sender;
-  const EdgeRows<T>& rows;
-  const T* w;  // the receiver's rows
+  const int64_t *sender, *row;
+  const Rows<T>& rows;
+  const T *v, *s;           // [kRows, kLanes] weights of R and of its direction
+  const T *slope, *curve;   // second order, for dx alone: of R' and R''
+  const T* xi;              // [n], xi_stride apart
+  const T *q, *qc;          // [q_size, kLanes]
+  const T* w;               // the receiver's rows
   T* out;
-  T* dy;  // [sh_dim, kLanes, kWidth] partial sums of dY, one vector each
+  T* dy;  // [d2, kLanes, kWidth] partial sums of dY, one vector each; null if not wanted
   T* dx;  // [kLanes, kWidth] the same of dx
 };
 
 template <class T>
-inline __attribute__((always_inline)) int64_t in_column(const Block<T>& k, const Path& p, int64_t c) {
-  return p.in_offset + k.member * p.mul + c;
+inline __attribute__((always_inline)) int64_t in_column(const Work<T>& k, int64_t c) {
+  return k.path.in_offset + k.member * k.path.mul + c;
 }
 
 template <class T>
-inline __attribute__((always_inline)) int64_t out_column(const Block<T>& k, const Path& p, int64_t c) {
-  return p.out_offset + k.member * p.out_mul + p.column + c;
+inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, int64_t c) {
+  return k.path.out_offset + k.member * k.path.out_mul + k.path.column + c;
 }
 
-// sum_i weight[i] p_i over C vectors of edge e
-template <class T, int N, int C>
-inline __attribute__((always_inline)) void combine(const EdgeRows<T>& rows, const T (*weight)[kLanes], int64_t e, int64_t column, Vec<T, N>* out) {
+// R and, with Both, its direction over C vectors of edge e.
+template <class T, int N, int C, bool Both>
+inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r, Vec<T, N>* b) {
   using V = Vec<T, N>;
-  const T *p0 = rows.p0[e] + column, *p1 = rows.p1[e] + column, *p2 = p0 + rows.step, *p3 = p1 + rows.step;
-  const T w0 = weight[0][e], w1 = weight[1][e], w2 = weight[2][e], w3 = weight[3][e];
-  for (int c = 0; c < C; ++c)
-    out[c] = w0 * load<V>(p0 + c * N) + w1 * load<V>(p1 + c * N) + w2 * load<V>(p2 + c * N) + w3 * load<V>(p3 + c * N);
-}
-
-// Both sums from one pass over the rows.
-template <class T, int N, int C>
-inline __attribute__((always_inline)) void combine_both(const EdgeRows<T>& rows, int64_t e, int64_t column, Vec<T, N>* r, Vec<T, N>* s) {
-  using V = Vec<T, N>;
-  const T *p0 = rows.p0[e] + column, *p1 = rows.p1[e] + column, *p2 = p0 + rows.step, *p3 = p1 + rows.step;
-  const T v0 = rows.v[0][e], v1 = rows.v[1][e], v2 = rows.v[2][e], v3 = rows.v[3][e];
-  const T s0 = rows.s[0][e], s1 = rows.s[1][e], s2 = rows.s[2][e], s3 = rows.s[3][e];
+  const Rows<T>& rows = k.rows;
+  const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column, *p2 = p0 + rows.third;
+  const T *p3 = p0 + rows.step, *p4 = p1 + rows.step, *p5 = p2 + rows.step;
+  v += e, s += e;
   for (int c = 0; c < C; ++c) {
-    const V a = load<V>(p0 + c * N), b = load<V>(p1 + c * N), d = load<V>(p2 + c * N), f = load<V>(p3 + c * N);
-    r[c] = v0 * a + v1 * b + v2 * d + v3 * f;
-    s[c] = s0 * a + s1 * b + s2 * d + s3 * f;
+    const V a0 = load<V>(p0 + c * N), a1 = load<V>(p1 + c * N), a2 = load<V>(p2 + c * N);
+    const V a3 = load<V>(p3 + c * N), a4 = load<V>(p4 + c * N), a5 = load<V>(p5 + c * N);
+    r[c] = (v[0] * a0 + v[kLanes] * a1 + v[2 * kLanes] * a2) + (v[3 * kLanes] * a3 + v[4 * kLanes] * a4 + v[5 * kLanes] * a5);
+    if constexpr (Both) b[c] = (s[0] * a0 + s[kLanes] * a1 + s[2 * kLanes] * a2) + (s[3 * kLanes] * a3 + s[4 * kLanes] * a4 + s[5 * kLanes] * a5);
   }
 }
 
-// Hands on the adjoint of R: dr1 of <w, T(g, R, Y)>, and in second order dr2 of S. `s` is R' (first order).
+// Hands on the adjoint of R: dr1 of <w, T(g, R, Y)>, and in second order dr2 of S. `b` is R' (first order).
 template <class T, int N, int C, bool Second>
-inline __attribute__((always_inline)) void radial_adjoint(const Block<T>& k, int64_t e, int64_t column, const Vec<T, N>* dr1, const Vec<T, N>* dr2,
-                                                          const Vec<T, N>* s) {
+inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int64_t e, int64_t column, const Vec<T, N>* dr1, const Vec<T, N>* dr2,
+                                                          const Vec<T, N>* b) {
   using V = Vec<T, N>;
-  const EdgeRows<T>& rows = k.rows;
   if (k.dx) {
     V sum = load<V>(k.dx + e * kWidth<T>);
     if constexpr (Second) {
       V slope[C], curve[C];
-      combine<T, N, C>(rows, rows.slope, e, column, slope);
-      combine<T, N, C>(rows, rows.curve, e, column, curve);
-      for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + dr1[c] * curve[c];
+      interpolate<T, N, C, true>(k, k.slope, k.curve, e, column, slope, curve);
+      const T xi = k.xi[e * k.job.radial.xi_stride];
+      for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + xi * dr1[c] * curve[c];
     } else {
-      for (int c = 0; c < C; ++c) sum += dr1[c] * s[c];
+      for (int c = 0; c < C; ++c) sum += dr1[c] * b[c];
     }
     store(k.dx + e * kWidth<T>, sum);
   }
-  if (!rows.d0[e]) return;
-  T* d = rows.d0[e] + column;
-  const int n_rows = rows.table ? 4 : 1;
-  for (int i = 0; i < n_rows; ++i, d += k.job.radial.n_weights)
+  if (!k.rows.d0) return;
+  T* d = k.rows.d0 + k.row[e] * k.rows.stride0 + column;
+  for (int i = 0; i < k.rows.n_adjoints; ++i, d += k.job.radial.n_weights) {
+    const T v = k.v[i * kLanes + e], s = k.s[i * kLanes + e];
     for (int c = 0; c < C; ++c) {
       if constexpr (Second)
-        store(d + c * N, load<V>(d + c * N) + rows.v[i][e] * dr2[c] + rows.s[i][e] * dr1[c]);
+        store(d + c * N, load<V>(d + c * N) + v * dr2[c] + s * dr1[c]);
       else
-        store(d + c * N, load<V>(d + c * N) + rows.v[i][e] * dr1[c]);
+        store(d + c * N, load<V>(d + c * N) + v * dr1[c]);
     }
+  }
 }
 
 // out += Q x R, or its second-order form; the sums over the block's edges stay in registers.
 template <class T, int N, int C, int D3, bool Second>
-void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
+void accumulate(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const T* q0 = job.q + job.tables[p.table].q_offset * kLanes;
-  const T* qc0 = job.qc + job.tables[p.table].q_offset * kLanes;
-  const int64_t in = in_column(k, p, c0);
-  T* out = k.out + out_column(k, p, c0);
+  const Path& p = k.path;
+  const int64_t in = in_column(k, c0);
+  T* out = k.out + out_column(k, c0);
   V sum[D3][C];
   for (int m3 = 0; m3 < D3; ++m3)
     for (int c = 0; c < C; ++c) sum[m3][c] = load<V>(out + m3 * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
-    const T *q = q0 + e, *qc = qc0 + e;
+    const T *q = k.q + e, *qc = k.qc + e;
     V r[C], b[C];
-    if constexpr (Second)
-      combine_both<T, N, C>(k.rows, e, p.weight_offset + c0, r, b);
-    else
-      combine<T, N, C>(k.rows, k.rows.v, e, p.weight_offset + c0, r);
+    interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V s[C], t[C];
       for (int c = 0; c < C; ++c) {
@@ -147,14 +137,13 @@ void accumulate(const Block<T>& k, const Path& p, int64_t c0) {
 // dY = cg . dQ on whole vectors: fewer operations than reducing the (up to 49) dQ across lanes, since dY has at most seven
 // columns, which all paths share.
 template <class T, int N, int C, int D3, bool Second>
-void transpose(const Block<T>& k, const Path& p, int64_t c0) {
+void transpose(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const Table<T>& table = job.tables[p.table];
-  const T* q0 = job.q + table.q_offset * kLanes;
-  const T* qc0 = job.qc + table.q_offset * kLanes;
-  const int64_t in = in_column(k, p, c0);
-  const T* w0 = k.w + out_column(k, p, c0);
+  const Path& p = k.path;
+  const Table<T>& table = k.table;
+  const int64_t in = in_column(k, c0);
+  const T* w0 = k.w + out_column(k, c0);
   V w[D3][C];
   for (int m3 = 0; m3 < D3; ++m3)
     for (int c = 0; c < C; ++c) w[m3][c] = load<V>(w0 + m3 * p.out_stride + c * N);
@@ -163,9 +152,9 @@ void transpose(const Block<T>& k, const Path& p, int64_t c0) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
     T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
-    const T *q = q0 + e, *qc = qc0 + e;
+    const T *q = k.q + e, *qc = k.qc + e;
     V r[C], b[C], dr1[C], dr2[C];
-    combine_both<T, N, C>(k.rows, e, p.weight_offset + c0, r, b);
+    interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
     for (int c = 0; c < C; ++c) dr1[c] = dr2[c] = V{};
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V sum[D3];
@@ -181,7 +170,7 @@ void transpose(const Block<T>& k, const Path& p, int64_t c0) {
           s = r[c] * av + b[c] * xv;
           dr2[c] += av * u + xv * uc;
         }
-        if (job.dsh)
+        if (k.dy)
           for (int m3 = 0; m3 < D3; ++m3) sum[m3] += s * w[m3][c];
         if (dx) {
           T* d = dx + m1 * p.in_stride + c * N;
@@ -191,12 +180,12 @@ void transpose(const Block<T>& k, const Path& p, int64_t c0) {
             store(d, load<V>(d) + r[c] * u);
         }
       }
-      if (job.dsh)
+      if (k.dy)
         for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
     }
     radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
-    if (!job.dsh) continue;
-    T* dy = k.dy + (table.sh_offset * kLanes + e) * kWidth<T>;
+    if (!k.dy) continue;
+    T* dy = k.dy + e * kWidth<T>;
     for (int m2 = 0; m2 < table.d2; ++m2, dy += kLanes * kWidth<T>) {
       V sum = load<V>(dy);
       for (int i = table.m2_begin[m2]; i < table.m2_begin[m2 + 1]; ++i) sum += table.by_m2[i].value * load<V>(dq + table.by_m2[i].q * N);
@@ -207,23 +196,21 @@ void transpose(const Block<T>& k, const Path& p, int64_t c0) {
 
 // Q = q * identity: everything follows from <x, w> over m, without matrices.
 template <class T, int N, int C, int D, bool Second>
-void diagonal_accumulate(const Block<T>& k, const Path& p, int64_t c0) {
+void diagonal_accumulate(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const int64_t row = job.tables[p.table].q_offset * kLanes, in = in_column(k, p, c0);
-  T* out = k.out + out_column(k, p, c0);
+  const Path& p = k.path;
+  const int64_t in = in_column(k, c0);
+  T* out = k.out + out_column(k, c0);
   V sum[D][C];
   for (int m = 0; m < D; ++m)
     for (int c = 0; c < C; ++c) sum[m][c] = load<V>(out + m * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
-    const T q = job.q[row + e], qc = Second ? job.qc[row + e] : T(0);
+    const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
     V r[C], b[C];
-    if constexpr (Second)
-      combine_both<T, N, C>(k.rows, e, p.weight_offset + c0, r, b);
-    else
-      combine<T, N, C>(k.rows, k.rows.v, e, p.weight_offset + c0, r);
+    interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
     for (int c = 0; c < C; ++c) {
       const V qr = q * r[c], qb = q * b[c] + qc * r[c];
       for (int m = 0; m < D; ++m) {
@@ -237,13 +224,13 @@ void diagonal_accumulate(const Block<T>& k, const Path& p, int64_t c0) {
 }
 
 template <class T, int N, int C, int D, bool Second>
-void diagonal_transpose(const Block<T>& k, const Path& p, int64_t c0) {
+void diagonal_transpose(const Work<T>& k, int64_t c0) {
   using V = Vec<T, N>;
   const Job<T>& job = k.job;
-  const Table<T>& table = job.tables[p.table];
-  const T coefficient = table.by_q[0].value;
-  const int64_t row = table.q_offset * kLanes, in = in_column(k, p, c0);
-  const T* w0 = k.w + out_column(k, p, c0);
+  const Path& p = k.path;
+  const T coefficient = k.table.by_q[0].value;
+  const int64_t in = in_column(k, c0);
+  const T* w0 = k.w + out_column(k, c0);
   V w[D][C];
   for (int m = 0; m < D; ++m)
     for (int c = 0; c < C; ++c) w[m][c] = load<V>(w0 + m * p.out_stride + c * N);
@@ -251,9 +238,9 @@ void diagonal_transpose(const Block<T>& k, const Path& p, int64_t c0) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
     T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
-    const T q = job.q[row + e], qc = Second ? job.qc[row + e] : T(0);
+    const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
     V r[C], b[C], dr1[C], dr2[C], sum{};
-    combine_both<T, N, C>(k.rows, e, p.weight_offset + c0, r, b);
+    interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
     for (int c = 0; c < C; ++c) {
       V xw{}, aw{};
       for (int m = 0; m < D; ++m) {
@@ -272,8 +259,8 @@ void diagonal_transpose(const Block<T>& k, const Path& p, int64_t c0) {
       }
     }
     radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
-    if (!job.dsh) continue;
-    T* dy = k.dy + (table.sh_offset * kLanes + e) * kWidth<T>;
+    if (!k.dy) continue;
+    T* dy = k.dy + e * kWidth<T>;
     store(dy, load<V>(dy) + coefficient * sum);
   }
 }
@@ -294,140 +281,190 @@ inline __attribute__((always_inline)) void for_tiles(int64_t mul, F&& tile) {
 }
 
 template <class T, int D3, bool Second>
-void run_path(const Block<T>& k, const Path& p) {
+void run_path(const Work<T>& k) {
   constexpr int MaxC = D3 <= 3 ? 4 : 2;  // accumulators must fit the registers
-  if (k.job.tables[p.table].diagonal) {
-    if (k.out) for_tiles<T, MaxC>(p.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, Second>(k, p, c); });
-    if (k.w) for_tiles<T, MaxC>(p.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, Second>(k, p, c); });
+  if (k.table.diagonal) {
+    if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, Second>(k, c); });
+    if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, Second>(k, c); });
   } else {
-    if (k.out) for_tiles<T, MaxC>(p.mul, [&]<int N, int C>(int64_t c) { accumulate<T, N, C, D3, Second>(k, p, c); });
-    if (k.w) for_tiles<T, MaxC>(p.mul, [&]<int N, int C>(int64_t c) { transpose<T, N, C, D3, Second>(k, p, c); });
+    if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { accumulate<T, N, C, D3, Second>(k, c); });
+    if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { transpose<T, N, C, D3, Second>(k, c); });
   }
 }
 
-// Edge matrices of n edges whose harmonics start at y, one edge per lane.
+// Edge matrix of a block whose harmonics are y [S, kLanes].
 template <class T>
-void edge_matrices(const Job<T>& job, const T* y, int64_t stride, int64_t n, T* q) {
+inline void edge_matrix(const Table<T>& table, const T* y, T* q) {
   using V = Vec<T, kLanes>;
-  V lanes[kMaxSh];
-  for (int64_t s = 0; s < job.sh_dim; ++s) {
-    lanes[s] = V{};
-    for (int64_t e = 0; e < n; ++e) lanes[s][e] = y[e * stride + s];
-  }
-  for (int64_t t = 0; t < job.n_tables; ++t) {
-    const Table<T>& table = job.tables[t];
-    for (int i = 0; i < table.q_size; ++i) {
-      V sum{};
-      for (int k = table.q_begin[i]; k < table.q_begin[i + 1]; ++k) sum += table.by_q[k].value * lanes[table.sh_offset + table.by_q[k].m2];
-      store(q + (table.q_offset + i) * kLanes, sum);
-    }
+  y += table.sh_offset * kLanes;
+  for (int i = 0; i < table.q_size; ++i) {
+    V sum{};
+    for (int k = table.q_begin[i]; k < table.q_begin[i + 1]; ++k) sum += table.by_q[k].value * load<V>(y + table.by_q[k].m2 * kLanes);
+    store(q + i * kLanes, sum);
   }
 }
 
-// Hermite weights of (value, slope) at both ends of the interval that holds x, and of their derivatives. Beyond x = 1 R is the
-// last knot's value, the same for every x.
+// Quintic Hermite weights of (value, slope, curvature) at both ends of each edge's interval: of R, R' and (second order) R''.
+// `inside` is 0 from x = 1 on and at x <= 0, where R does not depend on x.
+template <class T>
+void hermite(const T* fraction, const T* inside, int64_t n_knots, T* value, T* slope, T* curve) {
+  using V = Vec<T, kLanes>;
+  const T per_unit = T(n_knots - 1), h = T(1) / per_unit, h2 = h * h;
+  const V t = load<V>(fraction), s = T(1) - t, t2 = t * t, s2 = s * s, t3 = t2 * t, s3 = s2 * s, in = load<V>(inside);
+  const V weights[3][kRows] = {
+      {s3 * (T(1) + T(3) * t + T(6) * t2), h * t * s3 * (T(1) + T(3) * t), h2 * T(0.5) * t2 * s3,
+       t3 * (T(1) + T(3) * s + T(6) * s2), -h * s * t3 * (T(1) + T(3) * s), h2 * T(0.5) * t3 * s2},
+      {-in * per_unit * T(30) * t2 * s2, in * s2 * (T(1) + T(2) * t - T(15) * t2), in * h * T(0.5) * t * s2 * (T(2) - T(5) * t),
+       in * per_unit * T(30) * t2 * s2, in * t2 * (T(1) + T(2) * s - T(15) * s2), in * h * T(0.5) * t2 * s * (T(3) - T(5) * t)},
+      {-in * per_unit * per_unit * T(60) * t * s * (s - t), -in * per_unit * T(12) * t * s * (T(3) - T(5) * t), in * s * (T(1) - T(8) * t + T(10) * t2),
+       in * per_unit * per_unit * T(60) * t * s * (s - t), in * per_unit * T(12) * t * s * (T(3) - T(5) * s), in * t * (T(1) - T(8) * s + T(10) * s2)}};
+  for (int row = 0; row < kRows; ++row) {
+    store(value + row * kLanes, weights[0][row]);
+    store(slope + row * kLanes, weights[1][row]);
+    if (curve) store(curve + row * kLanes, weights[2][row]);
+  }
+}
+
+// Rows and weights of the edges of block `i`.
 template <class T, bool Second>
-void knot_weights(const Job<T>& job, int64_t edge, int64_t n, EdgeRows<T>& rows, int64_t* interval) {
-  const Radial<T>& radial = job.radial;
-  const T per_unit = T(radial.n_knots - 1), spacing = T(1) / per_unit;
-  for (int64_t e = 0; e < n; ++e) {
-    const T x = radial.x[(edge + e) * radial.x_stride];
-    const T position = (x > T(0) ? (x < T(1) ? x : T(1)) : T(0)) * per_unit;
-    int64_t i = int64_t(position);
-    if (i > radial.n_knots - 2) i = radial.n_knots - 2;
-    const T t = position - T(i), s = T(1) - t, inside = x > T(0) && x < T(1) ? T(1) : T(0);
-    interval[e] = i;
-    rows.v[0][e] = (T(1) + T(2) * t) * s * s;
-    rows.v[1][e] = spacing * t * s * s;
-    rows.v[2][e] = t * t * (T(3) - T(2) * t);
-    rows.v[3][e] = -spacing * t * t * s;
-    rows.slope[0][e] = -inside * T(6) * t * s * per_unit;
-    rows.slope[1][e] = inside * s * (T(1) - T(3) * t);
-    rows.slope[2][e] = -rows.slope[0][e];
-    rows.slope[3][e] = inside * t * (T(3) * t - T(2));
-    if constexpr (Second) {
-      const T curve = inside * per_unit;
-      rows.second[0][e] = curve * per_unit * (T(12) * t - T(6));
-      rows.second[1][e] = curve * (T(6) * t - T(4));
-      rows.second[2][e] = -rows.second[0][e];
-      rows.second[3][e] = curve * (T(6) * t - T(2));
-    } else {
-      for (int row = 0; row < 4; ++row) rows.s[row][e] = rows.slope[row][e];
+void place(const Job<T>& job, int64_t i) {
+  const int64_t size = kRows * kLanes, n_knots = job.radial.n_knots;
+  Block& block = job.blocks[i];
+  if (n_knots == 0) {
+    for (int64_t e = 0; e < kLanes; ++e) block.row[e] = block.edge + e;
+    for (int64_t k = 0; k < size; ++k) {
+      job.value[i * size + k] = k < kLanes ? T(1) : T(0);
+      job.direction[i * size + k] = k >= kLanes && k < 2 * kLanes ? T(1) : T(0);
     }
+    return;
+  }
+  alignas(64) T t[kLanes], inside[kLanes];
+  for (int64_t e = 0; e < kLanes; ++e) {
+    const T x = job.radial.x[(block.edge + (e < block.n ? e : 0)) * job.radial.x_stride];
+    const T position = (x > T(0) ? (x < T(1) ? x : T(1)) : T(0)) * T(n_knots - 1);
+    const int64_t interval = int64_t(position);
+    block.row[e] = interval < n_knots - 1 ? interval : n_knots - 2;
+    t[e] = position - T(block.row[e]);
+    inside[e] = x > T(0) && x < T(1) ? T(1) : T(0);
+  }
+  hermite<T>(t, inside, n_knots, job.value + i * size, (Second ? job.slope : job.direction) + i * size, Second ? job.curve + i * size : nullptr);
+}
+
+// The direction of one group: xi R'.
+template <class T>
+void direct(const Job<T>& job, int64_t i, int64_t group) {
+  const int64_t size = kRows * kLanes;
+  const Block& block = job.blocks[i];
+  for (int64_t e = 0; e < block.n; ++e) {
+    const T xi = job.radial.xi[(block.edge + e) * job.radial.xi_stride + group * job.radial.xi_group];
+    for (int64_t k = i * size + e; k < (i + 1) * size; k += kLanes) job.direction[k] = xi * job.slope[k];
   }
 }
 
 // The rows of one member.
 template <class T, bool Second>
-void point_rows(const Job<T>& job, int64_t edge, int64_t n, int64_t member, int64_t group, const int64_t* interval, EdgeRows<T>& rows) {
-  const Radial<T>& radial = job.radial;
+Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
   const int64_t K = radial.n_weights;
-  for (int64_t e = 0; e < n; ++e) {
-    if (rows.table) {
-      const int64_t offset = (member * radial.n_knots + interval[e]) * 2 * K;
-      rows.p0[e] = radial.table + offset;
-      rows.p1[e] = rows.p0[e] + K;
-      rows.d0[e] = radial.dtable ? radial.dtable + offset : nullptr;
-      if constexpr (Second) {
-        const T xi = radial.xi[(edge + e) * radial.xi_stride + group * radial.xi_group];
-        for (int row = 0; row < 4; ++row) {
-          rows.s[row][e] = xi * rows.slope[row][e];
-          rows.curve[row][e] = xi * rows.second[row][e];
-        }
-      }
-    } else {
-      const int64_t offset = (member * job.n_edges + edge + e) * K;
-      rows.p0[e] = radial.rows + offset;
-      rows.p1[e] = Second ? radial.b + member * radial.b_member + (edge + e) * radial.b_stride : rows.p0[e];
-      rows.d0[e] = radial.drows ? radial.drows + offset : nullptr;
-    }
+  if (radial.n_knots) {
+    const int64_t offset = member * radial.n_knots * 3 * K;
+    return {radial.table + offset, radial.table + offset + K, radial.dtable ? radial.dtable + offset : nullptr, 2 * K, 3 * K, 3 * K, 3 * K, kRows};
+  }
+  const int64_t offset = member * n_edges * K;
+  const T* rows = radial.rows + offset;
+  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, 0, K, Second ? radial.b_stride : K, 1};
+}
+
+// lanes += sums over the vectors of each edge, which are left zero.
+template <class T>
+void add_sums(T* partial, T* lanes) {
+  using V = Vec<T, kLanes>;
+  alignas(64) T sums[kLanes];
+  sum_eight_rows<T, kWidth<T>>(partial, sums);
+  store(lanes, load<V>(lanes) + load<V>(sums));
+  for (int64_t i = 0; i < kLanes * kWidth<T>; ++i) partial[i] = 0;
+}
+
+template <class T, bool Second>
+void run_block(const Work<T>& work) {
+  switch (work.path.d3) {
+    case 1: return run_path<T, 1, Second>(work);
+    case 3: return run_path<T, 3, Second>(work);
+    case 5: return run_path<T, 5, Second>(work);
+    case 7: return run_path<T, 7, Second>(work);
   }
 }
 
+// rows [n, S] of a block -> [S, kLanes]
 template <class T>
-void flush(T* lanes, T* out, int64_t n, int64_t stride) {
-  alignas(64) T sums[kLanes];
-  sum_eight_rows<T, kWidth<T>>(lanes, sums);
-  for (int64_t e = 0; e < n; ++e) out[e * stride] = sums[e];
-  for (int64_t i = 0; i < kLanes * kWidth<T>; ++i) lanes[i] = 0;
+void to_lanes(const T* from, int64_t stride, int64_t n, int64_t sh_dim, T* lanes) {
+  for (int64_t s = 0; s < sh_dim; ++s)
+    for (int64_t e = 0; e < kLanes; ++e) lanes[s * kLanes + e] = e < n ? from[e * stride + s] : T(0);
+}
+
+// Cuts edges from `edge` on into at most kChunk blocks; moves (receiver, edge) behind them.
+template <class T, bool Second>
+int64_t cut_blocks(const Job<T>& job, int64_t end, int64_t& receiver, int64_t& edge) {
+  int64_t count = 0;
+  for (; count < kChunk; ++count) {
+    while (receiver < end && edge == job.row_ptr[receiver + 1]) ++receiver;
+    if (receiver == end) break;
+    Block& block = job.blocks[count];
+    const int64_t left = job.row_ptr[receiver + 1] - edge;
+    block.receiver = receiver, block.edge = edge, block.n = left < kLanes ? left : kLanes;
+    to_lanes(job.sh + edge * job.sh_stride, job.sh_stride, block.n, job.sh_dim, job.y + count * job.sh_dim * kLanes);
+    place<T, Second>(job, count);
+    edge += block.n;
+  }
+  return count;
 }
 
 template <class T, bool Second>
 void run(const Job<T>& job, int64_t begin, int64_t end) {
-  alignas(64) T dy[kMaxSh * kLanes * kWidth<T>] = {};
-  alignas(64) T dx[kLanes * kWidth<T>] = {};
-  int64_t interval[kLanes] = {};
-  EdgeRows<T> rows{};
-  rows.table = job.radial.n_knots > 0;
-  rows.step = rows.table ? 2 * job.radial.n_weights : 0;
-  if (!rows.table)
-    for (int e = 0; e < kLanes; ++e) rows.v[0][e] = rows.s[1][e] = T(1);
-  const bool want_dx = job.radial.dx && job.w;
-  for (int64_t j = begin; j < end; ++j)
-    for (int64_t e = job.row_ptr[j]; e < job.row_ptr[j + 1]; e += kLanes) {
-      const int64_t left = job.row_ptr[j + 1] - e, n = left < kLanes ? left : kLanes;
-      edge_matrices(job, job.sh + e * job.sh_stride, job.sh_stride, n, job.q);
-      if (rows.table) knot_weights<T, Second>(job, e, n, rows, interval);
-      for (int64_t m = job.first_member; m < job.last_member; ++m) {
-        const int64_t group = job.n_groups > 1 ? m : 0;
-        if (Second && (m == job.first_member || group > 0))
-          edge_matrices(job, job.c + e * job.c_stride + (job.c_stride ? group * job.sh_dim : 0), job.c_stride, n, job.qc);
-        point_rows<T, Second>(job, e, n, m, group, interval, rows);
-        const Block<T> k{job, n, m, job.sender + e, rows, job.w ? job.w + j * job.out_stride : nullptr,
-                         job.out ? job.out + j * job.out_stride : nullptr, dy, want_dx ? dx : nullptr};
-        for (int64_t i = 0; i < job.n_paths; ++i) switch (job.paths[i].d3) {
-            case 1: run_path<T, 1, Second>(k, job.paths[i]); break;
-            case 3: run_path<T, 3, Second>(k, job.paths[i]); break;
-            case 5: run_path<T, 5, Second>(k, job.paths[i]); break;
-            case 7: run_path<T, 7, Second>(k, job.paths[i]); break;
-          }
-        if (job.n_groups == 1 && m + 1 < job.last_member) continue;
-        if (want_dx) flush(dx, job.radial.dx + e * job.n_groups + group, n, job.n_groups);
-        if (job.dsh && job.w)
-          for (int64_t s = 0; s < job.sh_dim; ++s)
-            flush(dy + s * kLanes * kWidth<T>, job.dsh + (e * job.n_groups + group) * job.sh_dim + s, n, job.n_groups * job.sh_dim);
+  const int64_t S = job.sh_dim, y_size = S * kLanes, weights_size = kRows * kLanes;
+  alignas(64) T dy[kMaxDim * kLanes * kWidth<T>] = {}, dx[kLanes * kWidth<T>] = {};
+  alignas(64) T q[kMaxDim * kMaxDim * kLanes], qc[kMaxDim * kMaxDim * kLanes];
+  const bool want_dx = job.w && job.radial.dx, want_dy = job.w && job.dsh, own_group = job.n_groups > 1;
+  int64_t receiver = begin, edge = job.row_ptr[begin];
+  while (const int64_t count = cut_blocks<T, Second>(job, end, receiver, edge)) {
+    for (int64_t m = job.first_member; m < job.last_member; ++m) {
+      const int64_t group = own_group ? m : 0;
+      if (own_group || m == job.first_member)
+        for (int64_t i = 0; i < count; ++i) {
+          const Block& block = job.blocks[i];
+          if (Second) to_lanes(job.c + block.edge * job.c_stride + (job.c_stride ? group * S : 0), job.c_stride, block.n, S, job.c_lanes + i * y_size);
+          if (Second && job.radial.n_knots) direct(job, i, group);
+          for (int64_t k = 0; want_dy && k < y_size; ++k) job.dy_lanes[i * y_size + k] = 0;
+          for (int64_t k = 0; want_dx && k < kLanes; ++k) job.dx_lanes[i * kLanes + k] = 0;
+        }
+      const Rows<T> rows = rows_of<T, Second>(job.radial, job.n_edges, m);
+      for (int64_t p = 0; p < job.n_paths; ++p) {
+        const Path& path = job.paths[p];
+        const Table<T>& table = job.tables[path.table];
+        for (int64_t i = 0; i < count; ++i) {
+          const Block& block = job.blocks[i];
+          edge_matrix(table, job.y + i * y_size, q);
+          if (Second) edge_matrix(table, job.c_lanes + i * y_size, qc);
+          run_block<T, Second>({job, path, table, block.n, m, job.sender + block.edge, block.row, rows, job.value + i * weights_size,
+                                job.direction + i * weights_size, job.slope + i * weights_size, job.curve + i * weights_size,
+                                Second ? job.radial.xi + block.edge * job.radial.xi_stride + group * job.radial.xi_group : nullptr, q, qc,
+                                job.w ? job.w + block.receiver * job.out_stride : nullptr,
+                                job.out ? job.out + block.receiver * job.out_stride : nullptr, want_dy ? dy : nullptr, want_dx ? dx : nullptr});
+          for (int64_t m2 = 0; want_dy && m2 < table.d2; ++m2)
+            add_sums(dy + m2 * kLanes * kWidth<T>, job.dy_lanes + i * y_size + (table.sh_offset + m2) * kLanes);
+          if (want_dx) add_sums(dx, job.dx_lanes + i * kLanes);
+        }
+      }
+      if (!own_group && m + 1 < job.last_member) continue;
+      for (int64_t i = 0; i < count; ++i) {
+        const Block& block = job.blocks[i];
+        for (int64_t e = 0; e < block.n; ++e) {
+          const int64_t row = (block.edge + e) * job.n_groups + group;
+          if (want_dx) job.radial.dx[row] = job.dx_lanes[i * kLanes + e];
+          for (int64_t s = 0; want_dy && s < S; ++s) job.dsh[row * S + s] = job.dy_lanes[i * y_size + s * kLanes + e];
+        }
       }
     }
+  }
 }
 
 const KernelSet kSet{{run<float, false>, run<float, true>}, {run<double, false>, run<double, true>}};

@@ -162,7 +162,9 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out.detach(), chain.owned_species());
     prediction.node_energy_var = to_host(spread.node_energy_var);
-    prediction.cov_aleatoric = to_host(spread.cov_aleatoric).mean(1);
+    const at::Tensor cov_aleatoric = to_host(spread.cov_aleatoric);  // [n_owned, M, 6]
+    prediction.cov_aleatoric = cov_aleatoric.mean(1);
+    if (model.metadata().has_force_cov()) prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
     prediction.cov_epistemic = to_host(spread.cov_epistemic).mean(1);
   }
   return prediction;
@@ -175,6 +177,16 @@ at::Tensor member_covariance(const at::Tensor& forces) {
   for (int k = 0; k < 6; ++k)
     columns.push_back((deviation.select(2, six_rows[k]) * deviation.select(2, six_columns[k])).mean(1));
   return at::stack(columns, 1);
+}
+
+at::Tensor log_determinant(const at::Tensor& six) {
+  const at::NoGradGuard no_grad;
+  const auto column = [&](int k) { return six.select(-1, k).to(at::kDouble); };  // xx, yy, zz, xy, xz, yz
+  // Pivots of L D L^T: no determinant of six products, whose terms cancel.
+  const at::Tensor d0 = column(0), xy = column(3), xz = column(4);
+  const at::Tensor d1 = column(1) - xy * xy / d0, yz = column(5) - xy * xz / d0;
+  const at::Tensor d2 = column(2) - xz * xz / d0 - yz * yz / d1;
+  return d0.log() + d1.log() + d2.log();
 }
 
 }  // namespace race

@@ -28,7 +28,7 @@ class ModelConfig(Options):
     n_radial_basis: int = Field(default=8, ge=1, description="Bessel functions e_n")
     radial_mlp: list[int] = Field(default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)")
     radial_knots: int = Field(
-        default=1024, ge=0, description="knots from which R(x) is interpolated, in training and after; 0: the MLP for every edge"
+        default=256, ge=0, description="knots from which R(x) is interpolated, in training and after; 0: the MLP for every edge"
     )
     envelope_p: Literal[2, 5, 6] = Field(default=6, description="polynomial cutoff order p")
     readout_hidden: int = Field(default=64, ge=1, description="hidden width of each layer's readout")
@@ -42,9 +42,7 @@ class ModelConfig(Options):
     sigma0: float = Field(
         default=0.1, gt=0, description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from the data"
     )
-    sigma0_energy: float = Field(
-        default=0.02, gt=0, description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV"
-    )
+    sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV")
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; filled from the data")
     scale: list[float] = Field(default=[], description="energy scale per element, eV; filled from the data")
 
@@ -75,7 +73,8 @@ class TrainConfig(Options):
     beta: float = Field(default=0.0, ge=0, le=1, description="beta-NLL exponent (Seitzer 2022); 0 is the plain likelihood")
     warmup_epochs: int = Field(default=5, ge=0, description="epochs over which beta falls from 1 (MSE gradient for the mean) to `beta`")
     epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=4, ge=1, description="frames per step")
+    batch_size: int = Field(default=4, ge=1, description="frames per step, of all processes together")
+    balance: bool = Field(default=False, description="even out the edges per batch: for frames of very different size")
     optimizer: Literal["amsgrad", "adam"] = "amsgrad"
     learning_rate: float = Field(default=0.01, gt=0)
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"

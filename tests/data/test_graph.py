@@ -153,21 +153,6 @@ def test_batch_to_casts_vectors_but_not_energies():
     assert batch.energy.dtype == torch.float64 and batch.species.dtype == torch.int64
 
 
-def test_batches_depend_on_seed_and_epoch_only():
-    frames = [labelled(4, seed=k) for k in range(7)]
-
-    def order(**options):
-        dataset = Dataset(frames, ["B", "O"], 3.0, torch.float32)
-        return [batch.index.tolist() for batch in dataset.batches(3, **options)]
-
-    epoch = order(seed=5, epoch=2)
-    assert [len(indices) for indices in epoch] == [3, 3, 1] and sorted(sum(epoch, [])) == list(range(7))
-    assert order(seed=5, epoch=2) == epoch
-    assert order(seed=5, epoch=2, start=1) == epoch[1:]
-    assert order(seed=5, epoch=3) != epoch and order(seed=6, epoch=2) != epoch
-    assert order(shuffle=False) == [[0, 1, 2], [3, 4, 5], [6]]
-
-
 def test_cached_graphs_give_the_same_batch():
     frames = [labelled(4, seed=k) for k in range(3)]
     dataset = Dataset(frames, ["B", "O"], 3.0, torch.float64)

@@ -11,6 +11,7 @@ import race
 from race.conventions import SIX_TO_VOIGT, matrix_from_six
 from race.deploy.export import export_model
 from race.errors import RaceError
+from race.model.heads import evidential_kappa
 from tests.deploy.conftest import graph_of, make_model
 
 
@@ -34,12 +35,17 @@ def test_equals_the_model(calculator, model, atoms):
 
     get = calculator.get_property
     close(get("energy_std", atoms), np.sqrt(result["energy_var"].mean() + energy.var()))
-    aleatoric = model.forces_cov(torch.from_numpy(result["raw"])).detach().numpy().mean(1)
+    of_members = model.forces_cov(torch.from_numpy(result["raw"])).detach().numpy()  # [n, M, 3, 3]
+    aleatoric = of_members.mean(1)
     deviation = forces - forces.mean(1, keepdims=True)
     epistemic = np.einsum("nma,nmb->nab", deviation, deviation) / forces.shape[1]
     close(get("forces_cov_aleatoric", atoms), aleatoric)
     close(get("forces_cov_epistemic", atoms), epistemic)
     close(get("forces_cov", atoms), aleatoric + epistemic)
+    bald = 0.5 * np.log(np.linalg.det(aleatoric + epistemic)) - 0.5 * np.log(np.linalg.det(of_members)).mean(1)
+    close(get("bald", atoms), bald)
+    # It is not what the mean of the covariances would give, and it is positive: mixing members adds entropy.
+    assert np.abs(bald - 0.5 * np.log(np.linalg.det(aleatoric + epistemic) / np.linalg.det(aleatoric))).max() > 1e-4 and bald.min() > 0
     close(get("stress_std", atoms), stress.std(0)[list(SIX_TO_VOIGT)])
     close(get("energy_members", atoms), energy)
     close(get("forces_members", atoms), forces)
@@ -104,7 +110,7 @@ def test_one_point_member_has_no_uncertainty(atoms, tmp_path):
     export_model(make_model(head="point", n_members=1), tmp_path / "x.race.pt")
     calculator = race.Calculator(tmp_path / "x.race.pt", uncertainty=True)
     assert np.isfinite(calculator.get_property("forces", atoms)).all()
-    for name in ("energy_std", "forces_cov", "forces_cov_aleatoric", "stress_std"):
+    for name in ("energy_std", "forces_cov", "forces_cov_aleatoric", "bald", "stress_std"):
         with pytest.raises(PropertyNotImplementedError):
             calculator.get_property(name, atoms)
 
@@ -113,9 +119,25 @@ def test_one_member_has_its_aleatoric_part(atoms, tmp_path):
     export_model(make_model(n_members=1), tmp_path / "x.race.pt")
     calculator = race.Calculator(tmp_path / "x.race.pt")
     close(calculator.get_property("forces_cov", atoms), calculator.get_property("forces_cov_aleatoric", atoms))
-    for name in ("forces_cov_epistemic", "stress_std"):
+    for name in ("forces_cov_epistemic", "bald", "stress_std"):
         with pytest.raises(PropertyNotImplementedError):
             calculator.get_property(name, atoms)
+
+
+def test_one_evidential_member_has_bald(atoms, tmp_path):
+    """Its two covariances are proportional: 3/2 ln(1 + 1/kappa)."""
+    model = make_model(n_members=1, head="evidential")
+    export_model(model, tmp_path / "x.race.pt")
+    kappa = evidential_kappa(model(graph_of(atoms))["raw"]).detach().numpy()[:, 0]
+    close(race.Calculator(tmp_path / "x.race.pt").get_property("bald", atoms), 1.5 * np.log1p(1 / kappa))
+
+
+def test_an_ensemble_of_energy_heads_has_no_bald(atoms, tmp_path):
+    export_model(make_model(head="energy"), tmp_path / "x.race.pt")
+    calculator = race.Calculator(tmp_path / "x.race.pt")
+    assert calculator.get_property("forces_cov", atoms).any()
+    with pytest.raises(PropertyNotImplementedError):
+        calculator.get_property("bald", atoms)
 
 
 def test_the_papers_intensive_energy_variance(atoms, tmp_path):

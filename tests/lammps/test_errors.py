@@ -116,6 +116,9 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "nothing to tell": (
             f"pair_style race {point}\npair_coeff * * B N O\ncompute u all race/atom force/std", "1 member(s) and head point",
         ),
+        "no bald": (
+            f"pair_style race {point}\npair_coeff * * B N O\ncompute u all race/atom bald", "in an ensemble or evidential",
+        ),
         "global": (f"{good}\ncompute u all race entropy", "got entropy"),
         "group": (f"{good}\ngroup b type 1\ncompute u b race energy/std", "expected group all"),
         "no pair": ("pair_style zero 3.0\npair_coeff * *\ncompute u all race energy/std", "expected one pair_style race"),

@@ -49,7 +49,8 @@ def test_columns_follow_the_command_and_the_group(lammps_run, artifact):
     group oxygen type 3
     compute u oxygen race/atom energy/std force/epistemic force/std interval 0.9
     compute s all race/atom force/std
-    dump d all custom 3 out.dump id type x y z c_u[*] c_s
+    compute b all race/atom bald
+    dump d all custom 3 out.dump id type x y z c_u[*] c_s c_b
     dump_modify d sort id format float %.17g
     run 6
     """
@@ -66,6 +67,8 @@ def test_columns_follow_the_command_and_the_group(lammps_run, artifact):
         np.testing.assert_allclose(epistemic[oxygen], six_from_matrix(found["forces_cov_epistemic"])[oxygen], atol=1e-9)
         np.testing.assert_allclose(frame["c_u[8]"][oxygen], np.sqrt(diagonal.mean(1))[oxygen], atol=1e-9)
         np.testing.assert_allclose(frame["c_s"], np.sqrt(diagonal.mean(1)), atol=1e-9)
+        np.testing.assert_allclose(frame["c_b"], found["bald"], atol=1e-9)
+        assert np.ptp(found["bald"]) > 0.01
         np.testing.assert_allclose(interval[oxygen], 1.3 * ndtri(0.95) * np.sqrt(diagonal)[oxygen], atol=1e-9)  # 1.3: calibration
 
 
@@ -97,16 +100,16 @@ def test_global_values_in_thermo_and_halt(lammps_run, artifact):
 def test_fix_pair_and_uq_every(lammps_run, artifact):
     """extract_peratom gives what the compute gives; `uq every` fills it without any compute asking."""
     commands = """
-    compute u all race/atom force/cov force/std energy/std
-    fix asked all pair 3 race f_cov 1 f_std 1 e_std 1
-    fix filled all pair 3 race f_cov 0 f_std 0 e_std 0
+    compute u all race/atom force/cov force/std energy/std bald
+    fix asked all pair 3 race f_cov 1 f_std 1 e_std 1 bald 1
+    fix filled all pair 3 race f_cov 0 f_std 0 e_std 0 bald 0
     dump d all custom 3 out.dump id c_u[*] f_asked[*] f_filled[*]
     dump_modify d sort id format float %.17g
     run 6
     """
     md(lammps_run, artifact, commands, model="uq every 3")
     for frame in read_dump(lammps_run.folder / "out.dump"):
-        for k in range(1, 9):
+        for k in range(1, 10):
             assert np.abs(frame[f"c_u[{k}]"]).max() > 0
             np.testing.assert_array_equal(frame[f"f_asked[{k}]"], frame[f"c_u[{k}]"])
             np.testing.assert_array_equal(frame[f"f_filled[{k}]"], frame[f"c_u[{k}]"])

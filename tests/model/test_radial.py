@@ -22,39 +22,65 @@ def test_basis_derivative_and_ends():
         assert ends[1].abs().max() < 1e-12 and slopes.abs().max() < 1e-10
 
 
-def test_knots_are_met_and_their_slopes():
+def test_knots_are_met_with_slope_and_curvature():
     torch.manual_seed(0)
-    table = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    table = torch.randn(2, 5, 3, 3, dtype=torch.float64)
     x = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None].requires_grad_()
     value = spline_aten(x, table)
     assert torch.allclose(value, table[:, :, 0], atol=1e-14)
     for k in range(3):
-        (slope,) = torch.autograd.grad(value[0, :, k].sum(), x, retain_graph=True)
-        assert torch.allclose(slope[1:-1, 0], table[0, 1:-1, 1, k], atol=1e-12)
+        (slope,) = torch.autograd.grad(value[0, :, k].sum(), x, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), x, retain_graph=True)
+        inner = slice(1, -1)  # at the ends the clamp halves the derivative
+        assert torch.allclose(slope[inner, 0], table[0, inner, 1, k], atol=1e-12)
+        assert torch.allclose(curvature[inner, 0], table[0, inner, 2, k], atol=1e-10)
 
 
-def test_table_error_falls_as_the_fourth_power():
+def test_table_holds_the_derivatives_of_the_mlp():
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(0)
+        for p in (2, 6):
+            radial = Radial([8, 16, 16, 5], 2, 9, p)
+            x = torch.linspace(0, 1, 9).unsqueeze(1).requires_grad_()
+            exact = radial.mlp(bessel_basis(x, 8, float(p))[0].unsqueeze(0))
+            table = radial.table()
+            for m in range(2):
+                for k in range(5):
+                    (slope,) = torch.autograd.grad(exact[m, :, k].sum(), x, create_graph=True)
+                    (curvature,) = torch.autograd.grad(slope.sum(), x, retain_graph=True)
+                    found = torch.stack([exact[m, :, k], slope[:, 0], curvature[:, 0]], 1)[1:]  # autograd is not finite at x = 0
+                    assert torch.allclose(found, table[m, 1:, :, k], atol=1e-9, rtol=1e-9)
+            near = radial.mlp(bessel_basis(torch.tensor([[1e-4]]), 8, float(p))[0].unsqueeze(0))
+            start = table[:, 0]
+            expected = start[:, 0] + 1e-4 * start[:, 1] + 0.5e-8 * start[:, 2]
+            assert torch.allclose(near[:, 0], expected, rtol=1e-9, atol=1e-9)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_table_error_falls_as_the_sixth_power():
     torch.manual_seed(0)
     x = torch.rand(500, 1, 1, dtype=torch.float64)
     torch.set_default_dtype(torch.float64)
     try:
         errors = []
-        for knots in (128, 256):
+        for knots in (257, 513):
             torch.manual_seed(0)
             radial = Radial([8, 32, 32, 20], 2, knots, 6)
             exact = radial.mlp(bessel_basis(x[:, 0], 8, 6.0)[0].unsqueeze(0))
             errors.append(((spline_aten(*radial(x)) - exact).abs().max() / exact.abs().max()).item())
     finally:
         torch.set_default_dtype(torch.float32)
-    assert 10 < errors[0] / errors[1] < 22
+    assert 40 < errors[0] / errors[1] < 100
 
 
 def test_tabulated_model_equals_the_exact_one(atoms):
     exact = make_model(radial_knots=0)
     a = exact(graph_of(atoms))["forces"]
     errors = []
-    for knots in (1024, 2048):
+    for knots in (128, 256, 512):
         table = make_model(radial_knots=knots)
         table.load_state_dict(exact.state_dict())
         errors.append(((table(graph_of(atoms))["forces"] - a).abs().max() / a.abs().max()).item())
-    assert 1e-6 < errors[0] < 1e-5 and 0 < errors[1] < 1e-6  # forces converge as the third power of the spacing
+    assert 1e-6 < errors[0] < 1e-4 and 0 < errors[2] < errors[1] < 1e-6

@@ -24,6 +24,7 @@ from race.train.command import train
 from race.train.log import Log
 from race.train.members import initial_model
 from race.train.metrics import Metrics
+from race.train.parallel import Ranks
 from race.train.prepare import prepare
 from race.train.run import load_run
 from race.train.trainer import Trainer
@@ -80,10 +81,10 @@ def test_metrics_against_numpy(finished, copper):
     out = {name: value.detach() for name, value in model(batch).items()}
     metrics = Metrics(config.model)
     dataset = Dataset(read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64)
-    for part in dataset.batches(2, shuffle=False):  # batches of unequal size must weigh by their rows
+    for part in dataset.batches(2):  # batches of unequal size must weigh by their rows
         result = {name: value.detach() for name, value in model(part).items()}
         metrics.update(part, result, model.forces_cov(result["raw"]).detach())
-    found = {name: value.numpy() for name, value in metrics.result().items()}
+    found = {name: value.numpy() for name, value in metrics.result(Ranks()).items()}
     forces, energy = out["forces"].numpy(), out["energy"].numpy()
     cov = model.forces_cov(out["raw"]).detach().numpy()
     error = forces.mean(1) - batch.forces.numpy()
@@ -104,7 +105,7 @@ def test_head_without_forces_covariance_has_no_force_deviation(copper):
     model, batch = initial_model(config.model, 0, torch.float64), batch_of(copper, config)
     metrics = Metrics(config.model)
     metrics.update(batch, {name: value.detach() for name, value in model(batch).items()}, None)
-    result = metrics.result()
+    result = metrics.result(Ranks())
     assert torch.isnan(result["forces_std"]).tolist() == [True, True, False]  # the ensemble has its spread
     assert "forces_nll" not in result and "energy_nll" not in result
 
@@ -205,6 +206,7 @@ def wait_until(process, condition, deadline=120):
 def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
     """Killed inside an epoch, between any two instructions, and continued: bit for bit the run that was left alone."""
     options = {"batch_size": 2, "schedule": "plateau", "patience": 1, "learning_rate": 0.3, "ema_decay": 0.5}  # 5 batches make an epoch
+    options["balance"] = number == signal.SIGTERM
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(make_config(copper, model={"n_members": 2}, train=options | {"epochs": 1}), whole)
     shutil.copytree(whole, killed)

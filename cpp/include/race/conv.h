@@ -10,8 +10,8 @@
 //   g        [n_nodes, dim_in]      features of the senders, float32 or float64 like radial, table and sh
 //   radial   [M, E, K]              the radial weights R, without a table
 //            [E, G]                 with one: x = r / r_max, from which R is interpolated where it is used and never stored
-//   table    [M, N, 2, K]           value and d/dx of K radial functions at the knots x_n = n / (N - 1): cubic Hermite in between,
-//                                   beyond x = 1 the last knot's value
+//   table    [M, N, 3, K]           value, first and second x derivative of K radial functions at the knots x_n = n / (N - 1): quintic
+//                                   Hermite in between (twice continuously differentiable), beyond x = 1 the last knot's value
 //   sh       [E, G, S]              spherical harmonics, block l at l^2
 //   sender   int64 [E]              rows of g
 //   row_ptr  int64 [n_receivers+1]  edges are sorted by receiver

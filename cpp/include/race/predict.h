@@ -12,7 +12,7 @@ namespace race {
 /// What to compute beside the mean. Every domain must ask for the same: it decides what is exchanged.
 struct Request {
   bool members = false;      ///< forces and virial of each member (G = M) instead of the mean (G = 1)
-  bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic
+  bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric
   bool atom_virial = false;
 };
 
@@ -38,6 +38,11 @@ struct Prediction {
   at::Tensor cov_aleatoric;    ///< [n_owned, 6] (eV/Angstrom)^2, mean over members; 0 for heads without. Undefined unless asked for
   at::Tensor cov_epistemic;    ///< [n_owned, 6] (eV/Angstrom)^2, the evidential head's own, mean over members, else 0. The spread of
                                ///< the members is member_covariance() and adds to it. Undefined unless asked for
+
+  /// [n_owned], mean over members of ln det Sigma_m, the members' aleatoric covariances in (eV/Angstrom)^2. With the total one it
+  /// makes the mutual information of force and member, 1/2 ln det Sigma - 1/2 mean_m ln det Sigma_m (BALD). Undefined unless asked
+  /// for, and for heads without a covariance.
+  at::Tensor logdet_aleatoric;
 };
 
 /// Energies by segments with halo exchanges between them, forces by the explicit transpose of that chain: one r_max of ghosts for any number of layers. Collective: every domain calls it with the same request.
@@ -46,5 +51,8 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
 
 /// Epistemic covariance of *complete* forces: [n, M, 3] -> [n, 6], mean_m (F_m - F)(F_m - F)^T with F = mean_m F_m (population).
 at::Tensor member_covariance(const at::Tensor& forces);
+
+/// ln det of symmetric matrices: six columns [..., 6] -> [...]; NaN where one is not positive definite.
+at::Tensor log_determinant(const at::Tensor& six);
 
 }  // namespace race

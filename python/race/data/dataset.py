@@ -7,6 +7,7 @@ import ase
 import numpy as np
 import torch
 
+from race.data.batching import balanced_batches, consecutive_batches
 from race.data.graph import Batch, build_graph, collate
 
 
@@ -53,8 +54,21 @@ class Dataset:
     def n_batches(self, batch_size: int) -> int:
         return -(-len(self) // batch_size)
 
-    def batches(self, batch_size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
-        """Batches number `start` and on of an epoch; the last may be smaller. Resuming at `start` continues the same order."""
+    def n_edges(self, indices: Iterable[int]) -> np.ndarray:
+        """int64: edges of each of the frames `indices`, which is what a frame costs. Builds their graphs."""
+        return np.array([self.graph(int(index)).n_edges for index in indices], dtype=np.int64)
+
+    def plan(self, batch_size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True, balanced: bool = False) -> list[np.ndarray]:
+        """The frames of every batch of an epoch, a function of the arguments alone: training resumes at any batch of it.
+
+        `balanced` evens out the number of edges per batch (race.data.batching); else the last batch may be smaller.
+        """
         order = self.order(seed, epoch, shuffle)
-        for first in range(start * batch_size, len(self), batch_size):
-            yield self.batch(order[first : first + batch_size])
+        if balanced:
+            return balanced_batches(order, self.n_edges(range(len(self))), batch_size)
+        return consecutive_batches(order, batch_size)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """All frames in their own order."""
+        for indices in self.plan(batch_size, shuffle=False):
+            yield self.batch(indices)

@@ -18,7 +18,7 @@ from race.errors import RaceError
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 MEMBERS = ["energy_members", "forces_members", "stress_members"]
-UNCERTAINTY = ["energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "stress_std", *MEMBERS]
+UNCERTAINTY = ["energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "bald", "stress_std", *MEMBERS]
 
 
 class Calculator(AseCalculator):
@@ -27,6 +27,8 @@ class Calculator(AseCalculator):
     Beside ASE's own properties, `atoms.calc.get_property(name, atoms)` gives
         energy_std            eV, total: aleatoric and spread of the members
         forces_cov            [n_atoms, 3, 3] (eV/A)^2, total = forces_cov_aleatoric + forces_cov_epistemic
+        bald                  [n_atoms] nats, 1/2 ln det(forces_cov) - mean_m 1/2 ln det(aleatoric covariance of member m): what the
+                              force would tell about which member is right (Houlsby et al. 2011, arXiv:1112.5745)
         stress_std            [6] eV/A^3, ASE's Voigt order; the members' spread (no head predicts stress noise)
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6] eV/A^3 in Voigt order.
     A property that the artifact cannot give (one member, a head without covariance, stress without 3D periodicity) raises
@@ -66,6 +68,7 @@ class Calculator(AseCalculator):
             "forces_cov": ensemble or forces_cov,
             "forces_cov_aleatoric": forces_cov,
             "forces_cov_epistemic": ensemble or self.metadata["head"] == "evidential",
+            "bald": forces_cov and (ensemble or self.metadata["head"] == "evidential"),
             "stress_std": ensemble,
         }
         self.uncertainty_properties = [name for name in UNCERTAINTY if available.get(name, True)]
@@ -103,6 +106,8 @@ class Calculator(AseCalculator):
             results["energy_std"] = float(np.sqrt(self._energy_var(out["node_energy_var"]).mean() + energy_members.var()))
             results["forces_cov_aleatoric"], results["forces_cov_epistemic"] = matrix_from_six(aleatoric), matrix_from_six(epistemic)
             results["forces_cov"] = matrix_from_six(aleatoric + epistemic)
+            if "logdet_aleatoric" in out:
+                results["bald"] = 0.5 * (np.linalg.slogdet(results["forces_cov"])[1] - out["logdet_aleatoric"])
             results["energy_members"], results["forces_members"] = energy_members, forces
         if atoms.pbc.all():
             virial = out["virial"].reshape(-1, 3, 3)

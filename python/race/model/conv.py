@@ -9,8 +9,9 @@ branching on a Final attribute compiles only one.
 
 Arguments of both:
     g: [n_nodes, dim_in] features of the senders.
-    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself; with one, [M, N, 2, K] of values and
-        slopes at N knots, radial is x [E, G] and R its cubic Hermite interpolation, which the fused operator never stores.
+    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself; with one, [M, N, 3, K] of values,
+        slopes and curvatures at N knots, radial is x [E, G] and R its quintic Hermite interpolation, which the fused operator
+        never stores.
     sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
         the gradients with respect to x and sh are each member's own.
     sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
@@ -37,16 +38,19 @@ except ImportError as error:
 
 
 def spline_aten(x: Tensor, table: Tensor) -> Tensor:
-    """x [E, G], table [M, N, 2, K] -> R [M, E, K]: cubic Hermite; beyond x = 1 the last knot's value."""
+    """x [E, G], table [M, N, 3, K] -> R [M, E, K]: quintic Hermite; beyond x = 1 the last knot's value."""
     n_members, n_knots = table.shape[0], table.shape[1]
-    position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() * (n_knots - 1)  # [M, E]
+    h = 1.0 / (n_knots - 1)
+    position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() / h  # [M, E]
     row = torch.clamp(position.detach().to(torch.long), max=n_knots - 2)
     t = (position - row).unsqueeze(2)
     s = 1.0 - t
     member = torch.arange(n_members, device=x.device).unsqueeze(1)
-    left, right = table[member, row], table[member, row + 1]  # [M, E, 2, K]
-    value = (1.0 + 2.0 * t) * s * s * left[:, :, 0] + t * t * (3.0 - 2.0 * t) * right[:, :, 0]
-    return value + (t * s * s * left[:, :, 1] - t * t * s * right[:, :, 1]) / (n_knots - 1)
+    left, right = table[member, row], table[member, row + 1]  # [M, E, 3, K]: value, slope, curvature
+    value = s**3 * (1.0 + 3.0 * t + 6.0 * t**2) * left[:, :, 0] + t**3 * (1.0 + 3.0 * s + 6.0 * s**2) * right[:, :, 0]
+    slope = t * s**3 * (1.0 + 3.0 * t) * left[:, :, 1] - s * t**3 * (1.0 + 3.0 * s) * right[:, :, 1]
+    curvature = t**2 * s**3 * left[:, :, 2] + t**3 * s**2 * right[:, :, 2]
+    return value + h * slope + 0.5 * h**2 * curvature
 
 
 def conv_aten(

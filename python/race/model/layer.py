@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from race.model.conv import conv_aten, conv_fused
 from race.model.heads import TENSOR_HEADS, n_scalars
 from race.model.irreps import Layout, conv_paths
-from race.model.linear import Blocks, Linear, species_order, species_products, weight_shapes
+from race.model.linear import BlockLinear, Linear, block_linear, fan_in_norm, weight_shapes
 from race.model.radial import Radial, silu
 
 
@@ -17,27 +17,34 @@ class Readout(nn.Module):
     def __init__(self, irreps: o3.Irreps, hidden: int, head: str, n_members: int):
         super().__init__()
         layout = Layout(irreps, n_members)
-        self.scalar_index = layout.find(o3.Irrep("0e"))
-        self.tensor_index = layout.find(o3.Irrep("2e")) if head in TENSOR_HEADS else -1
-        self.w1 = nn.Parameter(torch.randn(n_members, layout.blocks[self.scalar_index].mul, hidden))
-        self.w2 = nn.Parameter(torch.randn(n_members, hidden, n_scalars(head)))
-        tensor_mul = layout.blocks[self.tensor_index].mul if self.tensor_index >= 0 else 0
-        self.wt = nn.Parameter(torch.randn(n_members, tensor_mul, 1))
+        scalar = layout.blocks[layout.find(o3.Irrep("0e"))]
         self.has_tensor = head in TENSOR_HEADS
+        tensors = [block for block in layout.blocks if self.has_tensor and block.ir == o3.Irrep("2e")]  # none yet in a first layer
+        self.w1 = nn.Parameter(torch.randn(n_members, scalar.mul, hidden))
+        self.w2 = nn.Parameter(torch.randn(n_members, hidden, n_scalars(head)))
+        self.wt = nn.Parameter(torch.randn(n_members, sum(block.mul for block in tensors), 1))
+        # h -> the hidden channels, then the five components: one map, so that h has one adjoint
+        self.widths = [n_members * hidden, 5 * n_members if self.has_tensor else 0]
+        rows = [1, scalar.mul, hidden, scalar.offset, 0, 0]
+        for block in tensors:
+            rows += [5, block.mul, 1, block.offset, self.widths[0], scalar.mul * hidden]
+        self.first = BlockLinear(rows, sum(self.widths))
+        self.second = BlockLinear([1, hidden, n_scalars(head), 0, 0, 0], n_members * n_scalars(head))
 
-    def forward(self, blocks: list[Tensor], n: int) -> Tensor:
-        """Blocks of h (Blocks.cut) -> [n, M, n_out]"""
-        x = blocks[self.scalar_index]  # [M, n, C]
-        x = silu(torch.bmm(x, self.w1 * self.w1.shape[1] ** -0.5))
-        out = torch.bmm(x, self.w2 * self.w2.shape[1] ** -0.5).transpose(0, 1)  # [n, M, n_scalar]
+    def forward(self, h: Tensor) -> Tensor:
+        """h [n, dim] -> [n, M, n_out]"""
+        n, n_members = h.shape[0], self.w1.shape[0]
+        weight = torch.cat([flat(self.w1), flat(self.wt)], dim=2)
+        hidden, tensor = self.first(h, weight).split(self.widths, dim=1)
+        out = self.second(silu(hidden), flat(self.w2)).view(n, n_members, self.w2.shape[2])
         if self.has_tensor:
-            if self.tensor_index >= 0:
-                t = torch.bmm(blocks[self.tensor_index], self.wt * self.wt.shape[1] ** -0.5)  # [M, n * 5, 1]
-                t = t.view(t.shape[0], n, 5).transpose(0, 1)
-            else:  # e.g. no 2e feature yet: this layer adds nothing to the tensor channels
-                t = torch.zeros(n, out.shape[1], 5, dtype=out.dtype, device=out.device)
-            out = torch.cat([out, t], dim=2)
+            out = torch.cat([out, tensor.reshape(n, 5, n_members).transpose(1, 2)], dim=2)
         return out
+
+
+def flat(weight: Tensor) -> Tensor:
+    """W / sqrt(fan_in) of one block, [M, mul_in, mul_out] -> [M, 1, numel]"""
+    return weight.flatten(1).unsqueeze(1) * max(weight.shape[1], 1) ** -0.5
 
 
 class Layer(nn.Module):
@@ -82,32 +89,19 @@ class Layer(nn.Module):
         self.register_buffer("cg", paths.cg, persistent=False)
         self.dim_mid = Layout(paths.irreps_out, M).dim
         self.avg_num_neighbors = avg_num_neighbors
-        self.n_species = S
         self.radial = Radial([*radial_widths, paths.n_weights], M, radial_knots, envelope_p)
 
-        self.mid_blocks = Blocks(Layout(paths.irreps_out, M), M)
-        self.in_blocks = Blocks(Layout(irreps_in, M), M)
-        self.out_blocks = Blocks(Layout(irreps_out, M), M)
         self.linear_down = Linear(paths.irreps_out, irreps_a, M)
-
-        # Which irreps the product and the skip connection feed, and from which block.
-        self.product_shapes = [shape for shape in weight_shapes(irreps_a, irreps_a)]
-        self.product_dims = [ir.dim for _, ir in irreps_a]
-        skip_irreps = o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in irreps_in])
-        self.skip_shapes = weight_shapes(irreps_in, skip_irreps)
-        self.skip_dims = [ir.dim for _, ir in skip_irreps]
-        in_order = [ir for _, ir in irreps_in]
-        self.skip_sources = [in_order.index(ir) for _, ir in skip_irreps]
-        a_order, s_order = [ir for _, ir in irreps_a], [ir for _, ir in skip_irreps]
-        self.product_of_out = [a_order.index(ir) if ir in a_order else -1 for _, ir in irreps_out]
-        self.skip_of_out = [s_order.index(ir) if ir in s_order else -1 for _, ir in irreps_out]
-
-        product_fan = torch.cat([torch.full((a * b,), float(n_features * a) ** -0.5) for a, b in self.product_shapes])
-        skip_fan = torch.cat([torch.full((a * b,), float(a) ** -0.5) for a, b in self.skip_shapes])
-        self.register_buffer("product_norm", product_fan, persistent=False)
-        self.register_buffer("skip_norm", skip_fan, persistent=False)
-        self.weight_product = nn.Parameter(torch.randn(M, n_features, product_fan.numel()))
-        self.weight_skip = nn.Parameter(torch.randn(M, S, skip_fan.numel()))
+        self.product_shapes = weight_shapes(irreps_a, irreps_a)
+        self.skip_shapes = weight_shapes(irreps_in, o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in irreps_in]))
+        product_norm, skip_norm = fan_in_norm(self.product_shapes, n_features), fan_in_norm(self.skip_shapes)
+        self.register_buffer("product_norm", product_norm, persistent=False)
+        self.register_buffer("skip_norm", skip_norm, persistent=False)
+        self.product_map = block_linear(irreps_a, irreps_out, M)
+        self.folded_map = block_linear(paths.irreps_out, irreps_out, M)
+        self.skip_map = block_linear(irreps_in, irreps_out, M)
+        self.weight_product = nn.Parameter(torch.randn(M, n_features, product_norm.numel()))
+        self.weight_skip = nn.Parameter(torch.randn(M, S, skip_norm.numel()))
         self.is_folded = False
         self.register_buffer("product_folded", torch.zeros(0), persistent=False)
 
@@ -115,46 +109,39 @@ class Layer(nn.Module):
         self.linear_up_next = None if irreps_g_next is None else Linear(irreps_out, irreps_g_next, M)
 
     def product_weight(self, species_features: Tensor) -> Tensor:
-        """W_prod[Z] for every species: a [M, S, F] -> [M, S, numel]."""
-        return torch.bmm(species_features, self.weight_product) * self.product_norm
+        """W_prod[Z] / N for every species: a [M, S, F] -> [M, S, numel]."""
+        return torch.bmm(species_features, self.weight_product) * (self.product_norm / self.avg_num_neighbors)
 
     def forward(
         self, species_features: Tensor, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h [n, dim], g [n_total, dim_g], radial [E, G, B], sh [E, G, S], CSR over receivers -> h', g', out [n, M, n_out]."""
-        n = h.shape[0]
         weights, table = self.radial(radial)
         if self.fused:
             mid = conv_fused(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         else:
             mid = conv_aten(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
-        mid = mid / self.avg_num_neighbors  # [n, dim_mid]
-
-        order, counts = species_order(species, self.n_species)
-        down = self.linear_down.products(self.mid_blocks.cut(mid.index_select(0, order)))
-        weight = self.product_folded if self.is_folded else self.product_weight(species_features)
-        product = species_products(down, counts, weight, self.product_shapes, self.product_dims)
-        h_blocks = self.in_blocks.cut(h.index_select(0, order))
-        skip_in = [h_blocks[k] for k in self.skip_sources]
-        skip = species_products(skip_in, counts, self.weight_skip * self.skip_norm, self.skip_shapes, self.skip_dims)
-        blocks: list[Tensor] = []
-        for k in range(len(self.product_of_out)):
-            a, b = self.product_of_out[k], self.skip_of_out[k]
-            if a >= 0 and b >= 0:
-                blocks.append(product[a] + skip[b])
-            else:
-                blocks.append(product[a] if a >= 0 else skip[b])
-
-        back = torch.empty_like(order)
-        back[order] = torch.arange(n, device=order.device)
-        out = self.readout(blocks, n).index_select(0, back)
-        h_next = self.out_blocks.join(blocks, n).index_select(0, back)
-        g_next = h_next.new_zeros((n, 0)) if self.linear_up_next is None else self.linear_up_next(h_next)
-        return h_next, g_next, out
+        if self.is_folded:
+            product = self.folded_map(mid, self.product_folded, species)
+        else:
+            product = self.product_map(self.linear_down(mid), self.product_weight(species_features), species)
+        h_next = product + self.skip_map(h, self.weight_skip * self.skip_norm, species)
+        g_next = h_next.new_zeros((h.shape[0], 0)) if self.linear_up_next is None else self.linear_up_next(h_next)
+        return h_next, g_next, self.readout(h_next)
 
     def fold(self, species_features: Tensor) -> None:
-        """Replaces the product's F matrices by one per species (exact); afterwards the layer cannot be trained."""
+        """Keeps W_down W_prod[Z] / N alone, one matrix per species (exact); afterwards the layer cannot be trained.
+
+        Not so in training: forming the matrices costs more than a second map of a batch of some hundred atoms.
+        """
         self.radial.fold()
-        self.product_folded = self.product_weight(species_features).detach()
-        self.weight_product = nn.Parameter(torch.zeros(self.weight_product.shape[0], 0, 0))
+        down = self.linear_down.matrices().split([a * b for a, b in self.linear_down.shapes], dim=2)
+        product = self.product_weight(species_features).split([a * b for a, b in self.product_shapes], dim=2)
+        parts = [
+            torch.matmul(left.unflatten(2, [rows, columns]), right.unflatten(2, [columns, columns])).flatten(2)
+            for left, right, (rows, columns) in zip(down, product, self.linear_down.shapes, strict=True)
+        ]
+        self.product_folded = torch.cat(parts, dim=2).detach()
+        for weight in (self.weight_product, self.linear_down.weight):
+            weight.data = weight.data[..., :0]
         self.is_folded = True

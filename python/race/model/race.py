@@ -18,7 +18,7 @@ from race.model.edges import EdgeBasis
 from race.model.heads import TENSOR_HEADS, ForceCovariance, evidential_kappa, n_outputs
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
-from race.model.linear import Linear
+from race.model.linear import BlockLinear, Linear
 from race.model.scatter import segment_sum
 
 
@@ -227,8 +227,8 @@ class RACE(nn.Module):
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "RACE":
-        """Compiled operators (race::conv, race::edge_basis), or stock torch operations only. In place."""
-        self.edge_basis.fused = fused and HAS_FUSED
-        for layer in self._layers():
-            layer.fused = fused and HAS_FUSED
+        """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
+        for module in self.modules():
+            if isinstance(module, (EdgeBasis, Layer, BlockLinear)):
+                module.fused = fused and HAS_FUSED
         return self

@@ -1,8 +1,8 @@
 """Radial weights R(x), x = r / r_max: an MLP of the Bessel features, evaluated for every edge or interpolated from knots.
 
 R depends on the distance alone, so with `radial_knots` > 0 the MLP and its derivative are evaluated at that many knots and
-every edge interpolates (cubic Hermite, inside the convolution). It is what is trained and what is deployed: forces are the
-spline's own derivative.
+every edge interpolates (quintic Hermite, inside the convolution: twice continuously differentiable). It is what is trained and
+what is deployed: forces are the spline's own derivative.
 """
 
 import math
@@ -28,23 +28,37 @@ def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
     return bessel * u, slope * u + bessel * du
 
 
+def bessel_curvature(x: Tensor, n_radial: int, p: float) -> Tensor:
+    """d2/dx2 of `bessel_basis`: x [..., 1] -> [..., n_radial]"""
+    c = p * (p + 1.0) * (p + 2.0) / 2.0
+    u, du, ddu = (1.0 - (p + 1.0) * (p + 2.0) / 2.0 * x**p + p * (p + 2.0) * x ** (p + 1.0) - p * (p + 1.0) / 2.0 * x ** (p + 2.0),
+                  -c * x ** (p - 1.0) * (1.0 - x) ** 2, -c * x ** (p - 2.0) * (1.0 - x) * (p - 1.0 - (p + 1.0) * x))  # fmt: skip
+    k = math.pi * torch.arange(1, n_radial + 1, dtype=x.dtype, device=x.device)
+    root2, near = math.sqrt(2.0), x < 1e-6
+    safe = torch.clamp(x, min=1e-6)
+    b = torch.where(near, root2 * k, root2 * torch.sin(k * safe) / safe)  # b'' = -k^2 b - 2 b'/x
+    db = torch.where(near, torch.zeros_like(b), (root2 * k * torch.cos(k * safe) - b) / safe)
+    ddb = torch.where(near, -root2 / 3.0 * k**3, -(k**2) * b - 2.0 * db / safe)
+    return (ddb * u + 2.0 * db * du + b * ddu) * (x < 1.0).to(x.dtype)
+
+
 def silu(x: Tensor) -> Tensor:
     """SiLU scaled so that E[silu(z)^2] = 1 for z ~ N(0, 1), as e3nn's normalize2mom."""
     return torch.nn.functional.silu(x) * 1.6790
 
 
-def silu_slope(x: Tensor) -> Tensor:
-    """Derivative of `silu`."""
+def silu_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative of `silu`."""
     s = torch.sigmoid(x)
-    return 1.6790 * s * (1.0 + x * (1.0 - s))
+    c = s * (1.0 - s)
+    return 1.6790 * (s + x * c), 1.6790 * c * (2.0 + x * (1.0 - 2.0 * s))
 
 
 class Radial(nn.Module):
     """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
 
     __constants__ = ["is_folded", "n_knots"]
-    knot_value: Tensor
-    knot_slope: Tensor
+    knots: Tensor
     table_folded: Tensor
 
     def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
@@ -55,12 +69,12 @@ class Radial(nn.Module):
         self.is_folded = False
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
         value, slope = bessel_basis(x, widths[0], float(envelope_p))
-        self.register_buffer("knot_value", value.to(torch.get_default_dtype()), persistent=False)  # [N, B]
-        self.register_buffer("knot_slope", slope.to(torch.get_default_dtype()), persistent=False)
+        knots = torch.stack([value, slope, bessel_curvature(x, widths[0], float(envelope_p))])  # [3, N, B]
+        self.register_buffer("knots", knots.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("table_folded", torch.zeros(0), persistent=False)
 
     def forward(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the convolution takes as (radial, table): x [E, G] and knots [M, N, 2, K], or R [M, E, K] and None.
+        """What the convolution takes as (radial, table): x [E, G] and knots [M, N, 3, K], or R [M, E, K] and None.
 
         radial [E, G, 1] = x with knots, else Bessel features [E, G, B].
         """
@@ -76,19 +90,21 @@ class Radial(nn.Module):
         return x
 
     def table(self) -> Tensor:
-        """Values and slopes of R at the knots, [M, N, 2, K]: the MLP and its forward-mode derivative."""
-        x, d = self.knot_value.unsqueeze(0), self.knot_slope.unsqueeze(0)
+        """R, R' and R'' at the knots, [M, N, 3, K]: the MLP and its derivatives carried forward."""
+        n_members, n_knots = self.weights[0].shape[0], self.knots.shape[1]
+        x = self.knots.view(1, 3 * n_knots, -1)
         for k, weight in enumerate(self.weights):
-            w = weight * weight.shape[1] ** -0.5
-            x, d = torch.matmul(x, w), torch.matmul(d, w)
+            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)  # [M, 3 N, width]
             if k < self.n_hidden:
-                x, d = silu(x), d * silu_slope(x)
-        return torch.stack([x, d], dim=2)
+                value, slope, curvature = x.view(n_members, 3, n_knots, -1).unbind(1)
+                first, second = silu_derivatives(value)
+                x = torch.cat([silu(value), first * slope, second * slope**2 + first * curvature], 1)
+        return x.view(n_members, 3, n_knots, -1).transpose(1, 2)
 
     def fold(self) -> None:
         """Keeps the table alone."""
         if self.n_knots > 0:
-            self.table_folded = self.table().detach()
+            self.table_folded = self.table().detach().contiguous()
             for weight in self.weights:
                 weight.data = weight.data[:, :0, :0]
             self.is_folded = True

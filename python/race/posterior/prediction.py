@@ -119,7 +119,7 @@ def predict_dataset(model: RACE, dataset: Dataset, batch_size: int = 8) -> tuple
     device = next(model.parameters()).device
     with_forces = any(dataset.graph(k).forces is not None for k in range(len(dataset)))
     predictions, labels = [], []
-    for batch in dataset.batches(batch_size, shuffle=False):
+    for batch in dataset.batches(batch_size):
         predictions.append(predict_batch(model, batch.to(device), with_forces))
         labels.append(batch_labels(batch, dataset.elements))
     return concatenate(predictions), join_labels(labels)

@@ -1,4 +1,4 @@
-"""`race train config.yaml --out run [--resume]`."""
+"""`race train config.yaml --out run [--resume]`, alone or as one of torchrun's processes."""
 
 import argparse
 from pathlib import Path
@@ -9,6 +9,7 @@ from race.config import Config, read_config
 from race.errors import RaceError
 from race.train.checkpoint import has_checkpoint
 from race.train.members import initial_model
+from race.train.parallel import Ranks
 from race.train.prepare import DTYPES, Prepared, prepare
 from race.train.run import load_weights, provenance, write_config, write_summary
 from race.train.trainer import Trainer
@@ -24,39 +25,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    train(read_config(args.config), args.out, args.resume)
+    config = read_config(args.config)
+    with Ranks(config.train.device) as ranks:
+        train(config, args.out, args.resume, ranks)
 
 
-def train(config: Config, out: Path, resume: bool = False) -> Trainer:
+def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None = None) -> Trainer:
     """Trains in the folder `out` until done.
 
     Raises:
-        RaceError: `out` holds a run already, bad data, a config that does not match the run, divergence.
+        RaceError: `out` holds a run already, bad data, a config that does not match the run, divergence, another rank's end.
         SystemExit: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
+    ranks = ranks or Ranks(config.train.device)
+    if config.train.batch_size < ranks.size:
+        raise RaceError("fewer than ranks", where="train.batch_size", expected=f"at least {ranks.size}", got=config.train.batch_size)
     out.mkdir(parents=True, exist_ok=True)
+    if ranks.first:
+        has_checkpoint(out)  # mends, once
+    ranks.wait()
     continued = has_checkpoint(out)
     if not resume and (continued or (out / "model.safetensors").exists()):
         raise RaceError("already holds a run", where=out, remedy="continue it with --resume, or choose another --out")
     if config.train.n_threads:
         torch.set_num_threads(config.train.n_threads)
-    device = _device(config.train.device)
     if continued:
         config = continue_config(config, read_config(out / "config.yaml"))
     prepared = prepare(config)
     config = prepared.config
-    write_config(out, config)
+    model = initial_model(config.model, config.train.seed, DTYPES[config.train.dtype])
     about = {"training": prepared.summary, "versions": provenance()}
-    write_summary(out, about)
-
-    model = initial_model(config.model, config.train.seed, DTYPES[config.train.dtype]).to(device)
-    _introduce(prepared, model, out)
-    trainer = Trainer(config, model, prepared.train, prepared.validation, out)
+    if ranks.first:
+        write_config(out, config)
+        write_summary(out, about)
+        _introduce(prepared, model, out, ranks)
+    trainer = Trainer(config, model, prepared.train, prepared.validation, out, ranks)
     trainer.fit()
     load_weights(model, out / "model.safetensors")
     _, metrics = trainer.validate()
-    write_summary(out, about | {"validation": metrics, "best_epoch": trainer.state.best_epoch, "seconds": trainer.state.seconds})
-    print(f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; {trainer.numbers(metrics)}")
+    if ranks.first:
+        write_summary(out, about | {"validation": metrics, "best_epoch": trainer.state.best_epoch, "seconds": trainer.state.seconds})
+        print(f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; {trainer.numbers(metrics)}")
     return trainer
 
 
@@ -82,20 +91,13 @@ def continue_config(new: Config, old: Config) -> Config:
     return old.model_copy(update={"train": old.train.model_copy(update=changes)})
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RaceError("device is not available", where="train.device", got=name, remedy=str(error).splitlines()[0]) from None
-    return device
-
-
-def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path) -> None:
+def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path, ranks: Ranks) -> None:
     config = prepared.config.model
     n_parameters = sum(p.numel() for p in model.parameters()) / config.n_members
     print(
         f"{len(prepared.train)} training and {len(prepared.validation)} validation frames of {' '.join(config.elements)}; "
         f"{config.avg_num_neighbors:.1f} neighbours within {config.r_max:g} A; "
-        f"{config.n_members} member(s) of {n_parameters:,.0f} parameters; sigma0 {config.sigma0:.3g} eV/A; writing {out}"
+        f"{config.n_members} member(s) of {n_parameters:,.0f} parameters; sigma0 {config.sigma0:.3g} eV/A; "
+        + (f"{ranks.size} ranks; " if ranks.size > 1 else "")
+        + f"writing {out}"
     )

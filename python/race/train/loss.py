@@ -44,7 +44,12 @@ class Loss:
 
     def __call__(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
         """`loss` and its unweighted terms, each [n_members]."""
-        terms = {term: _mean(rows) for term, rows in self.rows(out, batch, beta).items()}
+        rows = self.rows(out, batch, beta)
+        return self.means(rows, {term: value.shape[0] for term, value in rows.items()})
+
+    def means(self, rows: dict[str, Tensor], counts: dict[str, int]) -> dict[str, Tensor]:
+        """`loss` and its terms from their `rows`, divided by `counts` (of the whole batch, where these are some of its rows)."""
+        terms = {term: value.sum(0) / max(counts[term], 1) for term, value in rows.items()}  # 0 without stress labels
         return {"loss": self.total(terms)} | terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -96,11 +101,6 @@ class Loss:
         else:
             unit = force_var.new_zeros(batch.n_frames, force_var.shape[1]).index_add_(0, batch.frame, force_var)[labelled]
         return 0.5 * (virial * virial).sum(-1) / (unit * VIRIAL_LENGTH**2)
-
-
-def _mean(rows: Tensor) -> Tensor:
-    """Mean over rows, zero where there are none (a batch without stress labels)."""
-    return rows.sum(0) / max(rows.shape[0], 1)
 
 
 def warmup_beta(config: Config, epoch: float) -> float:

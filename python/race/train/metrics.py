@@ -8,6 +8,7 @@ from torch import Tensor
 
 from race.config import ModelConfig
 from race.data import Batch
+from race.train.parallel import Ranks
 
 Z90 = 1.6448536269514722  # central 90 % of a normal distribution
 
@@ -30,6 +31,30 @@ def with_ensemble(value: Tensor, covariance: Tensor | None) -> tuple[Tensor, Ten
     return torch.cat([value, mean], 1), torch.cat([covariance, total], 1)
 
 
+class Means:
+    """Means by name over rows that come in parts, to several ranks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, rows: Tensor) -> None:
+        """rows [n, columns, d]: a mean over the first and the last axis."""
+        self._merge(name, rows.sum((0, 2)), rows.shape[0] * rows.shape[2])
+
+    def result(self, ranks: Ranks) -> dict[str, Tensor]:
+        """[columns] each, on the CPU, over what all ranks have added."""
+        all_ranks = Means()
+        for sums, counts in ranks.gather(({name: total.cpu() for name, total in self.sums.items()}, self.counts)):
+            for name, total in sums.items():
+                all_ranks._merge(name, total, counts[name])
+        return {name: total / max(all_ranks.counts[name], 1) for name, total in all_ranks.sums.items()}
+
+    def _merge(self, name: str, total: Tensor, count: int) -> None:
+        self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.counts[name] = self.counts.get(name, 0) + count
+
+
 class Metrics:
     """Sums over a validation set.
 
@@ -43,8 +68,7 @@ class Metrics:
         self.energy_var = config.head != "point"
         self.forces_cov = config.head not in ("point", "energy")
         self.extensive = config.pooling == "sum"
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.means = Means()
 
     def update(self, batch: Batch, out: dict[str, Tensor], forces_cov: Tensor | None) -> None:
         """out of `RACE.forward`; forces_cov [n_atoms, M, 3, 3] or None."""
@@ -55,24 +79,24 @@ class Metrics:
             error, var = value - batch.energy.view(-1, 1, 1), var.squeeze(3)
             self._errors("energy", error / size, var.sqrt() / size)
             if self.energy_var:
-                self._add("energy_nll", 0.5 * (error**2 / var + var.log()))
+                self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()))
         if batch.forces is not None and "forces" in out:
             value, cov = with_ensemble(out["forces"].double(), None if forces_cov is None else forces_cov.double())
             error, std = value - batch.forces.unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
             self._errors("forces", error, std)
-            self._add("forces_coverage", (error.abs() <= Z90 * std).double())
+            self.means.add("forces_coverage", (error.abs() <= Z90 * std).double())
             if self.forces_cov:
                 factor = torch.linalg.cholesky_ex(cov).L
                 white = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).squeeze(-1)
                 logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-                self._add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
+                self.means.add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
         if batch.stress is not None and "stress" in out:
             labelled = ~torch.isnan(batch.stress).any(1)
             value, _ = with_ensemble(out["stress"][labelled].double(), None)
             self._errors("stress", value - batch.stress[labelled].unsqueeze(1), None)
 
-    def result(self) -> dict[str, Tensor]:
-        means = {name: total / max(self.counts[name], 1) for name, total in self.sums.items()}
+    def result(self, ranks: Ranks) -> dict[str, Tensor]:
+        means = self.means.result(ranks)
         known = torch.ones_like(next(iter(means.values())), dtype=torch.bool)
         known[:-1] = self.forces_cov  # members of other heads have no force deviation of their own
         known[-1] = self.forces_cov or len(known) > 2
@@ -86,13 +110,7 @@ class Metrics:
         return result
 
     def _errors(self, name: str, error: Tensor, std: Tensor | None) -> None:
-        self._add(f"{name}_mse", error**2)
-        self._add(f"{name}_mae", error.abs())
+        self.means.add(f"{name}_mse", error**2)
+        self.means.add(f"{name}_mae", error.abs())
         if std is not None:
-            self._add(f"{name}_std", std)
-
-    def _add(self, name: str, rows: Tensor) -> None:
-        """rows [n, M + 1, d]"""
-        total = rows.sum((0, 2))
-        self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.counts[name] = self.counts.get(name, 0) + rows.shape[0] * rows.shape[2]
+            self.means.add(f"{name}_std", std)

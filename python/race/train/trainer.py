@@ -1,9 +1,13 @@
 """The training loop. One step trains every member; nothing is read from the device except for the bar and at epoch ends."""
 
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from signal import Signals
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +21,9 @@ from race.train.interrupt import Interrupt
 from race.train.log import Log
 from race.train.loss import Loss, warmup_beta
 from race.train.members import best_rows
-from race.train.metrics import Metrics
+from race.train.metrics import Means, Metrics
 from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
+from race.train.parallel import Ranks
 
 
 @dataclass
@@ -42,11 +47,13 @@ class Trainer:
         model: freshly initialised, on any device.
         train, validation: labelled datasets.
         run: existing folder. A checkpoint in it is continued.
+        ranks: those that train together, all with the same arguments. The state is the same on all; the first writes it.
     """
 
-    def __init__(self, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path):
+    def __init__(self, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path, ranks: Ranks | None = None):
+        self.ranks = ranks or Ranks(config.train.device)
         self.config, self.options, self.train_set, self.validation_set, self.run = config, config.train, train, validation, run
-        self.device = torch.device(config.train.device)
+        self.device = self.ranks.device
         self.model = model.to(self.device)
         self.parameters = dict(model.named_parameters())
         self.loss = Loss(config, model.force_covariance)
@@ -63,47 +70,80 @@ class Trainer:
         self.saved = time.monotonic()
         if has_checkpoint(run):
             self._load()
+        self.ranks.copy_first([p.data for p in self.parameters.values()] + list(self.model.buffers()))
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
         """Trains until `train.epochs` epochs are complete; on SIGTERM or Ctrl-C saves and leaves with SystemExit."""
         options, state = self.options, self.state
-        with Interrupt() as interrupt, Log(self.run, options.epochs, self.n_batches, state.epoch) as log:
+        with Interrupt() as interrupt, self._log() as log:
             while state.epoch < options.epochs:
                 start = time.monotonic()
-                for batch in self.train_set.batches(options.batch_size, options.seed, state.epoch, shuffle=True, start=state.batch):
-                    self.step(batch.to(self.device))
-                    if log.due():
+                plan = self.train_set.plan(options.batch_size, options.seed, state.epoch, balanced=options.balance)
+                for batch in self._shares(self.train_set, plan[state.batch :]):
+                    self.step(batch)
+                    if log and log.due():
                         log.progress(state.epoch, state.batch, self.numbers(self.row | self._recent_means()))
-                    if interrupt.received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
+                    received = self.ranks.largest(interrupt.received or 0)  # by any rank: all stop after the same step
+                    if received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
                         state.seconds, start = state.seconds + time.monotonic() - start, time.monotonic()
                         self.save()
-                    if interrupt.received:
-                        log.say(f"{interrupt.received.name}: saved after epoch {state.epoch}, batch {state.batch}; continue with --resume")
-                        raise SystemExit(128 + interrupt.received)
+                    if received:
+                        self.ranks.wait()
+                        name, where = Signals(received).name, f"epoch {state.epoch}, batch {state.batch}"
+                        if log:
+                            log.say(f"{name}: saved after {where}; continue with --resume")
+                        raise SystemExit(128 + received)
                 self.row = self.end_epoch()
                 state.seconds += time.monotonic() - start
-                log.epoch(state.epoch, self.row | {"seconds": state.seconds}, self.numbers(self.row))
+                if log:
+                    log.epoch(state.epoch, self.row | {"seconds": state.seconds}, self.numbers(self.row))
             self.save()
+            self.ranks.wait()
 
-    def step(self, batch: Batch) -> None:
-        """One update of every member."""
+    def step(self, batch: Batch | None) -> None:
+        """One update of every member, from this rank's share of a batch; None where there are fewer frames than ranks."""
         state = self.state
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(state.step)
         self.optimizer.zero_grad(set_to_none=True)
         beta = warmup_beta(self.config, state.epoch + state.batch / self.n_batches)
-        terms = self.loss(self.model(batch, forces=self.needs_forces, create_graph=True), batch, beta)
+        if batch is None:
+            rows = {term: torch.zeros(0, self.config.model.n_members, device=self.device) for term in self.loss.weights}
+        else:
+            rows = self.loss.rows(self.model(batch, forces=self.needs_forces, create_graph=True), batch, beta)
+        terms = self.loss.means(rows, self.ranks.total({term: value.shape[0] for term, value in rows.items()}))
         # Members share no parameter: the sum gives each its own gradient. Named inputs spare the edge basis, whose leaves want one too.
-        terms["loss"].sum().backward(inputs=list(self.parameters.values()))
+        if batch is not None:
+            terms["loss"].sum().backward(inputs=list(self.parameters.values()))
+        terms = {name: value.detach().double() for name, value in terms.items()}
+        self.ranks.add([*self._gradients(), *terms.values()])
         terms["gradient"] = clip_per_member(self.parameters.values(), self.options.clip_norm)
         self.optimizer.step()
         self.average.update(state.step)
         for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
         state.step += 1
         state.batch += 1
+
+    def _gradients(self) -> list[Tensor]:
+        """Of all parameters, on every rank alike: zero where this rank's share gives none."""
+        for p in self.parameters.values():
+            if p.grad is None and self.ranks.size > 1:
+                p.grad = torch.zeros_like(p)
+        return [p.grad for p in self.parameters.values() if p.grad is not None]
+
+    def _shares(self, dataset: Dataset, plan: list[np.ndarray]) -> Iterator[Batch | None]:
+        """This rank's share of every batch of `plan`."""
+        for indices in plan:
+            mine = indices[self.ranks.share(dataset.n_edges(indices))] if self.ranks.size > 1 else indices
+            yield dataset.batch(mine).to(self.device) if len(mine) else None
+
+    def _log(self) -> AbstractContextManager[Log | None]:
+        if not self.ranks.first:
+            return nullcontext()
+        return Log(self.run, self.options.epochs, self.n_batches, self.state.epoch)
 
     def end_epoch(self) -> dict[str, float]:
         """Validates, keeps what is best, moves on to the next epoch; returns the row of the log."""
@@ -118,7 +158,8 @@ class Trainer:
             self.best = best_rows(averages, self.best, better.to(self.device))
             state.best = [min(pair) for pair in zip(scores, state.best, strict=True)]
             state.best_epoch = [state.epoch if is_better else old for is_better, old in zip(better.tolist(), state.best_epoch, strict=True)]
-            write_tensors(self.run / "model.safetensors", self.best)
+            if self.ranks.first:
+                write_tensors(self.run / "model.safetensors", self.best)
         rate = self.schedule.rate(state.step - 1)
         self.schedule.observe(sum(scores) / len(scores))
         return {"learning_rate": rate} | training | metrics
@@ -131,19 +172,17 @@ class Trainer:
 
     def validate(self) -> tuple[list[float], dict[str, float]]:
         """The likelihood loss of each member [n_members], and metrics by name (`validation/forces_rmse`, `.../member_0`)."""
-        metrics = Metrics(self.config.model)
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        for batch in self.validation_set.batches(self.options.batch_size, shuffle=False):
-            batch = batch.to(self.device)
+        metrics, loss = Metrics(self.config.model), Means()
+        for batch in self._shares(self.validation_set, self.validation_set.plan(self.options.batch_size, shuffle=False)):
+            if batch is None:
+                continue
             out = {name: value.detach() for name, value in self.model(batch, forces=self.needs_forces).items()}
             with torch.no_grad():
                 metrics.update(batch, out, self._forces_cov(out["raw"]))
                 for term, rows in self.loss.rows(out, batch).items():
-                    sums[term] = sums.get(term, 0) + rows.sum(0)
-                    counts[term] = counts.get(term, 0) + rows.shape[0]
-        scores = self.loss.total({term: total / max(counts[term], 1) for term, total in sums.items()})
-        table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result()
+                    loss.add(term, rows.double().unsqueeze(2))
+        scores = self.loss.total(loss.result(self.ranks))
+        table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(self.ranks)
         row = {f"validation/{name}": values[-1].item() for name, values in table.items()}
         if self.config.model.n_members > 1:
             row |= {f"validation/{name}/member_{m}": x for name, values in table.items() for m, x in enumerate(values[:-1].tolist())}
@@ -202,6 +241,8 @@ class Trainer:
         """Writes a checkpoint from which training continues with the same numbers."""
         if self.sums:
             self._training_means()  # never save what has diverged
+        if not self.ranks.first:
+            return
         self.state.schedule = self.schedule.state()
         weights = {name: p.detach() for name, p in self.parameters.items()}
         average = dict(zip(self.parameters, self.average.average, strict=True))
@@ -223,3 +264,4 @@ class Trainer:
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
         self.state = State(**state)
         self.schedule.load(self.state.schedule)
+        self.ranks.wait()  # before any rank can write another

@@ -1,9 +1,5 @@
-#pragma once
-// Vectors of N numbers as the compiler knows them, for kernels that are compiled once per instruction set. Everything is in an
-// unnamed namespace: a shared inline function could be emitted with AVX-512 and then be linked into code that runs everywhere.
-
-namespace race {
-namespace {
+// Vectors of N numbers for kernels that are compiled once per instruction set; RACE_BYTES is the width of its registers. All of it
+// is always inlined or a type, for the reason given in isa.h.
 
 template <class T, int N>
 struct Vector {
@@ -15,6 +11,9 @@ struct Vector<T, 1> {
 };
 template <class T, int N>
 using Vec = typename Vector<T, N>::type;
+
+template <class T>
+constexpr int kWidth = RACE_BYTES / sizeof(T);
 
 template <class V, class T>
 inline __attribute__((always_inline)) V load(const T* p) {
@@ -57,6 +56,3 @@ inline void sum_eight_rows(const T* rows, T* out) {
     out[r] = sum;
   }
 }
-
-}  // namespace
-}  // namespace race
