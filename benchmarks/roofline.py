@@ -1,0 +1,248 @@
+"""Kernels against what this machine can do at best: writes ROOFLINE.md and results/roofline.json.
+
+    python benchmarks/roofline.py [--quick]
+
+For each kernel, on Si-512 with one thread: its floating-point operations, the bytes it must move from memory (each array once) and
+through the caches (each operand at each use), and the least time that the measured ceilings allow for these. Flops and bytes are
+counted by formula below.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import results
+import systems
+import torch
+from e3nn import o3
+
+from race.model.conv import conv_fused
+from race.model.irreps import ConvPaths, Layout, conv_paths
+from race.model.linear import Linear
+
+PAGE = Path(__file__).with_name("ROOFLINE.md")
+DATA = Path(__file__).parent / "results" / "roofline.json"
+N_KNOTS = 1024
+CASES = {
+    "64x0e+64x1o, lmax 1": ("64x0e+64x1o", 1, 1),
+    "64x0e+64x1o, lmax 1, 8 members": ("64x0e+64x1o", 1, 8),
+    "64x0e+64x1o+64x2e, lmax 2": ("64x0e+64x1o+64x2e", 2, 1),
+    "64x(0..3, both parities), lmax 3": ("64x0e+64x0o+64x1o+64x1e+64x2e+64x2o+64x3o+64x3e", 3, 1),
+}
+
+
+@dataclass
+class Ceilings:
+    gflops: float  # matrix product of 1024
+    memory: float  # GB/s read + written, copy of 256 MB
+    cache: float  # GB/s, copy of 256 kB
+
+
+@dataclass
+class Row:
+    case: str
+    kernel: str
+    dtype: str
+    flops: float
+    memory_bytes: float
+    cache_bytes: float
+    seconds: float
+    ceilings: Ceilings
+
+    def bounds(self) -> dict[str, float]:
+        """Least seconds by each ceiling."""
+        c = self.ceilings
+        return {
+            "arithmetic": self.flops / c.gflops / 1e9,
+            "memory": self.memory_bytes / c.memory / 1e9,
+            "caches": self.cache_bytes / c.cache / 1e9,
+        }
+
+
+def seconds_of(function: Callable[[], object], budget: float) -> float:
+    """Median processor time of one call on this thread, which other work on the machine disturbs less than the wall clock."""
+    function()
+    each, begin = [], time.thread_time()
+    while len(each) < 3 or time.thread_time() - begin < budget:
+        start = time.thread_time()
+        function()
+        each.append(time.thread_time() - start)
+    return statistics.median(each)
+
+
+def ceilings(dtype: torch.dtype, budget: float) -> Ceilings:
+    n, size = 1024, dtype.itemsize
+    a, b, c = (torch.randn(n, n, dtype=dtype) for _ in range(3))
+    gemm = 2 * n**3 / seconds_of(lambda: torch.mm(a, b, out=c), budget)
+
+    def copy(n_bytes: int, repeats: int) -> float:
+        source, sink = torch.zeros(n_bytes // size, dtype=dtype), torch.zeros(n_bytes // size, dtype=dtype)
+
+        def run():
+            for _ in range(repeats):
+                sink.copy_(source)
+
+        return 2 * n_bytes * repeats / seconds_of(run, budget)
+
+    return Ceilings(gemm / 1e9, copy(1 << 28, 1) / 1e9, copy(1 << 18, 200) / 1e9)
+
+
+def conv_counts(
+    paths: ConvPaths, members: int, n: int, n_edges: int, size: int, dims: tuple[int, int, int]
+) -> dict[str, tuple[float, float, float]]:
+    """(flops, bytes from memory, bytes through caches) of race::conv for each order of derivative.
+
+    A path contracts cg with Y once for each edge (not counted: shared by all channels), which leaves a [2l1+1, 2l3+1] matrix with
+    `q` entries that are not zero; then each channel and edge costs 2 q for the product with g and the smaller of 2l1+1, 2l3+1 for
+    the radial weight. Derivatives contract the same matrices: with respect to g, to the radial weight, and (all members' channels
+    summed) to Y, whose entries of cg are `t`. The second derivative is that of the contraction with a direction in g, radial and
+    Y: five products of the first kind. What interpolating the radial weights costs is not counted.
+    """
+    dim_in, dim_out, n_sh = dims
+    forward = to_sh = 0.0
+    for p in range(0, len(paths.rows), 10):
+        l1, l2, l3, mul, *_, cg_offset = paths.rows[p : p + 10]
+        shape = (2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1)
+        cg = paths.cg[cg_offset : cg_offset + int(np.prod(shape))].reshape(shape)
+        q, t = int((cg.abs().sum(1) > 1e-12).sum()), int((cg.abs() > 1e-12).sum())
+        forward += members * mul * (2 * q + min(shape[0], shape[2]))
+        to_sh += members * mul * 2 * t
+    flops = {"forward": forward, "first derivatives": 2 * forward + to_sh, "second derivatives": 5 * forward}
+    K = paths.n_weights * members
+    g, out, edge = n * dim_in * size, n * dim_out * size, n_edges * (1 + n_sh) * size + 8 * n_edges
+    table = N_KNOTS * 2 * K * size
+    gathered, knots = n_edges * dim_in * size, n_edges * 4 * K * size  # a row of g for each edge; values and slopes at two knots
+    memory = {
+        "forward": g + out + table + edge,
+        "first derivatives": 2 * g + out + table + 2 * edge,
+        "second derivatives": 4 * g + 2 * out + 2 * table + 3 * edge,
+    }
+    caches = {
+        "forward": gathered + knots + out + edge,
+        "first derivatives": 3 * gathered + knots + out + 2 * edge,  # bar g is read and written
+        "second derivatives": 4 * gathered + 3 * knots + 2 * out + 3 * edge,  # so is the gradient of the table
+    }
+    return {name: (n_edges * flops[name], memory[name], caches[name]) for name in flops}
+
+
+def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    """Functions that run race::conv and its derivatives, and their counts."""
+    hidden = o3.Irreps(irreps)
+    paths = conv_paths(hidden, lmax, hidden, members)
+    dims = Layout(hidden, members).dim, Layout(paths.irreps_out, members).dim, (lmax + 1) ** 2
+    n, n_edges = len(graph["numbers"]), len(graph["sender"])
+    vector = graph["positions"][graph["sender"]] - graph["positions"][graph["receiver"]] + graph["shift"] @ graph["cell"]
+    x = torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX).to(dtype).unsqueeze(1).expand(-1, members)
+    table = torch.randn(members, N_KNOTS, 2, paths.n_weights, dtype=dtype)
+    g = torch.randn(n, dims[0], dtype=dtype)
+    sh = torch.randn(n_edges, 1, dims[2], dtype=dtype).expand(-1, members, -1)  # each member's own adjoint of x and sh
+    row_ptr = torch.zeros(n + 1, dtype=torch.int64)
+    row_ptr[1:] = torch.from_numpy(np.bincount(graph["receiver"], minlength=n).cumsum())
+    rest = (torch.from_numpy(graph["sender"]), row_ptr, paths.rows, paths.cg, dims[1])
+    ones = torch.ones(n, dims[1], dtype=dtype)
+    leaves = [t.requires_grad_() for t in (g, x, sh)]
+    trained = [g, table.clone().requires_grad_()]
+
+    def forward():
+        with torch.no_grad():
+            return conv_fused(g, x, table, sh, *rest)
+
+    out = conv_fused(g, x, table, sh, *rest)
+    bar = ones.clone().requires_grad_()
+    adjoints = torch.autograd.grad(conv_fused(g, x, trained[1], sh, *rest), leaves, bar, create_graph=True)
+    cotangents = [torch.ones_like(t).contiguous() for t in adjoints]
+    steps = {
+        "forward": forward,
+        "first derivatives": lambda: torch.autograd.grad(out, leaves, ones, retain_graph=True),
+        "second derivatives": lambda: torch.autograd.grad(adjoints, [*trained, bar], cotangents, retain_graph=True),
+    }
+    return steps, conv_counts(paths, members, n, n_edges, dtype.itemsize, dims)
+
+
+def linear_step(irreps: str, members: int, dtype: torch.dtype, n: int) -> tuple[Callable[[], object], tuple[float, float, float]]:
+    """One equivariant linear map hidden -> hidden of all atoms."""
+    hidden = o3.Irreps(irreps)
+    linear = Linear(hidden, hidden, members).to(dtype)
+    rows = torch.randn(n, Layout(hidden, members).dim, dtype=dtype)
+    flops = sum(2.0 * n * ir.dim * members * mul * mul for mul, ir in hidden)
+    moved = 2.0 * rows.numel() * dtype.itemsize + linear.weight.numel() * dtype.itemsize
+
+    def step():
+        with torch.no_grad():
+            return linear(rows)
+
+    return step, (flops, moved, moved)
+
+
+def measure(budget: float) -> list[Row]:
+    graph = systems.graph(systems.structure("Si-512"))
+    n = len(graph["numbers"])
+    rows = []
+    for dtype in (torch.float32, torch.float64):
+        roof, name = ceilings(dtype, budget), str(dtype).removeprefix("torch.")
+        for case, (irreps, lmax, members) in CASES.items():
+            steps, counts = conv_steps(irreps, lmax, members, dtype, graph)
+            for kernel, step in steps.items():
+                rows.append(Row(case, f"conv, {kernel}", name, *counts[kernel], seconds_of(step, budget), roof))
+            step, count = linear_step(irreps, members, dtype, n)
+            rows.append(Row(case, "linear, forward", name, *count, seconds_of(step, budget), roof))
+            for row in rows[-4:]:
+                print(f"  {row.case:36} {row.kernel:26} {row.dtype}  {1e6 * row.seconds / n:8.3f} us/atom", flush=True)
+    return rows
+
+
+def page(rows: list[Row], machine: str, n_atoms: int) -> str:
+    """ROOFLINE.md."""
+    lines = [
+        "# Roofline",
+        "",
+        f"Si-512 (28 edges per atom), one thread of {machine}. Made by `benchmarks/roofline.py`, which also states how flops and",
+        "bytes are counted.",
+        "",
+        "Ceilings measured in the same run:",
+        "",
+        "| | matrix product, GFLOP/s | copy from memory, GB/s | copy in cache, GB/s |",
+        "|---|---|---|---|",
+    ]
+    for dtype in dict.fromkeys(row.dtype for row in rows):
+        c = next(row.ceilings for row in rows if row.dtype == dtype)
+        lines.append(f"| {dtype} | {c.gflops:.0f} | {c.memory:.0f} | {c.cache:.0f} |")
+    lines += [
+        "",
+        "The bound is the least time that the ceilings allow, and what sets it; the last column is the bound over the time measured.",
+        "",
+        "| channels | kernel | dtype | kflop/atom | memory, kB/atom | caches, kB/atom | us/atom | GFLOP/s | bound, us/atom | bound/time |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bound, least = max(row.bounds().items(), key=lambda item: item[1])
+        lines.append(
+            f"| {row.case} | {row.kernel} | {row.dtype} | {row.flops / n_atoms / 1e3:.1f} | {row.memory_bytes / n_atoms / 1e3:.1f} "
+            f"| {row.cache_bytes / n_atoms / 1e3:.1f} | {1e6 * row.seconds / n_atoms:.2f} | {row.flops / row.seconds / 1e9:.1f} "
+            f"| {1e6 * least / n_atoms:.2f} ({bound}) | {least / row.seconds:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short measurements; nothing of the project is overwritten")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows = measure(0.02 if args.quick else 0.5)
+    text = page(rows, results.machine(), 512)
+    if args.quick:
+        (results.BUILD / PAGE.name).write_text(text)
+        return
+    DATA.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The benchmarks' bookkeeping: ratios, targets, the page made of records, workers and their failures. Nothing is timed."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import chart  # noqa: E402
+import in_lammps  # noqa: E402
+import protocol  # noqa: E402
+import report  # noqa: E402
+import results  # noqa: E402
+from contests import ENERGY, ENSEMBLE, MEAN, STEP  # noqa: E402
+
+
+def record(model: str = "RACE", us: float | None = 10.0, rounds: tuple[float, ...] | None = None, **changes) -> dict:
+    fields = {
+        "contest": "inference", "system": "Si-512", "n_atoms": 512, "edges_per_atom": 28.0, "model": model, "size": "small",
+        "architecture": "2 layers", "parameters": 1, "members": 1, "outputs": ENERGY, "dtype": "float32", "threads": 1,
+        "us_per_atom": us, "us_per_atom_rounds": list(rounds or (us,)), "cpu_us_per_atom": us, "calls": 5, "timed": "a call",
+        "versions": {"torch": "2"}, "machine": "a processor, 2 cores", "date": "2026-01-01T00:00Z",
+    }  # fmt: skip
+    return fields | changes
+
+
+def verdict(records: list[dict], text: str) -> str:
+    """The row of the page's table of targets that begins with `text`."""
+    return next(line for line in report.page(records).splitlines() if line.startswith(f"| {text}"))
+
+
+FASTER = "one member, energy and forces: faster than NequIP AOTInductor"
+
+
+def test_ratio_pairs_rounds():
+    """A disturbance that slows both codes in one round does not show."""
+    slow, fast = record(us=30.0, rounds=(20.0, 60.0, 30.0)), record(us=2.0, rounds=(2.0, 6.0, 2.0))
+    assert results.ratio(slow, fast) == 10.0
+    assert results.ratio(slow, None) is None
+
+
+@pytest.mark.parametrize(("us", "expected"), [(101.0, "10.1 x | met"), (100.0, "10.0 x | met"), (99.0, "9.90 x | **missed**")])
+def test_target_at_least(us, expected):
+    assert expected in verdict([record(), record(report.AOT, us)], FASTER)
+
+
+def test_target_at_most():
+    records = [record(outputs=MEAN, members=8, us=100.0), record(outputs=ENSEMBLE, members=8, us=104.0)]
+    text = "8 members: covariances and every member's forces on top of mean forces"
+    assert "4.0 % | met" in verdict(records, text)
+    records[1] = record(outputs=ENSEMBLE, members=8, us=106.0)
+    assert "6.0 % | **missed**" in verdict(records, text)
+
+
+def test_what_was_not_measured_is_not_judged():
+    omitted = record(report.AOT, None, omitted="one call takes 12 s")
+    page = report.page([record(), omitted])
+    assert "- | not measured" in verdict([record(), omitted], FASTER)
+    assert "omitted: one call takes 12 s" in page
+
+
+def test_other_settings_do_not_enter_a_target():
+    others = [
+        record(dtype="float64", us=1.0),
+        record(threads=2, us=1.0),
+        record(system="water", us=1.0),
+        record(report.AOT, 200.0, threads=2),
+    ]
+    assert "10.0 x | met" in verdict([record(), record(report.AOT, 100.0), *others], FASTER)
+
+
+def test_two_records_of_one_setting_are_refused():
+    with pytest.raises(ValueError, match="2 records"):
+        report.page([record(), record()])
+
+
+def test_chart_is_drawn(tmp_path):
+    records = [record(), record(report.AOT, 100.0)]
+    training = {"contest": "training", "outputs": STEP, "system": "3BPA x 5"}
+    records += [record(model, configurations_per_second=50.0, **training) for model in ("RACE", "NequIP compiled")]
+    chart.draw(records, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_journal_goes_on_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "BUILD", tmp_path)
+    journal = results.Journal("x")
+    journal.add([record()], "a", 1)
+    journal.add([record(us=2.0)], "b", 2)
+    journal.path.write_text(journal.path.read_text()[:-20])  # killed while writing the second
+    again = results.Journal("x")
+    assert again.done("a", 1) and not again.done("b", 2)
+    again.finish(tmp_path / "all.json")
+    assert [r["us_per_atom"] for r in json.loads((tmp_path / "all.json").read_text())] == [10.0]
+    assert not results.Journal("x").groups
+
+
+LAMMPS_OUTPUT = """
+Loop time of 9.99 on 1 procs for 10 steps with 512 atoms
+12.0% CPU use with 1 MPI tasks x 1 OpenMP threads
+Loop time of 0.5 on 2 procs for 20 steps with 512 atoms
+99.5% CPU use with 2 MPI tasks x 1 OpenMP threads
+MPI task timing breakdown:
+Section |  min time  |  avg time  |  max time  |%varavg| %total
+---------------------------------------------------------------
+Pair    | 0.40       | 0.45       | 0.46       |   0.0 | 90.00
+Comm    | 0.01       | 0.02       | 0.03       |   0.0 |  4.00
+Other   |            | 0.03       |            |       |  6.00
+"""
+
+
+def test_lammps_timing_is_that_of_the_last_run():
+    assert in_lammps.read_timing(LAMMPS_OUTPUT) == {"Loop": 0.5, "cpu_percent": 99.5, "Pair": 0.45, "Comm": 0.02, "Other": 0.03}
+
+
+WORKER = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+from protocol import Prepared, serve
+print("noise of a library")
+def prepare(path, outputs):
+    if outputs == "broken":
+        raise ValueError("no such output\\nand a long explanation")
+    if outputs == "deadly":
+        raise SystemExit(3)
+    return Prepared(lambda: bytearray(50_000_000), n_atoms=7, n_edges=9)
+serve(prepare, {{"versions": {{}}}})
+"""
+
+
+def test_worker_answers(tmp_path):
+    worker = protocol.Worker([sys.executable, "-c", WORKER], 1, tmp_path / "log")
+    assert worker.hello == {"versions": {}}
+    assert worker.ask("load", "x.npz", "forces")["n_atoms"] == 7
+    timed = worker.ask("time", "x.npz", "forces", seconds=0.0)
+    assert len(timed["wall"]) == 1 and timed["cpu"] >= 0
+    assert 49_000_000 <= worker.ask("memory", "x.npz", "forces")["bytes"] < 60_000_000
+    with pytest.raises(protocol.WorkerError, match="^ValueError: no such output$"):
+        worker.ask("load", "x.npz", "broken")
+    with pytest.raises(protocol.WorkerError, match=rf"status 3.*{tmp_path}"):
+        worker.ask("load", "x.npz", "deadly")
+    worker.close()
+    assert "noise of a library" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(not results.FINAL.exists(), reason="make bench has not been run yet")
+def test_committed_results():
+    """results/cpu.json has the fields that it promises; the page and its verdicts are those of these results."""
+    records = json.loads(results.FINAL.read_text())
+    for one in records:
+        assert set(results.REQUIRED) <= one.keys()
+        assert one["us_per_atom"] is None or one["us_per_atom"] > 0
+        assert one["us_per_atom"] is not None or one["omitted"]
+    assert {"RACE", "NequIP AOTInductor", "NequIP TorchScript", "MACE compiled"} <= {one["model"] for one in records}
+    assert report.PAGE.read_text() == report.page(records)
