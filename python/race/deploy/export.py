@@ -57,8 +57,6 @@ def export_model(
     reference = copy.deepcopy(deployed).set_fused(False)
     for tensor in chain(reference.parameters(), reference.buffers()):
         tensor.data = tensor.data.to(torch.float64) if tensor.is_floating_point() else tensor.data
-    if not portable:  # race::edge_basis knows its constants exactly in any dtype; the stock buffers are rounded to the artifact's
-        reference.edge_basis = RACE(model.config, torch.float64).set_fused(False).edge_basis
     training = summary.get("training", {})
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
     extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(make_selftest(reference, training.get("min_distance")))}
