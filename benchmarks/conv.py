@@ -3,8 +3,8 @@
     python benchmarks/conv.py [--dtype float64] [--threads 1] [--seconds 1.0] [--skip-aten]
 
 Radial weights come from a table. The first-derivative column is inference (energy, then adjoints of g, x, sh); the second-derivative
-one is a training step on forces (gradients with respect to g and the table of a function of the first derivatives). On one thread the clock is the thread's
-processor time, which other work on the machine disturbs less.
+one is a training step on forces (gradients with respect to g and the table of a function of the first derivatives). On one thread
+the clock is the thread's processor time, which other work on the machine disturbs less.
 """
 
 import argparse

@@ -38,7 +38,7 @@ def main():
     print(f"{args.dtype}, {args.threads} thread(s), {args.edges} edges, {args.groups} group(s); ns/edge")
     print(f"{'':16}{'values':>10}{'adjoints':>10}")
     for lmax in range(4):
-        basis = EdgeBasis(5.0, 8, 6, lmax, True, dtype)
+        basis = EdgeBasis(5.0, 8, 6, lmax, True)
         bar_radial = torch.randn(args.edges, args.groups, 1, dtype=dtype)
         bar_sh = torch.randn(args.edges, args.groups, (lmax + 1) ** 2, dtype=dtype)
         found = {}

@@ -74,7 +74,20 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
   request.atom_virial = atom_virial;
-  return race::predict(*model_, local_.graph(), halo_, request);
+  const at::Tensor owner = comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
+  if (!owner.defined()) return race::predict(*model_, local_.graph(), halo_, request);
+  race::PeriodicFoldHalo images(owner);
+  return race::predict(*model_, local_.graph(), images, request);
+}
+
+// On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU. Each atom tells its images its row.
+// Undefined if some ghost's atom is not among the rows (a hybrid style's list without it).
+at::Tensor PairRace::owner_rows() {
+  const race::Graph& graph = local_.graph();
+  at::Tensor rows = at::arange(1, graph.n_total + 1, at::kDouble).unsqueeze(1);
+  halo_.forward(rows); // 0 from atoms without a row
+  const at::Tensor owner = rows.narrow(0, graph.n_owned, graph.n_total - graph.n_owned).squeeze(1).to(at::kLong) - 1;
+  return owner.numel() > 0 && owner.min().item<int64_t>() < 0 ? at::Tensor() : owner;
 }
 
 // Ghost rows too: LAMMPS's reverse communication of forces takes them home.

@@ -65,6 +65,7 @@ private:
   void check_masses() const;
   bool uncertainty_wanted() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
+  at::Tensor owner_rows();
   void add_forces(const at::Tensor& forces);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);

@@ -5,6 +5,29 @@
 namespace race {
 namespace {
 
+/// Rows [E, ...], sorted by segment, -> [n, ...]; segment k ends where k + 1 begins, offsets [n + 1].
+at::Tensor segment_sum(const at::Tensor& rows, const at::Tensor& offsets) {
+  return at::segment_reduce(rows, "sum", std::nullopt, std::nullopt, offsets, /*axis=*/0, /*unsafe=*/true, 0.0);
+}
+
+/// On a device only the sums travel, not the edges: 24 G bytes of each would take longer than the network. Sums of segments have an
+/// order, sums by index on a GPU have none.
+void accumulate_on_device(const Graph& graph, const at::Tensor& edge_grad, bool atom_virial, Prediction& prediction) {
+  const at::Tensor grad = edge_grad.to(at::kDouble), vector = graph.edge_vector;
+  const int64_t G = grad.size(1), n_ghosts = graph.n_total - graph.n_owned;
+  const auto [sender, order] = at::sort(graph.sender, /*stable=*/true, 0, /*descending=*/false);
+  const at::Tensor from = at::searchsorted(sender, at::arange(graph.n_total + 1, sender.options()));
+  const auto to_host = [](const at::Tensor& tensor) { return tensor.to(at::kCPU).contiguous(); };
+  const auto with_ghosts = [&](const at::Tensor& owned) { return at::cat({owned, owned.new_zeros({n_ghosts, owned.size(1)})}); };
+
+  const at::Tensor flat = grad.reshape({-1, 3 * G});
+  prediction.forces = to_host(with_ghosts(segment_sum(flat, graph.row_ptr)) - segment_sum(flat.index_select(0, order), from)).view({-1, G, 3});
+  prediction.virial = to_host(-at::matmul(vector.t(), flat).view({3, G, 3}).transpose(0, 1)).reshape({G, 9});
+  if (!atom_virial) return;
+  const at::Tensor half = (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).mul_(-0.5).view({-1, 9});
+  prediction.atom_virial = to_host(with_ghosts(segment_sum(half, graph.row_ptr)) + segment_sum(half.index_select(0, order), from));
+}
+
 // On the host, where every caller wants the result: one pass over the edges, in order, whatever the number of threads. This is
 // 3 G additions twice per edge, about a thousandth of what the network costs.
 template <class T>
@@ -50,7 +73,8 @@ void accumulate(const Graph& graph, const T* grad, int64_t G, Prediction& predic
 }  // namespace
 
 void accumulate_edges(const Graph& graph, const at::Tensor& edge_grad, bool atom_virial, Prediction& prediction) {
-  const at::Tensor grad = edge_grad.to(at::kCPU).contiguous();
+  if (!edge_grad.is_cpu()) return accumulate_on_device(graph, edge_grad, atom_virial, prediction);
+  const at::Tensor grad = edge_grad.contiguous();
   const int64_t G = grad.size(1);
   const auto options = at::TensorOptions().dtype(at::kDouble);
   prediction.forces = at::zeros({graph.n_total, G, 3}, options);

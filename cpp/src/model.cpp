@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "allocator.h"
 #include "race/error.h"
 #include "selftest.h"
 
@@ -59,6 +60,7 @@ struct Model::State {
 
 Model Model::load(const Artifact& artifact, at::Device device, std::optional<at::ScalarType> dtype, bool selftest) {
   const std::string& name = artifact.name;
+  if (device.is_cpu()) keep_memory();
   auto state = std::make_shared<State>();
   torch::jit::ExtraFilesMap extra = {{"metadata.json", ""}, {"selftest.json", ""}};
   try {

@@ -33,13 +33,11 @@ struct Segment {
 class Chain {
  public:
   Chain(const Model& model, const Graph& graph, HaloExchange& halo, int64_t n_groups)
-      : model_(model), halo_(halo), n_owned_(graph.n_owned), n_total_(graph.n_total), n_groups_(n_groups) {
-    species_ = recordable(graph.species, model.device());
-    owned_species_ = species_.narrow(0, 0, n_owned_);
-    sender_ = recordable(graph.sender, model.device());
-    row_ptr_ = recordable(graph.row_ptr, model.device());
-    // Cast only now: the caller formed the difference of positions in float64.
-    edge_vector_ = recordable(graph.edge_vector, model.device()).to(model.dtype());
+      : model_(model), halo_(halo), graph_(graph), n_owned_(graph.n_owned), n_total_(graph.n_total), n_groups_(n_groups) {
+    for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector})
+      *tensor = recordable(*tensor, model.device());
+    owned_species_ = graph_.species.narrow(0, 0, n_owned_);
+    edge_vector_ = graph_.edge_vector.to(model.dtype());  // cast only now: the caller formed the difference of positions in float64
   }
 
   /// Readout channels summed over layers, [n_owned, M, K]; records the segments.
@@ -54,7 +52,7 @@ class Chain {
 
     Model::Nodes nodes = [&] {
       const at::NoGradGuard no_grad;  // functions of the species alone
-      return model_.embed(species_);
+      return model_.embed(graph_.species);
     }();
     nodes.h = nodes.h.narrow(0, 0, n_owned_);
     at::Tensor out;
@@ -63,7 +61,7 @@ class Chain {
       Segment segment;
       segment.h = t == 0 ? nodes.h : leaf(nodes.h);
       segment.g = t == 0 ? nodes.g : leaf(with_ghosts(nodes.g));
-      segment.result = model_.layer(t, segment.h, segment.g, radial_, sh_, sender_, row_ptr_, owned_species_);
+      segment.result = model_.layer(t, segment.h, segment.g, radial_, sh_, graph_.sender, graph_.row_ptr, owned_species_);
       nodes = segment.result.nodes;
       const at::Tensor part = segment.result.out.detach();
       out = out.defined() ? out + part : part;
@@ -95,6 +93,7 @@ class Chain {
   }
 
   const at::Tensor& owned_species() const { return owned_species_; }
+  const Graph& graph() const { return graph_; }  ///< on the model's device
 
  private:
   at::Tensor with_ghosts(const at::Tensor& owned) {
@@ -128,8 +127,9 @@ class Chain {
 
   const Model& model_;
   HaloExchange& halo_;
+  Graph graph_;
   const int64_t n_owned_, n_total_, n_groups_;
-  at::Tensor species_, owned_species_, sender_, row_ptr_, edge_vector_;
+  at::Tensor owned_species_, edge_vector_;
   at::Tensor radial_, sh_;
   Model::Edges edges_;
   std::vector<Segment> segments_;
@@ -158,7 +158,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
   const at::NoGradGuard no_grad;
   Prediction prediction;
   prediction.node_energy = to_host(node_energy.detach());
-  accumulate_edges(graph, edge_grad, request.atom_virial, prediction);
+  accumulate_edges(chain.graph(), edge_grad, request.atom_virial, prediction);
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out.detach(), chain.owned_species());
     prediction.node_energy_var = to_host(spread.node_energy_var);

@@ -75,8 +75,8 @@ class TrainConfig(Options):
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=4, ge=1, description="frames per step, of all processes together")
     balance: bool = Field(default=False, description="even out the edges per batch: for frames of very different size")
-    optimizer: Literal["amsgrad", "adam"] = "amsgrad"
-    learning_rate: float = Field(default=0.01, gt=0)
+    optimizer: Literal["amsgrad", "adam"] = "adam"
+    learning_rate: float = Field(default=0.02, gt=0)
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     patience: int = Field(default=25, ge=1, description="plateau: epochs without a better validation loss before the rate is halved")
     ema_decay: float = Field(default=0.99, ge=0, lt=1)

@@ -120,5 +120,3 @@ def test_frame_scores_are_invariant_to_rotation(synthetic):
     other = replace(made, prediction=replace(made.prediction, forces=turned))
     for name, values in frame_scores(made).items():
         np.testing.assert_allclose(frame_scores(other)[name], values, rtol=1e-12)
-
-

@@ -91,7 +91,9 @@ def test_a_planted_error_is_seen():
 def test_a_planted_error_in_the_table_is_seen():
     operands, rest = make("4x0e+2x1o", 1, knots=5)
     expected = derivatives(conv_aten, operands, rest)
-    operands[2] = (operands[2].detach() * torch.tensor([1.0, 1.0, 1 + 1e-7], dtype=torch.float64)[:, None]).requires_grad_()  # curvatures only
+    operands[2] = (
+        operands[2].detach() * torch.tensor([1.0, 1.0, 1 + 1e-7], dtype=torch.float64)[:, None]
+    ).requires_grad_()  # curvatures only
     found = derivatives(conv_fused, operands, rest)
     assert min(worst([a], [b]) for a, b in zip(found, expected, strict=True) if a.shape != operands[2].shape) > TOLERANCE[torch.float64]
 
@@ -357,8 +359,8 @@ def test_shapes_without_data():
     (dict(g=lambda t: t.half()), "g: expected float32 or float64, got Half"),
     (dict(radial=lambda t: t.float()), "radial: expected Double, got Float"),
     (dict(radial=lambda t: t[:, :5]), r"radial: expected \[n_members, 23, n_weights\], got \[2, 5"),
-    (dict(table=lambda t: torch.zeros(2, 4, 3, 30, dtype=torch.float64)), r"radial: expected \[23, 1\], distances, as a table is given, got"),
-    (dict(table=lambda t: torch.zeros(2, 1, 3, 30, dtype=torch.float64)), r"table: expected \[n_members, n_knots >= 2, 3, n_weights\], got"),
+    (dict(table=lambda t: torch.zeros(2, 4, 3, 30).double()), r"radial: expected \[23, 1\], distances, as a table is given, got"),
+    (dict(table=lambda t: torch.zeros(2, 1, 3, 30).double()), r"table: expected \[n_members, n_knots >= 2, 3, n_weights\], got"),
     (dict(table=lambda t: torch.zeros(2, 4, 3, 30)), "table: expected Double, got Float"),
     (dict(sh=lambda t: t.expand(-1, 5, -1)), r"sh: expected \[23, 1 or 2, .*got \[23, 5, 4\]"),
     (dict(sender=lambda t: t + 6), r"sender: expected \[0, 6\), got"),

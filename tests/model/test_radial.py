@@ -1,6 +1,5 @@
 """Radial weights: the Bessel basis, the table against the MLP, its interpolation."""
 
-import pytest
 import torch
 
 from race.model.conv import spline_aten

@@ -19,6 +19,7 @@ class Model {
   /// @param device  where the model runs.
   /// @param dtype   at::kFloat or at::kDouble; nullopt: as stored.
   /// @param selftest replay the artifact's own configurations in this dtype on this device.
+  /// On the CPU the process then keeps memory that it has once used, as far as glibc is concerned: see src/allocator.h.
   /// @throws race::Error on anything that would give wrong numbers, the self-test included.
   static Model load(const Artifact& artifact, at::Device device = at::kCPU, std::optional<at::ScalarType> dtype = std::nullopt,
                     bool selftest = true);

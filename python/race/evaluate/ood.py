@@ -59,5 +59,3 @@ def _frame_errors(split: Split) -> tuple[np.ndarray, np.ndarray]:
     draws = (simulated_errors(forces.cov) ** 2).sum(-1)
     drawn = np.stack([frame_score(draw, forces.frame, split.n_frames) for draw in draws])
     return np.sqrt(drawn), np.sqrt(frame_score((forces.error**2).sum(-1), forces.frame, split.n_frames))
-
-

@@ -82,7 +82,15 @@ def conv_aten(
 if HAS_FUSED and hasattr(torch.ops.race, "conv"):
 
     def conv_fused(
-        g: Tensor, radial: Tensor, table: Tensor | None, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
+        g: Tensor,
+        radial: Tensor,
+        table: Tensor | None,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        paths: list[int],
+        cg: Tensor,
+        dim_out: int,
     ) -> Tensor:
         """See the module: the compiled operator race::conv; [n_receivers, dim_out]."""
         return torch.ops.race.conv(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out)

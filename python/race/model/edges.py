@@ -39,7 +39,7 @@ class EdgeBasis(nn.Module):
     sh_gradient: Tensor
     sh_degree: Tensor
 
-    def __init__(self, r_max: float, n_radial: int, envelope_p: int, lmax: int, tabulated: bool, dtype: torch.dtype):
+    def __init__(self, r_max: float, n_radial: int, envelope_p: int, lmax: int, tabulated: bool):
         super().__init__()
         self.r_max = float(r_max)
         self.p = float(envelope_p)
@@ -70,9 +70,10 @@ class EdgeBasis(nn.Module):
                     reduced = lowered(exps, axis)
                     gradient[lower.index(reduced), :, axis] += exps[axis] * coefficients[k]
         degrees = torch.cat([torch.full((2 * degree + 1,), float(degree)) for degree in range(lmax + 1)])
-        self.register_buffer("sh_coefficients", coefficients.to(dtype), persistent=False)
-        self.register_buffer("sh_gradient", gradient.flatten(1).to(dtype), persistent=False)
-        self.register_buffer("sh_degree", degrees.to(dtype), persistent=False)
+        # In float64 whatever the model's dtype: a float32 artifact that runs in float64 has exact harmonics, as race::edge_basis has.
+        self.register_buffer("sh_coefficients", coefficients, persistent=False)
+        self.register_buffer("sh_gradient", gradient.flatten(1), persistent=False)
+        self.register_buffer("sh_degree", degrees.to(torch.float64), persistent=False)
         # Each monomial is an earlier one times one component: (index of that one, axis).
         self.recipe = []
         for exps in powers[1:]:
@@ -107,10 +108,10 @@ class EdgeBasis(nn.Module):
         for parent, axis in self.recipe:
             terms.append(terms[parent] * unit[:, axis : axis + 1])
         mono = torch.cat(terms, dim=1)
-        sh = mono @ self.sh_coefficients  # [E, S]
-        grad = (mono[:, : self.n_lower] @ self.sh_gradient).view(r.shape[0], sh.shape[1], 3)
+        sh = mono @ self.sh_coefficients.to(r.dtype)  # [E, S]
+        grad = (mono[:, : self.n_lower] @ self.sh_gradient.to(r.dtype)).view(r.shape[0], sh.shape[1], 3)
         # project on the sphere: d/d(edge_vector) Y(n) = (grad - l Y n) / r, since grad . n = l Y for degree l
-        sh_grad = (grad - (self.sh_degree * sh).unsqueeze(2) * unit.unsqueeze(1)) / r.unsqueeze(2)
+        sh_grad = (grad - (self.sh_degree.to(r.dtype) * sh).unsqueeze(2) * unit.unsqueeze(1)) / r.unsqueeze(2)
         return radial, sh, radial_grad, sh_grad
 
     def vjp(self, edge_vector: Tensor, radial_grad: Tensor, sh_grad: Tensor, bar_radial: Tensor, bar_sh: Tensor) -> Tensor:

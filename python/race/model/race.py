@@ -50,7 +50,7 @@ class RACE(nn.Module):
         previous = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            self.edge_basis = EdgeBasis(config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, config.radial_knots > 0, dtype)
+            self.edge_basis = EdgeBasis(config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, config.radial_knots > 0)
             self.embedding = nn.Parameter(torch.randn(M, S, F))
             self.weight_a = nn.Parameter(torch.randn(M, F, F))  # a = W_a h0, a function of the species alone
             outputs = alive_irreps(F, hidden, config.lmax, config.n_layers, read)

@@ -1,0 +1,294 @@
+#include "conv_cuda.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/sort.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "check.h"
+#include "graph.h"
+#include "plan.h"
+
+namespace race {
+namespace {
+
+using at::Tensor;
+using namespace cuda;
+
+// Each multiprocessor holds at least this many warps of any of the kernels.
+constexpr int64_t kWarpsPerMultiprocessor = 16;
+
+int64_t warps_wanted() {
+  int device = 0, count = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count * kWarpsPerMultiprocessor;
+}
+
+int64_t scratch_bytes() {
+  static const int64_t megabytes = [] {
+    const char* value = std::getenv("RACE_CUDA_SCRATCH_MB");
+    return value ? std::max<int64_t>(std::atoll(value), 0) : 1024;
+  }();
+  return megabytes << 20;
+}
+
+Sizes check(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+            const Tensor& cg, int64_t dim_out) {
+  RACE_CHECK(g.dim() == 2, "g", "[n_nodes, dim_in]", g.sizes());
+  RACE_CHECK(g.scalar_type() == at::kFloat || g.scalar_type() == at::kDouble, "g", "float32 or float64", g.scalar_type());
+  Sizes n{};
+  n.nodes = g.size(0), n.dim_in = g.size(1), n.dim_out = dim_out;
+  RACE_CHECK(sh.dim() == 3 && sh.size(2) <= kMaxSh, "sh", "[n_edges, 1 or n_members, (lmax + 1)^2 <= 16]", sh.sizes());
+  n.edges = sh.size(0), n.groups = sh.size(1), n.sh = sh.size(2);
+  if (table.defined()) {
+    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == kKnot, "table",
+               "[n_members, n_knots >= 2, 3, n_weights]", table.sizes());
+    RACE_CHECK(table.scalar_type() == g.scalar_type(), "table", g.scalar_type(), table.scalar_type());
+    n.members = table.size(0), n.knots = table.size(1), n.weights = table.size(3);
+    RACE_CHECK(radial.dim() == 2 && radial.size(0) == n.edges && radial.size(1) == n.groups, "radial",
+               c10::str("[", n.edges, ", ", n.groups, "], distances, as a table is given"), radial.sizes());
+  } else {
+    RACE_CHECK(radial.dim() == 3 && radial.size(1) == n.edges, "radial", c10::str("[n_members, ", n.edges, ", n_weights]"), radial.sizes());
+    n.members = radial.size(0), n.weights = radial.size(2);
+    RACE_CHECK(n.members >= 1, "radial", "at least one member", n.members);
+  }
+  RACE_CHECK(radial.scalar_type() == g.scalar_type(), "radial", g.scalar_type(), radial.scalar_type());
+  RACE_CHECK(n.groups == 1 || n.groups == n.members, "sh", c10::str("[", n.edges, ", 1 or ", n.members, ", (lmax + 1)^2 <= 16]"), sh.sizes());
+  RACE_CHECK(sh.scalar_type() == g.scalar_type(), "sh", g.scalar_type(), sh.scalar_type());
+  RACE_CHECK(sender.dim() == 1 && sender.size(0) == n.edges && sender.scalar_type() == at::kLong, "sender", c10::str("int64 [", n.edges, "]"),
+             sender.scalar_type(), " ", sender.sizes());
+  RACE_CHECK(row_ptr.dim() == 1 && row_ptr.size(0) >= 1 && row_ptr.scalar_type() == at::kLong, "row_ptr", "int64 [n_receivers + 1]",
+             row_ptr.scalar_type(), " ", row_ptr.sizes());
+  RACE_CHECK(cg.scalar_type() == at::kDouble && cg.dim() == 1, "cg", "float64, one dimension", cg.scalar_type(), " ", cg.sizes());
+  const std::pair<const char*, const Tensor&> all[] = {{"radial", radial}, {"table", table}, {"sh", sh}, {"sender", sender}, {"row_ptr", row_ptr}, {"cg", cg}};
+  for (const auto& [name, tensor] : all) RACE_CHECK(!tensor.defined() || tensor.device() == g.device(), name, g.device(), tensor.device());
+  n.receivers = row_ptr.size(0) - 1;
+  return n;
+}
+
+// The operands of one call, contiguous, with what belongs to them.
+struct Call {
+  Sizes n;
+  cudaStream_t stream;
+  Tensor g, radial, table, sh, cg;  // radial: rows, or x [E]
+  std::shared_ptr<const Graph> graph;
+  std::shared_ptr<const Plan> plan;
+
+  Call(const Tensor& g_in, const Tensor& radial_in, const Tensor& table_in, const Tensor& sh_in, const Tensor& sender, const Tensor& row_ptr,
+       c10::IntArrayRef paths, const Tensor& cg_in, int64_t dim_out)
+      : n(check(g_in, radial_in, table_in, sh_in, sender, row_ptr, cg_in, dim_out)), stream(c10::cuda::getCurrentCUDAStream()) {
+    g = g_in.contiguous(), sh = sh_in.select(1, 0).contiguous();
+    radial = table_in.defined() ? radial_in.select(1, 0).contiguous() : radial_in.contiguous();
+    if (table_in.defined()) table = table_in.contiguous();
+    cg = coefficients_for(cg_in, g.scalar_type());
+    // Wide tiles share more, narrow ones are more: the wide ones only where they still fill the device.
+    const bool wide = n.receivers * n.members * n.weights / kTile >= 4 * warps_wanted();
+    plan = plan_for(n, paths, cg.numel(), wide, g.device());
+    graph = graph_for(sender, row_ptr, n.nodes, stream);
+  }
+
+  template <class T>
+  Operands<T> operands(const Tensor& bar_radial = {}, const Tensor& bar_sh = {}) const {
+    const auto pointer = [](const Tensor& t) { return t.defined() ? t.const_data_ptr<T>() : nullptr; };
+    const bool tabulated = table.defined();
+    Operands<T> o{};
+    o.n_edges = n.edges, o.n_weights = n.weights, o.n_members = n.members, o.n_groups = n.groups, o.sh_dim = n.sh, o.n_knots = n.knots;
+    (tabulated ? o.x : o.radial) = pointer(radial);
+    (tabulated ? o.bar_x : o.bar_radial) = pointer(bar_radial);
+    o.table = pointer(table), o.sh = pointer(sh), o.bar_sh = pointer(bar_sh), o.cg = pointer(cg);
+    return o;
+  }
+};
+
+Tensor result(const Schedule& schedule, int64_t rows, int64_t columns, const at::TensorOptions& options) {
+  return schedule.covers && !schedule.overlaps ? at::empty({rows, columns}, options) : at::zeros({rows, columns}, options);
+}
+
+// out [n_receivers, dim_out] from rows of senders.
+template <class T>
+Tensor gather_forward(const Call& call, const Operands<T>& operands, const Tensor& bar_g, bool second) {
+  const Schedule& schedule = call.plan->forward;
+  Tensor out = result(schedule, call.n.receivers, call.n.dim_out, call.g.options());
+  Gather<T> job{};
+  job.operands = operands;
+  job.tiles = schedule.tiles_ptr(), job.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
+  job.n_tasks = schedule.n_tasks(), job.n_rows = call.n.receivers;
+  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>(), job.node = call.graph->sender.const_data_ptr<int64_t>();
+  job.x = call.g.const_data_ptr<T>(), job.bar = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr, job.x_width = call.n.dim_in;
+  job.out = out.mutable_data_ptr<T>(), job.out_width = call.n.dim_out, job.atomic = schedule.overlaps;
+  C10_CUDA_CHECK(launch_gather(job, second, call.stream));
+  return out;
+}
+
+// The adjoint of g [n_nodes, dim_in] from rows w of receivers: over the edges of each sender, with in and out swapped.
+template <class T>
+Tensor gather_transposed(const Call& call, const Operands<T>& operands, const Tensor& w, bool second) {
+  const Schedule& schedule = call.plan->transposed;
+  const Transposed& edges = call.graph->transposed();
+  Tensor out = result(schedule, call.n.nodes, call.n.dim_in, call.g.options());
+  Gather<T> job{};
+  job.operands = operands;
+  job.tiles = schedule.tiles_ptr(), job.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
+  job.n_tasks = schedule.n_tasks(), job.n_rows = call.n.nodes;
+  job.row_ptr = edges.row_ptr.const_data_ptr<int64_t>(), job.node = edges.receiver.const_data_ptr<int64_t>();
+  job.edge = edges.order.const_data_ptr<int64_t>();
+  job.x = w.const_data_ptr<T>(), job.x_width = call.n.dim_out;
+  job.out = out.mutable_data_ptr<T>(), job.out_width = call.n.dim_in, job.atomic = schedule.overlaps;
+  C10_CUDA_CHECK(launch_gather(job, second, call.stream));
+  return out;
+}
+
+// Edges in the order of the table's intervals.
+struct Intervals {
+  Tensor order, ptr;
+
+  template <class T>
+  static Intervals find(const Call& call) {
+    const Tensor interval = at::empty({call.n.edges}, call.graph->sender.options().dtype(at::kInt));
+    C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.edges, call.n.knots, interval.mutable_data_ptr<int32_t>(), call.stream));
+    const auto [key, order] = at::sort(interval, /*stable=*/true, 0, /*descending=*/false);
+    return {order, at::searchsorted(key, at::arange(call.n.knots, key.options()))};
+  }
+};
+
+struct EdgeResults {
+  Tensor dradial, dtable, dsh;  // dradial: of R [M, E, K], or of x [E, G]
+};
+
+template <class T>
+EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const Tensor& w, const Tensor& bar_g, bool second, bool want_radial,
+                          bool want_table, bool want_sh) {
+  const Sizes& n = call.n;
+  const Plan& plan = *call.plan;
+  const bool tabulated = call.table.defined();
+  const auto options = call.g.options();
+  const std::vector<Tile>& tiles = plan.forward.tiles;
+  const int64_t n_tiles = static_cast<int64_t>(tiles.size());
+  want_table = want_table && tabulated;
+  EdgeResults results;
+  if (!want_radial && !want_table && !want_sh) return results;
+
+  EdgeAdjoints<T> job{};
+  job.operands = operands, job.tiles = plan.forward.tiles_ptr(), job.n_receivers = n.receivers;
+  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>(), job.sender = call.graph->sender.const_data_ptr<int64_t>();
+  job.g = call.g.const_data_ptr<T>(), job.bar_g = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr, job.g_width = n.dim_in;
+  job.w = w.const_data_ptr<T>(), job.w_width = n.dim_out;
+
+  // With few receivers the tiles of one are dealt to several warps, whose sums are added at the end.
+  const int64_t share = n_tiles * (n.groups > 1 ? 1 : n.members);
+  const int64_t parts = std::clamp<int64_t>(warps_wanted() / std::max<int64_t>(n.receivers * n.groups, 1), 1, std::max<int64_t>(share, 1));
+  job.n_parts = parts;
+  Tensor dsh, dx;
+  const auto empty = [&](c10::IntArrayRef shape) { return n_tiles > 0 ? at::empty(shape, options) : at::zeros(shape, options); };
+  if (want_sh) dsh = empty({parts, n.edges, n.groups, n.sh}), job.dsh = dsh.mutable_data_ptr<T>();
+  if (want_radial && tabulated) dx = empty({parts, n.edges, n.groups}), job.dx = dx.mutable_data_ptr<T>();
+  if (want_radial && !tabulated) {
+    const std::array<int64_t, 3> shape{n.members, n.edges, n.weights};
+    results.dradial = plan.weights_disjoint ? at::empty(shape, options) : at::zeros(shape, options);
+    job.dradial = results.dradial.template mutable_data_ptr<T>(), job.atomic = !plan.weights_disjoint;
+  }
+
+  if (!want_table) {
+    job.last_tile = n_tiles;
+    C10_CUDA_CHECK(launch_edge_adjoints(job, second, call.stream));
+  } else {
+    results.dtable = at::zeros_like(call.table);
+    const bool two = second && operands.bar_x;
+    const int64_t per_column = std::max<int64_t>(n.members * n.edges * static_cast<int64_t>(sizeof(T)) * (two ? 2 : 1), 1);
+    const Intervals intervals = Intervals::find<T>(call);
+    for (int64_t first = 0, last; first < n_tiles; first = last) {
+      int64_t columns = 0;
+      for (last = first; last < n_tiles && (last == first || (columns + tiles[last].width) * per_column <= scratch_bytes()); ++last)
+        columns += tiles[last].width;
+      const Tensor scratch = at::empty({two ? 2 : 1, n.members * n.edges * columns}, options);
+      job.first_tile = first, job.last_tile = last, job.accumulate = first > 0;
+      job.dr = scratch.mutable_data_ptr<T>(), job.dr1 = two ? job.dr + scratch.size(1) : nullptr;
+      C10_CUDA_CHECK(launch_edge_adjoints(job, second, call.stream));
+      KnotSums<T> sums{};
+      sums.operands = operands, sums.tiles = job.tiles, sums.first_tile = first, sums.last_tile = last;
+      sums.interval_ptr = intervals.ptr.template const_data_ptr<int64_t>(), sums.order = intervals.order.template const_data_ptr<int64_t>();
+      sums.dr = job.dr, sums.dr1 = job.dr1;
+      sums.dtable = results.dtable.template mutable_data_ptr<T>(), sums.atomic = !plan.weights_disjoint;
+      C10_CUDA_CHECK(launch_knot_sums(sums, call.stream));
+    }
+  }
+  const auto add_parts = [&](const Tensor& t) { return parts == 1 ? t.squeeze(0) : t.sum(0); };
+  if (dsh.defined()) results.dsh = add_parts(dsh);
+  if (dx.defined()) results.dradial = add_parts(dx);
+  return results;
+}
+
+void check_grad(const Tensor& grad, const Tensor& g, const Tensor& row_ptr) {
+  RACE_CHECK(grad.dim() == 2 && grad.size(0) == row_ptr.size(0) - 1 && grad.scalar_type() == g.scalar_type() && grad.device() == g.device(), "grad",
+             c10::str(g.scalar_type(), " [", row_ptr.size(0) - 1, ", dim_out] on ", g.device()), grad.scalar_type(), " ", grad.sizes(), " on ",
+             grad.device());
+}
+
+void check_bar(const char* name, const Tensor& bar, const Tensor& like) {
+  RACE_CHECK(!bar.defined() || (bar.sizes() == like.sizes() && bar.scalar_type() == like.scalar_type() && bar.device() == like.device()), name,
+             c10::str(like.scalar_type(), " ", like.sizes(), " on ", like.device()), bar.scalar_type(), " ", bar.sizes(), " on ", bar.device());
+}
+
+}  // namespace
+
+Tensor conv_cuda(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
+                 c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
+  const c10::cuda::OptionalCUDAGuard guard(g.device());
+  const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out);
+  return AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv",
+                                    [&] { return gather_forward<scalar_t>(call, call.operands<scalar_t>(), {}, false); });
+}
+
+std::array<Tensor, 4> conv_backward_cuda(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
+                                         const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
+                                         std::array<bool, 4> mask) {
+  const c10::cuda::OptionalCUDAGuard guard(g.device());
+  RACE_CHECK(grad.dim() == 2, "grad", "[n_receivers, dim_out]", grad.sizes());
+  const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, grad.size(1));
+  check_grad(grad, g, row_ptr);
+  const Tensor w = grad.contiguous();
+  std::array<Tensor, 4> d;
+  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_backward", [&] {
+    const auto operands = call.operands<scalar_t>();
+    if (mask[0]) d[0] = gather_transposed<scalar_t>(call, operands, w, false);
+    EdgeResults edges = edge_adjoints<scalar_t>(call, operands, w, {}, false, mask[1], mask[2], mask[3]);
+    d[1] = edges.dradial, d[2] = edges.dtable, d[3] = edges.dsh;
+  });
+  return d;
+}
+
+std::array<Tensor, 5> conv_double_backward_cuda(const Tensor& bar_g, const Tensor& bar_radial, const Tensor& bar_sh, const Tensor& grad,
+                                                const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
+                                                const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
+                                                std::array<bool, 5> mask) {
+  const c10::cuda::OptionalCUDAGuard guard(g.device());
+  RACE_CHECK(grad.dim() == 2, "grad", "[n_receivers, dim_out]", grad.sizes());
+  const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, grad.size(1));
+  check_grad(grad, g, row_ptr);
+  check_bar("bar_g", bar_g, g), check_bar("bar_radial", bar_radial, radial), check_bar("bar_sh", bar_sh, sh);
+  const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
+  const Tensor w = grad.contiguous(), a = dense(bar_g), b = dense(bar_radial), c = dense(bar_sh);
+  std::array<Tensor, 5> d;
+  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_double_backward", [&] {
+    const auto operands = call.operands<scalar_t>(b, c);
+    if (mask[0]) d[0] = gather_forward<scalar_t>(call, operands, a, true);
+    if (mask[1]) d[1] = gather_transposed<scalar_t>(call, operands, w, true);
+    EdgeResults edges = edge_adjoints<scalar_t>(call, operands, w, a, true, mask[2], mask[3], mask[4]);
+    d[2] = edges.dradial, d[3] = edges.dtable, d[4] = edges.dsh;
+  });
+  return d;
+}
+
+}  // namespace race

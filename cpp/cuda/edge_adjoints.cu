@@ -1,0 +1,225 @@
+#include "device.cuh"
+
+namespace race::cuda {
+namespace {
+
+// What one warp keeps of the edges it is working on, and the adjoints of their harmonics (and, last, distance) summed so far.
+template <class T>
+struct Chunk {
+  int64_t sender[kEdgeChunk];
+  int32_t knot[kEdgeChunk];
+  T value[kInterval][kEdgeChunk], slope[kInterval][kEdgeChunk], curve[kInterval][kEdgeChunk];
+  T sum[kEdgeChunk][kMaxSh + 1];
+};
+
+// Sums V numbers over groups of `lanes` lanes. Each exchange halves the numbers that a lane looks after, while there is more than one:
+// 9 exchanges for 8 numbers over a warp instead of 40. put(index, sum) is called once for every number and group.
+template <int V, class T, class Put>
+__device__ __forceinline__ void sum_lanes(T* v, int lanes, int lane, int index, Put&& put) {
+  const int offset = lanes / 2;
+  if constexpr (V > 1) {
+    if (offset > 0) {
+      const bool upper = lane & offset;
+      T half[V / 2];
+#pragma unroll
+      for (int i = 0; i < V / 2; ++i) {
+        const T give = upper ? v[i] : v[i + V / 2];
+        half[i] = (upper ? v[i + V / 2] : v[i]) + shuffle_xor(give, offset);
+      }
+      sum_lanes<V / 2>(half, offset, lane, index + (upper ? V / 2 : 0), put);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i) put(index + i, v[i]);
+    }
+  } else {
+    T total = v[0];
+    for (int o = offset; o > 0; o /= 2) total += shuffle_xor(total, o);
+    if ((lane & (lanes - 1)) == 0) put(index, total);
+  }
+}
+
+template <class T, bool Second>
+struct EdgeTile {
+  const EdgeAdjoints<T>& job;
+  const Tile& tile;
+  Chunk<T>& chunk;
+  int64_t receiver, member, begin;  // begin: first edge of the chunk
+  int n;                            // edges of the chunk
+  int64_t scratch;                  // first element of the tile in dr
+
+  template <int D1, int D2, int C>
+  __device__ __forceinline__ void run(int c0) const {
+    const Operands<T>& in = job.operands;
+    const int lanes = C == 2 ? kWarp : tile.lanes, lane = threadIdx.x % kWarp, slot = lane / lanes, c = c0 + lane % lanes;
+    bool live[C];
+#pragma unroll
+    for (int i = 0; i < C; ++i) live[i] = c + i * kWarp < tile.width;
+
+    T v[C][D1][D2] = {};
+    const T* w = job.w + receiver * job.w_width + tile.out + member * tile.out_member + c;
+    const T* cg = in.cg + tile.cg;
+    for (int m3 = 0; m3 < tile.d_out; ++m3, w += tile.out_stride, cg += tile.cg_out) {
+      T w3[C];
+#pragma unroll
+      for (int i = 0; i < C; ++i) w3[i] = live[i] ? w[i * kWarp] : T(0);
+#pragma unroll
+      for (int m1 = 0; m1 < D1; ++m1)
+#pragma unroll
+        for (int m2 = 0; m2 < D2; ++m2) {
+          const T coefficient = cg[m1 * tile.cg_in + m2 * tile.cg_sh];
+#pragma unroll
+          for (int i = 0; i < C; ++i) v[i][m1][m2] += coefficient * w3[i];
+        }
+    }
+
+    constexpr int V = D2 == 1 ? 2 : D2 == 3 ? 4 : 8;  // adjoints of Y[m2], of x, and padding
+    const int64_t x_column = tile.in + member * tile.in_member + c, weight = tile.weight + c;
+    const int64_t group = in.n_groups > 1 ? member : 0;
+    const bool sums = job.dsh || job.dx;
+    for (int base = 0; base < n; base += kWarp / lanes) {
+      const int k = base + slot;
+      T part[V] = {};
+      if (k < n) {
+        const int64_t e = begin + k, start = chunk.sender[k] * job.g_width + x_column;
+        T y[D2], yc[D2];
+#pragma unroll
+        for (int m = 0; m < D2; ++m) {
+          y[m] = in.sh[e * in.sh_dim + tile.sh_offset + m];
+          if constexpr (Second) yc[m] = in.bar_sh ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m] : T(0);
+        }
+        const T xi = Second && in.bar_x ? in.bar_x[e * in.n_groups + group] : T(0);
+#pragma unroll
+        for (int i = 0; i < C; ++i) {
+          if (!live[i]) continue;
+          T r = 0, b = 0, slope = 0, curve = 0;  // R and its derivatives by x; b, the direction of R in the second order
+          if (in.table) {
+            const T* rows = in.table + (member * in.n_knots + chunk.knot[k]) * kKnot * in.n_weights + weight + i * kWarp;
+#pragma unroll
+            for (int a = 0; a < kInterval; ++a) {
+              const T p = rows[a * in.n_weights];
+              r += chunk.value[a][k] * p;
+              slope += chunk.slope[a][k] * p;
+              if constexpr (Second) curve += chunk.curve[a][k] * p;
+            }
+            if constexpr (Second) b = xi * slope;
+          } else {
+            const int64_t at = (member * in.n_edges + e) * in.n_weights + weight + i * kWarp;
+            r = in.radial[at];
+            if constexpr (Second) b = in.bar_radial ? in.bar_radial[at] : T(0);
+          }
+
+          T t[D2] = {}, ta[D2] = {};  // of x, and of its direction in the second order
+#pragma unroll
+          for (int m1 = 0; m1 < D1; ++m1) {
+            const T x = job.g[start + m1 * tile.in_stride + i * kWarp];
+            T xa = 0;
+            if constexpr (Second) xa = job.bar_g ? job.bar_g[start + m1 * tile.in_stride + i * kWarp] : T(0);
+#pragma unroll
+            for (int m2 = 0; m2 < D2; ++m2) {
+              t[m2] += x * v[i][m1][m2];
+              if constexpr (Second) ta[m2] += xa * v[i][m1][m2];
+            }
+          }
+          T dr1 = 0, dr = 0;
+#pragma unroll
+          for (int m2 = 0; m2 < D2; ++m2) {
+            dr1 += t[m2] * y[m2];
+            if constexpr (Second) {
+              dr += ta[m2] * y[m2] + t[m2] * yc[m2];
+              part[m2] += r * ta[m2] + b * t[m2];
+            } else {
+              part[m2] += r * t[m2];
+            }
+          }
+          if constexpr (!Second) dr = dr1;
+          part[D2] += dr * slope;
+          if constexpr (Second) part[D2] += xi * dr1 * curve;
+
+          if (job.dradial) {
+            T* out = job.dradial + (member * in.n_edges + e) * in.n_weights + weight + i * kWarp;
+            if (job.atomic)
+              atomicAdd(out, dr);
+            else
+              *out = dr;
+          }
+          const int64_t at = scratch + e * tile.width + c + i * kWarp;
+          if (job.dr) job.dr[at] = dr;
+          if (Second && job.dr1) job.dr1[at] = dr1;
+        }
+      }
+      if (sums)
+        sum_lanes<V>(part, lanes, lane, 0, [&](int index, T value) {
+          if (k >= n || index > D2) return;
+          chunk.sum[k][index < D2 ? tile.sh_offset + index : kMaxSh] += value;
+        });
+    }
+    __syncwarp();  // the next tile's sums are added by other lanes
+  }
+};
+
+// One warp per receiver, part of the tiles and (where adjoints are each member's own) member.
+template <class T, bool Second>
+__global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>) edge_kernel(const __grid_constant__ EdgeAdjoints<T> job) {
+  __shared__ Chunk<T> chunks[kWarpsPerBlock];
+  const Operands<T>& in = job.operands;
+  Chunk<T>& chunk = chunks[threadIdx.x / kWarp];
+  const int lane = threadIdx.x % kWarp;
+  const int64_t work = global_warp(), receiver = work % job.n_receivers, part = work / job.n_receivers % job.n_parts;
+  const int64_t group = work / job.n_receivers / job.n_parts;
+  if (group >= in.n_groups) return;
+
+  const int64_t n_tiles = job.last_tile - job.first_tile, members = in.n_groups > 1 ? 1 : in.n_members;
+  const int64_t before = job.tiles[job.first_tile].columns_before;
+  const int64_t columns = job.tiles[job.last_tile - 1].columns_before + job.tiles[job.last_tile - 1].width - before;
+  const int64_t end = job.row_ptr[receiver + 1];
+  for (int64_t begin = job.row_ptr[receiver]; begin < end; begin += kEdgeChunk) {
+    const int n = static_cast<int>(end - begin < kEdgeChunk ? end - begin : kEdgeChunk);
+    if (lane < n) {
+      chunk.sender[lane] = job.sender[begin + lane];
+      if (in.table) {
+        const Knots<T> knots = find_knots<T, Second>(in.x[begin + lane], in.n_knots);
+        chunk.knot[lane] = knots.row;
+        for (int a = 0; a < kInterval; ++a) {
+          chunk.value[a][lane] = knots.value[a];
+          chunk.slope[a][lane] = knots.slope[a];
+          if constexpr (Second) chunk.curve[a][lane] = knots.curve[a];
+        }
+      }
+      for (int s = 0; s <= kMaxSh; ++s) chunk.sum[lane][s] = 0;
+    }
+    __syncwarp();
+
+    for (int64_t q = part; q < n_tiles * members; q += job.n_parts) {
+      const int64_t member = in.n_groups > 1 ? group : q / n_tiles;
+      const Tile& tile = job.tiles[job.first_tile + q % n_tiles];
+      const int64_t scratch = (member * columns + tile.columns_before - before) * in.n_edges;
+      for_dimensions(tile, EdgeTile<T, Second>{job, tile, chunk, receiver, member, begin, n, scratch});
+    }
+
+    const int64_t row = (part * in.n_edges + begin) * in.n_groups + group;  // of dsh; the next edge's is n_groups further
+    if (job.dsh)
+      for (int at = lane; at < n * in.sh_dim; at += kWarp) {
+        const int64_t k = at / in.sh_dim, s = at % in.sh_dim;
+        T* out = job.dsh + (row + k * in.n_groups) * in.sh_dim + s;
+        *out = job.accumulate ? *out + chunk.sum[k][s] : chunk.sum[k][s];
+      }
+    if (job.dx && lane < n) {
+      T* out = job.dx + row + lane * in.n_groups;
+      *out = job.accumulate ? *out + chunk.sum[lane][kMaxSh] : chunk.sum[lane][kMaxSh];
+    }
+    __syncwarp();
+  }
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& job, bool second, cudaStream_t stream) {
+  if (job.last_tile == job.first_tile) return cudaSuccess;
+  return launch(second ? edge_kernel<T, true> : edge_kernel<T, false>, job, job.n_receivers * job.n_parts * job.operands.n_groups, stream);
+}
+
+template cudaError_t launch_edge_adjoints<float>(const EdgeAdjoints<float>&, bool, cudaStream_t);
+template cudaError_t launch_edge_adjoints<double>(const EdgeAdjoints<double>&, bool, cudaStream_t);
+
+}  // namespace race::cuda

@@ -1,0 +1,159 @@
+#pragma once
+// Stands in for CUDA's own header where cpp/cuda is compiled for the CPU, to be tested without a GPU. Each lane of a warp is a
+// coroutine with its own stack; all run until they meet at a shuffle or __syncwarp, exchange, and go on. What the hardware
+// leaves undefined ends the process here: lanes that meet at different places, or that have left while others wait for them.
+// Barriers of a whole block are not offered, since the kernels use none: warps run one after the other.
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(unsigned x = 1) : x(x) {}
+};
+using cudaStream_t = struct CUstream_st*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+
+// As many multiprocessors as a test wants: the host code divides its work by their number.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  const char* asked = std::getenv("RACE_EMULATED_MULTIPROCESSORS");
+  return *value = asked ? std::atoi(asked) : 1, cudaSuccess;
+}
+
+namespace cuda_on_cpu {
+
+constexpr int kLanes = 32;
+constexpr std::size_t kStack = 256 << 10;
+
+class Warp {
+ public:
+  static Warp& get() {
+    static Warp warp;
+    return warp;
+  }
+
+  void run(void (*body)(void*), void* argument, unsigned block, unsigned warp, dim3 threads) {
+    block_index.x = block, block_dim = threads, first_thread = warp * kLanes;
+    for (lane = 0; lane < kLanes; ++lane) {
+      getcontext(&contexts[lane]);
+      contexts[lane].uc_stack.ss_sp = stacks.data() + lane * kStack;
+      contexts[lane].uc_stack.ss_size = kStack;
+      contexts[lane].uc_link = nullptr;
+      makecontext(&contexts[lane], reinterpret_cast<void (*)()>(enter), 0);
+    }
+    this->body = body, this->argument = argument;
+    for (started = false;; started = true) {
+      waiting = 0;
+      for (turn = 0; turn < kLanes; ++turn) {
+        lane = round ? kLanes - 1 - turn : turn;  // now forwards, now backwards: a missing __syncwarp shows
+        place[lane] = nullptr;
+        if (_setjmp(scheduler) == 0) {  // these, unlike swapcontext, make no system call
+          if (started) _longjmp(resume[lane], 1);
+          setcontext(&contexts[lane]);
+        }
+        waiting += place[lane] != nullptr;
+      }
+      if (waiting == 0) return;
+      for (int other = 0; other < kLanes; ++other)
+        if (!place[other] || std::strcmp(place[other], place[0])) fail("lanes do not meet at the same place");
+      round ^= 1;
+    }
+  }
+
+  template <class T>
+  T exchange(T value, int from, const char* name) {
+    const int mine = lane, now = round;
+    std::memcpy(slots[now][mine], &value, sizeof(T));
+    place[mine] = name;
+    if (_setjmp(resume[mine]) == 0) _longjmp(scheduler, 1);
+    std::memcpy(&value, slots[now][from], sizeof(T));  // the lanes that run before this one write to the other half
+    return value;
+  }
+
+  static void fail(const char* what) {
+    std::fprintf(stderr, "CUDA on the CPU: %s (block %u)\n", what, get().block_index.x);
+    std::abort();
+  }
+
+  int lane = 0;
+  dim3 block_index{0}, block_dim{0};
+  unsigned first_thread = 0;
+
+ private:
+  static void enter() {
+    get().body(get().argument);
+    _longjmp(get().scheduler, 1);
+  }
+
+  ucontext_t contexts[kLanes];
+  jmp_buf scheduler, resume[kLanes];
+  std::vector<char> stacks = std::vector<char>(kLanes * kStack);
+  const char* place[kLanes];  // where a lane waits, null once it has returned
+  char slots[2][kLanes][8];
+  int round = 0, waiting = 0, turn = 0;
+  bool started = false;
+  void (*body)(void*) = nullptr;
+  void* argument = nullptr;
+};
+
+struct ThreadIndex {
+  struct {
+    operator unsigned() const { return Warp::get().first_thread + static_cast<unsigned>(Warp::get().lane); }
+  } x;
+};
+
+}  // namespace cuda_on_cpu
+
+inline const dim3& blockIdx = cuda_on_cpu::Warp::get().block_index;
+inline const dim3& blockDim = cuda_on_cpu::Warp::get().block_dim;
+inline constexpr cuda_on_cpu::ThreadIndex threadIdx{};
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+  if (mask != 0xffffffffu) cuda_on_cpu::Warp::fail("a shuffle of part of a warp");
+  return cuda_on_cpu::Warp::get().exchange(value, cuda_on_cpu::Warp::get().lane ^ lanes, "shuffle");
+}
+
+inline void __syncwarp() { cuda_on_cpu::Warp::get().exchange(0, 0, "syncwarp"); }
+
+template <class T>
+void atomicAdd(T* address, T value) {
+  *address += value;
+}
+
+template <class Job>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Job), const Job& job) {
+  struct Launch {
+    void (*kernel)(Job);
+    const Job* job;
+  } launch{kernel, &job};
+  const auto body = [](void* argument) {
+    const auto* launch = static_cast<Launch*>(argument);
+    launch->kernel(*launch->job);
+  };
+  for (unsigned block = 0; block < config->gridDim.x; ++block)
+    for (unsigned warp = 0; warp < config->blockDim.x / cuda_on_cpu::kLanes; ++warp)
+      cuda_on_cpu::Warp::get().run(body, &launch, block, warp, config->blockDim);
+  return cudaSuccess;
+}
