@@ -45,7 +45,8 @@ PYTHON
     $python -m pip --python $build/venv/bin/python install -q --disable-pip-version-check --no-index --no-deps --no-compile "$wheel" || failed+=("install $name")
   done
 fi
-export PATH="$PWD/$build/venv/bin:$PATH" LD_LIBRARY_PATH="$PWD/$build/venv/lib:$($python -c 'import sys; print(sys.prefix)')/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" PYTHONPATH="$PWD/python"
+outer=$($python -c 'import sys; print(sys.prefix)')
+export PATH="$PWD/$build/venv/bin:$outer/bin:$PATH" LD_LIBRARY_PATH="$PWD/$build/venv/lib:$outer/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" PYTHONPATH="$PWD/python"
 missing=()
 for module in $needed; do python -c "import $module" 2> /dev/null || missing+=("$module"); done
 [ ${#missing[@]} = 0 ] || echo "MISSING PACKAGES: ${missing[*]} (benchmarks/gpu.sh --fetch, on a machine with a network); going on without"
