@@ -83,7 +83,7 @@ def reference(model: Reference, path: str, dtype: torch.dtype) -> Prepared:
 
 def batches(n: int, r_max: float, dtype: torch.dtype, n_batches: int = 4) -> tuple[Dataset, list]:
     dataset = Dataset(molecules(n * n_batches), ELEMENTS, r_max, dtype)
-    return dataset, list(dataset.batches(n, shuffle=False))
+    return dataset, [dataset.batch(range(k * n, (k + 1) * n)) for k in range(n_batches)]
 
 
 def training(args: argparse.Namespace, n: int) -> Prepared:

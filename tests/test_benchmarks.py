@@ -1,10 +1,20 @@
 """The benchmarks' bookkeeping: ratios, targets, the page made of records, workers and their failures. Nothing is timed."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import race._race
+import torch
+from e3nn import o3
+
+import race
+from race.conventions import matrix_from_six
+from race.model.irreps import conv_paths
+from race.model.reference import Reference
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -12,8 +22,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import chart  # noqa: E402
 import in_lammps  # noqa: E402
 import protocol  # noqa: E402
+import race_models  # noqa: E402
+import race_worker  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
+import roofline  # noqa: E402
+import systems  # noqa: E402
 from contests import ENERGY, ENSEMBLE, MEAN, STEP  # noqa: E402
 
 
@@ -144,6 +158,63 @@ def test_worker_answers(tmp_path):
         worker.ask("load", "x.npz", "deadly")
     worker.close()
     assert "noise of a library" in (tmp_path / "log").read_text()
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> str:
+    sizes = {"n_features": 4, "radial_mlp": [8], "readout_hidden": 8, "irreps_hidden": "4x0e+4x1o", "lmax": 1}
+    monkeypatch.setitem(race_models.SIZES, "tiny", race_models.SIZES["small"] | sizes)
+    return "tiny"
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_what_is_timed_is_what_a_user_gets(tiny, members, tmp_path):
+    """The timed call returns the covariances of race.Calculator on the same artifact."""
+    path = race_models.artifact(tmp_path, tiny, members, "cholesky", "float64")
+    for name in ("3BPA", "Si-64"):
+        graph = systems.write(tmp_path / f"{name}.npz", name)
+        prepared = race_worker.deployed(race._race.load(str(path)), str(graph), "covariance")
+        atoms = systems.structure(name)
+        atoms.calc = race.Calculator(path)
+        expected = atoms.calc.get_property("forces_cov", atoms)
+        assert np.abs(matrix_from_six(prepared.call().numpy()) - expected).max() < 1e-10 * np.abs(expected).max()
+        assert (prepared.n_atoms, prepared.n_edges) == (len(atoms), len(systems.graph(atoms)["sender"]))
+
+
+def test_reference_is_the_same_function(tiny, tmp_path):
+    """The unfolded form, given the weights, has the forces of the deployed model."""
+    options = argparse.Namespace(model=tiny, members=1, head="point", dtype="float64")
+    graph = systems.write(tmp_path / "x.npz", "Si-64")
+    model = race_models.build(tiny, dtype="float64")
+    unfolded = Reference(race_models.config(tiny)).double().load_member(model, 0)
+    (gradient,) = race_worker.reference(unfolded, str(graph), torch.float64).call()
+    loaded = race._race.load(str(race_models.artifact(tmp_path, options.model, dtype="float64")))
+    forces = race_worker.deployed(loaded, str(graph), "forces").call()["forces"][:, 0]
+    # The table of the radial weights, where the other evaluates the MLP.
+    assert (forces + gradient).abs().max() < 1e-5 * forces.abs().max()
+
+
+@pytest.mark.parametrize("train", [race_worker.training, race_worker.reference_training])
+def test_training_steps_run(tiny, train):
+    options = argparse.Namespace(model=tiny, members=1, head="point", dtype="float32")
+    prepared = train(options, 2)
+    assert (prepared.n_atoms, prepared.frames) == (54, 2)
+    prepared.call()
+    prepared.call()
+
+
+def test_water_box_is_as_dense_as_it_says():
+    graph = systems.graph(systems.water())
+    assert len(graph["sender"]) / len(graph["numbers"]) == pytest.approx(systems.WATER_EDGES_PER_ATOM, rel=0.05)
+
+
+def test_flops_of_the_convolution():
+    """Scalars times scalars: the radial weight, then the only coefficient; vectors from scalars: three of each."""
+    hidden = o3.Irreps("8x0e")
+    counts = roofline.conv_counts(conv_paths(hidden, 0, hidden, 1), 1, 5, 20, 4, (8, 16, 1))
+    assert counts["forward"][0] == 20 * 2 * 8 * (2 + 1)  # two paths: g itself and g times Y_0
+    paths = conv_paths(hidden, 1, o3.Irreps("8x1o"), 1)
+    assert roofline.conv_counts(paths, 1, 5, 20, 4, (8, 24, 4))["forward"][0] == 20 * 8 * (2 * 3 + 1)
 
 
 @pytest.mark.skipif(not results.FINAL.exists(), reason="make bench has not been run yet")
