@@ -50,7 +50,7 @@ inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T
   const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column, *p2 = p0 + rows.third;
   const T *p3 = p0 + rows.step, *p4 = p1 + rows.step, *p5 = p2 + rows.step;
   v += e, s += e;
-  for (int c = 0; c < C; ++c) {
+  RACE_UNROLL for (int c = 0; c < C; ++c) {
     const V a0 = load<V>(p0 + c * N), a1 = load<V>(p1 + c * N), a2 = load<V>(p2 + c * N);
     const V a3 = load<V>(p3 + c * N), a4 = load<V>(p4 + c * N), a5 = load<V>(p5 + c * N);
     r[c] = (v[0] * a0 + v[kLanes] * a1 + v[2 * kLanes] * a2) + (v[3 * kLanes] * a3 + v[4 * kLanes] * a4 + v[5 * kLanes] * a5);
@@ -69,9 +69,9 @@ inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int6
       V slope[C], curve[C];
       interpolate<T, N, C, true>(k, k.slope, k.curve, e, column, slope, curve);
       const T xi = k.xi[e * k.job.radial.xi_stride];
-      for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + xi * dr1[c] * curve[c];
+      RACE_UNROLL for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + xi * dr1[c] * curve[c];
     } else {
-      for (int c = 0; c < C; ++c) sum += dr1[c] * b[c];
+      RACE_UNROLL for (int c = 0; c < C; ++c) sum += dr1[c] * b[c];
     }
     store(k.dx + e * kWidth<T>, sum);
   }
@@ -79,7 +79,7 @@ inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int6
   T* d = k.rows.d0 + k.row[e] * k.rows.stride0 + column;
   for (int i = 0; i < k.rows.n_adjoints; ++i, d += k.job.radial.n_weights) {
     const T v = k.v[i * kLanes + e], s = k.s[i * kLanes + e];
-    for (int c = 0; c < C; ++c) {
+    RACE_UNROLL for (int c = 0; c < C; ++c) {
       if constexpr (Second)
         store(d + c * N, load<V>(d + c * N) + v * dr2[c] + s * dr1[c]);
       else
@@ -97,8 +97,8 @@ void accumulate(const Work<T>& k, int64_t c0) {
   const int64_t in = in_column(k, c0);
   T* out = k.out + out_column(k, c0);
   V sum[D3][C];
-  for (int m3 = 0; m3 < D3; ++m3)
-    for (int c = 0; c < C; ++c) sum[m3][c] = load<V>(out + m3 * p.out_stride + c * N);
+  RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
+    RACE_UNROLL for (int c = 0; c < C; ++c) sum[m3][c] = load<V>(out + m3 * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
@@ -107,21 +107,21 @@ void accumulate(const Work<T>& k, int64_t c0) {
     interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V s[C], t[C];
-      for (int c = 0; c < C; ++c) {
+      RACE_UNROLL for (int c = 0; c < C; ++c) {
         const V xv = load<V>(x + c * N);
         t[c] = r[c] * xv;
         s[c] = t[c];
         if constexpr (Second) s[c] = r[c] * load<V>(a + c * N) + b[c] * xv;
       }
-      for (int m3 = 0; m3 < D3; ++m3)
-        for (int c = 0; c < C; ++c) {
+      RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
+        RACE_UNROLL for (int c = 0; c < C; ++c) {
           sum[m3][c] += q[m3 * kLanes] * s[c];
           if constexpr (Second) sum[m3][c] += qc[m3 * kLanes] * t[c];
         }
     }
   }
-  for (int m3 = 0; m3 < D3; ++m3)
-    for (int c = 0; c < C; ++c) store(out + m3 * p.out_stride + c * N, sum[m3][c]);
+  RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
+    RACE_UNROLL for (int c = 0; c < C; ++c) store(out + m3 * p.out_stride + c * N, sum[m3][c]);
 }
 
 // dg, dR and dY; w stays in registers across the block's edges. dQ[m1, m3] = sum_c w R x is summed over the tile's vectors, then
@@ -136,8 +136,8 @@ void transpose(const Work<T>& k, int64_t c0) {
   const int64_t in = in_column(k, c0);
   const T* w0 = k.w + out_column(k, c0);
   V w[D3][C];
-  for (int m3 = 0; m3 < D3; ++m3)
-    for (int c = 0; c < C; ++c) w[m3][c] = load<V>(w0 + m3 * p.out_stride + c * N);
+  RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
+    RACE_UNROLL for (int c = 0; c < C; ++c) w[m3][c] = load<V>(w0 + m3 * p.out_stride + c * N);
   alignas(64) T dq[kMaxDim * D3 * N];
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
@@ -146,23 +146,23 @@ void transpose(const Work<T>& k, int64_t c0) {
     const T *q = k.q + e, *qc = k.qc + e;
     V r[C], b[C], dr1[C], dr2[C];
     interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
-    for (int c = 0; c < C; ++c) dr1[c] = dr2[c] = V{};
+    RACE_UNROLL for (int c = 0; c < C; ++c) dr1[c] = dr2[c] = V{};
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V sum[D3];
-      for (int m3 = 0; m3 < D3; ++m3) sum[m3] = V{};
-      for (int c = 0; c < C; ++c) {
+      RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) sum[m3] = V{};
+      RACE_UNROLL for (int c = 0; c < C; ++c) {
         const V xv = load<V>(x + c * N);
         V u = q[0] * w[0][c], uc{}, s = r[c] * xv;
-        for (int m3 = 1; m3 < D3; ++m3) u += q[m3 * kLanes] * w[m3][c];
+        RACE_UNROLL for (int m3 = 1; m3 < D3; ++m3) u += q[m3 * kLanes] * w[m3][c];
         dr1[c] += xv * u;
         if constexpr (Second) {
           const V av = load<V>(a + c * N);
-          for (int m3 = 0; m3 < D3; ++m3) uc += qc[m3 * kLanes] * w[m3][c];
+          RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) uc += qc[m3 * kLanes] * w[m3][c];
           s = r[c] * av + b[c] * xv;
           dr2[c] += av * u + xv * uc;
         }
         if (k.dy)
-          for (int m3 = 0; m3 < D3; ++m3) sum[m3] += s * w[m3][c];
+          RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) sum[m3] += s * w[m3][c];
         if (dx) {
           T* d = dx + m1 * p.in_stride + c * N;
           if constexpr (Second)
@@ -172,7 +172,7 @@ void transpose(const Work<T>& k, int64_t c0) {
         }
       }
       if (k.dy)
-        for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
+        RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
     }
     radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
     if (!k.dy) continue;
@@ -194,24 +194,24 @@ void diagonal_accumulate(const Work<T>& k, int64_t c0) {
   const int64_t in = in_column(k, c0);
   T* out = k.out + out_column(k, c0);
   V sum[D][C];
-  for (int m = 0; m < D; ++m)
-    for (int c = 0; c < C; ++c) sum[m][c] = load<V>(out + m * p.out_stride + c * N);
+  RACE_UNROLL for (int m = 0; m < D; ++m)
+    RACE_UNROLL for (int c = 0; c < C; ++c) sum[m][c] = load<V>(out + m * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
     const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
     V r[C], b[C];
     interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
-    for (int c = 0; c < C; ++c) {
+    RACE_UNROLL for (int c = 0; c < C; ++c) {
       const V qr = q * r[c], qb = q * b[c] + qc * r[c];
-      for (int m = 0; m < D; ++m) {
+      RACE_UNROLL for (int m = 0; m < D; ++m) {
         sum[m][c] += (Second ? qb : qr) * load<V>(x + m * p.in_stride + c * N);
         if constexpr (Second) sum[m][c] += qr * load<V>(a + m * p.in_stride + c * N);
       }
     }
   }
-  for (int m = 0; m < D; ++m)
-    for (int c = 0; c < C; ++c) store(out + m * p.out_stride + c * N, sum[m][c]);
+  RACE_UNROLL for (int m = 0; m < D; ++m)
+    RACE_UNROLL for (int c = 0; c < C; ++c) store(out + m * p.out_stride + c * N, sum[m][c]);
 }
 
 template <class T, int N, int C, int D, bool Second>
@@ -223,8 +223,8 @@ void diagonal_transpose(const Work<T>& k, int64_t c0) {
   const int64_t in = in_column(k, c0);
   const T* w0 = k.w + out_column(k, c0);
   V w[D][C];
-  for (int m = 0; m < D; ++m)
-    for (int c = 0; c < C; ++c) w[m][c] = load<V>(w0 + m * p.out_stride + c * N);
+  RACE_UNROLL for (int m = 0; m < D; ++m)
+    RACE_UNROLL for (int c = 0; c < C; ++c) w[m][c] = load<V>(w0 + m * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
@@ -232,9 +232,9 @@ void diagonal_transpose(const Work<T>& k, int64_t c0) {
     const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
     V r[C], b[C], dr1[C], dr2[C], sum{};
     interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
-    for (int c = 0; c < C; ++c) {
+    RACE_UNROLL for (int c = 0; c < C; ++c) {
       V xw{}, aw{};
-      for (int m = 0; m < D; ++m) {
+      RACE_UNROLL for (int m = 0; m < D; ++m) {
         xw += load<V>(x + m * p.in_stride + c * N) * w[m][c];
         if constexpr (Second) aw += load<V>(a + m * p.in_stride + c * N) * w[m][c];
       }
@@ -243,7 +243,7 @@ void diagonal_transpose(const Work<T>& k, int64_t c0) {
       sum += Second ? r[c] * aw + b[c] * xw : r[c] * xw;
       if (dx) {
         const V factor = Second ? q * b[c] + qc * r[c] : q * r[c];
-        for (int m = 0; m < D; ++m) {
+        RACE_UNROLL for (int m = 0; m < D; ++m) {
           T* d = dx + m * p.in_stride + c * N;
           store(d, load<V>(d) + factor * w[m][c]);
         }

@@ -56,3 +56,10 @@ inline void sum_eight_rows(const T* rows, T* out) {
     out[r] = sum;
   }
 }
+
+// Before a short loop over vectors of an array: unrolled early enough for GCC to keep the array in registers.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RACE_UNROLL _Pragma("GCC unroll 16")
+#else
+#define RACE_UNROLL
+#endif

@@ -153,6 +153,14 @@ def test_bad_metadata(field, value, message, model, tmp_path):
     assert message in refusal(build(tmp_path / "x.race.pt", model, spoil_metadata={field: value}))
 
 
+@pytest.mark.parametrize("knots, least, most", [(0, 0.0, 0.0), (256, 1e-12, 1e-6), (16, 1e-4, 1.0)])
+def test_metadata_says_what_the_table_does_to_forces(knots, least, most, tmp_path):
+    path = tmp_path / "x.race.pt"
+    export_model(make_model(radial_knots=knots), path)
+    table = read_metadata(path)[0]["radial_table"]
+    assert table["knots"] == knots and least <= table["force_error"] <= most
+
+
 def test_export_keeps_what_was_there_when_it_fails(model, tmp_path):
     mean = make_model(pooling="mean", head="point")
     with pytest.raises(RaceError, match="sums over atoms"):
@@ -208,6 +216,7 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
         "largest 9.5 eV/A",
         "commit 0123456789",
         "force_std_scale 1.25",
+        "256 knots, as trained, forces within",
     ):
         assert text in out
     metadata, _ = read_metadata(path)

@@ -29,6 +29,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("parameters", f"{metadata['n_parameters']:,}"),
         ("stored as", f"{metadata['dtype']}, {'portable (stock torch operators)' if metadata['portable'] else 'compiled operators'}"),
         ("halo", f"one cutoff; {' '.join(map(str, metadata['halo_widths'])) or 'no'} values per atom exchanged between layers"),
+        ("radial weights", _radial(metadata)),
         ("calibration", ", ".join(f"{name} {value:.4g}" for name, value in metadata["calibration"].items()) or "none"),
         ("made by", f"race {metadata['race_version']}, torch {metadata['torch_version']}{commit}"),
         ("sha256", digest),
@@ -43,6 +44,14 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         rows.append(("  shortest pairs", ", ".join(f"{pair} {distance:.2f} A" for pair, distance in training["min_distance"].items())))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def _radial(metadata: dict[str, Any]) -> str:
+    table = metadata.get("radial_table", {"knots": metadata["model"]["radial_knots"]})
+    if not table["knots"]:
+        return "the MLP, for every edge"
+    error = f", forces within {table['force_error']:.1g} of the MLP's" if "force_error" in table else ""
+    return f"a spline through {table['knots']} knots, as trained{error}"
 
 
 def _gives(head: str) -> str:

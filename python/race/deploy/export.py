@@ -14,7 +14,7 @@ import torch
 import race
 import race._race
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
-from race.deploy.selftest import make_selftest
+from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
 
@@ -59,6 +59,8 @@ def export_model(
         tensor.data = tensor.data.to(torch.float64) if tensor.is_floating_point() else tensor.data
     training = summary.get("training", {})
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
+    error = table_error(model, training.get("min_distance"))
+    metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}
     extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(make_selftest(reference, training.get("min_distance")))}
 
     partial = path.with_name(f".{path.name}.partial")

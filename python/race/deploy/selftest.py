@@ -43,6 +43,24 @@ def make_selftest(reference: RACE, min_distance: Mapping[str, float] | None = No
     return {"tolerance": TOLERANCE, "cases": cases}
 
 
+def table_error(model: RACE, min_distance: Mapping[str, float] | None = None) -> float:
+    """By how much the table of radial weights changes forces, relative to the largest force, in float64 and a random crystal.
+
+    The table is what was trained, so this is no error of the artifact: it says that knots are dense enough for the MLP between them.
+    """
+    elements = model.config.elements
+    if model.config.radial_knots == 0:
+        return 0.0
+    atoms = random_structure([elements[k % len(elements)] for k in range(12)], min_distance or {}, np.random.default_rng(1), periodic=True)
+    graph = build_graph(atoms, elements, model.config.r_max, torch.float64)
+    forces = []
+    for knots in (model.config.radial_knots, 0):
+        twin = RACE(model.config.model_copy(update={"radial_knots": knots}), torch.float64)
+        twin.load_state_dict(model.state_dict())
+        forces.append(twin.eval()(graph)["forces"].detach())
+    return float((forces[0] - forces[1]).abs().max()) / _largest(forces[1])
+
+
 def random_structure(symbols: Sequence[str], min_distance: Mapping[str, float], rng: np.random.Generator, periodic: bool) -> ase.Atoms:
     """Atoms at random places of a triclinic cell, no two closer than in training (else 0.9 of the covalent radii's sum)."""
 
