@@ -242,6 +242,7 @@ def main() -> None:
     if args.quick:
         (results.BUILD / PAGE.name).write_text(text)
         return
+    DATA.parent.mkdir(exist_ok=True)
     DATA.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     PAGE.write_text(text)
 
