@@ -59,9 +59,10 @@ def export_model(
         tensor.data = tensor.data.to(torch.float64) if tensor.is_floating_point() else tensor.data
     training = summary.get("training", {})
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
+    selftest = make_selftest(reference, training.get("min_distance"))
     error = table_error(model, training.get("min_distance"))
     metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}
-    extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(make_selftest(reference, training.get("min_distance")))}
+    extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(selftest)}
 
     partial = path.with_name(f".{path.name}.partial")
     try:
