@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -276,6 +277,24 @@ def test_threads_change_rounding_only(n_members, groups, knots):
         torch.set_num_threads(before)
     assert worst(results[1], results[0]) < 1e-13
     assert all(torch.equal(a, b) for a, b in zip(results[1], results[2], strict=True))
+
+
+def test_threads_work_at_the_same_time():
+    """A library compiled without OpenMP runs its loops on the calling thread alone, and passes every other test."""
+    operands, rest = make("16x0e+16x1o", 1, 1, 1, n_nodes=200, n_edges=20000, n_receivers=200, knots=6)
+    detached = [t.detach() for t in operands]
+    before, by_others = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            process, thread = time.process_time(), time.thread_time()
+            for _ in range(20):
+                torch.ops.race.conv(*detached, *rest)
+            own = time.thread_time() - thread
+            by_others.append((time.process_time() - process - own) / own)
+    finally:
+        torch.set_num_threads(before)
+    assert by_others[0] < 0.05 and by_others[1] > 0.3
 
 
 ISA_SCRIPT = """
