@@ -99,12 +99,12 @@ class Radial(nn.Module):
                 value, slope, curvature = x.view(n_members, 3, n_knots, -1).unbind(1)
                 first, second = silu_derivatives(value)
                 x = torch.cat([silu(value), first * slope, second * slope**2 + first * curvature], 1)
-        return x.view(n_members, 3, n_knots, -1).transpose(1, 2)
+        return x.view(n_members, 3, n_knots, -1).transpose(1, 2).contiguous()  # once here, or in every call of the convolution
 
     def fold(self) -> None:
         """Keeps the table alone."""
         if self.n_knots > 0:
-            self.table_folded = self.table().detach().contiguous()
+            self.table_folded = self.table().detach()
             for weight in self.weights:
                 weight.data = weight.data[:, :0, :0]
             self.is_folded = True
