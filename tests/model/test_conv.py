@@ -55,11 +55,11 @@ def derivatives(conv, operands, rest, seed=1):
 
     g, radial, table, sh = operands
     leaves = [t for t in operands if t is not None]
-    out = conv(*operands, *rest)
+    out = conv(*operands, *rest) + 0 * sh.sum()  # paths with l2 = 0 alone do not differentiate it
     weight = like(out).requires_grad_()
     of_table = [] if table is None else torch.autograd.grad(out, [table], weight, retain_graph=True)
     first = torch.autograd.grad(out, [g, radial, sh], weight, create_graph=True)
-    second = torch.autograd.grad(first, [weight, *leaves], [like(t) for t in first])
+    second = torch.autograd.grad(first, [weight, *leaves], [like(t) for t in first], allow_unused=True, materialize_grads=True)
     return [out, *of_table, *first, *second]
 
 
@@ -161,7 +161,7 @@ def test_equals_e3nn(conv, dtype):
 @pytest.mark.parametrize("knots", [0, 5])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradcheck(groups, knots):
-    """With G = 2 the groups must hold equal values, so x and the harmonics are differentiated through the expand()."""
+    """With G = 2 the groups must hold equal values, so x and the harmonics are differentiated through the expand(). Y_0 is constant."""
 
     def check(check, irreps, lmax, second):
         (g, radial, table, sh), rest = make(irreps, lmax, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=knots)
@@ -169,13 +169,24 @@ def test_gradcheck(groups, knots):
         def function(g, radial, sh, table=None if second else table):
             table = inner if table is None else table
             x = radial.expand(-1, groups) if knots else radial
-            return conv_fused(g, x, table, sh.expand(-1, groups, -1), *rest)
+            return conv_fused(g, x, table, torch.cat([constant, sh], 2).expand(-1, groups, -1), *rest)
 
         inner = table
+        constant, sh = sh.detach()[..., :1], sh.detach()[..., 1:].clone().requires_grad_()
         assert check(function, (g, radial, sh) if second or table is None else (g, radial, sh, table))
 
     check(torch.autograd.gradcheck, "2x0e+1x1o+1x2e", 2, second=False)
     check(torch.autograd.gradgradcheck, "2x0e+1x1o", 1, second=True)
+
+
+@pytest.mark.parametrize("conv", [conv_fused, conv_aten])
+def test_the_first_harmonic_is_a_constant(conv):
+    (g, radial, table, sh), rest = make("4x0e+3x1o", 1, 2, 2, knots=6)
+    out = conv(g, radial, table, sh, *rest)
+    (dsh,) = torch.autograd.grad(out.square().sum(), sh, create_graph=True)
+    assert (dsh[..., 0] == 0).all() and (dsh[..., 1:] != 0).any(-1).all()
+    (none,) = torch.autograd.grad(dsh[..., 0].sum(), g, allow_unused=True, materialize_grads=True)
+    assert (none == 0).all()
 
 
 def test_mixed_second_derivatives_of_the_table():
@@ -288,13 +299,13 @@ def test_threads_work_at_the_same_time():
         for n in (1, 2):
             torch.set_num_threads(n)
             process, thread = time.process_time(), time.thread_time()
-            for _ in range(20):
+            for _ in range(300):  # threads that wait for work of another test burn time for some milliseconds
                 torch.ops.race.conv(*detached, *rest)
             own = time.thread_time() - thread
             by_others.append((time.process_time() - process - own) / own)
     finally:
         torch.set_num_threads(before)
-    assert by_others[0] < 0.05 and by_others[1] > 0.3
+    assert by_others[0] < 0.1 and by_others[1] > 0.4
 
 
 ISA_SCRIPT = """

@@ -14,7 +14,7 @@ Arguments of both:
         slopes and curvatures at N knots, radial is x [E, G] and R its quintic Hermite interpolation, which the fused operator
         never stores.
     sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
-        the gradients with respect to x and sh are each member's own.
+        the gradients with respect to x and sh are each member's own. The first is a constant: its gradient is zero.
     sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
     paths: rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column, weight_offset, cg_offset):
         reads g[:, in_offset:] viewed [2l1+1, M, mul], writes columns out_column.. of out[:, out_offset:] viewed
@@ -84,6 +84,8 @@ def conv_aten(
 
         x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
         y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)  # [E, G, d2]
+        if d2 == 1:
+            y = y.detach()
         coupling = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
         matrix = torch.einsum("egb,abc->egac", y, coupling).expand(n_edges, n_members, d1, d3)
         weight = radial.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)  # [E, 1, M, mul]
@@ -132,8 +134,9 @@ def conv_vjp_aten(
         along = torch.einsum("emac,ecmu->eamu", matrix, bar)  # [E, d1, M, mul]
         dg.narrow(1, in_offset, d1 * n_members * mul).index_add_(0, sender, (along * weight).reshape(n_edges, d1 * n_members * mul))
         dweights.narrow(2, weight_offset, mul).add_((along * x).sum(1).transpose(0, 1))
-        dmatrix = torch.einsum("eamu,ecmu->emac", x * weight, bar)
-        dsh.narrow(2, paths[p + 1] * paths[p + 1], d2).add_(torch.einsum("emac,abc->emb", dmatrix, coupling))
+        if d2 > 1:
+            dmatrix = torch.einsum("eamu,ecmu->emac", x * weight, bar)
+            dsh.narrow(2, paths[p + 1] * paths[p + 1], d2).add_(torch.einsum("emac,abc->emb", dmatrix, coupling))
     if table is not None:
         dweights = (dweights * spline_slope_aten(radial, table)).sum(2).t()  # dx [E, M]
         if radial.shape[1] == 1:
