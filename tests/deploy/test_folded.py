@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from race.deploy.export import fold
-from race.deploy.folded import Map
+from race.deploy.folded_layer import Map
 from race.deploy.selftest import make_selftest, predict
 from race.errors import RaceError
 from race.model.conv import conv_aten, conv_vjp_aten, conv_vjp_fused, spline_aten, spline_slope_aten

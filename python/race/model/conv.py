@@ -22,20 +22,11 @@ Arguments of both:
     cg: float64, coefficients of all paths. dim_out: width of the result [n_receivers, dim_out].
 """
 
-import warnings
-
 import torch
 from torch import Tensor
 
+from race.model.fused import HAS_FUSED
 from race.model.scatter import segment_sum
-
-try:
-    import race._race  # noqa: F401  registers torch.ops.race.*
-
-    HAS_FUSED = True
-except ImportError as error:
-    HAS_FUSED = False
-    warnings.warn(f"race._race cannot be loaded ({error}): falling back to the slow convolution", stacklevel=2)
 
 
 def interval(x: Tensor, table: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:

@@ -12,13 +12,14 @@ from race.config import ModelConfig
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import Batch
 from race.errors import RaceError
-from race.model.conv import HAS_FUSED
 from race.model.edges import EdgeBasis
+from race.model.fused import HAS_FUSED
 from race.model.heads import TENSOR_HEADS
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
 from race.model.linear import BlockLinear, Linear
 from race.model.outputs import Outputs
+from race.model.radial import Radial
 from race.model.scatter import segment_sum
 
 
@@ -140,6 +141,6 @@ class RACE(Outputs):
     def set_fused(self, fused: bool) -> "RACE":
         """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
         for module in self.modules():
-            if isinstance(module, (EdgeBasis, Layer, BlockLinear)):
+            if isinstance(module, (EdgeBasis, Layer, BlockLinear, Radial)):
                 module.fused = fused and HAS_FUSED
         return self

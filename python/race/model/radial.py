@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from race.model.fused import HAS_FUSED
+
 
 def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
     """e_n(x) = sqrt(2) sin(n pi x) / x u(x) and d/dx, n = 1..n_radial, u the polynomial envelope of order p.
@@ -57,7 +59,7 @@ def silu_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
 class Radial(nn.Module):
     """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
 
-    __constants__ = ["n_knots"]
+    __constants__ = ["n_knots", "fused"]
     knots: Tensor
 
     def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
@@ -65,6 +67,7 @@ class Radial(nn.Module):
         self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
+        self.fused = HAS_FUSED
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
         value, slope = bessel_basis(x, widths[0], float(envelope_p))
         knots = torch.stack([value, slope, bessel_curvature(x, widths[0], float(envelope_p))])  # [3, N, B]
@@ -108,6 +111,16 @@ class Radial(nn.Module):
 
     def table(self) -> Tensor:
         """R, R' and R'' at the knots, [M, N, 3, K]: the MLP and its derivatives carried forward."""
+        if self.fused and self.knots.is_cpu:
+            matrices: list[Tensor] = []
+            for weight in self.weights:
+                matrices.append(weight * weight.shape[1] ** -0.5)  # noqa: PERF401 (TorchScript)
+            return torch.ops.race.radial_table(self.knots, matrices)
+        else:
+            return self.table_aten()
+
+    def table_aten(self) -> Tensor:
+        """`table` in stock torch operations."""
         n_members, n_knots = self.weights[0].shape[0], self.knots.shape[1]
         x = self.knots.view(1, 3 * n_knots, -1)
         for k, weight in enumerate(self.weights):
