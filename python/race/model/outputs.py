@@ -30,7 +30,7 @@ class Outputs(nn.Module):
     def node_energy(self, out: Tensor, species: Tensor) -> Tensor:
         """Node energies [n, M] in float64, eV"""
         scale, shift = self.scale.index_select(0, species), self.atomic_energies.index_select(0, species)
-        return out[:, :, 0].to(torch.float64) * scale.unsqueeze(1) + shift.unsqueeze(1)
+        return out.select(2, 0).to(torch.float64) * scale.unsqueeze(1) + shift.unsqueeze(1)
 
     def raw_channels(self, out: Tensor) -> Tensor:
         """Raw head channels: uncertainty channels averaged over layers."""
