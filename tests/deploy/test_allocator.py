@@ -1,4 +1,4 @@
-"""Once a model is loaded on the CPU the process keeps its memory: large tensors are not mapped and unmapped at every step (RACE_KEEP_MEMORY=0: as glibc would)."""
+"""A process that has loaded a model on the CPU keeps memory it has once used (RACE_KEEP_MEMORY=0: as glibc would)."""
 
 import os
 import platform
@@ -11,7 +11,8 @@ SCRIPT = """
 import resource, sys, torch, race._race
 race._race.load(sys.argv[1])
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.zeros(12 << 20)  # 48 MiB, as the adjoints of eight members on some thousand atoms: glibc maps such blocks anew each time
+for _ in range(3):
+    torch.zeros(12 << 20)  # 48 MiB, as adjoints of eight members on thousands of atoms: glibc maps such blocks anew each time
 before = faults()
 for _ in range(5):
     torch.zeros(12 << 20)
