@@ -16,7 +16,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "check.h"
+#include "../src/conv_check.h"
 #include "graph.h"
 #include "plan.h"
 
@@ -25,6 +25,7 @@ namespace {
 
 using at::Tensor;
 using namespace cuda;
+using conv::Sizes;
 
 // Each multiprocessor holds at least this many warps of any of the kernels.
 constexpr int64_t kWarpsPerMultiprocessor = 16;
@@ -44,40 +45,6 @@ int64_t scratch_bytes() {
   return megabytes << 20;
 }
 
-Sizes check(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
-            const Tensor& cg, int64_t dim_out) {
-  RACE_CHECK(g.dim() == 2, "g", "[n_nodes, dim_in]", g.sizes());
-  RACE_CHECK(g.scalar_type() == at::kFloat || g.scalar_type() == at::kDouble, "g", "float32 or float64", g.scalar_type());
-  Sizes n{};
-  n.nodes = g.size(0), n.dim_in = g.size(1), n.dim_out = dim_out;
-  RACE_CHECK(sh.dim() == 3 && sh.size(2) <= kMaxSh, "sh", "[n_edges, 1 or n_members, (lmax + 1)^2 <= 16]", sh.sizes());
-  n.edges = sh.size(0), n.groups = sh.size(1), n.sh = sh.size(2);
-  if (table.defined()) {
-    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == kKnot, "table",
-               "[n_members, n_knots >= 2, 3, n_weights]", table.sizes());
-    RACE_CHECK(table.scalar_type() == g.scalar_type(), "table", g.scalar_type(), table.scalar_type());
-    n.members = table.size(0), n.knots = table.size(1), n.weights = table.size(3);
-    RACE_CHECK(radial.dim() == 2 && radial.size(0) == n.edges && radial.size(1) == n.groups, "radial",
-               c10::str("[", n.edges, ", ", n.groups, "], distances, as a table is given"), radial.sizes());
-  } else {
-    RACE_CHECK(radial.dim() == 3 && radial.size(1) == n.edges, "radial", c10::str("[n_members, ", n.edges, ", n_weights]"), radial.sizes());
-    n.members = radial.size(0), n.weights = radial.size(2);
-    RACE_CHECK(n.members >= 1, "radial", "at least one member", n.members);
-  }
-  RACE_CHECK(radial.scalar_type() == g.scalar_type(), "radial", g.scalar_type(), radial.scalar_type());
-  RACE_CHECK(n.groups == 1 || n.groups == n.members, "sh", c10::str("[", n.edges, ", 1 or ", n.members, ", (lmax + 1)^2 <= 16]"), sh.sizes());
-  RACE_CHECK(sh.scalar_type() == g.scalar_type(), "sh", g.scalar_type(), sh.scalar_type());
-  RACE_CHECK(sender.dim() == 1 && sender.size(0) == n.edges && sender.scalar_type() == at::kLong, "sender", c10::str("int64 [", n.edges, "]"),
-             sender.scalar_type(), " ", sender.sizes());
-  RACE_CHECK(row_ptr.dim() == 1 && row_ptr.size(0) >= 1 && row_ptr.scalar_type() == at::kLong, "row_ptr", "int64 [n_receivers + 1]",
-             row_ptr.scalar_type(), " ", row_ptr.sizes());
-  RACE_CHECK(cg.scalar_type() == at::kDouble && cg.dim() == 1, "cg", "float64, one dimension", cg.scalar_type(), " ", cg.sizes());
-  const std::pair<const char*, const Tensor&> all[] = {{"radial", radial}, {"table", table}, {"sh", sh}, {"sender", sender}, {"row_ptr", row_ptr}, {"cg", cg}};
-  for (const auto& [name, tensor] : all) RACE_CHECK(!tensor.defined() || tensor.device() == g.device(), name, g.device(), tensor.device());
-  n.receivers = row_ptr.size(0) - 1;
-  return n;
-}
-
 // The operands of one call, contiguous, with what belongs to them.
 struct Call {
   Sizes n;
@@ -88,7 +55,7 @@ struct Call {
 
   Call(const Tensor& g_in, const Tensor& radial_in, const Tensor& table_in, const Tensor& sh_in, const Tensor& sender, const Tensor& row_ptr,
        c10::IntArrayRef paths, const Tensor& cg_in, int64_t dim_out)
-      : n(check(g_in, radial_in, table_in, sh_in, sender, row_ptr, cg_in, dim_out)), stream(c10::cuda::getCurrentCUDAStream()) {
+      : n(conv::check(g_in, radial_in, table_in, sh_in, sender, row_ptr, cg_in, dim_out)), stream(c10::cuda::getCurrentCUDAStream()) {
     g = g_in.contiguous(), sh = sh_in.select(1, 0).contiguous();
     radial = table_in.defined() ? radial_in.select(1, 0).contiguous() : radial_in.contiguous();
     if (table_in.defined()) table = table_in.contiguous();
@@ -236,17 +203,6 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
   return results;
 }
 
-void check_grad(const Tensor& grad, const Tensor& g, const Tensor& row_ptr) {
-  RACE_CHECK(grad.dim() == 2 && grad.size(0) == row_ptr.size(0) - 1 && grad.scalar_type() == g.scalar_type() && grad.device() == g.device(), "grad",
-             c10::str(g.scalar_type(), " [", row_ptr.size(0) - 1, ", dim_out] on ", g.device()), grad.scalar_type(), " ", grad.sizes(), " on ",
-             grad.device());
-}
-
-void check_bar(const char* name, const Tensor& bar, const Tensor& like) {
-  RACE_CHECK(!bar.defined() || (bar.sizes() == like.sizes() && bar.scalar_type() == like.scalar_type() && bar.device() == like.device()), name,
-             c10::str(like.scalar_type(), " ", like.sizes(), " on ", like.device()), bar.scalar_type(), " ", bar.sizes(), " on ", bar.device());
-}
-
 }  // namespace
 
 Tensor conv_cuda(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
@@ -261,9 +217,8 @@ std::array<Tensor, 4> conv_backward_cuda(const Tensor& grad, const Tensor& g, co
                                          const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
                                          std::array<bool, 4> mask) {
   const c10::cuda::OptionalCUDAGuard guard(g.device());
-  RACE_CHECK(grad.dim() == 2, "grad", "[n_receivers, dim_out]", grad.sizes());
+  conv::check_grad(grad, g, row_ptr);
   const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, grad.size(1));
-  check_grad(grad, g, row_ptr);
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_backward", [&] {
@@ -280,10 +235,9 @@ std::array<Tensor, 5> conv_double_backward_cuda(const Tensor& bar_g, const Tenso
                                                 const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
                                                 std::array<bool, 5> mask) {
   const c10::cuda::OptionalCUDAGuard guard(g.device());
-  RACE_CHECK(grad.dim() == 2, "grad", "[n_receivers, dim_out]", grad.sizes());
+  conv::check_grad(grad, g, row_ptr);
   const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, grad.size(1));
-  check_grad(grad, g, row_ptr);
-  check_bar("bar_g", bar_g, g), check_bar("bar_radial", bar_radial, radial), check_bar("bar_sh", bar_sh, sh);
+  conv::check_bar("bar_g", bar_g, g), conv::check_bar("bar_radial", bar_radial, radial), conv::check_bar("bar_sh", bar_sh, sh);
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
   const Tensor w = grad.contiguous(), a = dense(bar_g), b = dense(bar_radial);
   const Tensor c = bar_sh.defined() ? without_first(bar_sh.clone(at::MemoryFormat::Contiguous)) : bar_sh;

@@ -9,7 +9,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 
-#include "check.h"
+#include "../src/conv_check.h"
 #include "kernels.h"
 
 namespace race::cuda {

@@ -10,44 +10,28 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
-#include "check.h"
 
 namespace race::cuda {
 namespace {
 
-constexpr int kFields = 10;
 constexpr size_t kKept = 64;  // plans in memory: layers times shapes of one or a few models
 
 std::vector<Tile> make_tiles(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg, int64_t max_width, std::vector<int>& reads) {
   std::vector<Tile> tiles;
-  for (size_t p = 0; p < paths.size() / kFields; ++p) {
-    const int64_t* row = paths.data() + p * kFields;
-    const int64_t l1 = row[0], l2 = row[1], l3 = row[2], mul = row[3], in = row[4], out = row[5], out_mul = row[6], column = row[7],
-                  weight = row[8], cg = row[9];
-    const auto where = [p](const char* field) { return c10::str("paths row ", p, ", ", field); };
-    RACE_CHECK(std::min({l1, l2, l3}) >= 0 && std::max({l1, l2, l3}) <= 3, where("l1 l2 l3"), "0 to 3", l1, " ", l2, " ", l3);
-    const int64_t d1 = 2 * l1 + 1, d2 = 2 * l2 + 1, d3 = 2 * l3 + 1;
-    RACE_CHECK((l2 + 1) * (l2 + 1) <= n.sh, where("l2"), c10::str("a block of sh's ", n.sh, " columns"), l2);
-    RACE_CHECK(mul >= 1 && in >= 0 && in + d1 * n.members * mul <= n.dim_in, where("in_offset, mul"),
-               c10::str("a block inside g's ", n.dim_in, " columns"), in, ", ", mul);
-    RACE_CHECK(out >= 0 && out + d3 * n.members * out_mul <= n.dim_out, where("out_offset, out_mul"),
-               c10::str("a block inside dim_out = ", n.dim_out), out, ", ", out_mul);
-    RACE_CHECK(column >= 0 && column + mul <= out_mul, where("out_column"), c10::str("0 to ", out_mul - mul), column);
-    RACE_CHECK(weight >= 0 && weight + mul <= n.weights, where("weight_offset"), c10::str("0 to ", n.weights - mul), weight);
-    RACE_CHECK(cg >= 0 && cg + d1 * d2 * d3 <= n_cg, where("cg_offset"), c10::str("a table inside cg's ", n_cg), cg);
-    for (int64_t c = 0; c < mul; ++c) reads[weight + c] += 1;
+  for (const conv::PathRow& r : conv::parse_paths(n, paths, n_cg)) {
+    for (int64_t c = 0; c < r.mul; ++c) reads[r.weight_offset + c] += 1;
 
-    for (int64_t c = 0; c < mul; c += max_width) {
+    for (int64_t c = 0; c < r.mul; c += max_width) {
       Tile tile{};
-      tile.d_in = static_cast<int32_t>(d1), tile.d_sh = static_cast<int32_t>(d2), tile.d_out = static_cast<int32_t>(d3);
-      tile.sh_offset = static_cast<int32_t>(l2 * l2);
-      tile.width = static_cast<int32_t>(std::min(max_width, mul - c));
+      tile.d_in = static_cast<int32_t>(r.d1()), tile.d_sh = static_cast<int32_t>(r.d2()), tile.d_out = static_cast<int32_t>(r.d3());
+      tile.sh_offset = static_cast<int32_t>(r.l2 * r.l2);
+      tile.width = static_cast<int32_t>(std::min(max_width, r.mul - c));
       tile.lanes = 1;
       while (tile.lanes < std::min(tile.width, kWarp)) tile.lanes *= 2;
-      tile.in = in + c, tile.in_stride = n.members * mul, tile.in_member = mul;
-      tile.out = out + column + c, tile.out_stride = n.members * out_mul, tile.out_member = out_mul;
-      tile.weight = weight + c;
-      tile.cg = cg, tile.cg_in = d2 * d3, tile.cg_sh = d3, tile.cg_out = 1;
+      tile.in = r.in_offset + c, tile.in_stride = n.members * r.mul, tile.in_member = r.mul;
+      tile.out = r.out_offset + r.column + c, tile.out_stride = n.members * r.out_mul, tile.out_member = r.out_mul;
+      tile.weight = r.weight_offset + c;
+      tile.cg = r.cg_offset, tile.cg_in = r.d2() * r.d3(), tile.cg_sh = r.d3(), tile.cg_out = 1;
       tiles.push_back(tile);
     }
   }
@@ -114,7 +98,6 @@ struct Key {
 std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg, bool wide, at::Device device) {
   static std::mutex mutex;
   static auto& kept = *new std::list<std::pair<Key, std::shared_ptr<const Plan>>>;  // never destroyed: tensors outlive no CUDA context
-  RACE_CHECK(paths.size() % kFields == 0, "paths", "rows of 10 integers", paths.size(), " integers");
   Key key{{n.members, n.weights, n.sh, n.dim_in, n.dim_out, n_cg, wide}, device};
   key.numbers.insert(key.numbers.end(), paths.begin(), paths.end());
 

@@ -7,13 +7,12 @@
 #include <c10/core/Device.h>
 #include <c10/util/ArrayRef.h>
 
+#include "../src/conv_check.h"
 #include "kernels.h"
 
 namespace race::cuda {
 
-struct Sizes {
-  int64_t nodes, dim_in, members, edges, weights, groups, sh, receivers, knots, dim_out;
-};
+using conv::Sizes;
 
 // Tiles in the order in which warps take them: task k runs tiles task_begin[k] .. task_begin[k + 1].
 struct Schedule {

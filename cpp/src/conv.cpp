@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "conv_check.h"
 #include "conv_kernel.h"
 #include "isa.h"
 
@@ -19,8 +20,7 @@ namespace {
 using at::Tensor;
 using conv::Job;
 using conv::KernelSet;
-
-constexpr int kFields = 10;
+using conv::Sizes;
 
 const IsaChoice<KernelSet>& choice() {
   static const auto chosen = choose_isa(conv::kernels_baseline, conv::kernels_avx2, conv::kernels_avx512);
@@ -36,45 +36,6 @@ const conv::Kernels<float>& kernels<float>() {
 template <>
 const conv::Kernels<double>& kernels<double>() {
   return choice().kernels->f64;
-}
-
-struct Sizes {
-  int64_t nodes, dim_in, members, edges, weights, groups, sh, receivers, knots;
-};
-
-#define RACE_CHECK(condition, name, expected, ...) \
-  TORCH_CHECK_VALUE(condition, "race::conv: ", name, ": expected ", expected, ", got ", __VA_ARGS__)
-
-Sizes check(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
-            c10::IntArrayRef paths, const Tensor& cg) {
-  RACE_CHECK(g.dim() == 2, "g", "[n_nodes, dim_in]", g.sizes());
-  RACE_CHECK(g.scalar_type() == at::kFloat || g.scalar_type() == at::kDouble, "g", "float32 or float64", g.scalar_type());
-  Sizes n{g.size(0), g.size(1), 0, 0, 0, 0, 0, 0, 0};
-  RACE_CHECK(sh.dim() == 3 && sh.size(2) <= conv::kMaxSh, "sh", "[n_edges, 1 or n_members, (lmax + 1)^2 <= 16]", sh.sizes());
-  n.edges = sh.size(0), n.groups = sh.size(1), n.sh = sh.size(2);
-  if (table.defined()) {
-    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == 3, "table", "[n_members, n_knots >= 2, 3, n_weights]",
-               table.sizes());
-    RACE_CHECK(table.scalar_type() == g.scalar_type(), "table", g.scalar_type(), table.scalar_type());
-    n.members = table.size(0), n.knots = table.size(1), n.weights = table.size(3);
-    RACE_CHECK(radial.dim() == 2 && radial.size(0) == n.edges && radial.size(1) == n.groups, "radial",
-               c10::str("[", n.edges, ", ", n.groups, "], distances, as a table is given"), radial.sizes());
-  } else {
-    RACE_CHECK(radial.dim() == 3 && radial.size(1) == n.edges, "radial", c10::str("[n_members, ", n.edges, ", n_weights]"), radial.sizes());
-    n.members = radial.size(0), n.weights = radial.size(2);
-    RACE_CHECK(n.members >= 1, "radial", "at least one member", n.members);
-  }
-  RACE_CHECK(radial.scalar_type() == g.scalar_type(), "radial", g.scalar_type(), radial.scalar_type());
-  RACE_CHECK(n.groups == 1 || n.groups == n.members, "sh", c10::str("[", n.edges, ", 1 or ", n.members, ", (lmax + 1)^2 <= 16]"), sh.sizes());
-  RACE_CHECK(sh.scalar_type() == g.scalar_type(), "sh", g.scalar_type(), sh.scalar_type());
-  RACE_CHECK(sender.dim() == 1 && sender.size(0) == n.edges && sender.scalar_type() == at::kLong, "sender", c10::str("int64 [", n.edges, "]"),
-             sender.scalar_type(), " ", sender.sizes());
-  RACE_CHECK(row_ptr.dim() == 1 && row_ptr.size(0) >= 1 && row_ptr.scalar_type() == at::kLong, "row_ptr", "int64 [n_receivers + 1]",
-             row_ptr.scalar_type(), " ", row_ptr.sizes());
-  RACE_CHECK(cg.scalar_type() == at::kDouble && cg.dim() == 1, "cg", "float64, one dimension", cg.scalar_type(), " ", cg.sizes());
-  RACE_CHECK(paths.size() % kFields == 0, "paths", "rows of 10 integers", paths.size(), " integers");
-  n.receivers = row_ptr.size(0) - 1;
-  return n;
 }
 
 // The CSR pointer and senders are trusted inside the loops: one pass here, cheap beside any tensor product.
@@ -95,39 +56,25 @@ struct Plan {
   std::vector<std::vector<conv::Entry<T>>> entries;  // what the tables point to
   std::vector<std::vector<int32_t>> begins;
 
-  Plan(const Sizes& n, c10::IntArrayRef rows, const Tensor& cg, int64_t dim_out) {
+  Plan(const Sizes& n, c10::IntArrayRef rows, const Tensor& cg) {
     const Tensor host = cg.contiguous();
     const double* coefficients = host.const_data_ptr<double>();
     std::vector<const double*> sources;
-    entries.reserve(rows.size() / kFields * 2), begins.reserve(rows.size() / kFields * 2);  // pointers into them must not move
-    for (size_t p = 0; p < rows.size() / kFields; ++p) {
-      const int64_t* row = rows.data() + p * kFields;
-      const int64_t l1 = row[0], l2 = row[1], l3 = row[2], mul = row[3], in = row[4], out = row[5], out_mul = row[6], column = row[7],
-                    weight = row[8], table = row[9];
-      const auto where = [p](const char* field) { return c10::str("paths row ", p, ", ", field); };
-      RACE_CHECK(std::min({l1, l2, l3}) >= 0 && std::max({l1, l2, l3}) <= 3, where("l1 l2 l3"), "0 to 3", l1, " ", l2, " ", l3);
-      const int64_t d1 = 2 * l1 + 1, d2 = 2 * l2 + 1, d3 = 2 * l3 + 1;
-      RACE_CHECK((l2 + 1) * (l2 + 1) <= n.sh, where("l2"), c10::str("a block of sh's ", n.sh, " columns"), l2);
-      RACE_CHECK(mul >= 1 && in >= 0 && in + d1 * n.members * mul <= n.dim_in, where("in_offset, mul"),
-                 c10::str("a block inside g's ", n.dim_in, " columns"), in, ", ", mul);
-      RACE_CHECK(out >= 0 && out + d3 * n.members * out_mul <= dim_out, where("out_offset, out_mul"),
-                 c10::str("a block inside dim_out = ", dim_out), out, ", ", out_mul);
-      RACE_CHECK(column >= 0 && column + mul <= out_mul, where("out_column"), c10::str("0 to ", out_mul - mul), column);
-      RACE_CHECK(weight >= 0 && weight + mul <= n.weights, where("weight_offset"), c10::str("0 to ", n.weights - mul), weight);
-      RACE_CHECK(table >= 0 && table + d1 * d2 * d3 <= host.numel(), where("cg_offset"),
-                 c10::str("a table inside cg's ", host.numel()), table);
-
-      const double* source = coefficients + table;
+    const std::vector<conv::PathRow> parsed = conv::parse_paths(n, rows, host.numel());
+    entries.reserve(2 * parsed.size()), begins.reserve(2 * parsed.size());  // pointers into them must not move
+    for (const conv::PathRow& r : parsed) {
+      const int64_t d1 = r.d1(), d2 = r.d2(), d3 = r.d3();
+      const double* source = coefficients + r.cg_offset;
       size_t t = 0;
       while (t < tables.size() && !(tables[t].d1 == d1 && tables[t].d2 == d2 && tables[t].d3 == d3 &&
                                     std::equal(source, source + d1 * d2 * d3, sources[t])))
         ++t;
       if (t == tables.size()) {
         sources.push_back(source);
-        add_table(source, d1, d2, d3, l2 * l2);
+        add_table(source, d1, d2, d3, r.l2 * r.l2);
       }
-      paths.push_back({static_cast<int32_t>(t), static_cast<int32_t>(d1), static_cast<int32_t>(d3), mul, in, n.members * mul, out,
-                       n.members * out_mul, out_mul, column, weight, 0, false});
+      paths.push_back({static_cast<int32_t>(t), static_cast<int32_t>(d1), static_cast<int32_t>(d3), r.mul, r.in_offset, n.members * r.mul,
+                       r.out_offset, n.members * r.out_mul, r.out_mul, r.column, r.weight_offset, 0, false});
     }
     for (size_t p = 0; p < paths.size(); ++p)
       for (size_t r = p + 1; r < paths.size() && paths[p].partner == 0 && !paths[p].is_partner; ++r)
@@ -229,7 +176,7 @@ Operands prepare(const Tensor& g, const Tensor& radial, const Tensor& table, con
 }
 
 template <class T>
-Job<T> make_job(const Sizes& n, const Plan<T>& plan, const Operands& in, int64_t dim_out) {
+Job<T> make_job(const Sizes& n, const Plan<T>& plan, const Operands& in) {
   Job<T> job{};
   job.paths = plan.paths.data(), job.n_paths = plan.paths.size();
   job.tables = plan.tables.data(), job.n_tables = plan.tables.size();
@@ -245,7 +192,7 @@ Job<T> make_job(const Sizes& n, const Plan<T>& plan, const Operands& in, int64_t
     job.radial.rows = in.radial.const_data_ptr<T>();
   }
   job.sh = in.sh.const_data_ptr<T>(), job.sh_stride = n.sh;
-  job.out_stride = dim_out;
+  job.out_stride = n.dim_out;
   return job;
 }
 
@@ -273,23 +220,18 @@ void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const 
   }
 }
 
-void check_grad(const Tensor& grad, const Sizes& n, const Tensor& g) {
-  RACE_CHECK(grad.dim() == 2 && grad.size(0) == n.receivers && grad.scalar_type() == g.scalar_type(), "grad",
-             c10::str(g.scalar_type(), " [", n.receivers, ", dim_out]"), grad.scalar_type(), " ", grad.sizes());
-}
-
 }  // namespace
 
 const char* conv_isa() { return choice().name; }
 
 Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
                 c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
-  const Sizes n = check(g, radial, table, sh, sender, row_ptr, paths, cg);
+  const Sizes n = conv::check(g, radial, table, sh, sender, row_ptr, cg, dim_out);
   const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
   Tensor out = at::zeros({n.receivers, dim_out}, g.options()), none;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv", [&] {
-    const Plan<scalar_t> plan(n, paths, cg, dim_out);
-    Job<scalar_t> job = make_job(n, plan, in, dim_out);
+    const Plan<scalar_t> plan(n, paths, cg);
+    Job<scalar_t> job = make_job(n, plan, in);
     job.out = out.data_ptr<scalar_t>();
     launch(n, job, false, none, none);
   });
@@ -299,14 +241,14 @@ Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& table, cons
 std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
                                         const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
                                         std::array<bool, 4> mask) {
-  const Sizes n = check(g, radial, table, sh, sender, row_ptr, paths, cg);
-  check_grad(grad, n, g);
+  conv::check_grad(grad, g, row_ptr);
+  const Sizes n = conv::check(g, radial, table, sh, sender, row_ptr, cg, grad.size(1));
   const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_backward", [&] {
-    const Plan<scalar_t> plan(n, paths, cg, w.size(1));
-    Job<scalar_t> job = make_job(n, plan, in, w.size(1));
+    const Plan<scalar_t> plan(n, paths, cg);
+    Job<scalar_t> job = make_job(n, plan, in);
     set_results(job, n, g.options(), mask.data(), d);
     job.w = w.const_data_ptr<scalar_t>();
     launch(n, job, false, d[0], d[2]);
@@ -318,17 +260,18 @@ std::array<Tensor, 5> conv_double_backward_cpu(const Tensor& bar_g, const Tensor
                                                const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
                                                const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
                                                std::array<bool, 5> mask) {
-  const Sizes n = check(g, radial, table, sh, sender, row_ptr, paths, cg);
-  check_grad(grad, n, g);
+  conv::check_grad(grad, g, row_ptr);
+  const Sizes n = conv::check(g, radial, table, sh, sender, row_ptr, cg, grad.size(1));
   const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
+  conv::check_bar("bar_g", bar_g, g), conv::check_bar("bar_radial", bar_radial, radial), conv::check_bar("bar_sh", bar_sh, sh);
   const Tensor w = grad.contiguous();
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
   const Tensor a = dense(bar_g), b = dense(bar_radial), c = dense(bar_sh);
   Tensor out;
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_double_backward", [&] {
-    const Plan<scalar_t> plan(n, paths, cg, w.size(1));
-    Job<scalar_t> job = make_job(n, plan, in, w.size(1));
+    const Plan<scalar_t> plan(n, paths, cg);
+    Job<scalar_t> job = make_job(n, plan, in);
     const Tensor absent = at::zeros({std::max({n.dim_in, n.weights, n.sh})}, g.options());  // read with stride 0
     const auto point = [&absent](const Tensor& t) { return (t.defined() ? t : absent).const_data_ptr<scalar_t>(); };
     job.a = point(a), job.a_stride = a.defined() ? n.dim_in : 0;

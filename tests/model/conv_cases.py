@@ -3,6 +3,7 @@
 import torch
 from e3nn import o3
 
+import race.model.fused  # noqa: F401  registers torch.ops.race
 from race.model.irreps import Layout, conv_paths
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
