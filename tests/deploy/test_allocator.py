@@ -20,6 +20,7 @@ print((faults() - before) / 5)
 """
 
 
+@pytest.mark.skipif("RACE_SANITIZED" in os.environ, reason="sanitizers bring their own allocator")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other allocators")
 def test_memory_is_kept(artifact):
     faults = {}
