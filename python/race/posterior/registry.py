@@ -28,6 +28,8 @@ class Posterior:
 POSTERIORS = {
     "ensemble": Posterior("race.posterior.ensemble", "EnsembleOptions", "runs trained apart, stacked", several_runs=True),
     "swag": Posterior("race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"),
+    "ivon": Posterior("race.posterior.ivon", "IvonOptions", "a diagonal Gaussian, trained variationally"),
+    "laplace": Posterior("race.posterior.laplace", "LaplaceOptions", "a Gaussian from the curvature at the trained weights"),
 }
 
 
