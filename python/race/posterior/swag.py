@@ -102,15 +102,17 @@ class Moments:
         return samples
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """For a checkpoint; `load` takes them back."""
-        count = {"count": torch.tensor([self.count])}
-        return {"swag_mean": self.mean, "swag_m2": self.m2, "swag_last": self.last, "swag": count}
+        """For a checkpoint, snapshot by snapshot; `load` takes them back."""
+        kept = {f"swag_last_{k}": {name: ring[k] for name, ring in self.last.items()} for k in range(min(self.count, self.rank))}
+        return {"swag_mean": self.mean, "swag_m2": self.m2, "swag": {"count": torch.tensor([self.count])}, **kept}
 
     def load(self, groups: dict[str, dict[str, Tensor]]) -> None:
         self.count = int(groups["swag"]["count"])
-        for group, own in (("swag_mean", self.mean), ("swag_m2", self.m2), ("swag_last", self.last)):
-            for name, tensor in own.items():
-                tensor.copy_(groups[group][name])
+        for name, mean in self.mean.items():
+            mean.copy_(groups["swag_mean"][name])
+            self.m2[name].copy_(groups["swag_m2"][name])
+            for k in range(min(self.count, self.rank)):
+                self.last[name][k] = groups[f"swag_last_{k}"][name]
 
 
 class SwagSchedule(Schedule):

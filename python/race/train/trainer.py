@@ -243,8 +243,8 @@ class Trainer:
         average = dict(zip(self.parameters, self.average.average, strict=True))
         # Buffers are rebuilt from the config, but through LAPACK: not to the last bit.
         groups = {"weights": weights, "average": average, "best": self.best, "buffers": dict(self.model.named_buffers())}
-        groups |= self.more_tensors()
-        save_checkpoint(self.run, groups, {"optimizer": self.optimizer.state_dict(), "sums": self.sums}, asdict(self.state))
+        optimizer = {"optimizer": self.optimizer.state_dict(), "sums": self.sums}
+        save_checkpoint(self.run, groups, optimizer, asdict(self.state), self.more_tensors())
         self.saved = time.monotonic()
 
     def _load(self) -> None:
