@@ -9,8 +9,8 @@ ess * delta the precision of a normal prior. Every step takes the gradient g at 
     m  = m - rate * clip( (g_ / (1 - beta1^t) + delta m) / (h + delta) )
 
 Everything is elementwise, so members stay independent. The information on the weights differs by many orders of magnitude, so h starts
-from that on each. A diagonal posterior of far more weights than data is wide; a larger ess (a cold posterior) narrows it, and the validation
-metrics printed after the fit tell by how much.
+from that on each. A diagonal posterior of far more weights than data is wide; a larger ess (a cold posterior) narrows it: the validation
+metrics printed after the fit show it.
 """
 
 import math
