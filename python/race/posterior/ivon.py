@@ -8,7 +8,9 @@ ess * delta the precision of a normal prior. Every step takes the gradient g at 
     h  = beta2 h + (1 - beta2) h^ + 1/2 (1 - beta2)^2 (h - h^)^2 / (h + delta)   (the last term keeps h + delta positive)
     m  = m - rate * clip( (g_ / (1 - beta1^t) + delta m) / (h + delta) )
 
-Everything is elementwise, so members stay independent.
+Everything is elementwise, so members stay independent. The information on the weights differs by many orders of magnitude, so h starts
+from that on each. A diagonal posterior of far more weights than data is wide; a larger ess (a cold posterior) narrows it: the validation
+metrics printed after the fit show it.
 """
 
 import math
