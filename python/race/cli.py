@@ -9,6 +9,7 @@ from race.errors import RaceError
 # name -> (module with `configure(parser)` and `run(args)`, one-line help). Imported only when called.
 COMMANDS = {
     "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
+    "fit": ("race.posterior.command", "fit a posterior over the weights of a trained run: a new run whose members are its samples"),
     "evaluate": ("race.evaluate.command", "errors, calibration and figures of a run on labelled data"),
     "export": ("race.deploy.command_export", "compile a trained run into one artifact for ASE and LAMMPS"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),

@@ -17,6 +17,7 @@ from race.deploy.artifact import FORMAT_VERSION, seal, to_json
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
+from race.posterior.registry import posterior_name
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -125,7 +126,7 @@ def metadata_of(
         "halo_widths": model.g_dims[1:],
         "head": config.head,
         "energy_aggregation": config.energy_aggregation,
-        "posterior": "ensemble" if config.n_members > 1 else "point",
+        "posterior": posterior_name(config, summary),
         "units": {"energy": "eV", "length": "Angstrom", "forces_cov": "(eV/Angstrom)^2", "stress": "eV/Angstrom^3"},
         "keep_float64": keep_float64,
         "calibration": dict(calibration),

@@ -20,6 +20,7 @@ from race.posterior.prediction import (
     law_of_total_variance,
     predict_dataset,
 )
+from race.posterior.registry import posterior_name
 
 
 class Source(ABC):
@@ -52,7 +53,7 @@ class RunSource(Source):
         self.model, config, summary = load_run(path)
         self.model = self.model.to(device or "cpu")
         self.batch_size, self.log = batch_size, path / "log.csv"
-        self.posterior = posterior_name(config.model.head, config.model.n_members)
+        self.posterior = label(posterior_name(config.model, summary), config.model.head)
         self.extra = {"n_members": config.model.n_members, "head": config.model.head}
         if "seconds" in summary:
             self.extra["train_s"] = summary["seconds"]
@@ -73,7 +74,7 @@ class ArtifactSource(Source):
 
         self.calculator = Calculator(path, device=device or "cpu", uncertainty=True)
         about = self.calculator.metadata
-        self.posterior, self.keys = posterior_name(about["head"], about["n_members"]), {}
+        self.posterior, self.keys = label(about["posterior"], about["head"]), {}
         self.extra = {"n_members": about["n_members"], "head": about["head"]}
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
@@ -97,9 +98,9 @@ def open_source(path: Path, batch_size: int = 8, device: str | None = None) -> S
     raise RaceError("no such run or artifact", where=path, expected="a folder made by `race train` or a .race.pt file")
 
 
-def posterior_name(head: str, n_members: int) -> str:
-    """`ensemble` for several members, else the head, which is then all that knows of an error."""
-    return "ensemble" if n_members > 1 else head
+def label(posterior: str, head: str) -> str:
+    """The posterior's name; of a single member its head, which is then all that knows of an error."""
+    return head if posterior == "point" else posterior
 
 
 def prediction_of_results(results: list[dict[str, Any]]) -> Prediction:

@@ -5,8 +5,22 @@ from pathlib import Path
 
 from race.errors import RaceError
 from race.model.race import RACE
+from race.posterior.protocol import FitOptions, Fitted, Run
 from race.train.members import stack_members
 from race.train.run import load_run
+
+
+class EnsembleOptions(FitOptions):
+    """The members are the runs': there is nothing to choose."""
+
+
+def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
+    """Members of all runs, in order (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+
+    Raises:
+        RaceError: runs that differ in more than their weights (architecture, elements, E0, scales).
+    """
+    return Fitted(stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval())
 
 
 def stack(runs: Sequence[str | Path]) -> RACE:

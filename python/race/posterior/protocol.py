@@ -1,0 +1,116 @@
+"""What a posterior is to the rest: options, finished runs in, a model whose members are the weight samples out.
+
+Each posterior is one module with an options class, a subclass of `FitOptions`, and
+
+    def fit(runs: Sequence[Run], options: TheOptions, folder: Path) -> Fitted
+
+`folder` is where the new run will be written: a fit that takes long may keep a checkpoint in it and continues from what it finds
+there. `race.posterior.command` writes config.yaml, model.safetensors and summary.json of the new run from what `fit` returns.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from rich.progress import track
+
+from race.config import Config, Options
+from race.errors import RaceError
+from race.model.race import RACE
+from race.train.prepare import Prepared, prepare, sha256
+from race.train.run import load_run
+
+T = TypeVar("T")
+
+
+class FitOptions(Options):
+    """Options of a posterior; each becomes a flag of `race fit`, documented by its description."""
+
+
+class SampleOptions(FitOptions):
+    """Options of posteriors that are sampled."""
+
+    members: int = Field(default=8, ge=1, description="weight samples: members of the new run, dealt over those of the run")
+    seed: int = Field(default=0, ge=0, description="of the samples (and of the order of the data, where a fit trains)")
+
+
+@dataclass
+class Run:
+    """A finished run to fit a posterior to: what `load_run` reads, and where from."""
+
+    path: Path
+    model: RACE
+    config: Config
+    summary: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Run":
+        """Reads a run's folder; raises RaceError as `load_run` does."""
+        return cls(Path(path), *load_run(path))
+
+    def prepare(self) -> Prepared:
+        """The run's own training and validation sets, exactly as it was trained on them.
+
+        Raises:
+            RaceError: the files cannot be read, or are no longer those of the training.
+        """
+        for name, digest in self.summary.get("training", {}).get("files", {}).items():
+            if Path(name).exists() and sha256(Path(name)) != digest:
+                raise RaceError(
+                    "the data has changed since the training",
+                    where=name,
+                    expected=f"sha256 {digest[:12]}..., as {self.path} was trained on",
+                )
+        return prepare(self.config)
+
+
+@dataclass
+class Fitted:
+    """What a fit returns.
+
+    model: on any device; its config may differ from the run's in `n_members` (and `head`, where a fit changes it).
+    about: figures of the fit for summary.json, e.g. a prior precision; JSON types.
+    train: training options of the new run's config that differ from the first run's, e.g. the loss that belongs to a new head.
+    """
+
+    model: RACE
+    about: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+def require_head(run: Run, allowed: Collection[str], posterior: str) -> None:
+    """Refuses, in one line, a head for which a posterior has no meaning."""
+    head = run.config.model.head
+    if head not in allowed:
+        expected = " or ".join(allowed)
+        raise RaceError(f"no {posterior} posterior for this head", where=f"{run.path}, model.head", expected=expected, got=head)
+
+
+def dealt(n_samples: int, n_members: int) -> list[int]:
+    """The member of the run that each sample is drawn around: 0, .., M-1, 0, ..: a mixture of equal weights where M divides it."""
+    return [k % n_members for k in range(n_samples)]
+
+
+def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:
+    """A model with the architecture of `like` and the given weights, every parameter [n_members, ...]."""
+    n_members = next(iter(members.values())).shape[0]
+    parameter = next(like.parameters())
+    model = RACE(like.config.model_copy(update={"n_members": n_members}), parameter.dtype)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(members[name])
+    return model.eval()
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """A bar on a terminal; elsewhere one line."""
+    console = Console()
+    if not console.is_terminal:
+        console.print(description, highlight=False)
+        yield from items
+    else:
+        yield from track(items, description, total=total, console=console, transient=True)

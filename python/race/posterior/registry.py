@@ -1,0 +1,35 @@
+"""The posteriors by name. Adding one is a module that keeps `race.posterior.protocol` and a line here."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from race.config import ModelConfig
+from race.posterior.protocol import FitOptions, Fitted
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """module: has `fit` and the options class `options`; several_runs: it takes more than one."""
+
+    module: str
+    options: str
+    help: str
+    several_runs: bool = False
+
+    def options_class(self) -> type[FitOptions]:
+        return getattr(importlib.import_module(self.module), self.options)
+
+    def fit(self) -> Callable[..., Fitted]:
+        return importlib.import_module(self.module).fit
+
+
+POSTERIORS = {
+    "ensemble": Posterior("race.posterior.ensemble", "EnsembleOptions", "runs trained apart, stacked", several_runs=True),
+}
+
+
+def posterior_name(model: ModelConfig, summary: Mapping[str, Any]) -> str:
+    """What `race fit` made the run with; else `ensemble` for several members, `point` for one."""
+    return summary.get("posterior", {}).get("name") or ("ensemble" if model.n_members > 1 else "point")
