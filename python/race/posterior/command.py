@@ -11,10 +11,16 @@ import torch
 from pydantic import ValidationError
 
 from race.config import Config
+from race.data import Dataset
 from race.errors import RaceError
-from race.posterior.protocol import FitOptions, Run
+from race.model.race import RACE
+from race.posterior.continued import finish
+from race.posterior.protocol import FitOptions, Run, progress
 from race.posterior.registry import POSTERIORS
 from race.train.checkpoint import write_json, write_tensors
+from race.train.log import headline
+from race.train.metrics import Metrics, total_forces_cov
+from race.train.parallel import Ranks
 from race.train.run import provenance, write_config, write_summary
 
 FIT = "fit.json"  # in the new run's folder: what is being fitted, so that --resume continues that and nothing else
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str, Any], resume: bool = False) -> None:
-    """Fits posterior `name` to finished runs and writes the new run `out`, whose weights appear last.
+    """Fits posterior `name` to finished runs and writes the new run `out`, whose config appears last.
 
     Args:
         paths: folders of runs; one, unless the posterior takes several.
@@ -83,6 +89,7 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
         raise
     seconds = fitted.about.pop("seconds", time.monotonic() - start)  # of all sittings, where a fit was resumed
 
+    validation = judge(runs[0], fitted.model, fitted.validation) if fitted.validation else {}
     model = fitted.model.cpu()
     summary = {
         "training": runs[0].summary.get("training", {}),
@@ -90,18 +97,39 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
         "seconds": sum(run.summary.get("seconds", 0.0) for run in runs) + seconds,
         "posterior": {"name": name, "options": content["options"], "runs": content["runs"], "fit_seconds": seconds, **fitted.about},
     }
+    if validation:
+        summary["validation"] = validation
     config = runs[0].config
     train = config.train.model_copy(update=fitted.train)
-    write_config(out, Config.model_validate(config.model_copy(update={"model": model.config, "train": train}).model_dump()))
     write_summary(out, summary)
     write_tensors(out / "model.safetensors", dict(model.named_parameters()))
+    # Last: without it the folder is no run.
+    write_config(out, Config.model_validate(config.model_copy(update={"model": model.config, "train": train}).model_dump()))
+    finish(out)
     (out / FIT).unlink()
     print(f"done: {out / 'model.safetensors'}; {name}, {model.n_members} member(s); {seconds:.1f} s")
 
 
+def judge(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
+    """Validation metrics of the samples, printed beside those of the run: a posterior that is too wide shows in its mean."""
+    with_forces = run.config.train.forces_weight > 0
+    row: dict[str, float] = {}
+    for label, model in (("before", run.model), ("after", fitted)):
+        metrics, device = Metrics(model.config), next(model.parameters()).device
+        batches = validation.batches(run.config.train.batch_size)
+        for batch in progress(batches, f"validation {label} the fit", validation.n_batches(run.config.train.batch_size)):
+            batch = batch.to(device)
+            out = {name: value.detach() for name, value in model(batch, forces=with_forces).items()}
+            with torch.no_grad():
+                metrics.update(batch, out, total_forces_cov(model, out["raw"]) if with_forces else None)
+        row = {f"validation/{name}": float(values[-1]) for name, values in metrics.result(Ranks()).items()}
+        print(f"  {headline(row)}")
+    return row
+
+
 def open_folder(out: Path, content: dict[str, Any], resume: bool) -> None:
     """Makes the folder of a new run, or enters that of an interrupted fit of the same."""
-    if (out / "model.safetensors").exists() or (out / "config.yaml").exists():
+    if (out / "config.yaml").exists():
         raise RaceError("already holds a run", where=out, remedy="choose another --out")
     if (out / FIT).exists():
         if not resume:
@@ -125,5 +153,7 @@ def parse_options(name: str, kind: type[FitOptions], given: Mapping[str, Any]) -
         return kind.model_validate(dict(given))
     except ValidationError as error:
         first = error.errors()[0]
-        where = f"--{str(first['loc'][0]).replace('_', '-')}" if first["loc"] else f"posterior {name}"
+        if not first["loc"]:  # options that are fine alone, not together
+            raise RaceError(first["msg"].removeprefix("Value error, "), where=f"posterior {name}") from None
+        where = f"--{str(first['loc'][0]).replace('_', '-')}"
         raise RaceError(first["msg"], where=where, got=repr(first.get("input"))[:80]) from None

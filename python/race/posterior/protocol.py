@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from race.config import Config, Options
+from race.data import Dataset
 from race.errors import RaceError
 from race.model.race import RACE
 from race.train.prepare import Prepared, prepare, sha256
@@ -73,12 +74,14 @@ class Fitted:
     """What a fit returns.
 
     model: on any device; its config may differ from the run's in `n_members` (and `head`, where a fit changes it).
-    about: figures of the fit for summary.json, e.g. a prior precision; JSON types.
+    about: figures of the fit for summary.json, e.g. a prior precision; JSON types. `seconds`: of all sittings, where it was resumed.
+    validation: the run's validation set, on which the samples are then judged beside the run; None: the fit read no data.
     train: training options of the new run's config that differ from the first run's, e.g. the loss that belongs to a new head.
     """
 
     model: RACE
     about: dict[str, Any] = field(default_factory=dict)
+    validation: Dataset | None = None
     train: dict[str, Any] = field(default_factory=dict)
 
 

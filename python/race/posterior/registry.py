@@ -27,6 +27,7 @@ class Posterior:
 
 POSTERIORS = {
     "ensemble": Posterior("race.posterior.ensemble", "EnsembleOptions", "runs trained apart, stacked", several_runs=True),
+    "swag": Posterior("race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"),
 }
 
 

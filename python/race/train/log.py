@@ -84,3 +84,19 @@ class Log:
         writer.writerows(row for row in rows if row and int(row[0]) <= epoch)
         write_atomic(self.path, kept.getvalue().encode())
         self.columns = header
+
+
+def headline(row: dict[str, float]) -> str:
+    """The few numbers of a row of the log worth reading."""
+    shown = (
+        ("loss", "train/loss", ".3f"), ("val", "validation/loss", ".3f"), ("E", "validation/energy_rmse", ".2f meV/atom"),
+        ("F", "validation/forces_rmse", ".1f meV/A"), ("S", "validation/stress_rmse", ".2f meV/A^3"),
+        ("sigma_F", "validation/forces_std", ".1f"), ("in 90%", "validation/forces_coverage", ".3f"), ("|g|", "train/gradient", ".1f"),
+    )  # fmt: skip
+    parts = []
+    for label, name, form in shown:
+        value = row.get(name, float("nan"))
+        if value == value:
+            number, _, unit = form.partition(" ")
+            parts.append(f"{label} {value:{number}}{' ' + unit if unit else ''}")
+    return "  ".join(parts)

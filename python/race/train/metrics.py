@@ -8,6 +8,8 @@ from torch import Tensor
 
 from race.config import ModelConfig
 from race.data import Batch
+from race.model.heads import evidential_kappa
+from race.model.race import RACE
 from race.train.parallel import Ranks
 
 Z90 = 1.6448536269514722  # central 90 % of a normal distribution
@@ -29,6 +31,16 @@ def with_ensemble(value: Tensor, covariance: Tensor | None) -> tuple[Tensor, Ten
         covariance = value.new_zeros(*value.shape, value.shape[-1])
     total = covariance.mean(1, keepdim=True) + (torch.einsum("nma,nmb->nab", spread, spread) / value.shape[1]).unsqueeze(1)
     return torch.cat([value, mean], 1), torch.cat([covariance, total], 1)
+
+
+def total_forces_cov(model: RACE, raw: Tensor) -> Tensor | None:
+    """What each member says of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential: with its epistemic part); None: nothing."""
+    if not model.has_forces_cov:
+        return None
+    covariance = model.forces_cov(raw)
+    if model.head == "evidential":
+        covariance = covariance * (1.0 + 1.0 / evidential_kappa(raw))[..., None, None]
+    return covariance
 
 
 class Means:

@@ -14,14 +14,13 @@ from torch import Tensor
 from race.config import Config
 from race.data import Batch, Dataset
 from race.errors import RaceError
-from race.model.heads import evidential_kappa
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from race.train.interrupt import Interrupt
-from race.train.log import Log
+from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
 from race.train.members import best_rows
-from race.train.metrics import Means, Metrics
+from race.train.metrics import Means, Metrics, total_forces_cov
 from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
 from race.train.parallel import Ranks
 
@@ -57,10 +56,10 @@ class Trainer:
         self.model = model.to(self.device)
         self.parameters = dict(model.named_parameters())
         self.loss = Loss(config, model.force_covariance)
-        self.optimizer = build_optimizer(self.parameters.values(), config.train)
+        self.optimizer = self.make_optimizer()
         self.average = Ema(self.parameters.values(), config.train.ema_decay)
         self.n_batches = train.n_batches(config.train.batch_size)
-        self.schedule = Schedule(config.train, config.train.epochs * self.n_batches)
+        self.schedule = self.make_schedule()
         self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
         n_members = config.model.n_members
         self.state = State(best=[float("inf")] * n_members, best_epoch=[0] * n_members)
@@ -71,6 +70,21 @@ class Trainer:
         if has_checkpoint(run):
             self._load()
         self.ranks.copy_first([p.data for p in self.parameters.values()] + list(self.model.buffers()))
+
+    # ---- what a subclass may change ------------------------------------------------------------------------------
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.parameters.values(), self.options)
+
+    def make_schedule(self) -> Schedule:
+        return Schedule(self.options, self.options.epochs * self.n_batches)
+
+    def more_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Further groups of tensors that a checkpoint keeps; `load_more` gets them back."""
+        return {}
+
+    def load_more(self, groups: dict[str, dict[str, Tensor]]) -> None:
+        """Takes what `more_tensors` gave, from a checkpoint that is continued."""
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
@@ -178,7 +192,7 @@ class Trainer:
                 continue
             out = {name: value.detach() for name, value in self.model(batch, forces=self.needs_forces).items()}
             with torch.no_grad():
-                metrics.update(batch, out, self._forces_cov(out["raw"]))
+                metrics.update(batch, out, total_forces_cov(self.model, out["raw"]) if self.needs_forces else None)
                 for term, rows in self.loss.rows(out, batch).items():
                     loss.add(term, rows.double().unsqueeze(2))
         scores = self.loss.total(loss.result(self.ranks))
@@ -187,14 +201,6 @@ class Trainer:
         if self.config.model.n_members > 1:
             row |= {f"validation/{name}/member_{m}": x for name, values in table.items() for m, x in enumerate(values[:-1].tolist())}
         return scores.tolist(), row
-
-    def _forces_cov(self, raw: Tensor) -> Tensor | None:
-        if not (self.model.has_forces_cov and self.needs_forces):
-            return None
-        covariance = self.model.forces_cov(raw)
-        if self.config.model.head == "evidential":
-            covariance = covariance * (1.0 + 1.0 / evidential_kappa(raw))[..., None, None]
-        return covariance
 
     # ---- numbers -----------------------------------------------------------------------------------------------------
 
@@ -222,18 +228,7 @@ class Trainer:
 
     def numbers(self, row: dict[str, float]) -> str:
         """The few numbers worth reading."""
-        shown = (
-            ("loss", "train/loss", ".3f"), ("val", "validation/loss", ".3f"), ("E", "validation/energy_rmse", ".2f meV/atom"),
-            ("F", "validation/forces_rmse", ".1f meV/A"), ("S", "validation/stress_rmse", ".2f meV/A^3"),
-            ("sigma_F", "validation/forces_std", ".1f"), ("in 90%", "validation/forces_coverage", ".3f"), ("|g|", "train/gradient", ".1f"),
-        )  # fmt: skip
-        parts = []
-        for label, name, form in shown:
-            value = row.get(name, float("nan"))
-            if value == value:
-                number, _, unit = form.partition(" ")
-                parts.append(f"{label} {value:{number}}{' ' + unit if unit else ''}")
-        return "  ".join(parts)
+        return headline(row)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -248,6 +243,7 @@ class Trainer:
         average = dict(zip(self.parameters, self.average.average, strict=True))
         # Buffers are rebuilt from the config, but through LAPACK: not to the last bit.
         groups = {"weights": weights, "average": average, "best": self.best, "buffers": dict(self.model.named_buffers())}
+        groups |= self.more_tensors()
         save_checkpoint(self.run, groups, {"optimizer": self.optimizer.state_dict(), "sums": self.sums}, asdict(self.state))
         self.saved = time.monotonic()
 
@@ -260,6 +256,7 @@ class Trainer:
                 self.best[name].copy_(groups["best"][name])
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(groups["buffers"][name])
+        self.load_more(groups)
         self.optimizer.load_state_dict(optimizer["optimizer"])
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
         self.state = State(**state)
