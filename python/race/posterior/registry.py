@@ -28,6 +28,8 @@ class Posterior:
 POSTERIORS = {
     "ensemble": Posterior("race.posterior.ensemble", "EnsembleOptions", "runs trained apart, stacked", several_runs=True),
     "swag": Posterior("race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"),
+    "llpr": Posterior("race.posterior.llpr", "LlprOptions", "last-layer prediction rigidity: readouts drawn from their Gaussian posterior"),
+    "evidential": Posterior("race.posterior.evidential", "EvidentialOptions", "a run with the evidential head, its total calibrated"),
 }
 
 
