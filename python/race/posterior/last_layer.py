@@ -6,25 +6,31 @@ w are the energy columns of every layer's w_2, one after the other, as the model
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from race.data import Batch
+from race.model.layer import Readout
 from race.model.race import RACE
 from race.posterior.protocol import tiled
 
 
 def weights(model: RACE) -> Tensor:
     """w of every member, [M, D]; D = n_layers * readout_hidden."""
-    return torch.cat([layer.readout.w2[:, :, 0] for layer in model.layers], dim=1)
+    return torch.cat([readout.w2[:, :, 0] for readout in _readouts(model)], dim=1)
+
+
+def _readouts(model: RACE) -> list[Readout]:
+    return [cast(Readout, layer.readout) for layer in model.layers]
 
 
 @torch.no_grad()
 def set_weights(model: RACE, w: Tensor) -> None:
     """The inverse of `weights`, in place; w [M, D]."""
-    for layer, part in zip(model.layers, w.split(model.config.readout_hidden, dim=1), strict=True):
-        layer.readout.w2[:, :, 0] = part
+    for readout, part in zip(_readouts(model), w.split(model.config.readout_hidden, dim=1), strict=True):
+        readout.w2[:, :, 0] = part
 
 
 def features(model: RACE, batch: Batch) -> Tensor:
@@ -39,7 +45,7 @@ def features(model: RACE, batch: Batch) -> Tensor:
 @contextmanager
 def _inputs_of_last_maps(model: RACE, into: list[Tensor]) -> Iterator[None]:
     """While it lasts, every forward pass appends silu(W_1 h) of each layer, [n_atoms, readout_hidden]."""
-    hooks = [layer.readout.second.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0])) for layer in model.layers]
+    hooks = [readout.second.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0])) for readout in _readouts(model)]
     try:
         yield
     finally:

@@ -5,8 +5,8 @@ The energy is linear in the last layers' weights w (race.posterior.last_layer), 
     cov(w) = alpha^2 (F^T F + zeta^2 I)^-1,      var(E) = f^T cov(w) f,      cov(F_i) = J_i cov(w) J_i^T
 
 The rows of F are the training frames' features over the noise that the loss gives them: sum_j f_j / (sigma0_energy sqrt(n_atoms))
-and, on request, those of the force components, J / sigma0. (For frames of one size this is the paper's formula, alpha and zeta having another
-unit.)
+and, on request, those of the force components, J / sigma0. (For frames of one size this is the paper's formula, with alpha and zeta
+in another unit.)
 
 alpha, and zeta where it is left open, minimise the Gaussian negative log likelihood of the validation set, of forces where there are any:
 the variance is the one above plus the head's aleatoric one. Samples w + alpha (F^T F + zeta^2 I)^-1/2 eps are the members of the new run;

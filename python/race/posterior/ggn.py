@@ -1,0 +1,110 @@
+"""Generalised Gauss-Newton curvature of a run's Gaussian likelihood: what Laplace approximations are made of.
+
+Observations are the energy of every frame and the force on every atom, each in units of its noise: `Noise.whiten` makes independent
+observations of unit variance of them, up to one factor for all energies and one for all forces. With J the Jacobian of the whitened
+predictions with respect to the weights, the curvature is J^T J.
+
+    diagonal    (J^T z)^2 has the expectation diag(J^T J) for any z of independent signs: one backward pass gives every weight of every
+                member, and the frames of a batch do not mix on average. Energies and forces are probed apart.
+    last layer  the energy is linear in the readouts' last weights w2, and so are the forces: the column of J of one weight is what the
+                model predicts with that weight 1 and all others 0.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from race.config import Config
+from race.data import Batch
+from race.model.layer import Layer
+from race.model.race import RACE
+
+
+@dataclass
+class Noise:
+    """Standard deviations of the observations of one batch, as the loss of the run has them (race.train.loss).
+
+    energy [n_frames, M] eV; forces [n_atoms, M, 3, 3] eV/A, lower triangular factor of the covariance.
+    """
+
+    energy: Tensor
+    forces: Tensor
+
+    @classmethod
+    def of(cls, config: Config, model: RACE, batch: Batch, out: dict[str, Tensor]) -> "Noise":
+        """The head's own where the run was trained with its likelihood, else the constants of the `mse` loss."""
+        energy = out["energy"].detach()
+        if config.train.loss == "mse":
+            size = batch.n_atoms_per_frame.unsqueeze(1) if config.model.pooling == "sum" else torch.ones_like(energy)
+            energy_std = config.model.sigma0_energy * size.to(energy.dtype).sqrt().expand_as(energy)
+        else:
+            energy_std = out["energy_var"].detach().sqrt()
+        if config.train.loss in ("mse", "nll_e"):
+            identity = torch.eye(3, dtype=out["raw"].dtype, device=energy.device)
+            factor = (config.model.sigma0 * identity).expand(batch.n_atoms, energy.shape[1], 3, 3)
+        else:
+            factor = torch.linalg.cholesky(model.forces_cov(out["raw"].detach()))
+        return cls(energy_std, factor)
+
+    def whiten_energy(self, energy: Tensor) -> Tensor:
+        """Energies [n_frames, M] or rows of derivatives [n_frames, M, D], in eV, in units of the noise."""
+        return energy / (self.energy if energy.dim() == 2 else self.energy.unsqueeze(-1))
+
+    def whiten_forces(self, forces: Tensor) -> Tensor:
+        """Forces [n_atoms, M, 3] or rows of derivatives [n_atoms, M, 3, D], in eV/A: L^-1 F."""
+        columns = forces.unsqueeze(-1) if forces.dim() == 3 else forces
+        return torch.linalg.solve_triangular(self.forces, columns, upper=False).reshape(forces.shape)
+
+
+def squared_vjp(parameters: Sequence[Tensor], output: Tensor, z: Tensor) -> list[Tensor]:
+    """(J^T z)^2 of every parameter, in float64; zero where nothing depends on it."""
+    grads = torch.autograd.grad((output * z).sum(), parameters, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p, dtype=torch.float64) if g is None else g.double() ** 2 for p, g in zip(parameters, grads, strict=True)]
+
+
+def signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Independent +-1 in the shape of `like`."""
+    return 2.0 * torch.randint(2, like.shape, generator=generator, device=like.device).to(like.dtype) - 1.0
+
+
+class LastLayer:
+    """The readouts' last weights of the energy, w2[:, :, 0] of all layers: D = n_layers * readout_hidden for each member."""
+
+    def __init__(self, model: RACE):
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.readouts = [layer.readout for layer in self.model.layers if isinstance(layer, Layer)]
+        self.weights = self.get()
+
+    def get(self) -> Tensor:
+        """[M, D]"""
+        return torch.cat([readout.w2[..., 0] for readout in self.readouts], dim=1).clone()
+
+    def put(self, weights: Tensor) -> None:
+        """[M, D] into the model held here."""
+        for readout, part in zip(self.readouts, self.split(weights), strict=True):
+            readout.w2[..., 0] = part
+
+    def split(self, weights: Tensor) -> tuple[Tensor, ...]:
+        """[.., D] -> the part of every layer, [.., readout_hidden]."""
+        return weights.split([readout.w2.shape[1] for readout in self.readouts], dim=-1)
+
+    def jacobian(self, batch: Batch, forces: bool) -> tuple[Tensor, Tensor]:
+        """d energy / d w [n_frames, M, D] in eV, d forces / d w [n_atoms, M, 3, D] in eV/A (no rows without `forces`), by D predictions."""
+        unit = torch.zeros_like(self.weights)
+        self.put(unit)
+        constant = self.model(batch, forces=False)["energy"]
+        by_energy = constant.new_empty(*constant.shape, unit.shape[1])
+        by_forces = self.weights.new_empty(batch.n_atoms if forces else 0, len(unit), 3, unit.shape[1])
+        for k in range(unit.shape[1]):
+            unit[:, k] = 1.0
+            self.put(unit)
+            out = self.model(batch, forces=forces)
+            by_energy[..., k] = out["energy"].detach() - constant
+            if forces:
+                by_forces[..., k] = out["forces"].detach()
+            unit[:, k] = 0.0
+        self.put(self.weights)
+        return by_energy, by_forces

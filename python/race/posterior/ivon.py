@@ -1,0 +1,144 @@
+"""IVON: variational inference at the price of Adam (Shen et al. 2024, arXiv:2402.17641, algorithm 1).
+
+The posterior is N(m, 1 / [ess (h + delta)]), diagonal; ess is the number of data that the mean loss stands for, delta the weight decay, and
+ess * delta the precision of a normal prior. Every step takes the gradient g at one sample theta = m + sigma eps:
+
+    h^ = g eps / sigma                                                          (Stein: unbiased for the Hessian's diagonal)
+    g_ = beta1 g_ + (1 - beta1) g
+    h  = beta2 h + (1 - beta2) h^ + 1/2 (1 - beta2)^2 (h - h^)^2 / (h + delta)   (the last term keeps h + delta positive)
+    m  = m - rate * clip( (g_ / (1 - beta1^t) + delta m) / (h + delta) )
+
+Everything is elementwise, so members stay independent.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from race.config import Config
+from race.data import Batch, Dataset
+from race.model.race import RACE
+from race.posterior.continued import continue_training
+from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of
+from race.train.trainer import Trainer
+
+
+class IvonOptions(SampleOptions):
+    """How the posterior is trained."""
+
+    epochs: int = Field(default=50, ge=1, description="epochs of training from the run's weights")
+    learning_rate: float = Field(default=0.1, gt=0, description="step, in units of gradient / curvature")
+    ess: float | None = Field(default=None, gt=0, description="effective sample size; none: the number of training frames")
+    hess_init: float = Field(default=1.0, gt=0, description="initial h of every weight, in the curvature of the mean loss")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="memory of the gradient")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="memory of the curvature")
+    weight_decay: float = Field(default=1e-4, gt=0, description="delta: ess * delta is the precision of the prior")
+    clip_radius: float = Field(default=0.01, gt=0, description="largest change of a weight in a step, before the learning rate")
+
+
+class Ivon(torch.optim.Optimizer):
+    """The update above. `perturb`, then gradients, then `step`, which leaves the mean in the parameters.
+
+    Args:
+        parameters: hold the mean m.
+        lr, ess, hess_init, beta1, beta2, weight_decay, clip_radius: as `IvonOptions` describes them.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, ess: float, hess_init: float, beta1: float, beta2: float, weight_decay: float,
+        clip_radius: float = math.inf,
+    ):  # fmt: skip
+        defaults = {
+            "lr": lr, "ess": ess, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay, "clip_radius": clip_radius,
+        }  # fmt: skip
+        super().__init__(parameters, defaults)
+        self.perturbed = False
+        for _, p in self._all():
+            self.state[p] = {"hessian": torch.full_like(p, hess_init), "momentum": torch.zeros_like(p), "step": 0}
+
+    @torch.no_grad()
+    def perturb(self, generator: torch.Generator) -> None:
+        """Replaces every mean by a sample m + sigma eps."""
+        for group, p in self._all():
+            state = self.state[p]
+            state["mean"] = p.clone()
+            state["eps"] = torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+            p.addcmul_(self._std(group, p), state["eps"])
+        self.perturbed = True
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Updates m and h from the gradients at the sample; weights without a gradient return to their mean."""
+        assert self.perturbed, "Ivon.step without perturb"
+        self.perturbed = False
+        for group, p in self._all():
+            state = self.state[p]
+            eps, h, delta = state.pop("eps"), state["hessian"], group["weight_decay"]
+            p.copy_(state.pop("mean"))
+            if p.grad is None:
+                continue
+            state["step"] += 1
+            rho = 1.0 - group["beta2"]
+            h_hat = p.grad * eps / self._std(group, p)
+            state["momentum"].lerp_(p.grad, 1.0 - group["beta1"])
+            h.add_(rho * (h_hat - h) + 0.5 * rho**2 * (h - h_hat) ** 2 / (h + delta))
+            gradient = state["momentum"] / (1.0 - group["beta1"] ** state["step"])
+            p.sub_(((gradient + delta * p) / (h + delta)).clamp_(-group["clip_radius"], group["clip_radius"]), alpha=group["lr"])
+
+    def std(self) -> list[Tensor]:
+        """sigma of every parameter, in order."""
+        return [self._std(group, p) for group, p in self._all()]
+
+    def _std(self, group: dict[str, Any], p: nn.Parameter) -> Tensor:
+        return (group["ess"] * (self.state[p]["hessian"] + group["weight_decay"])).rsqrt()
+
+    def _all(self) -> list[tuple[dict[str, Any], nn.Parameter]]:
+        return [(group, p) for group in self.param_groups for p in group["params"]]
+
+
+class IvonTrainer(Trainer):
+    """Training with `Ivon`; the gradients are those of the run's loss, unclipped."""
+
+    def __init__(self, ivon: IvonOptions, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path):
+        self.ivon_options, self.n_frames = ivon, len(train)
+        super().__init__(config, model, train, validation, run)
+
+    def make_optimizer(self) -> Ivon:
+        o = self.ivon_options
+        ess = o.ess or float(self.n_frames)
+        self.ivon = Ivon(
+            self.parameters.values(), o.learning_rate, ess, o.hess_init, o.beta1, o.beta2, o.weight_decay, o.clip_radius
+        )  # fmt: skip
+        return self.ivon
+
+    def step(self, batch: Batch | None) -> None:
+        # A function of the step alone: a resumed fit draws what an uninterrupted one does.
+        self.ivon.perturb(torch.Generator(self.device).manual_seed((self.options.seed << 32) + self.state.step))
+        super().step(batch)
+
+
+def fit(runs: Sequence[Run], options: IvonOptions, folder: Path) -> Fitted:
+    """Trains on, and draws `members` samples of the final Gaussian; any head, with the run's own loss."""
+    (run,) = runs
+    changes = {
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "schedule": "cosine",
+        "warmup_epochs": 0,
+        "seed": options.seed,
+        "clip_norm": math.inf,  # a gradient scaled down would make h too small: steps are bounded by clip_radius instead
+    }
+    trainer = continue_training(run, folder, partial(IvonTrainer, options), changes)
+    generator, members = torch.Generator().manual_seed(options.seed), dealt(options.members, run.model.n_members)
+    samples = {}
+    for (name, mean), std in zip(trainer.parameters.items(), trainer.ivon.std(), strict=True):
+        z = torch.randn(len(members), *mean.shape[1:], generator=generator, dtype=torch.float64)
+        samples[name] = (mean.detach().double().cpu()[members] + std.double().cpu()[members] * z).to(mean.dtype)
+    about = {"ess": trainer.ivon.param_groups[0]["ess"], "seconds": trainer.state.seconds}
+    return Fitted(model_of(run.model, samples), about, trainer.validation_set)
