@@ -1,0 +1,109 @@
+"""Tiny trained runs and the posteriors fitted to them, each made once for the session.
+
+A new posterior is one line of CASES: its name, its options, and how many members come of it. Everything in test_contract.py then holds it
+to the contract.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.build
+import ase.io
+import pytest
+import torch
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from race.config import Config
+from race.posterior.command import fit
+from race.train.command import train
+from tests.lammps.conftest import plugin  # noqa: F401  the fixture
+
+ELEMENTS = ["Cu", "Au"]
+R_MAX = 3.5
+MODEL = dict(r_max=R_MAX, n_layers=2, irreps_hidden="4x0e+4x1o+3x1e+4x2e", n_features=4, radial_mlp=[8], readout_hidden=6)
+LOSS = {"point": "mse", "energy": "nll_e", "cholesky": "nll_jef", "equivariant": "nll_jef", "evidential": "evidential"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A posterior, its options, and the members that a fit to a run of one member has; several: it stacks runs of several seeds."""
+
+    posterior: str
+    options: dict[str, Any] = field(default_factory=dict)
+    n_members: int = 3
+    several: bool = False
+
+
+SHORT = {"members": 3, "epochs": 3}
+CASES = {
+    "ensemble": Case("ensemble", several=True),
+    "swag": Case("swag", SHORT | {"start": 0.5, "every": 0.5, "rank": 3}),
+    "ivon": Case("ivon", SHORT),
+    "laplace": Case("laplace", {"members": 3}),
+    "laplace-diagonal": Case("laplace", {"members": 3, "structure": "diagonal", "probes": 1}),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def labelled(seed: int) -> ase.Atoms:
+    """A rattled four-atom cell of Cu3Au with EMT's energy, forces and stress."""
+    atoms = ase.build.bulk("Cu", cubic=True, a=3.75)
+    atoms.symbols[0] = "Au"
+    atoms.rattle(0.12, seed=seed)
+    atoms.set_cell(atoms.cell * (1 + 0.01 * (seed % 3)), scale_atoms=True)
+    atoms.calc = EMT()
+    labels = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """extxyz of 12 frames."""
+    path = tmp_path_factory.mktemp("data") / "cu3au.extxyz"
+    ase.io.write(path, [labelled(seed) for seed in range(12)])
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory) -> Callable[..., Path]:
+    """trained(head, n_members=1, seed=0) -> folder of a run of some steps, float64."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def make(head: str = "equivariant", n_members: int = 1, seed: int = 0) -> Path:
+        run = folder / f"{head}-{n_members}-{seed}"
+        if not run.exists():
+            options = {"epochs": 6, "batch_size": 3, "warmup_epochs": 1, "dtype": "float64", "n_threads": 1, "checkpoint_minutes": 0.0}
+            config = {
+                "data": {"train": [str(data)], "validation_fraction": 0.25},
+                "model": MODEL | {"head": head, "n_members": n_members},
+                "train": options | {"loss": LOSS[head], "seed": seed},
+            }
+            train(Config.model_validate(config), run)
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fitted(trained, tmp_path_factory) -> Callable[..., Path]:
+    """fitted(case, head="equivariant", **changes of options) -> folder of the new run."""
+    folder = tmp_path_factory.mktemp("fitted")
+
+    def make(name: str, head: str = "equivariant", **changes) -> Path:
+        out = folder / "-".join([name, head, *(f"{key}{value}" for key, value in changes.items())])
+        if not out.exists():
+            case = CASES[name]
+            runs = [trained(head, seed=seed) for seed in range(case.n_members if case.several else 1)]
+            fit(case.posterior, runs, out, case.options | changes)
+        return out
+
+    return make
