@@ -59,7 +59,7 @@ def force_features(model: RACE, batch: Batch, chunk: int = 16) -> Tensor:
     parts = []
     for first in range(0, n_features, chunk):
         n = min(chunk, n_features - first)
-        unit = tiled(model, n).to(model.embedding.device)
+        unit = tiled(model, n).to(model.embedding.device).requires_grad_(False)  # no backward through the radial weights
         set_weights(unit, torch.eye(n_features)[first : first + n])
         parts.append(unit(batch)["forces"].detach().double().transpose(1, 2))
     return torch.cat(parts, dim=2)

@@ -31,6 +31,7 @@ from race.posterior.prediction import predict_batch
 from race.posterior.protocol import Fitted, Run, SampleOptions, progress, require_one_member, tiled
 
 ZETAS = np.logspace(-6, 1, 15)  # zeta^2 that are tried, in units of the largest eigenvalue of F^T F
+CALIBRATION_BATCH = 8  # frames: the radial weights of 16 members are made anew for every pass
 ALPHAS = np.log([1e-6, 1e6])  # bounds of ln alpha
 
 
@@ -101,7 +102,8 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
     prepared = run.prepare()
     curvature = Curvature.of(normal_matrix(run.model, prepared.train, run.config.train.batch_size, options.forces))
     chosen = np.random.RandomState(options.seed).permutation(len(prepared.validation))[: options.calibration_frames]
-    target = calibration_target(run.model, prepared.validation, np.sort(chosen), run.config.train.forces_weight > 0)
+    batches = [np.sort(chosen)[k : k + CALIBRATION_BATCH] for k in range(0, len(chosen), CALIBRATION_BATCH)]
+    target = calibration_target(run.model, prepared.validation, batches, run.config.train.forces_weight > 0)
     alpha, zeta = calibrate(curvature, target, options.alpha, options.zeta)
     eps = centred_normal(options.members, len(curvature.s), options.seed)
     model = sampled(run.model, alpha * curvature.root(zeta), eps)
@@ -135,11 +137,11 @@ def energy_noise(model: RACE, batch: Batch) -> Tensor:
     return model.config.sigma0_energy * size.sqrt()
 
 
-def calibration_target(model: RACE, dataset: Dataset, frames: np.ndarray, forces: bool) -> Target:
-    """Forces of the frames `frames` where they are labelled, else energies."""
+def calibration_target(model: RACE, dataset: Dataset, batches: Sequence[np.ndarray], forces: bool) -> Target:
+    """Forces of the frames in `batches` where they are labelled, else energies."""
     parts = []
-    for index in progress(frames, "features of the calibration frames", len(frames)):
-        batch = dataset.batch([index]).to(model.embedding.device)
+    for indices in progress(batches, "features of the calibration frames", len(batches)):
+        batch = dataset.batch(indices).to(model.embedding.device)
         prediction = predict_batch(model, batch, forces)
         if forces:
             assert prediction.forces is not None and batch.forces is not None
