@@ -43,7 +43,7 @@ class LaplaceOptions(SampleOptions):
         default="last-layer", description="diagonal: of all weights; last-layer: in full, of the readouts' last weights"
     )
     probes: int = Field(default=4, ge=1, description="diagonal: random vectors per batch")
-    batch_size: int = Field(default=8, ge=1, description="frames per pass")
+    batch_size: int = Field(default=4, ge=1, description="frames per pass; fewer make the diagonal's estimate better")
     temperature: float | None = Field(
         default=None, gt=0, description="T, factor on the covariance; none: 1 for last-layer, the best on the validation set for diagonal"
     )

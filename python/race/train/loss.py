@@ -71,7 +71,7 @@ class Loss:
     def _energy(self, out: dict[str, Tensor], batch: Batch, beta: float) -> Tensor:
         assert batch.energy is not None, "energy_weight without energies: race.train.prepare refuses that"
         square = (out["energy"] - batch.energy.unsqueeze(1)) ** 2
-        size = batch.n_atoms_per_frame.unsqueeze(1) if self.extensive else 1
+        size = batch.n_atoms_per_frame.to(square.dtype).unsqueeze(1) if self.extensive else 1  # an integer times a number is float32
         unit = size * self.sigma0_energy**2
         if self.kind == "mse":
             return 0.5 * square / unit
