@@ -10,7 +10,7 @@ from race.errors import RaceError
 from race.posterior import last_layer, llpr
 from race.posterior.command import fit
 from race.posterior.prediction import predict_dataset
-from race.posterior.protocol import Run, tiled
+from race.posterior.protocol import Run, member_of, tiled
 from race.train.command import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 
@@ -42,19 +42,21 @@ def batch(point):
     return point.prepare().train.batch([0, 3])
 
 
-def test_energy_and_forces_are_linear_in_the_features(point, batch):
-    model, w = point.model, last_layer.weights(point.model)[0].detach()
-    out = model(batch)
-    energy = last_layer.features(model, batch) @ w + model.atomic_energies[batch.species]
-    torch.testing.assert_close(energy, out["node_energy"][:, 0].detach(), rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_energy_and_forces_are_linear_in_the_features(runs, n_members):
+    run = Run.load(runs("point", n_members))
+    batch, model = run.prepare().train.batch([0, 3]), run.model
+    out, w = model(batch), last_layer.weights(model).detach()
+    energy = torch.einsum("nmd,md->nm", last_layer.features(model, batch), w) + model.atomic_energies[batch.species][:, None]
+    torch.testing.assert_close(energy, out["node_energy"].detach(), rtol=1e-12, atol=1e-12)
     J = last_layer.force_features(model, batch, chunk=5)
-    torch.testing.assert_close(J @ w, out["forces"][:, 0].detach(), rtol=1e-9, atol=1e-10)
-    assert J.shape == (8, 3, 16) and (J @ w).abs().max() > 1e-3
+    torch.testing.assert_close(torch.einsum("nmad,md->nma", J, w), out["forces"].detach(), rtol=1e-9, atol=1e-10)
+    assert J.shape == (8, n_members, 3, 16) and out["forces"].abs().max() > 1e-3
     # The features of the frame are what unit readouts predict, without hooks.
-    unit = tiled(model, 16)
+    unit = tiled(member_of(model, n_members - 1), 16)
     last_layer.set_weights(unit, torch.eye(16))
     expected = unit(batch)["energy"].detach() - model.pool(model.atomic_energies[batch.species][:, None], batch)
-    torch.testing.assert_close(llpr.frame_features(model, batch), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(last_layer.frame_features(model, batch)[:, -1], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_normal_matrix_by_hand(point):
@@ -63,8 +65,8 @@ def test_normal_matrix_by_hand(point):
     energy_rows, force_rows = [], []
     for k in range(len(dataset)):
         one = dataset.batch([k])
-        energy_rows.append(last_layer.features(model, one).sum(0) / (model.config.sigma0_energy * 2))  # four atoms
-        force_rows += list(last_layer.force_features(model, one).reshape(-1, 16) / model.config.sigma0)
+        energy_rows.append(last_layer.features(model, one)[:, 0].sum(0) / (model.config.sigma0_energy * 2))  # four atoms
+        force_rows += list(last_layer.force_features(model, one)[:, 0].reshape(-1, 16) / model.config.sigma0)
     expected = sum(torch.outer(row, row) for row in energy_rows).numpy()
     np.testing.assert_allclose(llpr.normal_matrix(model, dataset, 4, False), expected, rtol=1e-9)
     expected += sum(torch.outer(row, row) for row in force_rows).numpy()
@@ -101,7 +103,7 @@ def test_samples_converge_to_the_closed_form(point, batch):
     """Energy variance and 3x3 force covariances of M members of the network itself, against f^T C f and J C J^T."""
     model = point.model
     root = 0.1 * llpr.Curvature.of(llpr.normal_matrix(model, point.prepare().train, 4, False)).root(1.0)
-    f, J = llpr.frame_features(model, batch).numpy(), last_layer.force_features(model, batch).numpy()
+    f, J = last_layer.frame_features(model, batch)[:, 0].numpy(), last_layer.force_features(model, batch)[:, 0].numpy()
     energy_var, forces_cov = ((f @ root) ** 2).sum(1), np.einsum("nad,nbd->nab", J @ root, J @ root)
     errors = {}
     for n in (16, 400):

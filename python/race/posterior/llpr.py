@@ -118,17 +118,12 @@ def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) 
     total = torch.zeros(n_features, n_features, dtype=torch.float64, device=device)
     for batch in progress(dataset.batches(batch_size), "features of the training set", dataset.n_batches(batch_size)):
         batch = batch.to(device)
-        rows = frame_features(model, batch) / energy_noise(model, batch).unsqueeze(1)
+        rows = last_layer.frame_features(model, batch)[:, 0] / energy_noise(model, batch).unsqueeze(1)
         total += rows.T @ rows
         if forces:
-            rows = last_layer.force_features(model, batch).flatten(0, 1) / model.config.sigma0
+            rows = last_layer.force_features(model, batch)[:, 0].flatten(0, 1) / model.config.sigma0
             total += rows.T @ rows
     return total.cpu().numpy()
-
-
-def frame_features(model: RACE, batch: Batch) -> Tensor:
-    """[n_frames, D]: d E / d w of every frame, float64."""
-    return model.pool(last_layer.features(model, batch), batch)
 
 
 def energy_noise(model: RACE, batch: Batch) -> Tensor:
@@ -146,14 +141,14 @@ def calibration_target(model: RACE, dataset: Dataset, batches: Sequence[np.ndarr
         if forces:
             assert prediction.forces is not None and batch.forces is not None
             reference = batch.forces.double().cpu().numpy()
-            rows = last_layer.force_features(model, batch).cpu().numpy()
+            rows = last_layer.force_features(model, batch)[:, 0].cpu().numpy()
             part = (rows, prediction.forces.mean - reference, prediction.forces.aleatoric + prediction.forces.epistemic)
             labelled = np.isfinite(reference).all(1)
             parts.append(tuple(array[labelled] for array in part))
         else:
             assert batch.energy is not None
             error = (prediction.energy.mean - batch.energy.cpu().numpy())[:, None]
-            parts.append((frame_features(model, batch).cpu().numpy()[:, None], error, prediction.energy.total[:, None, None]))
+            parts.append((last_layer.frame_features(model, batch).cpu().numpy(), error, prediction.energy.total[:, None, None]))
     target = Target(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     if not target.error.any():
         raise RaceError("no errors to calibrate on", expected="labelled validation frames that the run does not reproduce exactly")
