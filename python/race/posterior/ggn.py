@@ -11,8 +11,8 @@ predictions with respect to the weights, the curvature is J^T J.
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from race.data import Batch
 from race.model.layer import Layer
 from race.model.race import RACE
 from race.posterior import last_layer
+from race.train.loss import Loss
 
 
 @dataclass
@@ -64,6 +65,37 @@ def squared_vjp(parameters: Sequence[Tensor], output: Tensor, z: Tensor) -> list
     """(J^T z)^2 of every parameter, in float64; zero where nothing depends on it."""
     grads = torch.autograd.grad((output * z).sum(), parameters, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p, dtype=torch.float64) if g is None else g.double() ** 2 for p, g in zip(parameters, grads, strict=True)]
+
+
+def loss_curvature(config: Config, model: RACE, loss: Loss, batches: Iterable[Batch], generator: torch.Generator) -> list[Tensor]:
+    """Fisher information per weight of the mean loss, float64: its curvature where the model is right about its noise.
+
+    The squared gradients for labels that are drawn from the model's own predictions, one draw per batch. Those of a batch's n rows are
+    independent with mean zero, so that n times the square of the mean gradient is an estimate of the mean square; a term of weight lambda
+    counts lambda of it. Unlike J^T J it holds the weights of the uncertainty channels.
+    """
+    parameters = list(model.parameters())
+    total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    n_batches = 0
+    for batch in batches:
+        n_batches, with_forces = n_batches + 1, "forces" in loss.weights
+        out = model(batch, forces=with_forces, create_graph=with_forces)
+        noise = Noise.of(config, model, batch, out)
+        assert batch.energy is not None
+        z = torch.randn(out["energy"].shape, generator=generator, device=noise.energy.device)
+        errors, labels = {"energy": noise.energy * z}, {"energy": torch.zeros_like(batch.energy)}
+        if with_forces:
+            z = torch.randn(out["forces"].shape, generator=generator, device=noise.forces.device)
+            errors["forces"] = (noise.forces @ z.to(noise.forces).unsqueeze(-1)).squeeze(-1)
+            labels["forces"] = torch.zeros_like(out["forces"][:, 0])
+        # Predictions with the errors of the draw and the gradients of the model, against labels that are zero.
+        drawn = out | {name: out[name] - out[name].detach() + error for name, error in errors.items()}
+        for term, rows in loss.rows(drawn, replace(batch, stress=None, **labels)).items():
+            if rows.shape[0]:
+                scale = loss.weights[term] / rows.shape[0]  # n times the square of the mean is the square of the sum over n
+                for into, square in zip(total, squared_vjp(parameters, rows, torch.ones_like(rows)), strict=True):
+                    into += scale * square
+    return [square / max(n_batches, 1) for square in total]
 
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:

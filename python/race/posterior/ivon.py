@@ -21,11 +21,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from race.config import Config
+from race.config import Config, TrainConfig
 from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of
+from race.posterior.ggn import loss_curvature
+from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, progress
+from race.train.checkpoint import has_checkpoint
 from race.train.trainer import Trainer
 
 
@@ -34,11 +36,19 @@ class IvonOptions(SampleOptions):
 
     epochs: int = Field(default=50, ge=1, description="epochs of training from the run's weights")
     learning_rate: float = Field(default=0.1, gt=0, description="step, in units of gradient / curvature")
-    ess: float | None = Field(default=None, gt=0, description="effective sample size; none: the number of training frames")
-    hess_init: float = Field(default=1.0, gt=0, description="initial h of every weight, in the curvature of the mean loss")
+    ess: float | None = Field(
+        default=None,
+        gt=0,
+        description="effective sample size; none: atoms / forces_weight, so that the loss is a log likelihood",
+    )
+    hess_init: float | None = Field(default=None, gt=0, description="initial h of every weight; none: the Fisher information of each")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="memory of the gradient")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="memory of the curvature")
-    weight_decay: float = Field(default=1e-4, gt=0, description="delta: ess * delta is the precision of the prior")
+    weight_decay: float | None = Field(
+        default=None,
+        gt=0,
+        description="delta: ess * delta is the precision of the prior; none: 1 / ess, the prior of initial weights",
+    )
     clip_radius: float = Field(default=0.01, gt=0, description="largest change of a weight in a step, before the learning rate")
 
 
@@ -106,21 +116,33 @@ class IvonTrainer(Trainer):
     """Training with `Ivon`; the gradients are those of the run's loss, unclipped."""
 
     def __init__(self, ivon: IvonOptions, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path):
-        self.ivon_options, self.n_frames = ivon, len(train)
+        self.ivon_options = ivon
         super().__init__(config, model, train, validation, run)
 
     def make_optimizer(self) -> Ivon:
-        o = self.ivon_options
-        ess = o.ess or float(self.n_frames)
+        o, frames = self.ivon_options, range(len(self.train_set))
+        ess = o.ess or default_ess(self.options, len(frames), sum(self.train_set.graph(k).n_atoms for k in frames))
         self.ivon = Ivon(
-            self.parameters.values(), o.learning_rate, ess, o.hess_init, o.beta1, o.beta2, o.weight_decay, o.clip_radius
+            self.parameters.values(), lr=o.learning_rate, ess=ess, hess_init=o.hess_init or 1.0, beta1=o.beta1, beta2=o.beta2,
+            weight_decay=o.weight_decay or 1.0 / ess, clip_radius=o.clip_radius,
         )  # fmt: skip
+        if o.hess_init is None and not has_checkpoint(self.run):
+            generator = torch.Generator(self.device).manual_seed(self.options.seed)
+            batches = progress(self.train_set.batches(self.options.batch_size), "curvature of the loss", self.n_batches)
+            curvature = loss_curvature(self.config, self.model, self.loss, (batch.to(self.device) for batch in batches), generator)
+            for p, hessian in zip(self.parameters.values(), curvature, strict=True):
+                self.ivon.state[p]["hessian"] = hessian.to(p.dtype)
         return self.ivon
 
     def step(self, batch: Batch | None) -> None:
         # A function of the step alone: a resumed fit draws what an uninterrupted one does.
         self.ivon.perturb(torch.Generator(self.device).manual_seed((self.options.seed << 32) + self.state.step))
         super().step(batch)
+
+
+def default_ess(train: TrainConfig, n_frames: int, n_atoms: int) -> float:
+    """The number that makes ess * loss minus the log likelihood of all forces (of all energies, where forces are not learned)."""
+    return n_atoms / train.forces_weight if train.forces_weight > 0 else n_frames / train.energy_weight
 
 
 def fit(runs: Sequence[Run], options: IvonOptions, folder: Path) -> Fitted:

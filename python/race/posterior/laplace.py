@@ -81,6 +81,8 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
             tried = model_of(scaled, gaussian.draw(logs, t))
             scores.append(predictive_score(tried, config, prepared.validation, (s_energy, s_forces), options.batch_size))
         temperature = TEMPERATURES[scores.index(max(scores))]
+        if temperature == TEMPERATURES[-1]:
+            print("the validation set wants no spread from the diagonal at all: try --structure last-layer, or swag")
     about = {
         "noise_energy": s_energy, "noise_forces": s_forces, "prior_precision": delta, "temperature": temperature,
         "log_marginal_likelihood": best,
