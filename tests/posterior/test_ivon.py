@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from race.posterior.ivon import Ivon
+from race.config import TrainConfig
+from race.posterior.ggn import Noise, loss_curvature
+from race.posterior.ivon import Ivon, default_ess
+from race.posterior.protocol import Run
+from race.train.loss import Loss
 
 SETTINGS = dict(lr=0.3, ess=50.0, hess_init=0.7, beta1=0.9, beta2=0.95, weight_decay=0.02, clip_radius=0.5)
 
@@ -91,3 +95,42 @@ def test_curvature_stays_positive():
         lowest = min(lowest, (optimizer.state[p]["hessian"]).min().item())
         assert (optimizer.state[p]["hessian"] + 0.02 > 0).all()
     assert lowest < 0, "h itself has to have been negative for this to test it"
+
+
+@pytest.mark.parametrize("head", ["point", "equivariant"])
+def test_initial_curvature(trained, head):
+    """Of the mean loss, against explicit Jacobians: J^T J of energies and forces, and 1/2 (d ln var)^2 of the energy's log variance."""
+    run = Run.load(trained(head, n_members=2))
+    train = run.prepare().train
+    loss = Loss(run.config, run.model.force_covariance)
+    parameters = dict(run.model.named_parameters())
+    name = "layers.1.readout.w2"
+    want = torch.zeros_like(parameters[name])
+    for k in range(len(train)):
+        batch = train.batch([k])
+        out = run.model(batch, create_graph=True)
+        noise = Noise.of(run.config, run.model, batch, out)
+        terms = [
+            (1.0 / len(train), noise.whiten_energy(out["energy"])),
+            (10.0 / (4 * len(train)), noise.whiten_forces(out["forces"])),
+        ]
+        if head == "equivariant":
+            terms.append((0.5 / len(train), out["energy_var"].log()))
+        for weight, outputs in terms:
+            for output in outputs.flatten():
+                (gradient,) = torch.autograd.grad(output, parameters[name], retain_graph=True)
+                want += weight * gradient**2
+    batches = [train.batch([k]) for k in range(len(train))] * 30
+    got = dict(zip(parameters, loss_curvature(run.config, run.model, loss, batches, torch.Generator().manual_seed(0)), strict=True))[name]
+    # 270 draws of the energy's single error: sqrt(2 / 270) = 9 % of an entry, forces less.
+    channels = 2 if head == "equivariant" else 1  # E, s; the force's log variance a needs more than a Jacobian
+    for c in range(channels):
+        ratio = got[..., c].sum((1,)) / want[..., c].sum((1,))
+        assert (ratio - 1).abs().max() < 0.3, (c, ratio)
+        assert (got[..., c] > 0).any()
+
+
+def test_default_ess_makes_the_loss_a_likelihood():
+    train = TrainConfig(forces_weight=10.0, energy_weight=0.5)
+    assert default_ess(train, 90, 2430) == 243.0
+    assert default_ess(train.model_copy(update={"forces_weight": 0.0}), 90, 2430) == 180.0

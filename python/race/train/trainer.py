@@ -56,9 +56,9 @@ class Trainer:
         self.model = model.to(self.device)
         self.parameters = dict(model.named_parameters())
         self.loss = self.make_loss()
+        self.n_batches = train.n_batches(config.train.batch_size)
         self.optimizer = self.make_optimizer()
         self.average = Ema(self.parameters.values(), config.train.ema_decay)
-        self.n_batches = train.n_batches(config.train.batch_size)
         self.schedule = self.make_schedule()
         self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.state = State(best=[float("inf")] * self.n_scores, best_epoch=[0] * self.n_scores)
