@@ -46,6 +46,16 @@ def test_data_that_changed_is_refused(trained, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_ctrl_c_leaves_nothing(trained, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("race.posterior.laplace.last_layer", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        fit("laplace", [trained()], tmp_path / "out", {})
+    assert not (tmp_path / "out").exists() and "interrupted: nothing written" in capsys.readouterr().out
+
+
 def test_result_is_a_run(trained, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["fit", str(trained(n_members=2)), "--posterior", "swag", "--out", str(out), "--members", "5", "--epochs", "2",

@@ -10,7 +10,7 @@ from race.errors import RaceError
 from race.posterior import last_layer, llpr
 from race.posterior.command import fit
 from race.posterior.prediction import predict_dataset
-from race.posterior.protocol import Run, member_of, tiled
+from race.posterior.protocol import Run, member_of, normal_draws, tiled
 from race.train.command import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 
@@ -99,6 +99,10 @@ def test_calibration_finds_what_was_planted():
     assert bare.best_alpha(curvature.root(zeta))[0] == pytest.approx(np.sqrt(q / 3), rel=1e-4)
 
 
+def draws(n: int) -> torch.Tensor:
+    return normal_draws([0] * n, (16,), torch.Generator().manual_seed(2))
+
+
 def test_samples_converge_to_the_closed_form(point, batch):
     """Energy variance and 3x3 force covariances of M members of the network itself, against f^T C f and J C J^T."""
     model = point.model
@@ -107,7 +111,7 @@ def test_samples_converge_to_the_closed_form(point, batch):
     energy_var, forces_cov = ((f @ root) ** 2).sum(1), np.einsum("nad,nbd->nab", J @ root, J @ root)
     errors = {}
     for n in (16, 400):
-        members = llpr.sampled(model, root, llpr.centred_normal(n, 16, seed=2))
+        members = llpr.sampled(model, root, draws(n))
         out = {name: value.detach().numpy() for name, value in members(batch).items()}
         np.testing.assert_allclose(out["energy"].mean(1), model(batch)["energy"][:, 0].detach().numpy(), atol=1e-9)  # centred
         spread = out["forces"] - out["forces"].mean(1, keepdims=True)
@@ -115,14 +119,8 @@ def test_samples_converge_to_the_closed_form(point, batch):
         scale = out["energy"].var(1) / energy_var
         assert np.abs(scale - 1).max() < 4 * np.sqrt(2 / n), n
     assert errors[400] < 4 * np.sqrt(2 / 400) and errors[400] < 0.5 * errors[16]
-    wrong = llpr.sampled(model, 1.5 * root, llpr.centred_normal(400, 16, seed=2))(batch)["energy"].detach().numpy()
+    wrong = llpr.sampled(model, 1.5 * root, draws(400))(batch)["energy"].detach().numpy()
     assert np.abs(wrong.var(1) / energy_var - 1).max() > 4 * np.sqrt(2 / 400)  # the tolerance sees a wrong scale
-
-
-def test_centred_draws():
-    eps = llpr.centred_normal(5, 20000, seed=0)
-    np.testing.assert_allclose(eps.mean(0), 0, atol=1e-14)
-    assert (eps**2).mean() == pytest.approx(1, abs=0.02)  # population variance of the five, unbiased
 
 
 @pytest.mark.parametrize("head, options", [("point", {}), ("equivariant", {"forces": "true", "members": "6"})])

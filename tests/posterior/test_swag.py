@@ -57,6 +57,8 @@ def test_sample_covariance(path):
         assert np.abs(np.cov(draws[:, member].T) - want).max() / scale.max() < 0.05
         assert np.abs((draws[:, member].mean(0) - snapshots[:, member].mean(0)) / np.sqrt(np.diag(want))).max() < 5 / np.sqrt(n)
     assert np.abs(np.corrcoef(draws[:, 0, 0], draws[:, 1, 0])[0, 1]) < 5 / np.sqrt(n)
+    few = moments.sample([0, 1, 0, 1, 0], torch.Generator().manual_seed(1))["w"].numpy()
+    np.testing.assert_allclose(few[0::2].mean(0), snapshots.mean(0)[0], rtol=1e-12)  # centred: the mean of few samples is the mean
     wider = moments.sample([0], torch.Generator().manual_seed(3), scale=2.0)["w"] - moments.mean["w"][:1]
     torch.testing.assert_close(wider, 2 * (moments.sample([0], torch.Generator().manual_seed(3))["w"] - moments.mean["w"][:1]))
 

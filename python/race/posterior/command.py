@@ -79,14 +79,14 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
     start = time.monotonic()
     try:
         fitted = posterior.fit()(runs, chosen, out)
-    except KeyboardInterrupt:
-        print("interrupted: no weights written")
-        raise SystemExit(130) from None
-    except RaceError:
-        if [path.name for path in out.iterdir()] == [FIT]:  # refused: leave no folder behind
+    except (RaceError, KeyboardInterrupt) as error:
+        if [path.name for path in out.iterdir()] == [FIT]:  # nothing to continue from: leave no folder behind
             (out / FIT).unlink()
             out.rmdir()
-        raise
+        if isinstance(error, RaceError):
+            raise
+        print("interrupted: nothing written")
+        raise SystemExit(130) from None
     seconds = fitted.about.pop("seconds", time.monotonic() - start)  # of all sittings, where a fit was resumed
 
     validation = judge(runs[0], fitted.model, fitted.validation) if fitted.validation else {}

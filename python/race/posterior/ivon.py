@@ -26,7 +26,7 @@ from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
 from race.posterior.ggn import loss_curvature
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, progress
+from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, normal_draws, progress
 from race.train.checkpoint import has_checkpoint
 from race.train.trainer import Trainer
 
@@ -160,7 +160,7 @@ def fit(runs: Sequence[Run], options: IvonOptions, folder: Path) -> Fitted:
     generator, members = torch.Generator().manual_seed(options.seed), dealt(options.members, run.model.n_members)
     samples = {}
     for (name, mean), std in zip(trainer.parameters.items(), trainer.ivon.std(), strict=True):
-        z = torch.randn(len(members), *mean.shape[1:], generator=generator, dtype=torch.float64)
+        z = normal_draws(members, mean.shape[1:], generator)
         samples[name] = (mean.detach().double().cpu()[members] + std.double().cpu()[members] * z).to(mean.dtype)
     about = {"ess": trainer.ivon.param_groups[0]["ess"], "seconds": trainer.state.seconds}
     return Fitted(model_of(run.model, samples), about, trainer.validation_set)

@@ -30,7 +30,7 @@ from race.data import Dataset
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
 from race.posterior.ggn import LastLayer, Noise, signs, squared_vjp
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, progress, require_head
+from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, normal_draws, progress, require_head
 
 HEADS = ("point", "energy", "cholesky", "equivariant")  # evidential's likelihood is no Gaussian
 TEMPERATURES = [4.0**-k for k in range(11)]  # tried: 1 to 1e-6
@@ -118,7 +118,7 @@ def diagonal(config: Config, model: RACE, train: Dataset, options: LaplaceOption
         members, generator = dealt(options.members, model.n_members), torch.Generator().manual_seed(options.seed)
         samples = {}
         for (name, p), part in zip(parameters.items(), std.split([p.numel() for p in tensors]), strict=True):
-            z = torch.randn(len(members), *p.shape[1:], generator=generator, dtype=torch.float64)
+            z = normal_draws(members, p.shape[1:], generator)
             samples[name] = p.detach().cpu().double()[members] + part.view(p.shape)[members] * z
         return samples
 
@@ -146,7 +146,7 @@ def last_layer(config: Config, model: RACE, train: Dataset, options: LaplaceOpti
     def draw(logs: Tensor, temperature: float) -> dict[str, Tensor]:
         factor = torch.linalg.cholesky(evidence.precision(logs))  # H = L L^T, so that L^-T z has the covariance H^-1
         members, generator = dealt(options.members, n_members), torch.Generator().manual_seed(options.seed)
-        z = torch.randn(len(members), n_weights, 1, generator=generator, dtype=torch.float64)
+        z = normal_draws(members, (n_weights, 1), generator)
         shift = torch.linalg.solve_triangular(factor[members].transpose(-1, -2), z, upper=True).squeeze(-1) * temperature**0.5
         samples = {name: p.detach().cpu().double()[members] for name, p in model.named_parameters()}
         for t, part in enumerate(last.split(shift)):

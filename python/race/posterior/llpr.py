@@ -28,7 +28,7 @@ from race.errors import RaceError
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.prediction import predict_batch
-from race.posterior.protocol import Fitted, Run, SampleOptions, progress, require_one_member, tiled
+from race.posterior.protocol import Fitted, Run, SampleOptions, normal_draws, progress, require_one_member, tiled
 
 ZETAS = np.logspace(-6, 1, 15)  # zeta^2 that are tried, in units of the largest eigenvalue of F^T F
 CALIBRATION_BATCH = 8  # frames: the radial weights of 16 members are made anew for every pass
@@ -105,7 +105,7 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
     batches = [np.sort(chosen)[k : k + CALIBRATION_BATCH] for k in range(0, len(chosen), CALIBRATION_BATCH)]
     target = calibration_target(run.model, prepared.validation, batches, run.config.train.forces_weight > 0)
     alpha, zeta = calibrate(curvature, target, options.alpha, options.zeta)
-    eps = centred_normal(options.members, len(curvature.s), options.seed)
+    eps = normal_draws([0] * options.members, (len(curvature.s),), torch.Generator().manual_seed(options.seed))
     model = sampled(run.model, alpha * curvature.root(zeta), eps)
     about = {"alpha": alpha, "zeta": zeta, "n_features": len(curvature.s), "nll": target.nll(curvature.root(zeta), float(np.log(alpha)))}
     print(f"alpha {alpha:.3g}, zeta {zeta:.3g}, {len(curvature.s)} features")
@@ -167,14 +167,8 @@ def calibrate(curvature: Curvature, target: Target, alpha: float | None, zeta: f
     return best, candidate
 
 
-def centred_normal(n_samples: int, dim: int, seed: int) -> np.ndarray:
-    """[n_samples, dim]: standard normal draws less their mean, times sqrt(n / (n - 1)): mean 0, and <eps eps^T> = I in expectation."""
-    eps = np.random.RandomState(seed).standard_normal((n_samples, dim))
-    return (eps - eps.mean(0)) * np.sqrt(n_samples / (n_samples - 1))
-
-
-def sampled(model: RACE, root: np.ndarray, eps: np.ndarray) -> RACE:
-    """The member of `model` with its energy weights moved by root eps_m, m = 1 .. M."""
+def sampled(model: RACE, root: np.ndarray, eps: Tensor) -> RACE:
+    """The member of `model` with its energy weights moved by root eps_m, m = 1 .. M; eps [M, D]."""
     out = tiled(model, len(eps))
-    last_layer.set_weights(out, (last_layer.weights(out).detach().double().cpu() + torch.from_numpy(eps @ root.T)).to(out.embedding.dtype))
+    last_layer.set_weights(out, (last_layer.weights(out).detach().double().cpu() + eps @ torch.from_numpy(root.T)).to(out.embedding.dtype))
     return out

@@ -8,7 +8,7 @@ Each posterior is one module with an options class, a subclass of `FitOptions`, 
 there. `race.posterior.command` writes config.yaml, model.safetensors and summary.json of the new run from what `fit` returns.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,6 +113,21 @@ def tiled(model: RACE, n_members: int) -> RACE:
 def dealt(n_samples: int, n_members: int) -> list[int]:
     """The member of the run that each sample is drawn around: 0, .., M-1, 0, ..: a mixture of equal weights where M divides it."""
     return [k % n_members for k in range(n_samples)]
+
+
+def normal_draws(members: Sequence[int], shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Standard normal numbers for the samples of `dealt`: [len(members), *shape], float64, on the CPU.
+
+    The n samples drawn around one member are centred, and widened by sqrt(n / (n - 1)): each is still standard normal, their mean is the
+    member itself, and their spread (with 1/n, as predictions are combined) is 1 on average. Independent draws would shift the
+    mean of few samples by 1/sqrt(n) of the spread, which is what the mean prediction would then err by.
+    """
+    z = torch.randn(len(members), *shape, generator=generator, dtype=torch.float64)
+    for member in set(members):
+        rows = [k for k, other in enumerate(members) if other == member]
+        if len(rows) > 1:
+            z[rows] = (z[rows] - z[rows].mean(0)) * (len(rows) / (len(rows) - 1)) ** 0.5
+    return z
 
 
 def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:

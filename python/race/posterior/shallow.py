@@ -25,8 +25,7 @@ from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
-from race.posterior.llpr import centred_normal
-from race.posterior.protocol import Fitted, Run, SampleOptions, model_of, require_head, require_one_member, tiled
+from race.posterior.protocol import Fitted, Run, SampleOptions, model_of, normal_draws, require_head, require_one_member, tiled
 from race.train.loss import Loss
 from race.train.trainer import Trainer
 
@@ -154,7 +153,7 @@ def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
 def perturbed(model: RACE, batch: Batch, n_members: int, seed: int) -> RACE:
     """`n_members` copies whose energy readouts differ by centred noise: on a batch their forces (else energies) spread as they err."""
     w = last_layer.weights(model).detach().double().cpu()
-    noise = torch.from_numpy(centred_normal(n_members, w.shape[1], seed)) * w.std()
+    noise = normal_draws([0] * n_members, (w.shape[1],), torch.Generator().manual_seed(seed)) * w.std()
 
     def moved(factor: float) -> RACE:
         out = tiled(model, n_members).to(model.embedding.device)

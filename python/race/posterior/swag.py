@@ -27,7 +27,7 @@ from race.config import Config, TrainConfig
 from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of
+from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, normal_draws
 from race.train.optim import Schedule
 from race.train.trainer import Trainer
 
@@ -90,17 +90,15 @@ class Moments:
 
         float64 on the CPU: the same draws wherever the fit has run.
         """
-        n_deviations = min(self.count, self.rank)
-        weights = torch.randn(len(members), n_deviations, generator=generator, dtype=torch.float64) / math.sqrt(2 * (n_deviations - 1))
+        n_deviations, rows = min(self.count, self.rank), list(members)
+        weights = normal_draws(rows, (n_deviations,), generator) / math.sqrt(2 * (n_deviations - 1))
         samples = {}
         for name, mean in self.mean.items():
-            rows = []
-            std, deviations = self.variance(name).sqrt().double().cpu(), self.deviations(name)
-            for k, member in enumerate(members):
-                z = torch.randn(mean.shape[1:], generator=generator, dtype=torch.float64)
-                low_rank = torch.tensordot(weights[k], deviations[:, member].double().cpu(), dims=1)
-                rows.append(mean[member].double().cpu() + scale * (std[member] * z / math.sqrt(2.0) + low_rank))
-            samples[name] = torch.stack(rows).to(mean.dtype)
+            centre, std, deviations = (x.double().cpu() for x in (mean, self.variance(name).sqrt(), self.deviations(name)))
+            samples[name] = centre[rows] + scale * std[rows] * normal_draws(rows, mean.shape[1:], generator) / math.sqrt(2.0)
+            for k, member in enumerate(rows):
+                samples[name][k] += scale * torch.tensordot(weights[k], deviations[:, member], dims=1)
+            samples[name] = samples[name].to(mean.dtype)
         return samples
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
