@@ -111,6 +111,11 @@ PYBIND11_MODULE(_race, m) {
   py::class_<race::Model>(m, "Model", "A loaded artifact; see model.h and predict.h for shapes and units.")
       .def_property_readonly("metadata", [](const race::Model& model) { return model.metadata().json; })
       .def_property_readonly("sha256", &race::Model::sha256)
+      .def(
+          "interval_factor", [](const race::Model& model, const std::string& target, double level) {
+            return model.metadata().interval_factor(target, level);
+          },
+          "target"_a, "level"_a, "Half-width of a calibrated interval in units of the predicted standard deviation; see artifact.h.")
       .def_property_readonly("device", [](const race::Model& model) { return model.device().str(); })
       .def_property_readonly("dtype", [](const race::Model& model) { return model.dtype() == at::kDouble ? "float64" : "float32"; })
       .def_property_readonly("comm_width_max", &race::Model::comm_width_max)

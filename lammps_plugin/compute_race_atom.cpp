@@ -8,6 +8,7 @@
 #include "error.h"
 #include "memory.h"
 #include "pair_race.h"
+#include "race/error.h"
 #include "update.h"
 
 using namespace LAMMPS_NS;
@@ -18,16 +19,6 @@ int columns_of(const std::string& name) {
   if (name == "force/std" || name == "energy/std" || name == "bald") return 1;
   if (name == "force/cov" || name == "force/aleatoric" || name == "force/epistemic") return 6;
   return name == "interval" ? 3 : 0;
-}
-
-// z with P(|Z| < z) = probability for a standard normal Z, by bisection: called once.
-double normal_half_width(double probability) {
-  double low = 0, high = 40;
-  while (high - low > 1e-14 * high) {
-    const double middle = (low + high) / 2;
-    (std::erf(middle / std::sqrt(2.0)) < probability ? low : high) = middle;
-  }
-  return low;
 }
 
 } // namespace
@@ -80,10 +71,11 @@ void ComputeRaceAtom::init() {
     if ((name == "force/std" || name == "force/cov" || name == "interval") && !ensemble && !metadata.has_force_cov())
       refuse(quantity, "an ensemble or a head with a force covariance");
     if (name == "interval") {
-      const auto scale = metadata.calibration.find("force_std_scale");
-      if (scale == metadata.calibration.end())
-        refuse(quantity, "a calibrated model (force_std_scale in its metadata): calibrate, then export again");
-      quantity.half_width = scale->second * normal_half_width(quantity.probability);
+      try {
+        quantity.half_width = metadata.interval_factor("forces", quantity.probability);
+      } catch (const race::Error& wrong) {
+        error->all(FLERR, "compute {} race/atom interval: model {}: {}", id, pair_->file(), wrong.what());
+      }
     }
   }
 }

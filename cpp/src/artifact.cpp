@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -43,6 +44,33 @@ std::string printable(std::string text) {
 
 bool is_hex(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
+}
+
+/// z with P(|Z| < z) = probability for a standard normal Z, by bisection: called a few times per run.
+double normal_half_width(double probability) {
+  double low = 0, high = 9;  // P(|Z| < 9) = 1 - 2e-19
+  while (high - low > 1e-15 * high) {
+    const double middle = (low + high) / 2;
+    if (middle == low || middle == high) break;
+    // erfc keeps the digits of 1 - probability where erf has none left
+    (std::erfc(middle / std::sqrt(2.0)) > 1 - probability ? low : high) = middle;
+  }
+  return low;
+}
+
+bool ascending(const std::vector<double>& values) {
+  return !values.empty() && values.front() > 0 && std::is_sorted(values.begin(), values.end());
+}
+
+/// "intervals" of metadata.json: {"levels": [...], "energy": [...], "forces": [...], ...}; absent where uncalibrated.
+void parse_intervals(const Json& intervals, const std::string& name, Metadata& data) {
+  data.interval_levels = intervals.at("levels").numbers();
+  for (const char* target : {"energy", "forces", "stress"})
+    if (intervals.has(target)) data.interval_factors[target] = intervals.at(target).numbers();
+  bool valid = ascending(data.interval_levels) && data.interval_levels.back() < 1;
+  for (const auto& [target, factors] : data.interval_factors)
+    valid = valid && ascending(factors) && factors.size() <= data.interval_levels.size();
+  if (!valid) throw Error(name + ": metadata.json, intervals: expected ascending levels and factors; calibrate and export again");
 }
 
 }  // namespace
@@ -105,6 +133,7 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   data.halo_widths = root.at("halo_widths").integers();
   for (const Json& buffer : root.at("keep_float64").array()) data.keep_float64.push_back(buffer.string());
   for (const auto& [key, value] : root.at("calibration").object()) data.calibration[key] = value.number();
+  if (root.has("intervals")) parse_intervals(root.at("intervals"), name, data);
   const Json& training = root.at("training");
   for (const auto& [pair, value] : training.at("min_distance").object()) data.min_distance[pair] = value.number();
   for (const auto& [element, value] : training.at("max_force").object()) data.max_force[element] = value.number();
@@ -116,6 +145,28 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
       data.halo_widths.size() != static_cast<std::size_t>(data.n_layers - 1))
     throw Error(name + ": inconsistent metadata.json; export the model again");
   return data;
+}
+
+double Metadata::interval_factor(const std::string& target, double level) const {
+  const std::string what = "interval of " + target;
+  if (!(level > 0 && level < 1)) throw Error(what + ": expected a level between 0 and 1, got " + std::to_string(level));
+  const double gauss = normal_half_width(level);
+  const auto table = interval_factors.find(target);
+  if (table == interval_factors.end()) {
+    const auto scale = calibration.find("force_std_scale");
+    if (target != "forces" || scale == calibration.end())
+      throw Error(what + ": the model is not calibrated for it; expected an artifact of `race export --calibration`");
+    return scale->second * gauss;
+  }
+  const std::vector<double>& factors = table->second;
+  // Written with as many digits as it was asked for: 0.95 is 0.95.
+  const std::size_t above = std::lower_bound(interval_levels.begin(), interval_levels.end(), level - 1e-12) - interval_levels.begin();
+  if (above >= factors.size())
+    throw Error(what + " at level " + std::to_string(level) + ": the calibration reaches " +
+                std::to_string(interval_levels[factors.size() - 1]) + "; ask for less, or calibrate on more frames");
+  const double g1 = normal_half_width(interval_levels[above]), f1 = factors[above];
+  const double g0 = above > 0 ? normal_half_width(interval_levels[above - 1]) : 0, f0 = above > 0 ? factors[above - 1] : 0;
+  return f0 + (f1 - f0) * std::min(1.0, (gauss - g0) / (g1 - g0));
 }
 
 }  // namespace race

@@ -237,7 +237,7 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
 
     calibration.write_text('{"covariance_scale": null}')
     assert main(["export", str(run_folder), "-o", str(path), "--calibration", str(calibration)]) == 2
-    assert "no factor for the force uncertainty" in capsys.readouterr().err
+    assert "no factor for the force or energy uncertainty" in capsys.readouterr().err
     assert main(["export", str(run_folder), "-o", str(tmp_path / "x.pt")]) == 2
     assert "expected NAME.race.pt" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:-200])

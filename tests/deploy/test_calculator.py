@@ -11,6 +11,7 @@ import race
 from race.conventions import SIX_TO_VOIGT, matrix_from_six
 from race.deploy.export import export_model
 from race.errors import RaceError
+from race.evaluate.calibration import IntervalTable
 from race.model.heads import evidential_kappa
 from tests.deploy.conftest import graph_of, make_model
 
@@ -146,6 +147,55 @@ def test_the_papers_intensive_energy_variance(atoms, tmp_path):
     result = model(graph_of(atoms))
     want = np.sqrt(result["energy_var"].mean().item() + result["energy"].detach().numpy().var())
     close(race.Calculator(tmp_path / "x.race.pt").get_property("energy_std", atoms), want)
+
+
+@pytest.fixture(scope="module")
+def calibrated(model, tmp_path_factory):
+    """An artifact whose forces are calibrated up to 0.9999 and energies, by nine frames, up to 0.9; and the two tables."""
+    z = np.random.default_rng(0).standard_t(3, size=2000)
+    tables = {"forces": IntervalTable.fit(z), "energy": IntervalTable.fit(z[:9], method="conformal")}
+    intervals = {"method": "isotonic", "levels": tables["forces"].levels.tolist(), "fingerprints": []}
+    path = tmp_path_factory.mktemp("calibrated") / "x.race.pt"
+    export_model(model, path, intervals=intervals | {name: table.factors.tolist() for name, table in tables.items()})
+    return path, tables
+
+
+def test_interval_factors_are_pythons_own(calibrated):
+    path, tables = calibrated
+    runtime = race.Calculator(path).model
+    for name, table in tables.items():
+        last = table.levels[len(table.factors) - 1]
+        for level in [0.001, 0.004, 0.5, 0.637, 0.8999, last, *np.random.default_rng(1).random(50) * last]:
+            assert runtime.interval_factor(name, level) == pytest.approx(table.factor(level), rel=1e-10), (name, level)
+    with pytest.raises(RaceError, match="interval of energy at level 0.95.*the calibration reaches 0.9"):
+        runtime.interval_factor("energy", 0.95)
+    with pytest.raises(RaceError, match="interval of stress: the model is not calibrated for it"):
+        runtime.interval_factor("stress", 0.5)
+    with pytest.raises(RaceError, match="expected a level between 0 and 1"):
+        runtime.interval_factor("forces", 1.0)
+
+
+def test_damaged_intervals_are_refused(model, calibrated, tmp_path):
+    levels = [0.5, 0.9]
+    for wrong in ({"forces": [1.0, 0.5]}, {"forces": [1.0, 2.0, 3.0]}, {"forces": []}, {"levels": [0.9, 0.5]}, {"levels": [0.5, 1.0]}):
+        with pytest.raises(RaceError, match="expected ascending levels and factors"):
+            export_model(model, tmp_path / "x.race.pt", intervals={"levels": levels, "forces": [1.0, 2.0]} | wrong)
+
+
+def test_intervals(calibrated, artifact, atoms):
+    path, tables = calibrated
+    calculator = race.Calculator(path, interval=0.85)
+    std = np.sqrt(np.diagonal(calculator.get_property("forces_cov", atoms), axis1=1, axis2=2))
+    close(calculator.get_property("forces_interval", atoms), tables["forces"].factor(0.85) * std)
+    close(calculator.get_property("energy_interval", atoms), tables["energy"].factor(0.85) * calculator.get_property("energy_std", atoms))
+    with pytest.raises(PropertyNotImplementedError):
+        calculator.get_property("stress_interval", atoms)
+    with pytest.raises(PropertyNotImplementedError):  # the nine energies do not reach 0.99
+        race.Calculator(path, interval=0.99).get_property("energy_interval", atoms)
+    with pytest.raises(PropertyNotImplementedError):
+        race.Calculator(path).get_property("forces_interval", atoms)
+    with pytest.raises(RaceError, match="not calibrated, so it has no intervals"):
+        race.Calculator(artifact, interval=0.95)
 
 
 def test_refusals(calculator, atoms):

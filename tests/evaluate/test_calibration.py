@@ -9,7 +9,7 @@ from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 
 from race.errors import RaceError
-from race.evaluate.calibration import METHODS, Isotonic, SplitConformal, VarianceScaling, recalibration_from_dict
+from race.evaluate.calibration import METHODS, IntervalTable, Isotonic, SplitConformal, VarianceScaling, recalibration_from_dict
 from race.evaluate.metrics import LEVELS, calibration_error, coverage
 
 
@@ -90,3 +90,29 @@ def test_refusals():
         Isotonic.fit(np.array([1.0, np.inf]))
     with pytest.raises(RaceError, match="unknown recalibration method"):
         recalibration_from_dict({"method": "magic"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_table_holds_its_method(method):
+    """At the grid's levels the table is the method's symmetric interval; for a plain factor it is exact at any level."""
+    z = draws("heavy", 3000, 8)
+    table, fitted = IntervalTable.fit(z, method=method), METHODS[method].fit(z, symmetric=True)
+    reached = table.levels[: len(table.factors)]
+    np.testing.assert_allclose([table.factor(p) for p in reached], fitted.bounds(reached)[1], rtol=1e-12)
+    assert (np.diff(table.factors) >= 0).all() and table.factors[0] > 0
+    assert coverage(draws("heavy", 20000, 9), 0.925, table.bounds) == pytest.approx(0.925, abs=0.012)
+    if method == "scaling":
+        assert table.factor(0.925) == pytest.approx(fitted.scale * norm.ppf(0.9625), rel=1e-12)
+        assert np.interp(0.925, table.levels, table.factors) != pytest.approx(fitted.scale * norm.ppf(0.9625), rel=1e-4)  # linear in p
+
+
+def test_table_by_hand():
+    """Split conformal with n = 9 scores 0.1 .. 0.9: level 0.5 is the 5th of them, and 0.9 the last level with an interval."""
+    table = IntervalTable.fit(np.arange(1, 10) / 10, method="conformal")
+    assert table.factor(0.5) == pytest.approx(0.5) and table.factor(0.9) == pytest.approx(0.9) and len(table.factors) == 90
+    assert table.factor(0.51) == pytest.approx(0.6)  # rounded up to the next score
+    with pytest.raises(RaceError, match="between 0 and 0.9; got 0.91"):
+        table.factor(0.91)
+    assert table.bounds(np.array([0.91]))[1] == np.inf
+    scaled = IntervalTable.fit(np.array([3.0, -4.0, 0.0, 0.0]), method="scaling")  # scale^2 = 25 / 4
+    assert scaled.factor(0.95) == pytest.approx(2.5 * 1.959963984540054)

@@ -93,6 +93,25 @@ def test_an_artifact_gives_the_records_of_its_run(folder, tmp_path):
         assert compiled[key] == pytest.approx(run[key], rel=1e-6), key
 
 
+def test_an_artifact_is_judged_with_the_calibration_it_carries(folder, tmp_path, capsys):
+    pytest.importorskip("race._race", reason="librace is not built")
+    artifact, calibration, liquid = tmp_path / "x.race.pt", str(folder / "calibration.extxyz"), str(folder / "liquid.extxyz")
+    given = ["--calibrate", calibration, "--method", "scaling", "--bootstrap", "0"]
+    assert main(["evaluate", str(folder / "run"), liquid, *given, "--out", str(tmp_path / "run")]) == 0
+    assert main(["export", str(folder / "run"), "-o", str(artifact), "--calibration", str(tmp_path / "run" / "calibration.json")]) == 0
+    assert main(["evaluate", str(artifact), liquid, "--bootstrap", "0", "--out", str(tmp_path / "artifact")]) == 0
+    run, compiled = (json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("run", "artifact"))
+    for key in ("ce_e_recal", "ce_f_recal", "coverage90_s_recal", "nll_f_recal", "pit_ks_recal"):
+        assert compiled[key] == pytest.approx(run[key], rel=1e-6), key
+    assert run["ce_f_recal"] != run["ce_f"]
+    capsys.readouterr()
+    assert main(["evaluate", str(artifact), calibration, "--out", str(tmp_path / "bad")]) == 2
+    assert "8 of 8 frames are those that the artifact was calibrated on" in capsys.readouterr().err
+    assert main(["info", str(artifact)]) == 0
+    printed = capsys.readouterr().out
+    assert "scaling, 8 frames: energy 90 % within" in printed and "energy_std_scale" in printed
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -111,7 +111,8 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "no probability": (f"{good}\ncompute u all race/atom interval", "missing argument"),
         "probability": (f"{good}\ncompute u all race/atom interval 95", "between 0 and 1"),
         "uncalibrated": (
-            f"pair_style race {uncalibrated}\npair_coeff * * B N O\ncompute u all race/atom interval 0.9", "expected a calibrated model",
+            f"pair_style race {uncalibrated}\npair_coeff * * B N O\ncompute u all race/atom interval 0.9",
+            "the model is not calibrated for it",
         ),
         "nothing to tell": (
             f"pair_style race {point}\npair_coeff * * B N O\ncompute u all race/atom force/std", "1 member(s) and head point",

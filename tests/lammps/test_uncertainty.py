@@ -7,8 +7,9 @@ from scipy.special import ndtri
 
 import race
 from race.conventions import six_from_matrix
+from race.deploy.export import export_model
 
-from .conftest import ELEMENTS
+from .conftest import ELEMENTS, small_model
 from .harness import read_dump, thermo, write_data
 from .systems import b2o3, boron_nitride
 
@@ -70,6 +71,27 @@ def test_columns_follow_the_command_and_the_group(lammps_run, artifact):
         np.testing.assert_allclose(frame["c_b"], found["bald"], atol=1e-9)
         assert np.ptp(found["bald"]) > 0.01
         np.testing.assert_allclose(interval[oxygen], 1.3 * ndtri(0.95) * np.sqrt(diagonal)[oxygen], atol=1e-9)  # 1.3: calibration
+
+
+def test_intervals_of_a_calibration_table(lammps_run, tmp_path):
+    """compute race/atom and the calculator read the same table."""
+    path = tmp_path / "x.race.pt"
+    export_model(small_model(), path, intervals={"levels": [0.5, 0.8, 0.9], "forces": [0.9, 2.0, 3.5]})
+    commands = """
+    compute u all race/atom interval 0.85
+    dump d all custom 1 out.dump id type x y z c_u[*]
+    dump_modify d sort id format float %.17g
+    run 0
+    """
+    md(lammps_run, path, commands)
+    (frame,) = read_dump(lammps_run.folder / "out.dump")
+    atoms = b2o3()
+    atoms.positions = np.stack([frame["x"], frame["y"], frame["z"]], axis=1)
+    expected = race.Calculator(path, interval=0.85).get_property("forces_interval", atoms)
+    np.testing.assert_allclose(np.stack([frame[f"c_u[{k}]"] for k in (1, 2, 3)], axis=1), expected, atol=1e-9)
+    cov = calculated(path, frame)["forces_cov"]
+    weight = (ndtri(0.925) - ndtri(0.9)) / (ndtri(0.95) - ndtri(0.9))
+    np.testing.assert_allclose(expected, (2.0 + 1.5 * weight) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)), rtol=1e-9)
 
 
 def test_global_values_in_thermo_and_halt(lammps_run, artifact):

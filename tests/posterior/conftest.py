@@ -30,12 +30,17 @@ LOSS = {"point": "mse", "energy": "nll_e", "cholesky": "nll_jef", "equivariant":
 
 @dataclass(frozen=True)
 class Case:
-    """A posterior, its options, and the members that a fit to a run of one member has; several: it stacks runs of several seeds."""
+    """A posterior, its options, and the members that come of it; several: it stacks runs of several seeds.
+
+    head, run_members: of the run that it is fitted to.
+    """
 
     posterior: str
     options: dict[str, Any] = field(default_factory=dict)
     n_members: int = 3
     several: bool = False
+    head: str = "equivariant"
+    run_members: int = 1
 
 
 SHORT = {"members": 3, "epochs": 3}
@@ -45,6 +50,11 @@ CASES = {
     "ivon": Case("ivon", SHORT),
     "laplace": Case("laplace", {"members": 3}),
     "laplace-diagonal": Case("laplace", {"members": 3, "structure": "diagonal", "probes": 1}),
+    "llpr": Case("llpr", {"members": 3}),
+    "llpr-forces": Case("llpr", {"members": 3, "forces": True}),
+    "shallow": Case("shallow", SHORT),
+    "evidential": Case("evidential", n_members=1, head="evidential"),
+    "distill": Case("distill", {"epochs": 3}, n_members=1, run_members=3),
 }
 
 
@@ -95,14 +105,15 @@ def trained(data, tmp_path_factory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def fitted(trained, tmp_path_factory) -> Callable[..., Path]:
-    """fitted(case, head="equivariant", **changes of options) -> folder of the new run."""
+    """fitted(case, head of the case, **changes of options) -> folder of the new run."""
     folder = tmp_path_factory.mktemp("fitted")
 
-    def make(name: str, head: str = "equivariant", **changes) -> Path:
+    def make(name: str, head: str | None = None, **changes) -> Path:
+        head = head or CASES[name].head
         out = folder / "-".join([name, head, *(f"{key}{value}" for key, value in changes.items())])
         if not out.exists():
             case = CASES[name]
-            runs = [trained(head, seed=seed) for seed in range(case.n_members if case.several else 1)]
+            runs = [trained(head, case.run_members, seed) for seed in range(case.n_members if case.several else 1)]
             fit(case.posterior, runs, out, case.options | changes)
         return out
 

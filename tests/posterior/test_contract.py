@@ -78,7 +78,8 @@ def test_seed(case, model, fitted):
     """The same seed gives the same weights, another seed others."""
     if "seed" not in {**CASES[case].options, **json.loads((fitted(case) / "summary.json").read_text())["posterior"]["options"]}:
         pytest.skip("nothing random")
-    again, other = (dict(load_run(fitted(case, **options))[0].named_parameters()) for options in ({"members": 3}, {"seed": 5}))
+    same = dict([next(iter(CASES[case].options.items()))])
+    again, other = (dict(load_run(fitted(case, **options))[0].named_parameters()) for options in (same, {"seed": 5}))
     assert all(torch.allclose(p, again[name], rtol=1e-9, atol=1e-12) for name, p in model.named_parameters())
     assert not all(torch.allclose(p, other[name]) for name, p in model.named_parameters())
 
@@ -106,7 +107,7 @@ def test_covariances_are_positive_definite(model):
     prediction = predict(model, structure())
     assert_spd(prediction.forces.total)
     assert_spd(prediction.forces.aleatoric)
-    assert (np.linalg.eigvalsh(prediction.forces.epistemic) > -1e-12 * np.abs(prediction.forces.epistemic).max()).all()
+    assert (np.linalg.eigvalsh(prediction.forces.epistemic) >= -1e-12 * np.abs(prediction.forces.epistemic).max()).all()
     assert prediction.energy.total > 0 and np.isfinite(prediction.energy.mean).all()
 
 
@@ -150,7 +151,8 @@ def test_batched_is_single(model):
 def test_one_atom(model):
     """Without neighbours: no force, in no member, but a covariance."""
     prediction = predict(model, ase.Atoms("Cu"))
-    assert np.abs(prediction.forces.mean).max() == 0 and np.abs(prediction.forces.epistemic).max() == 0
+    assert np.abs(prediction.forces.mean).max() == 0
+    assert np.abs(prediction.forces.epistemic).max() == 0 or model.head == "evidential"  # which has one of its own
     assert_spd(prediction.forces.total)
     assert np.isfinite(prediction.energy.mean).all() and prediction.energy.total > 0
 
@@ -172,7 +174,8 @@ def artifacts(fitted, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapshot]]:  # noqa: F811
-    """Every case in LAMMPS on one rank and on two: by number of ranks and name. One process runs them all, one after the other."""
+    """Every case of several members in LAMMPS on one rank and on two: by number of ranks and name. One process runs them all in turn."""
+    artifacts = {name: path for name, path in artifacts.items() if CASES[name].n_members > 1}
     pair = f"variable model index {' '.join(map(str, artifacts.values()))}\npair_style race ${{model}}\npair_coeff * * {' '.join(ELEMENTS)}"
     systems = {name: structure() for name in artifacts}
     results = {}
@@ -199,6 +202,8 @@ def test_artifact_equals_the_model(case, model, artifacts):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_lammps_equals_the_model(case, ranks, model, snapshots):
     """Within 1e-9, as LAMMPS is of Python for every artifact: its positions come by a text file."""
+    if model.n_members == 1:
+        pytest.skip("heads of one member: tests/lammps/test_uncertainty.py")
     want, got = predict(model, structure()), snapshots[ranks][case]
     close(got.energy, want.energy.mean[0], 1e-9)
     close(got.energy_std, want.energy.std[0], 1e-9)

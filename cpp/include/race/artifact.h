@@ -26,6 +26,8 @@ struct Metadata {
   std::vector<int64_t> halo_widths;   ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
   std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
   std::map<std::string, double> calibration;  ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
+  std::vector<double> interval_levels;  ///< ascending, in (0, 1): where the factors below are given
+  std::map<std::string, std::vector<double>> interval_factors;  ///< by target (energy, forces, stress); may end before the levels do
   std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "B-O", symbols by atomic number
   std::map<std::string, double> max_force;     ///< eV/Angstrom, largest force norm seen in training by element
   std::string json;                   ///< metadata.json itself
@@ -33,6 +35,13 @@ struct Metadata {
   /// True when the head predicts an energy variance / a force covariance.
   bool has_energy_var() const { return head != "point"; }
   bool has_force_cov() const { return head == "cholesky" || head == "equivariant" || head == "evidential"; }
+
+  /// Half-width of the calibrated central interval that holds the true value with probability `level`, in units of the predicted
+  /// standard deviation (of the energy, or of one component of a force or a stress). Between the tabulated levels it is linear in the
+  /// half-width of the normal distribution, so that a plain factor on the standard deviation is exact at every level. Without a table, forces
+  /// have the normal distribution with "force_std_scale".
+  /// @throws race::Error not calibrated, level outside (0, 1), or beyond what the calibration reaches.
+  double interval_factor(const std::string& target, double level) const;
 };
 
 /// Reads metadata.json. `name` is the file, for messages.

@@ -18,7 +18,8 @@ from race.errors import RaceError
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 MEMBERS = ["energy_members", "forces_members", "stress_members"]
-UNCERTAINTY = ["energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "bald", "stress_std", *MEMBERS]
+INTERVALS = {"energy_interval": "energy", "forces_interval": "forces", "stress_interval": "stress"}
+UNCERTAINTY = [*INTERVALS, "energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "bald", "stress_std", *MEMBERS]
 
 
 class Calculator(AseCalculator):
@@ -30,6 +31,8 @@ class Calculator(AseCalculator):
         bald                  [n_atoms] nats, 1/2 ln det(forces_cov) - mean_m 1/2 ln det(aleatoric covariance of member m): what the
                               force would tell about which member is right (Houlsby et al. 2011, arXiv:1112.5745)
         stress_std            [6] eV/A^3, ASE's Voigt order; the members' spread (no head predicts stress noise)
+        energy_interval eV, forces_interval [n_atoms, 3] eV/A, stress_interval [6] eV/A^3 in Voigt order: half-widths of the calibrated
+                              central intervals that hold the true value with probability `interval`, component by component
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6] eV/A^3 in Voigt order.
     A property that the artifact cannot give (one member, a head without covariance, stress without 3D periodicity) raises
     ASE's PropertyNotImplementedError. Plain energies and forces do not pay for the members' forces.
@@ -39,6 +42,7 @@ class Calculator(AseCalculator):
         device: cpu, cuda or cuda:N.
         dtype: "float32" or "float64"; None: as exported.
         uncertainty: compute every property at every call, for code that reads them all.
+        interval: level of the calibrated intervals, e.g. 0.95; the artifact must carry a calibration (`race export --calibration`).
         sha256: refuse another artifact than this (8 or more leading digits).
 
     Raises:
@@ -54,6 +58,7 @@ class Calculator(AseCalculator):
         dtype: Literal["float32", "float64"] | None = None,
         *,
         uncertainty: bool = False,
+        interval: float | None = None,
         sha256: str = "",
         **kwargs,
     ):
@@ -71,6 +76,9 @@ class Calculator(AseCalculator):
             "bald": forces_cov and (ensemble or self.metadata["head"] == "evidential"),
             "stress_std": ensemble,
         }
+        # By quantity, in units of its predicted standard deviation.
+        self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
+        available |= {name: quantity in self.interval_factors for name, quantity in INTERVALS.items()}
         self.uncertainty_properties = [name for name in UNCERTAINTY if available.get(name, True)]
         self.implemented_properties = [*MEAN, *self.uncertainty_properties]
 
@@ -116,7 +124,35 @@ class Calculator(AseCalculator):
             results["stress"] = stress.mean(0)
             if uncertain:
                 results["stress_std"], results["stress_members"] = stress.std(0), stress
+        if uncertain:
+            std = {name: results[f"{name}_std"] for name in ("energy", "stress") if f"{name}_std" in results}
+            std["forces"] = np.sqrt(np.diagonal(results["forces_cov"], axis1=1, axis2=2))
+            for name, quantity in INTERVALS.items():
+                if quantity in self.interval_factors and quantity in std:
+                    results[name] = self.interval_factors[quantity] * std[quantity]
         return {name: value for name, value in results.items() if name in self.implemented_properties}
+
+    def _interval_factors(self, path: str | Path, level: float) -> dict[str, float]:
+        """Of every calibrated quantity.
+
+        Raises:
+            RaceError: the artifact carries no calibration, or one that does not reach the level for any quantity.
+        """
+        calibrated = [quantity for quantity in INTERVALS.values() if quantity in self.metadata.get("intervals", {})]
+        if "force_std_scale" in self.metadata["calibration"] and "forces" not in calibrated:
+            calibrated.append("forces")
+        if not calibrated:
+            remedy = "`race evaluate --calibrate`, then `race export --calibration`"
+            raise RaceError("not calibrated, so it has no intervals", where=path, remedy=remedy)
+        factors, refusals = {}, []
+        for quantity in calibrated:
+            try:
+                factors[quantity] = self.model.interval_factor(quantity, level)
+            except RaceError as error:
+                refusals.append(error)
+        if not factors:
+            raise refusals[0]
+        return factors
 
     def _energy_var(self, node_energy_var: np.ndarray) -> np.ndarray:
         """[n, M] -> aleatoric variance of the total energy, [M] eV^2."""

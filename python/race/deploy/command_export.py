@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from race.deploy.export import export_model
 from race.errors import RaceError
@@ -21,22 +22,29 @@ def run(args: argparse.Namespace) -> None:
     if not args.output.name.endswith(".race.pt"):
         raise RaceError("unusual name of an artifact", where="--output", expected="NAME.race.pt", got=args.output.name)
     model, _, summary = load_run(args.run)
-    calibration = read_calibration(args.calibration) if args.calibration else {}
-    digest = export_model(model, args.output, dtype=args.dtype, portable=args.portable, summary=summary, calibration=calibration)
+    calibration, intervals = read_calibration(args.calibration) if args.calibration else ({}, {})
+    digest = export_model(
+        model, args.output, dtype=args.dtype, portable=args.portable, summary=summary, calibration=calibration, intervals=intervals
+    )
     print(f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test passed")
 
 
-def read_calibration(path: Path) -> dict[str, float]:
-    """The constants that librace and LAMMPS apply, out of an evaluation's calibration.json.
+def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """What librace and LAMMPS apply, out of an evaluation's calibration.json.
 
     Returns:
-        force_std_scale: factor on the standard deviations of forces.
+        Factors on predicted standard deviations, those there are of force_std_scale (of the whole covariance, where it is regular),
+        energy_std_scale and stress_std_scale; and the table of calibrated intervals (race.evaluate.report.fit_intervals).
     """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RaceError(f"cannot read the calibration ({error})", where=path) from None
-    scale = content.get("covariance_scale") or content.get("forces", {}).get("scale")  # a singular covariance has the latter only
-    if not isinstance(scale, float) or not scale > 0:
-        raise RaceError("no factor for the force uncertainty", where=path, expected="covariance_scale, or forces by --method scaling")
-    return {"force_std_scale": scale}
+    intervals = content.get("intervals", {})
+    scales = dict(intervals.get("scale", {}))
+    scales["forces"] = content.get("covariance_scale") or scales.get("forces") or content.get("forces", {}).get("scale")
+    named = {"forces": "force_std_scale", "energy": "energy_std_scale", "stress": "stress_std_scale"}
+    calibration = {named[quantity]: scale for quantity, scale in scales.items() if isinstance(scale, float) and scale > 0}
+    if "force_std_scale" not in calibration and "energy" not in intervals:
+        raise RaceError("no factor for the force or energy uncertainty", where=path, expected="a file of `race evaluate --calibrate`")
+    return calibration, {key: value for key, value in intervals.items() if key != "scale"}

@@ -1,6 +1,7 @@
 """`race info x.race.pt`: what an artifact says of itself, verified first."""
 
 import argparse
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("halo", f"one cutoff; {' '.join(map(str, metadata['halo_widths'])) or 'no'} values per atom exchanged between layers"),
         ("radial weights", _radial(metadata)),
         ("calibration", ", ".join(f"{name} {value:.4g}" for name, value in metadata["calibration"].items()) or "none"),
+        ("intervals", _intervals(metadata.get("intervals", {}))),
         ("made by", f"race {metadata['race_version']}, torch {metadata['torch_version']}{commit}"),
         ("sha256", digest),
     ]
@@ -52,6 +54,16 @@ def _radial(metadata: dict[str, Any]) -> str:
         return "the MLP, for every edge"
     error = f", forces within {table['force_error']:.1g} of the MLP's" if "force_error" in table else ""
     return f"a spline through {table['knots']} knots, as trained{error}"
+
+
+def _intervals(intervals: dict[str, Any]) -> str:
+    """What the calibrated intervals of 90 % (or of the last level) are."""
+    parts = []
+    for quantity in ("energy", "forces", "stress"):
+        if quantity in intervals:
+            k = min(bisect_left(intervals["levels"], 0.9), len(intervals[quantity]) - 1)
+            parts.append(f"{quantity} {100 * intervals['levels'][k]:g} % within {intervals[quantity][k]:.3g} sigma")
+    return f"{intervals['method']}, {len(intervals['fingerprints'])} frames: {', '.join(parts)}" if parts else "none"
 
 
 def _gives(head: str) -> str:

@@ -30,6 +30,7 @@ def export_model(
     portable: bool = False,
     summary: Mapping[str, Any] | None = None,
     calibration: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Any] | None = None,
 ) -> str:
     """Compiles a model into an artifact, then loads and self-tests it; the file appears only when that has passed.
 
@@ -40,6 +41,7 @@ def export_model(
         portable: stock torch operators only, slower; else race::conv, which librace brings.
         summary: run/summary.json of the run the model comes from.
         calibration: constants by name, as librace and LAMMPS apply them.
+        intervals: calibrated half-widths (race.evaluate.report.fit_intervals), from which they answer any level.
 
     Returns:
         The sha256 of the artifact.
@@ -56,6 +58,8 @@ def export_model(
     deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
     training = summary.get("training", {})
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
+    if intervals:
+        metadata["intervals"] = dict(intervals)
     selftest = make_selftest(deployed, model, training.get("min_distance"))
     error = table_error(model, training.get("min_distance"))
     metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from race.errors import RaceError
-from race.evaluate.metrics import gaussian_bounds
+from race.evaluate.metrics import LEVELS, gaussian_bounds
 
 MAX_KNOTS = 999  # of a fitted map, so that an artifact stays small
+TABLE_LEVELS = np.append(LEVELS, [0.995, 0.998, 0.999, 0.9999])  # of the table that an artifact carries
 
 
 class Recalibration(Protocol):
@@ -117,6 +118,49 @@ class SplitConformal:
 
     def to_dict(self) -> dict:
         return {"method": self.method, "levels": self.levels.tolist(), "radius": self.radius.tolist()}
+
+
+@dataclass(frozen=True)
+class IntervalTable:
+    """What an artifact carries: half-widths of symmetric central intervals on a grid of levels, in units of std.
+
+    Between levels the half-width is linear in that of the normal distribution: exact for variance scaling, and within one step of the grid
+    for the others (a conformal interval keeps its guarantee at the levels of the grid). librace answers the same (`interval_factor`).
+
+    levels, factors: both ascending; factors may end before the levels do: a conformal interval of a higher level needs more frames.
+    """
+
+    method: ClassVar[str] = "table"
+    levels: np.ndarray
+    factors: np.ndarray
+
+    @classmethod
+    def fit(cls, z: np.ndarray, symmetric: bool = True, *, method: str = "isotonic") -> "IntervalTable":
+        """From the standardised errors of a calibration split, by a method of METHODS."""
+        _, upper = METHODS[method].fit(z, symmetric=True).bounds(TABLE_LEVELS)
+        return cls(TABLE_LEVELS, np.maximum.accumulate(upper[: np.count_nonzero(np.isfinite(upper))]))
+
+    def factor(self, level: float) -> float:
+        """Half-width of one level.
+
+        Raises:
+            RaceError: beyond the last level that the calibration reaches.
+        """
+        last = self.levels[len(self.factors) - 1]
+        if not 0 < level <= last + 1e-12:
+            raise RaceError("no calibrated interval", expected=f"a level between 0 and {last:g}", got=level)
+        return float(self.bounds(np.array([level]))[1][0])
+
+    def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Recalibration.bounds`; infinite beyond the last level."""
+        n = len(self.factors)
+        gauss = gaussian_bounds(np.append(self.levels[:n], np.atleast_1d(levels)))[1]
+        upper = np.interp(gauss[n:], np.append(0.0, gauss[:n]), np.append(0.0, self.factors))
+        upper = np.where(gauss[n:] > gauss[n - 1] + 1e-9, np.inf, upper)
+        return -upper, upper
+
+    def to_dict(self) -> dict:
+        return {"method": self.method, "levels": self.levels.tolist(), "factors": self.factors.tolist()}
 
 
 METHODS: dict[str, Any] = {kind.method: kind for kind in (Isotonic, VarianceScaling, SplitConformal)}

@@ -17,7 +17,7 @@ from rich.table import Table
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS, Recalibration
 from race.evaluate.ood import ood_record
-from race.evaluate.report import N_BOOTSTRAP, Split, covariance_scale, fit_recalibration, split_record
+from race.evaluate.report import N_BOOTSTRAP, Split, covariance_scale, fit_intervals, fit_recalibration, split_record
 from race.evaluate.source import Source, open_source
 from race.train.prepare import sha256
 
@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> None:
     check_calibration(source, args.calibrate, calibration_frames, frames)
 
     splits = [Split(name, *source.predict(atoms), ood=name in args.ood) for name, atoms in frames.items()]
-    fitted: dict[str, Recalibration] = {}
-    scale = None
+    fitted, scale = source.fitted, source.force_std_scale
     if calibration_frames:
         calibration = Split("calibration", *source.predict(calibration_frames))
         fitted, scale = fit_recalibration(calibration, args.method), covariance_scale(calibration)
@@ -59,8 +58,11 @@ def run(args: argparse.Namespace) -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     written = [write_json(args.out / "metrics.json", records)]
-    if fitted:
-        content = {"frames": [str(path) for path in args.calibrate], "covariance_scale": scale}
+    if calibration_frames:
+        # Recognises the frames in an artifact that is calibrated on them, and judged later.
+        fingerprints = sorted(_fingerprint(atoms) for atoms in calibration_frames)
+        intervals = fit_intervals(calibration, args.method) | {"fingerprints": fingerprints}
+        content = {"frames": [str(path) for path in args.calibrate], "covariance_scale": scale, "intervals": intervals}
         written.append(write_json(args.out / "calibration.json", content | {name: r.to_dict() for name, r in fitted.items()}))
     from race.evaluate.figures import draw_all  # matplotlib is slow to import
 
@@ -100,11 +102,13 @@ def check_calibration(source: Source, paths: list[Path], calibration: list[ase.A
     for path in paths:
         if sha256(path) in source.seen:
             raise RaceError("the model was trained on it", where=f"--calibrate {path}", expected="frames held out of training")
-    known = {_fingerprint(atoms) for atoms in calibration}
+    known, what = {_fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
+    if not calibration:
+        known, what = source.calibrated_on, "are those that the artifact was calibrated on"
     for name, frames in judged.items():
         if shared := sum(_fingerprint(atoms) in known for atoms in frames):
             remedy = "calibrate on other frames than those you judge"
-            raise RaceError(f"{shared} of {len(frames)} frames are also in --calibrate", where=f"split {name}", remedy=remedy)
+            raise RaceError(f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy)
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -163,9 +167,9 @@ def _read(source: Source, paths: Iterable[Path]) -> list[ase.Atoms]:
     return [atoms for path in paths for atoms in source.read(path)]
 
 
-def _fingerprint(atoms: ase.Atoms) -> bytes:
+def _fingerprint(atoms: ase.Atoms) -> str:
     content = [atoms.numbers, *(np.round(values, 6) + 0.0 for values in (atoms.positions, atoms.cell.array))]
-    return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).digest()
+    return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).hexdigest()[:16]
 
 
 def _plain(content: Any) -> Any:

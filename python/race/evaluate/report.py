@@ -6,7 +6,7 @@ import numpy as np
 
 from race.evaluate import metrics, ranking
 from race.evaluate.bootstrap import ClusteredMean
-from race.evaluate.calibration import METHODS, Recalibration
+from race.evaluate.calibration import METHODS, TABLE_LEVELS, IntervalTable, Recalibration, VarianceScaling
 from race.posterior.prediction import Labels, Prediction, marginal_std
 
 MILLI = 1000.0
@@ -80,6 +80,22 @@ def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
         if residual is not None and residual.probabilistic:
             # A rotation by pi turns a force component into its negative, so the two tails must be alike.
             out[quantity] = METHODS[method].fit(residual.z, symmetric=quantity == "forces")
+    return out
+
+
+def fit_intervals(split: Split, method: str) -> dict:
+    """What an artifact carries of a calibration: `method`, `levels`, by quantity the half-widths in units of the predicted std, `scale`.
+
+    Intervals in MD are symmetric about the prediction, energies' too.
+    """
+    out: dict = {"method": method, "levels": TABLE_LEVELS.tolist(), "scale": {}}
+    for quantity in ("energy", "forces", "stress"):
+        residual = split.residual(quantity)
+        if residual is not None and residual.probabilistic:
+            table = IntervalTable.fit(residual.z, method=method)
+            if len(table.factors):
+                out[quantity] = table.factors.tolist()
+            out["scale"][quantity] = VarianceScaling.fit(residual.z).scale
     return out
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from race.conventions import SIX_TO_VOIGT
 from race.data import Dataset, read_frames
 from race.errors import RaceError
+from race.evaluate.calibration import IntervalTable, Recalibration
 from race.posterior.prediction import (
     Estimate,
     Labels,
@@ -22,18 +23,24 @@ from race.posterior.prediction import (
 )
 from race.posterior.registry import posterior_name
 
+QUANTITIES = ("energy", "forces", "stress")
+
 
 class Source(ABC):
     """A model with a name for its posterior.
 
     posterior: goes into the records; extra: further entries of every record; log: training log, if any; seen: sha256 of the files
-    that it was trained on; keys: arguments of `read_frames`.
+    that it was trained on; fitted, force_std_scale: the recalibration that it carries, and calibrated_on the fingerprints of the
+    frames that this was fitted to; keys: arguments of `read_frames`.
     """
 
     posterior: str
     extra: dict[str, Any]
     log: Path | None = None
     seen: set[str] = set()
+    fitted: dict[str, Recalibration] = {}
+    force_std_scale: float | None = None
+    calibrated_on: set[str] = set()
     keys: dict[str, Any]
 
     def read(self, path: Path) -> list[ase.Atoms]:
@@ -76,6 +83,12 @@ class ArtifactSource(Source):
         about = self.calculator.metadata
         self.posterior, self.keys = label(about["posterior"], about["head"]), {}
         self.extra = {"n_members": about["n_members"], "head": about["head"]}
+
+        intervals = about.get("intervals", {})
+        levels = np.array(intervals.get("levels", []))
+        self.fitted = {name: IntervalTable(levels, np.array(intervals[name])) for name in QUANTITIES if name in intervals}
+        self.force_std_scale = about["calibration"].get("force_std_scale")
+        self.calibrated_on = set(intervals.get("fingerprints", []))
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
         results = []

@@ -21,6 +21,7 @@ from race.config import Config
 from race.data import Batch
 from race.model.layer import Layer
 from race.model.race import RACE
+from race.posterior import last_layer
 from race.train.loss import Loss
 
 
@@ -124,19 +125,8 @@ class LastLayer:
         return weights.split([readout.w2.shape[1] for readout in self.readouts], dim=-1)
 
     def jacobian(self, batch: Batch, forces: bool) -> tuple[Tensor, Tensor]:
-        """d energy / d w [n_frames, M, D] in eV, d forces / d w [n_atoms, M, 3, D] in eV/A (no rows without `forces`), by D predictions."""
-        unit = torch.zeros_like(self.weights)
-        self.put(unit)
-        constant = self.model(batch, forces=False)["energy"]
-        by_energy = constant.new_empty(*constant.shape, unit.shape[1])
-        by_forces = self.weights.new_empty(batch.n_atoms if forces else 0, len(unit), 3, unit.shape[1])
-        for k in range(unit.shape[1]):
-            unit[:, k] = 1.0
-            self.put(unit)
-            out = self.model(batch, forces=forces)
-            by_energy[..., k] = out["energy"].detach() - constant
-            if forces:
-                by_forces[..., k] = out["forces"].detach()
-            unit[:, k] = 0.0
-        self.put(self.weights)
-        return by_energy, by_forces
+        """d energy / d w [n_frames, M, D] in eV, d forces / d w [n_atoms, M, 3, D] in eV/A (no rows without `forces`)."""
+        by_energy = last_layer.frame_features(self.model, batch)
+        if not forces:
+            return by_energy, self.weights.new_empty(0, len(self.weights), 3, self.weights.shape[1])
+        return by_energy, last_layer.force_features(self.model, batch).to(self.weights.dtype)

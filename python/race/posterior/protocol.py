@@ -93,6 +93,23 @@ def require_head(run: Run, allowed: Collection[str], posterior: str) -> None:
         raise RaceError(f"no {posterior} posterior for this head", where=f"{run.path}, model.head", expected=expected, got=head)
 
 
+def require_one_member(run: Run, remedy: str) -> None:
+    """Refuses an ensemble where a posterior is made of one trained network."""
+    n_members = run.config.model.n_members
+    if n_members != 1:
+        raise RaceError("the fit starts from one member", where=f"{run.path}, model.n_members", expected=1, got=n_members, remedy=remedy)
+
+
+def member_of(model: RACE, member: int) -> RACE:
+    """One member of a model, as a model of one."""
+    return model_of(model, {name: p.detach()[member : member + 1] for name, p in model.named_parameters()})
+
+
+def tiled(model: RACE, n_members: int) -> RACE:
+    """`n_members` copies of a model of one member."""
+    return model_of(model, {name: p.detach().expand(n_members, *p.shape[1:]) for name, p in model.named_parameters()})
+
+
 def dealt(n_samples: int, n_members: int) -> list[int]:
     """The member of the run that each sample is drawn around: 0, .., M-1, 0, ..: a mixture of equal weights where M divides it."""
     return [k % n_members for k in range(n_samples)]

@@ -30,6 +30,10 @@ POSTERIORS = {
     "swag": Posterior("race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"),
     "ivon": Posterior("race.posterior.ivon", "IvonOptions", "a diagonal Gaussian, trained variationally"),
     "laplace": Posterior("race.posterior.laplace", "LaplaceOptions", "a Gaussian from the curvature at the trained weights"),
+    "llpr": Posterior("race.posterior.llpr", "LlprOptions", "last-layer prediction rigidity: readouts drawn from their Gaussian posterior"),
+    "shallow": Posterior("race.posterior.shallow", "ShallowOptions", "readouts on one trunk, trained together with a likelihood"),
+    "evidential": Posterior("race.posterior.evidential", "EvidentialOptions", "a run with the evidential head, its total calibrated"),
+    "distill": Posterior("race.posterior.distill", "DistillOptions", "one member that predicts an ensemble's mean and total covariance"),
 }
 
 

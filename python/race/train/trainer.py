@@ -55,14 +55,13 @@ class Trainer:
         self.device = self.ranks.device
         self.model = model.to(self.device)
         self.parameters = dict(model.named_parameters())
-        self.loss = Loss(config, model.force_covariance)
+        self.loss = self.make_loss()
         self.n_batches = train.n_batches(config.train.batch_size)
         self.optimizer = self.make_optimizer()
         self.average = Ema(self.parameters.values(), config.train.ema_decay)
         self.schedule = self.make_schedule()
         self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
-        n_members = config.model.n_members
-        self.state = State(best=[float("inf")] * n_members, best_epoch=[0] * n_members)
+        self.state = State(best=[float("inf")] * self.n_scores, best_epoch=[0] * self.n_scores)
         self.sums: dict[str, Tensor] = {}  # of the epoch under way, [n_members] each
         self.shown: tuple[int, dict[str, float]] = (0, {})  # batch and totals when the bar was last refreshed
         self.row: dict[str, float] = {}  # of the log, last epoch
@@ -72,6 +71,18 @@ class Trainer:
         self.ranks.copy_first([p.data for p in self.parameters.values()] + list(self.model.buffers()))
 
     # ---- what a subclass may change ------------------------------------------------------------------------------
+
+    @property
+    def n_scores(self) -> int:
+        """Columns of the loss: one for each member, which is then trained and judged by itself."""
+        return self.config.model.n_members
+
+    def make_loss(self) -> Loss:
+        return Loss(self.config, self.model.force_covariance)
+
+    def clip(self) -> Tensor:
+        """Bounds the gradients, and returns their norms [n_members]."""
+        return clip_per_member(self.parameters.values(), self.options.clip_norm)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return build_optimizer(self.parameters.values(), self.options)
@@ -124,7 +135,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         beta = warmup_beta(self.config, state.epoch + state.batch / self.n_batches)
         if batch is None:
-            rows = {term: torch.zeros(0, self.config.model.n_members, device=self.device) for term in self.loss.weights}
+            rows = {term: torch.zeros(0, self.n_scores, device=self.device) for term in self.loss.weights}
         else:
             rows = self.loss.rows(self.model(batch, forces=self.needs_forces, create_graph=True), batch, beta)
         terms = self.loss.means(rows, self.ranks.total({term: value.shape[0] for term, value in rows.items()}))
@@ -133,7 +144,7 @@ class Trainer:
             terms["loss"].sum().backward(inputs=list(self.parameters.values()))
         terms = {name: value.detach().double() for name, value in terms.items()}
         self.ranks.add([*self._gradients(), *terms.values()])
-        terms["gradient"] = clip_per_member(self.parameters.values(), self.options.clip_norm)
+        terms["gradient"] = self.clip()
         self.optimizer.step()
         self.average.update(state.step)
         for name, value in terms.items():

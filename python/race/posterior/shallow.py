@@ -1,0 +1,169 @@
+"""Shallow ensembles (Kellner and Ceriotti 2024, Mach. Learn.: Sci. Technol. 5, 035006): M readouts on one trunk, trained together.
+
+The members differ in the last linear maps of every layer's readout (w_2 and, where the head has one, the map of l=2 features); all
+else is shared. In training the shared parameters are those of one member, expanded to M, so that autograd sums the gradients of all.
+The members are not trained each by its own loss, but all by the Gaussian likelihood of their mean and total variance:
+
+    mean = <E_m>,   var = <var_m> + <(E_m - mean)^2>;      F likewise with 3x3 covariances,      <.>: average over members
+
+(the paper's is diagonal in the force components, which does not rotate). It starts from a run, whose readouts get random changes of a size
+that makes the spread of the forces on a batch as large as their errors.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from race.config import Config
+from race.data import Batch, Dataset
+from race.model.race import RACE
+from race.posterior import last_layer
+from race.posterior.continued import continue_training
+from race.posterior.protocol import Fitted, Run, SampleOptions, model_of, normal_draws, require_head, require_one_member, tiled
+from race.train.loss import Loss
+from race.train.trainer import Trainer
+
+FLOOR = 0.01  # added in quadrature, in units of sigma0 and sigma0_energy: forces that vanish by symmetry have no spread
+HEADS = ("point", "energy", "cholesky", "equivariant")
+
+
+class ShallowOptions(SampleOptions):
+    """How training goes on."""
+
+    members: int = Field(default=16, ge=2, description="readouts: members of the new run")
+    epochs: int = Field(default=20, ge=1, description="epochs of training from the run's weights")
+    learning_rate: float | None = Field(default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's")
+
+
+class Expanded(nn.Module):
+    """A parameter of one member [1, ...] as that of M, [M, ...]; a view."""
+
+    def __init__(self, n_members: int):
+        super().__init__()
+        self.n_members = n_members
+
+    def forward(self, one: Tensor) -> Tensor:
+        return one.expand(self.n_members, *one.shape[1:])
+
+    def right_inverse(self, all_members: Tensor) -> Tensor:
+        return all_members[:1].clone()
+
+
+def is_own(name: str) -> bool:
+    """Whether every member has its own: the last linear maps of readouts, after which nothing mixes channels."""
+    return name.endswith(("readout.w2", "readout.wt"))
+
+
+def share_trunk(model: RACE) -> RACE:
+    """Replaces all parameters but the members' own by those of the first member, expanded. In place."""
+    for name, _ in list(model.named_parameters()):
+        if not is_own(name):
+            path, _, attribute = name.rpartition(".")
+            parametrize.register_parametrization(model.get_submodule(path), attribute, Expanded(model.n_members), unsafe=True)
+    return model
+
+
+class JointLoss(Loss):
+    """The likelihood of all members together: one column where `Loss` has one per member."""
+
+    def rows(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+        rows, force_var = {}, None
+        if "energy" in self.weights:
+            rows["energy"] = self._joint_energy(out, batch)
+        if "forces" in self.weights:
+            rows["forces"], force_var = self._joint_forces(out, batch)
+        if "stress" in self.weights:
+            rows["stress"] = self._stress({**out, "stress": out["stress"].mean(1, keepdim=True)}, batch, force_var)
+        return rows
+
+    def _joint_energy(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
+        assert batch.energy is not None
+        energy = out["energy"]
+        size = batch.n_atoms_per_frame if self.extensive else 1
+        var = energy.var(1, unbiased=False) + size * (FLOOR * self.sigma0_energy) ** 2
+        if "energy_var" in out:
+            var = var + out["energy_var"].mean(1)
+        return (0.5 * ((energy.mean(1) - batch.energy) ** 2 / var + torch.log(var))).unsqueeze(1)
+
+    def _joint_forces(self, out: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows [n_atoms, 1] and the detached det(Sigma)^(1/3), likewise."""
+        assert batch.forces is not None
+        forces = out["forces"]
+        mean = forces.mean(1)
+        spread = forces - mean.unsqueeze(1)
+        cov = torch.einsum("nma,nmb->nab", spread, spread) / forces.shape[1]
+        cov = cov + (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=cov.dtype, device=cov.device)
+        if self.covariance.head in ("cholesky", "equivariant"):
+            cov = cov + self.covariance.matrix(out["raw"]).mean(1)
+        factor = torch.linalg.cholesky(cov)
+        white = torch.linalg.solve_triangular(factor, (mean - batch.forces).unsqueeze(-1), upper=False).squeeze(-1)
+        logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        return 0.5 * ((white * white).sum(-1, keepdim=True) + logdet), torch.exp(logdet.detach() / 3.0)
+
+
+class ShallowTrainer(Trainer):
+    """Trains a model whose trunk is shared: one loss, one gradient norm, one best epoch for all members."""
+
+    @property
+    def n_scores(self) -> int:
+        return 1
+
+    def make_loss(self) -> Loss:
+        return JointLoss(self.config, self.model.force_covariance)
+
+    def clip(self) -> Tensor:
+        return nn.utils.clip_grad_norm_(self.parameters.values(), self.options.clip_norm).reshape(1)
+
+
+def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
+    """Trains on with `members` readouts.
+
+    Raises:
+        RaceError: an ensemble, or the evidential head, whose variances are no sum of members' spread and noise.
+    """
+    (run,) = runs
+    require_one_member(run, "fit it to a run of one member")
+    require_head(run, HEADS, "shallow")
+
+    def make(config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path) -> ShallowTrainer:
+        start = perturbed(model, train.batch(train.order(options.seed, 0)[: config.train.batch_size]), options.members, options.seed)
+        config = config.model_copy(update={"model": start.config})
+        return ShallowTrainer(config, share_trunk(start.train()), train, validation, work)
+
+    changes = {
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate or 0.1 * run.config.train.learning_rate,
+        "warmup_epochs": 0,
+        "beta": 0.0,
+        "seed": options.seed,
+    }
+    trainer = continue_training(run, folder, make, changes)
+    best = {name.replace("parametrizations.", "").removesuffix(".original"): p for name, p in trainer.best.items()}
+    members = {name: p.expand(options.members, *p.shape[1:]) for name, p in best.items()}
+    about = {"best_epoch": trainer.state.best_epoch[0], "seconds": trainer.state.seconds}
+    return Fitted(model_of(run.model, members), about, trainer.validation_set)
+
+
+def perturbed(model: RACE, batch: Batch, n_members: int, seed: int) -> RACE:
+    """`n_members` copies whose energy readouts differ by centred noise: on a batch their forces (else energies) spread as they err."""
+    w = last_layer.weights(model).detach().double().cpu()
+    noise = normal_draws([0] * n_members, (w.shape[1],), torch.Generator().manual_seed(seed)) * w.std()
+
+    def moved(factor: float) -> RACE:
+        out = tiled(model, n_members).to(model.embedding.device)
+        last_layer.set_weights(out, (w + factor * noise).to(model.embedding.dtype))
+        return out
+
+    batch = batch.to(model.embedding.device)
+    with_forces = batch.forces is not None
+    quantity, reference = ("forces", batch.forces) if with_forces else ("energy", batch.energy)
+    values = moved(1.0)(batch, forces=with_forces)[quantity].detach()
+    error, spread = values.mean(1) - cast(Tensor, reference), values.std(1, unbiased=False)
+    labelled = torch.isfinite(error)
+    return moved(math.sqrt(float((error[labelled] ** 2).mean() / (spread[labelled] ** 2).mean())))
