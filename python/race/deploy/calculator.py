@@ -18,7 +18,7 @@ from race.errors import RaceError
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 MEMBERS = ["energy_members", "forces_members", "stress_members"]
-UNCERTAINTY = ["energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "bald", "stress_std", *MEMBERS]
+UNCERTAINTY = ["energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "bald", "energy_bald", "stress_std", *MEMBERS]
 
 
 class Calculator(AseCalculator):
@@ -29,6 +29,7 @@ class Calculator(AseCalculator):
         forces_cov            [n_atoms, 3, 3] (eV/A)^2, total = forces_cov_aleatoric + forces_cov_epistemic
         bald                  [n_atoms] nats, 1/2 ln det(forces_cov) - mean_m 1/2 ln det(aleatoric covariance of member m): what the
                               force would tell about which member is right (Houlsby et al. 2011, arXiv:1112.5745)
+        energy_bald           nats, the same of the total energy: 1/2 ln(energy_std^2) - mean_m 1/2 ln(aleatoric variance of member m)
         stress_std            [6] eV/A^3, ASE's Voigt order; the members' spread (no head predicts stress noise)
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6] eV/A^3 in Voigt order.
     A property that the artifact cannot give (one member, a head without covariance, stress without 3D periodicity) raises
@@ -69,6 +70,7 @@ class Calculator(AseCalculator):
             "forces_cov_aleatoric": forces_cov,
             "forces_cov_epistemic": ensemble or self.metadata["head"] == "evidential",
             "bald": forces_cov and (ensemble or self.metadata["head"] == "evidential"),
+            "energy_bald": ensemble and energy_var,
             "stress_std": ensemble,
         }
         self.uncertainty_properties = [name for name in UNCERTAINTY if available.get(name, True)]
@@ -103,7 +105,11 @@ class Calculator(AseCalculator):
         if uncertain:
             aleatoric, spread = out["cov_aleatoric"], race._race.member_covariance(torch.from_numpy(forces)).numpy()
             epistemic = spread + out["cov_epistemic"]
-            results["energy_std"] = float(np.sqrt(self._energy_var(out["node_energy_var"]).mean() + energy_members.var()))
+            energy_var = self._energy_var(out["node_energy_var"])  # [M]
+            total_var = energy_var.mean() + energy_members.var()
+            results["energy_std"] = float(np.sqrt(total_var))
+            if "energy_bald" in self.implemented_properties:
+                results["energy_bald"] = float(0.5 * (np.log(total_var) - np.log(energy_var).mean()))
             results["forces_cov_aleatoric"], results["forces_cov_epistemic"] = matrix_from_six(aleatoric), matrix_from_six(epistemic)
             results["forces_cov"] = matrix_from_six(aleatoric + epistemic)
             if "logdet_aleatoric" in out:

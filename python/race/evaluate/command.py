@@ -1,7 +1,6 @@
 """`race evaluate run|artifact data...`: a table on the terminal, records as JSON, figures as png."""
 
 import argparse
-import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS, Recalibration
 from race.evaluate.ood import ood_record
@@ -100,9 +100,9 @@ def check_calibration(source: Source, paths: list[Path], calibration: list[ase.A
     for path in paths:
         if sha256(path) in source.seen:
             raise RaceError("the model was trained on it", where=f"--calibrate {path}", expected="frames held out of training")
-    known = {_fingerprint(atoms) for atoms in calibration}
+    known = {fingerprint(atoms) for atoms in calibration}
     for name, frames in judged.items():
-        if shared := sum(_fingerprint(atoms) in known for atoms in frames):
+        if shared := sum(fingerprint(atoms) in known for atoms in frames):
             remedy = "calibrate on other frames than those you judge"
             raise RaceError(f"{shared} of {len(frames)} frames are also in --calibrate", where=f"split {name}", remedy=remedy)
 
@@ -161,11 +161,6 @@ def _pair(record: dict, key: str, form: str) -> str:
 
 def _read(source: Source, paths: Iterable[Path]) -> list[ase.Atoms]:
     return [atoms for path in paths for atoms in source.read(path)]
-
-
-def _fingerprint(atoms: ase.Atoms) -> bytes:
-    content = [atoms.numbers, *(np.round(values, 6) + 0.0 for values in (atoms.positions, atoms.cell.array))]
-    return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).digest()
 
 
 def _plain(content: Any) -> Any:
