@@ -10,6 +10,7 @@ from race.errors import RaceError
 COMMANDS = {
     "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
     "evaluate": ("race.evaluate.command", "errors, calibration and figures of a run on labelled data"),
+    "rank": ("race.evaluate.command_rank", "compare evaluations by their unified score"),
     "export": ("race.deploy.command_export", "compile a trained run into one artifact for ASE and LAMMPS"),
     "select": ("race.active.command_select", "choose structures to label from a pool or a LAMMPS dump"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),

@@ -18,6 +18,7 @@ from race.errors import RaceError
 from race.evaluate.calibration import METHODS, Recalibration
 from race.evaluate.ood import ood_record
 from race.evaluate.report import N_BOOTSTRAP, Split, covariance_scale, fit_recalibration, split_record
+from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
 from race.train.prepare import sha256
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     calibration_frames = _read(source, args.calibrate)
     check_calibration(source, args.calibrate, calibration_frames, frames)
 
-    splits = [Split(name, *source.predict(atoms), ood=name in args.ood) for name, atoms in frames.items()]
+    splits = [Split(name, *source.predict(atoms), name in args.ood, temperatures(atoms)) for name, atoms in frames.items()]
     fitted: dict[str, Recalibration] = {}
     scale = None
     if calibration_frames:
@@ -66,6 +67,17 @@ def run(args: argparse.Namespace) -> None:
 
     written += draw_all(splits, fitted, args.out, source.log)
     show(records, written)
+    if (score := unified_score(records)) is not None:
+        print(sentence(score))
+
+
+def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:
+    """[n_frames] info["temperature"] (K); NaN where a frame has none that is a number."""
+
+    def number(value: object) -> float:
+        return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+    return np.array([number(atoms.info.get("temperature")) for atoms in frames])
 
 
 def make_records(
