@@ -77,7 +77,7 @@ class ActiveConfig(Options):
     @field_validator("pool", mode="before")
     @classmethod
     def _one_group(cls, value: Any) -> Any:
-        return {"pool": value} if isinstance(value, list) else value
+        return ({"pool": value} if value else {}) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "ActiveConfig":

@@ -6,7 +6,6 @@ import ase
 import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from race.active.config import ExploreConfig
 from race.data.graph import neighbors
@@ -35,10 +34,11 @@ def walk(start: ase.Atoms, artifact: Path, config: ExploreConfig, seed: int) -> 
     atoms = ase.Atoms(numbers=start.numbers, positions=start.positions, cell=start.cell, pbc=start.pbc)
     atoms.calc = Calculator(artifact)
     rng = np.random.RandomState(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=config.temperature, rng=rng)
-    if len(atoms) > 1:
-        Stationary(atoms)
-    dynamics = Langevin(atoms, config.timestep * units.fs, temperature_K=config.temperature, friction=config.friction / units.fs, rng=rng)
+    kt = units.kB * config.temperature
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(kt * atoms.get_masses())[:, None])
+    dynamics = Langevin(
+        atoms, config.timestep * units.fs, temperature_K=config.temperature, friction=config.friction / units.fs, rng=rng, fixcm=False
+    )
     frames = []
     for step in range(config.every, config.steps + 1, config.every):
         dynamics.run(config.every)

@@ -81,8 +81,7 @@ def markdown(records: Sequence[dict], config: ActiveConfig) -> str:
         lines += [f"## {split}" + " (out of distribution)" * (split in config.ood), ""]
         curves = {name: [means(records, name, split, key) for key in UNITS] for name in config.names}
         n_rounds = max(len(energy[0]) for energy, _ in curves.values())
-        longest = next(energy[0] for energy, _ in curves.values() if len(energy[0]) == n_rounds)
-        labels = [longest[0], *longest[1:]]
+        labels = next(energy[0] for energy, _ in curves.values() if len(energy[0]) == n_rounds)
         lines += ["| labels | " + " | ".join(f"{n:g}" for n in labels) + " | labels for random's last force error |"]
         lines += ["|" + "---|" * (len(labels) + 2)]
         target = curves["random"][1][1][-1] if "random" in curves and curves["random"][1][1] else None
