@@ -22,6 +22,7 @@ ITEM: ATOMS {columns}
 """
 BOX = "pp pp ff\n-1 9\n0 8\n0.5 7"
 TRICLINIC = "xy xz yz pp pp pp\n-1.5 11.5 1.5\n0 9 -0.5\n0 7 1"
+LEANING = "xy xz yz pp pp pp\n-3.5 11.5 -1.5\n-1 9 -0.5\n0 7 -1"  # both shifts of x to one side
 
 
 def dump(path, box=BOX, columns="id type x y z c_u", rows=ROWS, steps=(0, 50)):
@@ -29,7 +30,7 @@ def dump(path, box=BOX, columns="id type x y z c_u", rows=ROWS, steps=(0, 50)):
     return path
 
 
-@pytest.mark.parametrize("box", [BOX, TRICLINIC])
+@pytest.mark.parametrize("box", [BOX, TRICLINIC, LEANING])
 def test_agrees_with_ase(tmp_path, box):
     path = dump(tmp_path / "x.dump", box)
     assert is_dump(path)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import Split, covariance_scale, fit_recalibration, split_record
@@ -138,7 +139,13 @@ def with_stress(made, planted: float = 1.0, seed: int = 5) -> Split:
 
 
 def test_every_metric_for_energy_force_and_stress_with_its_interval(synthetic):
-    record = split_record(with_stress(synthetic(n_frames=300)))
+    made = with_stress(synthetic(n_frames=300))
+    record = split_record(made)
+    error, cov = made.labels.stress - made.prediction.stress.mean, made.prediction.stress.total
+    expected = -np.mean([stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(error, cov, strict=True)])
+    assert record["nll_s"] == pytest.approx(expected, abs=1e-8)
+    expected = -np.mean(stats.norm.logpdf(made.labels.energy, made.prediction.energy.mean, made.prediction.energy.std))
+    assert record["nll_e"] == pytest.approx(expected, abs=1e-10)
     for suffix in "efs":
         for name in (f"{metric}_{suffix}" for metric in PROBABILISTIC):
             low, high = record["interval90"][name]
@@ -161,6 +168,9 @@ def test_the_stress_of_few_members_spans_no_six_dimensions(synthetic):
     stress = Estimate(members.mean(1), np.zeros((20, 6, 6)), np.einsum("nma,nmb->nab", spread, spread) / 5)
     record = split_record(replace(made, prediction=replace(made.prediction, stress=stress)), n_resamples=0)
     assert "coverage90_s" in record and "nll_s" not in record and "pit_ks_s" not in record
+    barely = Estimate(members.mean(1), np.zeros((20, 6, 6)), np.broadcast_to(np.diag([1, 1, 1, 1, 1, 1e-13]), (20, 6, 6)))
+    record = split_record(replace(made, prediction=replace(made.prediction, stress=barely)), n_resamples=0)
+    assert "coverage90_s" in record and "nll_s" not in record
 
 
 def test_spreads_are_what_composition_leaves(synthetic):
