@@ -21,13 +21,14 @@ export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test bench lint format cuda-compile cuda-check clean distclean
+.PHONY: help setup demo test bench lint format cuda-compile cuda-check sanitize clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make lint    ruff and mypy only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
+	@echo "make sanitize      the tests of kernels and runtime on a build with address and undefined-behaviour sanitizers"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
 	@echo "make clean   removes the build and the demo's output; distclean the environment as well"
 
@@ -57,6 +58,18 @@ cuda-check: cuda-compile
 	cmake -S . -B build/cuda-on-cpu -G Ninja -DRACE_PYTHON=OFF -DRACE_TESTS=ON -DPython_EXECUTABLE=$(VENV)/bin/python
 	cmake --build build/cuda-on-cpu -j $(JOBS) --target race_on_cpu
 	OMP_NUM_THREADS=1 python -m pytest tests/cpp -rs
+
+# Address and undefined-behaviour sanitizers over the library and the LAMMPS plugin. Leaks are not looked for: Python and torch keep
+# what they have. Torch itself is not instrumented.
+SANITIZE := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all
+SANITIZED := $(CURDIR)/build/sanitize/race
+sanitize: $(STAMPS)/build
+	cmake -S . -B build/sanitize -G Ninja -DRACE_LAMMPS=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="$(SANITIZE)" -DPython_EXECUTABLE=$(VENV)/bin/python
+	cmake --build build/sanitize -j $(JOBS) --target _race raceplugin
+	mkdir -p $(SANITIZED) && cp build/sanitize/cpp/_race*.so build/sanitize/lammps_plugin/raceplugin.so $(SANITIZED)
+	RACE_SANITIZED=$(SANITIZED) PYTHONPATH=tests/sanitize OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
+	  LD_PRELOAD="$$($(or $(CXX),g++) -print-file-name=libasan.so) $$($(or $(CXX),g++) -print-file-name=libubsan.so)" \
+	  python -m pytest -n $(JOBS) --dist loadfile -p no:faulthandler $(or $(TESTS),tests/model tests/deploy)
 
 clean:
 	rm -rf build demo-output $(STAMPS)/build

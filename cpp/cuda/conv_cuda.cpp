@@ -163,6 +163,12 @@ struct Intervals {
   }
 };
 
+// The first harmonic is a constant: nothing is handed back to it, and it has no direction.
+Tensor without_first(const Tensor& sh) {
+  sh.select(2, 0).zero_();
+  return sh;
+}
+
 struct EdgeResults {
   Tensor dradial, dtable, dsh;  // dradial: of R [M, E, K], or of x [E, G]
 };
@@ -225,7 +231,7 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
     }
   }
   const auto add_parts = [&](const Tensor& t) { return parts == 1 ? t.squeeze(0) : t.sum(0); };
-  if (dsh.defined()) results.dsh = add_parts(dsh);
+  if (dsh.defined()) results.dsh = without_first(add_parts(dsh));
   if (dx.defined()) results.dradial = add_parts(dx);
   return results;
 }
@@ -279,7 +285,8 @@ std::array<Tensor, 5> conv_double_backward_cuda(const Tensor& bar_g, const Tenso
   check_grad(grad, g, row_ptr);
   check_bar("bar_g", bar_g, g), check_bar("bar_radial", bar_radial, radial), check_bar("bar_sh", bar_sh, sh);
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
-  const Tensor w = grad.contiguous(), a = dense(bar_g), b = dense(bar_radial), c = dense(bar_sh);
+  const Tensor w = grad.contiguous(), a = dense(bar_g), b = dense(bar_radial);
+  const Tensor c = bar_sh.defined() ? without_first(bar_sh.clone(at::MemoryFormat::Contiguous)) : bar_sh;
   std::array<Tensor, 5> d;
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_double_backward", [&] {
     const auto operands = call.operands<scalar_t>(b, c);

@@ -127,11 +127,20 @@ struct Plan {
         add_table(source, d1, d2, d3, l2 * l2);
       }
       paths.push_back({static_cast<int32_t>(t), static_cast<int32_t>(d1), static_cast<int32_t>(d3), mul, in, n.members * mul, out,
-                       n.members * out_mul, out_mul, column, weight});
+                       n.members * out_mul, out_mul, column, weight, 0, false});
     }
+    for (size_t p = 0; p < paths.size(); ++p)
+      for (size_t r = p + 1; r < paths.size() && paths[p].partner == 0 && !paths[p].is_partner; ++r)
+        if (are_partners(paths[p], paths[r])) paths[p].partner = static_cast<int32_t>(r), paths[r].is_partner = true;
   }
 
  private:
+  // g itself and g (x) Y_0: one pass over the features serves both.
+  bool are_partners(const conv::Path& a, const conv::Path& b) const {
+    const bool apart = a.out_offset != b.out_offset || std::abs(a.column - b.column) >= a.mul;
+    return !b.is_partner && a.table == b.table && tables[a.table].diagonal && a.in_offset == b.in_offset && a.mul == b.mul && apart;
+  }
+
   void add_table(const double* cg, int64_t d1, int64_t d2, int64_t d3, int64_t sh_offset) {
     bool diagonal = d2 == 1 && d1 == d3;
     for (int64_t m1 = 0; diagonal && m1 < d1; ++m1)

@@ -5,11 +5,11 @@
 
 namespace race::conv {
 
-constexpr int kLanes = 8;    // edges of one receiver that are worked on together
+constexpr int kLanes = 16;   // edges of one receiver that are worked on together
 constexpr int kMaxSh = 16;   // (lmax + 1)^2, lmax = 3
 constexpr int kMaxDim = 7;   // 2 lmax + 1
 constexpr int kRows = 6;     // numbers that determine the quintic of an interval: value, slope, curvature at both knots
-constexpr int kChunk = 1024; // blocks of edges that are taken through all paths before the next
+constexpr int kChunk = 512;  // blocks of edges that are taken through all paths before the next
 
 // One non-zero coefficient: couples entry q = m1 * d3 + m3 of the edge matrix Q with Y[m2].
 template <class T>
@@ -35,6 +35,8 @@ struct Path {
   int64_t mul, in_offset, in_stride;                // in_stride: from one m1 to the next
   int64_t out_offset, out_stride, out_mul, column;
   int64_t weight_offset;
+  int32_t partner;     // > 0: index of a diagonal path that reads the same features with the same table, worked on together
+  bool is_partner;     // by another
 };
 
 // The radial weights R[m, e, k]: rows of a matrix [M, E, K], or interpolated between the knots of `table` [M, N, 3, K] at x[e].

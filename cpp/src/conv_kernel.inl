@@ -18,6 +18,7 @@ template <class T>
 struct Work {
   const Job<T>& job;
   const Path& path;
+  const Path* partner;  // a second diagonal path that reads the same features; or null
   const Table<T>& table;
   int64_t n, member;
   const int64_t *sender, *row;
@@ -38,24 +39,26 @@ inline __attribute__((always_inline)) int64_t in_column(const Work<T>& k, int64_
 }
 
 template <class T>
-inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, int64_t c) {
-  return k.path.out_offset + k.member * k.path.out_mul + k.path.column + c;
+inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, const Path& path, int64_t c) {
+  return path.out_offset + k.member * path.out_mul + path.column + c;
 }
 
-// R and, with Both, its direction over C vectors of edge e.
-template <class T, int N, int C, bool Both>
+// R, its direction or both over C vectors of edge e: sums over six rows, one chain of multiply-adds for each.
+enum class Want { value, direction, both };
+
+template <class T, int N, int C, Want W>
 inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r, Vec<T, N>* b) {
   using V = Vec<T, N>;
   const Rows<T>& rows = k.rows;
   const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column, *p2 = p0 + rows.third;
-  const T *p3 = p0 + rows.step, *p4 = p1 + rows.step, *p5 = p2 + rows.step;
+  const T* p[kRows] = {p0, p1, p2, p0 + rows.step, p1 + rows.step, p2 + rows.step};
   v += e, s += e;
-  RACE_UNROLL for (int c = 0; c < C; ++c) {
-    const V a0 = load<V>(p0 + c * N), a1 = load<V>(p1 + c * N), a2 = load<V>(p2 + c * N);
-    const V a3 = load<V>(p3 + c * N), a4 = load<V>(p4 + c * N), a5 = load<V>(p5 + c * N);
-    r[c] = (v[0] * a0 + v[kLanes] * a1 + v[2 * kLanes] * a2) + (v[3 * kLanes] * a3 + v[4 * kLanes] * a4 + v[5 * kLanes] * a5);
-    if constexpr (Both) b[c] = (s[0] * a0 + s[kLanes] * a1 + s[2 * kLanes] * a2) + (s[3 * kLanes] * a3 + s[4 * kLanes] * a4 + s[5 * kLanes] * a5);
-  }
+  RACE_UNROLL for (int i = 0; i < kRows; ++i)
+    RACE_UNROLL for (int c = 0; c < C; ++c) {
+      const V row = load<V>(p[i] + c * N);
+      if constexpr (W != Want::direction) r[c] = i == 0 ? v[0] * row : r[c] + v[i * kLanes] * row;
+      if constexpr (W != Want::value) b[c] = i == 0 ? s[0] * row : b[c] + s[i * kLanes] * row;
+    }
 }
 
 // Hands on the adjoint of R: dr1 of <w, T(g, R, Y)>, and in second order dr2 of S. `b` is R' (first order).
@@ -67,7 +70,7 @@ inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int6
     V sum = load<V>(k.dx + e * kWidth<T>);
     if constexpr (Second) {
       V slope[C], curve[C];
-      interpolate<T, N, C, true>(k, k.slope, k.curve, e, column, slope, curve);
+      interpolate<T, N, C, Want::both>(k, k.slope, k.curve, e, column, slope, curve);
       const T xi = k.xi[e * k.job.radial.xi_stride];
       RACE_UNROLL for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + xi * dr1[c] * curve[c];
     } else {
@@ -95,7 +98,7 @@ void accumulate(const Work<T>& k, int64_t c0) {
   const Job<T>& job = k.job;
   const Path& p = k.path;
   const int64_t in = in_column(k, c0);
-  T* out = k.out + out_column(k, c0);
+  T* out = k.out + out_column(k, p, c0);
   V sum[D3][C];
   RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
     RACE_UNROLL for (int c = 0; c < C; ++c) sum[m3][c] = load<V>(out + m3 * p.out_stride + c * N);
@@ -103,22 +106,27 @@ void accumulate(const Work<T>& k, int64_t c0) {
     const T* x = job.g + k.sender[e] * job.g_stride + in;
     const T* a = job.a + k.sender[e] * job.a_stride + in;
     const T *q = k.q + e, *qc = k.qc + e;
-    V r[C], b[C];
-    interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
+    V r[C], b[C], qx[C], qa[C];
+    interpolate<T, N, C, Second ? Want::both : Want::value>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
+    if constexpr (D3 == 1)
+      RACE_UNROLL for (int c = 0; c < C; ++c) qx[c] = qa[c] = V{};
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
-      V s[C], t[C];
       RACE_UNROLL for (int c = 0; c < C; ++c) {
-        const V xv = load<V>(x + c * N);
-        t[c] = r[c] * xv;
-        s[c] = t[c];
-        if constexpr (Second) s[c] = r[c] * load<V>(a + c * N) + b[c] * xv;
-      }
-      RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
-        RACE_UNROLL for (int c = 0; c < C; ++c) {
-          sum[m3][c] += q[m3 * kLanes] * s[c];
-          if constexpr (Second) sum[m3][c] += qc[m3 * kLanes] * t[c];
+        const V xv = load<V>(x + c * N), av = Second ? load<V>(a + c * N) : V{};
+        if constexpr (D3 == 1) {  // R multiplies the sum over m1
+          qx[c] += q[0] * xv;
+          if constexpr (Second) qa[c] += q[0] * av + qc[0] * xv;
+        } else {
+          const V t = r[c] * xv, s = Second ? r[c] * av + b[c] * xv : t;
+          RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) {
+            sum[m3][c] += q[m3 * kLanes] * s;
+            if constexpr (Second) sum[m3][c] += qc[m3 * kLanes] * t;
+          }
         }
+      }
     }
+    if constexpr (D3 == 1)
+      RACE_UNROLL for (int c = 0; c < C; ++c) sum[0][c] += Second ? r[c] * qa[c] + b[c] * qx[c] : r[c] * qx[c];
   }
   RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
     RACE_UNROLL for (int c = 0; c < C; ++c) store(out + m3 * p.out_stride + c * N, sum[m3][c]);
@@ -134,7 +142,7 @@ void transpose(const Work<T>& k, int64_t c0) {
   const Path& p = k.path;
   const Table<T>& table = k.table;
   const int64_t in = in_column(k, c0);
-  const T* w0 = k.w + out_column(k, c0);
+  const T* w0 = k.w + out_column(k, p, c0);
   V w[D3][C];
   RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
     RACE_UNROLL for (int c = 0; c < C; ++c) w[m3][c] = load<V>(w0 + m3 * p.out_stride + c * N);
@@ -144,36 +152,45 @@ void transpose(const Work<T>& k, int64_t c0) {
     const T* a = job.a + k.sender[e] * job.a_stride + in;
     T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
     const T *q = k.q + e, *qc = k.qc + e;
-    V r[C], b[C], dr1[C], dr2[C];
-    interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
-    RACE_UNROLL for (int c = 0; c < C; ++c) dr1[c] = dr2[c] = V{};
+    V r[C], b[C], dr1[C], dr2[C], rw[C], bw[C];
+    interpolate<T, N, C, Want::both>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
+    RACE_UNROLL for (int c = 0; c < C; ++c) {
+      dr1[c] = dr2[c] = V{};
+      if constexpr (D3 == 1) rw[c] = r[c] * w[0][c], bw[c] = Second ? b[c] * w[0][c] : V{};
+    }
     for (int m1 = 0; m1 < p.d1; ++m1, x += p.in_stride, a += p.in_stride, q += D3 * kLanes, qc += D3 * kLanes) {
       V sum[D3];
       RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) sum[m3] = V{};
       RACE_UNROLL for (int c = 0; c < C; ++c) {
-        const V xv = load<V>(x + c * N);
-        V u = q[0] * w[0][c], uc{}, s = r[c] * xv;
-        RACE_UNROLL for (int m3 = 1; m3 < D3; ++m3) u += q[m3 * kLanes] * w[m3][c];
-        dr1[c] += xv * u;
-        if constexpr (Second) {
-          const V av = load<V>(a + c * N);
-          RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) uc += qc[m3 * kLanes] * w[m3][c];
-          s = r[c] * av + b[c] * xv;
-          dr2[c] += av * u + xv * uc;
-        }
-        if (k.dy)
+        const V xv = load<V>(x + c * N), av = Second ? load<V>(a + c * N) : V{};
+        V dg;
+        if constexpr (D3 == 1) {  // w multiplies the sum over m1, R w all that is handed back
+          dr1[c] += q[0] * xv;
+          if constexpr (Second) dr2[c] += q[0] * av + qc[0] * xv;
+          sum[0] += Second ? rw[c] * av + bw[c] * xv : rw[c] * xv;
+          dg = Second ? q[0] * bw[c] + qc[0] * rw[c] : q[0] * rw[c];
+        } else {
+          V u = q[0] * w[0][c], uc{}, s = r[c] * xv;
+          RACE_UNROLL for (int m3 = 1; m3 < D3; ++m3) u += q[m3 * kLanes] * w[m3][c];
+          dr1[c] += xv * u;
+          if constexpr (Second) {
+            RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) uc += qc[m3 * kLanes] * w[m3][c];
+            s = r[c] * av + b[c] * xv;
+            dr2[c] += av * u + xv * uc;
+          }
           RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) sum[m3] += s * w[m3][c];
+          dg = Second ? b[c] * u + r[c] * uc : r[c] * u;
+        }
         if (dx) {
           T* d = dx + m1 * p.in_stride + c * N;
-          if constexpr (Second)
-            store(d, load<V>(d) + b[c] * u + r[c] * uc);
-          else
-            store(d, load<V>(d) + r[c] * u);
+          store(d, load<V>(d) + dg);
         }
       }
       if (k.dy)
         RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3) store(dq + (m1 * D3 + m3) * N, sum[m3]);
     }
+    if constexpr (D3 == 1)
+      RACE_UNROLL for (int c = 0; c < C; ++c) dr1[c] *= w[0][c], dr2[c] *= w[0][c];
     radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
     if (!k.dy) continue;
     T* dy = k.dy + e * kWidth<T>;
@@ -185,76 +202,7 @@ void transpose(const Work<T>& k, int64_t c0) {
   }
 }
 
-// Q = q * identity: everything follows from <x, w> over m, without matrices.
-template <class T, int N, int C, int D, bool Second>
-void diagonal_accumulate(const Work<T>& k, int64_t c0) {
-  using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Path& p = k.path;
-  const int64_t in = in_column(k, c0);
-  T* out = k.out + out_column(k, c0);
-  V sum[D][C];
-  RACE_UNROLL for (int m = 0; m < D; ++m)
-    RACE_UNROLL for (int c = 0; c < C; ++c) sum[m][c] = load<V>(out + m * p.out_stride + c * N);
-  for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
-    const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
-    V r[C], b[C];
-    interpolate<T, N, C, Second>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
-    RACE_UNROLL for (int c = 0; c < C; ++c) {
-      const V qr = q * r[c], qb = q * b[c] + qc * r[c];
-      RACE_UNROLL for (int m = 0; m < D; ++m) {
-        sum[m][c] += (Second ? qb : qr) * load<V>(x + m * p.in_stride + c * N);
-        if constexpr (Second) sum[m][c] += qr * load<V>(a + m * p.in_stride + c * N);
-      }
-    }
-  }
-  RACE_UNROLL for (int m = 0; m < D; ++m)
-    RACE_UNROLL for (int c = 0; c < C; ++c) store(out + m * p.out_stride + c * N, sum[m][c]);
-}
-
-template <class T, int N, int C, int D, bool Second>
-void diagonal_transpose(const Work<T>& k, int64_t c0) {
-  using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Path& p = k.path;
-  const T coefficient = k.table.by_q[0].value;
-  const int64_t in = in_column(k, c0);
-  const T* w0 = k.w + out_column(k, c0);
-  V w[D][C];
-  RACE_UNROLL for (int m = 0; m < D; ++m)
-    RACE_UNROLL for (int c = 0; c < C; ++c) w[m][c] = load<V>(w0 + m * p.out_stride + c * N);
-  for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
-    T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
-    const T q = k.q[e], qc = Second ? k.qc[e] : T(0);
-    V r[C], b[C], dr1[C], dr2[C], sum{};
-    interpolate<T, N, C, true>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
-    RACE_UNROLL for (int c = 0; c < C; ++c) {
-      V xw{}, aw{};
-      RACE_UNROLL for (int m = 0; m < D; ++m) {
-        xw += load<V>(x + m * p.in_stride + c * N) * w[m][c];
-        if constexpr (Second) aw += load<V>(a + m * p.in_stride + c * N) * w[m][c];
-      }
-      dr1[c] = q * xw;
-      dr2[c] = q * aw + qc * xw;
-      sum += Second ? r[c] * aw + b[c] * xw : r[c] * xw;
-      if (dx) {
-        const V factor = Second ? q * b[c] + qc * r[c] : q * r[c];
-        RACE_UNROLL for (int m = 0; m < D; ++m) {
-          T* d = dx + m * p.in_stride + c * N;
-          store(d, load<V>(d) + factor * w[m][c]);
-        }
-      }
-    }
-    radial_adjoint<T, N, C, Second>(k, e, p.weight_offset + c0, dr1, dr2, b);
-    if (!k.dy) continue;
-    T* dy = k.dy + e * kWidth<T>;
-    store(dy, load<V>(dy) + coefficient * sum);
-  }
-}
+#include "conv_diagonal.inl"
 
 // Runs tile<N, C>(c) over channels [0, mul): tiles of up to MaxC vectors, then half a vector, then single channels.
 template <class T, int MaxC, class F>
@@ -273,10 +221,13 @@ inline __attribute__((always_inline)) void for_tiles(int64_t mul, F&& tile) {
 
 template <class T, int D3, bool Second>
 void run_path(const Work<T>& k) {
-  constexpr int MaxC = D3 <= 3 ? 4 : 2;  // accumulators must fit the registers
-  if (k.table.diagonal) {
-    if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, Second>(k, c); });
-    if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, Second>(k, c); });
+  constexpr int MaxC = D3 <= 3 ? 4 : 2, PairC = D3 <= 3 ? 2 : 1;  // accumulators must fit the registers
+  if (k.partner) {
+    if (k.out) for_tiles<T, PairC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, 2, Second>(k, c); });
+    if (k.w) for_tiles<T, PairC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, 2, Second>(k, c); });
+  } else if (k.table.diagonal) {
+    if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, 1, Second>(k, c); });
+    if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, 1, Second>(k, c); });
   } else {
     if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { accumulate<T, N, C, D3, Second>(k, c); });
     if (k.w) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { transpose<T, N, C, D3, Second>(k, c); });
@@ -295,14 +246,17 @@ inline void edge_matrix(const Table<T>& table, const T* y, T* q) {
   }
 }
 
-// lanes += sums over the vectors of each edge, which are left zero.
+// lanes += sums over the vectors of each of n edges, which are left zero.
 template <class T>
-void add_sums(T* partial, T* lanes) {
-  using V = Vec<T, kLanes>;
-  alignas(64) T sums[kLanes];
-  sum_eight_rows<T, kWidth<T>>(partial, sums);
-  store(lanes, load<V>(lanes) + load<V>(sums));
-  for (int64_t i = 0; i < kLanes * kWidth<T>; ++i) partial[i] = 0;
+void add_sums(T* partial, int64_t n, T* lanes) {
+  using V = Vec<T, 8>;
+  static_assert(kLanes % 8 == 0);
+  alignas(64) T sums[8];
+  for (int64_t first = 0; first < n; first += 8, partial += 8 * kWidth<T>, lanes += 8) {
+    sum_eight_rows<T, kWidth<T>>(partial, sums);
+    store(lanes, load<V>(lanes) + load<V>(sums));
+    for (int64_t i = 0; i < 8 * kWidth<T>; ++i) partial[i] = 0;
+  }
 }
 
 template <class T, bool Second>
@@ -313,6 +267,14 @@ void run_block(const Work<T>& work) {
     case 5: return run_path<T, 5, Second>(work);
     case 7: return run_path<T, 7, Second>(work);
   }
+}
+
+// q times the weights of a block's rows, into `result`, which is returned.
+template <class T>
+inline const T* scale(const T* q, const T* weights, T* result) {
+  using V = Vec<T, kLanes>;
+  for (int i = 0; i < kRows; ++i) store(result + i * kLanes, load<V>(q) * load<V>(weights + i * kLanes));
+  return result;
 }
 
 // rows [n, S] of a block -> [S, kLanes]
@@ -343,7 +305,7 @@ template <class T, bool Second>
 void run(const Job<T>& job, int64_t begin, int64_t end) {
   const int64_t S = job.sh_dim, y_size = S * kLanes, weights_size = kRows * kLanes;
   alignas(64) T dy[kMaxDim * kLanes * kWidth<T>] = {}, dx[kLanes * kWidth<T>] = {};
-  alignas(64) T q[kMaxDim * kMaxDim * kLanes], qc[kMaxDim * kMaxDim * kLanes];
+  alignas(64) T q[kMaxDim * kMaxDim * kLanes], qc[kMaxDim * kMaxDim * kLanes], scaled[4][kRows * kLanes];
   const bool want_dx = job.w && job.radial.dx, want_dy = job.w && job.dsh, own_group = job.n_groups > 1;
   int64_t receiver = begin, edge = job.row_ptr[begin];
   while (const int64_t count = cut_blocks<T, Second>(job, end, receiver, edge)) {
@@ -353,6 +315,7 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < count; ++i) {
           const Block& block = job.blocks[i];
           if (Second) to_lanes(job.c + block.edge * job.c_stride + (job.c_stride ? group * S : 0), job.c_stride, block.n, S, job.c_lanes + i * y_size);
+          for (int64_t e = 0; Second && e < kLanes; ++e) job.c_lanes[i * y_size + e] = 0;  // of Y_0, which is constant
           if (Second && job.radial.n_knots) direct(job, i, group);
           for (int64_t k = 0; want_dy && k < y_size; ++k) job.dy_lanes[i * y_size + k] = 0;
           for (int64_t k = 0; want_dx && k < kLanes; ++k) job.dx_lanes[i * kLanes + k] = 0;
@@ -360,19 +323,23 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
       const Rows<T> rows = rows_of<T, Second>(job.radial, job.n_edges, m);
       for (int64_t p = 0; p < job.n_paths; ++p) {
         const Path& path = job.paths[p];
+        if (path.is_partner) continue;
+        const Path* partner = path.partner > 0 ? job.paths + path.partner : nullptr;
         const Table<T>& table = job.tables[path.table];
+        const bool path_dy = want_dy && table.sh_offset > 0;
         for (int64_t i = 0; i < count; ++i) {
           const Block& block = job.blocks[i];
           edge_matrix(table, job.y + i * y_size, q);
           if (Second) edge_matrix(table, job.c_lanes + i * y_size, qc);
-          run_block<T, Second>({job, path, table, block.n, m, job.sender + block.edge, block.row, rows, job.value + i * weights_size,
-                                job.direction + i * weights_size, job.slope + i * weights_size, job.curve + i * weights_size,
+          const T* weights[] = {job.value + i * weights_size, job.direction + i * weights_size, job.slope + i * weights_size, job.curve + i * weights_size};
+          for (int k = 0; table.diagonal && k < (Second ? 4 : job.w ? 2 : 1); ++k) weights[k] = scale(q, weights[k], scaled[k]);
+          run_block<T, Second>({job, path, partner, table, block.n, m, job.sender + block.edge, block.row, rows, weights[0], weights[1], weights[2], weights[3],
                                 Second ? job.radial.xi + block.edge * job.radial.xi_stride + group * job.radial.xi_group : nullptr, q, qc,
                                 job.w ? job.w + block.receiver * job.out_stride : nullptr,
-                                job.out ? job.out + block.receiver * job.out_stride : nullptr, want_dy ? dy : nullptr, want_dx ? dx : nullptr});
-          for (int64_t m2 = 0; want_dy && m2 < table.d2; ++m2)
-            add_sums(dy + m2 * kLanes * kWidth<T>, job.dy_lanes + i * y_size + (table.sh_offset + m2) * kLanes);
-          if (want_dx) add_sums(dx, job.dx_lanes + i * kLanes);
+                                job.out ? job.out + block.receiver * job.out_stride : nullptr, path_dy ? dy : nullptr, want_dx ? dx : nullptr});
+          for (int64_t m2 = 0; path_dy && m2 < table.d2; ++m2)
+            add_sums(dy + m2 * kLanes * kWidth<T>, block.n, job.dy_lanes + i * y_size + (table.sh_offset + m2) * kLanes);
+          if (want_dx) add_sums(dx, block.n, job.dx_lanes + i * kLanes);
         }
       }
       if (!own_group && m + 1 < job.last_member) continue;

@@ -78,22 +78,35 @@ linear::Job<T> make_job(const Sizes& n, const std::vector<Block>& blocks, const 
   return job;
 }
 
-// y = x W, columns of y that no block writes being zero.
+// Multiply-adds per atom.
+int64_t work_of(const Sizes& n, const std::vector<Block>& blocks) {
+  int64_t work = 1;
+  for (const Block& b : blocks) work += b.d * n.members * b.mul_in * b.mul_out;
+  return work;
+}
+
+// y += x W or, where no two blocks write the same column, y = x W there.
+template <class T>
+void product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, const T* weight, int64_t numel,
+             const Tensor& y, bool add) {
+  const linear::Product<T> job{make_job<T>(n, blocks, groups, x, y.size(1), numel), weight, y.data_ptr<T>(), add};
+  const int64_t grain = std::max<int64_t>(1, kGrain / work_of(n, blocks));
+  at::parallel_for(0, n.atoms, grain, [&](int64_t first, int64_t last) { kernels<T>().product(job, first, last); });
+}
+
+// x W, columns that no block writes being zero.
 template <class T>
 Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, const T* weight, int64_t numel,
                int64_t dim_out) {
   std::vector<Range> written;
-  int64_t work = 1, columns = 0;
+  int64_t columns = 0;
   for (const Block& b : blocks) {
-    work += b.d * n.members * b.mul_in * b.mul_out;
     columns += b.d * n.members * b.mul_out;
     written.emplace_back(b.out_offset, b.out_offset + b.d * n.members * b.mul_out);
   }
   const bool once = disjoint(written), covered = once && columns == dim_out;
-  linear::Product<T> job{make_job<T>(n, blocks, groups, x, dim_out, numel), weight, nullptr, !once};
-  Tensor y = covered ? at::empty({n.atoms, dim_out}, x.options()) : at::zeros({n.atoms, dim_out}, x.options());
-  job.y = y.data_ptr<T>();
-  at::parallel_for(0, n.atoms, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) { kernels<T>().product(job, first, last); });
+  const Tensor y = covered ? at::empty({n.atoms, dim_out}, x.options()) : at::zeros({n.atoms, dim_out}, x.options());
+  product<T>(n, blocks, groups, x, weight, numel, y, !once);
   return y;
 }
 
@@ -158,10 +171,22 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& s
   return out;
 }
 
+void add_linear_cpu(const Tensor& out, const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef rows) {
+  const Sizes n = linear::check(x, weight, species, rows);
+  linear::check_rows("out", out, x);
+  TORCH_CHECK_VALUE(out.is_contiguous(), "race::add_linear_: out: expected contiguous rows, got strides ", out.strides());
+  const std::vector<Block> blocks = linear::parse(n, rows, out.size(1), /*add=*/true);
+  const Groups groups(n, species);
+  const Tensor x1 = x.contiguous(), weight1 = weight.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::add_linear_", [&] {
+    product<scalar_t>(n, blocks, groups, x1, weight1.const_data_ptr<scalar_t>(), n.numel, out, true);
+  });
+}
+
 std::tuple<Tensor, Tensor> linear_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
                                                c10::IntArrayRef rows, std::array<bool, 2> mask) {
   const Sizes n = linear::check(x, weight, species, rows);
-  linear::check_grad(grad, x);
+  linear::check_rows("grad", grad, x);
   const std::vector<Block> blocks = linear::parse(n, rows, grad.size(1));
   const Groups groups(n, species);
   const Tensor grad1 = grad.contiguous();

@@ -31,15 +31,15 @@ Sizes check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor&
   return {x.size(0), x.size(1), weight.size(0), weight.size(1), weight.size(2)};
 }
 
-void check_grad(const at::Tensor& grad, const at::Tensor& x) {
-  RACE_CHECK(grad.dim() == 2 && grad.size(0) == x.size(0) && grad.scalar_type() == x.scalar_type() && grad.device() == x.device(), "grad",
-             c10::str(x.scalar_type(), " [", x.size(0), ", dim_out] on ", x.device()), grad.scalar_type(), " ", grad.sizes(), " on ",
-             grad.device());
+void check_rows(const char* name, const at::Tensor& rows, const at::Tensor& x) {
+  RACE_CHECK(rows.dim() == 2 && rows.size(0) == x.size(0) && rows.scalar_type() == x.scalar_type() && rows.device() == x.device(), name,
+             c10::str(x.scalar_type(), " [", x.size(0), ", dim_out] on ", x.device()), rows.scalar_type(), " ", rows.sizes(), " on ",
+             rows.device());
 }
 
 void refuse_species(int64_t got, int64_t n_species) { RACE_CHECK(false, "species", c10::str("[0, ", n_species, ")"), got); }
 
-std::vector<Block> parse(const Sizes& n, c10::IntArrayRef rows, int64_t dim_out) {
+std::vector<Block> parse(const Sizes& n, c10::IntArrayRef rows, int64_t dim_out, bool add) {
   std::vector<Block> blocks;
   std::vector<std::pair<int64_t, int64_t>> written;  // [begin, end) and the row that writes it
   for (size_t k = 0; k < rows.size() / kFields; ++k) {
@@ -56,6 +56,7 @@ std::vector<Block> parse(const Sizes& n, c10::IntArrayRef rows, int64_t dim_out)
     blocks.push_back(b);
     written.emplace_back(b.out_offset, b.out_offset + b.d * n.members * b.mul_out);
   }
+  if (add) return blocks;
   std::sort(written.begin(), written.end());
   for (size_t k = 1; k < written.size(); ++k)
     RACE_CHECK(written[k - 1].second <= written[k].first, "blocks, out_offset", "columns that no other block writes",

@@ -13,12 +13,12 @@ struct Sizes {
 
 Sizes check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks);
 
-// grad [n, dim_out] of the dtype and device of x.
-void check_grad(const at::Tensor& grad, const at::Tensor& x);
+// rows [n, dim_out] of the dtype and device of x.
+void check_rows(const char* name, const at::Tensor& rows, const at::Tensor& x);
 
 [[noreturn]] void refuse_species(int64_t got, int64_t n_species);
 
-// All blocks inside dim_in, dim_out and numel, and no output column written twice.
-std::vector<Block> parse(const Sizes& n, c10::IntArrayRef blocks, int64_t dim_out);
+// All blocks inside dim_in, dim_out and numel, and unless they add up no output column written twice.
+std::vector<Block> parse(const Sizes& n, c10::IntArrayRef blocks, int64_t dim_out, bool add = false);
 
 }  // namespace race::linear

@@ -2,8 +2,6 @@
 
 // The only file that knows TorchScript: another payload (AOTInductor) would replace this one and python/race/deploy/export.py.
 
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 
@@ -17,14 +15,14 @@
 namespace race {
 namespace {
 
-const std::vector<std::string> segment_names = {"edges", "edges_vjp", "embed", "layer", "readout", "uncertainty"};
+const std::vector<std::string> segment_names = {"edges", "edges_vjp", "embed", "layer", "layer_vjp", "readout", "readout_vjp", "uncertainty"};
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
-/// The line of a C++ or TorchScript exception that says what went wrong.
+/// The line of a C++ or TorchScript exception that says what went wrong: the first, but the last below a TorchScript traceback.
 std::string reason(const std::exception& error) {
   const auto* c10_error = dynamic_cast<const c10::Error*>(&error);
-  return first_line(c10_error ? c10_error->what_without_backtrace() : error.what());
+  std::string text = c10_error ? c10_error->what_without_backtrace() : error.what();
+  text.erase(text.find_last_not_of(" \n") + 1);
+  return text.find("Traceback of TorchScript") == std::string::npos ? text.substr(0, text.find('\n')) : text.substr(text.rfind('\n') + 1);
 }
 
 /// Casts and moves every parameter and buffer; those named in keep_float64 keep their precision.
@@ -79,13 +77,10 @@ Model Model::load(const Artifact& artifact, at::Device device, std::optional<at:
   try {
     state->module.eval();
     place(state->module, device, state->dtype, state->metadata.keep_float64);
-    state->module = torch::jit::freeze_module(state->module, segment_names);
-    for (const auto& segment : segment_names) {
-      torch::jit::Method method = state->module.get_method(segment);
-      auto graph = method.graph();
-      torch::jit::ConstantPropagation(graph);  // normalised weights once, not at every call
-      state->methods.emplace(segment, method);
-    }
+    const at::NoGradGuard no_grad;
+    // Not frozen: `prepare` has made every constant, and an exception in a frozen method reads functions that freezing has deleted.
+    state->module.get_method("prepare")({});
+    for (const auto& segment : segment_names) state->methods.emplace(segment, state->module.get_method(segment));
   } catch (const std::exception& error) {
     throw Error(name + ": cannot prepare the model on " + device.str() + " (" + reason(error) + ")");
   }
@@ -127,19 +122,28 @@ at::Tensor Model::edges_vjp(const at::Tensor& edge_vector, const Edges& edges, c
   return state_->call("edges_vjp", edge_vector, edges.radial_grad, edges.sh_grad, bar_radial, bar_sh).toTensor();
 }
 
-Model::Nodes Model::embed(const at::Tensor& species) const {
-  const auto out = state_->call("embed", species).toTuple();
-  return {out->elements().at(0).toTensor(), out->elements().at(1).toTensor()};
-}
+at::Tensor Model::embed(const at::Tensor& species) const { return state_->call("embed", species).toTensor(); }
 
-Model::Layer Model::layer(int64_t t, const at::Tensor& h, const at::Tensor& g, const at::Tensor& radial, const at::Tensor& sh,
-                          const at::Tensor& sender, const at::Tensor& row_ptr, const at::Tensor& species) const {
+Model::Layer Model::layer(int64_t t, const at::Tensor& h, const at::Tensor& g, const Neighbors& neighbors) const {
+  const auto& [radial, sh, sender, row_ptr, species] = neighbors;
   const auto out = state_->call("layer", t, h, g, radial, sh, sender, row_ptr, species).toTuple();
   const auto& parts = out->elements();
-  return {{parts.at(0).toTensor(), parts.at(1).toTensor()}, parts.at(2).toTensor()};
+  return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(), parts.at(3).toTensor()};
+}
+
+Model::LayerVjp Model::layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors, const at::Tensor& z, const at::Tensor& bar_energy,
+                                 const at::Tensor& bar_h, const at::Tensor& bar_g) const {
+  const auto& [radial, sh, sender, row_ptr, species] = neighbors;
+  const auto out = state_->call("layer_vjp", t, g, radial, sh, sender, row_ptr, species, z, bar_energy, bar_h, bar_g).toTuple();
+  const auto& parts = out->elements();
+  return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(), parts.at(3).toTensor()};
 }
 
 at::Tensor Model::readout(const at::Tensor& out, const at::Tensor& species) const { return state_->call("readout", out, species).toTensor(); }
+
+at::Tensor Model::readout_vjp(const at::Tensor& species, const at::Tensor& bar_energy) const {
+  return state_->call("readout_vjp", species, bar_energy).toTensor();
+}
 
 Model::Uncertainty Model::uncertainty(const at::Tensor& out, const at::Tensor& species) const {
   const auto result = state_->call("uncertainty", out, species).toTuple();

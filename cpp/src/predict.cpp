@@ -1,8 +1,6 @@
 #include "race/predict.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/core/InferenceMode.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <vector>
 
@@ -12,93 +10,55 @@
 namespace race {
 namespace {
 
-/// A tensor that autograd may record: on the model's device, and not made under a caller's inference mode.
-at::Tensor recordable(const at::Tensor& tensor, at::Device device) {
-  const at::Tensor moved = tensor.to(device);
-  return moved.is_inference() ? moved.clone() : moved;
-}
-
-at::Tensor leaf(const at::Tensor& tensor) { return tensor.detach().requires_grad_(); }
-
-/// Of adjoints, where undefined is zero. Not in place: autograd's results may share memory.
-at::Tensor sum(const at::Tensor& a, const at::Tensor& b) { return !a.defined() ? b : !b.defined() ? a : a + b; }
-
-/// One layer as recorded: from its leaves h, g (and the radial and sh leaves shared by all layers) to nodes and out.
-struct Segment {
-  at::Tensor h, g;
-  Model::Layer result;
-};
-
 /// E(edge_vector) and its transpose, cut where domains exchange rows. Every adjoint is written bar_x = dE/dx.
 class Chain {
  public:
   Chain(const Model& model, const Graph& graph, HaloExchange& halo, int64_t n_groups)
       : model_(model), halo_(halo), graph_(graph), n_owned_(graph.n_owned), n_total_(graph.n_total), n_groups_(n_groups) {
-    for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector})
-      *tensor = recordable(*tensor, model.device());
-    owned_species_ = graph_.species.narrow(0, 0, n_owned_);
+    for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector}) *tensor = tensor->to(model.device());
     edge_vector_ = graph_.edge_vector.to(model.dtype());  // cast only now: the caller formed the difference of positions in float64
   }
 
-  /// Readout channels summed over layers, [n_owned, M, K]; records the segments.
+  /// Readout channels summed over layers, [n_owned, M, K]; keeps what the transpose needs.
   at::Tensor forward() {
-    edges_ = [&] {
-      const at::NoGradGuard no_grad;
-      return model_.edges(edge_vector_);
-    }();
-    // One leaf per group: a single backward of sum_m E_m leaves each member's own adjoint in its own group.
-    radial_ = leaf(edges_.radial.unsqueeze(1).expand({-1, n_groups_, -1}));
-    sh_ = leaf(edges_.sh.unsqueeze(1).expand({-1, n_groups_, -1}));
+    edges_ = model_.edges(edge_vector_);
+    // One group per member: a single transpose of sum_m E_m leaves each member's own adjoint in its own group.
+    const auto grouped = [this](const at::Tensor& rows) { return rows.unsqueeze(1).expand({-1, n_groups_, -1}); };
+    neighbors_ = {grouped(edges_.radial), grouped(edges_.sh), graph_.sender, graph_.row_ptr, graph_.species.narrow(0, 0, n_owned_)};
 
-    Model::Nodes nodes = [&] {
-      const at::NoGradGuard no_grad;  // functions of the species alone
-      return model_.embed(graph_.species);
-    }();
-    nodes.h = nodes.h.narrow(0, 0, n_owned_);
-    at::Tensor out;
-    const int64_t n_layers = model_.metadata().n_layers;
-    for (int64_t t = 0; t < n_layers; ++t) {
-      Segment segment;
-      segment.h = t == 0 ? nodes.h : leaf(nodes.h);
-      segment.g = t == 0 ? nodes.g : leaf(with_ghosts(nodes.g));
-      segment.result = model_.layer(t, segment.h, segment.g, radial_, sh_, graph_.sender, graph_.row_ptr, owned_species_);
-      nodes = segment.result.nodes;
-      const at::Tensor part = segment.result.out.detach();
-      out = out.defined() ? out + part : part;
-      segments_.push_back(std::move(segment));
+    at::Tensor g = model_.embed(graph_.species), h = g.new_empty({n_owned_, 0}), out;
+    for (int64_t t = 0; t < model_.metadata().n_layers; ++t) {
+      if (t > 0) g = with_ghosts(g);
+      const Model::Layer layer = model_.layer(t, h, g, neighbors_);
+      kept_.push_back({g, layer.z});
+      h = layer.h, g = layer.g;
+      out = out.defined() ? out + layer.out : layer.out;
     }
+    bar_h_ = at::zeros_like(h), bar_g_ = g;  // of width 0
     return out;
   }
 
-  /// dE/d edge_vector [E, G, 3], from bar_out = dE/d out, the same for every layer. Frees each segment's tape when done with it.
-  at::Tensor backward(const at::Tensor& bar_out) {
-    at::Tensor bar_h, bar_g;  // of the nodes that the segment at hand handed on; undefined after the last layer
-    at::Tensor bar_radial, bar_sh;  // summed over segments
-    for (; !segments_.empty(); segments_.pop_back()) {
-      const bool first = segments_.size() == 1;
-      const Segment& segment = segments_.back();
-      const auto bars = transpose(segment, bar_h, bar_g, bar_out, first);
-      const at::NoGradGuard no_grad;
-      bar_radial = sum(bar_radial, bars[0]);
-      bar_sh = sum(bar_sh, bars[1]);
-      if (first) continue;
-      bar_h = bars[2];
-      at::Tensor rows = bars[3].defined() ? bars[3].contiguous() : at::zeros_like(segment.g);
-      halo_.reverse(rows);
-      bar_g = rows.narrow(0, 0, n_owned_);
+  /// dE/d edge_vector [E, G, 3], from bar_energy [n_owned, M], the same for every layer. Frees each layer's memory when done with it.
+  at::Tensor backward(const at::Tensor& bar_energy) {
+    at::Tensor bar_radial, bar_sh;  // summed over layers
+    for (int64_t t = model_.metadata().n_layers - 1; t >= 0; --t, kept_.pop_back()) {
+      Model::LayerVjp bars = model_.layer_vjp(t, kept_.back().g, neighbors_, kept_.back().z, bar_energy, bar_h_, bar_g_);
+      bar_radial = bar_radial.defined() ? bar_radial.add_(bars.radial) : bars.radial;
+      bar_sh = bar_sh.defined() ? bar_sh.add_(bars.sh) : bars.sh;
+      if (t == 0) break;
+      bar_h_ = bars.h;
+      halo_.reverse(bars.g);
+      bar_g_ = bars.g.narrow(0, 0, n_owned_);
     }
-    const at::NoGradGuard no_grad;
-    return model_.edges_vjp(edge_vector_, edges_, bar_radial.defined() ? bar_radial : at::zeros_like(radial_),
-                            bar_sh.defined() ? bar_sh : at::zeros_like(sh_));
+    return model_.edges_vjp(edge_vector_, edges_, bar_radial, bar_sh);
   }
 
-  const at::Tensor& owned_species() const { return owned_species_; }
+  const at::Tensor& owned_species() const { return neighbors_.species; }
   const Graph& graph() const { return graph_; }  ///< on the model's device
 
  private:
   at::Tensor with_ghosts(const at::Tensor& owned) {
-    const at::NoGradGuard no_grad;
-    at::Tensor rows = owned.detach();
+    at::Tensor rows = owned;
     if (n_total_ > n_owned_) {
       rows = at::empty({n_total_, owned.size(1)}, owned.options());
       rows.narrow(0, 0, n_owned_).copy_(owned);
@@ -107,32 +67,18 @@ class Chain {
     return rows;
   }
 
-  /// Adjoints of radial, sh and, but for the first layer, h and g; undefined where nothing depends on them.
-  std::vector<at::Tensor> transpose(const Segment& segment, const at::Tensor& bar_h, const at::Tensor& bar_g, const at::Tensor& bar_out,
-                                    bool first) const {
-    std::vector<at::Tensor> outputs, bars;
-    const auto add = [&](const at::Tensor& output, const at::Tensor& bar) {
-      if (!bar.defined() || !output.requires_grad() || output.numel() == 0) return;
-      outputs.push_back(output);
-      bars.push_back(bar);
-    };
-    add(segment.result.out, bar_out);
-    add(segment.result.nodes.h, bar_h);
-    add(segment.result.nodes.g, bar_g);
-    std::vector<at::Tensor> inputs = {radial_, sh_};
-    if (!first) inputs.insert(inputs.end(), {segment.h, segment.g});
-    if (outputs.empty()) return std::vector<at::Tensor>(inputs.size());  // no atoms here
-    return torch::autograd::grad(outputs, inputs, bars, /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true);
-  }
+  struct Kept {
+    at::Tensor g, z;
+  };
 
   const Model& model_;
   HaloExchange& halo_;
   Graph graph_;
   const int64_t n_owned_, n_total_, n_groups_;
-  at::Tensor owned_species_, edge_vector_;
-  at::Tensor radial_, sh_;
+  at::Tensor edge_vector_, bar_h_, bar_g_;
   Model::Edges edges_;
-  std::vector<Segment> segments_;
+  Model::Neighbors neighbors_;
+  std::vector<Kept> kept_;
 };
 
 at::Tensor to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kDouble).contiguous(); }
@@ -140,27 +86,22 @@ at::Tensor to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kD
 }  // namespace
 
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, const Request& request) {
-  // A caller may sit in inference mode or under no_grad; the chain needs autograd, and leaves the caller's mode as it was.
-  const c10::InferenceMode recording(false);
-  const at::AutoGradMode enable_grad(true);
+  const at::NoGradGuard no_grad;
   const int64_t M = model.metadata().n_members;
   const int64_t G = request.members ? M : 1;
 
   Chain chain(model, graph, halo, G);
-  const at::Tensor out = leaf(chain.forward());
-  const at::Tensor node_energy = model.readout(out, chain.owned_species());
-
+  const at::Tensor out = chain.forward();
+  const at::Tensor& species = chain.owned_species();
   // G = M: sum_m E_m, whose groups are the members. G = 1: the one group collects the mean over members.
-  const at::Tensor seed = at::full_like(node_energy, G == M ? 1.0 : 1.0 / static_cast<double>(M));
-  const at::Tensor bar_out = torch::autograd::grad({node_energy}, {out}, {seed})[0];
-  const at::Tensor edge_grad = chain.backward(bar_out);
+  const at::Tensor seed = at::full({M}, G == M ? 1.0 : 1.0 / static_cast<double>(M), out.options().dtype(at::kDouble));
+  const at::Tensor edge_grad = chain.backward(model.readout_vjp(species, seed));
 
-  const at::NoGradGuard no_grad;
   Prediction prediction;
-  prediction.node_energy = to_host(node_energy.detach());
+  prediction.node_energy = to_host(model.readout(out, species));
   accumulate_edges(chain.graph(), edge_grad, request.atom_virial, prediction);
   if (request.uncertainty) {
-    const Model::Uncertainty spread = model.uncertainty(out.detach(), chain.owned_species());
+    const Model::Uncertainty spread = model.uncertainty(out, species);
     prediction.node_energy_var = to_host(spread.node_energy_var);
     const at::Tensor cov_aleatoric = to_host(spread.cov_aleatoric);  // [n_owned, M, 6]
     prediction.cov_aleatoric = cov_aleatoric.mean(1);

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.model.test_conv import TOLERANCE, make, worst
+from tests.model.conv_cases import TOLERANCE, make, worst
 
 library = Path(os.environ.get("RACE_ON_CPU", Path(__file__).parents[2] / "build" / "cuda-on-cpu" / "race_on_cpu.so"))
 if not library.exists():

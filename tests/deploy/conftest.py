@@ -110,7 +110,7 @@ def eager(model: RACE, graph: Batch) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         raw = result["raw"]
         out = torch.cat([raw[..., :1], raw[..., 1:] * model.n_layers], dim=-1)
-        energy_var, aleatoric, epistemic = model.uncertainty(out, graph.species)
+        energy_var, aleatoric, epistemic = model.moments(out)
     return {
         "node_energy": result["node_energy"].detach(), "forces": result["forces"].detach(),
         "virial": -result["stress"][0].detach() * graph.volume, "node_energy_var": energy_var,

@@ -13,7 +13,7 @@ import torch
 from race.cli import main
 from race.config import Config, DataConfig
 from race.deploy.artifact import TRAILER, read_metadata, seal, to_json
-from race.deploy.export import export_model, metadata_of, prepare, script
+from race.deploy.export import export_model, fold, metadata_of, script
 from race.deploy.selftest import make_selftest
 from race.errors import RaceError
 from race.train.run import write_config, write_summary
@@ -88,9 +88,9 @@ def test_other_kinds_of_files(tmp_path):
 
 
 def test_another_version(artifact, tmp_path):
-    body = artifact.read_bytes().replace(b"race-artifact/1 ", b"race-artifact/2 ")
+    body = artifact.read_bytes().replace(b"race-artifact/2 ", b"race-artifact/1 ")
     (tmp_path / "x.race.pt").write_bytes(body[:-64] + hashlib.sha256(body[:-64]).hexdigest().encode())
-    assert "format 'race-artifact/2'; this librace reads race-artifact/1" in refusal(tmp_path / "x.race.pt")
+    assert "format 'race-artifact/1'; this librace reads race-artifact/2" in refusal(tmp_path / "x.race.pt")
 
 
 def test_pinned_sha256(artifact):
@@ -114,8 +114,8 @@ def test_missing_device(artifact):
 
 def build(path, model, spoil_weights=lambda deployed: None, spoil_metadata=None):
     """An artifact whose weights or metadata are spoilt after its self-test was recorded."""
-    deployed, keep = prepare(model, torch.float64)
-    selftest = make_selftest(deployed)
+    deployed, keep = fold(model, torch.float64)
+    selftest = make_selftest(deployed, model)
     spoil_weights(deployed)
     metadata = metadata_of(model, "float64", False, keep, {}, {})
     extra = {"metadata.json": to_json({**metadata, **(spoil_metadata or {})}), "selftest.json": to_json(selftest)}
@@ -123,7 +123,9 @@ def build(path, model, spoil_weights=lambda deployed: None, spoil_metadata=None)
     return path
 
 
-@pytest.mark.parametrize("weight", ["layers.0.radial.weights.1", "layers.1.product_folded", "layers.2.readout.wt", "atomic_energies"])
+@pytest.mark.parametrize(
+    "weight", ["layers.0.radial.weights.1", "layers.1.from_mid.0.weight", "layers.2.from_mid.3.weight", "atomic_energies"]
+)
 def test_selftest_finds_a_wrong_weight(weight, model, tmp_path):
     """In float64 one weight off by 1 %, in float32 a whole tensor; no checksum tells, since it was sealed so."""
 
@@ -137,6 +139,16 @@ def test_selftest_finds_a_wrong_weight(weight, model, tmp_path):
         assert "self-test failed" in message and dtype in message
     race._race.load(str(path), selftest=False)
     race._race.load(str(build(path, model)), dtype="float32")
+
+
+def test_an_operator_that_refuses_is_one_line_not_a_crash(model, tmp_path):
+    """An exception inside a compiled segment, whose call stack the interpreter then looks up."""
+
+    def spoil(deployed):
+        deployed.layers[1].dim_mid = 7
+
+    message = refusal(build(tmp_path / "x.race.pt", model, spoil))
+    assert "does not run on cpu" in message and "expected a block inside dim_out = 7" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ DAMAGE = {
     "bit flip": (lambda b: b[:5000] + bytes([b[5000] ^ 4]) + b[5001:], "damaged artifact (sha256"),
     "truncated": (lambda b: b[:-100], "truncated"),
     "cut in half": (lambda b: b[: len(b) // 2], "truncated"),
-    "another version": (lambda b: b.replace(b"race-artifact/1", b"race-artifact/9"), "race-artifact/9"),
+    "another version": (lambda b: b.replace(b"race-artifact/2", b"race-artifact/9"), "race-artifact/9"),
     "text": (lambda b: b"not a model\n", "not a RACE artifact"),
     "empty": (lambda b: b"", "empty file"),
 }

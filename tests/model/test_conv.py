@@ -1,72 +1,15 @@
 """race::conv against its stock-torch twin, against e3nn, and against finite differences; every derivative up to the second."""
 
-import itertools
-import os
-import shutil
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 from e3nn import o3
 
-import race.model.scatter as scatter_module
 from race.model.conv import conv_aten, conv_fused
 from race.model.irreps import Layout, conv_paths
 
-librace = pytest.importorskip("race._race", reason="race._race is not built: there is no fused convolution to test")
+from .conv_cases import IRREPS, TOLERANCE, derivatives, make, worst
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-# Widths that are no multiple of a vector, one wide enough for every tile, and all degrees.
-IRREPS = ["64x0e", "4x0e+2x1o", "5x0e+19x1o+8x2e", "70x0e+24x1o+16x1e+33x2e+40x3o"]
-
-
-def make(irreps, lmax, n_members=1, groups=1, dtype=torch.float64, n_nodes=6, n_edges=23, n_receivers=5, seed=0, knots=0):
-    """((g, radial, table, sh) as leaves, the other arguments of conv). Receiver 2 has no edges; without knots no table."""
-    gen = torch.Generator().manual_seed(seed)
-    irreps = o3.Irreps(irreps)
-    paths = conv_paths(irreps, lmax, irreps, n_members)
-    g = torch.randn(n_nodes, Layout(irreps, n_members).dim, dtype=dtype, generator=gen)
-    table = None
-    if knots:
-        radial = (0.02 + 0.96 * torch.rand(n_edges, 1, dtype=dtype, generator=gen)).expand(-1, groups)
-        table = torch.randn(n_members, knots, 3, paths.n_weights, dtype=dtype, generator=gen).requires_grad_()
-    else:
-        radial = torch.randn(n_members, n_edges, paths.n_weights, dtype=dtype, generator=gen)
-    sh = torch.randn(n_edges, 1, (lmax + 1) ** 2, dtype=dtype, generator=gen).expand(-1, groups, -1)
-    sender = torch.randint(0, max(n_nodes, 1), (n_edges,), generator=gen)
-    receiver = torch.randint(0, max(n_receivers, 1), (n_edges,), generator=gen)
-    receiver = torch.where(receiver == 2, 0, receiver).sort().values
-    row_ptr = torch.zeros(n_receivers + 1, dtype=torch.long)
-    if n_receivers:
-        row_ptr[1:] = torch.bincount(receiver, minlength=n_receivers).cumsum(0)
-    rest = (sender, row_ptr, paths.rows, paths.cg, Layout(paths.irreps_out, n_members).dim)
-    g, radial, sh = (t.detach().requires_grad_() for t in (g, radial, sh))
-    return [g, radial, table, sh], rest
-
-
-def derivatives(conv, operands, rest, seed=1):
-    """Result, its adjoints, and the adjoints of a random functional of those: all that training on forces needs."""
-    gen = torch.Generator().manual_seed(seed)
-
-    def like(t):
-        return torch.randn(t.shape, dtype=t.dtype, generator=gen)
-
-    g, radial, table, sh = operands
-    leaves = [t for t in operands if t is not None]
-    out = conv(*operands, *rest)
-    weight = like(out).requires_grad_()
-    of_table = [] if table is None else torch.autograd.grad(out, [table], weight, retain_graph=True)
-    first = torch.autograd.grad(out, [g, radial, sh], weight, create_graph=True)
-    second = torch.autograd.grad(first, [weight, *leaves], [like(t) for t in first])
-    return [out, *of_table, *first, *second]
-
-
-def worst(a, b):
-    """Largest difference relative to the largest value, over a list of tensors."""
-    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True) if y.numel()]
-    return max(float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in pairs)
+pytest.importorskip("race._race", reason="race._race is not built: there is no fused convolution to test")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -161,7 +104,7 @@ def test_equals_e3nn(conv, dtype):
 @pytest.mark.parametrize("knots", [0, 5])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradcheck(groups, knots):
-    """With G = 2 the groups must hold equal values, so x and the harmonics are differentiated through the expand()."""
+    """With G = 2 the groups must hold equal values, so x and the harmonics are differentiated through the expand(). Y_0 is constant."""
 
     def check(check, irreps, lmax, second):
         (g, radial, table, sh), rest = make(irreps, lmax, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=knots)
@@ -169,13 +112,24 @@ def test_gradcheck(groups, knots):
         def function(g, radial, sh, table=None if second else table):
             table = inner if table is None else table
             x = radial.expand(-1, groups) if knots else radial
-            return conv_fused(g, x, table, sh.expand(-1, groups, -1), *rest)
+            return conv_fused(g, x, table, torch.cat([constant, sh], 2).expand(-1, groups, -1), *rest)
 
         inner = table
+        constant, sh = sh.detach()[..., :1], sh.detach()[..., 1:].clone().requires_grad_()
         assert check(function, (g, radial, sh) if second or table is None else (g, radial, sh, table))
 
     check(torch.autograd.gradcheck, "2x0e+1x1o+1x2e", 2, second=False)
     check(torch.autograd.gradgradcheck, "2x0e+1x1o", 1, second=True)
+
+
+@pytest.mark.parametrize("conv", [conv_fused, conv_aten])
+def test_the_first_harmonic_is_a_constant(conv):
+    (g, radial, table, sh), rest = make("4x0e+3x1o", 1, 2, 2, knots=6)
+    out = conv(g, radial, table, sh, *rest)
+    (dsh,) = torch.autograd.grad(out.square().sum(), sh, create_graph=True)
+    assert (dsh[..., 0] == 0).all() and (dsh[..., 1:] != 0).any(-1).all()
+    (none,) = torch.autograd.grad(dsh[..., 0].sum(), g, allow_unused=True, materialize_grads=True)
+    assert (none == 0).all()
 
 
 def test_mixed_second_derivatives_of_the_table():
@@ -261,139 +215,3 @@ def test_weights_shared_and_columns_left_free():
     rest = (sender, row_ptr, rows, cg, dim_out)
     operands = [g, radial, None, sh]
     assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
-
-
-@pytest.mark.parametrize("knots", [0, 6])
-@pytest.mark.parametrize("n_members, groups", [(3, 1), (2, 2), (1, 1)])
-def test_threads_change_rounding_only(n_members, groups, knots):
-    """Shared by members where each has its own results, by receivers otherwise."""
-    operands, rest = make("8x0e+5x1o+8x2e", 2, n_members, groups, n_nodes=20, n_edges=300, n_receivers=20, knots=knots)
-    before, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 2):
-            torch.set_num_threads(n)
-            results.append(derivatives(conv_fused, operands, rest))
-    finally:
-        torch.set_num_threads(before)
-    assert worst(results[1], results[0]) < 1e-13
-    assert all(torch.equal(a, b) for a, b in zip(results[1], results[2], strict=True))
-
-
-def test_threads_work_at_the_same_time():
-    """A library compiled without OpenMP runs its loops on the calling thread alone, and passes every other test."""
-    operands, rest = make("16x0e+16x1o", 1, 1, 1, n_nodes=200, n_edges=20000, n_receivers=200, knots=6)
-    detached = [t.detach() for t in operands]
-    before, by_others = torch.get_num_threads(), []
-    try:
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            process, thread = time.process_time(), time.thread_time()
-            for _ in range(20):
-                torch.ops.race.conv(*detached, *rest)
-            own = time.thread_time() - thread
-            by_others.append((time.process_time() - process - own) / own)
-    finally:
-        torch.set_num_threads(before)
-    assert by_others[0] < 0.05 and by_others[1] > 0.3
-
-
-ISA_SCRIPT = """
-import sys, torch
-torch.ops.load_library(sys.argv[1])
-results = []
-for operands, rest, weight in torch.load(sys.argv[2]):
-    out = torch.ops.race.conv(*operands, *rest)
-    first = torch.autograd.grad(out, [operands[k] for k in (0, 1, 3)], weight, create_graph=True)
-    second = torch.autograd.grad([t.sum() for t in first], [weight, *(t for t in operands if t is not None)])
-    results.append([t.detach() for t in (out, *first, *second)])
-torch.save((torch.ops.race.conv_isa(), results), sys.argv[3])
-"""
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_every_instruction_set(isa, tmp_path):
-    """The lesser builds of the kernels, each in a process that asks for it (all else here runs the host's own)."""
-    cases, expected = [], []
-    for dtype, knots in itertools.product(TOLERANCE, (0, 6)):
-        operands, rest = make("5x0e+19x1o+8x2e+70x3o", 3, 2, 2, dtype, knots=knots)
-        weight = torch.randn(5, rest[-1], dtype=dtype, requires_grad=True)
-        cases.append((operands, rest, weight))
-        first = torch.autograd.grad(out := conv_aten(*operands, *rest), [operands[k] for k in (0, 1, 3)], weight, create_graph=True)
-        leaves = [t for t in operands if t is not None]
-        expected.append([out, *first, *torch.autograd.grad([t.sum() for t in first], [weight, *leaves])])
-    torch.save(cases, tmp_path / "in.pt")
-    command = [sys.executable, "-c", ISA_SCRIPT, librace.__file__, tmp_path / "in.pt", tmp_path / "out.pt"]
-    subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
-    used, results = torch.load(tmp_path / "out.pt")
-    assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
-    for result, reference in zip(results, expected, strict=True):
-        assert worst(result, reference) < TOLERANCE[reference[0].dtype]
-
-
-def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):
-    """Stands in for torch_scatter, whose results carry no second-order graph either."""
-    operands, rest = make("4x0e+2x1o", 1)
-    expected = derivatives(conv_fused, operands, rest)
-
-    def segment_csr(src, row_ptr, reduce):
-        assert reduce == "sum"
-        return torch.stack([src.detach()[a:b].sum(0) for a, b in zip(row_ptr[:-1], row_ptr[1:], strict=True)])
-
-    def gather_csr(src, row_ptr):
-        return src.detach().repeat_interleave(row_ptr.diff(), dim=0)
-
-    monkeypatch.setattr(scatter_module, "segment_csr", segment_csr)
-    monkeypatch.setattr(scatter_module, "gather_csr", gather_csr)
-    monkeypatch.setattr(scatter_module, "HAS_SCATTER", True)
-    monkeypatch.setattr(scatter_module, "WIDEST", 10**6)
-    assert worst(derivatives(conv_aten, operands, rest), expected) < 1e-12
-
-
-def test_two_copies_of_librace_in_one_process(tmp_path):
-    """As when Python loads LAMMPS with the plugin beside race._race: the second finds the operators there and is content."""
-    copy = tmp_path / "another_race.so"
-    shutil.copy(librace.__file__, copy)
-    torch.ops.load_library(copy)
-    operands, rest = make("4x0e", 0)
-    assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
-
-
-def test_scripted_and_portable():
-    operands, rest = make("4x0e+2x1o", 1)
-    expected = conv_aten(*operands, *rest)
-    for conv in (conv_fused, conv_aten):
-        scripted = torch.jit.script(conv)
-        assert worst([scripted(*operands, *rest)], [expected]) < 1e-12
-        assert ("race::" in str(scripted.inlined_graph)) == (conv is conv_fused)
-
-
-def test_shapes_without_data():
-    operands, rest = make("4x0e+2x1o", 1, knots=5)
-    sender, row_ptr, rows, cg, dim_out = rest
-    meta = [t.detach().to("meta") for t in (*operands, sender, row_ptr)]
-    assert conv_fused(*meta, rows, cg.to("meta"), dim_out).shape == conv_fused(*operands, *rest).shape
-
-
-@pytest.mark.parametrize("change, message", [
-    (dict(g=lambda t: t.half()), "g: expected float32 or float64, got Half"),
-    (dict(radial=lambda t: t.float()), "radial: expected Double, got Float"),
-    (dict(radial=lambda t: t[:, :5]), r"radial: expected \[n_members, 23, n_weights\], got \[2, 5"),
-    (dict(table=lambda t: torch.zeros(2, 4, 3, 30).double()), r"radial: expected \[23, 1\], distances, as a table is given, got"),
-    (dict(table=lambda t: torch.zeros(2, 1, 3, 30).double()), r"table: expected \[n_members, n_knots >= 2, 3, n_weights\], got"),
-    (dict(table=lambda t: torch.zeros(2, 4, 3, 30)), "table: expected Double, got Float"),
-    (dict(sh=lambda t: t.expand(-1, 5, -1)), r"sh: expected \[23, 1 or 2, .*got \[23, 5, 4\]"),
-    (dict(sender=lambda t: t + 6), r"sender: expected \[0, 6\), got"),
-    (dict(sender=lambda t: t.int()), r"sender: expected int64 \[23\], got Int"),
-    (dict(row_ptr=lambda t: t.flip(0)), "row_ptr: expected to run from 0 to 23, got 23 .. 0"),
-    (dict(paths=lambda rows: rows[:-1]), "paths: expected rows of 10 integers"),
-    (dict(paths=lambda rows: [4, *rows[1:]]), "paths row 0, l1 l2 l3: expected 0 to 3, got 4 0 0"),
-    (dict(paths=lambda rows: [*rows[:8], 10**6, *rows[9:]]), "paths row 0, weight_offset: expected 0 to"),
-    (dict(dim_out=lambda n: n - 1), "out_offset"),
-])  # fmt: skip
-def test_errors_name_the_argument(change, message):
-    (g, radial, table, sh), (sender, row_ptr, paths, cg, dim_out) = make("4x0e+2x1o", 1, 2, 2)
-    arguments = dict(g=g, radial=radial, table=table, sh=sh[:, :1], sender=sender, row_ptr=row_ptr, paths=paths, cg=cg, dim_out=dim_out)
-    for name, edit in change.items():
-        arguments[name] = edit(arguments[name])
-    with pytest.raises(ValueError, match=message):
-        conv_fused(**arguments)

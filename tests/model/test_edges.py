@@ -4,8 +4,8 @@ import pytest
 import torch
 from e3nn import o3
 
-from race.model.conv import HAS_FUSED
 from race.model.edges import EdgeBasis
+from race.model.fused import HAS_FUSED
 
 R_MAX = 4.0
 DTYPES = [torch.float64, torch.float32]

@@ -157,18 +157,6 @@ def test_dropping_dead_features_is_exact(atoms, irreps, lmax):
     assert torch.allclose(energy, model(graph, forces=False)["node_energy"][:, 0], rtol=0, atol=1e-12)
 
 
-def test_fold_is_exact(atoms):
-    model, graph = make_model(), graph_of(atoms)
-    before = model(graph)
-    model.fold()
-    after = model(graph)
-    for key in ("energy", "forces", "stress", "raw"):
-        assert torch.allclose(before[key], after[key], rtol=0, atol=1e-10)
-    assert all(layer.radial.weights[0].numel() == 0 and layer.weight_product.numel() == 0 for layer in model.layers)
-    model.layers[1].product_folded *= 1 + 1e-6
-    assert not torch.allclose(before["forces"], model(graph)["forces"], rtol=0, atol=1e-10)
-
-
 def test_members_are_independent_models(atoms):
     """Each member of the joint network equals the one-member network with its slice of the weights."""
     model, graph = make_model(), graph_of(atoms)

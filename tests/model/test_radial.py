@@ -1,5 +1,6 @@
 """Radial weights: the Bessel basis, the table against the MLP, its interpolation."""
 
+import pytest
 import torch
 
 from race.model.conv import spline_aten
@@ -33,6 +34,39 @@ def test_knots_are_met_with_slope_and_curvature():
         inner = slice(1, -1)  # at the ends the clamp halves the derivative
         assert torch.allclose(slope[inner, 0], table[0, inner, 1, k], atol=1e-12)
         assert torch.allclose(curvature[inner, 0], table[0, inner, 2, k], atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("n_members, hidden", [(1, [16]), (3, [7, 16]), (2, [5, 6, 4])])
+def test_compiled_table(n_members, hidden, dtype, tolerance):
+    """race::radial_table against stock operations: values, and gradients of every matrix."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        radial = Radial([8, *hidden, 5], n_members, 40, 6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert radial.fused
+    weight = torch.randn(n_members, 40, 3, 5, dtype=dtype) * torch.tensor([1.0, 0.1, 0.01], dtype=dtype)[:, None]
+    results = []
+    for table in (radial.table(), radial.table_aten()):
+        results.append([table, *torch.autograd.grad((table * weight).sum(), list(radial.weights))])
+    for fused, plain in zip(*results, strict=True):
+        assert (fused - plain).abs().max() < tolerance * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    "knots, weights, message",
+    [
+        (torch.zeros(2, 5, 8), [torch.zeros(1, 8, 3)], "knots: expected .3, n_knots, n_basis."),
+        (torch.zeros(3, 5, 8), [], "weights: expected at least one matrix"),
+        (torch.zeros(3, 5, 8), [torch.zeros(1, 8, 3), torch.zeros(1, 4, 3)], "weights: expected .n_members, 3, ..., got .1, 4, 3."),
+        (torch.zeros(3, 5, 8), [torch.zeros(1, 8, 3).double()], "weights: expected Float on cpu, got Double"),
+    ],
+)
+def test_bad_arguments_of_the_compiled_table(knots, weights, message):
+    with pytest.raises(ValueError, match=message):
+        torch.ops.race.radial_table(knots, weights)
 
 
 def test_table_holds_the_derivatives_of_the_mlp():

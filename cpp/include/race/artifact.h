@@ -38,7 +38,7 @@ struct Metadata {
 /// Reads metadata.json. `name` is the file, for messages.
 Metadata parse_metadata(const std::string& json, const std::string& name);
 
-inline constexpr int64_t format_version = 1;
+inline constexpr int64_t format_version = 2;
 
 /// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
 struct Artifact {
@@ -48,7 +48,7 @@ struct Artifact {
 };
 
 /// Verifies bytes *before* anything parses them: torch's zip reader checks no CRC. The file ends in a ZIP archive comment
-/// `race-artifact/1 sha256:<64 hex>`, the digest being that of every byte before those 64 digits.
+/// `race-artifact/2 sha256:<64 hex>`, the digest being that of every byte before those 64 digits.
 /// This is integrity and provenance, not a sandbox: whoever can write the file can write its digest.
 /// @param expected_sha256 when not empty, the digest (any case, >= 8 leading digits) the file must have.
 /// @throws race::Error for another kind of file, another format version, a truncated or damaged file, another digest.

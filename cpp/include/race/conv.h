@@ -12,7 +12,7 @@
 //            [E, G]                 with one: x = r / r_max, from which R is interpolated where it is used and never stored
 //   table    [M, N, 3, K]           value, first and second x derivative of K radial functions at the knots x_n = n / (N - 1): quintic
 //                                   Hermite in between (twice continuously differentiable), beyond x = 1 the last knot's value
-//   sh       [E, G, S]              spherical harmonics, block l at l^2
+//   sh       [E, G, S]              spherical harmonics, block l at l^2; the first is a constant, its gradient comes back as zero
 //   sender   int64 [E]              rows of g
 //   row_ptr  int64 [n_receivers+1]  edges are sorted by receiver
 //   paths    rows of ten integers   (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column, weight_offset, cg_offset);

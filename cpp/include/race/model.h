@@ -13,7 +13,7 @@ namespace race {
 
 /// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, G = 1 or M groups,
 /// B radial basis functions, S spherical harmonics, K readout channels. Segments take and return tensors in dtype() on
-/// device(), may be called from several threads at once, and record autograd when their inputs require it.
+/// device() and may be called from several threads at once. None has a derivative: *_vjp are the transposes.
 class Model {
  public:
   /// @param device  where the model runs.
@@ -48,22 +48,43 @@ class Model {
   /// [E, G, 3] dE/d edge_vector, from the adjoints bar_radial [E, G, B] and bar_sh [E, G, S]; eV/Angstrom.
   at::Tensor edges_vjp(const at::Tensor& edge_vector, const Edges& edges, const at::Tensor& bar_radial, const at::Tensor& bar_sh) const;
 
-  struct Nodes {
-    at::Tensor h;  ///< [n, dim_h] kept by the owner
-    at::Tensor g;  ///< [n, dim_g] what ghosts need: the tensor that is exchanged
+  /// species int64 [n] -> g_0 [n, dim_g]. Ghosts compute their own rows: layer 0 needs no exchange.
+  at::Tensor embed(const at::Tensor& species) const;
+
+  /// What every layer sees of the edges and of the receivers.
+  struct Neighbors {
+    at::Tensor radial;   ///< [E, G, B]
+    at::Tensor sh;       ///< [E, G, S]
+    at::Tensor sender;   ///< int64 [E]
+    at::Tensor row_ptr;  ///< int64 [n_owned + 1]
+    at::Tensor species;  ///< int64 [n_owned]
   };
-  /// species int64 [n]. Ghosts compute their own rows: layer 0 needs no exchange.
-  Nodes embed(const at::Tensor& species) const;
 
   struct Layer {
-    Nodes nodes;     ///< [n_owned, ...]; g has width 0 after the last layer
+    at::Tensor h;    ///< [n_owned, dim_h] kept by the owner
+    at::Tensor g;    ///< [n_owned, dim_g] what neighbours read: the tensor that is exchanged; width 0 after the last layer
     at::Tensor out;  ///< [n_owned, M, K] readout channels of this layer
+    at::Tensor z;    ///< what layer_vjp wants back
   };
-  Layer layer(int64_t t, const at::Tensor& h, const at::Tensor& g, const at::Tensor& radial, const at::Tensor& sh,
-              const at::Tensor& sender, const at::Tensor& row_ptr, const at::Tensor& species) const;
+  /// h [n_owned, dim_h], width 0 before layer 0; g [n_total, dim_g].
+  Layer layer(int64_t t, const at::Tensor& h, const at::Tensor& g, const Neighbors& neighbors) const;
+
+  struct LayerVjp {
+    at::Tensor h;       ///< adjoint of h; width 0 in layer 0
+    at::Tensor g;       ///< [n_total, dim_g] adjoint of g; meaningless in layer 0
+    at::Tensor radial;  ///< [E, G, B]
+    at::Tensor sh;      ///< [E, G, S]
+  };
+  /// Adjoints of a layer's inputs, from bar_energy [n_owned, M] (readout_vjp) and the adjoints of what it gave: bar_h, which is
+  /// overwritten, and bar_g. g as layer() had it.
+  LayerVjp layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors, const at::Tensor& z, const at::Tensor& bar_energy,
+                     const at::Tensor& bar_h, const at::Tensor& bar_g) const;
 
   /// out summed over layers [n_owned, M, K] -> float64 [n_owned, M] node energies, eV, isolated-atom energies included.
   at::Tensor readout(const at::Tensor& out, const at::Tensor& species) const;
+
+  /// The adjoint of the energy channel of every layer's out, [n_owned, M], from those of the members' energies, float64 [M].
+  at::Tensor readout_vjp(const at::Tensor& species, const at::Tensor& bar_energy) const;
 
   struct Uncertainty {
     at::Tensor node_energy_var;  ///< [n_owned, M] eV^2

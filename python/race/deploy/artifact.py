@@ -1,6 +1,6 @@
 """The artifact NAME.race.pt: a TorchScript archive with metadata.json, selftest.json and a trailer that seals it.
 
-The trailer is the ZIP archive comment `race-artifact/1 sha256:<64 hex>`, the digest being that of every byte before those
+The trailer is the ZIP archive comment `race-artifact/2 sha256:<64 hex>`, the digest being that of every byte before those
 64 digits. Verification is librace's (cpp/include/race/artifact.h), the same for Python and LAMMPS.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import race._race
 from race.errors import RaceError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TRAILER = f"race-artifact/{FORMAT_VERSION} sha256:"
 _DIGITS = 64
 

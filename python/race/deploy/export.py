@@ -1,11 +1,9 @@
 """A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp, nowhere else."""
 
-import copy
 import io
 import os
 import warnings
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +12,13 @@ import torch
 import race
 import race._race
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
+from race.deploy.folded import FoldedRACE
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+KEPT_FLOAT64 = ("scale", "atomic_energies", "cg", "sh_coefficients", "sh_gradient", "sh_degree")
 
 
 def export_model(
@@ -52,14 +52,10 @@ def export_model(
     if not path.parent.is_dir():
         raise RaceError("no such folder", where=path.parent)
     dtype = dtype or ("float64" if model.embedding.dtype == torch.float64 else "float32")
-    deployed, keep_float64 = prepare(model, DTYPES[dtype], portable)
-    # The weights as stored, computed with in float64 and without compiled kernels: what the artifact is held against.
-    reference = copy.deepcopy(deployed).set_fused(False)
-    for tensor in chain(reference.parameters(), reference.buffers()):
-        tensor.data = tensor.data.to(torch.float64) if tensor.is_floating_point() else tensor.data
+    deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
     training = summary.get("training", {})
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
-    selftest = make_selftest(reference, training.get("min_distance"))
+    selftest = make_selftest(deployed, model, training.get("min_distance"))
     error = table_error(model, training.get("min_distance"))
     metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}
     extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(selftest)}
@@ -76,25 +72,18 @@ def export_model(
     return digest
 
 
-def prepare(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[RACE, list[str]]:
-    """A folded copy in `dtype` without gradients, and the names of the buffers that stay float64 in any dtype (E0, scale, ...)."""
-    fresh = RACE(model.config, torch.float32)
-    keep_float64 = [name for name, buffer in fresh.named_buffers() if buffer.dtype == torch.float64]
-    deployed = RACE(model.config, torch.float64)
-    deployed.load_state_dict(model.state_dict())
-    deployed.eval().requires_grad_(False)
-    radials = [copy.deepcopy(layer.radial) for layer in deployed.layers]
-    deployed.fold()
-    for layer, radial in zip(deployed.layers, radials, strict=True):
-        layer.radial = radial  # its table of R(x), tens of times the size of the MLP, is made on load (a constant of the frozen model)
-    deployed.set_fused(not portable).requires_grad_(False)
-    for name, tensor in chain(deployed.named_parameters(), deployed.named_buffers()):
+def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[FoldedRACE, list[str]]:
+    """The deployed form in `dtype`, and the names of the buffers that stay float64 in any dtype (E0, scale, coefficients)."""
+    deployed = FoldedRACE(model).set_fused(not portable)
+    named = [*deployed.named_parameters(), *deployed.named_buffers()]
+    keep_float64 = [name for name, _ in named if name.split(".")[-1] in KEPT_FLOAT64]
+    for name, tensor in named:
         if tensor.is_floating_point() and name not in keep_float64:
             tensor.data = tensor.data.to(dtype)
-    return deployed, keep_float64
+    return deployed.eval().requires_grad_(False), keep_float64
 
 
-def script(model: RACE, extra: Mapping[str, str]) -> bytes:
+def script(model: FoldedRACE, extra: Mapping[str, str]) -> bytes:
     """TorchScript archive with the segments as methods. It is frozen on load, once dtype and device are known."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript announces its deprecation at every call

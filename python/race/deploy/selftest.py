@@ -1,10 +1,13 @@
 """Configurations that an artifact carries and replays on load, with what the exported model says of them.
 
-The reference is the eager model in float64 over stock torch operations: compiler, compiled kernels, dtype and device of the
-machine that loads the artifact are all on the other side of the comparison.
+The reference is the deployed form itself (its weights as stored) in float64, eager, over stock torch operations: compiler, compiled
+kernels, dtype and device of the machine that loads the artifact are all on the other side of the comparison. And the reference must
+be the trained model, to the rounding of its weights.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import ase
@@ -13,8 +16,9 @@ import torch
 from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor
 
-from race.conventions import SIX_COLUMNS, SIX_ROWS
+from race.config import ModelConfig
 from race.data.graph import Batch, build_graph
+from race.deploy.folded import FoldedRACE
 from race.errors import RaceError
 from race.model.race import RACE
 
@@ -23,24 +27,88 @@ from race.model.race import RACE
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
 
 
-def make_selftest(reference: RACE, min_distance: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """selftest.json for a float64 model, over structures in which every element has neighbours.
+def make_selftest(deployed: FoldedRACE, trained: RACE, min_distance: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """selftest.json, over structures in which every element has neighbours.
 
     Args:
-        reference: the model as exported (folded, weights rounded), in float64.
+        deployed: what is exported; not changed.
+        trained: the model it was made from.
         min_distance: shortest distances seen in training, Angstrom, by "A-B" in order of atomic number.
 
     Raises:
-        RaceError: NaN or infinite predictions.
+        RaceError: NaN or infinite predictions, or a deployed form that is not the trained model.
     """
-    elements = reference.config.elements
+    config = trained.config
+    elements = config.elements
+    allowed = TOLERANCE["float32" if deployed.g_rows.dtype == torch.float32 else "float64"]
+    reference = copy.deepcopy(deployed).set_fused(False)
+    for tensor in chain(reference.parameters(), reference.buffers()):
+        tensor.data = tensor.data.to(torch.float64) if tensor.is_floating_point() else tensor.data
+    reference.prepare()
     rng = np.random.default_rng(0)
     symbols = [elements[k % len(elements)] for k in range(max(6, len(elements)))]
     crystal = random_structure(symbols, min_distance or {}, rng, periodic=True)
     cluster = random_structure(symbols[: len(elements) + 3], min_distance or {}, rng, periodic=False)
-    cluster += ase.Atoms(elements[:1], cluster.positions.max(0, keepdims=True) + 2 * reference.config.r_max)  # an atom without edges
-    cases = [_case(reference, name, atoms) for name, atoms in (("crystal", crystal), ("cluster", cluster))]
+    cluster += ase.Atoms(elements[:1], cluster.positions.max(0, keepdims=True) + 2 * config.r_max)  # an atom without edges
+    twin = RACE(config, torch.float64)
+    twin.load_state_dict(trained.state_dict())
+    cases = []
+    for name, atoms in (("crystal", crystal), ("cluster", cluster)):
+        graph = build_graph(atoms, elements, config.r_max, torch.float64)
+        expected = predict(reference, graph)
+        if not torch.isfinite(torch.cat([expected[key].flatten() for key in ("node_energy", "forces", "cov_aleatoric")])).all():
+            raise RaceError("the model's predictions are not finite", remedy="look at the training log: the weights have diverged")
+        scale = scales(expected, graph, config)
+        trained_forces = twin.eval().set_fused(False)(graph)["forces"].detach()
+        error = float((trained_forces - expected["forces"]).abs().max()) / scale["forces"]
+        if not error <= allowed:
+            raise RaceError(
+                "the folded model is not the trained one", where=f"forces, case {name}", expected=f"<= {allowed:g}", got=f"{error:.3g}"
+            )
+        cases.append(_case(name, graph, {key: {"value": value.flatten().tolist(), "scale": scale[key]} for key, value in expected.items()}))
     return {"tolerance": TOLERANCE, "cases": cases}
+
+
+def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
+    """What librace's predict() gives for all members, by the same segments, in Python: the quantities of race::Prediction."""
+    n, M, L = graph.n_atoms, model.n_members, model.n_layers
+    sender, row_ptr, species, vector = graph.edge_index[0], graph.row_ptr, graph.species, graph.edge_vector
+    radial, sh, radial_grad, sh_grad = model.edges(vector)
+    radial, sh = radial.unsqueeze(1).expand(-1, M, -1), sh.unsqueeze(1).expand(-1, M, -1)
+    g, h = model.embed(species), vector.new_zeros((n, 0))
+    features, readouts, out = [], [], torch.zeros(())
+    for t in range(L):
+        features.append(g)
+        h, g, extra, z = model.layer(t, h, g, radial, sh, sender, row_ptr, species)
+        readouts.append(z)
+        out = out + extra
+    bar_energy = model.readout_vjp(species, torch.ones(M, dtype=torch.float64))
+    bar_h, bar_g, bar_radial, bar_sh = torch.zeros_like(h), torch.zeros_like(g), torch.zeros(()), torch.zeros(())
+    for t in reversed(range(L)):
+        bar_h, bar_g, of_radial, of_sh = model.layer_vjp(
+            t, features[t], radial, sh, sender, row_ptr, species, readouts[t], bar_energy, bar_h, bar_g
+        )
+        bar_radial, bar_sh = bar_radial + of_radial, bar_sh + of_sh
+    edge_grad = model.edges_vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
+    forces = vector.new_zeros((n, M, 3)).index_add(0, graph.edge_index[1], edge_grad).index_add(0, sender, edge_grad, alpha=-1)
+    energy_var, aleatoric, epistemic = model.uncertainty(out, species)
+    return {
+        "node_energy": model.readout(out, species),
+        "forces": forces,
+        "virial": -torch.einsum("ea,emb->mab", vector, edge_grad),
+        "node_energy_var": energy_var,
+        "cov_aleatoric": aleatoric.mean(1),
+        "cov_epistemic": epistemic.mean(1),
+    }
+
+
+def scales(expected: Mapping[str, Tensor], graph: Batch, config: ModelConfig) -> dict[str, float]:
+    """By what the error of each quantity is measured."""
+    isolated = torch.tensor(config.atomic_energies or [0.0] * len(config.elements), dtype=torch.float64)[graph.species]
+    result = {key: _largest(value) for key, value in expected.items()}
+    result["node_energy"] = _largest(expected["node_energy"] - isolated.unsqueeze(1))
+    result["virial"] = max(result["virial"], result["forces"] * config.r_max)
+    return result
 
 
 def table_error(model: RACE, min_distance: Mapping[str, float] | None = None) -> float:
@@ -86,8 +154,7 @@ def random_structure(symbols: Sequence[str], min_distance: Mapping[str, float], 
         edge *= 1.1  # too crowded for these radii
 
 
-def _case(reference: RACE, name: str, atoms: ase.Atoms) -> dict[str, Any]:
-    graph = build_graph(atoms, reference.config.elements, reference.config.r_max, torch.float64)
+def _case(name: str, graph: Batch, expected: dict[str, dict[str, Any]]) -> dict[str, Any]:
     n = graph.n_atoms
     # Every second edge starts from a ghost, a copy of its sender, so that the halo exchange is replayed.
     sender = graph.edge_index[0].clone()
@@ -99,39 +166,7 @@ def _case(reference: RACE, name: str, atoms: ase.Atoms) -> dict[str, Any]:
         "sender": sender.tolist(),
         "row_ptr": graph.row_ptr.tolist(),
         "owner": list(range(n)),
-        "expected": {
-            key: {"value": value.flatten().tolist(), "scale": scale} for key, (value, scale) in _expected(reference, graph).items()
-        },
-    }
-
-
-def _expected(reference: RACE, graph: Batch) -> dict[str, tuple[Tensor, float]]:
-    """Of each quantity of race::Prediction (members = true): its value and the scale that its error is measured by."""
-    n, M = graph.n_atoms, reference.n_members
-    # With the volume set to 1, stress is -virial for the cluster too.
-    result = reference(Batch(**{**vars(graph), "volume": torch.ones(1, dtype=torch.float64)}))
-    six = -result["stress"][0].detach()  # [M, 6]
-    virial = six.new_zeros(M, 3, 3)
-    virial[:, SIX_ROWS, SIX_COLUMNS] = six
-    virial[:, SIX_COLUMNS, SIX_ROWS] = six
-
-    with torch.no_grad():
-        raw = result["raw"]
-        out = torch.cat([raw[..., :1], raw[..., 1:] * reference.n_layers], dim=-1)  # uncertainty() takes sums over layers
-        energy_var, aleatoric, epistemic = reference.uncertainty(out, graph.species)
-    node_energy, forces = result["node_energy"].detach(), result["forces"].detach()
-    isolated = torch.tensor(reference.config.atomic_energies or [0.0] * len(reference.config.elements), dtype=torch.float64)
-    interaction = node_energy - isolated[graph.species].unsqueeze(1)
-    force_scale = _largest(forces)
-    if not torch.isfinite(torch.cat([node_energy.flatten(), forces.flatten(), aleatoric.flatten()])).all():
-        raise RaceError("the model's predictions are not finite", remedy="look at the training log: the weights have diverged")
-    return {
-        "node_energy": (node_energy, _largest(interaction)),
-        "forces": (forces.reshape(n, M, 3), force_scale),
-        "virial": (virial, max(_largest(virial), force_scale * reference.config.r_max)),
-        "node_energy_var": (energy_var, _largest(energy_var)),
-        "cov_aleatoric": (aleatoric.mean(1), _largest(aleatoric)),
-        "cov_epistemic": (epistemic.mean(1), _largest(epistemic)),
+        "expected": expected,
     }
 
 

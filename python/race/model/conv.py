@@ -5,7 +5,8 @@
 
 `conv_fused` is the compiled operator race::conv, `conv_aten` its slow twin in stock torch operations: the oracle of the tests
 and the body of portable artifacts. Both are TorchScript and differentiable twice. They are two functions, so that a caller
-branching on a Final attribute compiles only one.
+branching on a Final attribute compiles only one. `conv_vjp_fused` and `conv_vjp_aten` are their transposes, for artifacts, which
+run without autograd.
 
 Arguments of both:
     g: [n_nodes, dim_in] features of the senders.
@@ -13,7 +14,7 @@ Arguments of both:
         slopes and curvatures at N knots, radial is x [E, G] and R its quintic Hermite interpolation, which the fused operator
         never stores.
     sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
-        the gradients with respect to x and sh are each member's own.
+        the gradients with respect to x and sh are each member's own. The first is a constant: its gradient is zero.
     sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
     paths: rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column, weight_offset, cg_offset):
         reads g[:, in_offset:] viewed [2l1+1, M, mul], writes columns out_column.. of out[:, out_offset:] viewed
@@ -21,36 +22,42 @@ Arguments of both:
     cg: float64, coefficients of all paths. dim_out: width of the result [n_receivers, dim_out].
 """
 
-import warnings
-
 import torch
 from torch import Tensor
 
+from race.model.fused import HAS_FUSED
 from race.model.scatter import segment_sum
 
-try:
-    import race._race  # noqa: F401  registers torch.ops.race.*
 
-    HAS_FUSED = True
-except ImportError as error:
-    HAS_FUSED = False
-    warnings.warn(f"race._race cannot be loaded ({error}): falling back to the slow convolution", stacklevel=2)
-
-
-def spline_aten(x: Tensor, table: Tensor) -> Tensor:
-    """x [E, G], table [M, N, 3, K] -> R [M, E, K]: quintic Hermite; beyond x = 1 the last knot's value."""
+def interval(x: Tensor, table: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
+    """Of x [E, G] in table [M, N, 3, K]: width h, place t [M, E, 1] in the interval, its two knots [M, E, 3, K]."""
     n_members, n_knots = table.shape[0], table.shape[1]
     h = 1.0 / (n_knots - 1)
     position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() / h  # [M, E]
     row = torch.clamp(position.detach().to(torch.long), max=n_knots - 2)
-    t = (position - row).unsqueeze(2)
-    s = 1.0 - t
     member = torch.arange(n_members, device=x.device).unsqueeze(1)
-    left, right = table[member, row], table[member, row + 1]  # [M, E, 3, K]: value, slope, curvature
+    return h, (position - row).unsqueeze(2), table[member, row], table[member, row + 1]
+
+
+def spline_aten(x: Tensor, table: Tensor) -> Tensor:
+    """x [E, G], table [M, N, 3, K] -> R [M, E, K]: quintic Hermite; beyond x = 1 the last knot's value."""
+    h, t, left, right = interval(x, table)
+    s = 1.0 - t
     value = s**3 * (1.0 + 3.0 * t + 6.0 * t**2) * left[:, :, 0] + t**3 * (1.0 + 3.0 * s + 6.0 * s**2) * right[:, :, 0]
     slope = t * s**3 * (1.0 + 3.0 * t) * left[:, :, 1] - s * t**3 * (1.0 + 3.0 * s) * right[:, :, 1]
     curvature = t**2 * s**3 * left[:, :, 2] + t**3 * s**2 * right[:, :, 2]
     return value + h * slope + 0.5 * h**2 * curvature
+
+
+def spline_slope_aten(x: Tensor, table: Tensor) -> Tensor:
+    """dR/dx [M, E, K] of `spline_aten`."""
+    h, t, left, right = interval(x, table)
+    s = 1.0 - t
+    value = 30.0 * t**2 * s**2 * (right[:, :, 0] - left[:, :, 0])
+    slope = s**2 * (1.0 + 2.0 * t - 15.0 * t**2) * left[:, :, 1] + t**2 * (1.0 + 2.0 * s - 15.0 * s**2) * right[:, :, 1]
+    curvature = t * s**2 * (2.0 - 5.0 * t) * left[:, :, 2] + t**2 * s * (3.0 - 5.0 * t) * right[:, :, 2]
+    inside = ((x > 0.0) & (x < 1.0)).to(x.dtype).expand(-1, table.shape[0]).t().unsqueeze(2)
+    return inside * (value / h + slope + 0.5 * h * curvature)
 
 
 def conv_aten(
@@ -68,6 +75,8 @@ def conv_aten(
 
         x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
         y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)  # [E, G, d2]
+        if d2 == 1:
+            y = y.detach()
         coupling = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
         matrix = torch.einsum("egb,abc->egac", y, coupling).expand(n_edges, n_members, d1, d3)
         weight = radial.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)  # [E, 1, M, mul]
@@ -77,6 +86,53 @@ def conv_aten(
         rows = torch.arange(d3 * n_members, device=g.device) * out_mul + (out_offset + column)
         columns.append((rows.unsqueeze(1) + torch.arange(mul, device=g.device)).view(-1))
     return g.new_zeros((n, dim_out)).index_add(1, torch.cat(columns), torch.cat(parts, dim=1))
+
+
+def conv_vjp_aten(
+    grad: Tensor,
+    g: Tensor,
+    radial: Tensor,
+    table: Tensor | None,
+    sh: Tensor,
+    sender: Tensor,
+    row_ptr: Tensor,
+    paths: list[int],
+    cg: Tensor,
+    want_g: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adjoints of (g, radial, sh) from that of `conv_aten`'s result, grad [n_receivers, dim_out]; stock torch operations only.
+
+    That of g is meaningless unless wanted.
+    """
+    weights = radial if table is None else spline_aten(radial, table)  # [M, E, K]
+    n, n_edges, n_members = row_ptr.shape[0] - 1, sender.shape[0], weights.shape[0]
+    receiver = torch.repeat_interleave(torch.arange(n, device=g.device), row_ptr[1:] - row_ptr[:-1])
+    dg, dweights = torch.zeros_like(g), torch.zeros_like(weights)
+    dsh = torch.zeros(n_edges, n_members, sh.shape[2], dtype=g.dtype, device=g.device)
+    for p in range(0, len(paths), 10):
+        d1, d2, d3 = 2 * paths[p] + 1, 2 * paths[p + 1] + 1, 2 * paths[p + 2] + 1
+        mul, in_offset, out_offset, out_mul = paths[p + 3], paths[p + 4], paths[p + 5], paths[p + 6]
+        column, weight_offset, cg_offset = paths[p + 7], paths[p + 8], paths[p + 9]
+
+        x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
+        y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)
+        coupling = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
+        matrix = torch.einsum("egb,abc->egac", y, coupling).expand(n_edges, n_members, d1, d3)
+        weight = weights.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)  # [E, 1, M, mul]
+        bar = grad.narrow(1, out_offset, d3 * n_members * out_mul).view(n, d3, n_members, out_mul)
+        bar = bar.narrow(3, column, mul).index_select(0, receiver)  # [E, d3, M, mul]
+
+        along = torch.einsum("emac,ecmu->eamu", matrix, bar)  # [E, d1, M, mul]
+        dg.narrow(1, in_offset, d1 * n_members * mul).index_add_(0, sender, (along * weight).reshape(n_edges, d1 * n_members * mul))
+        dweights.narrow(2, weight_offset, mul).add_((along * x).sum(1).transpose(0, 1))
+        if d2 > 1:
+            dmatrix = torch.einsum("eamu,ecmu->emac", x * weight, bar)
+            dsh.narrow(2, paths[p + 1] * paths[p + 1], d2).add_(torch.einsum("emac,abc->emb", dmatrix, coupling))
+    if table is not None:
+        dweights = (dweights * spline_slope_aten(radial, table)).sum(2).t()  # dx [E, M]
+        if radial.shape[1] == 1:
+            dweights = dweights.sum(1, keepdim=True)
+    return dg, dweights, dsh if sh.shape[1] == n_members else dsh.sum(1, keepdim=True)
 
 
 if HAS_FUSED and hasattr(torch.ops.race, "conv"):
@@ -95,5 +151,21 @@ if HAS_FUSED and hasattr(torch.ops.race, "conv"):
         """See the module: the compiled operator race::conv; [n_receivers, dim_out]."""
         return torch.ops.race.conv(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out)
 
+    def conv_vjp_fused(
+        grad: Tensor,
+        g: Tensor,
+        radial: Tensor,
+        table: Tensor | None,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        paths: list[int],
+        cg: Tensor,
+        want_g: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `conv_vjp_aten`, by race::conv_backward."""
+        result = torch.ops.race.conv_backward(grad, g, radial, table, sh, sender, row_ptr, paths, cg, [want_g, True, False, True])
+        return result[0] if want_g else g, result[1], result[3]
+
 else:
-    conv_fused = conv_aten
+    conv_fused, conv_vjp_fused = conv_aten, conv_vjp_aten

@@ -13,7 +13,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from race.model.conv import HAS_FUSED
+from race.model.fused import HAS_FUSED
 from race.model.radial import bessel_basis
 
 

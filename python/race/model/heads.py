@@ -18,6 +18,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
+from race.model.expm import expm_traceless
 
 SCALARS = {"point": 1, "energy": 2, "cholesky": 8, "equivariant": 3, "evidential": 5}
 TENSOR_HEADS = ("equivariant", "evidential")
@@ -92,7 +93,7 @@ class ForceCovariance(nn.Module):
             return factor @ factor.transpose(-1, -2) + self.jitter * self.identity
         if self.head == "equivariant" or self.head == "evidential":
             a, q = self.log_parts(raw)
-            sigma = self.sigma0_squared * torch.exp(a)[..., None, None] * torch.linalg.matrix_exp(q)
+            sigma = self.sigma0_squared * torch.exp(a)[..., None, None] * expm_traceless(q)
             if self.head == "evidential":
                 nu = evidential_nu(raw)
                 sigma = sigma * (nu / (nu - 4.0))[..., None, None]
@@ -111,7 +112,7 @@ class ForceCovariance(nn.Module):
             return (white * white).sum(-1), 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         if self.head == "equivariant" or self.head == "evidential":
             a, q = self.log_parts(raw)
-            inverse = torch.linalg.matrix_exp(-q)
+            inverse = expm_traceless(-q)
             quadratic = (error.unsqueeze(-2) @ inverse @ error.unsqueeze(-1)).squeeze(-1).squeeze(-1)
             scale = torch.exp(-a) / self.sigma0_squared
             # Q is traceless, so ln det Sigma = 3 a + 6 ln sigma0, without a factorisation

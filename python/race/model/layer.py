@@ -55,11 +55,9 @@ class Layer(nn.Module):
     a layer ends with the narrow tensor that neighbours (and other ranks) need.
     """
 
-    __constants__ = ["fused", "is_folded"]  # branches on them are decided when the artifact is compiled
     cg: Tensor
     product_norm: Tensor
     skip_norm: Tensor
-    product_folded: Tensor
 
     def __init__(
         self,
@@ -83,7 +81,8 @@ class Layer(nn.Module):
         M, S = n_members, n_species
         paths = conv_paths(irreps_g, lmax, irreps_out, M)
         irreps_a = o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in paths.irreps_out])
-        self.irreps_g, self.irreps_in, self.irreps_out, self.linear_down_irreps = irreps_g, irreps_in, irreps_out, irreps_a
+        self.irreps_g, self.irreps_in, self.irreps_out = irreps_g, irreps_in, irreps_out
+        self.irreps_mid, self.irreps_a = paths.irreps_out, irreps_a
         self.fused = True
         self.path_rows = paths.rows
         self.register_buffer("cg", paths.cg, persistent=False)
@@ -98,12 +97,9 @@ class Layer(nn.Module):
         self.register_buffer("product_norm", product_norm, persistent=False)
         self.register_buffer("skip_norm", skip_norm, persistent=False)
         self.product_map = block_linear(irreps_a, irreps_out, M)
-        self.folded_map = block_linear(paths.irreps_out, irreps_out, M)
         self.skip_map = block_linear(irreps_in, irreps_out, M)
         self.weight_product = nn.Parameter(torch.randn(M, n_features, product_norm.numel()))
         self.weight_skip = nn.Parameter(torch.randn(M, S, skip_norm.numel()))
-        self.is_folded = False
-        self.register_buffer("product_folded", torch.zeros(0), persistent=False)
 
         self.readout = Readout(irreps_out, readout_hidden, head, M)
         self.linear_up_next = None if irreps_g_next is None else Linear(irreps_out, irreps_g_next, M)
@@ -117,31 +113,9 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h [n, dim], g [n_total, dim_g], radial [E, G, B], sh [E, G, S], CSR over receivers -> h', g', out [n, M, n_out]."""
         weights, table = self.radial(radial)
-        if self.fused:
-            mid = conv_fused(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
-        else:
-            mid = conv_aten(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
-        if self.is_folded:
-            product = self.folded_map(mid, self.product_folded, species)
-        else:
-            product = self.product_map(self.linear_down(mid), self.product_weight(species_features), species)
+        conv = conv_fused if self.fused else conv_aten
+        mid = conv(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
+        product = self.product_map(self.linear_down(mid), self.product_weight(species_features), species)
         h_next = product + self.skip_map(h, self.weight_skip * self.skip_norm, species)
         g_next = h_next.new_zeros((h.shape[0], 0)) if self.linear_up_next is None else self.linear_up_next(h_next)
         return h_next, g_next, self.readout(h_next)
-
-    def fold(self, species_features: Tensor) -> None:
-        """Keeps W_down W_prod[Z] / N alone, one matrix per species (exact); afterwards the layer cannot be trained.
-
-        Not so in training: forming the matrices costs more than a second map of a batch of some hundred atoms.
-        """
-        self.radial.fold()
-        down = self.linear_down.matrices().split([a * b for a, b in self.linear_down.shapes], dim=2)
-        product = self.product_weight(species_features).split([a * b for a, b in self.product_shapes], dim=2)
-        parts = [
-            torch.matmul(left.unflatten(2, [rows, columns]), right.unflatten(2, [columns, columns])).flatten(2)
-            for left, right, (rows, columns) in zip(down, product, self.linear_down.shapes, strict=True)
-        ]
-        self.product_folded = torch.cat(parts, dim=2).detach()
-        for weight in (self.weight_product, self.linear_down.weight):
-            weight.data = weight.data[..., :0]
-        self.is_folded = True

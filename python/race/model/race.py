@@ -1,8 +1,7 @@
 """The RACE potential: E = sum_j ( sum_t E_j^t scale[Z_j] + E0[Z_j] ), forces, stress, uncertainty (paper section 4.3).
 
-Members are channels: M members are one network whose channel axis is M times as wide. Everything is written as segments
-(edges, embed, layer, readout, uncertainty), because the same methods are compiled into the artifact, where the runtime
-exchanges ghost features between them.
+Members are channels: M members are one network whose channel axis is M times as wide. This is the form that is trained;
+race.deploy.folded is the same function as it runs afterwards.
 """
 
 import torch
@@ -13,28 +12,26 @@ from race.config import ModelConfig
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import Batch
 from race.errors import RaceError
-from race.model.conv import HAS_FUSED
 from race.model.edges import EdgeBasis
-from race.model.heads import TENSOR_HEADS, ForceCovariance, evidential_kappa, n_outputs
+from race.model.fused import HAS_FUSED
+from race.model.heads import TENSOR_HEADS
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
 from race.model.linear import BlockLinear, Linear
+from race.model.outputs import Outputs
+from race.model.radial import Radial
 from race.model.scatter import segment_sum
 
 
-class RACE(nn.Module):
+class RACE(Outputs):
     """M members of one architecture; see `ModelConfig` for every option. Parameters carry the member axis first."""
 
-    scale: Tensor
-    atomic_energies: Tensor
-
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
-        super().__init__()
         if not config.elements:
             raise RaceError("a model needs its elements", where="model.elements", expected="chemical symbols", got="an empty list")
+        super().__init__(config, dtype)
         self.config = config
         M, S, F = config.n_members, len(config.elements), config.n_features
-        self.n_members, self.n_layers = M, config.n_layers
         hidden = unique_irreps(config.irreps_hidden)
         if o3.Irrep("0e") not in hidden:
             raise RaceError("hidden features need scalars", where="model.irreps_hidden", expected="some 0e", got=config.irreps_hidden)
@@ -67,86 +64,20 @@ class RACE(nn.Module):
                 )
                 for t in range(config.n_layers)
             )  # fmt: skip
-            self.force_covariance = ForceCovariance(config.head, config.sigma0, dtype)
         finally:
             torch.set_default_dtype(previous)
         self.g_dims = [Layout(irreps, M).dim for irreps in g_irreps]  # width of each halo exchange
-        self.head = config.head
-        self.n_out = n_outputs(config.head)
-        self.has_energy_var = config.head != "point"
-        self.has_forces_cov = config.head not in ("point", "energy")
         self.mean_pooling = config.pooling == "mean"
-        self.paper_energy_var = config.energy_aggregation == "paper"
-        self.sigma0_energy_squared = float(config.sigma0_energy) ** 2
-        scale = torch.tensor(config.scale or [1.0] * S, dtype=torch.float64)
-        shift = torch.tensor(config.atomic_energies or [0.0] * S, dtype=torch.float64)
-        self.register_buffer("scale", scale)
-        self.register_buffer("atomic_energies", shift)
 
-    # ---- segments: what the artifact exports -------------------------------------------------------------------
-
-    @torch.jit.export
-    def edges(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """edge_vector [E, 3] A -> radial [E, B], sh [E, S], radial_grad [E, B], sh_grad [E, S, 3]
-
-        The gradients are for `edges_vjp` alone, and empty, [E, 0], where compiled kernels form them on the fly.
-        """
-        return self.edge_basis(edge_vector)
-
-    @torch.jit.export
-    def edges_vjp(self, edge_vector: Tensor, radial_grad: Tensor, sh_grad: Tensor, bar_radial: Tensor, bar_sh: Tensor) -> Tensor:
-        """Adjoints of radial [E, G, B] and sh [E, G, S] -> dE/d(edge_vector) [E, G, 3] eV/A"""
-        return self.edge_basis.vjp(edge_vector, radial_grad, sh_grad, bar_radial, bar_sh)
-
-    @torch.jit.export
     def embed(self, species: Tensor) -> tuple[Tensor, Tensor]:
-        """species [n] -> h_0 [n, M * F], g_0 [n, dim]: functions of the species, so ghosts need no exchange."""
+        """species [n] -> h_0 [n, M * F], g_0 [n, dim]"""
         table = self.embedding.transpose(0, 1).reshape(self.embedding.shape[1], -1)  # [S, M * F]
         return table.index_select(0, species), self.linear_up(table).index_select(0, species)
 
-    @torch.jit.export
-    def layer(
-        self, t: int, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer t on owned receivers: h [n, ..], g [n_total, ..], radial [E, G, B], sh [E, G, S] -> h', g', out [n, M, n_out]"""
-        a = torch.bmm(self.embedding, self.weight_a) * self.weight_a.shape[1] ** -0.5  # [M, S, F]
-        result = (h, g, h.new_zeros(0))
-        for k, layer in enumerate(self.layers):
-            if k == t:
-                result = layer(a, h, g, radial, sh, sender, row_ptr, species)
-        return result
+    def species_features(self) -> Tensor:
+        """a = W_a h_0 [M, S, F]"""
+        return torch.bmm(self.embedding, self.weight_a) * self.weight_a.shape[1] ** -0.5
 
-    @torch.jit.export
-    def readout(self, out: Tensor, species: Tensor) -> Tensor:
-        """Outputs summed over layers [n, M, n_out] -> node energies [n, M] in float64, eV"""
-        return out[:, :, 0].to(torch.float64) * self.scale[species].unsqueeze(1) + self.atomic_energies[species].unsqueeze(1)
-
-    @torch.jit.export
-    def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs summed over layers -> node energy variance [n, M], covariances [n, M, 6]: aleatoric, epistemic (evidential only)"""
-        raw = self.raw_channels(out)
-        zero = torch.zeros(out.shape[0], out.shape[1], 6, dtype=out.dtype, device=out.device)
-        aleatoric, epistemic = zero, zero
-        if self.has_forces_cov:
-            aleatoric = self.force_covariance.columns(self.force_covariance.matrix(raw))
-            if self.head == "evidential":
-                epistemic = aleatoric / evidential_kappa(raw).unsqueeze(-1)
-        return self.node_energy_var(raw), aleatoric, epistemic
-
-    # ---- training ------------------------------------------------------------------------------------------------
-
-    def raw_channels(self, out: Tensor) -> Tensor:
-        """Outputs summed over layers -> raw head channels: uncertainty channels averaged over layers."""
-        return torch.cat([out[..., :1], out[..., 1:] / self.n_layers], dim=-1)
-
-    def node_energy_var(self, raw: Tensor) -> Tensor:
-        """[n, M] eV^2 (sums to the frame's variance); zero for the point head. `paper`: ln of the intensive variance."""
-        if not self.has_energy_var:
-            return torch.zeros_like(raw[..., 0])
-        s = raw[..., 1]
-        return s if self.paper_energy_var else self.sigma0_energy_squared * torch.exp(s)
-
-    @torch.jit.unused
     def forward(self, batch: Batch, forces: bool = True, create_graph: bool = False) -> dict[str, Tensor]:
         """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and stress [n_frames, M, 6] eV/A^3.
 
@@ -156,18 +87,19 @@ class RACE(nn.Module):
         M, sender = self.n_members, batch.edge_index[0]
         vector = batch.edge_vector
         with torch.no_grad():
-            radial_one, sh_one, radial_grad, sh_grad = self.edges(vector)
+            radial_one, sh_one, radial_grad, sh_grad = self.edge_basis(vector)
         # One leaf per member on the group axis: one backward of sum_m E_m returns every member's own adjoints.
         radial = radial_one.unsqueeze(1).expand(-1, M, -1).requires_grad_(forces)
         sh = sh_one.unsqueeze(1).expand(-1, M, -1).requires_grad_(forces)
 
         with torch.set_grad_enabled(forces or torch.is_grad_enabled()):
             h, g = self.embed(batch.species)
-            h, g, out = self.layer(0, h, g, radial, sh, sender, batch.row_ptr, batch.species)
-            for t in range(1, self.n_layers):
-                h, g, extra = self.layer(t, h, g, radial, sh, sender, batch.row_ptr, batch.species)
+            a = self.species_features()
+            h, g, out = self.layers[0](a, h, g, radial, sh, sender, batch.row_ptr, batch.species)
+            for layer in self.layers[1:]:
+                h, g, extra = layer(a, h, g, radial, sh, sender, batch.row_ptr, batch.species)
                 out = out + extra
-            node_energy = self.readout(out, batch.species)
+            node_energy = self.node_energy(out, batch.species)
             raw = self.raw_channels(out)
             result = {"node_energy": node_energy, "raw": raw, "energy": self.pool(node_energy, batch)}
             if self.has_energy_var:
@@ -176,7 +108,7 @@ class RACE(nn.Module):
             return result
 
         bar_radial, bar_sh = torch.autograd.grad(node_energy.sum(), [radial, sh], create_graph=create_graph)
-        edge_grad = self.edges_vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
+        edge_grad = self.edge_basis.vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
         result["forces"] = segment_sum(edge_grad, batch.row_ptr).index_add(0, sender, edge_grad, alpha=-1)
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
         virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
@@ -185,18 +117,15 @@ class RACE(nn.Module):
         result["stress"] = torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0))
         return result
 
-    @torch.jit.unused
     def frame_ptr(self, batch: Batch) -> Tensor:
         """int64 [n_frames + 1]: the atoms of frame k are frame_ptr[k]:frame_ptr[k + 1]."""
         return torch.nn.functional.pad(batch.n_atoms_per_frame.cumsum(0), (1, 0))
 
-    @torch.jit.unused
     def pool(self, node: Tensor, batch: Batch) -> Tensor:
         """[n_atoms, M] -> [n_frames, M]: sum, or mean where the target is intensive."""
         total = segment_sum(node, self.frame_ptr(batch))
         return total / batch.n_atoms_per_frame[:, None] if self.mean_pooling else total
 
-    @torch.jit.unused
     def energy_var(self, raw: Tensor, batch: Batch) -> Tensor:
         """Aleatoric variance of the frame's target, [n_frames, M] eV^2."""
         total = segment_sum(self.node_energy_var(raw), self.frame_ptr(batch))
@@ -205,30 +134,13 @@ class RACE(nn.Module):
             return torch.exp(total / n)
         return total / n**2 if self.mean_pooling else total
 
-    @torch.jit.unused
     def forces_cov(self, raw: Tensor) -> Tensor:
         """Aleatoric force covariance [n_atoms, M, 3, 3], (eV/A)^2."""
         return self.force_covariance.matrix(raw)
 
-    # ---- deployment ------------------------------------------------------------------------------------------------
-
-    @torch.jit.unused
-    def _layers(self) -> list[Layer]:
-        return [layer for layer in self.layers if isinstance(layer, Layer)]
-
-    @torch.jit.unused
-    def fold(self) -> "RACE":
-        """Folds what is linear (exact); the result predicts the same and cannot be trained. In place."""
-        with torch.no_grad():
-            a = torch.bmm(self.embedding, self.weight_a) * self.weight_a.shape[1] ** -0.5
-            for layer in self._layers():
-                layer.fold(a)
-        return self
-
-    @torch.jit.unused
     def set_fused(self, fused: bool) -> "RACE":
         """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
         for module in self.modules():
-            if isinstance(module, (EdgeBasis, Layer, BlockLinear)):
+            if isinstance(module, (EdgeBasis, Layer, BlockLinear, Radial)):
                 module.fused = fused and HAS_FUSED
         return self

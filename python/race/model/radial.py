@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from race.model.fused import HAS_FUSED
+
 
 def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
     """e_n(x) = sqrt(2) sin(n pi x) / x u(x) and d/dx, n = 1..n_radial, u the polynomial envelope of order p.
@@ -57,21 +59,19 @@ def silu_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
 class Radial(nn.Module):
     """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
 
-    __constants__ = ["is_folded", "n_knots"]
+    __constants__ = ["n_knots", "fused"]
     knots: Tensor
-    table_folded: Tensor
 
     def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
         super().__init__()
         self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
-        self.is_folded = False
+        self.fused = HAS_FUSED
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
         value, slope = bessel_basis(x, widths[0], float(envelope_p))
         knots = torch.stack([value, slope, bessel_curvature(x, widths[0], float(envelope_p))])  # [3, N, B]
         self.register_buffer("knots", knots.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("table_folded", torch.zeros(0), persistent=False)
 
     def forward(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the convolution takes as (radial, table): x [E, G] and knots [M, N, 3, K], or R [M, E, K] and None.
@@ -80,7 +80,7 @@ class Radial(nn.Module):
         """
         if self.n_knots == 0:
             return self.mlp(radial.transpose(0, 1)), None  # [G, E, B]; G = 1 broadcasts over members
-        return radial.squeeze(2), self.table_folded if self.is_folded else self.table()
+        return radial.squeeze(2), self.table()
 
     def mlp(self, x: Tensor) -> Tensor:
         for k, weight in enumerate(self.weights):
@@ -89,8 +89,38 @@ class Radial(nn.Module):
                 x = silu(x)
         return x
 
+    def mlp_vjp(self, x: Tensor, bar: Tensor) -> Tensor:
+        """Adjoint of the Bessel features x [G, E, B], from that of R, [M, E, K]: [M, E, B]."""
+        kept: list[Tensor] = []  # hidden values before the activation
+        for k, weight in enumerate(self.weights):
+            if k < self.n_hidden:
+                kept.append(torch.matmul(x, weight * weight.shape[1] ** -0.5))
+                x = silu(kept[k])
+        for k, weight in enumerate(self.transposed()):
+            if k > 0:
+                bar = bar * silu_derivatives(kept[self.n_hidden - k])[0]
+            bar = torch.matmul(bar, weight)
+        return bar
+
+    def transposed(self) -> list[Tensor]:
+        """Normalised matrices, transposed, the last first."""
+        matrices: list[Tensor] = []
+        for weight in self.weights:
+            matrices.insert(0, weight.transpose(1, 2) * weight.shape[1] ** -0.5)
+        return matrices
+
     def table(self) -> Tensor:
         """R, R' and R'' at the knots, [M, N, 3, K]: the MLP and its derivatives carried forward."""
+        if self.fused and self.knots.is_cpu:
+            matrices: list[Tensor] = []
+            for weight in self.weights:
+                matrices.append(weight * weight.shape[1] ** -0.5)  # noqa: PERF401 (TorchScript)
+            return torch.ops.race.radial_table(self.knots, matrices)
+        else:
+            return self.table_aten()
+
+    def table_aten(self) -> Tensor:
+        """`table` in stock torch operations."""
         n_members, n_knots = self.weights[0].shape[0], self.knots.shape[1]
         x = self.knots.view(1, 3 * n_knots, -1)
         for k, weight in enumerate(self.weights):
@@ -99,12 +129,4 @@ class Radial(nn.Module):
                 value, slope, curvature = x.view(n_members, 3, n_knots, -1).unbind(1)
                 first, second = silu_derivatives(value)
                 x = torch.cat([silu(value), first * slope, second * slope**2 + first * curvature], 1)
-        return x.view(n_members, 3, n_knots, -1).transpose(1, 2)
-
-    def fold(self) -> None:
-        """Keeps the table alone."""
-        if self.n_knots > 0:
-            self.table_folded = self.table().detach().contiguous()
-            for weight in self.weights:
-                weight.data = weight.data[:, :0, :0]
-            self.is_folded = True
+        return x.view(n_members, 3, n_knots, -1).transpose(1, 2).contiguous()  # once here, or in every call of the convolution

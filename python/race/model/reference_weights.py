@@ -62,7 +62,7 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
         keys = keyed_paths(irreps_g, config.lmax, irreps_out)
         widths = {ir: mul for mul, ir in irreps_g}
         parts = flat_matrices(layer.linear_down.weight[m], layer.linear_down.shapes)
-        matrices = {ir: part for (_, ir), part in zip(layer.linear_down_irreps, parts, strict=True)}
+        matrices = {ir: part for (_, ir), part in zip(layer.irreps_a, parts, strict=True)}
         column, row = 0, {ir: 0 for ir in matrices}
         starts = torch.cumsum(torch.tensor([0, *ref.muls]), 0).tolist()
         for key in keys:
@@ -75,7 +75,7 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
         set_linear(ref.down, down)
 
         product = flat_matrices(layer.weight_product[m] * layer.product_norm, layer.product_shapes)
-        set_product(ref.product, {(scalar, ir): w for (_, ir), w in zip(layer.linear_down_irreps, product, strict=True)})
+        set_product(ref.product, {(scalar, ir): w for (_, ir), w in zip(layer.irreps_a, product, strict=True)})
         skip = flat_matrices(layer.weight_skip[m] * layer.skip_norm, layer.skip_shapes)  # [S, mul_in, mul_out]
         skip_irreps = [ir for _, ir in irreps_out if ir in irreps_in]
         set_product(ref.skip, {(ir, scalar): w.transpose(0, 1) for ir, w in zip(skip_irreps, skip, strict=True)})

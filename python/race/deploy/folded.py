@@ -1,0 +1,108 @@
+"""A trained model as it is deployed: segments between which domains exchange rows, each with its transpose.
+
+Nothing here records autograd. Forces are the explicit transpose, segment by segment in reverse, so that one step is a fixed
+sequence of operators.
+"""
+
+# mypy: disable-error-code="operator"
+# (TorchScript iterates over plain ModuleLists, whose items have no type.)
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from race.deploy.folded_layer import FoldedLayer, Map
+from race.model.edges import EdgeBasis
+from race.model.fused import HAS_FUSED
+from race.model.layer import Layer
+from race.model.outputs import Outputs
+from race.model.race import RACE
+from race.model.radial import Radial
+
+
+class FoldedRACE(Outputs):
+    """The segments of a model, without gradients: what an artifact holds. Shapes and units as in cpp/include/race/model.h."""
+
+    scale: Tensor
+    atomic_energies: Tensor
+    g_rows: Tensor
+
+    def __init__(self, model: RACE):
+        """A copy in float64."""
+        super().__init__(model.config, torch.float64)
+        twin = RACE(model.config, torch.float64)
+        twin.load_state_dict(model.state_dict())
+        twin.requires_grad_(False)
+        self.edge_basis = twin.edge_basis
+        a = twin.species_features()
+        embedding = twin.embedding.transpose(0, 1).reshape(twin.embedding.shape[1], -1)  # [S, M * F]
+        self.register_buffer("g_rows", twin.linear_up(embedding))
+        trained = [layer for layer in twin.layers if isinstance(layer, Layer)]
+        layers: list[FoldedLayer] = []
+        irreps_h = o3.Irreps([])
+        for t, layer in enumerate(trained):
+            following = trained[t + 1] if t + 1 < self.n_layers else None
+            layers.append(FoldedLayer(layer, a, embedding if t == 0 else embedding[:0], irreps_h, following, self.head))
+            irreps_h = layers[t].irreps_h
+        self.layers = nn.ModuleList(layers)
+        self.g_dims = twin.g_dims
+
+    @torch.jit.export
+    def prepare(self) -> None:
+        """Before anything else, once dtype and device are known."""
+        for layer in self.layers:
+            layer.prepare()
+
+    @torch.jit.export
+    def edges(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.edge_basis(edge_vector)
+
+    @torch.jit.export
+    def edges_vjp(self, edge_vector: Tensor, radial_grad: Tensor, sh_grad: Tensor, bar_radial: Tensor, bar_sh: Tensor) -> Tensor:
+        return self.edge_basis.vjp(edge_vector, radial_grad, sh_grad, bar_radial, bar_sh)
+
+    @torch.jit.export
+    def embed(self, species: Tensor) -> Tensor:
+        """species [n] -> g_0 [n, dim_g]: a function of the species, so ghosts need no exchange."""
+        return self.g_rows.index_select(0, species)
+
+    @torch.jit.export
+    def layer(
+        self, t: int, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        result = (h, g, h, h)
+        for k, layer in enumerate(self.layers):
+            if k == t:
+                result = layer(h, g, radial, sh, sender, row_ptr, species)
+        return result
+
+    @torch.jit.export
+    def layer_vjp(
+        self, t: int, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor, z: Tensor,
+        bar_energy: Tensor, bar_new: Tensor, bar_g_next: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        result = (g, g, g, g)
+        for k, layer in enumerate(self.layers):
+            if k == t:
+                result = layer.vjp(g, radial, sh, sender, row_ptr, species, z, bar_energy, bar_new, bar_g_next)
+        return result
+
+    @torch.jit.export
+    def readout(self, out: Tensor, species: Tensor) -> Tensor:
+        return self.node_energy(out, species)
+
+    @torch.jit.export
+    def readout_vjp(self, species: Tensor, bar_node_energy: Tensor) -> Tensor:
+        """Adjoint of the energy channel of every layer's out, [n, M], from that of the members' total energies, float64 [M]."""
+        return (self.scale.index_select(0, species).unsqueeze(1) * bar_node_energy).to(self.g_rows.dtype)
+
+    @torch.jit.export
+    def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.moments(out)
+
+    @torch.jit.unused
+    def set_fused(self, fused: bool) -> "FoldedRACE":
+        """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
+        for module in self.modules():
+            if isinstance(module, (EdgeBasis, FoldedLayer, Map, Radial)):
+                module.fused = fused and HAS_FUSED
+        return self

@@ -1,0 +1,55 @@
+"""From readout channels to energies, variances and covariances: what a model in training and its deployed form share."""
+
+import torch
+from torch import Tensor, nn
+
+from race.config import ModelConfig
+from race.model.heads import ForceCovariance, evidential_kappa, n_outputs
+
+
+class Outputs(nn.Module):
+    """Readout channels out [n, M, n_out], summed over layers, and what they mean."""
+
+    scale: Tensor
+    atomic_energies: Tensor
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype):
+        super().__init__()
+        self.n_members, self.n_layers = config.n_members, config.n_layers
+        self.head = config.head
+        self.n_out = n_outputs(config.head)
+        self.has_energy_var = config.head != "point"
+        self.has_forces_cov = config.head not in ("point", "energy")
+        self.paper_energy_var = config.energy_aggregation == "paper"
+        self.sigma0_energy_squared = float(config.sigma0_energy) ** 2
+        self.force_covariance = ForceCovariance(config.head, config.sigma0, dtype)
+        n_species = len(config.elements)
+        self.register_buffer("scale", torch.tensor(config.scale or [1.0] * n_species, dtype=torch.float64))
+        self.register_buffer("atomic_energies", torch.tensor(config.atomic_energies or [0.0] * n_species, dtype=torch.float64))
+
+    def node_energy(self, out: Tensor, species: Tensor) -> Tensor:
+        """Node energies [n, M] in float64, eV"""
+        scale, shift = self.scale.index_select(0, species), self.atomic_energies.index_select(0, species)
+        return out.select(2, 0).to(torch.float64) * scale.unsqueeze(1) + shift.unsqueeze(1)
+
+    def raw_channels(self, out: Tensor) -> Tensor:
+        """Raw head channels: uncertainty channels averaged over layers."""
+        return torch.cat([out[..., :1], out[..., 1:] / self.n_layers], dim=-1)
+
+    def node_energy_var(self, raw: Tensor) -> Tensor:
+        """[n, M] eV^2 (sums to the frame's variance); zero for the point head. `paper`: ln of the intensive variance."""
+        if not self.has_energy_var:
+            return torch.zeros_like(raw[..., 0])
+        s = raw[..., 1]
+        return s if self.paper_energy_var else self.sigma0_energy_squared * torch.exp(s)
+
+    def moments(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Node energy variance [n, M], force covariances [n, M, 6] (eV/A)^2: aleatoric, epistemic (evidential head only)"""
+        raw = self.raw_channels(out)
+        zero = torch.zeros(out.shape[0], out.shape[1], 6, dtype=out.dtype, device=out.device)
+        aleatoric, epistemic = zero, zero
+        if self.has_forces_cov:
+            aleatoric = self.force_covariance.columns(self.force_covariance.matrix(raw))
+            if self.head == "evidential":
+                epistemic = aleatoric / evidential_kappa(raw).unsqueeze(-1)
+        return self.node_energy_var(raw), aleatoric, epistemic
