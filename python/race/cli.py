@@ -11,7 +11,10 @@ COMMANDS = {
     "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
     "fit": ("race.posterior.command", "fit a posterior over the weights of a trained run: a new run whose members are its samples"),
     "evaluate": ("race.evaluate.command", "errors, calibration and figures of a run on labelled data"),
+    "rank": ("race.evaluate.command_rank", "compare evaluations by their unified score"),
     "export": ("race.deploy.command_export", "compile a trained run into one artifact for ASE and LAMMPS"),
+    "select": ("race.active.command_select", "choose structures to label from a pool or a LAMMPS dump"),
+    "active": ("race.active.command_active", "compare selection strategies: select, label, train, judge, again"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
 }
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -82,10 +82,14 @@ class TrainConfig(Options):
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     clip_norm: float = Field(default=10.0, gt=0, description="gradient norm cap, per member")
     seed: int = 0
+    warm_start: Path | None = Field(default=None, description="a run whose weights training starts from, and whose model section it takes")
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     checkpoint_minutes: float = Field(default=5.0, ge=0, description="between checkpoints, inside an epoch too; 0 is after every step")
     n_threads: int = Field(default=0, ge=0, description="torch threads; 0 leaves torch's own choice")
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Config(Options):
@@ -114,9 +118,12 @@ def expand_preset(model: object) -> object:
     return model
 
 
-def read_config(path: str | Path) -> Config:
-    """Reads and validates a YAML config; relative data paths are taken from the config's folder."""
-    path = Path(path)
+def read_options(path: Path, kind: type[AnyOptions]) -> AnyOptions:
+    """Reads a YAML file into `kind`, a preset in its section `model` being expanded.
+
+    Raises:
+        RaceError: no such file, not YAML, or an option that `kind` refuses, naming its key.
+    """
     try:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -126,20 +133,28 @@ def read_config(path: str | Path) -> Config:
     if isinstance(raw, dict) and raw.get("model") is not None:
         raw["model"] = expand_preset(raw["model"])
     try:
-        config = Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise RaceError(first["msg"], where=f"{path}, key {key or '(top level)'}", got=repr(first.get("input"))[:80]) from None
+
+
+def read_config(path: str | Path) -> Config:
+    """Reads and validates a YAML config; relative data paths are taken from the config's folder."""
+    path = Path(path)
+    config = read_options(path, Config)
     data = config.data
-    data.train = [_locate(name, path, "data.train") for name in data.train]
-    data.validation = [_locate(name, path, "data.validation") for name in data.validation]
+    data.train = [locate(name, path, "data.train") for name in data.train]
+    data.validation = [locate(name, path, "data.validation") for name in data.validation]
     if isinstance(data.atomic_energies, Path):
-        data.atomic_energies = _locate(data.atomic_energies, path, "data.atomic_energies")
+        data.atomic_energies = locate(data.atomic_energies, path, "data.atomic_energies")
+    if config.train.warm_start is not None:
+        config.train.warm_start = locate(config.train.warm_start, path, "train.warm_start")
     return config
 
 
-def _locate(name: Path, config_path: Path, key: str) -> Path:
+def locate(name: Path, config_path: Path, key: str) -> Path:
     """Expands ${VARIABLES}; a relative path is taken from the config's folder."""
     text = os.path.expandvars(str(name))
     if "$" in text:

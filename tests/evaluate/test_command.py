@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from race.cli import main
 from race.config import Config, DataConfig, ModelConfig, TrainConfig
 from race.evaluate.command import named_paths
+from race.evaluate.score import unified_score
 from race.model.race import RACE
 from race.train.prepare import sha256
 from race.train.run import write_config, write_summary
@@ -31,6 +32,7 @@ def frames(seed: int, n: int, a: float = 3.6) -> list[ase.Atoms]:
         atoms.rattle(0.1, seed=int(rng.integers(1 << 30)))
         atoms.info["energy"] = -8.0 * len(atoms) + rng.normal()
         atoms.arrays["forces"] = rng.normal(size=(len(atoms), 3))
+        atoms.info["temperature"] = 300.0 + 900.0 * (len(out) % 2)
         atoms.info["stress"] = 0.1 * rng.normal(size=6)
         out.append(atoms)
     return out
@@ -77,7 +79,11 @@ def test_records_and_figures(folder, capsys):
     assert low < crystal["rmse_f"] < high
     fitted = json.loads((folder / "out" / "calibration.json").read_text())
     assert fitted["forces"]["method"] == "isotonic" and fitted["covariance_scale"] > 0 and set(fitted) >= {"energy", "stress"}
-    for name in ("learning_curve", "parity", "calibration", "error_vs_sigma", "reliability_by_element"):
+    assert set(crystal["by_temperature"]) == {"300", "1200"}
+    score = unified_score(records)
+    assert f"unified score {score['score']:.4f}" in printed and 0 < score["score"]
+    figures = "learning_curve parity calibration error_vs_sigma sparsification reliability_by_element reliability_by_temperature".split()
+    for name in figures:
         assert (folder / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -101,3 +101,30 @@ def test_a_covariance_of_right_marginals_but_wrong_directions_fails_the_mahalano
     q, _ = metrics.mahalanobis(errors, np.broadcast_to(np.eye(3), (20000, 3, 3)))
     assert metrics.calibration_error(errors) < 1e-4
     assert metrics.pit_ks(q) > 0.05
+
+
+@pytest.mark.parametrize("d", [1, 3, 6])
+def test_likelihood_and_pit_in_any_dimension_agree_with_scipy(d):
+    rng = np.random.default_rng(6)
+    errors, root = rng.standard_normal((40, d)), rng.standard_normal((40, d, d))
+    cov = root @ np.swapaxes(root, 1, 2) + 0.1 * np.eye(d)
+    q, logdet = metrics.mahalanobis(errors, cov)
+    expected = [-stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(errors, cov, strict=True)]
+    np.testing.assert_allclose(metrics.multivariate_nll_rows(q, logdet, d), expected, atol=TOLERANCE)
+    assert metrics.pit_ks(q, d) == pytest.approx(stats.kstest(q, stats.chi2(d).cdf).statistic, abs=TOLERANCE)
+    if d == 1:
+        np.testing.assert_allclose(
+            metrics.multivariate_nll_rows(q, logdet, 1), metrics.nll_rows(errors[:, 0], cov[:, 0, 0]), atol=TOLERANCE
+        )
+
+
+def test_crps_of_each_row_agrees_with_scoringrules(data):
+    mean, std, reference = data
+    np.testing.assert_allclose(metrics.crps_rows(reference - mean, std), scoringrules.crps_normal(reference, mean, std), atol=TOLERANCE)
+
+
+def test_energy_score_of_an_isotropic_gaussian():
+    """At error 0 it is E|X| - E|X - X'| / 2 = (1 - 1 / sqrt 2) sigma E|chi_d|."""
+    for d in (3, 6):
+        sampled = metrics.energy_score(np.zeros((4000, d)), np.broadcast_to(4 * np.eye(d), (4000, d, d)))
+        assert sampled == pytest.approx((1 - 0.5**0.5) * 2 * stats.chi(d).mean(), rel=0.01)

@@ -25,6 +25,14 @@ def test_against_oracles(data, decimals):
     assert ranking.spearman(score, error) == pytest.approx(stats.spearmanr(score, np.abs(error)).statistic, abs=1e-10)
 
 
+def test_detection_of_large_errors_against_scikit_learn(data):
+    std, error = data
+    large = np.abs(error) > np.quantile(np.abs(error), 0.9)
+    assert ranking.large_error_auroc(std, error) == pytest.approx(roc_auc_score(large, std), abs=1e-10)
+    assert ranking.large_error_auprc(std, error) == pytest.approx(average_precision_score(large, std), abs=1e-10)
+    assert ranking.large_error_auprc(np.random.default_rng(3).permutation(std), error) < 0.15  # knowing nothing: a tenth
+
+
 def test_one_sided_data_have_no_rank():
     assert np.isnan(ranking.auroc(np.arange(3.0), np.zeros(3)))
     assert np.isnan(ranking.auprc(np.arange(3.0), np.zeros(3)))
@@ -45,7 +53,7 @@ def test_calibrated_sigmas_reach_their_ideal_and_shuffled_ones_do_not(data):
     std, error = data
     draws = np.abs(ranking.simulated_errors(std[:, None, None] ** 2)[..., 0])
     shuffled = np.random.default_rng(2).permutation(std)
-    for metric in (ranking.spearman, ranking.large_error_auroc, ranking.ause):
+    for metric in (ranking.spearman, ranking.large_error_auroc, ranking.large_error_auprc, ranking.ause):
         ideal = ranking.simulated_ideal(metric, std, draws)
         assert metric(std, np.abs(error)) == pytest.approx(ideal, abs=0.05)
         assert abs(metric(shuffled, np.abs(error)) - ideal) > 0.1

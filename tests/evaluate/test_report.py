@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import Split, covariance_scale, fit_recalibration, split_record
@@ -120,3 +121,93 @@ def test_frame_scores_are_invariant_to_rotation(synthetic):
     other = replace(made, prediction=replace(made.prediction, forces=turned))
     for name, values in frame_scores(made).items():
         np.testing.assert_allclose(frame_scores(other)[name], values, rtol=1e-12)
+
+
+PROBABILISTIC = "ce coverage90 miscalibration zms ence sharpness nll crps spearman ause auroc_error auprc_error rmse mae".split()
+
+
+def with_stress(made, planted: float = 1.0, seed: int = 5) -> Split:
+    """Stress predictions [n_frames, 6] with full covariances, references drawn from them and the covariances divided by planted^2."""
+    rng = np.random.default_rng(seed)
+    n = len(made.labels.n_atoms)
+    root = 0.3 * rng.standard_normal((n, 6, 6)) + np.eye(6)
+    cov = 1e-4 * root @ np.swapaxes(root, 1, 2) * np.exp(rng.standard_normal(n))[:, None, None]
+    mean = rng.standard_normal((n, 6))
+    reference = mean + np.einsum("nab,nb->na", np.linalg.cholesky(cov), rng.standard_normal((n, 6)))
+    stress = Estimate(mean, 0.7 * cov / planted**2, 0.3 * cov / planted**2)
+    return Split("test", replace(made.prediction, stress=stress), replace(made.labels, stress=reference))
+
+
+def test_every_metric_for_energy_force_and_stress_with_its_interval(synthetic):
+    made = with_stress(synthetic(n_frames=300))
+    record = split_record(made)
+    error, cov = made.labels.stress - made.prediction.stress.mean, made.prediction.stress.total
+    expected = -np.mean([stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(error, cov, strict=True)])
+    assert record["nll_s"] == pytest.approx(expected, abs=1e-8)
+    expected = -np.mean(stats.norm.logpdf(made.labels.energy, made.prediction.energy.mean, made.prediction.energy.std))
+    assert record["nll_e"] == pytest.approx(expected, abs=1e-10)
+    for suffix in "efs":
+        for name in (f"{metric}_{suffix}" for metric in PROBABILISTIC):
+            low, high = record["interval90"][name]
+            # Distances and areas are biased upwards in a resample, so they need not lie inside.
+            assert np.isfinite(record[name]) and (low <= record[name] <= high or name.startswith(("ce", "miscal", "ence"))), name
+        for metric in ("spearman", "ause", "auroc_error", "auprc_error"):
+            assert record[f"{metric}_{suffix}"] == pytest.approx(record[f"{metric}_{suffix}_ideal"], abs=0.15), (metric, suffix)
+    for name in ("pit_ks_e", "pit_ks", "pit_ks_s", "energy_score_f", "energy_score_s"):
+        assert name in record["interval90"]
+    assert record["pit_ks_s"] < 0.08 and record["pit_ks_e"] < 0.08
+    wrong = split_record(with_stress(synthetic(n_frames=300), planted=1.5), n_resamples=0)
+    assert wrong["pit_ks_s"] > 0.2 and wrong["nll_s"] > record["nll_s"]
+
+
+def test_the_stress_of_few_members_spans_no_six_dimensions(synthetic):
+    """Five members: every marginal can be judged, the 6x6 matrix has no likelihood, however small its zero eigenvalues came out."""
+    made = with_stress(synthetic(n_frames=20))
+    members = np.random.default_rng(0).standard_normal((20, 5, 6))
+    spread = members - members.mean(1, keepdims=True)
+    stress = Estimate(members.mean(1), np.zeros((20, 6, 6)), np.einsum("nma,nmb->nab", spread, spread) / 5)
+    record = split_record(replace(made, prediction=replace(made.prediction, stress=stress)), n_resamples=0)
+    assert "coverage90_s" in record and "nll_s" not in record and "pit_ks_s" not in record
+    barely = Estimate(members.mean(1), np.zeros((20, 6, 6)), np.broadcast_to(np.diag([1, 1, 1, 1, 1, 1e-13]), (20, 6, 6)))
+    record = split_record(replace(made, prediction=replace(made.prediction, stress=barely)), n_resamples=0)
+    assert "coverage90_s" in record and "nll_s" not in record
+
+
+def test_spreads_are_what_composition_leaves(synthetic):
+    made = split(synthetic, n_atoms=39)
+    e0 = {"B": -3.0, "O": -5.0}
+    baseline = np.bincount(made.labels.frame, [e0[s] for s in made.labels.symbols])
+    scatter = np.random.default_rng(0).standard_normal(made.n_frames)
+    labels = replace(made.labels, energy=baseline + 39 * 0.02 * scatter)
+    record = split_record(replace(made, labels=labels), n_resamples=0)
+    expected = 20 * np.std(scatter)  # all frames have one composition: the fit removes the mean
+    assert record["spread_e"] == pytest.approx(expected, rel=1e-6)
+    assert record["spread_f"] == pytest.approx(1000 * np.sqrt(np.mean(made.labels.forces**2)))
+
+
+def test_by_temperature(synthetic):
+    made = split(synthetic)
+    temperature = np.where(np.arange(100) < 60, 300.0, 1200.0)
+    temperature[-1] = np.nan
+    hot = np.isin(made.labels.frame, np.flatnonzero(temperature == 1200.0))
+    forces = made.prediction.forces
+    narrow = np.where(hot[:, None, None], 0.25, 1.0)
+    wrong = replace(made.prediction, forces=Estimate(forces.mean, forces.aleatoric * narrow, forces.epistemic * narrow))
+    record = split_record(replace(made, prediction=wrong, temperature=temperature), n_resamples=0)["by_temperature"]
+    assert {kelvin: part["n_frames"] for kelvin, part in record.items()} == {"300": 60, "1200": 39}
+    assert record["300"]["coverage90_f"] == pytest.approx(0.9, abs=0.02) and record["1200"]["coverage90_f"] < 0.65
+    error = (made.labels.forces - forces.mean)[hot]
+    assert record["1200"]["rmse_f"] == pytest.approx(1000 * np.sqrt(np.mean(error**2)))
+    assert record["1200"]["zms_f"] == pytest.approx(4, rel=0.1) and record["300"]["zms_e"] == pytest.approx(1, abs=0.4)
+    assert "by_temperature" not in split_record(made, n_resamples=0)
+
+
+def test_every_ood_score_stands_beside_its_ideal(synthetic):
+    known, strange = ood_pair(synthetic, 9)
+    known, strange = (replace(with_stress(s, seed=k), name=s.name, ood=s.ood) for k, s in enumerate((known, strange)))
+    record = ood_record([known], strange, n_resamples=20)
+    for score in ("auroc", "auprc"):
+        for suffix in ("", "_max", "_energy", "_stress"):
+            assert 0 <= record[f"{score}{suffix}_ideal"] <= 1 and f"{score}{suffix}" in record["interval90"], (score, suffix)
+    assert record["auroc"] > 0.999 and record["auroc_stress"] == pytest.approx(0.5, abs=0.12)
+    assert record["auprc_energy"] == pytest.approx(0.5, abs=0.15)

@@ -75,6 +75,29 @@ def test_run_folder(finished):
     assert summary["validation"]["validation/forces_rmse"] == pytest.approx(metrics["validation/forces_rmse"], rel=1e-9)
 
 
+def test_warm_start(finished, copper, tmp_path):
+    """The weights and the constants of another run, whatever the new data would have given; nothing else of it."""
+    run = tmp_path / "run"
+    options = {"epochs": 1, "warm_start": finished, "learning_rate": 1e-12, "warmup_epochs": 0}
+    train(make_config(copper, model={"n_members": 2}, train=options, split_seed=7), run)
+    config, before = load_run(run)[1], load_run(finished)[1]
+    assert config.model == before.model and config.train.warm_start == finished
+    old, new = (read_tensors(folder / "model.safetensors") for folder in (finished, run))
+    assert all(torch.allclose(new[name], old[name], atol=1e-9) for name in old)
+    cold = tmp_path / "cold"
+    train(make_config(copper, model={"n_members": 2}, train={**options, "warm_start": None}, split_seed=7), cold)
+    assert not torch.allclose(read_tensors(cold / "model.safetensors")["embedding"], old["embedding"], atol=1e-3)
+    train(
+        make_config(copper, model={"n_members": 2}, train={**options, "epochs": 2}, split_seed=7), run, resume=True
+    )  # goes on from its own
+    with pytest.raises(
+        RaceError, match="model.n_layers: differs from the run that train.warm_start names; expected 2; got 1; leave it out"
+    ):
+        train(make_config(copper, model={"n_members": 2, "n_layers": 1}, train=options), tmp_path / "other")
+    with pytest.raises(RaceError, match="not a run"):
+        train(make_config(copper, train={"warm_start": tmp_path / "none"}), tmp_path / "other")
+
+
 def test_metrics_against_numpy(finished, copper):
     model, config, _ = load_run(finished)
     batch = batch_of(copper, config, 5)

@@ -28,7 +28,7 @@ def normalize(
     Raises:
         RaceError: empty frame, NaN, duplicate atoms, a flat cell, a missing label, a label of wrong shape.
     """
-    _check_geometry(atoms, where)
+    check_geometry(atoms, where)
     found = {label: _find(atoms, key) for label, key in keys.items()}
     for label in require:
         if found[label] is None:
@@ -97,7 +97,8 @@ def _numbers(value: object, key: str, where: str) -> np.ndarray:
     return array
 
 
-def _check_geometry(atoms: ase.Atoms, where: str) -> None:
+def check_geometry(atoms: ase.Atoms, where: str) -> None:
+    """Refuses empty frames, positions that are not finite, atoms that coincide, cells without volume."""
     if len(atoms) == 0:
         raise RaceError("empty frame (0 atoms)", where=where)
     cell = np.asarray(atoms.cell.array, dtype=np.float64)

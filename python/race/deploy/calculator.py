@@ -19,7 +19,17 @@ MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 MEMBERS = ["energy_members", "forces_members", "stress_members"]
 INTERVALS = {"energy_interval": "energy", "forces_interval": "forces", "stress_interval": "stress"}
-UNCERTAINTY = [*INTERVALS, "energy_std", "forces_cov", "forces_cov_aleatoric", "forces_cov_epistemic", "bald", "stress_std", *MEMBERS]
+UNCERTAINTY = [
+    *INTERVALS,
+    "energy_std",
+    "forces_cov",
+    "forces_cov_aleatoric",
+    "forces_cov_epistemic",
+    "bald",
+    "energy_bald",
+    "stress_std",
+    *MEMBERS,
+]
 
 
 class Calculator(AseCalculator):
@@ -30,6 +40,7 @@ class Calculator(AseCalculator):
         forces_cov            [n_atoms, 3, 3] (eV/A)^2, total = forces_cov_aleatoric + forces_cov_epistemic
         bald                  [n_atoms] nats, 1/2 ln det(forces_cov) - mean_m 1/2 ln det(aleatoric covariance of member m): what the
                               force would tell about which member is right (Houlsby et al. 2011, arXiv:1112.5745)
+        energy_bald           nats, the same of the total energy: 1/2 ln(energy_std^2) - mean_m 1/2 ln(aleatoric variance of member m)
         stress_std            [6] eV/A^3, ASE's Voigt order; the members' spread (no head predicts stress noise)
         energy_interval eV, forces_interval [n_atoms, 3] eV/A, stress_interval [6] eV/A^3 in Voigt order: half-widths of the calibrated
                               central intervals that hold the true value with probability `interval`, component by component
@@ -74,6 +85,7 @@ class Calculator(AseCalculator):
             "forces_cov_aleatoric": forces_cov,
             "forces_cov_epistemic": ensemble or self.metadata["head"] == "evidential",
             "bald": forces_cov and (ensemble or self.metadata["head"] == "evidential"),
+            "energy_bald": ensemble and energy_var,
             "stress_std": ensemble,
         }
         # By quantity, in units of its predicted standard deviation.
@@ -111,7 +123,11 @@ class Calculator(AseCalculator):
         if uncertain:
             aleatoric, spread = out["cov_aleatoric"], race._race.member_covariance(torch.from_numpy(forces)).numpy()
             epistemic = spread + out["cov_epistemic"]
-            results["energy_std"] = float(np.sqrt(self._energy_var(out["node_energy_var"]).mean() + energy_members.var()))
+            energy_var = self._energy_var(out["node_energy_var"])  # [M]
+            total_var = energy_var.mean() + energy_members.var()
+            results["energy_std"] = float(np.sqrt(total_var))
+            if "energy_bald" in self.implemented_properties:
+                results["energy_bald"] = float(0.5 * (np.log(total_var) - np.log(energy_var).mean()))
             results["forces_cov_aleatoric"], results["forces_cov_epistemic"] = matrix_from_six(aleatoric), matrix_from_six(epistemic)
             results["forces_cov"] = matrix_from_six(aleatoric + epistemic)
             if "logdet_aleatoric" in out:

@@ -13,6 +13,8 @@ def clustered_interval(
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     draws = [statistic(rng.integers(n_clusters, size=n_clusters)) for _ in range(n_resamples)]
+    if np.isnan(draws).all():  # such as a rank correlation with a constant
+        return float("nan"), float("nan")
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -38,4 +40,27 @@ class ClusteredMean:
 
     def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
         """`clustered_interval` of function(mean)."""
+        return clustered_interval(lambda clusters: function(self(clusters)), len(self.counts), **options)
+
+
+class ClusteredRows:
+    """The rows of any multiset of clusters, for statistics that are no function of a mean (ranks, bins, distances of distributions).
+
+    Args:
+        cluster: [n] cluster of each row, in ascending order.
+        n_clusters: how many there are.
+    """
+
+    def __init__(self, cluster: np.ndarray, n_clusters: int):
+        edges = np.searchsorted(cluster, np.arange(n_clusters + 1))
+        self.start, self.counts = edges[:-1], np.diff(edges)
+
+    def __call__(self, clusters: np.ndarray) -> np.ndarray:
+        """Indices of the rows of the given clusters, each as often as its cluster is given."""
+        counts = self.counts[clusters]
+        before = np.cumsum(counts) - counts  # rows of the clusters that come first
+        return np.repeat(self.start[clusters] - before, counts) + np.arange(counts.sum())
+
+    def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
+        """`clustered_interval` of function(rows)."""
         return clustered_interval(lambda clusters: function(self(clusters)), len(self.counts), **options)

@@ -1,7 +1,6 @@
 """`race evaluate run|artifact data...`: a table on the terminal, records as JSON, figures as png."""
 
 import argparse
-import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -14,10 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS, Recalibration
 from race.evaluate.ood import ood_record
 from race.evaluate.report import N_BOOTSTRAP, Split, covariance_scale, fit_intervals, fit_recalibration, split_record
+from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
 from race.train.prepare import sha256
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     calibration_frames = _read(source, args.calibrate)
     check_calibration(source, args.calibrate, calibration_frames, frames)
 
-    splits = [Split(name, *source.predict(atoms), ood=name in args.ood) for name, atoms in frames.items()]
+    splits = [Split(name, *source.predict(atoms), name in args.ood, temperatures(atoms)) for name, atoms in frames.items()]
     fitted, scale = source.fitted, source.force_std_scale
     if calibration_frames:
         calibration = Split("calibration", *source.predict(calibration_frames))
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     written = [write_json(args.out / "metrics.json", records)]
     if calibration_frames:
         # Recognises the frames in an artifact that is calibrated on them, and judged later.
-        fingerprints = sorted(_fingerprint(atoms) for atoms in calibration_frames)
+        fingerprints = sorted(fingerprint(atoms) for atoms in calibration_frames)
         intervals = fit_intervals(calibration, args.method) | {"fingerprints": fingerprints}
         content = {"frames": [str(path) for path in args.calibrate], "covariance_scale": scale, "intervals": intervals}
         written.append(write_json(args.out / "calibration.json", content | {name: r.to_dict() for name, r in fitted.items()}))
@@ -68,6 +69,17 @@ def run(args: argparse.Namespace) -> None:
 
     written += draw_all(splits, fitted, args.out, source.log)
     show(records, written)
+    if (score := unified_score(records)) is not None:
+        print(sentence(score))
+
+
+def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:
+    """[n_frames] info["temperature"] (K); NaN where a frame has none that is a number."""
+
+    def number(value: object) -> float:
+        return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+    return np.array([number(atoms.info.get("temperature")) for atoms in frames])
 
 
 def make_records(
@@ -102,11 +114,11 @@ def check_calibration(source: Source, paths: list[Path], calibration: list[ase.A
     for path in paths:
         if sha256(path) in source.seen:
             raise RaceError("the model was trained on it", where=f"--calibrate {path}", expected="frames held out of training")
-    known, what = {_fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
+    known, what = {fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
     if not calibration:
         known, what = source.calibrated_on, "are those that the artifact was calibrated on"
     for name, frames in judged.items():
-        if shared := sum(_fingerprint(atoms) in known for atoms in frames):
+        if shared := sum(fingerprint(atoms) in known for atoms in frames):
             remedy = "calibrate on other frames than those you judge"
             raise RaceError(f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy)
 
@@ -165,11 +177,6 @@ def _pair(record: dict, key: str, form: str) -> str:
 
 def _read(source: Source, paths: Iterable[Path]) -> list[ase.Atoms]:
     return [atoms for path in paths for atoms in source.read(path)]
-
-
-def _fingerprint(atoms: ase.Atoms) -> str:
-    content = [atoms.numbers, *(np.round(values, 6) + 0.0 for values in (atoms.positions, atoms.cell.array))]
-    return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).hexdigest()[:16]
 
 
 def _plain(content: Any) -> Any:

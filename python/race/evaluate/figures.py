@@ -16,7 +16,8 @@ from scipy.special import ndtri
 
 from race.evaluate.calibration import Recalibration
 from race.evaluate.metrics import LEVELS, gaussian_bounds, observed_coverage
-from race.evaluate.report import MILLI, Residual, Split
+from race.evaluate.ranking import sparsification
+from race.evaluate.report import MILLI, Residual, Split, rank_rows
 
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -29,7 +30,8 @@ WARM = ("#D55E00", "#E69F00", "#CC79A7", "#8C510A")
 GREY = "0.55"
 MAX_POINTS = 1500  # of a scatter plot, per split
 PANEL = 3.1  # inches
-UNITS = {"energy": "energy per atom (eV)", "forces": "force component (eV/Å)"}
+UNITS = {"energy": "energy per atom (eV)", "forces": "force component (eV/Å)", "stress": "stress component (eV/Å³)"}
+MAX_TEMPERATURES = 6  # lines of one panel; more are pooled
 
 
 def draw_all(splits: Sequence[Split], recalibration: dict[str, Recalibration], out: Path, log: Path | None = None) -> list[Path]:
@@ -39,7 +41,9 @@ def draw_all(splits: Sequence[Split], recalibration: dict[str, Recalibration], o
         "parity": lambda: parity(splits),
         "calibration": lambda: calibration_curves(splits, recalibration),
         "error_vs_sigma": lambda: error_against_sigma(splits),
+        "sparsification": lambda: sparsification_curves(splits),
         "reliability_by_element": lambda: element_reliability(splits),
+        "reliability_by_temperature": lambda: temperature_reliability(splits),
     }
     paths = []
     with matplotlib.rc_context(STYLE):
@@ -222,6 +226,47 @@ def element_reliability(splits: Sequence[Split]) -> Figure | None:
     return figure
 
 
+def temperature_reliability(splits: Sequence[Split]) -> Figure | None:
+    """Coverage of force intervals, one panel per split that knows temperatures, one line per temperature, from cold to hot."""
+    judged = [(s, r) for s, r in _judged(splits, "forces") if s.temperature is not None and np.isfinite(s.temperature).any()]
+    if not judged:
+        return None
+    figure, axes = panels(len(judged))
+    for ax, (split, residual) in zip(axes, judged, strict=True):
+        temperature = split.temperature[residual.frame]  # type: ignore[index]
+        groups = np.array_split(np.unique(temperature[np.isfinite(temperature)]), MAX_TEMPERATURES)
+        groups = [group for group in groups if len(group)]
+        for k, group in enumerate(groups):
+            colour = matplotlib.colormaps["plasma"](0.85 * k / max(len(groups) - 1, 1))
+            label = f"{group[0]:g} K" if len(group) == 1 else f"{group[0]:g} to {group[-1]:g} K"
+            _reliability_line(ax, residual.z[np.isin(temperature, group)], colour, label)
+        _reliability_frame(ax, f"forces, {split.name}" + " (OOD)" * split.ood)
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 0.08))
+    return figure
+
+
+def sparsification_curves(splits: Sequence[Split]) -> Figure | None:
+    """RMSE of what is left when the most uncertain rows are removed (solid), and when the largest errors are (dashed)."""
+    quantities = [q for q in ("energy", "forces", "stress") if _judged(splits, q)]
+    if not quantities:
+        return None
+    figure, axes = panels(len(quantities), legend=True)
+    for ax, quantity in zip(axes, quantities, strict=True):
+        for split, residual in _judged(splits, quantity):
+            score, magnitude = rank_rows(residual)
+            for line, by in (("-", score), ("--", magnitude)):
+                fraction, remaining = sparsification(by, magnitude)
+                ax.plot(fraction, remaining, line, color=colours(splits)[split.name], linewidth=1.5 if line == "-" else 0.9)
+        title = {"energy": "energy", "forces": "forces on atoms", "stress": "stress"}[quantity]
+        ax.set(xlim=(0, 1), ylim=(0, None), title=title, xlabel="fraction removed", ylabel="RMSE left, relative")
+    styles = [
+        Line2D([], [], color=GREY, label="most uncertain first"),
+        Line2D([], [], color=GREY, linestyle="--", label="largest error first"),
+    ]
+    _legend(figure, splits, styles)
+    return figure
+
+
 def _few_ticks(axis: Axis) -> None:
     """1, 2, 5, 10, ... on a logarithmic axis, as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -235,9 +280,9 @@ def _judged(splits: Sequence[Split], quantity: str) -> list[tuple[Split, Residua
     return [(split, residual) for split, residual in found if residual is not None and residual.probabilistic]
 
 
-def _reliability_line(ax: Axes, z: np.ndarray, colour: str) -> None:
+def _reliability_line(ax: Axes, z: np.ndarray, colour: Any, label: str | None = None) -> None:
     levels = np.concatenate([[0], LEVELS, [1]])
-    ax.plot(levels, np.concatenate([[0], observed_coverage(z, LEVELS, gaussian_bounds), [1]]), color=colour)
+    ax.plot(levels, np.concatenate([[0], observed_coverage(z, LEVELS, gaussian_bounds), [1]]), color=colour, label=label)
 
 
 def _reliability_frame(ax: Axes, title: str) -> None:

@@ -124,9 +124,14 @@ def pit_ks(q: np.ndarray, n_dimensions: int = 3) -> float:
 
 def crps_gaussian(error: np.ndarray, std: np.ndarray) -> float:
     """Mean continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in the unit of error."""
+    return float(np.mean(crps_rows(error, std)))
+
+
+def crps_rows(error: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """The same of each entry."""
     z = error / std
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    return float(np.mean(std * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))))
+    return std * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
 
 
 def energy_score_rows(error: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -135,12 +140,17 @@ def energy_score_rows(error: np.ndarray, samples: np.ndarray) -> np.ndarray:
     return np.linalg.norm(samples - error[:, None], axis=-1).mean(axis=1) - spread / 2
 
 
-def energy_score(error: np.ndarray, cov: np.ndarray, n_samples: int = 64, seed: int = 0, chunk: int = 4096) -> float:
+def energy_score(error: np.ndarray, cov: np.ndarray, **options: int) -> float:
     """Mean energy score of N(0, cov), [n, d] and [n, d, d], by sampling; the multivariate CRPS, in the unit of error."""
+    return float(gaussian_energy_score_rows(error, cov, **options).mean())
+
+
+def gaussian_energy_score_rows(error: np.ndarray, cov: np.ndarray, n_samples: int = 64, seed: int = 0, chunk: int = 4096) -> np.ndarray:
+    """[n] energy scores of N(0, cov), each from its own samples."""
     rng = np.random.default_rng(seed)
     rows = []
     for start in range(0, len(error), chunk):
         factor = np.linalg.cholesky(cov[start : start + chunk])
         white = rng.standard_normal((len(factor), n_samples, factor.shape[-1]))
         rows.append(energy_score_rows(error[start : start + chunk], white @ np.swapaxes(factor, -1, -2)))
-    return float(np.concatenate(rows).mean())
+    return np.concatenate(rows)

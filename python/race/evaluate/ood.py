@@ -1,6 +1,7 @@
 """Out-of-distribution detection: does the predicted uncertainty of a frame tell it from the frames the model knows?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,52 +11,76 @@ from race.evaluate.report import N_BOOTSTRAP, Split
 
 
 def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarray]:
-    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom, and "energy", std per atom, eV.
+    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom, "energy", std per atom, eV, and "stress",
+    RMS of the six standard deviations, eV/Angstrom^3.
 
-    source: "epistemic" or "total". Without force predictions only "energy".
+    source: "epistemic" or "total". What is not predicted is left out.
     """
     out = {"energy": np.sqrt(getattr(split.prediction.energy, source)) / split.labels.n_atoms}
     if split.prediction.forces is not None:
         cov = getattr(split.prediction.forces, source)
         per_atom = np.sqrt(np.trace(cov, axis1=-2, axis2=-1) / 3)
         out |= {pooling: frame_score(per_atom, split.labels.frame, split.n_frames, pooling) for pooling in ("mean", "max")}
+    if split.prediction.stress is not None:
+        stress = np.sqrt(np.trace(getattr(split.prediction.stress, source), axis1=-2, axis2=-1) / 6)
+        if np.isfinite(stress).all():  # frames without a volume have none
+            out["stress"] = stress
     return out
 
 
 def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRAP) -> dict:
-    """AUROC and AUPRC of an OOD split against the in-distribution splits.
+    """AUROC and AUPRC of an OOD split against the in-distribution splits, each with a bootstrap interval.
 
     The score is the epistemic uncertainty, or the total where no split has an epistemic one (a single member). Keys:
-        auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max, auroc_energy: the other scores.
-        auroc_ideal: what the RMS force error of a frame reaches as its own score, errors being drawn from the predicted covariances.
+        auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max, auroc_energy, auroc_stress (and auprc_...):
+            the other scores.
+        ..._ideal: what the error of a frame reaches as its own score, errors being drawn from the predicted covariances: RMS or
+            largest force error, error of the energy per atom, RMS error of the stress.
         auroc_observed: what the actual RMS force error reaches; well below auroc, the split is strange but not wrong.
     """
     splits = [*known, ood]
     source = "epistemic" if any((split.prediction.energy.epistemic > 0).any() for split in splits) else "total"
     positive = np.concatenate([np.full(split.n_frames, split is ood) for split in splits])
     scores = [frame_scores(split, source) for split in splits]
-    joined = {name: np.concatenate([score[name] for score in scores]) for name in scores[0]}
+    names = [name for name in scores[0] if all(name in score for score in scores)]
+    joined = {name: np.concatenate([score[name] for score in scores]) for name in names}
     if not any(values.any() for values in joined.values()):
         return {}
-    main = joined.get("mean", joined["energy"])
-    out: dict = {"ood_score": source, "auroc": auroc(main, positive), "auprc": auprc(main, positive)}
-    interval = clustered_interval(lambda rows: auroc(main[rows], positive[rows]), len(main), n_resamples=n_resamples)
-    out |= {"interval90": {"auroc": interval}, "auroc_energy": auroc(joined["energy"], positive)}
-    if "max" in joined:
-        out["auroc_max"] = auroc(joined["max"], positive)
-    drawn, observed = zip(*(_frame_errors(split) for split in splits), strict=True)
-    out["auroc_ideal"] = float(np.mean([auroc(draw, positive) for draw in np.concatenate(drawn, axis=1)]))
-    out["auroc_observed"] = auroc(np.concatenate(observed), positive)
+    main = "mean" if "mean" in joined else "energy"
+    out: dict = {"ood_score": source, "interval90": {}}
+    for name, values in joined.items():
+        if not values.any():
+            continue
+        drawn = np.concatenate([_drawn_errors(split, name) for split in splits], axis=1)
+        for suffix in [""] * (name == main) + [f"_{name}"] * (name != "mean"):
+            for key, metric in ((f"auroc{suffix}", auroc), (f"auprc{suffix}", auprc)):
+                out[key] = metric(values, positive)
+                out[f"{key}_ideal"] = float(np.mean([metric(draw, positive) for draw in drawn]))
+                score = partial(_of_rows, metric, values, positive)
+                out["interval90"][key] = clustered_interval(score, len(values), n_resamples=n_resamples)
+    out["auroc_observed"] = auroc(np.concatenate([_observed_errors(split) for split in splits]), positive)
     return out
 
 
-def _frame_errors(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Error magnitude of each frame, drawn from the prediction [n_simulations, n_frames] and observed [n_frames]."""
-    n_atoms = split.labels.n_atoms
+def _of_rows(metric: Callable, score: np.ndarray, positive: np.ndarray, rows: np.ndarray) -> float:
+    return metric(score[rows], positive[rows])
+
+
+def _drawn_errors(split: Split, score: str) -> np.ndarray:
+    """[n_simulations, n_frames] error magnitudes that go with a score of `frame_scores`, drawn from the prediction."""
+    if score == "energy":
+        return np.abs(simulated_errors(split.prediction.energy.total[:, None, None])[..., 0]) / split.labels.n_atoms
+    if score == "stress":
+        assert split.prediction.stress is not None
+        return np.linalg.norm(simulated_errors(split.prediction.stress.total), axis=-1)
+    assert split.prediction.forces is not None
+    square = (simulated_errors(split.prediction.forces.total) ** 2).sum(-1)
+    return np.sqrt([frame_score(draw, split.labels.frame, split.n_frames, score) for draw in square])
+
+
+def _observed_errors(split: Split) -> np.ndarray:
+    """[n_frames] RMS force error, or the error of the energy per atom without forces."""
     forces = split.residual("forces")
     if forces is None:
-        draws = simulated_errors(split.prediction.energy.total[:, None, None])[..., 0]
-        return np.abs(draws) / n_atoms, np.abs(split.labels.energy - split.prediction.energy.mean) / n_atoms
-    draws = (simulated_errors(forces.cov) ** 2).sum(-1)
-    drawn = np.stack([frame_score(draw, forces.frame, split.n_frames) for draw in draws])
-    return np.sqrt(drawn), np.sqrt(frame_score((forces.error**2).sum(-1), forces.frame, split.n_frames))
+        return np.abs(split.labels.energy - split.prediction.energy.mean) / split.labels.n_atoms
+    return np.sqrt(frame_score((forces.error**2).sum(-1), forces.frame, split.n_frames))

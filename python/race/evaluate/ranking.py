@@ -60,6 +60,11 @@ def large_error_auroc(std: np.ndarray, error: np.ndarray, fraction: float = 0.1)
     return auroc(std, np.abs(error) > np.quantile(np.abs(error), 1 - fraction))
 
 
+def large_error_auprc(std: np.ndarray, error: np.ndarray, fraction: float = 0.1) -> float:
+    """AUPRC of the same detection; `fraction` for a score that knows nothing."""
+    return auprc(std, np.abs(error) > np.quantile(np.abs(error), 1 - fraction))
+
+
 def simulated_ideal(metric: Callable[[np.ndarray, np.ndarray], float], score: np.ndarray, draws: np.ndarray) -> float:
     """Mean of metric(score, magnitude) over draws [n_simulations, n]: what perfect calibration with these scores reaches."""
     return float(np.mean([metric(score, magnitude) for magnitude in draws]))

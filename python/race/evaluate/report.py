@@ -1,15 +1,24 @@
 """One record of figures per split: what `race evaluate` prints and writes. Errors in meV/atom, meV/Angstrom, meV/Angstrom^3."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from race.evaluate import metrics, ranking
-from race.evaluate.bootstrap import ClusteredMean
+from race.evaluate.bootstrap import ClusteredMean, ClusteredRows
 from race.evaluate.calibration import METHODS, TABLE_LEVELS, IntervalTable, Recalibration, VarianceScaling
 from race.posterior.prediction import Labels, Prediction, marginal_std
 
 MILLI = 1000.0
+Rows = Callable[[np.ndarray | slice], float]
+RANKS = {
+    "spearman": ranking.spearman,
+    "ause": ranking.ause,
+    "auroc_error": ranking.large_error_auroc,
+    "auprc_error": ranking.large_error_auprc,
+}
 N_BOOTSTRAP = 200
 
 
@@ -42,19 +51,29 @@ class Residual:
         """Whether every error comes with a positive variance."""
         return bool((self.std > 0).all())
 
+    @property
+    def cov_matrices(self) -> np.ndarray:
+        """[n, d, d]; d = 1 for energies."""
+        return self.cov.reshape(len(self.cov), *(self.cov.shape[1:] or (1, 1)))
+
     def per_frame(self, rows: np.ndarray) -> ClusteredMean:
         """Means over rows [n_values or n, k] laid out as error, to be bootstrapped by frame."""
         return ClusteredMean(rows, np.repeat(self.frame, rows.shape[0] // len(self.frame)), int(self.frame[-1]) + 1)
 
+    def frames(self) -> ClusteredRows:
+        """The rows of each frame, to be bootstrapped by frame."""
+        return ClusteredRows(self.frame, int(self.frame[-1]) + 1)
+
 
 @dataclass(frozen=True)
 class Split:
-    """A named set of frames with predictions and references."""
+    """A named set of frames with predictions and references; temperature [n_frames] in K, NaN where a frame tells none."""
 
     name: str
     prediction: Prediction
     labels: Labels
     ood: bool = False
+    temperature: np.ndarray | None = None
 
     @property
     def n_frames(self) -> int:
@@ -106,13 +125,14 @@ def covariance_scale(split: Split) -> float | None:
 
 
 def _mahalanobis(residual: Residual | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """q and ln det, or None where a covariance is missing or singular (an ensemble of M < 4 points spans M - 1 directions)."""
+    """q and ln det, or None where a covariance is missing or singular (M members span M - 1 directions)."""
     if residual is None or not residual.probabilistic:
         return None
-    scale = np.trace(residual.cov, axis1=-2, axis2=-1)
-    if (np.linalg.det(residual.cov / scale[:, None, None]) < 1e-18).any():
+    cov = residual.cov_matrices
+    smallest = np.linalg.eigvalsh(cov)[:, 0]
+    if (smallest < 1e-10 * np.trace(cov, axis1=-2, axis2=-1)).any():
         return None
-    return metrics.mahalanobis(residual.error, residual.cov)
+    return metrics.mahalanobis(residual.error.reshape(len(cov), -1), cov)
 
 
 def split_record(
@@ -134,20 +154,51 @@ def split_record(
             record |= _errors(residual, suffix, record["interval90"], n_resamples)
             if residual.probabilistic:
                 record |= _calibration(residual, suffix, recalibration.get(quantity), record["interval90"], n_resamples)
-                record |= _scores(residual, suffix) | _ranks(residual, suffix)
+                record |= _scores(residual, suffix, record["interval90"], n_resamples)
+                record |= _ranks(residual, suffix, record["interval90"], n_resamples)
+            if (q_logdet := _mahalanobis(residual)) is not None:
+                factor = scale if quantity == "forces" else None
+                record |= _whole_covariance(residual, *q_logdet, suffix, factor, record["interval90"], n_resamples)
+    record |= _spreads(split)
     forces = split.residual("forces")
     if forces is not None:
-        if (q_logdet := _mahalanobis(forces)) is not None:
-            record |= _whole_covariance(forces, *q_logdet, scale, record["interval90"], n_resamples)
-        record["by_element"] = {str(s): _element(split, forces, s, recalibration) for s in np.unique(split.labels.symbols)}
+        record["by_element"] = {
+            str(s): _part(forces, split.labels.symbols[forces.kept] == s, "f", recalibration.get("forces"))
+            for s in np.unique(split.labels.symbols)
+        }
+    if split.temperature is not None and np.isfinite(split.temperature).any():
+        record["by_temperature"] = {
+            f"{kelvin:g}": _at_temperature(split, kelvin, recalibration)
+            for kelvin in np.unique(split.temperature[np.isfinite(split.temperature)])
+        }
     return record
+
+
+def _spreads(split: Split) -> dict:
+    """What a model that knows nothing would err by: the scatter of the energies about the best atomic energies, the RMS force."""
+    out = {}
+    symbols, frame = split.labels.symbols, split.labels.frame
+    elements = np.unique(symbols)
+    counts = np.stack([np.bincount(frame, symbols == element, minlength=split.n_frames) for element in elements], axis=1)
+    per_atom = split.labels.energy / split.labels.n_atoms
+    rows = np.isfinite(per_atom)
+    composition = (counts / counts.sum(axis=1, keepdims=True))[rows]
+    fit = np.linalg.lstsq(composition, per_atom[rows], rcond=1e-8)[0]
+    out["spread_e"] = MILLI * metrics.rmse(per_atom[rows] - composition @ fit)
+    if split.labels.forces is not None:
+        out["spread_f"] = MILLI * metrics.rmse(split.labels.forces[np.isfinite(split.labels.forces)])
+    return out
 
 
 def _errors(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
     scaled = MILLI * (residual.error.T / residual.size).T
-    mean = residual.per_frame(scaled.ravel() ** 2)
-    interval[f"rmse_{suffix}"] = mean.interval(lambda m: float(np.sqrt(m)), n_resamples=n_resamples)
+    interval[f"rmse_{suffix}"] = residual.per_frame(scaled.ravel() ** 2).interval(_root, n_resamples=n_resamples)
+    interval[f"mae_{suffix}"] = residual.per_frame(np.abs(scaled.ravel())).interval(float, n_resamples=n_resamples)
     return {f"rmse_{suffix}": metrics.rmse(scaled), f"mae_{suffix}": metrics.mae(scaled)}
+
+
+def _root(mean: np.ndarray) -> float:
+    return float(np.sqrt(mean))
 
 
 def _calibration(residual: Residual, suffix: str, fitted: Recalibration | None, interval: dict, n_resamples: int) -> dict:
@@ -161,10 +212,23 @@ def _calibration(residual: Residual, suffix: str, fitted: Recalibration | None, 
         inside = residual.per_frame(metrics.covered(z, metrics.LEVELS, bounds))
         interval[f"ce_{suffix}{ending}"] = inside.interval(_squared_gap, n_resamples=n_resamples)
         interval[f"coverage90_{suffix}{ending}"] = inside.interval(_at_90, n_resamples=n_resamples)
-    out[f"miscalibration_{suffix}"] = metrics.miscalibration_area(z)
-    out[f"zms_{suffix}"] = metrics.zms(z)
-    out[f"ence_{suffix}"] = metrics.ence(residual.error, residual.std)
-    out[f"sharpness_{suffix}"] = MILLI * metrics.sharpness((residual.std.T / residual.size).T)
+    sharpness = MILLI * (residual.std.T / residual.size).T.ravel()
+    out[f"zms_{suffix}"], out[f"sharpness_{suffix}"] = metrics.zms(z), metrics.sharpness(sharpness)
+    interval[f"zms_{suffix}"] = residual.per_frame(z**2).interval(float, n_resamples=n_resamples)
+    interval[f"sharpness_{suffix}"] = residual.per_frame(sharpness**2).interval(_root, n_resamples=n_resamples)
+    by_rows = {
+        "miscalibration": lambda rows: metrics.miscalibration_area(residual.z[rows]),
+        "ence": lambda rows: metrics.ence(residual.error[rows], residual.std[rows]),
+    }
+    return out | _by_rows(residual, by_rows, suffix, interval, n_resamples)
+
+
+def _by_rows(residual: Residual, functions: Mapping[str, Rows], suffix: str, interval: dict, n_resamples: int) -> dict:
+    """Each function of all rows, and its interval."""
+    out, frames = {}, residual.frames()
+    for name, function in functions.items():
+        out[f"{name}_{suffix}"] = function(slice(None))
+        interval[f"{name}_{suffix}"] = frames.interval(function, n_resamples=n_resamples)
     return out
 
 
@@ -177,45 +241,73 @@ def _at_90(observed: np.ndarray) -> float:
     return float(observed[np.searchsorted(metrics.LEVELS, 0.9)])
 
 
-def _scores(residual: Residual, suffix: str) -> dict:
-    crps = MILLI * metrics.crps_gaussian((residual.error.T / residual.size).T, (residual.std.T / residual.size).T)
-    if residual.error.ndim > 1:
-        return {f"crps_{suffix}": crps}
-    return {f"crps_{suffix}": crps, f"nll_{suffix}": float(metrics.nll_rows(residual.error, residual.cov).mean())}
+def _scores(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
+    """CRPS of every component, and the likelihood of energies; that of vectors needs the whole covariance."""
+    crps = MILLI * metrics.crps_rows((residual.error.T / residual.size).T, (residual.std.T / residual.size).T).ravel()
+    interval[f"crps_{suffix}"] = residual.per_frame(crps).interval(float, n_resamples=n_resamples)
+    return {f"crps_{suffix}": float(crps.mean())}
 
 
-def _ranks(residual: Residual, suffix: str) -> dict:
+def _ranks(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
     """Rank metrics over rows: std (of a component, RMS over them) against |error|, each beside its simulated ideal."""
-    rows = len(residual.error)
-    score = np.sqrt(np.mean(residual.std.reshape(rows, -1) ** 2, axis=1)) / residual.size
-    magnitude = np.linalg.norm(residual.error.reshape(rows, -1), axis=1) / residual.size
-    cov = residual.cov.reshape(rows, *(residual.cov.shape[1:] or (1, 1)))
-    simulated = np.linalg.norm(ranking.simulated_errors(cov), axis=-1) / residual.size
-    out = {}
-    for name, metric in (("spearman", ranking.spearman), ("ause", ranking.ause), ("auroc_error", ranking.large_error_auroc)):
-        out[f"{name}_{suffix}"] = metric(score, magnitude)
-        out[f"{name}_{suffix}_ideal"] = ranking.simulated_ideal(metric, score, simulated)
-    return out
+    score, magnitude = rank_rows(residual)
+    simulated = np.linalg.norm(ranking.simulated_errors(residual.cov_matrices), axis=-1) / residual.size
+    by_rows = {name: partial(_ranked, metric, score, magnitude) for name, metric in RANKS.items()}
+    ideal = {f"{name}_{suffix}_ideal": ranking.simulated_ideal(metric, score, simulated) for name, metric in RANKS.items()}
+    return _by_rows(residual, by_rows, suffix, interval, n_resamples) | ideal
 
 
-def _whole_covariance(forces: Residual, q: np.ndarray, logdet: np.ndarray, scale: float | None, interval: dict, n_resamples: int) -> dict:
-    """What judges the full 3x3 covariance of the force on each atom."""
-    rows = metrics.multivariate_nll_rows(q, logdet)
-    out = {"nll_f": float(rows.mean()), "pit_ks": metrics.pit_ks(q)}
-    out["energy_score_f"] = MILLI * metrics.energy_score(forces.error, forces.cov)
-    interval["nll_f"] = forces.per_frame(rows).interval(float, n_resamples=n_resamples)
+def rank_rows(residual: Residual) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted std (of a component, RMS over them) and norm of the error, each [n]."""
+    n = len(residual.error)
+    score = np.sqrt(np.mean(residual.std.reshape(n, -1) ** 2, axis=1)) / residual.size
+    return score, np.linalg.norm(residual.error.reshape(n, -1), axis=1) / residual.size
+
+
+def _ranked(metric: Callable, score: np.ndarray, magnitude: np.ndarray, rows: np.ndarray | slice) -> float:
+    return metric(score[rows], magnitude[rows])
+
+
+def _whole_covariance(
+    residual: Residual, q: np.ndarray, logdet: np.ndarray, suffix: str, scale: float | None, interval: dict, n_resamples: int
+) -> dict:
+    """What judges a covariance as a whole: of the force on each atom (whose pit_ks has no suffix), of a stress, of an energy."""
+    d = residual.cov_matrices.shape[-1]
+    ks = "pit_ks" if suffix == "f" else f"pit_ks_{suffix}"
+    rows = metrics.multivariate_nll_rows(q, logdet, d)
+    out = {f"nll_{suffix}": float(rows.mean()), ks: metrics.pit_ks(q, d)}
+    interval[f"nll_{suffix}"] = residual.per_frame(rows).interval(float, n_resamples=n_resamples)
+    interval[ks] = residual.frames().interval(lambda rows: metrics.pit_ks(q[rows], d), n_resamples=n_resamples)
+    if d > 1:  # in one dimension it is the CRPS
+        energy_score = MILLI * metrics.gaussian_energy_score_rows(residual.error, residual.cov)
+        out[f"energy_score_{suffix}"] = float(energy_score.mean())
+        interval[f"energy_score_{suffix}"] = residual.per_frame(energy_score).interval(float, n_resamples=n_resamples)
     if scale is not None:
-        scaled = metrics.multivariate_nll_rows(q / scale**2, logdet + 6 * np.log(scale))
-        out |= {"nll_f_recal": float(scaled.mean()), "pit_ks_recal": metrics.pit_ks(q / scale**2)}
+        scaled = metrics.multivariate_nll_rows(q / scale**2, logdet + 2 * d * np.log(scale), d)
+        out |= {f"nll_{suffix}_recal": float(scaled.mean()), f"{ks}_recal": metrics.pit_ks(q / scale**2, d)}
     return out
 
 
-def _element(split: Split, forces: Residual, symbol: str, recalibration: dict[str, Recalibration]) -> dict:
-    rows = split.labels.symbols[forces.kept] == symbol
-    out = {"n_atoms": int(rows.sum()), "rmse_f": MILLI * metrics.rmse(forces.error[rows])}
-    if forces.probabilistic:
-        z = forces.z[rows]
-        out |= {"sharpness_f": MILLI * metrics.sharpness(forces.std[rows]), "coverage90_f": metrics.coverage(z), "zms_f": metrics.zms(z)}
-        if fitted := recalibration.get("forces"):
-            out["coverage90_f_recal"] = metrics.coverage(z, 0.9, fitted.bounds)
+def _part(residual: Residual, rows: np.ndarray, suffix: str, fitted: Recalibration | None) -> dict:
+    """Error and reliability of some rows (a mask)."""
+    size = residual.size[rows]
+    out = {f"rmse_{suffix}": MILLI * metrics.rmse((residual.error[rows].T / size).T)}
+    if suffix == "f":
+        out["n_atoms"] = int(rows.sum())
+    if residual.probabilistic:
+        z = residual.z[rows]
+        out[f"sharpness_{suffix}"] = MILLI * metrics.sharpness((residual.std[rows].T / size).T)
+        out |= {f"coverage90_{suffix}": metrics.coverage(z), f"zms_{suffix}": metrics.zms(z)}
+        if fitted:
+            out[f"coverage90_{suffix}_recal"] = metrics.coverage(z, 0.9, fitted.bounds)
+    return out
+
+
+def _at_temperature(split: Split, kelvin: float, recalibration: dict[str, Recalibration]) -> dict:
+    assert split.temperature is not None
+    out: dict = {"n_frames": int((split.temperature == kelvin).sum())}
+    for quantity, suffix in (("energy", "e"), ("forces", "f"), ("stress", "s")):
+        residual = split.residual(quantity)
+        if residual is not None and (rows := split.temperature[residual.frame] == kelvin).any():
+            out |= _part(residual, rows, suffix, recalibration.get(quantity))
     return out

@@ -11,7 +11,7 @@ from race.train.checkpoint import has_checkpoint
 from race.train.members import initial_model
 from race.train.parallel import Ranks
 from race.train.prepare import DTYPES, Prepared, prepare
-from race.train.run import load_weights, provenance, write_config, write_summary
+from race.train.run import load_weights, provenance, warm_started, write_config, write_summary
 from race.train.trainer import Trainer
 
 # What may change when a run is continued: nothing that the weights or the order of the data depend on so far.
@@ -51,9 +51,11 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
         torch.set_num_threads(config.train.n_threads)
     if continued:
         config = continue_config(config, read_config(out / "config.yaml"))
-    prepared = prepare(config)
+    prepared = prepare(warm_started(config))
     config = prepared.config
     model = initial_model(config.model, config.train.seed, DTYPES[config.train.dtype])
+    if config.train.warm_start is not None:
+        load_weights(model, config.train.warm_start / "model.safetensors")
     about = {"training": prepared.summary, "versions": provenance()}
     if ranks.first:
         write_config(out, config)

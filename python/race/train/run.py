@@ -54,6 +54,25 @@ def load_weights(model: RACE, path: Path) -> None:
             parameter.copy_(tensors[name])
 
 
+def warm_started(config: Config) -> Config:
+    """`config` with the model section of the run that `train.warm_start` names: weights mean nothing under other constants.
+
+    Raises:
+        RaceError: no such run, or an option of the model that the user set to something else.
+    """
+    if config.train.warm_start is None:
+        return config
+    model = load_run(config.train.warm_start)[1].model
+    for key in config.model.model_fields_set:
+        given, kept = getattr(config.model, key), getattr(model, key)
+        if given not in (kept, []):  # an empty list means "fill from the data", which that run has done
+            remedy = f"leave it out: the model section is that of {config.train.warm_start}"
+            raise RaceError(
+                "differs from the run that train.warm_start names", where=f"model.{key}", expected=kept, got=given, remedy=remedy
+            )
+    return config.model_copy(update={"model": model})
+
+
 def write_config(run: Path, config: Config) -> None:
     write_atomic(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
