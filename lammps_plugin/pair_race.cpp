@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -9,6 +10,8 @@
 #include "comm.h"
 #include "compute.h"
 #include "error.h"
+#include "fix_race_guard.h"
+#include "fix_race_hold.h"
 #include "force.h"
 #include "load_model.h"
 #include "memory.h"
@@ -23,7 +26,7 @@ using namespace LAMMPS_NS;
 
 PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_atom()) {
   single_enable = 0;
-  restartinfo = 0;
+  restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
   no_virial_fdotr_compute = 1; // the virial is summed over edges, right for any box
@@ -31,6 +34,7 @@ PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_a
 }
 
 PairRace::~PairRace() {
+  if (hold_ && modify->get_fix_by_id(hold_id_)) modify->delete_fix(hold_id_);
   if (allocated) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
@@ -64,12 +68,16 @@ void PairRace::compute(int eflag, int vflag) {
     const race::Prediction prediction = predict(uncertainty, vflag_atom || cvflag_atom);
     add_forces(prediction.forces);
     tally(prediction);
-    if (uncertainty) store_uncertainty(prediction);
+    if (uncertainty) {
+      store_uncertainty(prediction);
+    } else if (hold_) {
+      recall();
+    }
   });
 }
 
 race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
-  local_.build(*list, *atom, {species_.data(), model_->metadata().r_max * units_.length, units_.length});
+  local_.build(*list, *atom, {species_.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
   race::Request request;
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
@@ -78,6 +86,17 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   if (!owner.defined()) return race::predict(*model_, local_.graph(), halo_, request);
   race::PeriodicFoldHalo images(owner);
   return race::predict(*model_, local_.graph(), images, request);
+}
+
+// Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor are the energies they would have
+// alone. So fix gcmc sees the energy that an atom's deletion leaves.
+int PairRace::excluded_groups() const {
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; ++k) {
+    if (neighbor->ex2_group[k] == 0) bits |= neighbor->ex1_bit[k];
+    if (neighbor->ex1_group[k] == 0) bits |= neighbor->ex2_bit[k];
+  }
+  return bits;
 }
 
 // On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU. Each atom tells its images its row.
@@ -104,7 +123,8 @@ void PairRace::add_forces(const at::Tensor& forces) {
 void PairRace::tally(const race::Prediction& prediction) {
   const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(units_.energy);
   const double energy = node_energy.sum().item<double>();
-  if (!std::isfinite(energy))
+  finite_ = std::isfinite(energy);
+  if (!finite_ && !FixRaceGuard::watches(*modify, update->ntimestep))
     throw race::Error("pair_style race: the energy of model " + file_ + " is not finite at step " + std::to_string(update->ntimestep) +
                       "; expected a structure near the training set; check the positions and the time step");
   const std::vector<int>& atoms = local_.atom_of_row();
@@ -134,7 +154,8 @@ void PairRace::tally(const race::Prediction& prediction) {
 // A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS (Compute::addstep), so every rank agrees.
 bool PairRace::uncertainty_wanted() const {
   if (uq_flag_) return true;
-  if (uq_every_ > 0 && update->ntimestep % uq_every_ == 0) return true;
+  if (uq_every_ > 0) return update->ntimestep % uq_every_ == 0 || update->ntimestep == update->firststep;
+  if (FixRaceGuard::wants_uncertainty(*modify, update->ntimestep)) return true;
   for (Compute* compute : modify->get_compute_list())
     if ((!strcmp(compute->style, "race") || !strcmp(compute->style, "race/atom")) && compute->matchstep(update->ntimestep)) return true;
   return false;
@@ -167,6 +188,30 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   store(f_epistemic, atoms.cov_epistemic, units_.force_squared());
   rank_totals_ = rank_totals(prediction, atoms);
   uncertainty_step_ = update->ntimestep;
+  if (hold_) keep();
+}
+
+// Columns go with their atoms in the fix, and are this step's again in recall().
+void PairRace::keep() {
+  for (int i = 0; i < atom->nlocal; ++i) {
+    double* to = hold_->values[i];
+    for (const PerAtom* quantity : {&e_std, &f_std, &bald}) *to++ = quantity->vector[i];
+    for (const PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) to = std::copy_n(quantity->array[i], 6, to);
+  }
+}
+
+void PairRace::recall() {
+  for (PerAtom* quantity : {&e_std, &f_std, &bald}) memory->grow(quantity->vector, atom->nmax, "pair:race");
+  for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) memory->grow(quantity->array, atom->nmax, 6, "pair:race");
+  for (int i = 0; i < atom->nlocal; ++i) {
+    const double* from = hold_->values[i];
+    for (PerAtom* quantity : {&e_std, &f_std, &bald}) quantity->vector[i] = *from++;
+    for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) {
+      std::copy_n(from, 6, quantity->array[i]);
+      from += 6;
+    }
+  }
+  uncertainty_step_ = update->ntimestep;
 }
 
 void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
@@ -196,6 +241,15 @@ PairRace::Totals PairRace::totals() {
   Totals totals;
   MPI_Allreduce(&rank_totals_.max_force_std, &totals.max_force_std, 1, MPI_DOUBLE, MPI_MAX, world);
   totals.max_force_std *= units_.force();
+  double sum = 0, largest = -HUGE_VAL; // an atom's BALD is above 0 but for rounding
+  for (int64_t row = 0; row < local_.graph().n_owned; ++row) {
+    const double value = bald.vector[local_.atom_of_row()[row]];
+    sum += value;
+    largest = std::max(largest, value);
+  }
+  MPI_Allreduce(&sum, &totals.mean_bald, 1, MPI_DOUBLE, MPI_SUM, world);
+  MPI_Allreduce(&largest, &totals.max_bald, 1, MPI_DOUBLE, MPI_MAX, world);
+  totals.mean_bald /= sums[0].item<double>();
   totals.energy_std = uncertainty.energy_std * units_.energy;
   for (int k = 0; k < 6; ++k) totals.virial_std[k] = uncertainty.virial_std[k] * units_.energy;
   return totals;

@@ -2,6 +2,8 @@
 #include "compute_race.h"
 #include "compute_race_atom.h"
 #include "error.h"
+#include "fix_race_guard.h"
+#include "fix_race_hold.h"
 #include "lammpsplugin.h"
 #include "library.h"
 #include "pair_race.h"
@@ -31,6 +33,9 @@ void refuse_another_lammps(LAMMPS* lmp) {
                     expected, bytes);
 }
 
+Fix* create_guard(LAMMPS* lmp, int narg, char** arg) { return new FixRaceGuard(lmp, narg, arg); }
+Fix* create_hold(LAMMPS* lmp, int narg, char** arg) { return new FixRaceHold(lmp, narg, arg); }
+
 } // namespace
 
 void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
@@ -42,5 +47,7 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   };
   add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));
   add("compute", "race", "compute race", reinterpret_cast<void*>(&create_compute));
+  add("fix", "race/guard", "fix race/guard", reinterpret_cast<void*>(&create_guard));
+  add("fix", "RACE/HOLD", "internal to pair_style race", reinterpret_cast<void*>(&create_hold));
   add("compute", "race/atom", "compute race/atom", reinterpret_cast<void*>(&create_compute_atom));
 }
