@@ -16,7 +16,7 @@ class NeighList;
 class LocalGraph {
 public:
   struct Options {
-    const int* species; ///< by LAMMPS type (from 1); -1: not of this potential
+    const int* species; ///< by LAMMPS type (from 1); -1: takes no part
     double r_max;       ///< in LAMMPS's units of length
     double length;      ///< 1 Angstrom in LAMMPS's units
     int excluded = 0;   ///< bits of groups that take no part at all

@@ -77,7 +77,8 @@ void PairRace::compute(int eflag, int vflag) {
 }
 
 race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
-  local_.build(*list, *atom, {species_.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
+  const std::vector<int> species = present_species();
+  local_.build(*list, *atom, {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
   race::Request request;
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
@@ -97,6 +98,17 @@ int PairRace::excluded_groups() const {
     if (neighbor->ex1_group[k] == 0) bits |= neighbor->ex2_bit[k];
   }
   return bits;
+}
+
+// Likewise types that `neigh_modify exclude type` cuts from every type.
+std::vector<int> PairRace::present_species() const {
+  std::vector<int> species = species_;
+  for (int type = 1; type <= atom->ntypes && neighbor->nex_type > 0; ++type) {
+    int n_cut = 0;
+    for (int other = 1; other <= atom->ntypes; ++other) n_cut += neighbor->ex_type[type][other] != 0;
+    if (n_cut == atom->ntypes) species[type] = -1;
+  }
+  return species;
 }
 
 // On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU. Each atom tells its images its row.

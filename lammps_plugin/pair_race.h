@@ -83,6 +83,7 @@ private:
   void check_masses() const;
   bool uncertainty_wanted() const;
   int excluded_groups() const;
+  std::vector<int> present_species() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
   at::Tensor owner_rows();
   void add_forces(const at::Tensor& forces);

@@ -61,7 +61,8 @@ def trajectory(
     )  # fmt: skip
     finished = run.run(text, ranks, timeout=timeout)
     assert finished.status == 0 and not finished.hung, finished.output
-    rows, frames = thermo(finished.output), read_dump(run.folder / f"{name}.dump")
+    rows = list({row["Step"]: row for row in thermo(finished.output)}.values())  # a second run repeats the last step of the first
+    frames = read_dump(run.folder / f"{name}.dump")
     assert len(rows) == len(frames), finished.output
     return [_frame(row, frame, types, "p" in limits) for row, frame in zip(rows, frames, strict=True)]
 
