@@ -11,7 +11,8 @@ using namespace LAMMPS_NS;
 PairRace* LAMMPS_NS::find_pair_race(LAMMPS* lmp, const std::string& reader) {
   auto* pair = dynamic_cast<PairRace*>(lmp->force->pair_match("race", 1));
   if (!pair || !pair->metadata())
-    lmp->error->all(FLERR, "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",
+    lmp->error->all(FLERR,
+                    "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",
                     reader, lmp->force->pair_style ? lmp->force->pair_style : "none");
   return pair;
 }
@@ -47,8 +48,10 @@ void ComputeRace::init() {
       error->all(FLERR, "compute {} race {}: model {} has one member and head {}; expected an ensemble or head equivariant", id, name,
                  pair_->file(), metadata.head);
     if ((name == "bald" || name == "max/bald") && !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
-      error->all(FLERR, "compute {} race {}: model {} has {} member(s) and head {}; expected a head with a force covariance, in an ensemble "
-                 "or evidential", id, name, pair_->file(), metadata.n_members, metadata.head);
+      error->all(FLERR,
+                 "compute {} race {}: model {} has {} member(s) and head {}; expected a head with a force covariance, in an ensemble "
+                 "or evidential",
+                 id, name, pair_->file(), metadata.n_members, metadata.head);
     if (name == "stress/std" && !ensemble)
       error->all(FLERR, "compute {} race {}: model {} has one member; expected an ensemble", id, name, pair_->file());
   }

@@ -80,18 +80,23 @@ void FixRaceGuard::init() {
         if (found != metadata.min_distance.end()) shortest_[a * n + b] = found->second;
       }
   if (metadata.min_distance.empty() && (overlap_factor_ > 0 || unseen_))
-    error->all(FLERR, "fix {} race/guard: model {} does not say what pairs its training set has; expected an artifact of race train and "
-                      "race export, or: overlap off unseen no", id, pair_->file());
+    error->all(FLERR,
+               "fix {} race/guard: model {} does not say what pairs its training set has; expected an artifact of race train and "
+               "race export, or: overlap off unseen no",
+               id, pair_->file());
 
   neighbors_.clear();
   if (!metadata.n_neighbors.empty() && seen_within_ == metadata.r_max) {
     for (const std::string& element : elements) {
       const auto found = metadata.n_neighbors.find(element);
-      neighbors_.push_back(found == metadata.n_neighbors.end() ? Range{} : Range{found->second.first, found->second.second});
+      const bool known = found != metadata.n_neighbors.end(); // another element has no range to leave; its pairs are unseen
+      neighbors_.push_back(known ? Range{found->second.first, found->second.second} : Range{0, HUGE_VAL});
     }
   } else if (density_asked_) {
-    error->all(FLERR, "fix {} race/guard density: model {} does not say how many neighbors its training set has within its cutoff; train "
-                      "and export it again, or: density off", id, pair_->file());
+    error->all(FLERR,
+               "fix {} race/guard density: model {} does not say how many neighbors its training set has within its cutoff; train "
+               "and export it again, or: density off",
+               id, pair_->file());
   }
 
   if (force_std_limit_ > 0 && metadata.n_members == 1 && !metadata.has_force_cov())
@@ -158,7 +163,8 @@ void FixRaceGuard::find_not_finite(Finding& finding) const {
     const auto finite = [](const double* v) { return std::isfinite(v[0]) && std::isfinite(v[1]) && std::isfinite(v[2]); };
     const double *x = atom->x[i], *f = atom->f[i];
     if (finite(x) && finite(f)) continue;
-    finding.add(1, fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}", name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
+    finding.add(
+        1, fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}", name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
   }
   if (finding.count == 0 && !pair_->finite()) finding.add(0, "the energy");
 }
@@ -180,8 +186,8 @@ void FixRaceGuard::find_pairs(Finding& overlaps, Finding& unseen_pairs) const {
       const double shortest = shortest_[species[row] * n + species[sender[e]]];
       if (shortest == 0) {
         if (unseen_ && r < seen_within_)
-          unseen_pairs.add(1 / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair", name_of(atoms[row]),
-                                              name_of(atoms[sender[e]]), r));
+          unseen_pairs.add(1 / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair",
+                                              name_of(atoms[row]), name_of(atoms[sender[e]]), r));
       } else if (r < overlap_factor_ * shortest) {
         overlaps.add(shortest / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart, limit {:.4g}", name_of(atoms[row]),
                                                name_of(atoms[sender[e]]), r, overlap_factor_ * shortest));
@@ -200,8 +206,8 @@ void FixRaceGuard::find_densities(Finding& finding) const {
     const Range& seen = neighbors_[species[row]];
     const double low = seen.min / density_factor_, high = seen.max * density_factor_;
     if (count >= low && count <= high) continue;
-    finding.add(count < low ? low - count : count - high,
-                fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}", name_of(pair_->local().atom_of_row()[row]), count, low, high));
+    finding.add(count < low ? low - count : count - high, fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}",
+                                                                      name_of(pair_->local().atom_of_row()[row]), count, low, high));
   }
 }
 

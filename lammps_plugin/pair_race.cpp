@@ -281,9 +281,12 @@ void* PairRace::extract(const char* name, int& dim) {
 }
 
 void* PairRace::extract_peratom(const char* name, int& columns) {
-  const std::pair<const char*, PerAtom*> quantities[] = {
-      {"e_std", &e_std}, {"f_std", &f_std},             {"bald", &bald},
-      {"f_cov", &f_cov}, {"f_aleatoric", &f_aleatoric}, {"f_epistemic", &f_epistemic}};
+  const std::pair<const char*, PerAtom*> quantities[] = {{"e_std", &e_std},
+                                                         {"f_std", &f_std},
+                                                         {"bald", &bald},
+                                                         {"f_cov", &f_cov},
+                                                         {"f_aleatoric", &f_aleatoric},
+                                                         {"f_epistemic", &f_epistemic}};
   for (const auto& [known, quantity] : quantities) {
     if (strcmp(name, known)) continue;
     columns = quantity->columns;

@@ -41,10 +41,11 @@ void write_frame(FILE* file, const LAMMPS& lmp, const PairRace& pair, const std:
   const double length = pair.units().length, force = pair.units().force();
   std::replace(comment.begin(), comment.end(), '"', '\'');
   const auto n_atoms = all.size() / n_columns;
-  fprintf(file, "%zu\nLattice=\"%.16g 0 0 %.16g %.16g 0 %.16g %.16g %.16g\" ", n_atoms, box.xprd / length, box.xy / length, box.yprd / length,
-          box.xz / length, box.yz / length, box.zprd / length);
-  fprintf(file, "Properties=species:S:1:pos:R:3:id:I:1:lammps_forces:R:3 pbc=\"%c %c %c\" step=%lld reason=\"%s\"\n", box.xperiodic ? 'T' : 'F',
-          box.yperiodic ? 'T' : 'F', box.zperiodic ? 'T' : 'F', static_cast<long long>(lmp.update->ntimestep), comment.c_str());
+  fprintf(file, "%zu\nLattice=\"%.16g 0 0 %.16g %.16g 0 %.16g %.16g %.16g\" ", n_atoms, box.xprd / length, box.xy / length,
+          box.yprd / length, box.xz / length, box.yz / length, box.zprd / length);
+  fprintf(file, "Properties=species:S:1:pos:R:3:id:I:1:lammps_forces:R:3 pbc=\"%c %c %c\" step=%lld reason=\"%s\"\n",
+          box.xperiodic ? 'T' : 'F', box.yperiodic ? 'T' : 'F', box.zperiodic ? 'T' : 'F', static_cast<long long>(lmp.update->ntimestep),
+          comment.c_str());
 
   std::vector<std::size_t> order(n_atoms);
   std::iota(order.begin(), order.end(), 0);

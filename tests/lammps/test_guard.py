@@ -34,6 +34,7 @@ thermo_style custom step pe f_g f_g[*]
 thermo {every}
 run {steps}
 """
+HOLE = "group gone id 3:10\ndelete_atoms group gone compress no"
 OFF = "overlap off unseen no density off"
 
 
@@ -50,7 +51,14 @@ def guard(lammps_run, guarded):
         length = {"metal": 1.0, "si": 1e-10}[units]
         write_data(lammps_run.folder / "bn.data", crystal(), ELEMENTS, length)
         text = INPUT.format(
-            plugin=lammps_run.plugin, artifact=artifact, change=change, guard=guard, steps=steps, units=units, skin=2 * length, every=guard.split()[0]
+            plugin=lammps_run.plugin,
+            artifact=artifact,
+            change=change,
+            guard=guard,
+            steps=steps,
+            units=units,
+            skin=2 * length,
+            every=guard.split()[0],
         )
         finished = lammps_run.run(text, ranks, timeout=60)
         assert not finished.hung
@@ -84,7 +92,7 @@ def triggers() -> dict[str, tuple[str, str, list[str], int]]:
     return {
         "overlap": ("unseen no density off", move(k, place), ["overlap", "1 (B)", f"{k + 1} (N)", "0.8 Angstrom", "limit 1.2"], 2),
         "unseen": ("overlap off density off", f"set atom {k + 1} type 3", ["unseen pair", f"{k + 1} (O)", "no such pair"], 3),
-        "density": ("overlap off unseen no", "group gone id 3:10\ndelete_atoms group gone compress no", ["density", "neighbors, limits 14"], 4),
+        "density": ("overlap off unseen no", HOLE, ["density", "neighbors, limits 14"], 4),
         "force/std": (f"{OFF} force/std 0.01", "", ["force/std: atom", "limit 0.01"], 5),
     }  # fmt: skip
 
@@ -188,7 +196,9 @@ lmp.commands_string(fix + tail)
 def test_not_finite(lammps_run, guarded, what, ranks):
     """NaN in a force of another fix, and in a position, from which the model's own energy follows."""
     write_data(lammps_run.folder / "bn.data", crystal(), ELEMENTS)
-    text = INPUT.format(plugin=lammps_run.plugin, artifact=guarded, change="", guard=f"1 stop {OFF}", steps=6, units="metal", skin=2, every=1)
+    text = INPUT.format(
+        plugin=lammps_run.plugin, artifact=guarded, change="", guard=f"1 stop {OFF}", steps=6, units="metal", skin=2, every=1
+    )
     command = [sys.executable, "-c", POISON, what, text]
     if ranks > 1:
         command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), *command]
@@ -204,7 +214,8 @@ def test_not_finite(lammps_run, guarded, what, ranks):
 @pytest.mark.parametrize(
     "guard_line, expected",
     [
-        ("0 stop", "steps > 0, got 0"), ("1 halt", "expected warn, dump or stop, got halt"), ("1 stop overlap -1", "overlap: expected a number > 0"),
+        ("0 stop", "steps > 0, got 0"), ("1 halt", "expected warn, dump or stop, got halt"),
+        ("1 stop overlap -1", "overlap: expected a number > 0"),
         ("1 stop unseen maybe", "unseen: expected yes or no"), ("1 stop density 0.5", "a factor >= 1"), ("1 stop colour 3", "got colour"),
         ("1 stop file", "missing argument"), ("1", "missing argument"), ("1 stop force/std nan", "floating point"), ("x stop", "integer"),
     ],

@@ -39,7 +39,6 @@ def test_two_models_add_up(lammps_run, artifact, artifacts, read_by):
     run 0
     """
 
-
     write_data(lammps_run.folder / "system.data", atoms, ELEMENTS)
     finished = lammps_run.run(script, 2)
     assert finished.status == 0 and not finished.hung, finished.output
@@ -85,7 +84,6 @@ def test_race_over_a_repulsive_core(lammps_run, artifact):
     script = f"units metal\natom_style atomic\nread_data both.data\npair_style {core}\n{coeff.replace(' zbl', '')}"
     script += "\nthermo_style custom step pe\nthermo_modify format float %.17g\nrun 0"
 
-
     (row,) = thermo(lammps_run.run(script).output)
     assert row["PotEng"] > 0.01 and both[0].energy == pytest.approx(model.energy + row["PotEng"], abs=1e-9)
 
@@ -127,7 +125,6 @@ def test_bonded_neighbors(lammps_run, artifact, special):
     thermo_modify format float %.17g
     run 0
     """
-
 
     finished = lammps_run.run(script, 2)
     assert not finished.hung

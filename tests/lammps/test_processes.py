@@ -105,7 +105,10 @@ def test_rerun(lammps_run, artifact):
     thermo_modify format float %.17g
     thermo 5
     """
-    commands = script(lammps_run, artifact) + both + """
+    commands = (
+        script(lammps_run, artifact)
+        + both
+        + """
     velocity all create 600 12 loop geom
     timestep 0.0005
     fix nve all nve
@@ -113,6 +116,7 @@ def test_rerun(lammps_run, artifact):
     dump_modify d sort id format float %.17g
     run 10
     """
+    )
     first = lammps_run.run(commands, 2)
     again = lammps_run.run(script(lammps_run, artifact) + both + "rerun out.dump dump x y z\n", 2)
     for finished in (first, again):

@@ -87,7 +87,9 @@ def test_moved_file(lammps_run, stopped):
 def test_another_pair_style_forgets_the_first(lammps_run, artifact):
     """Elements belong to the model that was given when they were: a second pair_style wants its own pair_coeff."""
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
-    script = HEAD.format(plugin=lammps_run.plugin) + f"""
+    script = (
+        HEAD.format(plugin=lammps_run.plugin)
+        + f"""
     read_data system.data
     pair_style race {artifact}
     pair_coeff * * B N O
@@ -95,5 +97,6 @@ def test_another_pair_style_forgets_the_first(lammps_run, artifact):
     pair_style race {artifact} dtype float32
     run 0
     """
+    )
     finished = lammps_run.run(script)
     assert finished.status != 0 and any("pair coeffs" in line for line in finished.errors()), finished.output

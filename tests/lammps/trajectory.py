@@ -57,7 +57,8 @@ def trajectory(
     pair = pair or f"pair_style race {artifact} {model}\npair_coeff * * {' '.join(types)}"
     limits = limits or boundary(atoms)
     text = INPUT.format(
-        style=style, grid=grid, setup=setup, boundary=limits, read=read, plugin=run.plugin, pair=pair, every=every, name=name, commands=commands,
+        style=style, grid=grid, setup=setup, boundary=limits, read=read, plugin=run.plugin, pair=pair, every=every, name=name,
+        commands=commands,
     )  # fmt: skip
     finished = run.run(text, ranks, timeout=timeout)
     assert finished.status == 0 and not finished.hung, finished.output

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import race._race
+
 from race.deploy.export import export_model
 
 from ..conftest import ELEMENTS, small_model

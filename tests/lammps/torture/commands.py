@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import ase
+
 import race
 
 from ..conftest import ELEMENTS
@@ -59,7 +60,7 @@ BY_HAND: list[tuple[str, str, tuple[str, ...]]] = [
     ("pair_style", "pair_style race {file} sha256 0000000000", ("sha256", "0000000000")),
     ("pair_style", "pair_style race {file} zbl on", ("got zbl",)),
     ("pair_style", "pair_style race {file} {file}", ("expected a keyword",)),
-    ("pair_coeff", "pair_coeff * *", ("expected 3 element names",)),
+    ("pair_coeff", "pair_coeff * *", ("pair_coeff", "missing")),
     ("pair_coeff", "pair_coeff * * B", ("expected 3 element names", "got 1")),
     ("pair_coeff", "pair_coeff * * B N O O", ("expected 3 element names", "got 4")),
     ("pair_coeff", "pair_coeff * * B N Si", ("atom type 3", "got Si")),
@@ -95,11 +96,12 @@ BY_HAND: list[tuple[str, str, tuple[str, ...]]] = [
     ("fix race/guard", "fix g all race/guard 1 stop unseen perhaps", ("unseen", "perhaps")),
     ("fix race/guard", "fix g all race/guard 1 stop force/std many", ("floating point", "many")),
     ("fix pair", "fix p all pair 1 race f_what 1", ("f_what",)),
-    ("fix pair", "fix p all pair 1 race:2 f_cov 1", ("race",)),
+    ("fix pair", "fix p all pair 1 reax f_cov 1", ("reax",)),
 ]  # fmt: skip
 
-JUNK = ["0", "-1", "1e308", "-0.0", "nan", "inf", "99999999999999999999", "''", "*", "NULL", "race", "sha256", "force/std", "interval", "every",
-        "float32", "B", "Xx", "../../etc/passwd", "%s%s%n", "u_u", "a" * 3000, "1.5", "off", "yes", "1*2", "c_u", "v_x", "{file}"]  # fmt: skip
+JUNK = ["0", "-1", "1e308", "-0.0", "nan", "inf", "99999999999999999999", "''", "*", "NULL", "race", "sha256", "force/std", "interval",
+        "every", "float32", "B", "Xx", "../../etc/passwd", "%s%s%n", "u_u", "a" * 3000, "1.5", "off", "yes", "1*2", "c_u",
+        "v_x", "{file}"]  # fmt: skip
 
 
 class Bench:
@@ -121,13 +123,19 @@ class Bench:
 
     def input(self, which: str, line: str) -> str:
         lines = {**RIGHT, which: line}
-        return "\n".join([HEAD, *lines.values(), TAIL]).replace("{plugin}", str(self.plugin)).replace("{file}", str(self.artifact)).replace("{sha}", self.sha256)
+        return (
+            "\n".join([HEAD, *lines.values(), TAIL])
+            .replace("{plugin}", str(self.plugin))
+            .replace("{file}", str(self.artifact))
+            .replace("{sha}", self.sha256)
+        )
 
     def judge(self, which: str, line: str, outcome: Outcome) -> str:
         """A refusal must speak of the command; what is taken must give the energy of the elements that it names."""
         if outcome.error is not None:
             words = {"pair_style": "pair_style race", "pair_coeff": "pair_coeff", "fix pair": "fix pair"}.get(which, which)
-            told = [word for word in (*words.split(), *line.split()[1:]) if len(word) > 2]
+            # LAMMPS cuts long messages, and short words are in every one.
+            told = [word[:60] if len(word) > 2 else f"'{word}'" for word in (*words.split(), *line.split()[1:])]
             known = any(word.lower() in outcome.error.lower() for word in (*told, "pair coeffs", "command"))
             return "" if outcome.error.startswith("ERROR") and known else f"{line}\n   does not name what is wrong: {outcome.error}"
         elements = line.split()[3:5] if which == "pair_coeff" else ELEMENTS[:2]

@@ -98,7 +98,7 @@ def _resealed(whole: bytes, change: Callable[[str, bytes], bytes | None], more: 
 
 
 def same(whole: bytes) -> bytes:
-    """Taken apart and sealed again without a change: must load, or every refusal below would be of the archive and not of what was changed."""
+    """Taken apart and sealed again without a change: must load, or refusals below would be of the archive, not of what was changed."""
     return _resealed(whole, lambda _, content: content)
 
 
@@ -119,7 +119,11 @@ def _hostile(whole: bytes, folder: Path) -> Iterator[tuple[str, bytes | None, tu
     yield "hostile weights cut", replace("/data/0", lambda c: c[: len(c) // 2]), ()
     yield "hostile weights missing", replace("/data/0", lambda _: None), ()
     yield "hostile no selftest", replace("/extra/selftest.json", lambda _: None), ("selftest.json",)
-    yield "hostile selftest without cases", replace("/extra/selftest.json", lambda _: b'{"tolerance": {"float32": 1, "float64": 1}}'), ("cases",)
+    yield (
+        "hostile selftest without cases",
+        replace("/extra/selftest.json", lambda _: b'{"tolerance": {"float32": 1, "float64": 1}}'),
+        ("cases",),
+    )
     yield "hostile deep json", replace("/extra/metadata.json", lambda _: b"[" * 1_000_000), ("metadata.json",)
 
 

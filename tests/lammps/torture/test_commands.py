@@ -34,5 +34,7 @@ def test_judge(bench):
     energy = bench.energy("B", "N")
     assert bench.judge("pair_coeff", right, Outcome(energy=energy)) == ""
     assert bench.judge("pair_coeff", "pair_coeff * * N B O", Outcome(energy=energy))
-    assert bench.judge("pair_coeff", right, Outcome(energy=energy + 0.01)) and bench.judge("pair_coeff", right, Outcome(energy=float("nan")))
+    assert bench.judge("pair_coeff", right, Outcome(energy=energy + 0.01)) and bench.judge(
+        "pair_coeff", right, Outcome(energy=float("nan"))
+    )
     assert bench.judge("pair_coeff", right, Outcome(error="ERROR: something"))

@@ -7,7 +7,6 @@ from ..systems import boron_nitride
 from . import model_files
 from .runner import Case, Outcome, refused, run_block
 
-
 # Ends the worker among the parents of this shell with a segmentation fault.
 CRASH = """
 pid=$$
