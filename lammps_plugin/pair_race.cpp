@@ -10,6 +10,7 @@
 #include "comm.h"
 #include "compute.h"
 #include "error.h"
+#include "fix_race_bias.h"
 #include "fix_race_guard.h"
 #include "fix_race_hold.h"
 #include "force.h"
@@ -165,7 +166,7 @@ void PairRace::tally(const race::Prediction& prediction) {
 
 // A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS (Compute::addstep), so every rank agrees.
 bool PairRace::uncertainty_wanted() const {
-  if (uq_flag_) return true;
+  if (uq_flag_ || FixRaceBias::present(*modify)) return true;
   if (uq_every_ > 0) return update->ntimestep % uq_every_ == 0 || update->ntimestep == update->firststep;
   if (FixRaceGuard::wants_uncertainty(*modify, update->ntimestep)) return true;
   for (Compute* compute : modify->get_compute_list())
@@ -191,7 +192,8 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
     halo_.reverse(columns);
     forces = columns.view({-1, n_groups, 3});
   }
-  const AtomUncertainty atoms = atom_uncertainty(prediction, forces.slice(0, 0, local_.graph().n_owned));
+  member_forces_ = forces.slice(0, 0, local_.graph().n_owned);
+  const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
   store(e_std, atoms.energy_std, units_.energy);
   store(f_std, atoms.force_std, units_.force());
   store(bald, atoms.bald, 1.0);
@@ -243,11 +245,22 @@ void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
     std::memcpy(flat + static_cast<int64_t>(columns) * local_.atom_of_row()[row], value, sizeof(double) * columns);
 }
 
-PairRace::Totals PairRace::totals() {
-  require_uncertainty();
+at::Tensor PairRace::reduced_sums() const {
   const at::Tensor& mine = rank_totals_.sums;
   at::Tensor sums = at::empty_like(mine);
   MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()), MPI_DOUBLE, MPI_SUM, world);
+  return sums;
+}
+
+PairRace::Members PairRace::members() {
+  const int64_t M = model_->metadata().n_members;
+  const at::Tensor sums = reduced_sums();
+  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_, rank_totals_.sums.slice(0, 1 + 2 * M).view({M, 9})};
+}
+
+PairRace::Totals PairRace::totals() {
+  require_uncertainty();
+  const at::Tensor sums = reduced_sums();
   const GlobalUncertainty uncertainty = global_uncertainty(sums, model_->metadata());
 
   Totals totals;

@@ -65,6 +65,15 @@ public:
   };
   Totals totals(); ///< Collective. Of this step.
 
+  /// The members of this step, in model units (eV, Angstrom).
+  struct Members {
+    double n_atoms;      ///< of this style, over all ranks
+    at::Tensor energies; ///< [M], over all ranks
+    at::Tensor forces;   ///< [n_owned, M, 3] complete, of this rank's rows
+    at::Tensor virials;  ///< [M, 9], this rank's part
+  };
+  Members members(); ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
+
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return file_; }
   const std::string& element(int type) const { return elements_[type]; } ///< or NULL
@@ -92,6 +101,7 @@ private:
   void store(PerAtom& quantity, const at::Tensor& values, double unit);
   void keep();
   void recall();
+  at::Tensor reduced_sums() const;
   static constexpr int n_held = 21; ///< columns of the six quantities
   template <typename Work> void guarded(Work&& work);
 
@@ -114,6 +124,7 @@ private:
   bigint step_ = -1;             ///< of the last forces
   bigint uncertainty_step_ = -1; ///< of the arrays
   RankTotals rank_totals_;
+  at::Tensor member_forces_; ///< [n_owned, M, 3] eV/Angstrom, complete
 };
 
 } // namespace LAMMPS_NS

@@ -4,6 +4,7 @@
 #include "compute_race.h"
 #include "compute_race_atom.h"
 #include "error.h"
+#include "fix_race_bias.h"
 #include "fix_race_guard.h"
 #include "fix_race_hold.h"
 #include "force.h"
@@ -37,6 +38,7 @@ void refuse_another_lammps(LAMMPS* lmp) {
                     expected, bytes);
 }
 
+Fix* create_bias(LAMMPS* lmp, int narg, char** arg) { return new FixRaceBias(lmp, narg, arg); }
 Fix* create_guard(LAMMPS* lmp, int narg, char** arg) { return new FixRaceGuard(lmp, narg, arg); }
 Fix* create_hold(LAMMPS* lmp, int narg, char** arg) { return new FixRaceHold(lmp, narg, arg); }
 
@@ -46,6 +48,7 @@ void enter_styles(LAMMPS& lmp) {
   (*lmp.force->pair_map)["race"] = &create_pair;
   (*lmp.modify->compute_map)["race"] = &create_compute;
   (*lmp.modify->compute_map)["race/atom"] = &create_compute_atom;
+  (*lmp.modify->fix_map)["race/bias"] = &create_bias;
   (*lmp.modify->fix_map)["race/guard"] = &create_guard;
   (*lmp.modify->fix_map)["RACE/HOLD"] = &create_hold;
 }
@@ -67,6 +70,7 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   };
   add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));
   add("compute", "race", "compute race", reinterpret_cast<void*>(&create_compute));
+  add("fix", "race/bias", "fix race/bias", reinterpret_cast<void*>(&create_bias));
   add("fix", "race/guard", "fix race/guard", reinterpret_cast<void*>(&create_guard));
   add("fix", "RACE/HOLD", "internal to pair_style race", reinterpret_cast<void*>(&create_hold));
   add("compute", "race/atom", "compute race/atom", reinterpret_cast<void*>(&create_compute_atom));
