@@ -6,22 +6,23 @@ import pytest
 
 import race
 from race.deploy.bias import BiasedCalculator
+from race.deploy.export import export_model
 from race.errors import RaceError
 
-from ..lammps.conftest import artifacts  # noqa: F401 (a fixture)
-from ..lammps.systems import tiny
+from .conftest import make_model
 
 HEIGHT, WIDTH = 3.0, 0.4  # eV: on the order of the members' spread
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def atoms() -> ase.Atoms:
-    return tiny()
+    """Two atoms in a cell smaller than the cutoff."""
+    return ase.Atoms("BN", positions=[[0.1, 0.0, 0.2], [1.3, 1.1, 0.9]], cell=[[2.5, 0, 0], [0.4, 2.3, 0], [0.3, -0.5, 2.6]], pbc=True)
 
 
 @pytest.fixture
-def biased(artifacts):  # noqa: F811
-    return BiasedCalculator(race.Calculator(artifacts("ensemble")), HEIGHT, WIDTH)
+def biased(artifact):
+    return BiasedCalculator(race.Calculator(artifact), HEIGHT, WIDTH)
 
 
 def energy(calculator, atoms) -> float:
@@ -65,9 +66,10 @@ def test_energy_is_the_formula(biased, atoms):
     assert energy(biased, atoms) == pytest.approx(members.mean() + bias, abs=1e-10)
 
 
-def test_refusals(artifacts):  # noqa: F811
-    single = artifacts("bias_single", n_members=1, head="point")
+def test_refusals(artifact, tmp_path):
+    single = tmp_path / "single.race.pt"
+    export_model(make_model(n_members=1), single)
     with pytest.raises(RaceError, match="more than one member"):
         BiasedCalculator(race.Calculator(single), 1.0, 1.0)
     with pytest.raises(RaceError, match="width > 0"):
-        BiasedCalculator(race.Calculator(artifacts("ensemble")), 1.0, 0.0)
+        BiasedCalculator(race.Calculator(artifact), 1.0, 0.0)

@@ -74,7 +74,7 @@ def test_units(lammps_run, artifact):
 
 
 def test_energy_is_conserved_and_minimized(lammps_run, artifact):
-    """The bias is a potential: NVE keeps the sum, 16 times better with a quarter of the time step; minimize goes down in it."""
+    """The bias is a potential: NVE keeps the sum, 16 times better at a quarter of the time step; minimize goes down in it."""
     spread = {}
     for factor in (1, 4):
         rows, _ = biased(lammps_run, artifact, f"run {20 * factor}", every=2 * factor, timestep=0.0004 / factor)
@@ -88,7 +88,8 @@ def test_energy_is_conserved_and_minimized(lammps_run, artifact):
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("fix x all race/bias 1.0", "missing argument"), ("fix x all race/bias 1.0 0", "B > 0, got 0"), ("fix x all race/bias a 1", "got a"),
+        ("fix x all race/bias 1.0", "missing argument"), ("fix x all race/bias 1.0 0", "B > 0, got 0"),
+        ("fix x all race/bias a 1", "got a"),
         ("fix x all race/bias 1 1 1", "nothing after"), ("group g id 1\nfix x g race/bias 1 1", "expected group all, got g"),
         ("run_style respa 2 2 bond 1 pair 2\nrun 0", "run_style verlet"),
     ],
@@ -115,8 +116,8 @@ def test_mistakes(lammps_run, artifact, line, expected):
 def test_one_member(lammps_run, artifacts):
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
     script = INPUT.format(
-        units="metal", plugin=lammps_run.plugin, artifact=artifacts("bias_one", n_members=1), model="", skin=1.0, height=1, width=1, every=1,
-        commands="run 0", timestep=1e-3,
+        units="metal", plugin=lammps_run.plugin, artifact=artifacts("bias_one", n_members=1), model="", skin=1.0, height=1, width=1,
+        every=1, commands="run 0", timestep=1e-3,
     )  # fmt: skip
     finished = lammps_run.run(script)
     assert finished.status != 0 and "one member; expected an ensemble" in finished.errors()[0]
