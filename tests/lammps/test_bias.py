@@ -11,7 +11,7 @@ from .conftest import ELEMENTS
 from .harness import NKTV2P, read_dump, thermo, write_data
 from .systems import b2o3
 
-HEIGHT, WIDTH = 3.0, 0.2  # eV
+HEIGHT, WIDTH = 3.0, 1.2  # eV: on the order of the spread of untrained members
 
 INPUT = """
 units {units}

@@ -105,15 +105,18 @@ def same(whole: bytes) -> bytes:
 def _hostile(whole: bytes, folder: Path) -> Iterator[tuple[str, bytes | None, tuple[str, ...]]]:
     trap = pickle.dumps(Trap(folder), protocol=2)
 
+    names = zipfile.ZipFile(io.BytesIO(whole)).namelist()
+    source = next(name for name in names if "/code/" in name and name.endswith(".py"))
+
     def replace(ending: str, new: Callable[[bytes], bytes | None]) -> bytes:
-        assert any(name.endswith(ending) for name in zipfile.ZipFile(io.BytesIO(whole)).namelist()), ending
+        assert any(name.endswith(ending) for name in names), ending
         return _resealed(whole, lambda name, content: new(content) if name.endswith(ending) else content)
 
     yield "hostile data.pkl", replace("/data.pkl", lambda _: trap), ()
     yield "hostile constants.pkl", replace("/constants.pkl", lambda _: trap), ()
     yield "hostile os.system", replace("/data.pkl", lambda _: b"cos\nsystem\n(S'touch executed'\ntR."), ()
-    yield "hostile code", replace("race.py", lambda c: b"import os\nos.system('touch executed')\n" + c), ()
-    yield "hostile no code", replace("race.py", lambda _: None), ()
+    yield "hostile code", replace(source, lambda c: b"import os\nos.system('touch executed')\n" + c), ()
+    yield "hostile no code", replace(source, lambda _: None), ()
     yield "hostile data.pkl cut", replace("/data.pkl", lambda c: c[: len(c) // 2]), ()
     yield "hostile data.pkl empty", replace("/data.pkl", lambda _: b""), ()
     yield "hostile weights cut", replace("/data/0", lambda c: c[: len(c) // 2]), ()
