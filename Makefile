@@ -21,10 +21,11 @@ export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test bench lint format cuda-compile cuda-check sanitize clean distclean
+.PHONY: help setup demo test torture bench lint format cuda-compile cuda-check sanitize clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
 	@echo "make test    lint, types and the whole test suite"
+	@echo "make torture damaged models, wrong commands and faults in LAMMPS, hundreds of each, with counts; minutes"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make lint    ruff and mypy only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
@@ -39,6 +40,9 @@ demo: $(STAMPS)/build
 
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
+
+torture: $(STAMPS)/build
+	OMP_NUM_THREADS=1 python -m tests.lammps.torture
 
 bench: $(STAMPS)/build $(BENCH)/nequip/stamp $(BENCH)/mace/stamp
 	OMP_NUM_THREADS=1 BENCH_ENVIRONMENTS=$(BENCH) python benchmarks/run.py $(if $(QUICK),--quick)

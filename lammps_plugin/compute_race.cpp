@@ -8,11 +8,12 @@
 
 using namespace LAMMPS_NS;
 
-PairRace* LAMMPS_NS::find_pair_race(LAMMPS* lmp, const char* compute_id) {
+PairRace* LAMMPS_NS::find_pair_race(LAMMPS* lmp, const std::string& reader) {
   auto* pair = dynamic_cast<PairRace*>(lmp->force->pair_match("race", 1));
   if (!pair || !pair->metadata())
-    lmp->error->all(FLERR, "compute {}: expected one pair_style race with a model, got {}", compute_id,
-                    lmp->force->pair_style ? lmp->force->pair_style : "none");
+    lmp->error->all(FLERR,
+                    "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",
+                    reader, lmp->force->pair_style ? lmp->force->pair_style : "none");
   return pair;
 }
 
@@ -23,8 +24,8 @@ ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg,
   for (int k = 3; k < narg; ++k) {
     quantities_.emplace_back(arg[k]);
     const std::string& name = quantities_.back();
-    if (name != "energy/std" && name != "max/force/std" && name != "stress/std")
-      error->all(FLERR, "compute {} race: expected energy/std, max/force/std or stress/std, got {}", id, name);
+    if (name != "energy/std" && name != "bald" && name != "max/bald" && name != "max/force/std" && name != "stress/std")
+      error->all(FLERR, "compute {} race: expected energy/std, bald, max/bald, max/force/std or stress/std, got {}", id, name);
     size_vector += name == "stress/std" ? 6 : 1;
   }
   scalar_flag = vector_flag = 1;
@@ -36,7 +37,7 @@ ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg,
 ComputeRace::~ComputeRace() { delete[] vector; }
 
 void ComputeRace::init() {
-  pair_ = find_pair_race(lmp, id);
+  pair_ = find_pair_race(lmp, fmt::format("compute {}", id));
   const race::Metadata& metadata = *pair_->metadata();
   const bool ensemble = metadata.n_members > 1;
   for (const std::string& name : quantities_) {
@@ -46,6 +47,11 @@ void ComputeRace::init() {
     if (name == "max/force/std" && !ensemble && !metadata.has_force_cov())
       error->all(FLERR, "compute {} race {}: model {} has one member and head {}; expected an ensemble or head equivariant", id, name,
                  pair_->file(), metadata.head);
+    if ((name == "bald" || name == "max/bald") && !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
+      error->all(FLERR,
+                 "compute {} race {}: model {} has {} member(s) and head {}; expected a head with a force covariance, in an ensemble "
+                 "or evidential",
+                 id, name, pair_->file(), metadata.n_members, metadata.head);
     if (name == "stress/std" && !ensemble)
       error->all(FLERR, "compute {} race {}: model {} has one member; expected an ensemble", id, name, pair_->file());
   }
@@ -65,6 +71,8 @@ void ComputeRace::compute_vector() {
   double* next = vector;
   for (const std::string& name : quantities_) {
     if (name == "energy/std") *next++ = totals.energy_std;
+    if (name == "bald") *next++ = totals.mean_bald;
+    if (name == "max/bald") *next++ = totals.max_bald;
     if (name == "max/force/std") *next++ = totals.max_force_std;
     if (name == "stress/std")
       for (const double virial : totals.virial_std) *next++ = virial * per_volume;

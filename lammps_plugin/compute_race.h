@@ -9,9 +9,8 @@ namespace LAMMPS_NS {
 
 class PairRace;
 
-/// The race pair style in use; an error that names the compute when there is none, or more than one. `head` and members
-/// must give the quantities asked for: `force` a force covariance, `energy` an energy variance.
-PairRace* find_pair_race(LAMMPS* lmp, const char* compute_id);
+/// The race pair style in use; an error that names the `reader` ("compute ID") when there is none, or more than one.
+PairRace* find_pair_race(LAMMPS* lmp, const std::string& reader);
 
 /// `compute ID all race keyword ...`: global uncertainties of the structure.
 class ComputeRace : public Compute {

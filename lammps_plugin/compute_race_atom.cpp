@@ -52,7 +52,7 @@ ComputeRaceAtom::~ComputeRaceAtom() {
 }
 
 void ComputeRaceAtom::init() {
-  pair_ = find_pair_race(lmp, id);
+  pair_ = find_pair_race(lmp, fmt::format("compute {}", id));
   const race::Metadata& metadata = *pair_->metadata();
   const bool ensemble = metadata.n_members > 1;
   const auto refuse = [&](const Quantity& quantity, const char* expected) {

@@ -21,7 +21,7 @@ void LocalGraph::number_rows(const NeighList& list, const Atom& atom, const Opti
   species_.clear();
   const auto add = [&](int i) {
     const int species = options.species[atom.type[i]];
-    if (species < 0) return;
+    if (species < 0 || (atom.mask[i] & options.excluded)) return;
     row_of_atom_[i] = static_cast<int>(atom_of_row_.size());
     atom_of_row_.push_back(i);
     species_.push_back(species);

@@ -11,13 +11,15 @@ class NeighList;
 } // namespace LAMMPS_NS
 
 /// One rank's atoms and edges as a race::Graph, built from LAMMPS's full neighbour list. Owned rows follow the list, ghost rows
-/// LAMMPS's ghosts; atoms whose type is mapped to no element have no row. Buffers are kept, so a steady state allocates nothing.
+/// LAMMPS's ghosts; atoms whose type is mapped to no element, or that
+/// are excluded from all pairs, have no row. Buffers are kept, so a steady state allocates nothing.
 class LocalGraph {
 public:
   struct Options {
-    const int* species; ///< by LAMMPS type (from 1); -1: not of this potential
+    const int* species; ///< by LAMMPS type (from 1); -1: takes no part
     double r_max;       ///< in LAMMPS's units of length
     double length;      ///< 1 Angstrom in LAMMPS's units
+    int excluded = 0;   ///< bits of groups that take no part at all
   };
 
   /// @throws race::Error when two atoms are at the same place.

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -9,6 +10,9 @@
 #include "comm.h"
 #include "compute.h"
 #include "error.h"
+#include "fix_race_bias.h"
+#include "fix_race_guard.h"
+#include "fix_race_hold.h"
 #include "force.h"
 #include "load_model.h"
 #include "memory.h"
@@ -23,7 +27,7 @@ using namespace LAMMPS_NS;
 
 PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_atom()) {
   single_enable = 0;
-  restartinfo = 0;
+  restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
   no_virial_fdotr_compute = 1; // the virial is summed over edges, right for any box
@@ -31,6 +35,7 @@ PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_a
 }
 
 PairRace::~PairRace() {
+  if (hold_ && modify->get_fix_by_id(hold_id_)) modify->delete_fix(hold_id_);
   if (allocated) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
@@ -64,12 +69,17 @@ void PairRace::compute(int eflag, int vflag) {
     const race::Prediction prediction = predict(uncertainty, vflag_atom || cvflag_atom);
     add_forces(prediction.forces);
     tally(prediction);
-    if (uncertainty) store_uncertainty(prediction);
+    if (uncertainty) {
+      store_uncertainty(prediction);
+    } else if (hold_) {
+      recall();
+    }
   });
 }
 
 race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
-  local_.build(*list, *atom, {species_.data(), model_->metadata().r_max * units_.length, units_.length});
+  const std::vector<int> species = present_species();
+  local_.build(*list, *atom, {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
   race::Request request;
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
@@ -78,6 +88,28 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   if (!owner.defined()) return race::predict(*model_, local_.graph(), halo_, request);
   race::PeriodicFoldHalo images(owner);
   return race::predict(*model_, local_.graph(), images, request);
+}
+
+// Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor are the energies they would have
+// alone. So fix gcmc sees the energy that an atom's deletion leaves.
+int PairRace::excluded_groups() const {
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; ++k) {
+    if (neighbor->ex2_group[k] == 0) bits |= neighbor->ex1_bit[k];
+    if (neighbor->ex1_group[k] == 0) bits |= neighbor->ex2_bit[k];
+  }
+  return bits;
+}
+
+// Likewise types that `neigh_modify exclude type` cuts from every type.
+std::vector<int> PairRace::present_species() const {
+  std::vector<int> species = species_;
+  for (int type = 1; type <= atom->ntypes && neighbor->nex_type > 0; ++type) {
+    int n_cut = 0;
+    for (int other = 1; other <= atom->ntypes; ++other) n_cut += neighbor->ex_type[type][other] != 0;
+    if (n_cut == atom->ntypes) species[type] = -1;
+  }
+  return species;
 }
 
 // On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU. Each atom tells its images its row.
@@ -104,7 +136,8 @@ void PairRace::add_forces(const at::Tensor& forces) {
 void PairRace::tally(const race::Prediction& prediction) {
   const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(units_.energy);
   const double energy = node_energy.sum().item<double>();
-  if (!std::isfinite(energy))
+  finite_ = std::isfinite(energy);
+  if (!finite_ && !FixRaceGuard::watches(*modify, update->ntimestep))
     throw race::Error("pair_style race: the energy of model " + file_ + " is not finite at step " + std::to_string(update->ntimestep) +
                       "; expected a structure near the training set; check the positions and the time step");
   const std::vector<int>& atoms = local_.atom_of_row();
@@ -133,8 +166,9 @@ void PairRace::tally(const race::Prediction& prediction) {
 
 // A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS (Compute::addstep), so every rank agrees.
 bool PairRace::uncertainty_wanted() const {
-  if (uq_flag_) return true;
-  if (uq_every_ > 0 && update->ntimestep % uq_every_ == 0) return true;
+  if (uq_flag_ || FixRaceBias::present(*modify)) return true;
+  if (uq_every_ > 0) return update->ntimestep % uq_every_ == 0 || update->ntimestep == update->firststep;
+  if (FixRaceGuard::wants_uncertainty(*modify, update->ntimestep)) return true;
   for (Compute* compute : modify->get_compute_list())
     if ((!strcmp(compute->style, "race") || !strcmp(compute->style, "race/atom")) && compute->matchstep(update->ntimestep)) return true;
   return false;
@@ -158,7 +192,8 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
     halo_.reverse(columns);
     forces = columns.view({-1, n_groups, 3});
   }
-  const AtomUncertainty atoms = atom_uncertainty(prediction, forces.slice(0, 0, local_.graph().n_owned));
+  member_forces_ = forces.slice(0, 0, local_.graph().n_owned);
+  const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
   store(e_std, atoms.energy_std, units_.energy);
   store(f_std, atoms.force_std, units_.force());
   store(bald, atoms.bald, 1.0);
@@ -166,6 +201,30 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   store(f_aleatoric, atoms.cov_aleatoric, units_.force_squared());
   store(f_epistemic, atoms.cov_epistemic, units_.force_squared());
   rank_totals_ = rank_totals(prediction, atoms);
+  uncertainty_step_ = update->ntimestep;
+  if (hold_) keep();
+}
+
+// Columns go with their atoms in the fix, and are this step's again in recall().
+void PairRace::keep() {
+  for (int i = 0; i < atom->nlocal; ++i) {
+    double* to = hold_->values[i];
+    for (const PerAtom* quantity : {&e_std, &f_std, &bald}) *to++ = quantity->vector[i];
+    for (const PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) to = std::copy_n(quantity->array[i], 6, to);
+  }
+}
+
+void PairRace::recall() {
+  for (PerAtom* quantity : {&e_std, &f_std, &bald}) memory->grow(quantity->vector, atom->nmax, "pair:race");
+  for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) memory->grow(quantity->array, atom->nmax, 6, "pair:race");
+  for (int i = 0; i < atom->nlocal; ++i) {
+    const double* from = hold_->values[i];
+    for (PerAtom* quantity : {&e_std, &f_std, &bald}) quantity->vector[i] = *from++;
+    for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) {
+      std::copy_n(from, 6, quantity->array[i]);
+      from += 6;
+    }
+  }
   uncertainty_step_ = update->ntimestep;
 }
 
@@ -186,16 +245,36 @@ void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
     std::memcpy(flat + static_cast<int64_t>(columns) * local_.atom_of_row()[row], value, sizeof(double) * columns);
 }
 
-PairRace::Totals PairRace::totals() {
-  require_uncertainty();
+at::Tensor PairRace::reduced_sums() const {
   const at::Tensor& mine = rank_totals_.sums;
   at::Tensor sums = at::empty_like(mine);
   MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()), MPI_DOUBLE, MPI_SUM, world);
+  return sums;
+}
+
+PairRace::Members PairRace::members() {
+  const int64_t M = model_->metadata().n_members;
+  const at::Tensor sums = reduced_sums();
+  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_, rank_totals_.sums.slice(0, 1 + 2 * M).view({M, 9})};
+}
+
+PairRace::Totals PairRace::totals() {
+  require_uncertainty();
+  const at::Tensor sums = reduced_sums();
   const GlobalUncertainty uncertainty = global_uncertainty(sums, model_->metadata());
 
   Totals totals;
   MPI_Allreduce(&rank_totals_.max_force_std, &totals.max_force_std, 1, MPI_DOUBLE, MPI_MAX, world);
   totals.max_force_std *= units_.force();
+  double sum = 0, largest = -HUGE_VAL; // an atom's BALD is above 0 but for rounding
+  for (int64_t row = 0; row < local_.graph().n_owned; ++row) {
+    const double value = bald.vector[local_.atom_of_row()[row]];
+    sum += value;
+    largest = std::max(largest, value);
+  }
+  MPI_Allreduce(&sum, &totals.mean_bald, 1, MPI_DOUBLE, MPI_SUM, world);
+  MPI_Allreduce(&largest, &totals.max_bald, 1, MPI_DOUBLE, MPI_MAX, world);
+  totals.mean_bald /= sums[0].item<double>();
   totals.energy_std = uncertainty.energy_std * units_.energy;
   for (int k = 0; k < 6; ++k) totals.virial_std[k] = uncertainty.virial_std[k] * units_.energy;
   return totals;
@@ -215,9 +294,12 @@ void* PairRace::extract(const char* name, int& dim) {
 }
 
 void* PairRace::extract_peratom(const char* name, int& columns) {
-  const std::pair<const char*, PerAtom*> quantities[] = {
-      {"e_std", &e_std}, {"f_std", &f_std},             {"bald", &bald},
-      {"f_cov", &f_cov}, {"f_aleatoric", &f_aleatoric}, {"f_epistemic", &f_epistemic}};
+  const std::pair<const char*, PerAtom*> quantities[] = {{"e_std", &e_std},
+                                                         {"f_std", &f_std},
+                                                         {"bald", &bald},
+                                                         {"f_cov", &f_cov},
+                                                         {"f_aleatoric", &f_aleatoric},
+                                                         {"f_epistemic", &f_epistemic}};
   for (const auto& [known, quantity] : quantities) {
     if (strcmp(name, known)) continue;
     columns = quantity->columns;

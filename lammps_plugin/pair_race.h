@@ -14,6 +14,8 @@
 
 namespace LAMMPS_NS {
 
+class FixRaceHold;
+
 /// `pair_style race`: librace on LAMMPS's atoms, ghosts and communication. README.md is the reference of the command.
 class PairRace : public Pair {
 public:
@@ -31,6 +33,11 @@ public:
   int pack_reverse_comm(int, int, double*) override;
   void unpack_reverse_comm(int, int*, double*) override;
 
+  void write_restart(FILE*) override;
+  void read_restart(FILE*) override;
+  void write_restart_settings(FILE*) override;
+  void read_restart_settings(FILE*) override;
+
   void* extract(const char*, int&) override;
   void* extract_peratom(const char*, int&) override;
   double memory_usage() override;
@@ -38,6 +45,7 @@ public:
   // What the computes ask. LAMMPS's units.
 
   /// Collective: sees that the arrays below hold this step's values, evaluating once more when this step's forces came without.
+  /// With `uq every N`: the values of the last step that was evaluated.
   void require_uncertainty();
 
   /// One per-atom quantity: `vector` or `array` with `columns`, over owned atoms; 0 for atoms of other pair styles.
@@ -50,42 +58,73 @@ public:
 
   struct Totals {
     double energy_std;
+    double mean_bald; ///< over the atoms of this pair style
+    double max_bald;
     double max_force_std;
     double virial_std[6];
   };
   Totals totals(); ///< Collective. Of this step.
 
+  /// The members of this step, in model units (eV, Angstrom).
+  struct Members {
+    double n_atoms;      ///< of this style, over all ranks
+    at::Tensor energies; ///< [M], over all ranks
+    at::Tensor forces;   ///< [n_owned, M, 3] complete, of this rank's rows
+    at::Tensor virials;  ///< [M, 9], this rank's part
+  };
+  Members members(); ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
+
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return file_; }
+  const std::string& element(int type) const { return elements_[type]; } ///< or NULL
+  const LocalGraph& local() const { return local_; }                     ///< of the last forces
+  bool finite() const { return finite_; }                                ///< this rank's energy, of the last forces
   const RaceUnits& units() const { return units_; }
 
 private:
+  void read_settings(int narg, char** arg);
   void read_model();
-  void read_elements(int narg, char** arg);
+  void refuse_other_than_restart();
+  void hold(bool wanted);
+  void read_elements(const std::vector<std::string>& names);
+  void set_flags();
+  void check_special_bonds() const;
   void check_masses() const;
   bool uncertainty_wanted() const;
+  int excluded_groups() const;
+  std::vector<int> present_species() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
   at::Tensor owner_rows();
   void add_forces(const at::Tensor& forces);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);
   void store(PerAtom& quantity, const at::Tensor& values, double unit);
+  void keep();
+  void recall();
+  at::Tensor reduced_sums() const;
+  static constexpr int n_held = 21; ///< columns of the six quantities
   template <typename Work> void guarded(Work&& work);
 
   std::optional<race::Model> model_;
   std::string file_, device_, pin_;
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
-  std::vector<int> species_; ///< by LAMMPS type, from 1; -1: NULL
+  std::vector<std::string> elements_; ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
+  std::vector<int> species_;          ///< the same as rows of the model; -1: NULL
+  std::string restart_sha256_;        ///< of the model that a restart file was written with
+  FixRaceHold* hold_ = nullptr;       ///< with `uq every N`
+  std::string hold_id_;
 
   RaceUnits units_;
   LocalGraph local_;
   LammpsHalo halo_;
 
+  bool finite_ = true;
   int uq_flag_ = 0;              ///< set by fix pair through extract(), for one step
   bigint step_ = -1;             ///< of the last forces
   bigint uncertainty_step_ = -1; ///< of the arrays
   RankTotals rank_totals_;
+  at::Tensor member_forces_; ///< [n_owned, M, 3] eV/Angstrom, complete
 };
 
 } // namespace LAMMPS_NS

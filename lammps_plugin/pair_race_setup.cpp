@@ -9,10 +9,12 @@
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
+#include "fix_race_hold.h"
 #include "force.h"
 #include "load_model.h"
 #include "masses.h"
 #include "memory.h"
+#include "modify.h"
 #include "neighbor.h"
 #include "pair_race.h"
 #include "race/error.h"
@@ -49,6 +51,18 @@ bool matches_pin(std::string pin, const std::string& digest) {
 
 // pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [sha256 HEX]
 void PairRace::settings(int narg, char** arg) {
+  const std::string before = restart_sha256_;
+  restart_sha256_.clear();
+  read_settings(narg, arg);
+  if (model_ && !before.empty() && model_->sha256() != before && comm->me == 0)
+    error->warning(FLERR, "pair_style race: model {} has sha256 {}, the restart file was written with {}", file_, model_->sha256(), before);
+}
+
+void PairRace::read_settings(int narg, char** arg) {
+  // LAMMPS keeps the object when the same style is given again: species of an earlier model must not stay.
+  elements_.clear();
+  species_.clear();
+  set_flags();
   file_.clear();
   pin_.clear();
   device_ = "cpu";
@@ -127,21 +141,25 @@ void PairRace::coeff(int narg, char** arg) {
     --narg;
     ++arg;
   }
+  if (!model_ && !restart_sha256_.empty()) { // under hybrid, whose restart keeps pair_style but no pair_coeff
+    read_model();
+    refuse_other_than_restart();
+  }
   if (!model_) error->all(FLERR, "pair_coeff race: no model; expected pair_style race FILE, or pair_coeff * * FILE El1 El2 ...");
   if (!pin_.empty() && !matches_pin(pin_, model_->sha256()))
     error->all(FLERR, "pair_coeff race: model {}: expected sha256 {}, got {}", file_, pin_, model_->sha256());
-  read_elements(narg, arg);
+  read_elements({arg, arg + narg});
 }
 
-void PairRace::read_elements(int narg, char** arg) {
+void PairRace::read_elements(const std::vector<std::string>& names) {
   const std::vector<std::string>& known = model_->metadata().elements;
   const int ntypes = atom->ntypes;
-  if (narg != ntypes)
-    error->all(FLERR, "pair_coeff race: expected {} element names, one (or NULL) per atom type, got {}; model {} has {}", ntypes, narg,
-               file_, join(known));
+  if (static_cast<int>(names.size()) != ntypes)
+    error->all(FLERR, "pair_coeff race: expected {} element names, one (or NULL) per atom type, got {}; model {} has {}", ntypes,
+               names.size(), file_, join(known));
   species_.assign(ntypes + 1, -1);
   for (int type = 1; type <= ntypes; ++type) {
-    const std::string name = arg[type - 1];
+    const std::string& name = names[type - 1];
     if (name == "NULL") continue;
     const auto found = std::find(known.begin(), known.end(), name);
     if (found == known.end())
@@ -149,26 +167,39 @@ void PairRace::read_elements(int narg, char** arg) {
                  name);
     species_[type] = static_cast<int>(found - known.begin());
   }
+  if (std::all_of(species_.begin(), species_.end(), [](int species) { return species < 0; }))
+    error->all(FLERR, "pair_coeff race: expected at least one element, got only NULL");
+  elements_.assign(1, "");
+  elements_.insert(elements_.end(), names.begin(), names.end());
+  set_flags();
+}
 
+// Pairs of types that this style computes: those with an element each. None without `elements_`.
+void PairRace::set_flags() {
+  const int ntypes = atom->ntypes;
+  if (!allocated && elements_.empty()) return;
   if (!allocated) {
     memory->create(setflag, ntypes + 1, ntypes + 1, "pair:setflag");
     memory->create(cutsq, ntypes + 1, ntypes + 1, "pair:cutsq");
     allocated = 1;
   }
-  int count = 0;
+  const auto has_element = [&](int type) { return !elements_.empty() && elements_[type] != "NULL"; };
   for (int i = 1; i <= ntypes; ++i)
-    for (int j = 1; j <= ntypes; ++j) {
-      setflag[i][j] = species_[i] >= 0 && species_[j] >= 0;
-      count += setflag[i][j];
-    }
-  if (count == 0) error->all(FLERR, "pair_coeff race: expected at least one element, got only NULL");
+    for (int j = 1; j <= ntypes; ++j) setflag[i][j] = has_element(i) && has_element(j);
 }
 
 void PairRace::init_style() {
+  if (!model_ && !restart_sha256_.empty()) {
+    read_model();
+    refuse_other_than_restart();
+    read_elements({elements_.begin() + 1, elements_.end()});
+  }
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   if (!force->newton_pair) error->all(FLERR, "pair_style race: expected newton on, got newton off for pairs; use: newton on");
   units_ = race_units(update->unit_style, force->angstrom);
   check_masses();
+  check_special_bonds();
+  hold(uq_every_ > 0);
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
@@ -187,6 +218,33 @@ void PairRace::check_masses() const {
     if (expected > 0 && std::abs(got - expected) > 0.1 * expected)
       error->warning(FLERR, "pair_coeff race: atom type {} is {}, of mass {}, but its mass is {}; check the order of the elements", type,
                      element, expected, got);
+  }
+}
+
+// Bonded neighbours of weight 0 are missing from LAMMPS's lists, and a potential of many atoms would be wrong in silence.
+void PairRace::check_special_bonds() const {
+  if (atom->molecular != Atom::MOLECULAR || !atom->nspecial) return;
+  int mine = 0, missing = 0;
+  for (int i = 0; i < atom->nlocal; ++i) {
+    if (species_[atom->type[i]] < 0) continue;
+    const int* up_to = atom->nspecial[i]; // 1-2, 1-3 and 1-4 neighbours, cumulative
+    for (int k = 0; k < 3; ++k)
+      if (up_to[k] > (k ? up_to[k - 1] : 0) && force->special_lj[k + 1] == 0 && force->special_coul[k + 1] == 0) mine = 1;
+  }
+  MPI_Allreduce(&mine, &missing, 1, MPI_INT, MPI_MAX, world);
+  if (missing)
+    error->all(FLERR, "pair_style race: expected all neighbors, got special_bonds that leave out bonded ones; use: special_bonds lj/coul "
+                      "1 1 1, or 1e-50 where another style needs 0");
+}
+
+void PairRace::hold(bool wanted) {
+  if (wanted == (hold_ != nullptr)) return;
+  if (wanted) {
+    hold_id_ = fmt::format("PAIR_RACE_HOLD_{}", instance_me);
+    hold_ = dynamic_cast<FixRaceHold*>(modify->add_fix(fmt::format("{} all RACE/HOLD {}", hold_id_, n_held)));
+  } else {
+    modify->delete_fix(hold_id_);
+    hold_ = nullptr;
   }
 }
 

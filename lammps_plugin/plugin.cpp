@@ -1,9 +1,16 @@
 // What `plugin load raceplugin.so` calls: registers the styles, and refuses a LAMMPS it was not compiled for.
+#include <dlfcn.h>
+
 #include "compute_race.h"
 #include "compute_race_atom.h"
 #include "error.h"
+#include "fix_race_bias.h"
+#include "fix_race_guard.h"
+#include "fix_race_hold.h"
+#include "force.h"
 #include "lammpsplugin.h"
 #include "library.h"
+#include "modify.h"
 #include "pair_race.h"
 
 using namespace LAMMPS_NS;
@@ -31,6 +38,27 @@ void refuse_another_lammps(LAMMPS* lmp) {
                     expected, bytes);
 }
 
+Fix* create_bias(LAMMPS* lmp, int narg, char** arg) { return new FixRaceBias(lmp, narg, arg); }
+Fix* create_guard(LAMMPS* lmp, int narg, char** arg) { return new FixRaceGuard(lmp, narg, arg); }
+Fix* create_hold(LAMMPS* lmp, int narg, char** arg) { return new FixRaceHold(lmp, narg, arg); }
+
+// LAMMPS counts plugins by process, but looks up styles by instance: a second LAMMPS that is alive beside the first is told that the plugin
+// is there, and does not find its styles. So they are entered here as well.
+void enter_styles(LAMMPS& lmp) {
+  (*lmp.force->pair_map)["race"] = &create_pair;
+  (*lmp.modify->compute_map)["race"] = &create_compute;
+  (*lmp.modify->compute_map)["race/atom"] = &create_compute_atom;
+  (*lmp.modify->fix_map)["race/bias"] = &create_bias;
+  (*lmp.modify->fix_map)["race/guard"] = &create_guard;
+  (*lmp.modify->fix_map)["RACE/HOLD"] = &create_hold;
+}
+
+// When one LAMMPS is closed the library is closed with it, while another may still be running its code.
+void stay_loaded() {
+  Dl_info here;
+  if (dladdr(reinterpret_cast<void*>(&create_pair), &here) && here.dli_fname) dlopen(here.dli_fname, RTLD_NOW | RTLD_NODELETE);
+}
+
 } // namespace
 
 void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
@@ -42,5 +70,10 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   };
   add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));
   add("compute", "race", "compute race", reinterpret_cast<void*>(&create_compute));
+  add("fix", "race/bias", "fix race/bias", reinterpret_cast<void*>(&create_bias));
+  add("fix", "race/guard", "fix race/guard", reinterpret_cast<void*>(&create_guard));
+  add("fix", "RACE/HOLD", "internal to pair_style race", reinterpret_cast<void*>(&create_hold));
   add("compute", "race/atom", "compute race/atom", reinterpret_cast<void*>(&create_compute_atom));
+  enter_styles(*static_cast<LAMMPS*>(lammps));
+  stay_loaded();
 }

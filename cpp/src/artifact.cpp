@@ -137,6 +137,14 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   const Json& training = root.at("training");
   for (const auto& [pair, value] : training.at("min_distance").object()) data.min_distance[pair] = value.number();
   for (const auto& [element, value] : training.at("max_force").object()) data.max_force[element] = value.number();
+  // Artifacts of earlier exports have neither; their pairs are those within 4 Angstrom.
+  if (training.has("cutoff")) data.training_cutoff = training.at("cutoff").number();
+  if (training.has("n_neighbors"))
+    for (const auto& [element, range] : training.at("n_neighbors").object()) {
+      const std::vector<double> limits = range.numbers();
+      if (limits.size() != 2) throw Error(name + ": n_neighbors of " + element + " in metadata.json; expected [fewest, most]");
+      data.n_neighbors[element] = {limits[0], limits[1]};
+    }
   data.json = json;
 
   if (data.dtype != "float32" && data.dtype != "float64")

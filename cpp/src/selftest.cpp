@@ -18,6 +18,28 @@ at::Tensor floats(const Json& json, at::IntArrayRef shape) {
 
 at::Tensor integers(const Json& json) { return at::tensor(json.integers(), at::kLong); }
 
+/// Periodic images that watch the widths of what is exchanged: callers size their buffers by what metadata.json says.
+class WatchedHalo final : public HaloExchange {
+ public:
+  WatchedHalo(at::Tensor owner, const Metadata& metadata, const std::string& name)
+      : images_(std::move(owner)), widths_(metadata.halo_widths), name_(name) {}
+
+  void forward(at::Tensor& rows) override {
+    if (layer_ >= widths_.size() || rows.size(1) != widths_[layer_])
+      throw Error(name_ + ": halo_widths in metadata.json do not fit the model: the exchange before layer " + std::to_string(layer_ + 1) +
+                  " has " + std::to_string(rows.size(1)) + " numbers per atom; export the model again");
+    ++layer_;
+    images_.forward(rows);
+  }
+  void reverse(at::Tensor& rows) override { images_.reverse(rows); }
+
+ private:
+  PeriodicFoldHalo images_;
+  const std::vector<int64_t>& widths_;
+  const std::string& name_;
+  std::size_t layer_ = 0;
+};
+
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g", value);
@@ -44,7 +66,7 @@ void replay_selftest(const Model& model, const std::string& json, const std::str
     check(graph, static_cast<int64_t>(model.metadata().elements.size()));
 
     // Neighbours are ghosts, so that the halo path is replayed too.
-    PeriodicFoldHalo halo(integers(item.at("owner")));
+    WatchedHalo halo(integers(item.at("owner")), model.metadata(), name);
     const Prediction got = predict(model, graph, halo, {.members = true, .uncertainty = true});
     at::Tensor forces = got.forces.reshape({graph.n_total, M * 3}).clone();
     halo.reverse(forces);

@@ -100,6 +100,8 @@ def test_summary():
     assert report["elements"] == ["H", "C", "O"] and report["n_frames"] == 2 and report["n_atoms"] == 5
     step = np.hypot(1.1, 0.2)  # atoms on a line: O H H and C O
     assert report["min_distance"] == pytest.approx({"H-O": step, "H-H": step, "C-O": step})
+    assert report["cutoff"] == 4.0 and report["n_neighbors"] == {"H": [2, 2], "C": [1, 1], "O": [1, 2]}
+    assert summary(frames, 1.2)["n_neighbors"] == {"H": [1, 2], "C": [1, 1], "O": [1, 1]}
     assert report["labels"] == {"energy": 2, "forces": 2, "stress": 0} and report["volume_per_atom"] is None
     oxygen = np.stack([frames[0].arrays["forces"][0], frames[1].arrays["forces"][1]])
     assert report["per_element"]["O"]["force_max"] == pytest.approx(np.linalg.norm(oxygen, axis=1).max())

@@ -56,13 +56,13 @@ def small_model(**changes) -> RACE:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory):
-    """artifacts(name, calibration=None, **changes of ModelConfig) -> path, exported once."""
+    """artifacts(name, calibration=None, training=None, **changes of ModelConfig) -> path, exported once."""
     folder = tmp_path_factory.mktemp("artifacts")
 
-    def export(name: str, calibration: dict[str, float] | None = None, **changes) -> Path:
+    def export(name: str, calibration: dict[str, float] | None = None, training: dict | None = None, **changes) -> Path:
         path = folder / f"{name}.race.pt"
         if not path.exists():
-            export_model(small_model(**changes), path, calibration=calibration)
+            export_model(small_model(**changes), path, calibration=calibration, summary={"training": training or {}})
         return path
 
     return export

@@ -1,17 +1,14 @@
-"""Units, energy conservation, and the examples as they stand."""
+"""Units and energy conservation; the plugin beside the Python module."""
 
 import sys
-from pathlib import Path
 
-import ase.io
 import numpy as np
 import pytest
 
-from .conftest import ELEMENTS, ROOT
+from .conftest import ELEMENTS
 from .harness import read_dump, thermo, write_data
 from .systems import b2o3, boron_nitride
 
-EXAMPLES = ROOT / "examples" / "lammps"
 HARTREE, KCAL = 27.211386245988, 1 / 23.060547830619  # eV
 # 1 Angstrom (LAMMPS's own factor), 1 eV and 1 eV/Angstrom^3 in each of LAMMPS's unit styles
 UNITS = {
@@ -91,41 +88,6 @@ def test_energy_is_conserved(lammps_run, artifacts):
     _, coarse = drift(lammps_run, soft, steps=400, timestep=0.001)
     assert slope <= 0.01, f"{slope:.4f} meV/atom/ps"
     assert coarse / fluctuation == pytest.approx(4.0, abs=0.4), f"{coarse:.2e} and {fluctuation:.2e} meV/atom"
-
-
-@pytest.fixture
-def example(lammps_run, artifact):
-    """Runs examples/lammps/NAME with the test's model on two ranks, in the test's folder."""
-    write_data(lammps_run.folder / "b2o3.data", b2o3(), ["B", "O"])
-
-    def run(name: str) -> str:
-        arguments = ("-var", "plugin", str(lammps_run.plugin), "-var", "model", str(artifact), "-var", "data", "b2o3.data")
-        finished = lammps_run.run((EXAMPLES / name).read_text(), 2, arguments=(*arguments, "-var", "steps", "20"))
-        assert finished.status == 0 and not finished.hung, finished.output
-        return finished.output
-
-    return run
-
-
-def test_example_covariance_dump(example, lammps_run):
-    example("in.covariance")
-    frames = ase.io.read(lammps_run.folder / "b2o3.lammpstrj", ":", format="lammps-dump-text")
-    assert len(frames) == 3 and frames[0].get_chemical_symbols().count("O") == 24
-    names = [f"f_cov_{name}" for name in ("xx", "yy", "zz", "xy", "xz", "yz")]
-    cov = np.stack([frames[-1].arrays[name].ravel() for name in names], axis=1)
-    assert np.all(cov[:, :3] > 0) and np.allclose(np.sqrt(cov[:, :3].mean(1)), frames[-1].arrays["f_std"].ravel(), rtol=1e-5)
-
-
-def test_example_watch(example, lammps_run):
-    rows = thermo(example("in.watch"))
-    assert rows[-1]["Step"] == 20 and all(row["c_U[2]"] > 0 for row in rows)
-    flagged = ase.io.read(lammps_run.folder / "uncertain.lammpstrj", ":", format="lammps-dump-text")
-    assert flagged and all(len(frame) and np.all(frame.arrays["f_std"] > 0.05) for frame in flagged)
-
-
-def test_every_example_is_tested():
-    text = Path(__file__).read_text()
-    assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("in.*"))
 
 
 def test_plugin_next_to_python_module(lammps_run, artifact):

@@ -137,6 +137,36 @@ def test_fix_pair_and_uq_every(lammps_run, artifact):
             np.testing.assert_array_equal(frame[f"f_filled[{k}]"], frame[f"c_u[{k}]"])
 
 
+def test_held_between_evaluations(lammps_run, artifact):
+    """With `uq every 4` steps between read what step 4, 8, ... had, each atom its own, though atoms are sorted and change ranks."""
+    commands = f"""
+    atom_modify sort 1 2.0
+    neighbor 0.3 bin
+    neigh_modify every 1 delay 0 check no
+    velocity all set 300 0 0 sum yes
+    compute u all race/atom force/cov energy/std
+    compute U all race bald max/bald energy/std
+    thermo_style custom step pe c_U[*]
+    {EXACT}
+    thermo 1
+    dump d all custom 1 out.dump id type proc x y z c_u[*]
+    dump_modify d sort id format float %.17g
+    run 10
+    """
+    rows = thermo(md(lammps_run, artifact, commands, ranks=2, model="uq every 4"))
+    frames = read_dump(lammps_run.folder / "out.dump")
+    assert len(frames) == 11 and any(np.any(frame["proc"] != frames[0]["proc"]) for frame in frames[1:4])
+    for step, (row, frame) in enumerate(zip(rows, frames, strict=True)):
+        last = 4 * (step // 4)
+        found = calculated(artifact, frames[last])
+        cov = np.stack([frame[f"c_u[{k}]"] for k in range(1, 7)], axis=1)
+        np.testing.assert_allclose(cov, six_from_matrix(found["forces_cov"]), atol=1e-9)
+        assert row["c_U[1]"] == pytest.approx(found["bald"].mean(), abs=1e-9)
+        assert row["c_U[2]"] == pytest.approx(found["bald"].max(), abs=1e-9)
+        assert row["c_U[3]"] == pytest.approx(found["energy_std"], abs=1e-9)
+        assert frame["c_u[7]"].tolist() == frames[last]["c_u[7]"].tolist()
+
+
 def test_uncertainty_leaves_the_trajectory_alone(lammps_run, artifact):
     run = f"\n{EXACT}\nthermo 1\nrun 10"
     asked = md(lammps_run, artifact, f"compute U all race energy/std\nthermo_style custom step pe c_U[1] {run}")

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace race {
@@ -30,6 +31,8 @@ struct Metadata {
   std::map<std::string, std::vector<double>> interval_factors;  ///< by target (energy, forces, stress); may end before the levels do
   std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "B-O", symbols by atomic number
   std::map<std::string, double> max_force;     ///< eV/Angstrom, largest force norm seen in training by element
+  std::map<std::string, std::pair<double, double>> n_neighbors;  ///< fewest and most neighbours in training by element; may be empty
+  double training_cutoff = 4.0;       ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
   std::string json;                   ///< metadata.json itself
 
   /// True when the head predicts an energy variance / a force covariance.

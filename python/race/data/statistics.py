@@ -122,7 +122,8 @@ def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:
     Keys: n_frames, n_atoms (sum), n_atoms_per_frame [min, max], elements; labels (frames that have each);
     energy_per_atom [min, max] eV; volume_per_atom [min, max] Angstrom^3 (3D-periodic frames);
     per_element: {symbol: n_atoms, force_rms, force_max (norm), eV/Angstrom};
-    min_distance: {"B-O": Angstrom}, for pairs seen within `cutoff`, symbols by atomic number.
+    cutoff: Angstrom; min_distance: {"B-O": Angstrom}, for pairs seen within it, symbols by atomic number;
+    n_neighbors: {symbol: [fewest, most]}, neighbours of an atom within it.
     """
     elements = elements_of(frames)
     numbers = np.concatenate([atoms.numbers for atoms in frames])
@@ -148,7 +149,8 @@ def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:
         "energy_per_atom": _range([atoms.info["energy"] / len(atoms) for atoms in frames if "energy" in atoms.info]),
         "volume_per_atom": _range([atoms.get_volume() / len(atoms) for atoms in frames if atoms.pbc.all()]),
         "per_element": per_element,
-        "min_distance": _min_distances(frames, cutoff),
+        "cutoff": cutoff,
+        **_neighborhoods(frames, cutoff),
     }
 
 
@@ -156,10 +158,16 @@ def _range(values: Sequence[float]) -> list[float] | None:
     return [min(values), max(values)] if values else None
 
 
-def _min_distances(frames: Sequence[ase.Atoms], cutoff: float) -> dict[str, float]:
+def _neighborhoods(frames: Sequence[ase.Atoms], cutoff: float) -> dict[str, Any]:
+    fewest, most = np.full(len(chemical_symbols), np.iinfo(np.int64).max), np.full(len(chemical_symbols), -1)
     shortest = np.full((len(chemical_symbols), len(chemical_symbols)), np.inf)
     for atoms in frames:
         sender, receiver, vector = neighbors(atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, cutoff)
         pair = np.sort(np.stack((atoms.numbers[sender], atoms.numbers[receiver])), axis=0)
         np.minimum.at(shortest, (pair[0], pair[1]), np.linalg.norm(vector, axis=1))
-    return {f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(shortest[a, b]) for a, b in np.argwhere(np.isfinite(shortest))}
+        count = np.bincount(receiver, minlength=len(atoms))
+        np.minimum.at(fewest, atoms.numbers, count)
+        np.maximum.at(most, atoms.numbers, count)
+    min_distance = {f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(shortest[a, b]) for a, b in np.argwhere(np.isfinite(shortest))}
+    n_neighbors = {chemical_symbols[z]: [int(fewest[z]), int(most[z])] for z in np.flatnonzero(most >= 0)}
+    return {"min_distance": min_distance, "n_neighbors": n_neighbors}

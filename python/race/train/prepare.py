@@ -80,7 +80,7 @@ def prepare(config: Config) -> Prepared:
             raise RaceError("wrong length", where=f"model.{name}", expected=f"one value for each of {elements}", got=getattr(model, name))
 
     files = {str(path): sha256(path) for path in [*data.train, *data.validation]}
-    about = summary(frames) | {"n_validation": len(validation), "files": files}
+    about = summary(frames, model.r_max) | {"n_validation": len(validation), "files": files}
     resolved = config.model_copy(update={"model": model})
     return Prepared(resolved, training_set, Dataset(validation, model.elements, model.r_max, dtype), about)
 

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "fix.h"
+
+namespace LAMMPS_NS {
+
+class Modify;
+class PairRace;
+
+/// `fix ID all race/bias A B`: a bias energy of the ensemble's energy variance, with its exact forces and virial.
+class FixRaceBias : public Fix {
+public:
+  FixRaceBias(LAMMPS*, int, char**);
+  int setmask() override;
+  void init() override;
+  void setup(int vflag) override { post_force(vflag); }
+  void min_setup(int vflag) override { post_force(vflag); }
+  void post_force(int) override;
+  void min_post_force(int vflag) override { post_force(vflag); }
+  double compute_scalar() override { return energy_; }
+  double compute_vector(int) override;
+
+  /// Whether there is one: members are then evaluated on every step.
+  static bool present(const Modify& modify);
+
+private:
+  double height_, width_; ///< energy units
+  double energy_ = 0;     ///< of the bias
+  double energy_std_ = 0; ///< of the ensemble's energy
+  PairRace* pair_ = nullptr;
+};
+
+} // namespace LAMMPS_NS

@@ -1,0 +1,253 @@
+#include "fix_race_guard.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "atom.h"
+#include "comm.h"
+#include "compute_race.h"
+#include "error.h"
+#include "modify.h"
+#include "pair_race.h"
+#include "update.h"
+#include "write_extxyz.h"
+
+using namespace LAMMPS_NS;
+
+namespace {
+
+constexpr const char* kind_names[] = {"not finite", "overlap", "unseen pair", "density", "force/std"};
+
+} // namespace
+
+// fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off] [force/std T|off] [file NAME]
+FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg), file_(fmt::format("guard.{}.extxyz", arg[0])) {
+  if (narg < 5) utils::missing_cmd_args(FLERR, "fix race/guard", error);
+  nevery = utils::inumeric(FLERR, arg[3], false, lmp);
+  if (nevery < 1) error->all(FLERR, "fix {} race/guard: expected a number of steps > 0, got {}", id, arg[3]);
+  const std::string action = arg[4];
+  if (action != "warn" && action != "dump" && action != "stop")
+    error->all(FLERR, "fix {} race/guard: expected warn, dump or stop, got {}", id, action);
+  action_ = action == "warn" ? Action::warn : action == "dump" ? Action::dump : Action::stop;
+
+  for (int k = 5; k < narg; k += 2) {
+    const std::string keyword = arg[k];
+    if (keyword != "overlap" && keyword != "unseen" && keyword != "density" && keyword != "force/std" && keyword != "file")
+      error->all(FLERR, "fix {} race/guard: expected a keyword overlap, unseen, density, force/std or file, got {}", id, keyword);
+    if (k + 1 >= narg) utils::missing_cmd_args(FLERR, "fix race/guard " + keyword, error);
+    const std::string value = arg[k + 1];
+    const auto positive_or_off = [&]() -> double {
+      if (value == "off") return 0;
+      const double number = utils::numeric(FLERR, value, false, lmp);
+      if (!(number > 0 && std::isfinite(number)))
+        error->all(FLERR, "fix {} race/guard {}: expected a number > 0 or off, got {}", id, keyword, value);
+      return number;
+    };
+    if (keyword == "overlap") overlap_factor_ = positive_or_off();
+    if (keyword == "force/std") force_std_limit_ = positive_or_off();
+    if (keyword == "density") {
+      density_factor_ = positive_or_off();
+      density_asked_ = density_factor_ > 0;
+      if (density_asked_ && density_factor_ < 1) error->all(FLERR, "fix {} race/guard density: expected a factor >= 1, got {}", id, value);
+    }
+    if (keyword == "unseen") {
+      if (value != "yes" && value != "no") error->all(FLERR, "fix {} race/guard unseen: expected yes or no, got {}", id, value);
+      unseen_ = value == "yes";
+    }
+    if (keyword == "file") file_ = value;
+  }
+  scalar_flag = vector_flag = 1;
+  size_vector = n_kinds;
+  extscalar = extvector = 0;
+  global_freq = nevery;
+}
+
+int FixRaceGuard::setmask() { return FixConst::END_OF_STEP | FixConst::MIN_POST_FORCE; }
+
+// The ranges of the training set, by species of the model.
+void FixRaceGuard::init() {
+  pair_ = find_pair_race(lmp, fmt::format("fix {} race/guard", id));
+  const race::Metadata& metadata = *pair_->metadata();
+  const std::vector<std::string>& elements = metadata.elements;
+  const auto n = elements.size();
+  seen_within_ = metadata.training_cutoff;
+
+  shortest_.assign(n * n, 0);
+  for (std::size_t a = 0; a < n; ++a)
+    for (std::size_t b = 0; b < n; ++b)
+      for (const std::string& key : {elements[a] + "-" + elements[b], elements[b] + "-" + elements[a]}) {
+        const auto found = metadata.min_distance.find(key);
+        if (found != metadata.min_distance.end()) shortest_[a * n + b] = found->second;
+      }
+  if (metadata.min_distance.empty() && (overlap_factor_ > 0 || unseen_))
+    error->all(FLERR,
+               "fix {} race/guard: model {} does not say what pairs its training set has; expected an artifact of race train and "
+               "race export, or: overlap off unseen no",
+               id, pair_->file());
+
+  neighbors_.clear();
+  if (!metadata.n_neighbors.empty() && seen_within_ == metadata.r_max) {
+    for (const std::string& element : elements) {
+      const auto found = metadata.n_neighbors.find(element);
+      const bool known = found != metadata.n_neighbors.end(); // another element has no range to leave; its pairs are unseen
+      neighbors_.push_back(known ? Range{found->second.first, found->second.second} : Range{0, HUGE_VAL});
+    }
+  } else if (density_asked_) {
+    error->all(FLERR,
+               "fix {} race/guard density: model {} does not say how many neighbors its training set has within its cutoff; train "
+               "and export it again, or: density off",
+               id, pair_->file());
+  }
+
+  if (force_std_limit_ > 0 && metadata.n_members == 1 && !metadata.has_force_cov())
+    error->all(FLERR, "fix {} race/guard force/std: model {} has one member and head {}; expected an ensemble or head equivariant", id,
+               pair_->file(), metadata.head);
+}
+
+bool FixRaceGuard::looks_at(bigint step) const { return step % nevery == 0 || step == update->firststep; }
+
+bool FixRaceGuard::watches(const Modify& modify, bigint step) {
+  for (int k = 0; k < modify.nfix; ++k)
+    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]); guard && guard->looks_at(step)) return true;
+  return false;
+}
+
+bool FixRaceGuard::wants_uncertainty(const Modify& modify, bigint step) {
+  for (int k = 0; k < modify.nfix; ++k)
+    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]); guard && guard->force_std_limit_ > 0 && guard->looks_at(step))
+      return true;
+  return false;
+}
+
+void FixRaceGuard::min_post_force(int) {
+  if (looks_at(update->ntimestep)) check();
+}
+
+void FixRaceGuard::Finding::add(double how_bad, const std::string& what) {
+  if (count++ == 0 || how_bad > severity) {
+    severity = how_bad;
+    text = what;
+  }
+}
+
+// Collective: what one rank found, all ranks learn, and all warn, write or stop together.
+void FixRaceGuard::check() {
+  std::vector<Finding> findings(n_kinds);
+  find_not_finite(findings[not_finite]);
+  find_pairs(findings[overlap], findings[unseen]);
+  if (density_factor_ > 0 && !neighbors_.empty()) find_densities(findings[density]);
+  if (force_std_limit_ > 0) {
+    pair_->require_uncertainty();
+    find_uncertain(findings[force_std]);
+  }
+  const std::string text = reduce(findings);
+  if (text.empty()) return;
+  const std::string message = fmt::format("fix {} race/guard: step {}: {}", id, update->ntimestep, text);
+  std::string where;
+  if (action_ != Action::warn) {
+    const std::string problem = write_extxyz(lmp, *pair_, file_, written_, message);
+    written_ = true;
+    where = problem.empty() ? "; configuration in " + file_ : "; " + problem;
+  }
+  if (action_ == Action::stop) error->all(FLERR, message + where);
+  if (comm->me == 0) error->warning(FLERR, message + where);
+}
+
+std::string FixRaceGuard::name_of(int i) const { return fmt::format("{} ({})", atom->tag[i], pair_->element(atom->type[i])); }
+
+bool FixRaceGuard::in_group(int64_t row) const { return atom->mask[pair_->local().atom_of_row()[row]] & groupbit; }
+
+void FixRaceGuard::find_not_finite(Finding& finding) const {
+  for (int i = 0; i < atom->nlocal; ++i) {
+    if (!(atom->mask[i] & groupbit)) continue;
+    const auto finite = [](const double* v) { return std::isfinite(v[0]) && std::isfinite(v[1]) && std::isfinite(v[2]); };
+    const double *x = atom->x[i], *f = atom->f[i];
+    if (finite(x) && finite(f)) continue;
+    finding.add(
+        1, fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}", name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
+  }
+  if (finding.count == 0 && !pair_->finite()) finding.add(0, "the energy");
+}
+
+void FixRaceGuard::find_pairs(Finding& overlaps, Finding& unseen_pairs) const {
+  if (overlap_factor_ == 0 && !unseen_) return;
+  const race::Graph& graph = pair_->local().graph();
+  const auto n = static_cast<int64_t>(pair_->metadata()->elements.size());
+  const auto* species = graph.species.data_ptr<int64_t>();
+  const auto* sender = graph.sender.data_ptr<int64_t>();
+  const auto* row_ptr = graph.row_ptr.data_ptr<int64_t>();
+  const auto* vector = graph.edge_vector.data_ptr<double>();
+  const std::vector<int>& atoms = pair_->local().atom_of_row();
+  for (int64_t row = 0; row < graph.n_owned; ++row) {
+    if (!in_group(row)) continue;
+    for (int64_t e = row_ptr[row]; e < row_ptr[row + 1]; ++e) {
+      const double* d = vector + 3 * e;
+      const double r = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
+      const double shortest = shortest_[species[row] * n + species[sender[e]]];
+      if (shortest == 0) {
+        if (unseen_ && r < seen_within_)
+          unseen_pairs.add(1 / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair",
+                                              name_of(atoms[row]), name_of(atoms[sender[e]]), r));
+      } else if (r < overlap_factor_ * shortest) {
+        overlaps.add(shortest / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart, limit {:.4g}", name_of(atoms[row]),
+                                               name_of(atoms[sender[e]]), r, overlap_factor_ * shortest));
+      }
+    }
+  }
+}
+
+void FixRaceGuard::find_densities(Finding& finding) const {
+  const race::Graph& graph = pair_->local().graph();
+  const auto* species = graph.species.data_ptr<int64_t>();
+  const auto* row_ptr = graph.row_ptr.data_ptr<int64_t>();
+  for (int64_t row = 0; row < graph.n_owned; ++row) {
+    if (!in_group(row)) continue;
+    const auto count = static_cast<double>(row_ptr[row + 1] - row_ptr[row]);
+    const Range& seen = neighbors_[species[row]];
+    const double low = seen.min / density_factor_, high = seen.max * density_factor_;
+    if (count >= low && count <= high) continue;
+    finding.add(count < low ? low - count : count - high, fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}",
+                                                                      name_of(pair_->local().atom_of_row()[row]), count, low, high));
+  }
+}
+
+void FixRaceGuard::find_uncertain(Finding& finding) const {
+  for (int64_t row = 0; row < pair_->local().graph().n_owned; ++row) {
+    const int i = pair_->local().atom_of_row()[row];
+    const double value = pair_->f_std.vector[i];
+    if (in_group(row) && value > force_std_limit_)
+      finding.add(value, fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, force_std_limit_));
+  }
+}
+
+// Collective: counts over ranks, and for each kind the worst case of the rank that has it. Empty when nothing was found.
+std::string FixRaceGuard::reduce(std::vector<Finding>& findings) {
+  int mine[n_kinds];
+  for (int kind = 0; kind < n_kinds; ++kind) mine[kind] = findings[kind].count;
+  MPI_Allreduce(mine, counts_, n_kinds, MPI_INT, MPI_SUM, world);
+
+  std::string message;
+  for (int kind = 0; kind < n_kinds; ++kind) {
+    if (counts_[kind] == 0) continue;
+    struct {
+      double severity;
+      int rank;
+    } here{findings[kind].count ? findings[kind].severity : -1, comm->me}, worst;
+    MPI_Allreduce(&here, &worst, 1, MPI_DOUBLE_INT, MPI_MAXLOC, world);
+    std::string text = findings[kind].text;
+    int size = static_cast<int>(text.size());
+    MPI_Bcast(&size, 1, MPI_INT, worst.rank, world);
+    text.resize(size);
+    MPI_Bcast(text.data(), size, MPI_CHAR, worst.rank, world);
+    message += fmt::format("{}{}: {} (rank {}, {} in all)", message.empty() ? "" : "; ", kind_names[kind], text, worst.rank, counts_[kind]);
+  }
+  return message;
+}
+
+double FixRaceGuard::compute_scalar() {
+  int total = 0;
+  for (const int count : counts_) total += count;
+  return total;
+}
+
+double FixRaceGuard::compute_vector(int kind) { return counts_[kind]; }

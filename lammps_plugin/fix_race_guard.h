@@ -1,0 +1,70 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "fix.h"
+
+namespace LAMMPS_NS {
+
+class Modify;
+class PairRace;
+
+/// `fix ID group race/guard N warn|dump|stop ...`: watches for what the model cannot be trusted on, on all ranks together.
+class FixRaceGuard : public Fix {
+public:
+  FixRaceGuard(LAMMPS*, int, char**);
+  int setmask() override;
+  void init() override;
+  void setup(int) override { check(); }
+  void min_setup(int) override { check(); }
+  void end_of_step() override { check(); }
+  void min_post_force(int) override;
+  double compute_scalar() override;
+  double compute_vector(int) override;
+
+  /// Whether some guard looks at this step: the pair style then leaves an energy that is not finite to it.
+  static bool watches(const Modify& modify, bigint step);
+  /// Whether some guard reads uncertainties on this step.
+  static bool wants_uncertainty(const Modify& modify, bigint step);
+
+private:
+  enum class Action { warn, dump, stop };
+  enum Kind { not_finite, overlap, unseen, density, force_std, n_kinds };
+
+  /// What one rank found of a kind: how often, and its worst case.
+  struct Finding {
+    int count = 0;
+    double severity = 0;
+    std::string text; ///< of the worst
+    void add(double how_bad, const std::string& what);
+  };
+  struct Range {
+    double min = 0, max = 0;
+  };
+
+  bool looks_at(bigint step) const;
+  void check();
+  void find_not_finite(Finding&) const;
+  void find_pairs(Finding& overlaps, Finding& unseen_pairs) const;
+  void find_densities(Finding&) const;
+  void find_uncertain(Finding&) const;
+  std::string reduce(std::vector<Finding>& findings);
+  std::string name_of(int i) const;
+  bool in_group(int64_t row) const;
+
+  Action action_;
+  double overlap_factor_ = 1, density_factor_ = 1; ///< 0: off
+  double force_std_limit_ = 0;                     ///< force units; 0: off
+  bool unseen_ = true, density_asked_ = false;
+  std::string file_;
+  bool written_ = false;
+
+  std::vector<double> shortest_; ///< [n_species, n_species] Angstrom; 0: a pair never seen
+  std::vector<Range> neighbors_; ///< [n_species] in training; empty: not known
+  double seen_within_ = 0;       ///< Angstrom: how far the training set was searched for pairs
+  int counts_[n_kinds] = {};     ///< of the last check, over all ranks
+  PairRace* pair_ = nullptr;
+};
+
+} // namespace LAMMPS_NS
