@@ -16,7 +16,7 @@ std::string one_line(const std::exception& error) {
   std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
   // TorchScript prints the stack first and the reason last.
   const auto reason = text.rfind("RuntimeError: ");
-  if (reason != std::string::npos) text = text.substr(reason);
+  if (text.find("Traceback of TorchScript") != std::string::npos && reason != std::string::npos) text = text.substr(reason);
   std::istringstream words(text);
   std::string line, word;
   while (words >> word) line += (line.empty() ? "" : " ") + word;

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from race.deploy.artifact import seal
+from race.deploy.artifact import FORMAT_VERSION, seal
 
 from .runner import Case, refused
 
@@ -61,8 +61,10 @@ def _files(whole: bytes, folder: Path, seed: int, n_truncations: int, n_flips: i
         byte, bit = draw.randrange(len(whole)), draw.randrange(8)
         yield f"bit {bit} of byte {byte}", whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :], ()
     yield from _wrong_kinds(whole, folder)
-    for version in ("0", "2", "99", "-1", "one", ""):
-        yield f"version {version or 'empty'}", whole.replace(b"race-artifact/1", f"race-artifact/{version}".encode()), ()
+    for version in ("0", str(FORMAT_VERSION + 1), "99", "-1", "one", ""):
+        current = f"race-artifact/{FORMAT_VERSION}".encode()
+        assert current in whole
+        yield f"version {version or 'empty'}", whole.replace(current, f"race-artifact/{version}".encode()), ()
     yield from _hostile(whole, folder)
     yield from _metadata(whole)
 
@@ -143,7 +145,7 @@ def _metadata(whole: bytes) -> Iterator[tuple[str, bytes | None, tuple[str, ...]
     def text(new: bytes) -> bytes:
         return _resealed(whole, lambda name, content: new if name.endswith("/extra/metadata.json") else content)
 
-    yield "metadata format 2", changed(format=2), ("format 2",)
+    yield "metadata format", changed(format=FORMAT_VERSION + 1), (f"format {FORMAT_VERSION + 1}",)
     yield "metadata no r_max", changed(r_max=...), ("r_max",)
     yield "metadata r_max text", changed(r_max="3.2"), ("r_max",)
     yield "metadata r_max 0", changed(r_max=0), ("metadata.json",)
