@@ -183,6 +183,21 @@ def versions(records: Records) -> list[str]:
     return [f"- {model} ({size}): {about}. {', '.join(f'{k} {v}' for k, v in json.loads(v).items())}." for model, size, about, v in seen]
 
 
+def payload(records: Records) -> list[str]:
+    """Why artifacts hold TorchScript: what AOTInductor could win at most."""
+    share = kernel_share(records)
+    if share is None:
+        return []
+    return [
+        "## Why there is no AOTInductor payload",
+        "",
+        "An artifact is TorchScript around compiled kernels. AOTInductor would compile what lies between them, which on Si-4096 is",
+        f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no time at all. Its file would be bound to one version of",
+        "torch and one kind of processor, and segments with exchanges between them would be several files. So there is none.",
+        "",
+    ]
+
+
 def page(records: Records) -> str:
     """benchmarks/README.md."""
     inference = [r for r in records if r["contest"] in ("inference", "same l", "latency")]
@@ -236,6 +251,7 @@ def page(records: Records) -> str:
             ("system", "members", "outputs", "dtype", "ranks", "threads", "katom-step/s", "us/atom", "parts of the loop"),
             (lammps_row(r) for r in runs),
         ),
+        *payload(records),
     ]
     return "\n".join(lines)
 
