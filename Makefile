@@ -23,7 +23,7 @@ unexport PYTHONPATH
 
 .PHONY: help setup demo test torture bench lint format cuda-compile cuda-check sanitize clean distclean
 help:
-	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores"
+	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 4 minutes on 2 cores, and as long to set up"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make torture damaged models, wrong commands and faults in LAMMPS, hundreds of each, with counts; minutes"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
