@@ -3,24 +3,33 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from race.errors import RaceError
 from race.model.race import RACE
-from race.posterior.protocol import FitOptions, Fitted, Run
+from race.posterior.protocol import FitOptions, Fitted, Run, member_of
 from race.train.members import stack_members
 from race.train.run import load_run
 
 
 class EnsembleOptions(FitOptions):
-    """The members are the runs': there is nothing to choose."""
+    """The members are the runs'."""
+
+    take: int | None = Field(default=None, ge=0, description="keep this member alone, counted over all runs; none: all")
 
 
 def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
     """Members of all runs, in order (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 
     Raises:
-        RaceError: runs that differ in more than their weights (architecture, elements, E0, scales).
+        RaceError: runs that differ in more than their weights (architecture, elements, E0, scales); no such member to take.
     """
-    return Fitted(stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval())
+    model = stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval()
+    if options.take is None:
+        return Fitted(model)
+    if options.take >= model.n_members:
+        raise RaceError("no such member", where="--take", expected=f"0 to {model.n_members - 1}", got=options.take)
+    return Fitted(member_of(model, options.take))
 
 
 def stack(runs: Sequence[str | Path]) -> RACE:

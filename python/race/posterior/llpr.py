@@ -98,7 +98,7 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
         RaceError: an ensemble; validation frames without errors to calibrate on.
     """
     (run,) = runs
-    require_one_member(run, "fit it to a run of one member")
+    require_one_member(run, "take one: race fit RUN --posterior ensemble --take 0 --out NEW")
     prepared = run.prepare()
     curvature = Curvature.of(normal_matrix(run.model, prepared.train, run.config.train.batch_size, options.forces))
     chosen = np.random.RandomState(options.seed).permutation(len(prepared.validation))[: options.calibration_frames]

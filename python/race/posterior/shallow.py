@@ -128,7 +128,7 @@ def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
         RaceError: an ensemble, or the evidential head, whose variances are no sum of members' spread and noise.
     """
     (run,) = runs
-    require_one_member(run, "fit it to a run of one member")
+    require_one_member(run, "take one: race fit RUN --posterior ensemble --take 0 --out NEW")
     require_head(run, HEADS, "shallow")
 
     def make(config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path) -> ShallowTrainer:
