@@ -192,8 +192,8 @@ def payload(records: Records) -> list[str]:
         "## Why there is no AOTInductor payload",
         "",
         "An artifact is TorchScript around compiled kernels. AOTInductor would compile what lies between them, which on Si-4096 is",
-        f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no time at all. Its file would be bound to one version of",
-        "torch and one kind of processor, and segments with exchanges between them would be several files. So there is none.",
+        f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no time at all. Its file would be bound to",
+        "one version of torch and one kind of processor, and segments with exchanges between them would be several files. So there is none.",
         "",
     ]
 
