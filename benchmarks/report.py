@@ -193,7 +193,7 @@ def payload(records: Records) -> list[str]:
         "",
         "An artifact is TorchScript around compiled kernels. AOTInductor would compile what lies between them, which on Si-4096 is",
         f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no time at all. Its file would be bound to",
-        "one version of torch and one kind of processor, and segments with exchanges between them would be several files. So there is none.",
+        "one version of torch and one kind of processor, and segments with exchanges between them would be several files: there is none.",
         "",
     ]
 
