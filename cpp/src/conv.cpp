@@ -84,7 +84,7 @@ struct Plan {
  private:
   // g itself and g (x) Y_0: one pass over the features serves both.
   bool are_partners(const conv::Path& a, const conv::Path& b) const {
-    const bool apart = a.out_offset != b.out_offset || std::abs(a.column - b.column) >= a.mul;
+    const bool apart = a.out_offset == b.out_offset && a.out_mul == b.out_mul && std::abs(a.column - b.column) >= a.mul;
     return !b.is_partner && a.table == b.table && tables[a.table].diagonal && a.in_offset == b.in_offset && a.mul == b.mul && apart;
   }
 

@@ -215,3 +215,11 @@ def test_weights_shared_and_columns_left_free():
     rest = (sender, row_ptr, rows, cg, dim_out)
     operands = [g, radial, None, sh]
     assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
+
+
+def test_paths_whose_columns_overlap_add_up():
+    """Two paths read the same features and write into each other's columns, from different offsets."""
+    operands, (sender, row_ptr, rows, cg, dim_out) = make("8x0e", 1)
+    rows = [*rows[:10], *rows[10:15], rows[15] + 4, 8, 0, *rows[18:]]
+    rest = (sender, row_ptr, rows, cg, dim_out)
+    assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
