@@ -3,22 +3,21 @@
 // Q = q * identity, Y_0 being constant: q is part of the weights v, s, slope and curve here, and no dY is wanted. P paths at once, a
 // path and its partner: features are loaded and their adjoints stored once for both.
 template <class T, int N, int C, int D, int P, bool Second>
-void diagonal_accumulate(const Work<T>& k, int64_t c0) {
+void diagonal_accumulate(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Path* paths[2] = {&k.path, k.partner};
+  const Path paths[2] = {k.path, k.partner ? *k.partner : k.path};
   const int64_t in = in_column(k, c0), in_stride = k.path.in_stride;
   V sum[P][D][C];
   RACE_UNROLL for (int p = 0; p < P; ++p)
     RACE_UNROLL for (int m = 0; m < D; ++m)
       RACE_UNROLL for (int c = 0; c < C; ++c)
-        sum[p][m][c] = load<V>(k.out + out_column(k, *paths[p], c0) + m * paths[p]->out_stride + c * N);
+        sum[p][m][c] = load<V>(k.out + out_column(k, paths[p], c0) + m * paths[p].out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
+    const T* x = k.g + k.sender[e] * k.g_stride + in;
+    const T* a = k.a + k.sender[e] * k.a_stride + in;
     V r[P][C], b[P][C];
     RACE_UNROLL for (int p = 0; p < P; ++p)
-      interpolate<T, N, C, Second ? Want::both : Want::value>(k, k.v, k.s, e, paths[p]->weight_offset + c0, r[p], b[p]);
+      interpolate<T, N, C, Second ? Want::both : Want::value>(k, k.v, k.s, e, paths[p].weight_offset + c0, r[p], b[p]);
     RACE_UNROLL for (int m = 0; m < D; ++m)
       RACE_UNROLL for (int c = 0; c < C; ++c) {
         const V xv = load<V>(x + m * in_stride + c * N), av = Second ? load<V>(a + m * in_stride + c * N) : V{};
@@ -30,24 +29,23 @@ void diagonal_accumulate(const Work<T>& k, int64_t c0) {
   }
   RACE_UNROLL for (int p = 0; p < P; ++p)
     RACE_UNROLL for (int m = 0; m < D; ++m)
-      RACE_UNROLL for (int c = 0; c < C; ++c) store(k.out + out_column(k, *paths[p], c0) + m * paths[p]->out_stride + c * N, sum[p][m][c]);
+      RACE_UNROLL for (int c = 0; c < C; ++c) store(k.out + out_column(k, paths[p], c0) + m * paths[p].out_stride + c * N, sum[p][m][c]);
 }
 
 template <class T, int N, int C, int D, int P, bool Second>
-void diagonal_transpose(const Work<T>& k, int64_t c0) {
+void diagonal_transpose(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Path* paths[2] = {&k.path, k.partner};
+  const Path paths[2] = {k.path, k.partner ? *k.partner : k.path};
   const int64_t in = in_column(k, c0), in_stride = k.path.in_stride;
   V w[P][D][C];
   RACE_UNROLL for (int p = 0; p < P; ++p)
     RACE_UNROLL for (int m = 0; m < D; ++m)
       RACE_UNROLL for (int c = 0; c < C; ++c)
-        w[p][m][c] = load<V>(k.w + out_column(k, *paths[p], c0) + m * paths[p]->out_stride + c * N);
+        w[p][m][c] = load<V>(k.w + out_column(k, paths[p], c0) + m * paths[p].out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
-    T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
+    const T* x = k.g + k.sender[e] * k.g_stride + in;
+    const T* a = k.a + k.sender[e] * k.a_stride + in;
+    T* dx = k.dg ? k.dg + k.sender[e] * k.dg_stride + in : nullptr;
     V xw[P][C], aw[P][C];
     RACE_UNROLL for (int p = 0; p < P; ++p) RACE_UNROLL for (int c = 0; c < C; ++c) xw[p][c] = aw[p][c] = V{};
     RACE_UNROLL for (int m = 0; m < D; ++m)
@@ -61,7 +59,7 @@ void diagonal_transpose(const Work<T>& k, int64_t c0) {
     V back[P][C] = {};  // what multiplies w in dg: R, in second order its direction
     RACE_UNROLL for (int p = 0; p < P; ++p) {
       V slope[C];
-      const int64_t column = paths[p]->weight_offset + c0;
+      const int64_t column = paths[p].weight_offset + c0;
       if constexpr (Second)
         interpolate<T, N, C, Want::direction>(k, k.v, k.s, e, column, nullptr, back[p]);
       else if (dx)

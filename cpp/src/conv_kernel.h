@@ -9,7 +9,7 @@ constexpr int kLanes = 16;   // edges of one receiver that are worked on togethe
 constexpr int kMaxSh = 16;   // (lmax + 1)^2, lmax = 3
 constexpr int kMaxDim = 7;   // 2 lmax + 1
 constexpr int kRows = 6;     // numbers that determine the quintic of an interval: value, slope, curvature at both knots
-constexpr int kChunk = 512;  // blocks of edges that are taken through all paths before the next
+constexpr int kChunk = 128;  // blocks of edges that are taken through all paths before the next
 
 // One non-zero coefficient: couples entry q = m1 * d3 + m3 of the edge matrix Q with Y[m2].
 template <class T>

@@ -13,19 +13,22 @@ namespace {
 #include "simd.inl"
 #include "conv_radial.inl"
 
-// One block of edges, one member, one path.
+// One block of edges, one member, one path. Loops take it by value: what they store could else be taken for a change of it.
 template <class T>
 struct Work {
-  const Job<T>& job;
+  const T *g, *a;  // rows of senders
+  T* dg;
+  int64_t g_stride, a_stride, dg_stride;
   const Path& path;
   const Path* partner;  // a second diagonal path that reads the same features; or null
   const Table<T>& table;
   int64_t n, member;
   const int64_t *sender, *row;
-  const Rows<T>& rows;
+  Rows<T> rows;
   const T *v, *s;           // [kRows, kLanes] weights of R and of its direction
   const T *slope, *curve;   // second order, for dx alone: of R' and R''
   const T* xi;              // [n], xi_stride apart
+  int64_t xi_stride;
   const T *q, *qc;          // [q_size, kLanes]
   const T* w;               // the receiver's rows
   T* out;
@@ -71,7 +74,7 @@ inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int6
     if constexpr (Second) {
       V slope[C], curve[C];
       interpolate<T, N, C, Want::both>(k, k.slope, k.curve, e, column, slope, curve);
-      const T xi = k.xi[e * k.job.radial.xi_stride];
+      const T xi = k.xi[e * k.xi_stride];
       RACE_UNROLL for (int c = 0; c < C; ++c) sum += dr2[c] * slope[c] + xi * dr1[c] * curve[c];
     } else {
       RACE_UNROLL for (int c = 0; c < C; ++c) sum += dr1[c] * b[c];
@@ -80,7 +83,7 @@ inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int6
   }
   if (!k.rows.d0) return;
   T* d = k.rows.d0 + k.row[e] * k.rows.stride0 + column;
-  for (int i = 0; i < k.rows.n_adjoints; ++i, d += k.job.radial.n_weights) {
+  for (int i = 0; i < k.rows.n_adjoints; ++i, d += k.rows.n_weights) {
     const T v = k.v[i * kLanes + e], s = k.s[i * kLanes + e];
     RACE_UNROLL for (int c = 0; c < C; ++c) {
       if constexpr (Second)
@@ -93,18 +96,17 @@ inline __attribute__((always_inline)) void radial_adjoint(const Work<T>& k, int6
 
 // out += Q x R, or its second-order form; the sums over the block's edges stay in registers.
 template <class T, int N, int C, int D3, bool Second>
-void accumulate(const Work<T>& k, int64_t c0) {
+void accumulate(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Path& p = k.path;
+  const Path p = k.path;
   const int64_t in = in_column(k, c0);
   T* out = k.out + out_column(k, p, c0);
   V sum[D3][C];
   RACE_UNROLL for (int m3 = 0; m3 < D3; ++m3)
     RACE_UNROLL for (int c = 0; c < C; ++c) sum[m3][c] = load<V>(out + m3 * p.out_stride + c * N);
   for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
+    const T* x = k.g + k.sender[e] * k.g_stride + in;
+    const T* a = k.a + k.sender[e] * k.a_stride + in;
     const T *q = k.q + e, *qc = k.qc + e;
     V r[C], b[C], qx[C], qa[C];
     interpolate<T, N, C, Second ? Want::both : Want::value>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
@@ -136,10 +138,9 @@ void accumulate(const Work<T>& k, int64_t c0) {
 // dY = cg . dQ on whole vectors: fewer operations than reducing the (up to 49) dQ across lanes, since dY has at most seven
 // columns, which all paths share.
 template <class T, int N, int C, int D3, bool Second>
-void transpose(const Work<T>& k, int64_t c0) {
+void transpose(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;
-  const Job<T>& job = k.job;
-  const Path& p = k.path;
+  const Path p = k.path;
   const Table<T>& table = k.table;
   const int64_t in = in_column(k, c0);
   const T* w0 = k.w + out_column(k, p, c0);
@@ -148,9 +149,9 @@ void transpose(const Work<T>& k, int64_t c0) {
     RACE_UNROLL for (int c = 0; c < C; ++c) w[m3][c] = load<V>(w0 + m3 * p.out_stride + c * N);
   alignas(64) T dq[kMaxDim * D3 * N];
   for (int64_t e = 0; e < k.n; ++e) {
-    const T* x = job.g + k.sender[e] * job.g_stride + in;
-    const T* a = job.a + k.sender[e] * job.a_stride + in;
-    T* dx = job.dg ? job.dg + k.sender[e] * job.dg_stride + in : nullptr;
+    const T* x = k.g + k.sender[e] * k.g_stride + in;
+    const T* a = k.a + k.sender[e] * k.a_stride + in;
+    T* dx = k.dg ? k.dg + k.sender[e] * k.dg_stride + in : nullptr;
     const T *q = k.q + e, *qc = k.qc + e;
     V r[C], b[C], dr1[C], dr2[C], rw[C], bw[C];
     interpolate<T, N, C, Want::both>(k, k.v, k.s, e, p.weight_offset + c0, r, b);
@@ -221,9 +222,10 @@ inline __attribute__((always_inline)) void for_tiles(int64_t mul, F&& tile) {
 
 template <class T, int D3, bool Second>
 void run_path(const Work<T>& k) {
-  constexpr int MaxC = D3 <= 3 ? 4 : 2, PairC = D3 <= 3 ? 2 : 1;  // accumulators must fit the registers
+  // accumulators must fit the registers
+  constexpr int MaxC = D3 <= 3 ? 4 : 2, SumC = D3 == 1 ? 4 : D3 == 3 ? 2 : 1, PairC = D3 <= 3 ? 2 : 1;
   if (k.partner) {
-    if (k.out) for_tiles<T, PairC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, 2, Second>(k, c); });
+    if (k.out) for_tiles<T, SumC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, 2, Second>(k, c); });
     if (k.w) for_tiles<T, PairC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_transpose<T, N, C, D3, 2, Second>(k, c); });
   } else if (k.table.diagonal) {
     if (k.out) for_tiles<T, MaxC>(k.path.mul, [&]<int N, int C>(int64_t c) { diagonal_accumulate<T, N, C, D3, 1, Second>(k, c); });
@@ -255,7 +257,7 @@ void add_sums(T* partial, int64_t n, T* lanes) {
   for (int64_t first = 0; first < n; first += 8, partial += 8 * kWidth<T>, lanes += 8) {
     sum_eight_rows<T, kWidth<T>>(partial, sums);
     store(lanes, load<V>(lanes) + load<V>(sums));
-    for (int64_t i = 0; i < 8 * kWidth<T>; ++i) partial[i] = 0;
+    RACE_UNROLL for (int i = 0; i < 8; ++i) store(partial + i * kWidth<T>, Vec<T, kWidth<T>>{});
   }
 }
 
@@ -269,10 +271,13 @@ void run_block(const Work<T>& work) {
   }
 }
 
-// q times the weights of a block's rows, into `result`, which is returned.
+// q times the weights of a block's rows, into `result` unless q is one.
 template <class T>
 inline const T* scale(const T* q, const T* weights, T* result) {
   using V = Vec<T, kLanes>;
+  bool one = true;
+  for (int e = 0; e < kLanes; ++e) one &= q[e] == T(1);
+  if (one) return weights;
   for (int i = 0; i < kRows; ++i) store(result + i * kLanes, load<V>(q) * load<V>(weights + i * kLanes));
   return result;
 }
@@ -333,8 +338,9 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
           if (Second) edge_matrix(table, job.c_lanes + i * y_size, qc);
           const T* weights[] = {job.value + i * weights_size, job.direction + i * weights_size, job.slope + i * weights_size, job.curve + i * weights_size};
           for (int k = 0; table.diagonal && k < (Second ? 4 : job.w ? 2 : 1); ++k) weights[k] = scale(q, weights[k], scaled[k]);
-          run_block<T, Second>({job, path, partner, table, block.n, m, job.sender + block.edge, block.row, rows, weights[0], weights[1], weights[2], weights[3],
-                                Second ? job.radial.xi + block.edge * job.radial.xi_stride + group * job.radial.xi_group : nullptr, q, qc,
+          run_block<T, Second>({job.g, job.a, job.dg, job.g_stride, job.a_stride, job.dg_stride, path, partner, table, block.n, m, job.sender + block.edge, block.row, rows, weights[0], weights[1], weights[2], weights[3],
+                                Second ? job.radial.xi + block.edge * job.radial.xi_stride + group * job.radial.xi_group : nullptr,
+                                job.radial.xi_stride, q, qc,
                                 job.w ? job.w + block.receiver * job.out_stride : nullptr,
                                 job.out ? job.out + block.receiver * job.out_stride : nullptr, path_dy ? dy : nullptr, want_dx ? dx : nullptr});
           for (int64_t m2 = 0; path_dy && m2 < table.d2; ++m2)

@@ -7,6 +7,7 @@ struct Rows {
   const T *p0, *p1;
   T* d0;  // where the adjoint of p_0 goes, and one after the other those of the other rows; null if not wanted
   int64_t third, step, stride0, stride1;  // strides: from one row[e] to the next
+  int64_t n_weights;
   int n_adjoints;
 };
 
@@ -44,15 +45,18 @@ void place(const Job<T>& job, int64_t i) {
     }
     return;
   }
+  using V = Vec<T, kLanes>;
+  using I = Vec<int64_t, kLanes>;
   alignas(64) T t[kLanes], inside[kLanes];
-  for (int64_t e = 0; e < kLanes; ++e) {
-    const T x = job.radial.x[(block.edge + (e < block.n ? e : 0)) * job.radial.x_stride];
-    const T position = (x > T(0) ? (x < T(1) ? x : T(1)) : T(0)) * T(n_knots - 1);
-    const int64_t interval = int64_t(position);
-    block.row[e] = interval < n_knots - 1 ? interval : n_knots - 2;
-    t[e] = position - T(block.row[e]);
-    inside[e] = x > T(0) && x < T(1) ? T(1) : T(0);
-  }
+  const T* from = job.radial.x + block.edge * job.radial.x_stride;
+  const bool whole = job.radial.x_stride == 1 && block.edge + kLanes <= job.n_edges;  // further lanes may hold any number
+  for (int64_t e = 0; !whole && e < kLanes; ++e) t[e] = from[(e < block.n ? e : 0) * job.radial.x_stride];
+  const V x = load<V>(whole ? from : t), zero{}, one = zero + T(1);
+  const V position = (x > zero ? (x < one ? x : one) : zero) * T(n_knots - 1);
+  const I last = I{} + (n_knots - 2), floor = __builtin_convertvector(position, I), interval = floor < last ? floor : last;
+  store(block.row, interval);
+  store(t, position - __builtin_convertvector(interval, V));
+  store(inside, x > zero ? (x < one ? one : zero) : zero);
   hermite<T>(t, inside, n_knots, job.value + i * size, (Second ? job.slope : job.direction) + i * size, Second ? job.curve + i * size : nullptr);
 }
 
@@ -73,9 +77,9 @@ Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
   const int64_t K = radial.n_weights;
   if (radial.n_knots) {
     const int64_t offset = member * radial.n_knots * 3 * K;
-    return {radial.table + offset, radial.table + offset + K, radial.dtable ? radial.dtable + offset : nullptr, 2 * K, 3 * K, 3 * K, 3 * K, kRows};
+    return {radial.table + offset, radial.table + offset + K, radial.dtable ? radial.dtable + offset : nullptr, 2 * K, 3 * K, 3 * K, 3 * K, K, kRows};
   }
   const int64_t offset = member * n_edges * K;
   const T* rows = radial.rows + offset;
-  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, 0, K, Second ? radial.b_stride : K, 1};
+  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, 0, K, Second ? radial.b_stride : K, K, 1};
 }

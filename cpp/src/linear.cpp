@@ -1,7 +1,6 @@
 #include "race/linear.h"
 
 #include <algorithm>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -10,55 +9,18 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include "isa.h"
 #include "linear_check.h"
-#include "linear_kernel.h"
+#include "linear_groups.h"
 
 namespace race {
 namespace {
 
 using at::Tensor;
 using linear::Block;
+using linear::Groups;
+using linear::kernels;
+using linear::kGrain;
 using linear::Sizes;
-
-constexpr int64_t kGrain = 1 << 18;  // multiply-adds that pay for waking a thread: some microseconds
-
-const IsaChoice<linear::KernelSet>& choice() {
-  static const auto chosen = choose_isa(linear::kernels_baseline, linear::kernels_avx2, linear::kernels_avx512);
-  return chosen;
-}
-
-template <class T>
-const linear::Kernels<T>& kernels() {
-  if constexpr (std::is_same_v<T, float>)
-    return choice().kernels->f32;
-  else
-    return choice().kernels->f64;
-}
-
-// Atoms grouped by species (a counting sort): order[p] for positions begin[s] .. begin[s + 1].
-struct Groups {
-  std::vector<int64_t> order, begin;
-
-  Groups(const Sizes& n, const OptionalTensor& species) : begin(n.species + 1, 0) {
-    begin.back() = n.atoms;
-    if (!species.has_value()) return;
-    const Tensor host = species->contiguous();
-    const int64_t* z = host.const_data_ptr<int64_t>();
-    std::vector<int64_t> next(n.species + 1, 0);
-    for (int64_t i = 0; i < n.atoms; ++i) {
-      if (z[i] < 0 || z[i] >= n.species) linear::refuse_species(z[i], n.species);
-      next[z[i] + 1] += 1;
-    }
-    for (int64_t s = 0; s < n.species; ++s) next[s + 1] += next[s];
-    begin = next;
-    if (n.species == 1) return;
-    order.resize(n.atoms);
-    for (int64_t i = 0; i < n.atoms; ++i) order[next[z[i]]++] = i;
-  }
-
-  int64_t count(int64_t s) const { return begin[s + 1] - begin[s]; }
-};
 
 using Range = std::pair<int64_t, int64_t>;  // [begin, end)
 
@@ -85,15 +47,6 @@ int64_t work_of(const Sizes& n, const std::vector<Block>& blocks) {
   return work;
 }
 
-// y += x W or, where no two blocks write the same column, y = x W there.
-template <class T>
-void product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, const T* weight, int64_t numel,
-             const Tensor& y, bool add) {
-  const linear::Product<T> job{make_job<T>(n, blocks, groups, x, y.size(1), numel), weight, y.data_ptr<T>(), add};
-  const int64_t grain = std::max<int64_t>(1, kGrain / work_of(n, blocks));
-  at::parallel_for(0, n.atoms, grain, [&](int64_t first, int64_t last) { kernels<T>().product(job, first, last); });
-}
-
 // x W, columns that no block writes being zero.
 template <class T>
 Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, const T* weight, int64_t numel,
@@ -106,7 +59,9 @@ Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& g
   }
   const bool once = disjoint(written), covered = once && columns == dim_out;
   const Tensor y = covered ? at::empty({n.atoms, dim_out}, x.options()) : at::zeros({n.atoms, dim_out}, x.options());
-  product<T>(n, blocks, groups, x, weight, numel, y, !once);
+  const linear::Product<T> job{make_job<T>(n, blocks, groups, x, dim_out, numel), weight, y.data_ptr<T>(), /*accumulate=*/!once};
+  const int64_t grain = std::max<int64_t>(1, kGrain / work_of(n, blocks));
+  at::parallel_for(0, n.atoms, grain, [&](int64_t first, int64_t last) { kernels<T>().product(job, first, last); });
   return y;
 }
 
@@ -157,12 +112,12 @@ Tensor outer(const Sizes& n, const std::vector<Block>& blocks, const Groups& gro
 
 }  // namespace
 
-const char* linear_isa() { return choice().name; }
+const char* linear_isa() { return linear::choice().name; }
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef rows, int64_t dim_out) {
   const Sizes n = linear::check(x, weight, species, rows);
   const std::vector<Block> blocks = linear::parse(n, rows, dim_out);
-  const Groups groups(n, species);
+  const Groups groups(n.atoms, n.species, species);
   const Tensor x1 = x.contiguous(), weight1 = weight.contiguous();
   Tensor out;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::linear", [&] {
@@ -171,24 +126,12 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& s
   return out;
 }
 
-void add_linear_cpu(const Tensor& out, const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef rows) {
-  const Sizes n = linear::check(x, weight, species, rows);
-  linear::check_rows("out", out, x);
-  TORCH_CHECK_VALUE(out.is_contiguous(), "race::add_linear_: out: expected contiguous rows, got strides ", out.strides());
-  const std::vector<Block> blocks = linear::parse(n, rows, out.size(1), /*add=*/true);
-  const Groups groups(n, species);
-  const Tensor x1 = x.contiguous(), weight1 = weight.contiguous();
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::add_linear_", [&] {
-    product<scalar_t>(n, blocks, groups, x1, weight1.const_data_ptr<scalar_t>(), n.numel, out, true);
-  });
-}
-
 std::tuple<Tensor, Tensor> linear_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
                                                c10::IntArrayRef rows, std::array<bool, 2> mask) {
   const Sizes n = linear::check(x, weight, species, rows);
   linear::check_rows("grad", grad, x);
   const std::vector<Block> blocks = linear::parse(n, rows, grad.size(1));
-  const Groups groups(n, species);
+  const Groups groups(n.atoms, n.species, species);
   const Tensor grad1 = grad.contiguous();
   Tensor dx, dweight;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::linear_backward", [&] {

@@ -70,14 +70,6 @@ Tensor linear_aten(const Tensor& x, const Tensor& weight, const OptionalTensor& 
   return groups.restored(product(n, blocks, groups, groups.sorted(x), weight, dim_out, false));
 }
 
-void add_linear_aten(const Tensor& out, const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef rows) {
-  const Sizes n = linear::check(x, weight, species, rows);
-  linear::check_rows("out", out, x);
-  const std::vector<Block> blocks = linear::parse(n, rows, out.size(1), /*add=*/true);
-  const Groups groups(n, species);
-  out.add_(groups.restored(product(n, blocks, groups, groups.sorted(x), weight, out.size(1), false)));
-}
-
 std::tuple<Tensor, Tensor> linear_backward_aten(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
                                                 c10::IntArrayRef rows, std::array<bool, 2> mask) {
   const Sizes n = linear::check(x, weight, species, rows);

@@ -39,7 +39,7 @@ void check_rows(const char* name, const at::Tensor& rows, const at::Tensor& x) {
 
 void refuse_species(int64_t got, int64_t n_species) { RACE_CHECK(false, "species", c10::str("[0, ", n_species, ")"), got); }
 
-std::vector<Block> parse(const Sizes& n, c10::IntArrayRef rows, int64_t dim_out, bool add) {
+std::vector<Block> parse(const Sizes& n, c10::IntArrayRef rows, int64_t dim_out) {
   std::vector<Block> blocks;
   std::vector<std::pair<int64_t, int64_t>> written;  // [begin, end) and the row that writes it
   for (size_t k = 0; k < rows.size() / kFields; ++k) {
@@ -56,7 +56,6 @@ std::vector<Block> parse(const Sizes& n, c10::IntArrayRef rows, int64_t dim_out,
     blocks.push_back(b);
     written.emplace_back(b.out_offset, b.out_offset + b.d * n.members * b.mul_out);
   }
-  if (add) return blocks;
   std::sort(written.begin(), written.end());
   for (size_t k = 1; k < written.size(); ++k)
     RACE_CHECK(written[k - 1].second <= written[k].first, "blocks, out_offset", "columns that no other block writes",

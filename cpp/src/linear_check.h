@@ -18,7 +18,7 @@ void check_rows(const char* name, const at::Tensor& rows, const at::Tensor& x);
 
 [[noreturn]] void refuse_species(int64_t got, int64_t n_species);
 
-// All blocks inside dim_in, dim_out and numel, and unless they add up no output column written twice.
-std::vector<Block> parse(const Sizes& n, c10::IntArrayRef blocks, int64_t dim_out, bool add = false);
+// All blocks inside dim_in, dim_out and numel, and no output column written twice.
+std::vector<Block> parse(const Sizes& n, c10::IntArrayRef blocks, int64_t dim_out);
 
 }  // namespace race::linear

@@ -16,7 +16,6 @@ using torch::autograd::variable_list;
 using Blocks = std::vector<int64_t>;
 
 constexpr const char* kLinear = "linear(Tensor x, Tensor weight, Tensor? species, int[] blocks, int dim_out) -> Tensor";
-constexpr const char* kAdd = "add_linear_(Tensor(a!) out, Tensor x, Tensor weight, Tensor? species, int[] blocks) -> ()";
 constexpr const char* kBackward =
     "linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? species, int[] blocks, bool[2] mask) -> (Tensor, Tensor)";
 
@@ -129,17 +128,14 @@ const bool registered = [] {
   if (c10::Dispatcher::singleton().findSchema({"race::linear", ""})) return false;
   auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
   library->def(kLinear);
-  library->def(kAdd);
   library->def(kBackward);
   library->def("linear_isa() -> str", [] { return std::string(linear_isa()); });
   const auto add = [library](c10::DispatchKey key, const char* name, auto function) {
     library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
   };
   add(c10::DispatchKey::CPU, "linear", TORCH_FN(linear_cpu));
-  add(c10::DispatchKey::CPU, "add_linear_", TORCH_FN(add_linear_cpu));
   add(c10::DispatchKey::CPU, "linear_backward", TORCH_FN(linear_backward_cpu));
   add(c10::DispatchKey::CompositeExplicitAutograd, "linear", TORCH_FN(linear_aten));
-  add(c10::DispatchKey::CompositeExplicitAutograd, "add_linear_", TORCH_FN(add_linear_aten));
   add(c10::DispatchKey::CompositeExplicitAutograd, "linear_backward", TORCH_FN(linear_backward_aten));
   add(c10::DispatchKey::Autograd, "linear", TORCH_FN(linear_autograd));
   add(c10::DispatchKey::Autograd, "linear_backward", TORCH_FN(linear_backward_autograd));

@@ -124,7 +124,7 @@ def build(path, model, spoil_weights=lambda deployed: None, spoil_metadata=None)
 
 
 @pytest.mark.parametrize(
-    "weight", ["layers.0.radial.weights.1", "layers.1.from_mid.0.weight", "layers.2.from_mid.3.weight", "atomic_energies"]
+    "weight", ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"]
 )
 def test_selftest_finds_a_wrong_weight(weight, model, tmp_path):
     """In float64 one weight off by 1 %, in float32 a whole tensor; no checksum tells, since it was sealed so."""

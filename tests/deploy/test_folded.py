@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from race.deploy.export import fold
-from race.deploy.folded_layer import Map
 from race.deploy.selftest import make_selftest, predict
 from race.errors import RaceError
 from race.model.conv import conv_aten, conv_vjp_aten, conv_vjp_fused, spline_aten, spline_slope_aten
@@ -45,7 +44,7 @@ def test_a_wrong_fold_is_not_exported():
     model = make_model()
     deployed, _ = fold(model, torch.float64)
     make_selftest(deployed, model)
-    deployed.layers[1].from_mid[0].weight *= 1 + 1e-6
+    deployed.layers[1].chain.weight[:, :1] += 1e-5
     with pytest.raises(RaceError, match="not the trained one"):
         make_selftest(deployed, model)
 
@@ -85,17 +84,19 @@ def test_transpose_of_the_convolution(groups, knots, transpose):
         assert torch.allclose(a, b, rtol=0, atol=1e-11 * float(a.abs().max()))
 
 
-def test_transpose_of_a_map():
-    """<W x, y> = <x, W^T y>, with several species, and both add to what is there."""
-    model = make_model(n_layers=2)
-    deployed, _ = fold(model, torch.float64)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("t", range(3))
+def test_transpose_of_a_chain(t, fused):
+    """<A x, y> = <x, A^T y>, from the tensors that a layer reads to those it makes, with several species."""
+    model = make_model(n_layers=3)
+    deployed, _ = fold(model, torch.float64, portable=not fused)
     deployed.prepare()
-    each = next(m for m in deployed.modules() if isinstance(m, Map) and m.per_species and len(m.blocks) > 6)
-    x, y = torch.randn(7, each.dim_in, dtype=torch.float64), torch.randn(7, each.dim_out, dtype=torch.float64)
-    species = torch.tensor([0, 1, 1, 0, 1, 0, 0])
-    for fused in (True, False):
-        each.set_fused(fused)
-        forward, back = each(torch.ones_like(y), x, species) - 1, each.transpose(torch.ones_like(x), y, species) - 1
-        assert torch.allclose((forward * y).sum(), (x * back).sum(), rtol=1e-12)
-        other = each(torch.zeros_like(y), x, 1 - species)
-        assert not torch.allclose(forward, other, rtol=1e-3)
+    layer, species = deployed.layers[t], torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    x = [torch.randn(7, width, dtype=torch.float64) for width in (layer.dim_mid, layer.dim_h)]
+    made = layer.chain([each.clone() for each in x], None, species)[:3]
+    y = [torch.randn_like(each) for each in made]
+    back = layer.back([each.clone() for each in y], None, species)
+    forward, transposed = (sum((a * b).sum() for a, b in zip(*pair, strict=True)) for pair in ((made, y), (x, back)))
+    assert torch.allclose(forward, transposed, rtol=1e-12)
+    other = layer.chain([each.clone() for each in x], None, 1 - species)[:3]
+    assert not all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(made, other, strict=True))

@@ -50,7 +50,7 @@ struct Metadata {
 /// Reads metadata.json. `name` is the file, for messages.
 Metadata parse_metadata(const std::string& json, const std::string& name);
 
-inline constexpr int64_t format_version = 2;
+inline constexpr int64_t format_version = 3;
 
 /// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
 struct Artifact {

@@ -2,7 +2,6 @@
 // Linear maps of flat features, one set of matrices per member and species, registered as torch operators:
 //
 //   race::linear(Tensor x, Tensor weight, Tensor? species, int[] blocks, int dim_out) -> Tensor
-//   race::add_linear_(Tensor(a!) out, Tensor x, Tensor weight, Tensor? species, int[] blocks) -> ()
 //   race::linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? species, int[] blocks, bool[2] mask) -> (Tensor, Tensor)
 //
 //   out[i, d, m, v] = sum_u x[i, d, m, u] weight[m, species_i, u, v]
@@ -16,7 +15,6 @@
 //                                  matrix, none may write the same column; columns that no block writes are zero
 //   result   [n, dim_out]
 //
-// add_linear_ adds the map to rows that are there, columns written by several blocks included. It has no derivative.
 // linear_backward gives dx, dweight, undefined where not in `mask`. Both are differentiable any number of times: the map is
 // bilinear, and its derivatives are made of the same two operators. Argument errors are c10::Error and name the argument, what was
 // expected and what came.
@@ -33,13 +31,11 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 // Vectorised, on threads over atoms (dx, out) or matrix rows (dweight): the same bits on any number of threads.
 at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out);
-void add_linear_cpu(const at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks);
 std::tuple<at::Tensor, at::Tensor> linear_backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
                                                        const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask);
 
 // The same in operations of torch alone: for devices that have no kernel of their own.
 at::Tensor linear_aten(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out);
-void add_linear_aten(const at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks);
 std::tuple<at::Tensor, at::Tensor> linear_backward_aten(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
                                                         const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask);
 

@@ -10,7 +10,8 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from race.deploy.folded_layer import FoldedLayer, Map
+from race.deploy.chain import Chain
+from race.deploy.folded_layer import FoldedLayer
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
 from race.model.layer import Layer
@@ -103,6 +104,6 @@ class FoldedRACE(Outputs):
     def set_fused(self, fused: bool) -> "FoldedRACE":
         """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
         for module in self.modules():
-            if isinstance(module, (EdgeBasis, FoldedLayer, Map, Radial)):
+            if isinstance(module, (Chain, EdgeBasis, FoldedLayer, Radial)):
                 module.fused = fused and HAS_FUSED
         return self

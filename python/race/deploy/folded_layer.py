@@ -13,82 +13,23 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from race.deploy.chain import Link, Matrices, chain_of, transpose_of
 from race.model.conv import conv_aten, conv_fused, conv_vjp_aten, conv_vjp_fused
 from race.model.heads import n_scalars
 from race.model.irreps import Layout
 from race.model.layer import Layer
-from race.model.linear import add_linear_aten, add_linear_fused
+from race.model.linear import linear_aten, linear_fused
 
 SILU_NORM = 1.6790  # of race.model.radial.silu
-Matrices = dict[o3.Irrep, Tensor]  # per irrep [M, 1 or S, mul_in, mul_out]
 
 
-def chain(first: Matrices, second: Matrices) -> Matrices:
+def then(first: Matrices, second: Matrices) -> Matrices:
     """First, then second, for the irreps that both have."""
     return {ir: first[ir] @ second[ir] for ir in first.keys() & second.keys()}
 
 
 def only(matrices: Matrices, irreps: set[o3.Irrep]) -> Matrices:
     return {ir: matrix for ir, matrix in matrices.items() if ir in irreps}
-
-
-class Map(nn.Module):
-    """x -> x W per irrep, and its transpose; both add to rows that are there."""
-
-    __constants__ = ["fused", "empty", "per_species"]
-    blocks: list[int]
-    transposed_blocks: list[int]
-    weight: Tensor
-    weight_transposed: Tensor
-
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, matrices: Matrices, n_members: int):
-        super().__init__()
-        source, sink = Layout(irreps_in, n_members), Layout(irreps_out, n_members)
-        self.fused, self.empty = True, not matrices
-        self.per_species = max((matrix.shape[1] for matrix in matrices.values()), default=1) > 1
-        self.dim_in, self.dim_out = source.dim, sink.dim
-        self.blocks, self.transposed_blocks = [], []
-        parts = [torch.zeros(n_members, 1, 0, dtype=torch.float64)]
-        offset = 0
-        for ir, matrix in matrices.items():
-            a, b = source.blocks[source.find(ir)], sink.blocks[sink.find(ir)]
-            self.blocks += [ir.dim, a.mul, b.mul, a.offset, b.offset, offset]
-            self.transposed_blocks += [ir.dim, b.mul, a.mul, b.offset, a.offset, offset]
-            offset += a.mul * b.mul
-            parts.append(matrix.flatten(2))
-        n_species = max(part.shape[1] for part in parts)
-        self.register_buffer("weight", torch.cat([part.expand(-1, n_species, -1) for part in parts], dim=2))
-        self.register_buffer("weight_transposed", torch.zeros(0))
-
-    def transpose_weight(self) -> None:
-        """Once, when dtype and device are known."""
-        parts = [self.weight[:, :, :0]]
-        for k in range(0, len(self.blocks), 6):
-            rows, columns, offset = self.blocks[k + 1], self.blocks[k + 2], self.blocks[k + 5]
-            matrix = self.weight.narrow(2, offset, rows * columns).unflatten(2, [rows, columns])
-            parts.append(matrix.transpose(2, 3).flatten(2))
-        self.weight_transposed = torch.cat(parts, dim=2)
-
-    def forward(self, out: Tensor, x: Tensor, species: Tensor) -> Tensor:
-        """out [n, dim_out] += x W, x [n, dim_in]"""
-        return self.add(out, x, species, self.weight, self.blocks)
-
-    def transpose(self, out: Tensor, bar: Tensor, species: Tensor) -> Tensor:
-        """out [n, dim_in] += bar W^T, bar [n, dim_out]"""
-        return self.add(out, bar, species, self.weight_transposed, self.transposed_blocks)
-
-    @torch.jit.unused
-    def set_fused(self, fused: bool) -> "Map":
-        self.fused = fused
-        return self
-
-    def add(self, out: Tensor, x: Tensor, species: Tensor, weight: Tensor, blocks: list[int]) -> Tensor:
-        if self.empty:
-            return out
-        if self.fused:
-            return add_linear_fused(out, x, weight, species if self.per_species else None, blocks)
-        else:
-            return add_linear_aten(out, x, weight, species if self.per_species else None, blocks)
 
 
 class FoldedLayer(nn.Module):
@@ -98,6 +39,7 @@ class FoldedLayer(nn.Module):
     cg: Tensor
     table: Tensor
     rows: Tensor
+    second: Tensor
     energy_weight: Tensor
 
     def __init__(self, layer: Layer, species_features: Tensor, embedding: Tensor, irreps_h: o3.Irreps, next_layer: Layer | None, head: str):
@@ -115,7 +57,7 @@ class FoldedLayer(nn.Module):
         readout = layer.readout
         mid, out = layer.irreps_mid, layer.irreps_out
         widths = {ir: mul for mul, ir in out}
-        product = chain(
+        product = then(
             matrices_of(layer.linear_down.matrices(), layer.linear_down.shapes, layer.irreps_a),
             matrices_of(layer.product_weight(species_features), layer.product_shapes, layer.irreps_a),
         )
@@ -146,37 +88,36 @@ class FoldedLayer(nn.Module):
             (hidden, only(read, {scalar})),
             (o3.Irreps([(1, tensor)] if tensor in read else []), only(read, {tensor})),
         ]
-        self.widths = [Layout(irreps, M).dim for irreps, _ in targets]
-        self.from_mid, self.from_h, self.from_new = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        rows = [torch.zeros(len(embedding), 0, dtype=torch.float64)]
-        for k, (irreps, after) in enumerate(targets):
+        made, S = [irreps for irreps, _ in targets], species_features.shape[1]
+        from_mid: list[Link] = []  # tensors of the chain: 0 mid, 1 h, then the targets
+        from_h: list[Link] = []
+        from_new: list[Link] = []
+        for to, (_, after) in enumerate(targets, start=2):
             beyond = {ir: matrix for ir, matrix in after.items() if ir not in kept}  # not by way of h'
-            of_mid = only(product, kept) if k == 0 else chain(product, beyond)
-            of_h = only(skip, kept) if k == 0 else chain(skip, beyond)
-            if self.first:
-                bias = Map(layer.irreps_in, irreps, of_h, M).set_fused(False)
-                start = torch.zeros(len(embedding), bias.dim_out, dtype=torch.float64)
-                rows.append(bias(start, embedding, torch.arange(len(embedding))))
-                of_h = {}
-            self.from_mid.append(Map(mid, irreps, of_mid, M))
-            self.from_h.append(Map(irreps_h, irreps, of_h, M))
-            self.from_new.append(Map(self.irreps_h, irreps, only(after, kept), M))
-        self.register_buffer("rows", torch.cat(rows, dim=1))  # [S, all targets] in the first layer: what h_0 gives
+            from_mid.append((0, to, only(product, kept) if to == 2 else then(product, beyond)))
+            from_h.append((1, to, only(skip, kept) if to == 2 else then(skip, beyond)))
+            from_new.append((2, to, only(after, kept)))
+        rows = torch.zeros(0, dtype=torch.float64)
+        if self.first:
+            of_h = chain_of([(0, to - 1, matrices) for _, to, matrices in from_h], [layer.irreps_in, *made], 1, M, S).set_fused(False)
+            rows = torch.cat(of_h([embedding], None, torch.arange(S)), dim=1)
+            from_h = []
+        self.register_buffer("rows", rows)  # [S, all targets] in the first layer: what h_0 gives
+        self.chain = chain_of(from_mid + from_h + from_new, [mid, irreps_h, *made], 2, M, S)
+        self.back = transpose_of(self.chain, [2, 3, 4], [0, 1], [self.dim_mid, self.dim_h])  # the energy reads no tensor channel
 
         # outputs from silu(z): scalars of the head, the energy first
         self.n_members, self.n_scalars = M, n_scalars(head)
         second = SILU_NORM * normalized(readout.w2)  # [M, 1, H, n_scalars]
-        self.second = Map(hidden, o3.Irreps([(self.n_scalars, scalar)]), {scalar: second}, M)
+        self.second_blocks = [1, second.shape[2], self.n_scalars, 0, 0, 0]
+        self.register_buffer("second", second.flatten(2))
         self.register_buffer("energy_weight", second[:, 0, :, 0].unsqueeze(0))  # [1, M, H]
 
     def prepare(self) -> None:
         """Makes what is made once, when dtype and device are known."""
         if self.radial.n_knots > 0:
             self.table = self.radial.table()
-        for from_mid, from_h, from_new in zip(self.from_mid, self.from_h, self.from_new):  # noqa: B905 (TorchScript)
-            from_mid.transpose_weight()
-            from_h.transpose_weight()
-            from_new.transpose_weight()
+        self.back.take_transposed(self.chain.weight)
 
     def weights(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
         """(radial, table) as the convolution takes them."""
@@ -194,42 +135,27 @@ class FoldedLayer(nn.Module):
         else:
             mid = conv_aten(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         n, M = species.shape[0], self.n_members
-        results = self.start(species)
-        for k, (from_mid, from_h) in enumerate(zip(self.from_mid, self.from_h)):  # noqa: B905 (TorchScript)
-            results[k] = from_h(from_mid(results[k], mid, species), h, species)
-        for k, from_new in enumerate(self.from_new):
-            results[k] = from_new(results[k], results[0], species)
-        new, g_next, z, tensor = results
-        out = torch.zeros(n, M * self.n_scalars, dtype=z.dtype, device=z.device)
-        out = self.second(out, torch.nn.functional.silu(z), species).view(n, M, self.n_scalars)
+        rows: Tensor | None = None
+        if self.first:
+            rows = self.rows
+        new, g_next, z, tensor = self.chain([mid, h], rows, species)
+        active = torch.nn.functional.silu(z)
+        if self.fused:
+            out = linear_fused(active, self.second, None, self.second_blocks, M * self.n_scalars)
+        else:
+            out = linear_aten(active, self.second, None, self.second_blocks, M * self.n_scalars)
+        out = out.view(n, M, self.n_scalars)
         if tensor.shape[1] > 0:
             out = torch.cat([out, tensor.reshape(n, 5, M).transpose(1, 2)], dim=2)
         return new, g_next, out, z
-
-    def start(self, species: Tensor) -> list[Tensor]:
-        """Rows of the four targets before the maps add to them: zero, or in the first layer the species' own."""
-        if self.first:
-            return [part.index_select(0, species) for part in self.rows.split(self.widths, dim=1)]
-        return [torch.zeros(species.shape[0], width, dtype=self.rows.dtype, device=self.rows.device) for width in self.widths]
 
     def vjp(
         self, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor, z: Tensor, bar_energy: Tensor,
         bar_new: Tensor, bar_g_next: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """Adjoints of (h, g, radial, sh) from those of the energy out[:, :, 0] [n, M], of h' (overwritten) and of g'."""
-        n = species.shape[0]
-        bar_z = (bar_energy.unsqueeze(2) * self.energy_weight).flatten(1)
-        bars = [bar_new, bar_g_next, torch.ops.aten.silu_backward(bar_z, z)]  # none of the tensor channels: the energy has none
-        bar_mid = torch.zeros(n, self.dim_mid, dtype=z.dtype, device=z.device)
-        bar_h = torch.zeros(n, self.dim_h, dtype=z.dtype, device=z.device)
-        for k, from_new in enumerate(self.from_new):
-            if k < 3:
-                bars[0] = from_new.transpose(bars[0], bars[k], species)
-        for k, (from_mid, from_h) in enumerate(zip(self.from_mid, self.from_h)):  # noqa: B905 (TorchScript)
-            if k < 3:
-                bar_mid = from_mid.transpose(bar_mid, bars[k], species)
-                bar_h = from_h.transpose(bar_h, bars[k], species)
-
+        """Adjoints of (h, g, radial, sh) from those of the energy out[:, :, 0] [n, M], of h' and g' (overwritten)."""
+        bar_z = torch.ops.aten.silu_backward((bar_energy.unsqueeze(2) * self.energy_weight).flatten(1), z)
+        bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
         weights, table = self.weights(radial)
         want_g = not self.first
         if self.fused:

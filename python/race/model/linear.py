@@ -4,8 +4,7 @@
 
 `linear_fused` is the compiled operator race::linear, `linear_aten` its slow twin in stock torch operations: the oracle of the
 tests and the body of portable artifacts. Both are TorchScript and differentiable twice. They are two functions, so that a
-caller branching on a Final attribute compiles only one. `add_linear_fused` and `add_linear_aten` add the map to a tensor in place,
-without derivatives; there several blocks may write the same column.
+caller branching on a Final attribute compiles only one.
 
 Arguments of both:
     x: [n, dim_in] rows. weight: [M, S, numel], used as it is. species: int64 [n] in [0, S); None: S = 1.
@@ -59,26 +58,14 @@ def linear_aten(x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[
     return out
 
 
-def add_linear_aten(out: Tensor, x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int]) -> Tensor:
-    """out [n, dim_out] += the map of x, in place; returns out. Stock torch operations only."""
-    for k in range(0, len(blocks), 6):
-        out.add_(linear_aten(x, weight, species, blocks[k : k + 6], out.shape[1]))
-    return out
-
-
 if HAS_FUSED and hasattr(torch.ops.race, "linear"):
 
     def linear_fused(x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int], dim_out: int) -> Tensor:
         """See the module: the compiled operator race::linear; [n, dim_out]."""
         return torch.ops.race.linear(x, weight, species, blocks, dim_out)
 
-    def add_linear_fused(out: Tensor, x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int]) -> Tensor:
-        """As `add_linear_aten`, by race::add_linear_."""
-        torch.ops.race.add_linear_(out, x, weight, species, blocks)
-        return out
-
 else:
-    linear_fused, add_linear_fused = linear_aten, add_linear_aten
+    linear_fused = linear_aten
 
 
 class BlockLinear(nn.Module):

@@ -1,0 +1,31 @@
+#pragma once
+// What the CPU's linear maps have in common: the kernels of this machine, and atoms grouped by species.
+#include <vector>
+
+#include "isa.h"
+#include "linear_check.h"
+#include "linear_kernel.h"
+
+namespace race::linear {
+
+constexpr int64_t kGrain = 1 << 18;  // multiply-adds that pay for waking a thread: some microseconds
+
+const IsaChoice<KernelSet>& choice();
+
+template <class T>
+const Kernels<T>& kernels();
+template <>
+const Kernels<float>& kernels<float>();
+template <>
+const Kernels<double>& kernels<double>();
+
+// A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty where all atoms are one group, in their own order.
+struct Groups {
+  std::vector<int64_t> order, begin;
+
+  Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species);
+
+  int64_t count(int64_t s) const { return begin[s + 1] - begin[s]; }
+};
+
+}  // namespace race::linear
