@@ -12,7 +12,7 @@ import torch
 
 from race.cli import main
 from race.config import Config, DataConfig
-from race.deploy.artifact import TRAILER, read_metadata, seal, to_json
+from race.deploy.artifact import FORMAT_VERSION, TRAILER, read_metadata, seal, to_json
 from race.deploy.export import export_model, fold, metadata_of, script
 from race.deploy.selftest import make_selftest
 from race.errors import RaceError
@@ -88,9 +88,11 @@ def test_other_kinds_of_files(tmp_path):
 
 
 def test_another_version(artifact, tmp_path):
-    body = artifact.read_bytes().replace(b"race-artifact/2 ", b"race-artifact/1 ")
+    other = FORMAT_VERSION - 1
+    body = artifact.read_bytes().replace(f"race-artifact/{FORMAT_VERSION} ".encode(), f"race-artifact/{other} ".encode())
     (tmp_path / "x.race.pt").write_bytes(body[:-64] + hashlib.sha256(body[:-64]).hexdigest().encode())
-    assert "format 'race-artifact/1'; this librace reads race-artifact/2" in refusal(tmp_path / "x.race.pt")
+    expected = f"format 'race-artifact/{other}'; this librace reads race-artifact/{FORMAT_VERSION}"
+    assert expected in refusal(tmp_path / "x.race.pt")
 
 
 def test_pinned_sha256(artifact):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from race.deploy.artifact import FORMAT_VERSION
+
 from .conftest import ELEMENTS
 from .harness import write_data
 from .systems import boron_nitride
@@ -40,7 +42,7 @@ DAMAGE = {
     "bit flip": (lambda b: b[:5000] + bytes([b[5000] ^ 4]) + b[5001:], "damaged artifact (sha256"),
     "truncated": (lambda b: b[:-100], "truncated"),
     "cut in half": (lambda b: b[: len(b) // 2], "truncated"),
-    "another version": (lambda b: b.replace(b"race-artifact/2", b"race-artifact/9"), "race-artifact/9"),
+    "another version": (lambda b: b.replace(f"race-artifact/{FORMAT_VERSION} ".encode(), b"race-artifact/0 "), "race-artifact/0"),
     "text": (lambda b: b"not a model\n", "not a RACE artifact"),
     "empty": (lambda b: b"", "empty file"),
 }

@@ -60,7 +60,7 @@ struct Artifact {
 };
 
 /// Verifies bytes *before* anything parses them: torch's zip reader checks no CRC. The file ends in a ZIP archive comment
-/// `race-artifact/2 sha256:<64 hex>`, the digest being that of every byte before those 64 digits.
+/// `race-artifact/N sha256:<64 hex>`, the digest being that of every byte before those 64 digits.
 /// This is integrity and provenance, not a sandbox: whoever can write the file can write its digest.
 /// @param expected_sha256 when not empty, the digest (any case, >= 8 leading digits) the file must have.
 /// @throws race::Error for another kind of file, another format version, a truncated or damaged file, another digest.

@@ -1,6 +1,6 @@
 """The artifact NAME.race.pt: a TorchScript archive with metadata.json, selftest.json and a trailer that seals it.
 
-The trailer is the ZIP archive comment `race-artifact/2 sha256:<64 hex>`, the digest being that of every byte before those
+The trailer is the ZIP archive comment `race-artifact/N sha256:<64 hex>`, the digest being that of every byte before those
 64 digits. Verification is librace's (cpp/include/race/artifact.h), the same for Python and LAMMPS.
 """
 
