@@ -21,7 +21,7 @@ CASES = {
     "32x0e+32x1o+32x2e, lmax 2, M 4": ("32x0e+32x1o+32x2e", 2, 4),
     "64x(0..3, both parities), lmax 3": ("64x0e+64x0o+64x1o+64x1e+64x2e+64x2o+64x3o+64x3e", 3, 1),
 }
-N_ATOMS, N_NEIGHBORS, N_KNOTS = 64, 26, 256
+N_ATOMS, N_NEIGHBORS, N_ROWS = 64, 26, 388
 
 
 def build(irreps_in: str, lmax: int, n_members: int, dtype: torch.dtype):
@@ -31,7 +31,7 @@ def build(irreps_in: str, lmax: int, n_members: int, dtype: torch.dtype):
     n_edges = N_ATOMS * N_NEIGHBORS
     g = torch.randn(N_ATOMS, Layout(irreps, n_members).dim, dtype=dtype)
     x = torch.rand(n_edges, 1, dtype=dtype).expand(-1, n_members)
-    table = torch.randn(n_members, N_KNOTS, 3, paths.n_weights, dtype=dtype)
+    table = torch.randn(n_members, N_ROWS, paths.n_weights, dtype=dtype)
     sh = torch.randn(n_edges, 1, (lmax + 1) ** 2, dtype=dtype).expand(-1, n_members, -1)
     sender = torch.randint(0, N_ATOMS, (n_edges,))
     row_ptr = torch.arange(0, n_edges + 1, N_NEIGHBORS)

@@ -28,7 +28,7 @@ from race.model.linear import block_linear
 
 PAGE = Path(__file__).with_name("ROOFLINE.md")
 DATA = Path(__file__).parent / "results" / "roofline.json"
-N_KNOTS, KNOT_ROWS = ModelConfig().radial_knots, 3  # value, slope and curvature of each radial weight
+TABLE_ROWS = ModelConfig().radial_knots + 4  # coefficients of each radial weight, six to an interval
 CASES = {
     "64x0e+64x1o, lmax 1": ("64x0e+64x1o", 1, 1),
     "64x0e+64x1o, lmax 1, 8 members": ("64x0e+64x1o", 1, 8),
@@ -116,17 +116,17 @@ def conv_counts(
     flops = {"forward": forward, "first derivatives": 2 * forward + to_sh, "second derivatives": 5 * forward}
     K = paths.n_weights * members
     g, out, edge = n * dim_in * size, n * dim_out * size, n_edges * (1 + n_sh) * size + 8 * n_edges
-    table = N_KNOTS * KNOT_ROWS * K * size
-    gathered, knots = n_edges * dim_in * size, n_edges * 2 * KNOT_ROWS * K * size  # a row of g and two knots for each edge
+    table = TABLE_ROWS * K * size
+    gathered, rows = n_edges * dim_in * size, n_edges * 6 * K * size  # a row of g and six of the table for each edge
     memory = {
         "forward": g + out + table + edge,
         "first derivatives": 2 * g + out + table + 2 * edge,
         "second derivatives": 4 * g + 2 * out + 2 * table + 3 * edge,
     }
     caches = {
-        "forward": gathered + knots + out + edge,
-        "first derivatives": 3 * gathered + knots + out + 2 * edge,  # bar g is read and written
-        "second derivatives": 4 * gathered + 3 * knots + 2 * out + 3 * edge,  # so is the gradient of the table
+        "forward": gathered + rows + out + edge,
+        "first derivatives": 3 * gathered + rows + out + 2 * edge,  # bar g is read and written
+        "second derivatives": 4 * gathered + 3 * rows + 2 * out + 3 * edge,  # so is the gradient of the table
     }
     return {name: (n_edges * flops[name], memory[name], caches[name]) for name in flops}
 
@@ -139,7 +139,7 @@ def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: 
     n, n_edges = len(graph["numbers"]), len(graph["sender"])
     vector = graph["positions"][graph["sender"]] - graph["positions"][graph["receiver"]] + graph["shift"] @ graph["cell"]
     x = torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX).to(dtype).unsqueeze(1).expand(-1, members)
-    table = torch.randn(members, N_KNOTS, KNOT_ROWS, paths.n_weights, dtype=dtype)
+    table = torch.randn(members, TABLE_ROWS, paths.n_weights, dtype=dtype)
     g = torch.randn(n, dims[0], dtype=dtype)
     sh = torch.randn(n_edges, 1, dims[2], dtype=dtype).expand(-1, members, -1)  # each member's own adjoint of x and sh
     row_ptr = torch.zeros(n + 1, dtype=torch.int64)

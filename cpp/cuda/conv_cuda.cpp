@@ -71,7 +71,7 @@ struct Call {
     const auto pointer = [](const Tensor& t) { return t.defined() ? t.const_data_ptr<T>() : nullptr; };
     const bool tabulated = table.defined();
     Operands<T> o{};
-    o.n_edges = n.edges, o.n_weights = n.weights, o.n_members = n.members, o.n_groups = n.groups, o.sh_dim = n.sh, o.n_knots = n.knots;
+    o.n_edges = n.edges, o.n_weights = n.weights, o.n_members = n.members, o.n_groups = n.groups, o.sh_dim = n.sh, o.n_rows = n.rows;
     (tabulated ? o.x : o.radial) = pointer(radial);
     (tabulated ? o.bar_x : o.bar_radial) = pointer(bar_radial);
     o.table = pointer(table), o.sh = pointer(sh), o.bar_sh = pointer(bar_sh), o.cg = pointer(cg);
@@ -124,9 +124,9 @@ struct Intervals {
   template <class T>
   static Intervals find(const Call& call) {
     const Tensor interval = at::empty({call.n.edges}, call.graph->sender.options().dtype(at::kInt));
-    C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.edges, call.n.knots, interval.mutable_data_ptr<int32_t>(), call.stream));
+    C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.edges, call.n.rows, interval.mutable_data_ptr<int32_t>(), call.stream));
     const auto [key, order] = at::sort(interval, /*stable=*/true, 0, /*descending=*/false);
-    return {order, at::searchsorted(key, at::arange(call.n.knots, key.options()))};
+    return {order, at::searchsorted(key, at::arange(call.n.rows - kInterval + 2, key.options()))};
   }
 };
 
@@ -189,12 +189,12 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
       job.first_tile = first, job.last_tile = last, job.accumulate = first > 0;
       job.dr = scratch.mutable_data_ptr<T>(), job.dr1 = two ? job.dr + scratch.size(1) : nullptr;
       C10_CUDA_CHECK(launch_edge_adjoints(job, second, call.stream));
-      KnotSums<T> sums{};
+      TableSums<T> sums{};
       sums.operands = operands, sums.tiles = job.tiles, sums.first_tile = first, sums.last_tile = last;
       sums.interval_ptr = intervals.ptr.template const_data_ptr<int64_t>(), sums.order = intervals.order.template const_data_ptr<int64_t>();
       sums.dr = job.dr, sums.dr1 = job.dr1;
       sums.dtable = results.dtable.template mutable_data_ptr<T>(), sums.atomic = !plan.weights_disjoint;
-      C10_CUDA_CHECK(launch_knot_sums(sums, call.stream));
+      C10_CUDA_CHECK(launch_table_sums(sums, call.stream));
     }
   }
   const auto add_parts = [&](const Tensor& t) { return parts == 1 ? t.squeeze(0) : t.sum(0); };

@@ -15,50 +15,53 @@ __device__ __forceinline__ T shuffle_xor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
 }
 
-// Quintic Hermite weights of (value, slope, curvature) at both ends of the interval that holds x, and of their first and second
-// derivatives. Beyond x = 1 R is the last knot's value, the same for every x.
+// The rows of the table for some x, `row` and the five after it, and with which weights they make R, R' and R''. Zero from x = 1 on.
 template <class T>
-struct Knots {
+struct Splines {
   int32_t row;
   T value[kInterval], slope[kInterval], curve[kInterval];
 };
 
 // position = interval + t; one place, so that every kernel puts an edge into the same interval.
 template <class T>
-__device__ __forceinline__ int32_t find_interval(T x, int64_t n_knots, T& t) {
-  const T position = (x > T(0) ? (x < T(1) ? x : T(1)) : T(0)) * T(n_knots - 1);
+__device__ __forceinline__ int32_t find_interval(T x, int64_t n_rows, T& t) {
+  const int32_t n_intervals = static_cast<int32_t>(n_rows - kInterval + 1);
+  const T position = (x > T(0) ? (x < T(1) ? x : T(1)) : T(0)) * T(n_intervals);
   int32_t row = static_cast<int32_t>(position);
-  if (row > n_knots - 2) row = static_cast<int32_t>(n_knots - 2);
+  if (row > n_intervals - 1) row = n_intervals - 1;
   t = position - T(row);
   return row;
 }
 
+// The three quintic B-splines that rise over an interval, from its left end at z = 0; the other three are their mirror images.
+template <class T>
+__device__ __forceinline__ void rising(T z, T (&value)[3], T (&slope)[3], T (&curve)[3]) {
+  const T z2 = z * z;
+  value[0] = T(26) + z * (T(50) + z * (T(20) + z * (T(-20) + z * (T(-20) + T(10) * z))));
+  value[1] = T(1) + z * (T(5) + z * (T(10) + z * (T(10) + z * (T(5) - T(5) * z))));
+  value[2] = z2 * z2 * z;
+  slope[0] = T(10) + z * (T(8) + z * (T(-12) + z * (T(-16) + T(10) * z)));
+  slope[1] = T(1) + z * (T(4) + z * (T(6) + z * (T(4) - T(5) * z)));
+  slope[2] = z2 * z2;
+  curve[0] = T(2) + z * (T(-6) + z * (T(-12) + T(10) * z));
+  curve[1] = T(1) + z * (T(3) + z * (T(3) - T(5) * z));
+  curve[2] = z2 * z;
+}
+
 template <class T, bool Second>
-__device__ __forceinline__ Knots<T> find_knots(T x, int64_t n_knots) {
-  Knots<T> k;
-  const T per_unit = T(n_knots - 1), h = T(1) / per_unit;
-  T t;
-  k.row = find_interval(x, n_knots, t);
-  const T s = T(1) - t, t2 = t * t, s2 = s * s, t3 = t2 * t, s3 = s2 * s, inside = x > T(0) && x < T(1) ? T(1) : T(0);
-  k.value[0] = s3 * (T(1) + T(3) * t + T(6) * t2);
-  k.value[1] = h * t * s3 * (T(1) + T(3) * t);
-  k.value[2] = h * h * T(0.5) * t2 * s3;
-  k.value[3] = t3 * (T(1) + T(3) * s + T(6) * s2);
-  k.value[4] = -h * s * t3 * (T(1) + T(3) * s);
-  k.value[5] = h * h * T(0.5) * t3 * s2;
-  k.slope[0] = -inside * per_unit * T(30) * t2 * s2;
-  k.slope[1] = inside * s2 * (T(1) + T(2) * t - T(15) * t2);
-  k.slope[2] = inside * h * T(0.5) * t * s2 * (T(2) - T(5) * t);
-  k.slope[3] = -k.slope[0];
-  k.slope[4] = inside * t2 * (T(1) + T(2) * s - T(15) * s2);
-  k.slope[5] = inside * h * T(0.5) * t2 * s * (T(3) - T(5) * t);
-  if constexpr (Second) {
-    k.curve[0] = -inside * per_unit * per_unit * T(60) * t * s * (s - t);
-    k.curve[1] = -inside * per_unit * T(12) * t * s * (T(3) - T(5) * t);
-    k.curve[2] = inside * s * (T(1) - T(8) * t + T(10) * t2);
-    k.curve[3] = -k.curve[0];
-    k.curve[4] = inside * per_unit * T(12) * t * s * (T(3) - T(5) * s);
-    k.curve[5] = inside * t * (T(1) - T(8) * s + T(10) * s2);
+__device__ __forceinline__ Splines<T> find_splines(T x, int64_t n_rows) {
+  Splines<T> k;
+  T t, left[3][3], right[3][3];
+  k.row = find_interval(x, n_rows, t);
+  rising(T(1) - t, left[0], left[1], left[2]);
+  rising(t, right[0], right[1], right[2]);
+  const T per_unit = T(n_rows - kInterval + 1), inside = x < T(1) ? T(1) : T(0);
+  const T zeroth = inside * T(1.0 / 120), first = inside * per_unit * T(1.0 / 24), second = inside * per_unit * per_unit * T(1.0 / 6);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    k.value[2 - i] = zeroth * left[0][i], k.value[3 + i] = zeroth * right[0][i];
+    k.slope[2 - i] = -first * left[1][i], k.slope[3 + i] = first * right[1][i];
+    if constexpr (Second) k.curve[2 - i] = second * left[2][i], k.curve[3 + i] = second * right[2][i];
   }
   return k;
 }

@@ -7,7 +7,7 @@ namespace {
 template <class T>
 struct Chunk {
   int64_t sender[kEdgeChunk];
-  int32_t knot[kEdgeChunk];
+  int32_t row[kEdgeChunk];  // of the table
   T value[kInterval][kEdgeChunk], slope[kInterval][kEdgeChunk], curve[kInterval][kEdgeChunk];
   T sum[kEdgeChunk][kMaxSh + 1];
 };
@@ -93,7 +93,7 @@ struct EdgeTile {
           if (!live[i]) continue;
           T r = 0, b = 0, slope = 0, curve = 0;  // R and its derivatives by x; b, the direction of R in the second order
           if (in.table) {
-            const T* rows = in.table + (member * in.n_knots + chunk.knot[k]) * kKnot * in.n_weights + weight + i * kWarp;
+            const T* rows = in.table + (member * in.n_rows + chunk.row[k]) * in.n_weights + weight + i * kWarp;
 #pragma unroll
             for (int a = 0; a < kInterval; ++a) {
               const T p = rows[a * in.n_weights];
@@ -177,12 +177,12 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
     if (lane < n) {
       chunk.sender[lane] = job.sender[begin + lane];
       if (in.table) {
-        const Knots<T> knots = find_knots<T, Second>(in.x[begin + lane], in.n_knots);
-        chunk.knot[lane] = knots.row;
+        const Splines<T> splines = find_splines<T, Second>(in.x[begin + lane], in.n_rows);
+        chunk.row[lane] = splines.row;
         for (int a = 0; a < kInterval; ++a) {
-          chunk.value[a][lane] = knots.value[a];
-          chunk.slope[a][lane] = knots.slope[a];
-          if constexpr (Second) chunk.curve[a][lane] = knots.curve[a];
+          chunk.value[a][lane] = splines.value[a];
+          chunk.slope[a][lane] = splines.slope[a];
+          if constexpr (Second) chunk.curve[a][lane] = splines.curve[a];
         }
       }
       for (int s = 0; s <= kMaxSh; ++s) chunk.sum[lane][s] = 0;

@@ -36,17 +36,17 @@ struct GatherTile {
         if constexpr (Second) yc[m] = in.bar_sh ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m] : T(0);
       }
       if (in.table) {
-        const Knots<T> knots = find_knots<T, false>(in.x[e], in.n_knots);
+        const Splines<T> splines = find_splines<T, false>(in.x[e], in.n_rows);
         const T xi = Second && in.bar_x ? in.bar_x[e * in.n_groups + group] : T(0);
-        const T* rows = in.table + (member * in.n_knots + knots.row) * kKnot * in.n_weights + weight;
+        const T* rows = in.table + (member * in.n_rows + splines.row) * in.n_weights + weight;
 #pragma unroll
         for (int i = 0; i < C; ++i)
           if (live[i])
 #pragma unroll
             for (int n = 0; n < kInterval; ++n) {
               const T p = rows[n * in.n_weights + i * kWarp];
-              r[i] += knots.value[n] * p;
-              if constexpr (Second) b[i] += xi * knots.slope[n] * p;
+              r[i] += splines.value[n] * p;
+              if constexpr (Second) b[i] += xi * splines.slope[n] * p;
             }
       } else {
         const int64_t at = (member * in.n_edges + e) * in.n_weights + weight;

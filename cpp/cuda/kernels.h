@@ -9,7 +9,7 @@
 //   edge adjoints   v[m1, m2] = sum_m3 cg w[m3],       t[m2] = sum_m1 x[m1] v[m1, m2],   dR = t . Y,   dY = R t
 //
 // Nothing is summed atomically, so results do not depend on timing: the adjoint of g is a gather as well, over the edges sorted by
-// sender, and the adjoint of the table one over the edges sorted by knot. (Only path tables in which two paths share weights or
+// sender, and the adjoint of the table one over the edges sorted by interval. (Only path tables in which two paths share weights or
 // columns, which conv_paths never makes, take atomic sums.) All sums are in the type of the data; tensor cores are not used.
 #include <cstdint>
 
@@ -19,8 +19,7 @@ namespace race::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kTile = 64;       // channels of a tile at most: two to a lane
-constexpr int kKnot = 3;        // numbers of a knot: value, slope, curvature
-constexpr int kInterval = 6;    // of an interval: those of both its ends
+constexpr int kInterval = 6;    // rows of the table that determine R in an interval
 constexpr int kMaxSh = 16;      // (lmax + 1)^2, lmax = 3
 constexpr int kEdgeChunk = 32;  // edges of a receiver whose adjoints are summed in shared memory together
 
@@ -38,10 +37,10 @@ struct Tile {
 // The operands of race::conv; the second order (bars of race/conv.h) where given.
 template <class T>
 struct Operands {
-  int64_t n_edges, n_weights, n_members, n_groups, sh_dim, n_knots;
+  int64_t n_edges, n_weights, n_members, n_groups, sh_dim, n_rows;  // n_rows: of the table, zero without one
   const T* radial;      // [M, E, K], null with a table
   const T* bar_radial;  // its cotangent [M, E, K], null: zero
-  const T* table;       // [M, N, 3, K]
+  const T* table;       // [M, N, K]
   const T* x;           // [E]
   const T* bar_x;       // [E, G], null: zero
   const T* sh;          // [E, S]
@@ -87,16 +86,16 @@ struct EdgeAdjoints {
   bool accumulate;       // dsh and dx are added to
 };
 
-// dtable[m, n, value, slope or curvature, k] = the sum over the edges in the two intervals beside knot n.
+// dtable[m, n, k] = the sum over the edges of the six intervals that row n is part of.
 template <class T>
-struct KnotSums {
+struct TableSums {
   Operands<T> operands;
   const Tile* tiles;
   int64_t first_tile, last_tile;
-  const int64_t* interval_ptr;  // [N] edges of interval i: order[interval_ptr[i]] .. order[interval_ptr[i + 1]]
+  const int64_t* interval_ptr;  // [N - 4] edges of interval i: order[interval_ptr[i]] .. order[interval_ptr[i + 1]]
   const int64_t* order;         // [E]
   const T *dr, *dr1;            // as above; dr1 null: first order, or no bar_x
-  T* dtable;                    // [M, N, 3, K], zero where nothing is written
+  T* dtable;                    // [M, N, K], zero where nothing is written
   bool atomic;
 };
 
@@ -106,11 +105,11 @@ cudaError_t launch_gather(const Gather<T>& job, bool second, cudaStream_t stream
 template <class T>
 cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& job, bool second, cudaStream_t stream);
 template <class T>
-cudaError_t launch_knot_sums(const KnotSums<T>& job, cudaStream_t stream);
+cudaError_t launch_table_sums(const TableSums<T>& job, cudaStream_t stream);
 
 // interval[e], as the kernels above find it.
 template <class T>
-cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_knots, int32_t* interval, cudaStream_t stream);
+cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval, cudaStream_t stream);
 
 // receiver[e] of a CSR graph, and what is wrong with it: fault[0..2] = (kind, position, value) of some bad entry, 0 if there is none;
 // kind 1: row_ptr decreases or leaves [0, E]; 2: a sender outside [0, n_nodes). A bad row is not followed.

@@ -3,12 +3,12 @@
 namespace race::cuda {
 namespace {
 
-// One warp per tile, member and knot: the edges of the interval before it (whose right end it is), then of the one after.
+// One warp per tile, member and row of the table: the edges of the intervals that the row is part of.
 template <class T>
-__global__ void knot_kernel(const __grid_constant__ KnotSums<T> job) {
+__global__ void row_kernel(const __grid_constant__ TableSums<T> job) {
   const Operands<T>& in = job.operands;
-  const int64_t n_tiles = job.last_tile - job.first_tile, work = global_warp();
-  const int64_t knot = work % in.n_knots, member = work / in.n_knots % in.n_members, t = work / in.n_knots / in.n_members;
+  const int64_t n_tiles = job.last_tile - job.first_tile, n_intervals = in.n_rows - kInterval + 1, work = global_warp();
+  const int64_t row = work % in.n_rows, member = work / in.n_rows % in.n_members, t = work / in.n_rows / in.n_members;
   if (t >= n_tiles) return;
   const Tile& tile = job.tiles[job.first_tile + t];
   const int64_t before = job.tiles[job.first_tile].columns_before;
@@ -20,39 +20,33 @@ __global__ void knot_kernel(const __grid_constant__ KnotSums<T> job) {
   for (int c0 = 0; c0 < tile.width; c0 += kWarp) {
     const int c = c0 + lane % tile.lanes;
     const bool live = c < tile.width;
-    T sum[kKnot] = {};
-    for (int side = 0; side < 2; ++side) {
-      const int64_t interval = knot - 1 + side;
-      if (interval < 0 || interval >= in.n_knots - 1) continue;
+    T sum = 0;
+#pragma unroll
+    for (int i = 0; i < kInterval; ++i) {
+      const int64_t interval = row - i;
+      if (interval < 0 || interval >= n_intervals) continue;
       for (int64_t k = job.interval_ptr[interval] + slot; k < job.interval_ptr[interval + 1]; k += step) {
         const int64_t e = job.order[k], at = scratch + e * tile.width + c;
-        const Knots<T> knots = find_knots<T, false>(in.x[e], in.n_knots);
+        const Splines<T> splines = find_splines<T, false>(in.x[e], in.n_rows);
         const T dr = live ? job.dr[at] : T(0);
         const T dr1 = live && job.dr1 ? in.bar_x[e * in.n_groups + group] * job.dr1[at] : T(0);
-#pragma unroll
-        for (int n = 0; n < kKnot; ++n)  // the knot's numbers: the last three of the interval before it, the first of the one after
-          sum[n] += (side ? knots.value[n] : knots.value[kKnot + n]) * dr + (side ? knots.slope[n] : knots.slope[kKnot + n]) * dr1;
+        sum += splines.value[i] * dr + splines.slope[i] * dr1;
       }
     }
-    for (int lanes = tile.lanes; lanes < kWarp; lanes *= 2)
-#pragma unroll
-      for (int n = 0; n < kKnot; ++n) sum[n] += shuffle_xor(sum[n], lanes);
+    for (int lanes = tile.lanes; lanes < kWarp; lanes *= 2) sum += shuffle_xor(sum, lanes);
     if (!live || slot > 0) continue;
-    T* out = job.dtable + (member * in.n_knots + knot) * kKnot * in.n_weights + tile.weight + c;
-#pragma unroll
-    for (int n = 0; n < kKnot; ++n) {
-      if (job.atomic)
-        atomicAdd(out + n * in.n_weights, sum[n]);
-      else
-        out[n * in.n_weights] = sum[n];
-    }
+    T* out = job.dtable + (member * in.n_rows + row) * in.n_weights + tile.weight + c;
+    if (job.atomic)
+      atomicAdd(out, sum);
+    else
+      *out = sum;
   }
 }
 
 template <class T>
 struct Intervals {
   const T* x;
-  int64_t n_edges, n_knots;
+  int64_t n_edges, n_rows;
   int32_t* interval;
 };
 
@@ -60,7 +54,7 @@ template <class T>
 __global__ void interval_kernel(const __grid_constant__ Intervals<T> job) {
   const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   T t;
-  if (e < job.n_edges) job.interval[e] = find_interval(job.x[e], job.n_knots, t);
+  if (e < job.n_edges) job.interval[e] = find_interval(job.x[e], job.n_rows, t);
 }
 
 struct Receivers {
@@ -93,13 +87,13 @@ __global__ void receiver_kernel(const __grid_constant__ Receivers job) {
 }  // namespace
 
 template <class T>
-cudaError_t launch_knot_sums(const KnotSums<T>& job, cudaStream_t stream) {
-  return launch(knot_kernel<T>, job, (job.last_tile - job.first_tile) * job.operands.n_members * job.operands.n_knots, stream);
+cudaError_t launch_table_sums(const TableSums<T>& job, cudaStream_t stream) {
+  return launch(row_kernel<T>, job, (job.last_tile - job.first_tile) * job.operands.n_members * job.operands.n_rows, stream);
 }
 
 template <class T>
-cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_knots, int32_t* interval, cudaStream_t stream) {
-  return launch(interval_kernel<T>, Intervals<T>{x, n_edges, n_knots, interval}, (n_edges + kWarp - 1) / kWarp, stream);
+cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval, cudaStream_t stream) {
+  return launch(interval_kernel<T>, Intervals<T>{x, n_edges, n_rows, interval}, (n_edges + kWarp - 1) / kWarp, stream);
 }
 
 cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int64_t n_receivers, int64_t n_edges, int64_t n_nodes,
@@ -107,8 +101,8 @@ cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int6
   return launch(receiver_kernel, Receivers{row_ptr, sender, n_receivers, n_edges, n_nodes, receiver, fault}, n_receivers, stream);
 }
 
-template cudaError_t launch_knot_sums<float>(const KnotSums<float>&, cudaStream_t);
-template cudaError_t launch_knot_sums<double>(const KnotSums<double>&, cudaStream_t);
+template cudaError_t launch_table_sums<float>(const TableSums<float>&, cudaStream_t);
+template cudaError_t launch_table_sums<double>(const TableSums<double>&, cudaStream_t);
 template cudaError_t launch_intervals<float>(const float*, int64_t, int64_t, int32_t*, cudaStream_t);
 template cudaError_t launch_intervals<double>(const double*, int64_t, int64_t, int32_t*, cudaStream_t);
 

@@ -184,8 +184,8 @@ Job<T> make_job(const Sizes& n, const Plan<T>& plan, const Operands& in) {
   job.last_member = n.members;
   job.sender = in.sender.const_data_ptr<int64_t>(), job.row_ptr = in.row_ptr.const_data_ptr<int64_t>();
   job.g = job.a = in.g.const_data_ptr<T>(), job.g_stride = job.a_stride = n.dim_in;
-  job.radial.n_weights = n.weights, job.radial.n_knots = n.knots;
-  if (n.knots) {
+  job.radial.n_weights = n.weights, job.radial.n_rows = n.rows;
+  if (n.rows) {
     job.radial.x = in.radial.const_data_ptr<T>(), job.radial.x_stride = in.radial.stride(0);
     job.radial.table = in.table.const_data_ptr<T>();
   } else {
@@ -203,15 +203,15 @@ void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const 
     d[0] = at::zeros({n.nodes, n.dim_in}, o);
     job.dg = d[0].data_ptr<T>(), job.dg_stride = n.dim_in;
   }
-  if (mask[1] && n.knots) {
+  if (mask[1] && n.rows) {
     d[1] = at::empty({n.edges, n.groups}, o);
     job.radial.dx = d[1].data_ptr<T>();
   } else if (mask[1]) {
     d[1] = at::zeros({n.members, n.edges, n.weights}, o);
     job.radial.drows = d[1].data_ptr<T>();
   }
-  if (mask[2] && n.knots) {
-    d[2] = at::zeros({n.members, n.knots, 3, n.weights}, o);
+  if (mask[2] && n.rows) {
+    d[2] = at::zeros({n.members, n.rows, n.weights}, o);
     job.radial.dtable = d[2].data_ptr<T>();
   }
   if (mask[3]) {

@@ -23,10 +23,10 @@ Sizes check(const Tensor& g, const Tensor& radial, const Tensor& table, const Te
   RACE_CHECK(sh.dim() == 3 && sh.size(2) <= kMaxSh, "sh", "[n_edges, 1 or n_members, (lmax + 1)^2 <= 16]", sh.sizes());
   n.edges = sh.size(0), n.groups = sh.size(1), n.sh = sh.size(2);
   if (table.defined()) {
-    RACE_CHECK(table.dim() == 4 && table.size(0) >= 1 && table.size(1) >= 2 && table.size(2) == 3, "table",
-               "[n_members, n_knots >= 2, 3, n_weights]", table.sizes());
+    RACE_CHECK(table.dim() == 3 && table.size(0) >= 1 && table.size(1) >= kRows, "table",
+               "[n_members, n_rows >= 6, n_weights]", table.sizes());
     RACE_CHECK(table.scalar_type() == g.scalar_type(), "table", g.scalar_type(), table.scalar_type());
-    n.members = table.size(0), n.knots = table.size(1), n.weights = table.size(3);
+    n.members = table.size(0), n.rows = table.size(1), n.weights = table.size(2);
     RACE_CHECK(radial.dim() == 2 && radial.size(0) == n.edges && radial.size(1) == n.groups, "radial",
                c10::str("[", n.edges, ", ", n.groups, "], distances, as a table is given"), radial.sizes());
   } else {

@@ -13,7 +13,7 @@
 namespace race::conv {
 
 struct Sizes {
-  int64_t nodes, dim_in, dim_out, members, edges, weights, groups, sh, receivers, knots;  // knots: zero without a table
+  int64_t nodes, dim_in, dim_out, members, edges, weights, groups, sh, receivers, rows;  // rows: of the table, zero without one
 };
 
 // Shapes, types and devices of the operands; `table` may be undefined.

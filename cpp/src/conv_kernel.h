@@ -8,7 +8,7 @@ namespace race::conv {
 constexpr int kLanes = 16;   // edges of one receiver that are worked on together
 constexpr int kMaxSh = 16;   // (lmax + 1)^2, lmax = 3
 constexpr int kMaxDim = 7;   // 2 lmax + 1
-constexpr int kRows = 6;     // numbers that determine the quintic of an interval: value, slope, curvature at both knots
+constexpr int kRows = 6;     // rows of a table that determine the quintic of an interval
 constexpr int kChunk = 128;  // blocks of edges that are taken through all paths before the next
 
 // One non-zero coefficient: couples entry q = m1 * d3 + m3 of the edge matrix Q with Y[m2].
@@ -39,12 +39,12 @@ struct Path {
   bool is_partner;     // by another
 };
 
-// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or interpolated between the knots of `table` [M, N, 3, K] at x[e].
+// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or a spline with the coefficients `table` [M, N, K] at x[e].
 // b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e, group].
-// Their adjoints go to drows [M, E, K], or to dx [E, G] and dtable [M, N, 3, K], each only if given, dx alone overwritten.
+// Their adjoints go to drows [M, E, K], or to dx [E, G] and dtable [M, N, K], each only if given, dx alone overwritten.
 template <class T>
 struct Radial {
-  int64_t n_weights, n_knots;          // K; N, zero without a table
+  int64_t n_weights, n_rows;           // K; N, zero without a table
   const T *rows, *b, *x, *table, *xi;  // absent b or xi: a row of zeros with stride 0
   int64_t b_stride, b_member, x_stride, xi_stride, xi_group;
   T *drows, *dx, *dtable;

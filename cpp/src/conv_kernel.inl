@@ -53,8 +53,8 @@ template <class T, int N, int C, Want W>
 inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r, Vec<T, N>* b) {
   using V = Vec<T, N>;
   const Rows<T>& rows = k.rows;
-  const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column, *p2 = p0 + rows.third;
-  const T* p[kRows] = {p0, p1, p2, p0 + rows.step, p1 + rows.step, p2 + rows.step};
+  const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column;
+  const T* p[kRows] = {p0, p1, p1 + rows.step, p1 + 2 * rows.step, p1 + 3 * rows.step, p1 + 4 * rows.step};
   v += e, s += e;
   RACE_UNROLL for (int i = 0; i < kRows; ++i)
     RACE_UNROLL for (int c = 0; c < C; ++c) {
@@ -321,7 +321,7 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
           const Block& block = job.blocks[i];
           if (Second) to_lanes(job.c + block.edge * job.c_stride + (job.c_stride ? group * S : 0), job.c_stride, block.n, S, job.c_lanes + i * y_size);
           for (int64_t e = 0; Second && e < kLanes; ++e) job.c_lanes[i * y_size + e] = 0;  // of Y_0, which is constant
-          if (Second && job.radial.n_knots) direct(job, i, group);
+          if (Second && job.radial.n_rows) direct(job, i, group);
           for (int64_t k = 0; want_dy && k < y_size; ++k) job.dy_lanes[i * y_size + k] = 0;
           for (int64_t k = 0; want_dx && k < kLanes; ++k) job.dx_lanes[i * kLanes + k] = 0;
         }

@@ -1,43 +1,48 @@
 // Part of conv_kernel.inl: where the radial weights of an edge are, and with which weights their rows add up.
 
-// Where R and its direction lie: R = sum_i value[i] p_i over the rows p_0, p_1, p_2 and those `step` further, the direction the same
-// with its own weights. A table's rows are (value, slope, curvature) of an interval's two knots, explicit rows p_0 = R, p_1 = b.
+// Where R and its direction lie: R = sum_i value[i] p_i over kRows rows, the direction the same with its own weights. Rows of a table
+// follow each other from p0; explicit ones are p_0 = R and p_1 = b, and the others have weight zero.
 template <class T>
 struct Rows {
   const T *p0, *p1;
   T* d0;  // where the adjoint of p_0 goes, and one after the other those of the other rows; null if not wanted
-  int64_t third, step, stride0, stride1;  // strides: from one row[e] to the next
+  int64_t step, stride0, stride1;  // from p_1 to p_2 and on; from one row[e] to the next
   int64_t n_weights;
   int n_adjoints;
 };
 
-// Quintic Hermite weights of (value, slope, curvature) at both ends of each edge's interval: of R, R' and (second order) R''.
-// `inside` is 0 from x = 1 on and at x <= 0, where R does not depend on x.
+// Weights of an interval's rows for each edge: the quintic B-splines at `fraction` of it for R, their derivatives by x for R' and (second
+// order) R''. `inside` is 0 from x = 1 on, where R is zero.
 template <class T>
-void hermite(const T* fraction, const T* inside, int64_t n_knots, T* value, T* slope, T* curve) {
+void splines(const T* fraction, const T* inside, T per_unit, T* value, T* slope, T* curve) {
   using V = Vec<T, kLanes>;
-  const T per_unit = T(n_knots - 1), h = T(1) / per_unit, h2 = h * h;
-  const V t = load<V>(fraction), s = T(1) - t, t2 = t * t, s2 = s * s, t3 = t2 * t, s3 = s2 * s, in = load<V>(inside);
-  const V weights[3][kRows] = {
-      {s3 * (T(1) + T(3) * t + T(6) * t2), h * t * s3 * (T(1) + T(3) * t), h2 * T(0.5) * t2 * s3,
-       t3 * (T(1) + T(3) * s + T(6) * s2), -h * s * t3 * (T(1) + T(3) * s), h2 * T(0.5) * t3 * s2},
-      {-in * per_unit * T(30) * t2 * s2, in * s2 * (T(1) + T(2) * t - T(15) * t2), in * h * T(0.5) * t * s2 * (T(2) - T(5) * t),
-       in * per_unit * T(30) * t2 * s2, in * t2 * (T(1) + T(2) * s - T(15) * s2), in * h * T(0.5) * t2 * s * (T(3) - T(5) * t)},
-      {-in * per_unit * per_unit * T(60) * t * s * (s - t), -in * per_unit * T(12) * t * s * (T(3) - T(5) * t), in * s * (T(1) - T(8) * t + T(10) * t2),
-       in * per_unit * per_unit * T(60) * t * s * (s - t), in * per_unit * T(12) * t * s * (T(3) - T(5) * s), in * t * (T(1) - T(8) * s + T(10) * s2)}};
-  for (int row = 0; row < kRows; ++row) {
-    store(value + row * kLanes, weights[0][row]);
-    store(slope + row * kLanes, weights[1][row]);
-    if (curve) store(curve + row * kLanes, weights[2][row]);
-  }
+  const V t = load<V>(fraction), s = T(1) - t, t2 = t * t, s2 = s * s, in = load<V>(inside);
+  const V zeroth = in * T(1.0 / 120), first = in * (per_unit * T(1.0 / 24)), second = in * (per_unit * per_unit * T(1.0 / 6));
+  // The splines are mirror images: those of t from the right are those of s from the left.
+  const auto outer = [](V z, V z2) { return z2 * z2 * z; };
+  const auto middle = [](V z, V z2) { return T(1) + z * (T(5) + z * (T(10) + z * (T(10) + z * (T(5) - T(5) * z)))); };
+  const auto inner = [](V z, V z2) { return T(26) + z * (T(50) + z * (T(20) + z * (T(-20) + z * (T(-20) + T(10) * z)))); };
+  const auto outer1 = [](V z, V z2) { return z2 * z2; };
+  const auto middle1 = [](V z, V z2) { return T(1) + z * (T(4) + z * (T(6) + z * (T(4) - T(5) * z))); };
+  const auto inner1 = [](V z, V z2) { return T(10) + z * (T(8) + z * (T(-12) + z * (T(-16) + T(10) * z))); };
+  const auto outer2 = [](V z, V z2) { return z2 * z; };
+  const auto middle2 = [](V z, V z2) { return T(1) + z * (T(3) + z * (T(3) - T(5) * z)); };
+  const auto inner2 = [](V z, V z2) { return T(2) + z * (T(-6) + z * (T(-12) + T(10) * z)); };
+  const auto put = [&](T* to, V factor, T mirror, auto a, auto b, auto c) {
+    store(to, mirror * factor * a(s, s2)), store(to + kLanes, mirror * factor * b(s, s2)), store(to + 2 * kLanes, mirror * factor * c(s, s2));
+    store(to + 3 * kLanes, factor * c(t, t2)), store(to + 4 * kLanes, factor * b(t, t2)), store(to + 5 * kLanes, factor * a(t, t2));
+  };
+  put(value, zeroth, T(1), outer, middle, inner);
+  put(slope, first, T(-1), outer1, middle1, inner1);
+  if (curve) put(curve, second, T(1), outer2, middle2, inner2);
 }
 
 // Rows and weights of the edges of block `i`.
 template <class T, bool Second>
 void place(const Job<T>& job, int64_t i) {
-  const int64_t size = kRows * kLanes, n_knots = job.radial.n_knots;
+  const int64_t size = kRows * kLanes, n_intervals = job.radial.n_rows - kRows + 1;
   Block& block = job.blocks[i];
-  if (n_knots == 0) {
+  if (job.radial.n_rows == 0) {
     for (int64_t e = 0; e < kLanes; ++e) block.row[e] = block.edge + e;
     for (int64_t k = 0; k < size; ++k) {
       job.value[i * size + k] = k < kLanes ? T(1) : T(0);
@@ -52,12 +57,12 @@ void place(const Job<T>& job, int64_t i) {
   const bool whole = job.radial.x_stride == 1 && block.edge + kLanes <= job.n_edges;  // further lanes may hold any number
   for (int64_t e = 0; !whole && e < kLanes; ++e) t[e] = from[(e < block.n ? e : 0) * job.radial.x_stride];
   const V x = load<V>(whole ? from : t), zero{}, one = zero + T(1);
-  const V position = (x > zero ? (x < one ? x : one) : zero) * T(n_knots - 1);
-  const I last = I{} + (n_knots - 2), floor = __builtin_convertvector(position, I), interval = floor < last ? floor : last;
+  const V position = (x > zero ? (x < one ? x : one) : zero) * T(n_intervals);
+  const I last = I{} + (n_intervals - 1), floor = __builtin_convertvector(position, I), interval = floor < last ? floor : last;
   store(block.row, interval);
   store(t, position - __builtin_convertvector(interval, V));
-  store(inside, x > zero ? (x < one ? one : zero) : zero);
-  hermite<T>(t, inside, n_knots, job.value + i * size, (Second ? job.slope : job.direction) + i * size, Second ? job.curve + i * size : nullptr);
+  store(inside, x < one ? one : zero);
+  splines<T>(t, inside, T(n_intervals), job.value + i * size, (Second ? job.slope : job.direction) + i * size, Second ? job.curve + i * size : nullptr);
 }
 
 // The direction of one group: xi R'.
@@ -75,11 +80,11 @@ void direct(const Job<T>& job, int64_t i, int64_t group) {
 template <class T, bool Second>
 Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
   const int64_t K = radial.n_weights;
-  if (radial.n_knots) {
-    const int64_t offset = member * radial.n_knots * 3 * K;
-    return {radial.table + offset, radial.table + offset + K, radial.dtable ? radial.dtable + offset : nullptr, 2 * K, 3 * K, 3 * K, 3 * K, K, kRows};
+  if (radial.n_rows) {
+    const int64_t offset = member * radial.n_rows * K;
+    return {radial.table + offset, radial.table + offset + K, radial.dtable ? radial.dtable + offset : nullptr, K, K, K, K, kRows};
   }
   const int64_t offset = member * n_edges * K;
   const T* rows = radial.rows + offset;
-  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, 0, K, Second ? radial.b_stride : K, K, 1};
+  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, K, Second ? radial.b_stride : K, K, 1};
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
 #include <vector>
 
 #include "edge_forces.h"
@@ -121,13 +122,15 @@ at::Tensor member_covariance(const at::Tensor& forces) {
 }
 
 at::Tensor log_determinant(const at::Tensor& six) {
-  const at::NoGradGuard no_grad;
-  const auto column = [&](int k) { return six.select(-1, k).to(at::kDouble); };  // xx, yy, zz, xy, xz, yz
-  // Pivots of L D L^T: no determinant of six products, whose terms cancel.
-  const at::Tensor d0 = column(0), xy = column(3), xz = column(4);
-  const at::Tensor d1 = column(1) - xy * xy / d0, yz = column(5) - xy * xz / d0;
-  const at::Tensor d2 = column(2) - xz * xz / d0 - yz * yz / d1;
-  return d0.log() + d1.log() + d2.log();
+  const at::Tensor rows = six.to(at::kCPU, at::kDouble).contiguous(), result = at::empty(six.sizes().slice(0, six.dim() - 1), rows.options());
+  const double* c = rows.const_data_ptr<double>();  // xx, yy, zz, xy, xz, yz
+  double* to = result.mutable_data_ptr<double>();
+  for (int64_t k = 0; k < result.numel(); ++k, c += 6) {
+    // Pivots of L D L^T: no determinant of six products, whose terms cancel.
+    const double d0 = c[0], d1 = c[1] - c[3] * c[3] / d0, yz = c[5] - c[3] * c[4] / d0;
+    to[k] = std::log(d0) + std::log(d1) + std::log(c[2] - c[4] * c[4] / d0 - yz * yz / d1);
+  }
+  return result;
 }
 
 }  // namespace race

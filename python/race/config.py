@@ -27,9 +27,7 @@ class ModelConfig(Options):
     n_features: int = Field(default=64, ge=1, description="species embedding width F")
     n_radial_basis: int = Field(default=8, ge=1, description="Bessel functions e_n")
     radial_mlp: list[int] = Field(default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)")
-    radial_knots: int = Field(
-        default=256, ge=0, description="knots from which R(x) is interpolated, in training and after; 0: the MLP for every edge"
-    )
+    radial_knots: int = Field(default=384, ge=0, description="knots of the spline R(x), in training and after; 0: the MLP for every edge")
     envelope_p: Literal[2, 5, 6] = Field(default=6, description="polynomial cutoff order p")
     readout_hidden: int = Field(default=64, ge=1, description="hidden width of each layer's readout")
     avg_num_neighbors: float = Field(default=1.0, gt=0, description="N of the aggregation; filled from the data")

@@ -125,9 +125,7 @@ def build(path, model, spoil_weights=lambda deployed: None, spoil_metadata=None)
     return path
 
 
-@pytest.mark.parametrize(
-    "weight", ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"]
-)
+@pytest.mark.parametrize("weight", ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"])
 def test_selftest_finds_a_wrong_weight(weight, model, tmp_path):
     """In float64 one weight off by 1 %, in float32 a whole tensor; no checksum tells, since it was sealed so."""
 
@@ -167,7 +165,7 @@ def test_bad_metadata(field, value, message, model, tmp_path):
     assert message in refusal(build(tmp_path / "x.race.pt", model, spoil_metadata={field: value}))
 
 
-@pytest.mark.parametrize("knots, least, most", [(0, 0.0, 0.0), (256, 1e-12, 1e-6), (16, 1e-4, 1.0)])
+@pytest.mark.parametrize("knots, least, most", [(0, 0.0, 0.0), (384, 1e-12, 1e-6), (16, 1e-4, 1.0)])
 def test_metadata_says_what_the_table_does_to_forces(knots, least, most, tmp_path):
     path = tmp_path / "x.race.pt"
     export_model(make_model(radial_knots=knots), path)
@@ -230,7 +228,7 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
         "largest 9.5 eV/A",
         "commit 0123456789",
         "force_std_scale 1.25",
-        "256 knots, as trained, forces within",
+        "384 knots, as trained, forces within",
     ):
         assert text in out
     metadata, _ = read_metadata(path)

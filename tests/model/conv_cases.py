@@ -20,7 +20,7 @@ def make(irreps, lmax, n_members=1, groups=1, dtype=torch.float64, n_nodes=6, n_
     table = None
     if knots:
         radial = (0.02 + 0.96 * torch.rand(n_edges, 1, dtype=dtype, generator=gen)).expand(-1, groups)
-        table = torch.randn(n_members, knots, 3, paths.n_weights, dtype=dtype, generator=gen).requires_grad_()
+        table = torch.randn(n_members, knots + 4, paths.n_weights, dtype=dtype, generator=gen).requires_grad_()
     else:
         radial = torch.randn(n_members, n_edges, paths.n_weights, dtype=dtype, generator=gen)
     sh = torch.randn(n_edges, 1, (lmax + 1) ** 2, dtype=dtype, generator=gen).expand(-1, groups, -1)

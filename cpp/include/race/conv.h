@@ -10,8 +10,8 @@
 //   g        [n_nodes, dim_in]      features of the senders, float32 or float64 like radial, table and sh
 //   radial   [M, E, K]              the radial weights R, without a table
 //            [E, G]                 with one: x = r / r_max, from which R is interpolated where it is used and never stored
-//   table    [M, N, 3, K]           value, first and second x derivative of K radial functions at the knots x_n = n / (N - 1): quintic
-//                                   Hermite in between (twice continuously differentiable), beyond x = 1 the last knot's value
+//   table    [M, N, K]              coefficients of K radial functions, quintic splines on N - 5 equal intervals of 0 <= x < 1: with
+//                                   x in interval i, R = sum_a table[i + a] B_a, B the six B-splines there. R = 0 from x = 1 on
 //   sh       [E, G, S]              spherical harmonics, block l at l^2; the first is a constant, its gradient comes back as zero
 //   sender   int64 [E]              rows of g
 //   row_ptr  int64 [n_receivers+1]  edges are sorted by receiver

@@ -14,6 +14,7 @@ from race.deploy.chain import Chain
 from race.deploy.folded_layer import FoldedLayer
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
+from race.model.heads import ForceCovariance
 from race.model.layer import Layer
 from race.model.outputs import Outputs
 from race.model.race import RACE
@@ -104,6 +105,6 @@ class FoldedRACE(Outputs):
     def set_fused(self, fused: bool) -> "FoldedRACE":
         """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
         for module in self.modules():
-            if isinstance(module, (Chain, EdgeBasis, FoldedLayer, Radial)):
+            if isinstance(module, (Chain, EdgeBasis, FoldedLayer, ForceCovariance, Radial)):
                 module.fused = fused and HAS_FUSED
         return self

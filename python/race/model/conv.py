@@ -10,9 +10,9 @@ run without autograd.
 
 Arguments of both:
     g: [n_nodes, dim_in] features of the senders.
-    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself; with one, [M, N, 3, K] of values,
-        slopes and curvatures at N knots, radial is x [E, G] and R its quintic Hermite interpolation, which the fused operator
-        never stores.
+    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself; with one, the coefficients [M, N, K]
+        of quintic splines on N - 5 equal intervals of 0 <= x < 1, radial is x [E, G] and R the splines there, which the fused operator
+        never stores. From x = 1 on R is zero.
     sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
         the gradients with respect to x and sh are each member's own. The first is a constant: its gradient is zero.
     sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
@@ -29,35 +29,42 @@ from race.model.fused import HAS_FUSED
 from race.model.scatter import segment_sum
 
 
-def interval(x: Tensor, table: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
-    """Of x [E, G] in table [M, N, 3, K]: width h, place t [M, E, 1] in the interval, its two knots [M, E, 3, K]."""
-    n_members, n_knots = table.shape[0], table.shape[1]
-    h = 1.0 / (n_knots - 1)
-    position = torch.clamp(x.expand(-1, n_members), 0.0, 1.0).t() / h  # [M, E]
-    row = torch.clamp(position.detach().to(torch.long), max=n_knots - 2)
-    member = torch.arange(n_members, device=x.device).unsqueeze(1)
-    return h, (position - row).unsqueeze(2), table[member, row], table[member, row + 1]
+def interval(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Of x [E, G] in table [M, N, K]: place t [M, E] in its interval, and the interval's coefficients [M, E, 6, K], zero from x = 1 on."""
+    n_members, n_intervals = table.shape[0], table.shape[1] - 5
+    x = x.expand(-1, n_members).t()  # [M, E]
+    row = torch.clamp((x.detach() * n_intervals).to(torch.long), 0, n_intervals - 1)
+    member = torch.arange(n_members, device=x.device).view(-1, 1, 1)
+    rows = table[member, row.unsqueeze(2) + torch.arange(6, device=x.device)]
+    return x * n_intervals - row, rows * (x < 1.0).to(table.dtype).unsqueeze(2).unsqueeze(3)
+
+
+def splines(t: Tensor) -> Tensor:
+    """The six quintic B-splines of an interval at t of it, 0 <= t < 1: [..., 6]"""
+    s = 1.0 - t
+    left = [s**5, 1 + s * (5 + s * (10 + s * (10 + s * (5 - 5 * s)))), 26 + s * (50 + s * (20 + s * (-20 + s * (-20 + 10 * s))))]
+    right = [26 + t * (50 + t * (20 + t * (-20 + t * (-20 + 10 * t)))), 1 + t * (5 + t * (10 + t * (10 + t * (5 - 5 * t)))), t**5]
+    return torch.stack(left + right, dim=-1) / 120.0
+
+
+def spline_slopes(t: Tensor) -> Tensor:
+    """Derivatives of `splines`."""
+    s = 1.0 - t
+    left = [-(s**4), -(1 + s * (4 + s * (6 + s * (4 - 5 * s)))), -(10 + s * (8 + s * (-12 + s * (-16 + 10 * s))))]
+    right = [10 + t * (8 + t * (-12 + t * (-16 + 10 * t))), 1 + t * (4 + t * (6 + t * (4 - 5 * t))), t**4]
+    return torch.stack(left + right, dim=-1) / 24.0
 
 
 def spline_aten(x: Tensor, table: Tensor) -> Tensor:
-    """x [E, G], table [M, N, 3, K] -> R [M, E, K]: quintic Hermite; beyond x = 1 the last knot's value."""
-    h, t, left, right = interval(x, table)
-    s = 1.0 - t
-    value = s**3 * (1.0 + 3.0 * t + 6.0 * t**2) * left[:, :, 0] + t**3 * (1.0 + 3.0 * s + 6.0 * s**2) * right[:, :, 0]
-    slope = t * s**3 * (1.0 + 3.0 * t) * left[:, :, 1] - s * t**3 * (1.0 + 3.0 * s) * right[:, :, 1]
-    curvature = t**2 * s**3 * left[:, :, 2] + t**3 * s**2 * right[:, :, 2]
-    return value + h * slope + 0.5 * h**2 * curvature
+    """x [E, G], table [M, N, K] -> R [M, E, K]"""
+    t, rows = interval(x, table)
+    return (splines(t).unsqueeze(2) @ rows).squeeze(2)
 
 
 def spline_slope_aten(x: Tensor, table: Tensor) -> Tensor:
     """dR/dx [M, E, K] of `spline_aten`."""
-    h, t, left, right = interval(x, table)
-    s = 1.0 - t
-    value = 30.0 * t**2 * s**2 * (right[:, :, 0] - left[:, :, 0])
-    slope = s**2 * (1.0 + 2.0 * t - 15.0 * t**2) * left[:, :, 1] + t**2 * (1.0 + 2.0 * s - 15.0 * s**2) * right[:, :, 1]
-    curvature = t * s**2 * (2.0 - 5.0 * t) * left[:, :, 2] + t**2 * s * (3.0 - 5.0 * t) * right[:, :, 2]
-    inside = ((x > 0.0) & (x < 1.0)).to(x.dtype).expand(-1, table.shape[0]).t().unsqueeze(2)
-    return inside * (value / h + slope + 0.5 * h * curvature)
+    t, rows = interval(x, table)
+    return (spline_slopes(t).unsqueeze(2) @ rows).squeeze(2) * (table.shape[1] - 5)
 
 
 def conv_aten(

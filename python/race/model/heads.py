@@ -59,6 +59,7 @@ def quadrupole_basis(dtype: torch.dtype) -> Tensor:
 class ForceCovariance(nn.Module):
     """Aleatoric covariance of the force on each atom, from raw head channels."""
 
+    __constants__ = ["fused"]
     basis: Tensor
     identity: Tensor
     six: Tensor
@@ -66,6 +67,7 @@ class ForceCovariance(nn.Module):
     def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
         super().__init__()
         self.head = head
+        self.fused = False  # `columns` by the compiled operator, which has no derivative: in deployed models
         self.sigma0_squared = float(sigma0) ** 2
         self.jitter = CHOLESKY_JITTER
         self.register_buffer("basis", quadrupole_basis(dtype), persistent=False)
@@ -100,9 +102,12 @@ class ForceCovariance(nn.Module):
             return sigma
         return torch.zeros_like(raw[..., :1])[..., None] * self.identity
 
-    def columns(self, matrix: Tensor) -> Tensor:
-        """[..., 3, 3] -> [..., 6] in SIX_ORDER."""
-        return matrix.flatten(-2).index_select(-1, self.six)
+    def columns(self, raw: Tensor) -> Tensor:
+        """Sigma as six columns in SIX_ORDER: raw [n, M, n_out] -> [n, M, 6]"""
+        if self.fused:
+            if raw.is_cpu:
+                return torch.ops.race.force_covariance(raw, self.basis, self.head, self.sigma0_squared**0.5, self.jitter)
+        return self.matrix(raw).flatten(-2).index_select(-1, self.six)
 
     def mahalanobis_logdet(self, raw: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         """e^T Sigma^-1 e and ln det Sigma, each [...], for errors [..., 3] in eV/A."""

@@ -49,7 +49,7 @@ class Outputs(nn.Module):
         zero = torch.zeros(out.shape[0], out.shape[1], 6, dtype=out.dtype, device=out.device)
         aleatoric, epistemic = zero, zero
         if self.has_forces_cov:
-            aleatoric = self.force_covariance.columns(self.force_covariance.matrix(raw))
+            aleatoric = self.force_covariance.columns(raw)
             if self.head == "evidential":
                 epistemic = aleatoric / evidential_kappa(raw).unsqueeze(-1)
         return self.node_energy_var(raw), aleatoric, epistemic

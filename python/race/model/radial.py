@@ -1,11 +1,12 @@
 """Radial weights R(x), x = r / r_max: an MLP of the Bessel features, evaluated for every edge or interpolated from knots.
 
-R depends on the distance alone, so with `radial_knots` > 0 the MLP and its derivative are evaluated at that many knots and
-every edge interpolates (quintic Hermite, inside the convolution: twice continuously differentiable). It is what is trained and
-what is deployed: forces are the spline's own derivative.
+R depends on the distance alone, so with `radial_knots` > 0 the MLP is evaluated at that many knots only, and R is the quintic spline
+through them (four times continuously differentiable; evaluated inside the convolution). It is what is trained and what is deployed:
+forces are the spline's own derivative.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +31,41 @@ def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
     return bessel * u, slope * u + bessel * du
 
 
-def bessel_curvature(x: Tensor, n_radial: int, p: float) -> Tensor:
-    """d2/dx2 of `bessel_basis`: x [..., 1] -> [..., n_radial]"""
-    c = p * (p + 1.0) * (p + 2.0) / 2.0
-    u, du, ddu = (1.0 - (p + 1.0) * (p + 2.0) / 2.0 * x**p + p * (p + 2.0) * x ** (p + 1.0) - p * (p + 1.0) / 2.0 * x ** (p + 2.0),
-                  -c * x ** (p - 1.0) * (1.0 - x) ** 2, -c * x ** (p - 2.0) * (1.0 - x) * (p - 1.0 - (p + 1.0) * x))  # fmt: skip
-    k = math.pi * torch.arange(1, n_radial + 1, dtype=x.dtype, device=x.device)
-    root2, near = math.sqrt(2.0), x < 1e-6
-    safe = torch.clamp(x, min=1e-6)
-    b = torch.where(near, root2 * k, root2 * torch.sin(k * safe) / safe)  # b'' = -k^2 b - 2 b'/x
-    db = torch.where(near, torch.zeros_like(b), (root2 * k * torch.cos(k * safe) - b) / safe)
-    ddb = torch.where(near, -root2 / 3.0 * k**3, -(k**2) * b - 2.0 * db / safe)
-    return (ddb * u + 2.0 * db * du + b * ddu) * (x < 1.0).to(x.dtype)
+def spline_conditions(n_knots: int) -> Tensor:
+    """Matrix [N, N], N = n_knots + 4, from the coefficients of a quintic spline to its values at the knots x_n = n / (n_knots - 1), its
+    slope and third derivative at x = 0, its slope and curvature at x = 1 (in units of the knots' distance): float64.
+    """
+    conditions = torch.zeros(n_knots + 4, n_knots + 4, dtype=torch.float64)
+    for n in range(n_knots):
+        conditions[n, n : n + 5] = torch.tensor([1.0, 26.0, 66.0, 26.0, 1.0], dtype=torch.float64) / 120.0
+    slope = torch.tensor([-1.0, -10.0, 0.0, 10.0, 1.0], dtype=torch.float64)
+    conditions[n_knots, :5] = slope
+    conditions[n_knots + 1, :5] = torch.tensor([-1.0, 2.0, 0.0, -2.0, 1.0], dtype=torch.float64)
+    conditions[n_knots + 2, n_knots - 1 :] = slope
+    conditions[n_knots + 3, n_knots - 1 :] = torch.tensor([1.0, 2.0, -6.0, 2.0, 1.0], dtype=torch.float64)
+    return conditions
+
+
+def spline_matrix(n_knots: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values at all knots but the last -> coefficients: [n_knots + 4, n_knots - 1]"""
+    return torch.linalg.inv(spline_conditions(n_knots))[:, : n_knots - 1].to(dtype).to(device)
+
+
+cached_spline_matrix = lru_cache(maxsize=8)(spline_matrix)
+
+
+def spline_through(values: Tensor) -> Tensor:
+    """Values at the knots [M, n_knots, W] -> coefficients [M, n_knots + 4, W] of the quintic spline through them.
+
+    Value (the last of those given is taken as zero), slope and curvature vanish at x = 1; slope and third derivative at x = 0, since
+    Bessel functions are even there. On the CPU race::spline solves the same banded conditions in one sweep.
+    """
+    n_knots = values.shape[1]
+    if torch.jit.is_scripting():
+        matrix = spline_matrix(n_knots, values.dtype, values.device)
+    else:
+        matrix = cached_spline_matrix(n_knots, values.dtype, values.device)
+    return torch.matmul(matrix, values[:, : n_knots - 1])
 
 
 def silu(x: Tensor) -> Tensor:
@@ -49,11 +73,10 @@ def silu(x: Tensor) -> Tensor:
     return torch.nn.functional.silu(x) * 1.6790
 
 
-def silu_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second derivative of `silu`."""
+def silu_slope(x: Tensor) -> Tensor:
+    """Derivative of `silu`."""
     s = torch.sigmoid(x)
-    c = s * (1.0 - s)
-    return 1.6790 * (s + x * c), 1.6790 * c * (2.0 + x * (1.0 - 2.0 * s))
+    return 1.6790 * (s + x * s * (1.0 - s))
 
 
 class Radial(nn.Module):
@@ -69,12 +92,10 @@ class Radial(nn.Module):
         self.n_knots = n_knots
         self.fused = HAS_FUSED
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
-        value, slope = bessel_basis(x, widths[0], float(envelope_p))
-        knots = torch.stack([value, slope, bessel_curvature(x, widths[0], float(envelope_p))])  # [3, N, B]
-        self.register_buffer("knots", knots.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("knots", bessel_basis(x, widths[0], float(envelope_p))[0].to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the convolution takes as (radial, table): x [E, G] and knots [M, N, 3, K], or R [M, E, K] and None.
+        """What the convolution takes as (radial, table): x [E, G] and coefficients [M, N, K], or R [M, E, K] and None.
 
         radial [E, G, 1] = x with knots, else Bessel features [E, G, B].
         """
@@ -98,7 +119,7 @@ class Radial(nn.Module):
                 x = silu(kept[k])
         for k, weight in enumerate(self.transposed()):
             if k > 0:
-                bar = bar * silu_derivatives(kept[self.n_hidden - k])[0]
+                bar = bar * silu_slope(kept[self.n_hidden - k])
             bar = torch.matmul(bar, weight)
         return bar
 
@@ -110,23 +131,15 @@ class Radial(nn.Module):
         return matrices
 
     def table(self) -> Tensor:
-        """R, R' and R'' at the knots, [M, N, 3, K]: the MLP and its derivatives carried forward."""
-        if self.fused and self.knots.is_cpu:
-            matrices: list[Tensor] = []
-            for weight in self.weights:
-                matrices.append(weight * weight.shape[1] ** -0.5)  # noqa: PERF401 (TorchScript)
-            return torch.ops.race.radial_table(self.knots, matrices)
-        else:
-            return self.table_aten()
-
-    def table_aten(self) -> Tensor:
-        """`table` in stock torch operations."""
-        n_members, n_knots = self.weights[0].shape[0], self.knots.shape[1]
-        x = self.knots.view(1, 3 * n_knots, -1)
+        """Coefficients of R [M, N, K], N = n_knots + 4."""
+        x = self.knots.unsqueeze(0)
         for k, weight in enumerate(self.weights):
-            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)  # [M, 3 N, width]
+            if k == self.n_hidden:  # the last layer is linear: taken after the spline, which then is as narrow as the hidden one
+                if self.fused and x.is_cpu:
+                    x = torch.ops.race.spline(x)
+                else:
+                    x = spline_through(x)
+            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)
             if k < self.n_hidden:
-                value, slope, curvature = x.view(n_members, 3, n_knots, -1).unbind(1)
-                first, second = silu_derivatives(value)
-                x = torch.cat([silu(value), first * slope, second * slope**2 + first * curvature], 1)
-        return x.view(n_members, 3, n_knots, -1).transpose(1, 2).contiguous()  # once here, or in every call of the convolution
+                x = silu(x)
+        return x

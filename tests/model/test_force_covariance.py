@@ -1,0 +1,46 @@
+"""The compiled covariance of deployed models, race::force_covariance, against ForceCovariance.matrix."""
+
+import pytest
+import torch
+
+from race.conventions import SIX_COLUMNS, SIX_ROWS
+from race.model.heads import ForceCovariance, n_outputs
+
+HEADS = ["cholesky", "equivariant", "evidential"]
+
+
+def channels(head: str, dtype: torch.dtype) -> torch.Tensor:
+    """Raw channels [n, M, n_out], some beyond the bounds of a and t, and a row of zeros."""
+    raw = torch.randn(300, 2, n_outputs(head), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    raw *= torch.logspace(-3, 1, 300, dtype=torch.float64)[:, None, None]
+    raw[0] = 0.0
+    return raw.to(dtype)
+
+
+def fused(head: str, raw: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+    covariance = ForceCovariance(head, 0.3 * factor, raw.dtype)
+    covariance.fused = True
+    return covariance.columns(raw)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("head", HEADS)
+def test_equals_the_matrix(head, dtype, tolerance):
+    raw = channels(head, dtype)
+    exact = ForceCovariance(head, 0.3, torch.float64).matrix(raw.double())
+    scale = exact.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None]
+    expected = exact[..., list(SIX_ROWS), list(SIX_COLUMNS)]
+    assert (torch.linalg.eigvalsh(exact) > 0).all()
+    assert ((fused(head, raw) - expected).abs() / scale).max() < tolerance
+    assert ((fused(head, raw, 1 + 1e-4) - expected).abs() / scale).max() > tolerance  # a planted error
+    assert fused(head, raw[:0]).shape == (0, 2, 6)
+
+
+def test_bad_arguments():
+    basis = torch.zeros(5, 9)
+    with pytest.raises(ValueError, match="head: expected cholesky, equivariant or evidential, got point"):
+        torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis, "point", 0.1, 0.0)
+    with pytest.raises(ValueError, match=r"raw: expected .n_atoms, n_members, 10., got .3, 1, 8."):
+        torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis, "evidential", 0.1, 0.0)
+    with pytest.raises(ValueError, match=r"basis: expected .5, 9., got .9, 5."):
+        torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis.t(), "equivariant", 0.1, 0.0)
