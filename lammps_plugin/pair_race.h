@@ -95,6 +95,7 @@ private:
   std::vector<int> present_species() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
   at::Tensor owner_rows();
+  at::Tensor completed(const at::Tensor& rows);
   void add_forces(const at::Tensor& forces);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);

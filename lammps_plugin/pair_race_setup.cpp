@@ -117,6 +117,7 @@ void PairRace::read_model() {
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
   comm_forward = width;
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
+  comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members), 9}); // newton off: forces and per-atom virials too
   if (comm->me == 0)
     utils::logmesg(lmp, "RACE model {}: elements {}, r_max {} Angstrom, {} layers, {} members, head {}, {} on {}\n  sha256 {}\n", file_,
                    join(metadata.elements), metadata.r_max, metadata.n_layers, metadata.n_members, metadata.head,
@@ -195,7 +196,6 @@ void PairRace::init_style() {
     read_elements({elements_.begin() + 1, elements_.end()});
   }
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
-  if (!force->newton_pair) error->all(FLERR, "pair_style race: expected newton on, got newton off for pairs; use: newton on");
   units_ = race_units(update->unit_style, force->angstrom);
   check_masses();
   check_special_bonds();
@@ -203,6 +203,7 @@ void PairRace::init_style() {
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
+  force->pair->comm_reverse_off = std::max(force->pair->comm_reverse_off, comm_reverse_off);
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
