@@ -2,11 +2,11 @@
 
 import pytest
 
+from .compare import as_dict, assert_close, from_python
 from .conftest import ELEMENTS
 from .harness import Lammps
 from .systems import b2o3, slab, tiny
 from .test_features import NVE, VELOCITIES
-from .test_parity import as_dict, assert_close, from_python
 from .trajectory import assert_right, trajectory
 
 SYSTEMS = {"b2o3": b2o3, "tiny": tiny, "slab": slab}
