@@ -144,11 +144,13 @@ PYBIND11_MODULE(_race, m) {
             const py::gil_scoped_release release;
             const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
             const race::Request request{members, uncertainty, atom_virial, n_parts};
-            const double estimate = race::MemoryEstimate(model, graph, request).bytes(graph, n_parts);
+            const auto per_atom = [n = static_cast<double>(graph.n_owned)](int64_t count) { return static_cast<double>(count) / n; };
+            const race::MemoryEstimate estimate(model, per_atom(graph.n_total - graph.n_owned), per_atom(edge_vector.size(0)), request);
+            const double estimated = estimate.bytes(graph, n_parts);
             race::PeriodicFoldHalo fold(at::zeros({graph.n_total - graph.n_owned}, at::kLong));
             const race::PeakMemory peak(model.device());
             race::predict(model, graph, fold, request);
-            return std::make_pair(estimate, static_cast<double>(peak.bytes()));
+            return std::make_pair(estimated, static_cast<double>(peak.bytes()));
           },
           "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false,
           "atom_virial"_a = false, "n_parts"_a = 1, "Bytes of one domain's evaluation at its peak: (estimated beforehand, measured).")

@@ -55,7 +55,7 @@ template <typename Work> void PairRace::guarded(Work&& work) {
   } catch (const LAMMPSException&) {
     throw;
   } catch (const std::exception& exception) {
-    message = one_line(exception);
+    message = is_out_of_memory(exception) ? out_of_memory(one_line(exception)) : one_line(exception);
   }
   error->one(FLERR, message);
 }
@@ -84,6 +84,8 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
   request.atom_virial = atom_virial;
+  if (!memory_) estimate_memory();
+  request.n_parts = parts(request);
   const at::Tensor owner = comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
   std::optional<race::PeriodicFoldHalo> images;
   if (owner.defined()) images.emplace(owner);

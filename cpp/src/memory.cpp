@@ -62,12 +62,11 @@ Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, 
   return graph;
 }
 
-double ratio(int64_t many, int64_t few) { return static_cast<double>(std::max<int64_t>(many, 1)) / static_cast<double>(std::max<int64_t>(few, 1)); }
-
 }  // namespace
 
-MemoryEstimate::MemoryEstimate(const Model& model, const Graph& like, const Request& request)
-    : ghosts_per_atom_(ratio(like.n_total - like.n_owned, like.n_owned)), edges_per_atom_(ratio(like.sender.size(0), like.n_owned)) {
+// Ratios are bounded, so that the evaluations stay small: domains of more are counted by their ghosts or edges.
+MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom, const Request& request)
+    : ghosts_per_atom_(std::clamp(ghosts_per_atom, 0.01, 8.0)), edges_per_atom_(std::clamp(edges_per_atom, 1.0, 500.0)) {
   const auto measured = [&](int64_t n_atoms, int64_t n_parts) {
     const Graph graph = synthetic(n_atoms, ghosts_per_atom_, edges_per_atom_, model.metadata().r_max,
                                   static_cast<int64_t>(model.metadata().elements.size()));

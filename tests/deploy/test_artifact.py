@@ -125,9 +125,7 @@ def build(path, model, spoil_weights=lambda deployed: None, spoil_metadata=None)
     return path
 
 
-@pytest.mark.parametrize(
-    "weight", ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"]
-)
+@pytest.mark.parametrize("weight", ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"])
 def test_selftest_finds_a_wrong_weight(weight, model, tmp_path):
     """In float64 one weight off by 1 %, in float32 a whole tensor; no checksum tells, since it was sealed so."""
 

@@ -27,9 +27,9 @@ class PeakMemory {
 /// dtype and device. Bytes are linear in the domain's size at fixed neighbours per atom, and at most linear in 1 / n_parts from two parts on.
 class MemoryEstimate {
  public:
-  /// @param like  a domain whose ratios of edges and ghosts to owned atoms those asked for later have, or nearly.
-  /// Takes the time of a few hundred atoms' evaluation. Not collective.
-  MemoryEstimate(const Model& model, const Graph& like, const Request& request);
+  /// @param ghosts_per_atom, edges_per_atom  of owned atoms, about as in the domains asked for later.
+  /// Takes the time of about a thousand atoms' evaluation. Not collective.
+  MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom, const Request& request);
 
   /// Bytes of predict() with `n_parts` parts, Prediction included. A domain of other ratios counts by what it has most of.
   double bytes(const Graph& graph, int64_t n_parts) const;
