@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "race/error.h"
+#include "race/memory.h"
 #include "race/predict.h"
 
 namespace py = pybind11;
@@ -122,20 +123,37 @@ PYBIND11_MODULE(_race, m) {
       .def(
           "predict",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr,
-             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial) {
+             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial, int64_t n_parts) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
               const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
               race::PeriodicFoldHalo fold(owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
-              prediction = race::predict(model, graph, fold, {members, uncertainty, atom_virial});
+              prediction = race::predict(model, graph, fold, {members, uncertainty, atom_virial, n_parts});
             }
             return to_dict(prediction);
           },
           "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
-          "uncertainty"_a = false, "atom_virial"_a = false,
+          "uncertainty"_a = false, "atom_virial"_a = false, "n_parts"_a = 1,
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
           "owned row of which each ghost is an image. Ghost rows of forces and atom_virial are still to be added to their owners.")
+      .def(
+          "memory",
+          [](const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr, bool members,
+             bool uncertainty, bool atom_virial, int64_t n_parts) {
+            const py::gil_scoped_release release;
+            const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
+            const race::Request request{members, uncertainty, atom_virial, n_parts};
+            const auto per_atom = [n = static_cast<double>(graph.n_owned)](int64_t count) { return static_cast<double>(count) / n; };
+            const race::MemoryEstimate estimate(model, per_atom(graph.n_total - graph.n_owned), per_atom(edge_vector.size(0)), request);
+            const double estimated = estimate.bytes(graph, n_parts);
+            race::PeriodicFoldHalo fold(at::zeros({graph.n_total - graph.n_owned}, at::kLong));
+            const race::PeakMemory peak(model.device());
+            race::predict(model, graph, fold, request);
+            return std::make_pair(estimated, static_cast<double>(peak.bytes()));
+          },
+          "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false,
+          "atom_virial"_a = false, "n_parts"_a = 1, "Bytes of one domain's evaluation at its peak: (estimated beforehand, measured).")
       .def(
           "predict_domains",
           [](const race::Model& model, const std::vector<Domain>& domains, bool members, bool uncertainty, bool atom_virial) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 #include <functional>
+#include <new>
 #include <sstream>
 
 #include "race/artifact.h"
@@ -21,6 +22,13 @@ std::string one_line(const std::exception& error) {
   std::string line, word;
   while (words >> word) line += (line.empty() ? "" : " ") + word;
   return line;
+}
+
+bool is_out_of_memory(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return true;
+  const std::string text = error.what();
+  const auto says = [&](const char* words) { return text.find(words) != std::string::npos; };
+  return says("bad_alloc") || says("allocate memory") || says("not enough memory") || says("out of memory");
 }
 
 std::string agree(MPI_Comm world, const std::string& message) {

@@ -10,6 +10,9 @@
 /// What a rank says of an exception, in one line.
 std::string one_line(const std::exception& error);
 
+/// Whether it says that an allocation failed: C++'s own, torch's on the CPU or on a GPU, or either by way of TorchScript.
+bool is_out_of_memory(const std::exception& error);
+
 /// Collective: the message of the lowest rank that has one, in every rank; empty when none has. So all ranks end together.
 std::string agree(MPI_Comm world, const std::string& message);
 

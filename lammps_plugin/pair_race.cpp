@@ -55,7 +55,7 @@ template <typename Work> void PairRace::guarded(Work&& work) {
   } catch (const LAMMPSException&) {
     throw;
   } catch (const std::exception& exception) {
-    message = one_line(exception);
+    message = is_out_of_memory(exception) ? out_of_memory(one_line(exception)) : one_line(exception);
   }
   error->one(FLERR, message);
 }
@@ -84,10 +84,24 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
   request.atom_virial = atom_virial;
+  if (!memory_) estimate_memory();
+  request.n_parts = parts(request);
   const at::Tensor owner = comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
-  if (!owner.defined()) return race::predict(*model_, local_.graph(), halo_, request);
-  race::PeriodicFoldHalo images(owner);
-  return race::predict(*model_, local_.graph(), images, request);
+  std::optional<race::PeriodicFoldHalo> images;
+  if (owner.defined()) images.emplace(owner);
+  race::HaloExchange& halo = images ? static_cast<race::HaloExchange&>(*images) : halo_;
+  race::Prediction prediction = race::predict(*model_, local_.graph(), halo, request);
+  if (force->newton_pair) return prediction; // LAMMPS takes home what stands on ghosts
+  prediction.forces = completed(prediction.forces);
+  if (atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
+  return prediction;
+}
+
+// Collective: [n_total, ...] -> [n_owned, ...], each row with what its ghosts hold, on other ranks too. The argument stays as it is.
+at::Tensor PairRace::completed(const at::Tensor& rows) {
+  at::Tensor columns = rows.flatten(1).clone();
+  halo_.reverse(columns);
+  return columns.view(rows.sizes()).slice(0, 0, local_.graph().n_owned);
 }
 
 // Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor are the energies they would have
@@ -122,14 +136,13 @@ at::Tensor PairRace::owner_rows() {
   return owner.numel() > 0 && owner.min().item<int64_t>() < 0 ? at::Tensor() : owner;
 }
 
-// Ghost rows too: LAMMPS's reverse communication of forces takes them home.
+// Of owned rows, and with newton on of ghost rows too: LAMMPS's reverse communication of forces takes these home.
 void PairRace::add_forces(const at::Tensor& forces) {
   const at::Tensor mean = forces.mean(1).mul_(units_.force());
-  const double* row = mean.data_ptr<double>();
-  double** f = atom->f;
-  for (const int i : local_.atom_of_row()) {
-    for (int a = 0; a < 3; ++a) f[i][a] += row[a];
-    row += 3;
+  const double* component = mean.data_ptr<double>();
+  for (int64_t row = 0; row < mean.size(0); ++row) {
+    double* f = atom->f[local_.atom_of_row()[row]];
+    for (int a = 0; a < 3; ++a) f[a] += *component++;
   }
 }
 
@@ -153,13 +166,13 @@ void PairRace::tally(const race::Prediction& prediction) {
     constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}; // xx yy zz xy xz yz yx zx zy
     const at::Tensor scaled = prediction.atom_virial * units_.energy;
     const double* w = scaled.data_ptr<double>();
-    for (const int i : atoms) {
+    for (int64_t row = 0; row < scaled.size(0); ++row, w += 9) {
+      const int i = atoms[row];
       if (vflag_atom)
         for (int k = 0; k < 6; ++k)
           vatom[i][k] += 0.5 * (w[3 * race::six_rows[k] + race::six_columns[k]] + w[3 * race::six_columns[k] + race::six_rows[k]]);
       if (cvflag_atom)
         for (int k = 0; k < 9; ++k) cvatom[i][k] += w[centroid_to_nine[k]];
-      w += 9;
     }
   }
 }
@@ -185,14 +198,8 @@ void PairRace::require_uncertainty() {
 
 void PairRace::store_uncertainty(const race::Prediction& prediction) {
   // A member's force on an atom is complete only after reverse communication: columns first, then the covariance.
-  at::Tensor forces = prediction.forces;
-  const int64_t n_groups = forces.size(1);
-  if (n_groups > 1) {
-    at::Tensor columns = forces.reshape({forces.size(0), 3 * n_groups}).clone();
-    halo_.reverse(columns);
-    forces = columns.view({-1, n_groups, 3});
-  }
-  member_forces_ = forces.slice(0, 0, local_.graph().n_owned);
+  const bool complete = !force->newton_pair || prediction.forces.size(1) == 1; // one group has no covariance to form
+  member_forces_ = complete ? prediction.forces.slice(0, 0, local_.graph().n_owned) : completed(prediction.forces);
   const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
   store(e_std, atoms.energy_std, units_.energy);
   store(f_std, atoms.force_std, units_.force());

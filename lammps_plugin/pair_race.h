@@ -8,6 +8,7 @@
 #include "lammps_halo.h"
 #include "local_graph.h"
 #include "pair.h"
+#include "race/memory.h"
 #include "race/predict.h"
 #include "uncertainty.h"
 #include "units.h"
@@ -91,10 +92,14 @@ private:
   void check_special_bonds() const;
   void check_masses() const;
   bool uncertainty_wanted() const;
+  void estimate_memory();
+  int64_t parts(const race::Request& request) const;
+  std::string out_of_memory(const std::string& what) const;
   int excluded_groups() const;
   std::vector<int> present_species() const;
   race::Prediction predict(bool uncertainty, bool atom_virial);
   at::Tensor owner_rows();
+  at::Tensor completed(const at::Tensor& rows);
   void add_forces(const at::Tensor& forces);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);
@@ -109,6 +114,7 @@ private:
   std::string file_, device_, pin_;
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
+  double memory_cap_ = 0;             ///< bytes of one evaluation; 0: none
   std::vector<std::string> elements_; ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
   std::vector<int> species_;          ///< the same as rows of the model; -1: NULL
   std::string restart_sha256_;        ///< of the model that a restart file was written with
@@ -118,6 +124,7 @@ private:
   RaceUnits units_;
   LocalGraph local_;
   LammpsHalo halo_;
+  std::optional<race::MemoryEstimate> memory_, memory_uncertain_; ///< without and with uncertainties
 
   bool finite_ = true;
   int uq_flag_ = 0;              ///< set by fix pair through extract(), for one step

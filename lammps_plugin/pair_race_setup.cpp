@@ -24,7 +24,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char* keywords[] = {"device", "dtype", "uq", "halo", "sha256"};
+constexpr const char* keywords[] = {"device", "dtype", "uq", "halo", "memory", "sha256"};
 
 bool is_keyword(const char* word) {
   return std::any_of(std::begin(keywords), std::end(keywords), [&](const char* keyword) { return !strcmp(word, keyword); });
@@ -49,7 +49,7 @@ bool matches_pin(std::string pin, const std::string& digest) {
 
 } // namespace
 
-// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [sha256 HEX]
+// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [memory MiB] [sha256 HEX]
 void PairRace::settings(int narg, char** arg) {
   const std::string before = restart_sha256_;
   restart_sha256_.clear();
@@ -68,6 +68,7 @@ void PairRace::read_settings(int narg, char** arg) {
   device_ = "cpu";
   dtype_.reset();
   uq_every_ = 0;
+  memory_cap_ = 0;
   model_.reset();
 
   int k = 0;
@@ -91,10 +92,13 @@ void PairRace::read_settings(int narg, char** arg) {
       ++k;
     } else if (keyword == "halo") {
       if (value(1) != "exchange") error->all(FLERR, "pair_style race halo: expected exchange, got {}", value(1));
+    } else if (keyword == "memory") {
+      memory_cap_ = utils::numeric(FLERR, value(1), false, lmp) * 1048576;
+      if (!(memory_cap_ > 0 && std::isfinite(memory_cap_))) error->all(FLERR, "pair_style race memory: expected MiB > 0, got {}", value(1));
     } else if (keyword == "sha256") {
       pin_ = value(1);
     } else {
-      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, halo or sha256, got {}", keyword);
+      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, halo, memory or sha256, got {}", keyword);
     }
     k += 2;
   }
@@ -113,10 +117,12 @@ void PairRace::read_model() {
   }
   if (!message.empty()) error->all(FLERR, message);
 
+  memory_.reset(), memory_uncertain_.reset();
   const race::Metadata& metadata = model_->metadata();
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
   comm_forward = width;
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
+  comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members), 9}); // newton off: forces and per-atom virials too
   if (comm->me == 0)
     utils::logmesg(lmp, "RACE model {}: elements {}, r_max {} Angstrom, {} layers, {} members, head {}, {} on {}\n  sha256 {}\n", file_,
                    join(metadata.elements), metadata.r_max, metadata.n_layers, metadata.n_members, metadata.head,
@@ -195,7 +201,6 @@ void PairRace::init_style() {
     read_elements({elements_.begin() + 1, elements_.end()});
   }
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
-  if (!force->newton_pair) error->all(FLERR, "pair_style race: expected newton on, got newton off for pairs; use: newton on");
   units_ = race_units(update->unit_style, force->angstrom);
   check_masses();
   check_special_bonds();
@@ -203,6 +208,7 @@ void PairRace::init_style() {
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
+  force->pair->comm_reverse_off = std::max(force->pair->comm_reverse_off, comm_reverse_off);
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 

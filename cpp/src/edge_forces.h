@@ -4,8 +4,20 @@
 
 namespace race {
 
-/// dE/d edge_vector -> forces, virial and, if asked for, atom virials of `prediction` (see predict.h for shapes and signs).
-/// edge_grad: [E, G, 3] in any dtype, on the device of the graph's tensors; the results are on the CPU. Sums in float64 and in a fixed order: the same bits at every call.
-void accumulate_edges(const Graph& graph, const at::Tensor& edge_grad, bool atom_virial, Prediction& prediction);
+/// Consecutive owned rows and the edges that they receive; the whole domain, or a part of it.
+struct Receivers {
+  int64_t begin = 0, n = 0;  ///< owned rows [begin, begin + n)
+  at::Tensor edge_vector;    ///< float64 [E, 3], of these edges only
+  at::Tensor sender;         ///< int64 [E], rows of the domain
+  at::Tensor row_ptr;        ///< int64 [n + 1], from 0
+};
+
+/// Zero forces, virial and, if asked for, atom virials of a domain, for accumulate_edges.
+void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, Prediction& prediction);
+
+/// Adds what dE/d edge_vector gives to forces, virial and, if there, atom virials (see predict.h for shapes and signs).
+/// edge_grad: [E, G, 3] in any dtype, on the device of the receivers' tensors; the results are on the CPU. Sums in float64 and in a
+/// fixed order: the same bits at every call.
+void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad, Prediction& prediction);
 
 }  // namespace race

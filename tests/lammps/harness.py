@@ -105,19 +105,23 @@ class Lammps:
         model: arguments of pair_style race; types: element of each LAMMPS type; pair: commands instead of model and types.
         """
         pair = pair or f"pair_style race {model}\npair_coeff * * {' '.join(types)}"
-        blocks = []
-        for name, atoms in systems.items():
-            write_data(self.folder / f"{name}.data", atoms, types)
-            blocks.append(
-                SINGLE_POINT.format(
-                    grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run,
-                )
-            )  # fmt: skip
+        blocks = [
+            self.block(name, atoms, types, pair=pair, grid=grid, setup=setup, before_run=before_run) for name, atoms in systems.items()
+        ]
         finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems), threads=threads)
         assert finished.status == 0 and not finished.hung, finished.output
         rows = thermo(finished.output)
         assert len(rows) == len(systems), finished.output
         return {name: read_snapshot(row, self.folder / f"{name}.dump") for name, row in zip(systems, rows, strict=True)}
+
+    def block(
+        self, name: str, atoms: ase.Atoms, types: list[str], *, pair: str, grid: str = "* * *", setup: str = "", before_run: str = ""
+    ) -> str:
+        """Input of one structure, NAME.data, which is written; it prints one row of thermo and writes NAME.dump."""
+        write_data(self.folder / f"{name}.data", atoms, types)
+        return SINGLE_POINT.format(
+            grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run
+        )
 
     def single_point(self, atoms: ase.Atoms, model: str, types: list[str], **options) -> Snapshot:
         return self.single_points({"system": atoms}, model, types, **options)["system"]

@@ -52,3 +52,43 @@ def molecule() -> ase.Atoms:
     atoms.set_cell([20.0, 20.0, 20.0])
     atoms.positions += 5.0
     return atoms
+
+
+def crystal() -> ase.Atoms:
+    """216 atoms: domains that have atoms without ghosts among their neighbours."""
+    return boron_nitride((3, 3, 3), seed=6)
+
+
+def needle() -> ase.Atoms:
+    """A tilted cell 2.6 Angstrom wide and 29 long: every rank sees images of itself on two sides."""
+    atoms = tiny().repeat((1, 1, 11))
+    atoms.rattle(0.05, seed=7)
+    return atoms
+
+
+def pore() -> ase.Atoms:
+    """A periodic crystal with a hole of 6 Angstrom across: ranks of few atoms, some of none."""
+    atoms = boron_nitride((3, 2, 2), seed=8)
+    far = np.linalg.norm(atoms.positions - atoms.positions.mean(0), axis=1) > 3.0
+    return atoms[far]
+
+
+def surface() -> ase.Atoms:
+    """Periodic along x and y, open along z."""
+    atoms = boron_nitride((2, 2, 1), seed=9)
+    atoms.pbc = (True, True, False)
+    cell = atoms.cell.array.copy()
+    cell[2, 2] += 8.0
+    atoms.set_cell(cell)
+    atoms.positions[:, 2] += 4.0
+    return atoms
+
+
+def dimer() -> ase.Atoms:
+    """Two atoms in an open box."""
+    return ase.Atoms("BO", positions=[[5.0, 5.1, 5.2], [5.7, 5.9, 6.0]], cell=[10.0, 10.0, 10.0], pbc=False)
+
+
+def atom() -> ase.Atoms:
+    """One atom, no neighbour: all ranks but one are empty, and no rank has an edge."""
+    return ase.Atoms("N", positions=[[3.0, 4.0, 5.0]], cell=[9.0, 9.0, 9.0], pbc=True)

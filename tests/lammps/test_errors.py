@@ -97,7 +97,7 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "right": (good, ""),
         "no model": ("pair_style race\npair_coeff * * B N O", "no model"),
         "two models": (f"pair_style race {artifact}\npair_coeff * * {artifact} B N O", "has read"),
-        "keyword": (f"pair_style race {artifact} divice cpu", "expected a keyword device, dtype, uq, halo or sha256, got divice"),
+        "keyword": (f"pair_style race {artifact} divice cpu", "expected a keyword device, dtype, uq, halo, memory or sha256, got divice"),
         "device": (f"pair_style race {artifact} device tpu", "expected cpu, cuda or cuda:N, got tpu"),
         "device number": (f"pair_style race {artifact} device cuda:x", "expected cpu, cuda or cuda:N, got cuda:x"),
         "dtype": (f"pair_style race {artifact} dtype float16", "expected float32 or float64, got float16"),
@@ -108,7 +108,6 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "pin in pair_coeff": (f"{good} sha256 0123456789", "expected sha256 0123456789"),
         "one pair": (f"pair_style race {artifact}\npair_coeff 1 2 B N O", "must start with * *"),
         "only NULL": (f"pair_style race {artifact}\npair_coeff * * NULL NULL NULL", "at least one element"),
-        "newton": (f"newton off\n{good}", "expected newton on"),
         "column": (f"{good}\ncompute u all race/atom force", "expected force/std"),
         "no probability": (f"{good}\ncompute u all race/atom interval", "missing argument"),
         "probability": (f"{good}\ncompute u all race/atom interval 95", "between 0 and 1"),
@@ -129,10 +128,7 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
     cases |= {name: (f"pair_style race {name.replace(' ', '_')}.race.pt", expected) for name, (_, expected) in DAMAGE.items()}
     for name, (spoil, _) in DAMAGE.items():
         (bn / f"{name.replace(' ', '_')}.race.pt").write_bytes(spoil(artifact.read_bytes()))
-    texts = {}
-    for name, (commands, _) in cases.items():
-        first, _, rest = commands.partition("\n") if commands.startswith("newton") else ("", "", commands)
-        texts[name] = f"{first}\n" + INPUT.format(plugin=lammps_run.plugin, commands=rest)
+    texts = {name: INPUT.format(plugin=lammps_run.plugin, commands=commands) for name, (commands, _) in cases.items()}
     texts["lj"] = INPUT.format(plugin=lammps_run.plugin, commands=good).replace("units metal", "units lj")
     (bn / "cases.json").write_text(json.dumps(texts))
 

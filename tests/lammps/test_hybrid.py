@@ -14,8 +14,9 @@ def other(artifacts):
     return artifacts("other", n_layers=2, r_max=2.9, n_members=2, irreps_hidden="6x0e+4x1o+2x2e", atomic_energies=[-1.0, 0.5, 0.2])
 
 
+@pytest.mark.parametrize("newton", ["on", "off"])
 @pytest.mark.parametrize("read_by", ["pair_style", "pair_coeff"])
-def test_two_models_add_up(lammps_run, artifact, artifacts, read_by):
+def test_two_models_add_up(lammps_run, artifact, artifacts, read_by, newton):
     """hybrid/overlay with race twice; the messages of each have their own width, and fix pair tells them apart."""
     atoms, second = b2o3(), other(artifacts)
     alone = [lammps_run.single_point(atoms, f"{model}", ELEMENTS) for model in (artifact, second)]
@@ -25,6 +26,7 @@ def test_two_models_add_up(lammps_run, artifact, artifacts, read_by):
         pair = f"pair_style hybrid/overlay race race\npair_coeff * * race 1 {artifact} B N O\npair_coeff * * race 2 {second} B N O"
     script = f"""
     units metal
+    newton {newton}
     atom_style atomic
     read_data system.data
     plugin load {lammps_run.plugin}

@@ -3,42 +3,13 @@
 import numpy as np
 import pytest
 
-import race
-from race.conventions import SIX_TO_VOIGT, six_from_matrix
-
+from .compare import as_dict, assert_close, from_python
 from .conftest import ELEMENTS
 from .harness import Lammps, Snapshot
 from .systems import b2o3, boron_nitride, molecule, slab, tiny
 
 SYSTEMS = {"b2o3": b2o3, "bn": boron_nitride, "tiny": tiny, "molecule": molecule, "slab": slab}
 GRIDS = {2: "2 1 1", 4: "1 2 2", 8: "8 1 1"}
-
-
-def from_python(atoms, artifact, dtype) -> dict[str, np.ndarray]:
-    calculator = race.Calculator(artifact, dtype=dtype, uncertainty=True)
-    calculator.calculate(atoms)
-    found = calculator.results
-    expected = {
-        "energy": found["energy"], "forces": found["forces"], "atom_energy": found["energies"], "energy_std": found["energy_std"],
-        "f_cov": six_from_matrix(found["forces_cov"]), "f_aleatoric": six_from_matrix(found["forces_cov_aleatoric"]),
-        "f_epistemic": six_from_matrix(found["forces_cov_epistemic"]),
-    }  # fmt: skip
-    if atoms.pbc.all():
-        expected["virial"] = -found["stress"][list(SIX_TO_VOIGT)] * atoms.get_volume()
-        expected["stress_std"] = found["stress_std"][list(SIX_TO_VOIGT)]
-    return expected
-
-
-def as_dict(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    values = dict(vars(snapshot))
-    columns = values.pop("columns")
-    return {**values, **columns}
-
-
-def assert_close(found: dict, expected: dict, tolerance: float, label: str) -> None:
-    for name, reference in expected.items():
-        difference = np.max(np.abs(np.asarray(found[name]) - np.asarray(reference)), initial=0.0)
-        assert difference <= tolerance, f"{label}: {name} differs by {difference:.2e}, allowed {tolerance:.0e}"
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ struct Request {
   bool members = false;      ///< forces and virial of each member (G = M) instead of the mean (G = 1)
   bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric
   bool atom_virial = false;
+  int64_t n_parts = 1;  ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
+                        ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
 };
 
 /// All float64, on the CPU. M members; G = M when Request::members, else 1.

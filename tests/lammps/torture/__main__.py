@@ -13,7 +13,7 @@ from race.deploy.export import export_model
 from ..conftest import ELEMENTS, small_model
 from ..harness import Lammps, write_data
 from ..systems import boron_nitride
-from . import commands, faults, model_files
+from . import commands, faults, model_files, parity
 from .conftest import SMALL, TRAINING
 from .runner import Tally, run_block
 
@@ -51,6 +51,10 @@ def main() -> int:
         report(run_block("commands generated", commands.generated(bench, options.mutants, options.seed), folder), start)
         start = time.monotonic()
         report(faults.run(faults.Bench(Lammps(plugin, folder), small, other)), start)
+        start = time.monotonic()
+        deep = folder / "deep.race.pt"
+        export_model(small_model(), deep)
+        report(parity.run(parity.Bench(Lammps(plugin, folder), deep)), start)
     print(total)
     return 0 if total.good == total.tried else 1
 

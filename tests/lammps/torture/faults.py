@@ -37,7 +37,7 @@ thermo 1
 
 # Runs the input under a callback of fix external, which does something to one rank or one atom at step 3.
 DRIVER = """
-import os, signal, sys
+import os, resource, signal, sys
 import numpy as np
 from lammps import lammps
 what, script = sys.argv[1], sys.argv[2]
@@ -65,6 +65,11 @@ def callback(lmp, step, nlocal, tag, x, f):
         x[tag == 7] = x[tag == 8] if np.any(tag == 8) else 0.5
     if what == "force":
         f[tag == 7] = np.nan
+    if what == "memory" and me == 1:  # no page more than it has now
+        pages = int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+    if what == "terminate" and me == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 lmp.set_fix_external_callback("ext", callback, lmp)
 lmp.commands_string("run 12")
@@ -121,6 +126,8 @@ class Bench:
 
 
 GUARD = "fix g all race/guard 1 stop overlap off unseen no density off\n"
+# Step 6 is the first with uncertainties, for which no memory is left.
+GROWS = "replicate 3 3 3\ncompute u all race/atom force/cov\ndump u all custom 6 u.dump id c_u[*]\ndump_modify u first no\n"
 MPI_SAYS = "BAD TERMINATION"
 FAULTS = [
     Fault("rank killed", lambda bench: bench.driven("kill"), (MPI_SAYS,)),
@@ -140,6 +147,8 @@ FAULTS = [
     Fault("model truncated", lambda bench: bench.plain("shell sh -c 'echo > model.race.pt'\nrun 12\n")),
     Fault("model replaced, next pair_style", lambda bench: bench.plain(
         f"run 6\nshell cp {bench.other} model.race.pt\npair_style race model.race.pt\nrun 6\n"), ("pair coeffs",)),
+    Fault("SIGTERM to one rank", lambda bench: bench.driven("terminate"), (MPI_SAYS,)),
+    Fault("out of memory", lambda bench: bench.driven("memory", GROWS), ("pair_style race: out of memory at step",)),
     Fault("SIGTERM", lambda bench: bench.signalled(signal.SIGTERM), ("Terminated", "SIGTERM", "signal 15", MPI_SAYS)),
     Fault("SIGINT", lambda bench: bench.signalled(signal.SIGINT), ("Ctrl-C", "SIGINT", "signal 2", "Interrupt", MPI_SAYS)),
     Fault("guard stops", lambda bench: bench.plain(GUARD + "fix h all race/guard 1 stop overlap off unseen no force/std 0.01\nrun 5\n"),

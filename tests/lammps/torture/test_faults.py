@@ -9,7 +9,7 @@ import pytest
 from ..harness import Finished, Lammps
 from . import faults
 
-FAST = ("rank killed", "NaN position", "NaN position, guarded", "model replaced", "SIGTERM")
+FAST = ("rank killed", "NaN position", "NaN position, guarded", "model replaced", "SIGTERM", "out of memory")
 
 
 def test_faults(tmp_path, plugin, small_artifact, artifacts):
