@@ -38,14 +38,11 @@ if [ ! -d "$tree" ]; then
   find . -maxdepth 1 -name 'pair_*' | grep -vE '/pair_(hybrid(|_overlay|_molecular)|lj_cut|zbl|zbl_const|zero|deprecated)\.' | xargs rm -f
 
   cd KOKKOS
-  find . -name '*.cpp' -o -name '*.h' | grep -vE "/($(tr -d ' \n' <<< '
-    atom_kokkos|atom_map_kokkos|atom_vec_kokkos|atom_vec_atomic_kokkos|comm_kokkos|comm_tiled_kokkos|compute_temp_kokkos|domain_kokkos|
-    fftdata_kokkos|fix_minimize_kokkos|fix_nh_kokkos|fix_npt_kokkos|fix_nve_kokkos|fix_nvt_kokkos|fix_property_atom_kokkos|grid3d_kokkos|
-    group_kokkos|kissfft_kokkos|kokkos|kokkos_base|kokkos_base_fft|kokkos_few|kokkos_type|math_extra_kokkos|math_special_kokkos|memory_kokkos|
-    min_kokkos|min_linesearch_kokkos|modify_kokkos|nbin_kokkos|neigh_bond_kokkos|neigh_list_kokkos|neighbor_kokkos|npair_copy_kokkos|
-    npair_halffull_kokkos|npair_kokkos|npair_skip_kokkos|npair_trim_kokkos|pack_kokkos|pair_hybrid_kokkos|pair_hybrid_overlay_kokkos|
-    pair_kokkos|rand_pool_wrap_kokkos|remap_kokkos|transpose_helper_kokkos|tune_kokkos|verlet_kokkos')
-    )\.(cpp|h)\$" | xargs rm -f
+  kept='kokkos|kokkos_(base|base_fft|few|type)|(atom|atom_map|atom_vec|atom_vec_atomic|comm|comm_tiled|compute_temp|domain|fftdata)_kokkos'
+  kept+='|fix_(minimize|nh|npt|nve|nvt|property_atom)_kokkos|(grid3d|group|kissfft|math_extra|math_special|memory|min|min_linesearch)_kokkos'
+  kept+='|(modify|nbin|neigh_bond|neigh_list|neighbor|npair|npair_copy|npair_halffull|npair_skip|npair_trim|pack)_kokkos'
+  kept+='|(pair|pair_hybrid|pair_hybrid_overlay|rand_pool_wrap|remap|transpose_helper|tune|verlet)_kokkos'
+  find . -name '*.cpp' -o -name '*.h' | grep -vE "^\./($kept)\.(cpp|h)\$" | xargs rm -f
   sed -i '/fix_nh_sphere_kokkos/d' "$tree/cmake/Modules/Packages/KOKKOS.cmake"
 fi
 

@@ -16,7 +16,9 @@ from .test_parity import as_dict, assert_close
 from .trajectory import Frame, trajectory
 
 FOLDER = os.environ.get("RACE_KOKKOS", "")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="RACE_KOKKOS is not set: no LAMMPS with KOKKOS (lammps_plugin/kokkos/build.sh makes one)")
+pytestmark = pytest.mark.skipif(
+    not FOLDER, reason="RACE_KOKKOS is not set: no LAMMPS with KOKKOS (lammps_plugin/kokkos/build.sh makes one)"
+)
 
 SYSTEMS = {"b2o3": b2o3, "bn": boron_nitride, "tiny": tiny, "molecule": molecule, "slab": slab}
 GRIDS = {2: "2 1 1", 4: "1 2 2", 8: "8 1 1"}
@@ -25,6 +27,7 @@ KOKKOS = ("-k", "on", "t", "1", "-sf", "kk")
 PACKAGES = {
     "defaults": (),
     "full lists": ("-pk", "kokkos", "neigh", "full", "newton", "on"),
+    "newton off": ("-pk", "kokkos", "neigh", "full", "newton", "off"),
     "half lists": ("-pk", "kokkos", "neigh", "half", "newton", "on"),
     "all messages on device": ("-pk", "kokkos", "comm", "device"),
     "messages through host memory": ("-pk", "kokkos", "comm/pair/forward", "no", "comm/pair/reverse", "no"),
@@ -65,7 +68,7 @@ def test_equals_plain_style(tmp_path, artifact, plain, package):
         assert_close(as_dict(found[name]), as_dict(plain[name]), 1e-10, f"{name}, {package}")
 
 
-@pytest.mark.parametrize("package", ["defaults", "all messages on device", "messages through host memory"])
+@pytest.mark.parametrize("package", ["defaults", "newton off", "all messages on device", "messages through host memory"])
 @pytest.mark.parametrize("ranks", GRIDS)
 def test_ranks_agree(tmp_path, artifact, plain, ranks, package):
     names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]  # in the slab most of eight ranks are empty
