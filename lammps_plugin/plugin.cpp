@@ -41,7 +41,8 @@ void refuse_another_lammps(LAMMPS* lmp) {
                     expected, bytes);
 #ifdef RACE_KOKKOS
   if (!lammps_config_accelerator("KOKKOS", "precision", "double"))
-    lmp->error->all(FLERR, "raceplugin.so: expected a KOKKOS package in double precision, got another; build LAMMPS with KOKKOS_PREC=double");
+    lmp->error->all(FLERR,
+                    "raceplugin.so: expected a KOKKOS package in double precision, got another; build LAMMPS with KOKKOS_PREC=double");
 #endif
 }
 
@@ -80,7 +81,8 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   };
   add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));
 #ifdef RACE_KOKKOS
-  for (const KokkosStyle& style : kokkos_styles) add("pair", style.name, "pair style race for KOKKOS", reinterpret_cast<void*>(style.create));
+  for (const KokkosStyle& style : kokkos_styles)
+    add("pair", style.name, "pair style race for KOKKOS", reinterpret_cast<void*>(style.create));
 #endif
   add("compute", "race", "compute race", reinterpret_cast<void*>(&create_compute));
   add("fix", "race/bias", "fix race/bias", reinterpret_cast<void*>(&create_bias));

@@ -100,8 +100,7 @@ template <class DeviceType> void KokkosHalo<DeviceType>::exchange(at::Tensor& ro
   rows_.reset();
 }
 
-template <class DeviceType>
-int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) const {
+template <class DeviceType> int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) const {
   return race_kokkos::pack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1, n, buffer);
 }
 

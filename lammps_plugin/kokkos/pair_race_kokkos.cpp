@@ -136,6 +136,5 @@ template <class DeviceType> Pair* create(LAMMPS* lmp) {
 
 } // namespace
 
-const std::array<KokkosStyle, 3> kokkos_styles = {{{"race/kk", &create<LMPDeviceType>},
-                                                   {"race/kk/device", &create<LMPDeviceType>},
-                                                   {"race/kk/host", &create<LMPHostType>}}};
+const std::array<KokkosStyle, 3> kokkos_styles = {
+    {{"race/kk", &create<LMPDeviceType>}, {"race/kk/device", &create<LMPDeviceType>}, {"race/kk/host", &create<LMPHostType>}}};
