@@ -9,7 +9,9 @@
 using namespace LAMMPS_NS;
 
 PairRace* LAMMPS_NS::find_pair_race(LAMMPS* lmp, const std::string& reader) {
-  auto* pair = dynamic_cast<PairRace*>(lmp->force->pair_match("race", 1));
+  PairRace* pair = nullptr;
+  for (const char* style : {"race", "race/kk", "race/kk/device", "race/kk/host"})
+    if (!pair) pair = dynamic_cast<PairRace*>(lmp->force->pair_match(style, 1));
   if (!pair || !pair->metadata())
     lmp->error->all(FLERR,
                     "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",

@@ -35,9 +35,9 @@ void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   row_bytes_ = width_ * host_.element_size();
   doubles_ = wire_doubles(width_, host_.scalar_type());
   if (forward) {
-    comm_.forward_comm(&pair_, doubles_);
+    comm_->forward_comm(&pair_, doubles_);
   } else {
-    comm_.reverse_comm(&pair_, doubles_);
+    comm_->reverse_comm(&pair_, doubles_);
   }
   if (!host_.is_same(rows)) rows.copy_(host_);
   host_.reset();

@@ -13,8 +13,9 @@ class Pair;
 /// callbacks the pair style hands on to pack and unpack here. On the wire a row is copied bit for bit: two float32 to a double.
 class LammpsHalo final : public race::HaloExchange {
 public:
+  /// @param comm LAMMPS's pointer itself: `comm_style` puts another object there.
   /// @param row_of_atom row of each local and ghost atom, -1 for none: such atoms send and receive zeros.
-  LammpsHalo(LAMMPS_NS::Comm& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom)
+  LammpsHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom)
       : comm_(comm), pair_(pair), row_of_atom_(row_of_atom) {}
 
   void forward(at::Tensor& rows) override;
@@ -32,7 +33,7 @@ private:
   void exchange(at::Tensor& rows, bool forward);
   void put(int atom, double* buffer) const;
 
-  LAMMPS_NS::Comm& comm_;
+  LAMMPS_NS::Comm*& comm_;
   LAMMPS_NS::Pair& pair_;
   const std::vector<int>& row_of_atom_;
   at::Tensor host_; ///< the rows in exchange: [n_total, width], contiguous, in host memory

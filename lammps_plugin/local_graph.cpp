@@ -1,6 +1,7 @@
 #include "local_graph.h"
 
 #include <string>
+#include <utility>
 
 #include "atom.h"
 #include "neigh_list.h"
@@ -67,6 +68,16 @@ void LocalGraph::build(const NeighList& list, const Atom& atom, const Options& o
   graph_.sender = at::from_blob(sender_.data(), {n_edges}, at::kLong);
   graph_.row_ptr = at::from_blob(row_ptr_.data(), {graph_.n_owned + 1}, at::kLong);
   graph_.edge_vector = at::from_blob(edge_vector_.data(), {n_edges, 3}, at::kDouble);
+}
+
+void LocalGraph::adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_of_atom) {
+  atom_of_row_ = std::move(atom_of_row);
+  row_of_atom_ = std::move(row_of_atom);
+}
+
+void LocalGraph::adopt_edges(const race::Graph& graph) {
+  graph_ = graph;
+  for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector}) *tensor = tensor->cpu();
 }
 
 double LocalGraph::memory_usage() const {

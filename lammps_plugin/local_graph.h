@@ -25,6 +25,10 @@ public:
   /// @throws race::Error when two atoms are at the same place.
   void build(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
 
+  /// The same, found elsewhere: rows first, then edges, of tensors on any device.
+  void adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_of_atom);
+  void adopt_edges(const race::Graph& graph);
+
   /// Views of the buffers: valid until the next build().
   const race::Graph& graph() const { return graph_; }
 

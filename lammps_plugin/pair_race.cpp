@@ -25,7 +25,7 @@
 
 using namespace LAMMPS_NS;
 
-PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(*comm, *this, local_.row_of_atom()) {
+PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(comm, *this, local_.row_of_atom()) {
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -79,18 +79,19 @@ void PairRace::compute(int eflag, int vflag) {
 
 race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   const std::vector<int> species = present_species();
-  local_.build(*list, *atom, {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
+  build_graph({species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
   race::Request request;
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
   request.atom_virial = atom_virial;
+  request.on_device = on_device();
   if (!memory_) estimate_memory();
   request.n_parts = parts(request);
   const at::Tensor owner = comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
   std::optional<race::PeriodicFoldHalo> images;
   if (owner.defined()) images.emplace(owner);
-  race::HaloExchange& halo = images ? static_cast<race::HaloExchange&>(*images) : halo_;
-  race::Prediction prediction = race::predict(*model_, local_.graph(), halo, request);
+  race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
+  race::Prediction prediction = race::predict(*model_, graph(), exchange, request);
   if (force->newton_pair) return prediction; // LAMMPS takes home what stands on ghosts
   prediction.forces = completed(prediction.forces);
   if (atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
@@ -100,8 +101,8 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
 // Collective: [n_total, ...] -> [n_owned, ...], each row with what its ghosts hold, on other ranks too. The argument stays as it is.
 at::Tensor PairRace::completed(const at::Tensor& rows) {
   at::Tensor columns = rows.flatten(1).clone();
-  halo_.reverse(columns);
-  return columns.view(rows.sizes()).slice(0, 0, local_.graph().n_owned);
+  halo().reverse(columns);
+  return columns.view(rows.sizes()).slice(0, 0, graph().n_owned);
 }
 
 // Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor are the energies they would have
@@ -129,10 +130,10 @@ std::vector<int> PairRace::present_species() const {
 // On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU. Each atom tells its images its row.
 // Undefined if some ghost's atom is not among the rows (a hybrid style's list without it).
 at::Tensor PairRace::owner_rows() {
-  const race::Graph& graph = local_.graph();
-  at::Tensor rows = at::arange(1, graph.n_total + 1, at::kDouble).unsqueeze(1);
-  halo_.forward(rows); // 0 from atoms without a row
-  const at::Tensor owner = rows.narrow(0, graph.n_owned, graph.n_total - graph.n_owned).squeeze(1).to(at::kLong) - 1;
+  const int64_t n_owned = graph().n_owned, n_total = graph().n_total;
+  at::Tensor rows = at::arange(1, n_total + 1, at::kDouble).unsqueeze(1);
+  halo().forward(rows); // 0 from atoms without a row
+  const at::Tensor owner = rows.narrow(0, n_owned, n_total - n_owned).squeeze(1).to(at::kLong) - 1;
   return owner.numel() > 0 && owner.min().item<int64_t>() < 0 ? at::Tensor() : owner;
 }
 
@@ -153,10 +154,9 @@ void PairRace::tally(const race::Prediction& prediction) {
   if (!finite_ && !FixRaceGuard::watches(*modify, update->ntimestep))
     throw race::Error("pair_style race: the energy of model " + file_ + " is not finite at step " + std::to_string(update->ntimestep) +
                       "; expected a structure near the training set; check the positions and the time step");
-  const std::vector<int>& atoms = local_.atom_of_row();
   if (eflag_global) eng_vdwl += energy;
   if (eflag_atom)
-    for (int64_t row = 0; row < node_energy.size(0); ++row) eatom[atoms[row]] += node_energy.data_ptr<double>()[row];
+    for (int64_t row = 0; row < node_energy.size(0); ++row) eatom[local().atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
 
   if (vflag_global) {
     const at::Tensor mean = prediction.virial.mean(0).mul_(units_.energy);
@@ -164,10 +164,10 @@ void PairRace::tally(const race::Prediction& prediction) {
   }
   if (vflag_atom || cvflag_atom) {
     constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}; // xx yy zz xy xz yz yx zx zy
-    const at::Tensor scaled = prediction.atom_virial * units_.energy;
+    const at::Tensor scaled = prediction.atom_virial.cpu() * units_.energy;
     const double* w = scaled.data_ptr<double>();
     for (int64_t row = 0; row < scaled.size(0); ++row, w += 9) {
-      const int i = atoms[row];
+      const int i = local().atom_of_row()[row];
       if (vflag_atom)
         for (int k = 0; k < 6; ++k)
           vatom[i][k] += 0.5 * (w[3 * race::six_rows[k] + race::six_columns[k]] + w[3 * race::six_columns[k] + race::six_rows[k]]);
@@ -199,7 +199,7 @@ void PairRace::require_uncertainty() {
 void PairRace::store_uncertainty(const race::Prediction& prediction) {
   // A member's force on an atom is complete only after reverse communication: columns first, then the covariance.
   const bool complete = !force->newton_pair || prediction.forces.size(1) == 1; // one group has no covariance to form
-  member_forces_ = complete ? prediction.forces.slice(0, 0, local_.graph().n_owned) : completed(prediction.forces);
+  member_forces_ = (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces)).cpu();
   const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
   store(e_std, atoms.energy_std, units_.energy);
   store(f_std, atoms.force_std, units_.force());
@@ -238,6 +238,7 @@ void PairRace::recall() {
 void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
   const at::Tensor scaled = (values * unit).contiguous();
   const double* value = scaled.data_ptr<double>();
+  const std::vector<int>& atoms = local().atom_of_row();
   const int columns = quantity.columns ? quantity.columns : 1;
   double* flat;
   if (quantity.columns) {
@@ -249,7 +250,7 @@ void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
   }
   std::memset(flat, 0, sizeof(double) * columns * atom->nmax);
   for (int64_t row = 0; row < scaled.size(0); ++row, value += columns)
-    std::memcpy(flat + static_cast<int64_t>(columns) * local_.atom_of_row()[row], value, sizeof(double) * columns);
+    std::memcpy(flat + static_cast<int64_t>(columns) * atoms[row], value, sizeof(double) * columns);
 }
 
 at::Tensor PairRace::reduced_sums() const {
@@ -274,8 +275,8 @@ PairRace::Totals PairRace::totals() {
   MPI_Allreduce(&rank_totals_.max_force_std, &totals.max_force_std, 1, MPI_DOUBLE, MPI_MAX, world);
   totals.max_force_std *= units_.force();
   double sum = 0, largest = -HUGE_VAL; // an atom's BALD is above 0 but for rounding
-  for (int64_t row = 0; row < local_.graph().n_owned; ++row) {
-    const double value = bald.vector[local_.atom_of_row()[row]];
+  for (int64_t row = 0; row < graph().n_owned; ++row) {
+    const double value = bald.vector[local().atom_of_row()[row]];
     sum += value;
     largest = std::max(largest, value);
   }

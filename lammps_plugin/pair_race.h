@@ -78,9 +78,23 @@ public:
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return file_; }
   const std::string& element(int type) const { return elements_[type]; } ///< or NULL
-  const LocalGraph& local() const { return local_; }                     ///< of the last forces
+  virtual const LocalGraph& local() { return local_; }                   ///< of the last forces, in host memory
   bool finite() const { return finite_; }                                ///< this rank's energy, of the last forces
   const RaceUnits& units() const { return units_; }
+
+protected:
+  // What pair_style race/kk replaces: where the graph is made, how its rows travel, where the forces are added.
+  virtual std::string default_device() const { return "cpu"; }
+  virtual bool on_device() const { return false; } ///< forces come to add_forces() on the model's device, not in host memory
+  virtual void build_graph(const LocalGraph::Options& options) { local_.build(*list, *atom, options); }
+  virtual const race::Graph& graph() const { return local_.graph(); }
+  virtual race::HaloExchange& halo() { return halo_; }
+  virtual void add_forces(const at::Tensor& forces);
+
+  std::string device_;
+  std::optional<race::Model> model_;
+  RaceUnits units_;
+  LocalGraph local_;
 
 private:
   void read_settings(int narg, char** arg);
@@ -100,7 +114,6 @@ private:
   race::Prediction predict(bool uncertainty, bool atom_virial);
   at::Tensor owner_rows();
   at::Tensor completed(const at::Tensor& rows);
-  void add_forces(const at::Tensor& forces);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);
   void store(PerAtom& quantity, const at::Tensor& values, double unit);
@@ -110,8 +123,7 @@ private:
   static constexpr int n_held = 21; ///< columns of the six quantities
   template <typename Work> void guarded(Work&& work);
 
-  std::optional<race::Model> model_;
-  std::string file_, device_, pin_;
+  std::string file_, pin_;
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
   double memory_cap_ = 0;             ///< bytes of one evaluation; 0: none
@@ -121,8 +133,6 @@ private:
   FixRaceHold* hold_ = nullptr;       ///< with `uq every N`
   std::string hold_id_;
 
-  RaceUnits units_;
-  LocalGraph local_;
   LammpsHalo halo_;
   std::optional<race::MemoryEstimate> memory_, memory_uncertain_; ///< without and with uncertainties
 

@@ -65,7 +65,7 @@ void PairRace::read_settings(int narg, char** arg) {
   set_flags();
   file_.clear();
   pin_.clear();
-  device_ = "cpu";
+  device_ = default_device();
   dtype_.reset();
   uq_every_ = 0;
   memory_cap_ = 0;

@@ -12,6 +12,9 @@
 #include "library.h"
 #include "modify.h"
 #include "pair_race.h"
+#ifdef RACE_KOKKOS
+#include "kokkos/styles.h"
+#endif
 
 using namespace LAMMPS_NS;
 
@@ -36,6 +39,11 @@ void refuse_another_lammps(LAMMPS* lmp) {
                     "raceplugin.so: expected {}-byte atom IDs, got a LAMMPS with {} bytes; build it again with "
                     "-DRACE_LAMMPS_DEFINITIONS=LAMMPS_BIGBIG or LAMMPS_SMALLBIG",
                     expected, bytes);
+#ifdef RACE_KOKKOS
+  if (!lammps_config_accelerator("KOKKOS", "precision", "double"))
+    lmp->error->all(FLERR,
+                    "raceplugin.so: expected a KOKKOS package in double precision, got another; build LAMMPS with KOKKOS_PREC=double");
+#endif
 }
 
 Fix* create_bias(LAMMPS* lmp, int narg, char** arg) { return new FixRaceBias(lmp, narg, arg); }
@@ -46,6 +54,9 @@ Fix* create_hold(LAMMPS* lmp, int narg, char** arg) { return new FixRaceHold(lmp
 // is there, and does not find its styles. So they are entered here as well.
 void enter_styles(LAMMPS& lmp) {
   (*lmp.force->pair_map)["race"] = &create_pair;
+#ifdef RACE_KOKKOS
+  for (const KokkosStyle& style : kokkos_styles) (*lmp.force->pair_map)[style.name] = style.create;
+#endif
   (*lmp.modify->compute_map)["race"] = &create_compute;
   (*lmp.modify->compute_map)["race/atom"] = &create_compute_atom;
   (*lmp.modify->fix_map)["race/bias"] = &create_bias;
@@ -69,6 +80,10 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
     reinterpret_cast<lammpsplugin_regfunc>(regfunc)(&plugin, lammps);
   };
   add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));
+#ifdef RACE_KOKKOS
+  for (const KokkosStyle& style : kokkos_styles)
+    add("pair", style.name, "pair style race for KOKKOS", reinterpret_cast<void*>(style.create));
+#endif
   add("compute", "race", "compute race", reinterpret_cast<void*>(&create_compute));
   add("fix", "race/bias", "fix race/bias", reinterpret_cast<void*>(&create_bias));
   add("fix", "race/guard", "fix race/guard", reinterpret_cast<void*>(&create_guard));

@@ -21,7 +21,7 @@ void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_gra
   const auto add = [&](at::Tensor& sums, const at::Tensor& edges, double sign) {  // sums [n_total, ...]
     at::Tensor rows = segment_sum(edges.index_select(0, order), from).mul_(sign);
     rows.narrow(0, receivers.begin, receivers.n).add_(segment_sum(edges, receivers.row_ptr));
-    sums.add_(to_host(rows).view(sums.sizes()));
+    sums.add_(rows.to(sums.device()).view(sums.sizes()));
   };
 
   const at::Tensor flat = grad.reshape({-1, 3 * G});
@@ -69,10 +69,10 @@ void accumulate(const Receivers& receivers, const T* grad, int64_t G, Prediction
 
 }  // namespace
 
-void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, Prediction& prediction) {
-  const auto options = at::TensorOptions().dtype(at::kDouble);
+void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device, Prediction& prediction) {
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(device);
   prediction.forces = at::zeros({graph.n_total, n_groups, 3}, options);
-  prediction.virial = at::zeros({n_groups, 9}, options);
+  prediction.virial = at::zeros({n_groups, 9}, at::kDouble);
   if (atom_virial) prediction.atom_virial = at::zeros({graph.n_total, 9}, options);
 }
 

@@ -168,7 +168,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
   // G = M: sum_m E_m, whose groups are the members. G = 1: the one group collects the mean over members.
   const at::Tensor seed = at::full({M}, G == M ? 1.0 : 1.0 / static_cast<double>(M), out.options().dtype(at::kDouble));
   Prediction prediction;
-  start_forces(graph, G, request.atom_virial, prediction);
+  start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU, prediction);
   chain.backward(model.readout_vjp(species, seed), prediction);
   prediction.node_energy = to_host(model.readout(out, species));
   if (request.uncertainty) {

