@@ -23,7 +23,7 @@ class Chain {
   /// Readout channels summed over layers, [n_owned, M, K]; keeps what the transpose needs.
   at::Tensor forward() {
     edges_ = model_.edges(edge_vector_);
-    // One group per member: a single transpose of sum_m E_m leaves each member's own adjoint in its own group.
+    // One group per trunk: a single transpose of the sum of their energies leaves each trunk's own adjoint in its own group.
     const auto grouped = [this](const at::Tensor& rows) { return rows.unsqueeze(1).expand({-1, n_groups_, -1}); };
     neighbors_ = {grouped(edges_.radial), grouped(edges_.sh), graph_.sender, graph_.row_ptr, graph_.species.narrow(0, 0, n_owned_)};
 
@@ -35,21 +35,24 @@ class Chain {
       h = layer.h, g = layer.g;
       out = out.defined() ? out + layer.out : layer.out;
     }
-    bar_h_ = at::zeros_like(h), bar_g_ = g;  // of width 0
+    last_h_ = h, last_g_ = g;
     return out;
   }
 
-  /// dE/d edge_vector [E, G, 3], from bar_energy [n_owned, M], the same for every layer. Frees each layer's memory when done with it.
-  at::Tensor backward(const at::Tensor& bar_energy) {
-    at::Tensor bar_radial, bar_sh;  // summed over layers
-    for (int64_t t = model_.metadata().n_layers - 1; t >= 0; --t, kept_.pop_back()) {
-      Model::LayerVjp bars = model_.layer_vjp(t, kept_.back().g, neighbors_, kept_.back().z, bar_energy, bar_h_, bar_g_);
+  /// dE/d edge_vector [E, G, 3], E = sum_m seed_m E_m, float64 [M]. The last call frees each layer's memory when done with it.
+  at::Tensor backward(const at::Tensor& seed, bool last) {
+    const at::Tensor bar_energy = model_.readout_vjp(owned_species(), seed);  // [n_owned, M], the same for every layer
+    at::Tensor bar_radial, bar_sh;                                            // summed over layers
+    at::Tensor bar_h = at::zeros_like(last_h_), bar_g = at::zeros_like(last_g_);
+    for (int64_t t = model_.metadata().n_layers - 1; t >= 0; --t) {
+      Model::LayerVjp bars = model_.layer_vjp(t, kept_[t].g, neighbors_, kept_[t].z, bar_energy, bar_h, bar_g);
+      if (last) kept_.pop_back();
       bar_radial = bar_radial.defined() ? bar_radial.add_(bars.radial) : bars.radial;
       bar_sh = bar_sh.defined() ? bar_sh.add_(bars.sh) : bars.sh;
       if (t == 0) break;
-      bar_h_ = bars.h;
+      bar_h = bars.h;
       halo_.reverse(bars.g);
-      bar_g_ = bars.g.narrow(0, 0, n_owned_);
+      bar_g = bars.g.narrow(0, 0, n_owned_);
     }
     return model_.edges_vjp(edge_vector_, edges_, bar_radial, bar_sh);
   }
@@ -76,7 +79,7 @@ class Chain {
   HaloExchange& halo_;
   Graph graph_;
   const int64_t n_owned_, n_total_, n_groups_;
-  at::Tensor edge_vector_, bar_h_, bar_g_;
+  at::Tensor edge_vector_, last_h_, last_g_;
   Model::Edges edges_;
   Model::Neighbors neighbors_;
   std::vector<Kept> kept_;
@@ -88,15 +91,25 @@ at::Tensor to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kD
 
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, const Request& request) {
   const at::NoGradGuard no_grad;
-  const int64_t M = model.metadata().n_members;
-  const int64_t G = request.members ? M : 1;
+  const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
 
-  Chain chain(model, graph, halo, G);
+  Chain chain(model, graph, halo, request.members ? T : 1);
   const at::Tensor out = chain.forward();
   const at::Tensor& species = chain.owned_species();
-  // G = M: sum_m E_m, whose groups are the members. G = 1: the one group collects the mean over members.
-  const at::Tensor seed = at::full({M}, G == M ? 1.0 : 1.0 / static_cast<double>(M), out.options().dtype(at::kDouble));
-  const at::Tensor edge_grad = chain.backward(model.readout_vjp(species, seed));
+  const auto options = out.options().dtype(at::kDouble);
+  at::Tensor edge_grad;
+  if (request.members) {
+    // One transpose for members 0 .. T-1, whose groups are their trunks, one for the next T, and so on.
+    std::vector<at::Tensor> of_members;
+    for (int64_t first = 0; first < M; first += T) {
+      at::Tensor seed = at::zeros({M}, options);
+      seed.narrow(0, first, T).fill_(1.0);
+      of_members.push_back(chain.backward(seed, first + T == M));
+    }
+    edge_grad = of_members.size() == 1 ? of_members[0] : at::cat(of_members, 1);
+  } else {
+    edge_grad = chain.backward(at::full({M}, 1.0 / static_cast<double>(M), options), true);  // one group collects the mean
+  }
 
   Prediction prediction;
   prediction.node_energy = to_host(model.readout(out, species));

@@ -23,6 +23,7 @@ struct Metadata {
   double r_max = 0;                   ///< cutoff, Angstrom
   int64_t n_layers = 0;
   int64_t n_members = 0;              ///< M
+  int64_t n_trunks = 0;               ///< T, divides M: member m reads the features of trunk m % T, which are all the layers compute
   std::vector<std::string> elements;  ///< chemical symbols in species order
   std::vector<int64_t> halo_widths;   ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
   std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
@@ -50,7 +51,7 @@ struct Metadata {
 /// Reads metadata.json. `name` is the file, for messages.
 Metadata parse_metadata(const std::string& json, const std::string& name);
 
-inline constexpr int64_t format_version = 3;
+inline constexpr int64_t format_version = 4;
 
 /// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
 struct Artifact {

@@ -11,7 +11,7 @@
 
 namespace race {
 
-/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, G = 1 or M groups,
+/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, T trunks, G = 1 or T groups,
 /// B radial basis functions, S spherical harmonics, K readout channels. Segments take and return tensors in dtype() on
 /// device() and may be called from several threads at once. None has a derivative: *_vjp are the transposes.
 class Model {

@@ -24,7 +24,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
     rows = [
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
-        ("members", f"{metadata['n_members']} ({metadata['posterior']})"),
+        ("members", _members(metadata)),
         ("head", f"{metadata['head']} ({_gives(metadata['head'])})"),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
@@ -46,6 +46,15 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         rows.append(("  shortest pairs", ", ".join(f"{pair} {distance:.2f} A" for pair, distance in training["min_distance"].items())))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def _members(metadata: dict[str, Any]) -> str:
+    n_members, n_trunks = metadata["n_members"], metadata["n_trunks"]
+    trunks = ""
+    if n_trunks < n_members:
+        count, cost = ("1 trunk", "one member") if n_trunks == 1 else (f"{n_trunks} trunks", f"{n_trunks} members")
+        trunks = f", readouts on {count}: mean forces cost {cost}"
+    return f"{n_members} ({metadata['posterior']}{trunks})"
 
 
 def _radial(metadata: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import torch
 import race
 import race._race
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
-from race.deploy.folded import FoldedRACE
+from race.deploy.folded import FoldedRACE, count_trunks
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
@@ -104,6 +104,7 @@ def metadata_of(
     """metadata.json; cpp/include/race/artifact.h says what librace reads of it."""
     config, training, versions = model.config, summary.get("training", {}), summary.get("versions", {})
     per_element = training.get("per_element", {})
+    n_trunks = count_trunks(model)
     return {
         "format": FORMAT_VERSION,
         "race_version": race.__version__,
@@ -115,8 +116,9 @@ def metadata_of(
         "r_max": config.r_max,
         "n_layers": config.n_layers,
         "n_members": config.n_members,
+        "n_trunks": n_trunks,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "halo_widths": model.g_dims[1:],
+        "halo_widths": [width * n_trunks // config.n_members for width in model.g_dims[1:]],
         "head": config.head,
         "energy_aggregation": config.energy_aggregation,
         "posterior": posterior_name(config, summary),

@@ -11,6 +11,14 @@ from race.model.linear import BlockLinear, Linear, block_linear, fan_in_norm, we
 from race.model.radial import Radial, silu
 
 
+def is_own(name: str) -> bool:
+    """Whether a parameter belongs to the last linear maps of a readout, after which nothing mixes channels.
+
+    Members that differ in these alone share a trunk.
+    """
+    return name.endswith(("readout.w2", "readout.wt"))
+
+
 class Readout(nn.Module):
     """E_j^t and the uncertainty channels of one layer: w_2 silu(W_1 h[0e]), and a linear map of h[2e] (paper eq. 16)."""
 

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from race.config import Config
 from race.data import Batch, Dataset
+from race.model.layer import is_own
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
@@ -53,11 +54,6 @@ class Expanded(nn.Module):
 
     def right_inverse(self, all_members: Tensor) -> Tensor:
         return all_members[:1].clone()
-
-
-def is_own(name: str) -> bool:
-    """Whether every member has its own: the last linear maps of readouts, after which nothing mixes channels."""
-    return name.endswith(("readout.w2", "readout.wt"))
 
 
 def share_trunk(model: RACE) -> RACE:
