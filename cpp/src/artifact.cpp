@@ -123,6 +123,7 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   data.torch_version = root.at("torch_version").string();
   data.dtype = root.at("dtype").string();
   data.head = root.at("head").string();
+  data.stress_head = root.at("stress_head").string();
   data.energy_aggregation = root.at("energy_aggregation").string();
   data.posterior = root.at("posterior").string();
   data.portable = root.at("portable").boolean();

@@ -121,6 +121,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
     prediction.cov_aleatoric = cov_aleatoric.mean(1);
     if (model.metadata().has_force_cov()) prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
     prediction.cov_epistemic = to_host(spread.cov_epistemic).mean(1);
+    prediction.virial_cov = model.metadata().has_stress_cov() ? to_host(model.virial_cov(out)) : at::zeros({6, 6}, at::kDouble);
   }
   return prediction;
 }

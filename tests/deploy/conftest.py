@@ -140,6 +140,7 @@ def eager(model: RACE, graph: Batch) -> dict[str, torch.Tensor]:
         "node_energy": result["node_energy"].detach(), "forces": result["forces"].detach(),
         "virial": -result["stress"][0].detach() * graph.volume, "node_energy_var": energy_var,
         "cov_aleatoric": aleatoric.mean(1), "cov_epistemic": epistemic.mean(1),
+        "virial_cov": result["virial_cov"][0].detach().mean(0) if model.has_stress_cov else torch.zeros(6, 6, dtype=torch.float64),
     }  # fmt: skip
 
 

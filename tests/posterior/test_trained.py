@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,21 @@ def test_joint_likelihood_against_torch(runs, head):
     std = torch.from_numpy(moments.energy.total + 4 * floor[1] ** 2).sqrt()
     likelihood = Normal(torch.from_numpy(moments.energy.mean), std).log_prob(batch.energy)
     torch.testing.assert_close(rows["energy"][:, 0].detach(), -likelihood - 0.5 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
+
+
+def test_joint_likelihood_of_the_stress(one, batch):
+    """Mean and total covariance of the members' virials, noise and spread."""
+    config = one.config.model_copy(deep=True)
+    config.model.stress_head, config.train.stress_weight = "equivariant", 1.0
+    torch.manual_seed(0)
+    model = spread_out(RACE(config.model, torch.float64), 5)
+    batch = replace(batch, stress=torch.randn(batch.n_frames, 6, dtype=torch.float64))
+    rows = shallow.JointLoss(config, model.force_covariance).rows(model(batch), batch)["stress"]
+    moments, volume = predict_batch(model, batch).stress, batch.volume.view(-1, 1)
+    assert (np.trace(moments.epistemic, axis1=1, axis2=2) > 1e-6 * np.trace(moments.total, axis1=1, axis2=2)).all()
+    cov = torch.from_numpy(moments.total) * volume.unsqueeze(2) ** 2
+    likelihood = MultivariateNormal(torch.from_numpy(moments.mean) * volume, cov).log_prob(batch.stress * volume)
+    torch.testing.assert_close(rows[:, 0].detach(), -likelihood - 3.0 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
 
 
 def test_start_spreads_as_it_errs(one, batch):

@@ -16,6 +16,7 @@ struct Metadata {
   std::string torch_version;          ///< of the export
   std::string dtype;                  ///< "float32" or "float64": the weights as stored, and the default to run in
   std::string head;                   ///< point, energy, cholesky, equivariant, evidential
+  std::string stress_head;            ///< none, equivariant: what says how noisy a stress is
   std::string posterior;              ///< point (one member), ensemble, ...
   std::string energy_aggregation;     ///< "extensive": node_energy_var is in eV^2 and adds up to the frame's variance; "paper": it is
                                       ///< s_i, and the frame's variance is exp(mean_i s_i)
@@ -36,7 +37,8 @@ struct Metadata {
   double training_cutoff = 4.0;       ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
   std::string json;                   ///< metadata.json itself
 
-  /// True when the head predicts an energy variance / a force covariance.
+  /// True when there is noise of the stress / an energy variance / a force covariance.
+  bool has_stress_cov() const { return stress_head != "none"; }
   bool has_energy_var() const { return head != "point"; }
   bool has_force_cov() const { return head == "cholesky" || head == "equivariant" || head == "evidential"; }
 

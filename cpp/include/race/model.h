@@ -93,6 +93,10 @@ class Model {
   };
   Uncertainty uncertainty(const at::Tensor& out, const at::Tensor& species) const;
 
+  /// out summed over layers -> float64 [6, 6] eV^2: covariance of the noise of these atoms' virial, mean over members; 0 without a
+  /// stress head. It adds up over atoms, and over domains.
+  at::Tensor virial_cov(const at::Tensor& out) const;
+
  private:
   struct State;
   explicit Model(std::shared_ptr<State> state) : state_(std::move(state)) {}

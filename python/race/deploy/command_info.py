@@ -25,7 +25,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
         ("members", _members(metadata)),
-        ("head", f"{metadata['head']} ({_gives(metadata['head'])})"),
+        ("head", f"{metadata['head']} ({_gives(metadata['head'])}){_stress(metadata['stress_head'])}"),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
         ("stored as", f"{metadata['dtype']}, {'portable (stock torch operators)' if metadata['portable'] else 'compiled operators'}"),
@@ -73,6 +73,10 @@ def _intervals(intervals: dict[str, Any]) -> str:
             k = min(bisect_left(intervals["levels"], 0.9), len(intervals[quantity]) - 1)
             parts.append(f"{quantity} {100 * intervals['levels'][k]:g} % within {intervals[quantity][k]:.3g} sigma")
     return f"{intervals['method']}, {len(intervals['fingerprints'])} frames: {', '.join(parts)}" if parts else "none"
+
+
+def _stress(stress_head: str) -> str:
+    return "" if stress_head == "none" else f", of the stress {stress_head} (6x6 covariance)"
 
 
 def _gives(head: str) -> str:

@@ -120,6 +120,7 @@ def metadata_of(
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "halo_widths": [width * n_trunks // config.n_members for width in model.g_dims[1:]],
         "head": config.head,
+        "stress_head": config.stress_head,
         "energy_aggregation": config.energy_aggregation,
         "posterior": posterior_name(config, summary),
         "units": {"energy": "eV", "length": "Angstrom", "forces_cov": "(eV/Angstrom)^2", "stress": "eV/Angstrom^3"},

@@ -56,7 +56,7 @@ class FoldedRACE(Outputs):
         irreps_h = o3.Irreps([])
         for t, layer in enumerate(trained):
             following = trained[t + 1] if t + 1 < self.n_layers else None
-            layers.append(FoldedLayer(layer, readouts[t], a, embedding if t == 0 else embedding[:0], irreps_h, following, self.head))
+            layers.append(FoldedLayer(layer, readouts[t], a, embedding if t == 0 else embedding[:0], irreps_h, following))
             irreps_h = layers[t].irreps_h
         self.layers = nn.ModuleList(layers)
         self.n_trunks = n_trunks
@@ -113,6 +113,10 @@ class FoldedRACE(Outputs):
     @torch.jit.export
     def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.moments(out)
+
+    @torch.jit.export
+    def virial_cov(self, out: Tensor) -> Tensor:
+        return self.virial_noise(out)
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "FoldedRACE":

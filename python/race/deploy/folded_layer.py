@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from race.deploy.chain import Link, Matrices, chain_of, transpose_of
 from race.model.conv import conv_aten, conv_fused, conv_vjp_aten, conv_vjp_fused
-from race.model.heads import n_scalars
 from race.model.irreps import Layout
 from race.model.layer import Layer, Readout
 from race.model.linear import linear_aten, linear_fused
@@ -43,9 +42,8 @@ class FoldedLayer(nn.Module):
     energy_weight: Tensor
 
     def __init__(
-        self, layer: Layer, readout: Readout, species_features: Tensor, embedding: Tensor, irreps_h: o3.Irreps, next_layer: Layer | None,
-        head: str,
-    ):  # fmt: skip
+        self, layer: Layer, readout: Readout, species_features: Tensor, embedding: Tensor, irreps_h: o3.Irreps, next_layer: Layer | None
+    ):
         """The layer of T trunks, with the readout of M members, R = M / T to a trunk: member r T + t reads trunk t.
 
         embedding [S, T * F] of the first layer, empty after it; irreps_h: what the previous layer kept of h.
@@ -93,7 +91,7 @@ class FoldedLayer(nn.Module):
             (self.irreps_h, {}),
             (g_next, up),
             (hidden, only(read, {scalar})),
-            (o3.Irreps([(R, tensor)] if tensor in read else []), only(read, {tensor})),
+            (o3.Irreps([(R * readout.n_tensors, tensor)] if tensor in read else []), only(read, {tensor})),
         ]
         made, S = [irreps for irreps, _ in targets], species_features.shape[1]
         from_mid: list[Link] = []  # tensors of the chain: 0 mid, 1 h, then the targets
@@ -114,7 +112,7 @@ class FoldedLayer(nn.Module):
         self.back = transpose_of(self.chain, [2, 3, 4], [0, 1], [self.dim_mid, self.dim_h])  # the energy reads no tensor channel
 
         # outputs from silu(z): scalars of the head, the energy first
-        self.n_trunks, self.n_readouts, self.n_scalars = T, R, n_scalars(head)
+        self.n_trunks, self.n_readouts, self.n_scalars, self.n_tensors = T, R, readout.n_scalars, readout.n_tensors
         second = SILU_NORM * of_trunks(normalized(readout.w2), T)  # [T, 1, H, R * n_scalars]
         self.second_blocks = [1, second.shape[2], R * self.n_scalars, 0, 0, 0]
         self.register_buffer("second", second.flatten(2))
@@ -154,7 +152,7 @@ class FoldedLayer(nn.Module):
             out = linear_aten(active, self.second, None, self.second_blocks, T * R * self.n_scalars)
         out = out.view(n, T, R, self.n_scalars).transpose(1, 2)
         if tensor.shape[1] > 0:
-            out = torch.cat([out, tensor.view(n, 5, T, R).permute(0, 3, 2, 1)], dim=3)
+            out = torch.cat([out, tensor.view(n, 5, T, R, self.n_tensors).permute(0, 3, 2, 4, 1).flatten(3)], dim=3)
         out = out.reshape(n, R * T, out.shape[3])
         return new, g_next, out, z
 

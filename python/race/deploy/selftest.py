@@ -102,6 +102,7 @@ def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
         "node_energy_var": energy_var,
         "cov_aleatoric": aleatoric.mean(1),
         "cov_epistemic": epistemic.mean(1),
+        "virial_cov": model.virial_cov(out),
     }
 
 
