@@ -158,6 +158,7 @@ def test_an_operator_that_refuses_is_one_line_not_a_crash(model, tmp_path):
         ("r_max", "5", "r_max: expected a number"),
         ("elements", [], "inconsistent metadata"),
         ("halo_widths", [4], "inconsistent metadata"),
+        ("n_trunks", 3, "inconsistent metadata"),
         ("dtype", "float16", "expected float32 or float64"),
     ],
 )
