@@ -174,6 +174,13 @@ def test_metadata_says_what_the_table_does_to_forces(knots, least, most, tmp_pat
     assert table["knots"] == knots and least <= table["force_error"] <= most
 
 
+def test_metrics_that_a_head_does_not_give(model, tmp_path):
+    """NaN in a summary: members of head `energy` have no force deviation."""
+    validation = {"validation/forces_rmse": 20.0, "validation/forces_std/member_0": float("nan")}
+    export_model(model, tmp_path / "x.race.pt", summary={"validation": validation})
+    assert read_metadata(tmp_path / "x.race.pt")[0]["validation"] == {"validation/forces_rmse": 20.0}
+
+
 def test_export_keeps_what_was_there_when_it_fails(model, tmp_path):
     mean = make_model(pooling="mean", head="point")
     with pytest.raises(RaceError, match="sums over atoms"):
