@@ -193,11 +193,13 @@ def test_a_perfect_student_has_no_divergence(runs):
 
 
 def test_student_starts_from_the_member(runs):
-    for head in ("equivariant", "evidential"):
+    for head, stress_head in (("equivariant", "none"), ("evidential", "none"), ("evidential", "equivariant")):
         teacher = Run.load(runs(head, 2)).model
+        if stress_head != "none":  # which the student has not
+            teacher = RACE(teacher.config.model_copy(update={"stress_head": stress_head}), torch.float64)
         batch = Run.load(runs(head, 2)).prepare().train.batch([0])
         student = distill.student_of(teacher, 1, 0)
-        assert student.head == "equivariant" and student.n_members == 1
+        assert student.head == "equivariant" and student.n_members == 1 and not student.has_stress_cov
         out, member = student(batch), member_of(teacher, 1)(batch)
         for name in ("forces", "energy", "energy_var"):
             torch.testing.assert_close(out[name], member[name])
