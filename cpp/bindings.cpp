@@ -20,6 +20,7 @@ py::dict to_dict(const race::Prediction& prediction) {
     out["node_energy_var"] = prediction.node_energy_var;
     out["cov_aleatoric"] = prediction.cov_aleatoric;
     out["cov_epistemic"] = prediction.cov_epistemic;
+    out["virial_cov"] = prediction.virial_cov;
   }
   if (prediction.logdet_aleatoric.defined()) out["logdet_aleatoric"] = prediction.logdet_aleatoric;
   return out;

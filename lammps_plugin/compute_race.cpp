@@ -26,8 +26,9 @@ ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg,
   for (int k = 3; k < narg; ++k) {
     quantities_.emplace_back(arg[k]);
     const std::string& name = quantities_.back();
-    if (name != "energy/std" && name != "bald" && name != "max/bald" && name != "max/force/std" && name != "stress/std")
-      error->all(FLERR, "compute {} race: expected energy/std, bald, max/bald, max/force/std or stress/std, got {}", id, name);
+    if (name != "energy/std" && name != "bald" && name != "max/bald" && name != "max/force/std" && name != "stress/std" &&
+        name != "pressure/std")
+      error->all(FLERR, "compute {} race: expected energy/std, bald, max/bald, max/force/std, stress/std or pressure/std, got {}", id, name);
     size_vector += name == "stress/std" ? 6 : 1;
   }
   scalar_flag = vector_flag = 1;
@@ -54,8 +55,8 @@ void ComputeRace::init() {
                  "compute {} race {}: model {} has {} member(s) and head {}; expected a head with a force covariance, in an ensemble "
                  "or evidential",
                  id, name, pair_->file(), metadata.n_members, metadata.head);
-    if (name == "stress/std" && !ensemble)
-      error->all(FLERR, "compute {} race {}: model {} has one member; expected an ensemble", id, name, pair_->file());
+    if ((name == "stress/std" || name == "pressure/std") && !ensemble && !metadata.has_stress_cov())
+      error->all(FLERR, "compute {} race {}: model {} has one member and no stress_head; expected either", id, name, pair_->file());
   }
 }
 
@@ -76,6 +77,7 @@ void ComputeRace::compute_vector() {
     if (name == "bald") *next++ = totals.mean_bald;
     if (name == "max/bald") *next++ = totals.max_bald;
     if (name == "max/force/std") *next++ = totals.max_force_std;
+    if (name == "pressure/std") *next++ = totals.trace_std * per_volume;
     if (name == "stress/std")
       for (const double virial : totals.virial_std) *next++ = virial * per_volume;
   }

@@ -263,7 +263,7 @@ at::Tensor PairRace::reduced_sums() const {
 PairRace::Members PairRace::members() {
   const int64_t M = model_->metadata().n_members;
   const at::Tensor sums = reduced_sums();
-  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_, rank_totals_.sums.slice(0, 1 + 2 * M).view({M, 9})};
+  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_, rank_totals_.sums.slice(0, 1 + 2 * M, 1 + 11 * M).view({M, 9})};
 }
 
 PairRace::Totals PairRace::totals() {
@@ -285,6 +285,7 @@ PairRace::Totals PairRace::totals() {
   totals.mean_bald /= sums[0].item<double>();
   totals.energy_std = uncertainty.energy_std * units_.energy;
   for (int k = 0; k < 6; ++k) totals.virial_std[k] = uncertainty.virial_std[k] * units_.energy;
+  totals.trace_std = uncertainty.trace_std * units_.energy;
   return totals;
 }
 

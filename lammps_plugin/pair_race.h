@@ -63,6 +63,7 @@ public:
     double max_bald;
     double max_force_std;
     double virial_std[6];
+    double trace_std; ///< of a third of the virial's trace
   };
   Totals totals(); ///< Collective. Of this step.
 

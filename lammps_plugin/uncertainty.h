@@ -18,7 +18,8 @@ AtomUncertainty atom_uncertainty(const race::Prediction& prediction, const at::T
 
 /// Sums over one rank's atoms, and maxima: what ranks reduce to global uncertainties. Model units.
 struct RankTotals {
-  at::Tensor sums;          ///< float64 [1 + M + M + 9 M]: atoms, member energies, their aleatoric variances, member virials
+  at::Tensor sums;          ///< float64 [1 + M + M + 9 M + 36]: atoms, member energies, their aleatoric variances, member virials,
+                            ///< noise of the virial [6, 6]
   double max_force_std = 0; ///< eV/Angstrom
 };
 RankTotals rank_totals(const race::Prediction& prediction, const AtomUncertainty& atoms);
@@ -26,6 +27,7 @@ RankTotals rank_totals(const race::Prediction& prediction, const AtomUncertainty
 /// Global uncertainties, from sums reduced over ranks.
 struct GlobalUncertainty {
   double energy_std;    ///< eV
-  double virial_std[6]; ///< eV, spread of the members: xx, yy, zz, xy, xz, yz
+  double virial_std[6]; ///< eV, noise and spread of the members: xx, yy, zz, xy, xz, yz
+  double trace_std;     ///< eV, of a third of the trace: what makes a pressure
 };
 GlobalUncertainty global_uncertainty(const at::Tensor& sums, const race::Metadata& metadata);

@@ -123,12 +123,14 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   data.torch_version = root.at("torch_version").string();
   data.dtype = root.at("dtype").string();
   data.head = root.at("head").string();
+  data.stress_head = root.at("stress_head").string();
   data.energy_aggregation = root.at("energy_aggregation").string();
   data.posterior = root.at("posterior").string();
   data.portable = root.at("portable").boolean();
   data.r_max = root.at("r_max").number();
   data.n_layers = root.at("n_layers").integer();
   data.n_members = root.at("n_members").integer();
+  data.n_trunks = root.at("n_trunks").integer();
   for (const Json& element : root.at("elements").array()) data.elements.push_back(element.string());
   data.halo_widths = root.at("halo_widths").integers();
   for (const Json& buffer : root.at("keep_float64").array()) data.keep_float64.push_back(buffer.string());
@@ -149,7 +151,8 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
 
   if (data.dtype != "float32" && data.dtype != "float64")
     throw Error(name + ": dtype '" + data.dtype + "' in metadata.json; expected float32 or float64");
-  if (!(data.r_max > 0) || data.n_layers < 1 || data.n_members < 1 || data.elements.empty() ||
+  if (!(data.r_max > 0) || data.n_layers < 1 || data.n_members < 1 || data.n_trunks < 1 ||
+      data.n_members % data.n_trunks != 0 || data.elements.empty() ||
       data.halo_widths.size() != static_cast<std::size_t>(data.n_layers - 1))
     throw Error(name + ": inconsistent metadata.json; export the model again");
   return data;

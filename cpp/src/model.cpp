@@ -15,7 +15,7 @@
 namespace race {
 namespace {
 
-const std::vector<std::string> segment_names = {"edges", "edges_vjp", "embed", "layer", "layer_vjp", "readout", "readout_vjp", "uncertainty"};
+const std::vector<std::string> segment_names = {"edges", "edges_vjp", "embed", "layer", "layer_vjp", "readout", "readout_vjp", "uncertainty", "virial_cov"};
 
 /// The line of a C++ or TorchScript exception that says what went wrong: the first, but the last below a TorchScript traceback.
 std::string reason(const std::exception& error) {
@@ -150,5 +150,7 @@ Model::Uncertainty Model::uncertainty(const at::Tensor& out, const at::Tensor& s
   const auto& parts = result->elements();
   return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor()};
 }
+
+at::Tensor Model::virial_cov(const at::Tensor& out) const { return state_->call("virial_cov", out).toTensor(); }
 
 }  // namespace race

@@ -66,23 +66,25 @@ class Chain {
       h = next_h.rows(), g = next_g.rows();
       out = out.defined() ? out + here.rows() : here.rows();
     }
-    bar_h_ = at::zeros_like(h), bar_g_ = g;  // of width 0
+    last_h_ = h, last_g_ = g;
     return out;
   }
 
-  /// Forces and virials of `prediction`, from bar_energy [n_owned, M], the same for every layer. Frees each layer's memory when done with it.
-  void backward(const at::Tensor& bar_energy, Prediction& prediction) {
-    for (int64_t t = model_.metadata().n_layers - 1; t >= 0; --t, kept_.pop_back()) {
-      Gathered bar_h = gathered();
-      at::Tensor bar_g;  // [n_total, dim_g]: every part sends adjoints to its senders
+  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call frees each layer's memory when done with it.
+  void backward(const at::Tensor& seed, bool last, Prediction& prediction) {
+    const at::Tensor bar_energy = model_.readout_vjp(owned_species(), seed);  // [n_owned, M], the same for every layer
+    at::Tensor bar_h = at::zeros_like(last_h_), bar_g = at::zeros_like(last_g_);
+    for (int64_t t = model_.metadata().n_layers - 1; t >= 0; --t) {
+      Gathered before_h = gathered();
+      at::Tensor before_g;  // [n_total, dim_g]: every part sends adjoints to its senders
       for (std::size_t k = 0; k < parts_.size(); ++k) {
         Part& part = parts_[k];
         const Model::Edges edges = whole() ? part.edges : edges_of(part);
-        Model::LayerVjp bars = model_.layer_vjp(t, kept_.back().g, neighbors(part, edges), kept_.back().z[k], rows_of(bar_energy, part),
-                                                rows_of(bar_h_, part), rows_of(bar_g_, part));
+        Model::LayerVjp bars = model_.layer_vjp(t, kept_[t].g, neighbors(part, edges), kept_[t].z[k], rows_of(bar_energy, part),
+                                                rows_of(bar_h, part), rows_of(bar_g, part));
         if (t > 0) {
-          bar_h.put(part, bars.h);
-          bar_g = bar_g.defined() ? bar_g.add_(bars.g) : bars.g;
+          before_h.put(part, bars.h);
+          before_g = before_g.defined() ? before_g.add_(bars.g) : bars.g;
         }
         part.bar_radial = part.bar_radial.defined() ? part.bar_radial.add_(bars.radial) : bars.radial;
         part.bar_sh = part.bar_sh.defined() ? part.bar_sh.add_(bars.sh) : bars.sh;
@@ -90,10 +92,11 @@ class Chain {
         accumulate_edges(part, model_.edges_vjp(cast(part), edges, part.bar_radial, part.bar_sh), prediction);
         part.bar_radial.reset(), part.bar_sh.reset();
       }
+      if (last) kept_.pop_back();
       if (t == 0) break;
-      bar_h_ = bar_h.rows();
-      halo_.reverse(bar_g);
-      bar_g_ = bar_g.narrow(0, 0, n_owned_);
+      bar_h = before_h.rows();
+      halo_.reverse(before_g);
+      bar_g = before_g.narrow(0, 0, n_owned_);
     }
   }
 
@@ -123,7 +126,7 @@ class Chain {
   at::Tensor cast(const Part& part) const { return part.edge_vector.to(model_.dtype()); }
   Model::Edges edges_of(const Part& part) const { return model_.edges(cast(part)); }
 
-  // One group per member: a single transpose of sum_m E_m leaves each member's own adjoint in its own group.
+  // One group per trunk: a single transpose of the sum of their energies leaves each its own adjoint.
   Model::Neighbors neighbors(const Part& part, const Model::Edges& edges) const {
     const auto grouped = [this](const at::Tensor& rows) { return rows.unsqueeze(1).expand({-1, n_groups_, -1}); };
     return {grouped(edges.radial), grouped(edges.sh), part.sender, part.row_ptr, rows_of(graph_.species, part)};
@@ -149,9 +152,20 @@ class Chain {
   Graph graph_;  ///< on the model's device
   const int64_t n_owned_, n_total_, n_groups_;
   std::vector<Part> parts_;
-  at::Tensor bar_h_, bar_g_;
+  at::Tensor last_h_, last_g_;
   std::vector<Kept> kept_;
 };
+
+/// Forces and virials of consecutive members; those of atoms are means over members.
+Prediction joined(const std::vector<Prediction>& passes) {
+  if (passes.size() == 1) return passes[0];
+  std::vector<at::Tensor> forces, virials, atoms;
+  for (const Prediction& pass : passes) forces.push_back(pass.forces), virials.push_back(pass.virial), atoms.push_back(pass.atom_virial);
+  Prediction all;
+  all.forces = at::cat(forces, 1), all.virial = at::cat(virials, 0);
+  if (atoms[0].defined()) all.atom_virial = at::stack(atoms).mean(0);
+  return all;
+}
 
 at::Tensor to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kDouble).contiguous(); }
 
@@ -159,17 +173,32 @@ at::Tensor to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kD
 
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, const Request& request) {
   const at::NoGradGuard no_grad;
-  const int64_t M = model.metadata().n_members;
-  const int64_t G = request.members ? M : 1;
+  const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
 
+  const int64_t G = request.members ? T : 1;
   Chain chain(model, graph, halo, G, request.n_parts);
   const at::Tensor out = chain.forward();
   const at::Tensor species = chain.owned_species();
-  // G = M: sum_m E_m, whose groups are the members. G = 1: the one group collects the mean over members.
-  const at::Tensor seed = at::full({M}, G == M ? 1.0 : 1.0 / static_cast<double>(M), out.options().dtype(at::kDouble));
+  const auto options = out.options().dtype(at::kDouble);
+  const auto transposed = [&](const at::Tensor& seed, bool last) {
+    Prediction pass;
+    start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU, pass);
+    chain.backward(seed, last, pass);
+    return pass;
+  };
   Prediction prediction;
-  start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU, prediction);
-  chain.backward(model.readout_vjp(species, seed), prediction);
+  if (request.members) {
+    // One transpose for members 0 .. T-1, whose groups are their trunks, one for the next T, and so on.
+    std::vector<Prediction> passes;
+    for (int64_t first = 0; first < M; first += T) {
+      const at::Tensor seed = at::zeros({M}, options);
+      seed.narrow(0, first, T).fill_(1.0);
+      passes.push_back(transposed(seed, first + T == M));
+    }
+    prediction = joined(passes);
+  } else {
+    prediction = transposed(at::full({M}, 1.0 / static_cast<double>(M), options), true);  // one group collects the mean
+  }
   prediction.node_energy = to_host(model.readout(out, species));
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out, species);
@@ -178,6 +207,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
     prediction.cov_aleatoric = cov_aleatoric.mean(1);
     if (model.metadata().has_force_cov()) prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
     prediction.cov_epistemic = to_host(spread.cov_epistemic).mean(1);
+    prediction.virial_cov = model.metadata().has_stress_cov() ? to_host(model.virial_cov(out)) : at::zeros({6, 6}, at::kDouble);
   }
   return prediction;
 }

@@ -76,6 +76,7 @@ void replay_selftest(const Model& model, const std::string& json, const std::str
         {"node_energy", got.node_energy},         {"forces", forces},
         {"virial", got.virial},                   {"node_energy_var", got.node_energy_var},
         {"cov_aleatoric", got.cov_aleatoric},     {"cov_epistemic", got.cov_epistemic},
+        {"virial_cov", got.virial_cov},
     };
     for (const auto& [quantity, value] : quantities) {
       const Json& expected = item.at("expected").at(quantity);

@@ -33,6 +33,9 @@ class ModelConfig(Options):
     avg_num_neighbors: float = Field(default=1.0, gt=0, description="N of the aggregation; filled from the data")
     n_members: int = Field(default=1, ge=1, description="ensemble members M, carried as channels")
     head: Head = Field(default="equivariant", description="what each readout predicts beside the energy")
+    stress_head: Literal["none", "equivariant"] = Field(
+        default="none", description="equivariant: noise of the stress, a 6x6 covariance; needs l=2 features and train.stress_weight > 0"
+    )
     energy_aggregation: Literal["extensive", "paper"] = Field(
         default="extensive", description="sigma_E^2 = sum_i var_i, or the paper's exp(mean_i s_i)"
     )
@@ -101,6 +104,14 @@ class Config(Options):
         allowed = needed.get(self.train.loss)
         if allowed and self.model.head not in allowed:
             raise ValueError(f"train.loss {self.train.loss} needs model.head in {allowed}, got {self.model.head}")
+        if self.model.stress_head != "none":
+            if self.train.loss == "mse" or self.train.stress_weight == 0:
+                got = f"train.loss {self.train.loss}, train.stress_weight {self.train.stress_weight:g}"
+                raise ValueError(
+                    f"model.stress_head needs a likelihood of stresses: train.loss other than mse and stress_weight > 0, got {got}"
+                )
+            if self.model.pooling != "sum":
+                raise ValueError(f"model.stress_head needs model.pooling sum, got {self.model.pooling}")
         return self
 
 

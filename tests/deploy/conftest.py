@@ -9,7 +9,9 @@ import torch
 from race.config import ModelConfig
 from race.data.graph import Batch, build_graph
 from race.deploy.export import export_model
+from race.model.layer import is_own
 from race.model.race import RACE
+from race.posterior.protocol import dealt, model_of
 
 ELEMENTS = ["B", "N"]
 R_MAX = 3.2
@@ -23,6 +25,29 @@ def make_model(dtype=torch.float64, seed=0, **changes) -> RACE:
         avg_num_neighbors=12.0, readout_hidden=16, radial_mlp=[16], atomic_energies=[-3.0, 2.0], scale=[0.7, 1.3],
     )  # fmt: skip
     return RACE(ModelConfig(**{**options, **changes}), dtype)
+
+
+def readouts_on(run: RACE, n_members: int) -> RACE:
+    """Members dealt over those of a model, each with readouts of its own."""
+    members = dealt(n_members, run.n_members)
+    model = model_of(run, {name: p.detach()[members] for name, p in run.named_parameters()})
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if is_own(name):
+                p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    return model
+
+
+def unshared(model: RACE) -> RACE:
+    """The same but for the last bit of one weight of every trunk: nothing is shared any more."""
+    twin = RACE(model.config, torch.float64)
+    twin.load_state_dict(model.state_dict())
+    weight = twin.layers[0].linear_down.weight.data
+    for m in range(model.n_members):
+        for _ in range(m):
+            weight[m, 0] = torch.nextafter(weight[m, 0], torch.tensor(torch.inf, dtype=torch.float64))
+    return twin
 
 
 def triclinic(repeat=(2, 2, 1)):
@@ -115,6 +140,7 @@ def eager(model: RACE, graph: Batch) -> dict[str, torch.Tensor]:
         "node_energy": result["node_energy"].detach(), "forces": result["forces"].detach(),
         "virial": -result["stress"][0].detach() * graph.volume, "node_energy_var": energy_var,
         "cov_aleatoric": aleatoric.mean(1), "cov_epistemic": epistemic.mean(1),
+        "virial_cov": result["virial_cov"][0].detach().mean(0) if model.has_stress_cov else torch.zeros(6, 6, dtype=torch.float64),
     }  # fmt: skip
 
 

@@ -158,6 +158,7 @@ def test_an_operator_that_refuses_is_one_line_not_a_crash(model, tmp_path):
         ("r_max", "5", "r_max: expected a number"),
         ("elements", [], "inconsistent metadata"),
         ("halo_widths", [4], "inconsistent metadata"),
+        ("n_trunks", 3, "inconsistent metadata"),
         ("dtype", "float16", "expected float32 or float64"),
     ],
 )
@@ -171,6 +172,13 @@ def test_metadata_says_what_the_table_does_to_forces(knots, least, most, tmp_pat
     export_model(make_model(radial_knots=knots), path)
     table = read_metadata(path)[0]["radial_table"]
     assert table["knots"] == knots and least <= table["force_error"] <= most
+
+
+def test_metrics_that_a_head_does_not_give(model, tmp_path):
+    """NaN in a summary: members of head `energy` have no force deviation."""
+    validation = {"validation/forces_rmse": 20.0, "validation/forces_std/member_0": float("nan")}
+    export_model(model, tmp_path / "x.race.pt", summary={"validation": validation})
+    assert read_metadata(tmp_path / "x.race.pt")[0]["validation"] == {"validation/forces_rmse": 20.0}
 
 
 def test_export_keeps_what_was_there_when_it_fails(model, tmp_path):

@@ -125,6 +125,26 @@ def test_one_member_has_its_aleatoric_part(atoms, tmp_path):
             calculator.get_property(name, atoms)
 
 
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_noise_of_the_stress(n_members, atoms, tmp_path):
+    """Total covariance of the stress: noise over volume^2, and the members' spread; Voigt order; half of it in a cell of twice the size."""
+    model = make_model(n_members=n_members, stress_head="equivariant")
+    export_model(model, tmp_path / "x.race.pt")
+    calculator = race.Calculator(tmp_path / "x.race.pt")
+    result, voigt = model(graph_of(atoms)), list(SIX_TO_VOIGT)
+    noise = result["virial_cov"][0].detach().numpy().mean(0)[voigt][:, voigt] / atoms.get_volume() ** 2
+    spread = np.cov(result["stress"][0].detach().numpy()[:, voigt].T, bias=True)
+    get = calculator.get_property
+    np.testing.assert_allclose(get("stress_cov_aleatoric", atoms), noise, rtol=1e-9)
+    np.testing.assert_allclose(get("stress_cov", atoms), noise + spread, rtol=1e-9)
+    np.testing.assert_allclose(get("stress_std", atoms), np.sqrt(np.diagonal(noise + spread)), rtol=1e-9)
+    if n_members == 1:
+        with pytest.raises(PropertyNotImplementedError):
+            get("stress_cov_epistemic", atoms)
+    double = calculator.get_property("stress_cov_aleatoric", atoms.repeat((2, 1, 1)))
+    np.testing.assert_allclose(double, noise / 2, rtol=1e-9)
+
+
 def test_one_evidential_member_has_bald(atoms, tmp_path):
     """Its two covariances are proportional: 3/2 ln(1 + 1/kappa)."""
     model = make_model(n_members=1, head="evidential")

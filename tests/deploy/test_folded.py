@@ -12,6 +12,7 @@ from tests.deploy.conftest import HEADS, graph_of, make_model, triclinic
 
 SHAPES = [
     *({"head": head} for head in HEADS),
+    *({"head": head, "stress_head": "equivariant"} for head in HEADS),
     {"radial_knots": 0},
     {"n_members": 1},
     {"n_layers": 1},
@@ -37,6 +38,8 @@ def test_deployed_is_trained(changes, fused):
     if model.has_forces_cov:
         aleatoric = model.forces_cov(trained["raw"])[..., list(SIX_ROWS), list(SIX_COLUMNS)]
         assert torch.allclose(result["cov_aleatoric"], aleatoric.mean(1), rtol=0, atol=1e-11)
+    if model.has_stress_cov:
+        assert torch.allclose(result["virial_cov"], trained["virial_cov"][0].mean(0), rtol=0, atol=1e-11)
     if model.has_energy_var:
         assert torch.allclose(result["node_energy_var"].sum(0), trained["energy_var"][0], rtol=0, atol=1e-11)
 

@@ -14,7 +14,7 @@ from race.errors import RaceError
 from race.model.race import RACE
 from tests.deploy.conftest import HEADS, difference, domains_of, eager, folded, graph_of, make_model, triclinic
 
-QUANTITIES = ["node_energy", "forces", "virial", "node_energy_var", "cov_aleatoric", "cov_epistemic"]
+QUANTITIES = ["node_energy", "forces", "virial", "node_energy_var", "cov_aleatoric", "cov_epistemic", "virial_cov"]
 
 
 def six(nine: torch.Tensor) -> torch.Tensor:
@@ -29,7 +29,12 @@ def predict(runtime, graph, **request):
 
 @pytest.mark.parametrize(
     "changes",
-    [*({"head": head} for head in HEADS), {"n_layers": 2, "radial_knots": 0}, {"n_layers": 1, "irreps_hidden": "8x0e+8x2e"}],
+    [
+        *({"head": head} for head in HEADS),
+        *({"head": head, "stress_head": "equivariant"} for head in HEADS[::3]),
+        {"n_layers": 2, "radial_knots": 0},
+        {"n_layers": 1, "irreps_hidden": "8x0e+8x2e"},
+    ],
     ids=str,
 )
 def test_python_equals_librace(changes, atoms, tmp_path):

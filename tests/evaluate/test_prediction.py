@@ -9,7 +9,10 @@ import torch
 
 from race.config import ModelConfig
 from race.data import Dataset
+from race.deploy.calculator import Calculator
+from race.deploy.export import export_model
 from race.errors import RaceError
+from race.evaluate.source import prediction_of_results
 from race.model.heads import evidential_nu
 from race.model.race import RACE
 from race.posterior.prediction import law_of_total_variance, predict_dataset
@@ -34,12 +37,12 @@ def structures(rotation: np.ndarray = IDENTITY) -> list[ase.Atoms]:
     return out
 
 
-def model(head: str, n_members: int = 3) -> RACE:
+def model(head: str, n_members: int = 3, stress_head: str = "none") -> RACE:
     torch.manual_seed(0)
     irreps = "4x0e+4x1o+4x2e"
     config = ModelConfig(
         elements=["B", "N"], r_max=3.0, n_layers=2, irreps_hidden=irreps, n_features=4, radial_mlp=[8], readout_hidden=8, head=head,
-        n_members=n_members, avg_num_neighbors=8.0,
+        n_members=n_members, avg_num_neighbors=8.0, stress_head=stress_head,
     )  # fmt: skip
     built = RACE(config, torch.float64)
     with torch.no_grad():  # far from the symmetric initialisation of the heads
@@ -121,6 +124,27 @@ def test_one_member_has_no_epistemic_part_unless_evidential():
     ratio = prediction.forces.aleatoric / prediction.forces.epistemic  # kappa of each atom
     np.testing.assert_allclose(ratio, ratio[:, :1, :1] * np.ones((3, 3)), rtol=1e-6)
     assert (ratio > 0).all() and (evidential_nu(torch.zeros(10)) > 5)
+
+
+def test_noise_of_the_stress(tmp_path):
+    """Noise of the virial over volume^2, beside the spread of the members; and the artifact's moments are the model's."""
+    noisy, data = model("equivariant", stress_head="equivariant"), dataset(structures())
+    stress = predict_dataset(noisy, data)[0].stress
+    plain = law_of_total_variance(noisy(data.batch([0, 1]))["stress"].detach().numpy())
+    volume = data.batch([0, 1]).volume.numpy()
+    noise = noisy(data.batch([0, 1]))["virial_cov"].detach().numpy().mean(1) / volume[:, None, None] ** 2
+    np.testing.assert_allclose(stress.aleatoric[:2], noise, rtol=1e-9)
+    np.testing.assert_allclose(stress.epistemic[:2], plain.epistemic, rtol=1e-6, atol=1e-15)
+    assert np.linalg.eigvalsh(stress.aleatoric[:2]).min() > 0 and np.isnan(stress.aleatoric[2]).all()  # a molecule has no stress
+    export_model(noisy, tmp_path / "x.race.pt")
+    calculator, results = Calculator(tmp_path / "x.race.pt", uncertainty=True), []
+    for atoms in structures():
+        calculator.calculate(atoms)
+        results.append(calculator.results)
+    deployed = prediction_of_results(results[:2]).stress
+    for part in ("mean", "aleatoric", "epistemic"):
+        want = getattr(stress, part)[:2]
+        np.testing.assert_allclose(getattr(deployed, part), want, rtol=0, atol=1e-9 * np.abs(want).max(), err_msg=part)
 
 
 def test_frames_without_forces_are_judged_by_energy():

@@ -6,11 +6,11 @@ import pytest
 from scipy.special import ndtri
 
 import race
-from race.conventions import six_from_matrix
+from race.conventions import SIX_TO_VOIGT, six_from_matrix
 from race.deploy.export import export_model
 
 from .conftest import ELEMENTS, small_model
-from .harness import read_dump, thermo, write_data
+from .harness import NKTV2P, read_dump, thermo, write_data
 from .systems import b2o3, boron_nitride
 
 MD = """
@@ -217,6 +217,36 @@ def test_other_heads(lammps_run, artifacts, head):
         aleatoric = np.stack([frame[f"c_u[{k}]"] for k in range(3, 9)], axis=1)
         np.testing.assert_allclose(aleatoric, six_from_matrix(found["forces_cov_aleatoric"]), atol=1e-9)
         np.testing.assert_allclose(frame["c_u[2]"], np.sqrt(np.trace(found["forces_cov"], axis1=1, axis2=2) / 3), atol=1e-9)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_noise_of_the_stress(lammps_run, artifacts, n_members):
+    """Error bars of stress and pressure, of heads and members, on two ranks: those of the calculator, in bar."""
+    path = artifacts(f"noisy{n_members}", n_members=n_members, stress_head="equivariant")
+    commands = f"""
+    compute U all race stress/std pressure/std
+    thermo_style custom step c_U[*]
+    {EXACT}
+    dump d all custom 1 out.dump id type x y z
+    dump_modify d sort id format float %.17g
+    run 0
+    """
+    row = thermo(md(lammps_run, path, commands, ranks=2))[0]
+    found = calculated(path, read_dump(lammps_run.folder / "out.dump")[0])
+    got = np.array([row[f"c_U[{k}]"] for k in range(1, 8)]) / NKTV2P
+    np.testing.assert_allclose(got[:6], found["stress_std"][list(SIX_TO_VOIGT)], rtol=1e-8)
+    np.testing.assert_allclose(got[6], np.sqrt(found["stress_cov"][:3, :3].sum()) / 3, rtol=1e-8)
+    assert np.max(np.diagonal(found["stress_cov_aleatoric"]) / np.diagonal(found["stress_cov"])) > 1e-5  # and so more than the tolerance
+
+
+def test_no_noise_of_the_stress(lammps_run, artifacts):
+    """One member without a stress head has no error bar: one line says so."""
+    write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
+    single = artifacts("single", n_members=1)
+    commands = "compute U all race pressure/std\nthermo_style custom step c_U\nrun 0"
+    text = MD.format(plugin=lammps_run.plugin, model=single, elements=" ".join(ELEMENTS), commands=commands)
+    finished = lammps_run.run(text)
+    assert finished.status != 0 and "one member and no stress_head; expected either" in finished.errors()[0]
 
 
 def test_hybrid_with_null_types(lammps_run, artifact):

@@ -32,7 +32,7 @@ LOSS = {"point": "mse", "energy": "nll_e", "cholesky": "nll_jef", "equivariant":
 class Case:
     """A posterior, its options, and the members that come of it; several: it stacks runs of several seeds.
 
-    head, run_members: of the run that it is fitted to.
+    head, run_members: of the run that it is fitted to. n_trunks: of the artifact, where members differ in their last readout maps alone.
     """
 
     posterior: str
@@ -41,6 +41,7 @@ class Case:
     several: bool = False
     head: str = "equivariant"
     run_members: int = 1
+    n_trunks: int | None = None
 
 
 SHORT = {"members": 3, "epochs": 3}
@@ -48,11 +49,11 @@ CASES = {
     "ensemble": Case("ensemble", several=True),
     "swag": Case("swag", SHORT | {"start": 0.5, "every": 0.5, "rank": 3}),
     "ivon": Case("ivon", SHORT),
-    "laplace": Case("laplace", {"members": 3}),
+    "laplace": Case("laplace", {"members": 3}, n_trunks=1),
     "laplace-diagonal": Case("laplace", {"members": 3, "structure": "diagonal", "probes": 1}),
-    "llpr": Case("llpr", {"members": 3}),
-    "llpr-forces": Case("llpr", {"members": 3, "forces": True}),
-    "shallow": Case("shallow", SHORT),
+    "llpr": Case("llpr", {"members": 3}, n_trunks=1),
+    "llpr-forces": Case("llpr", {"members": 3, "forces": True}, n_trunks=1),
+    "shallow": Case("shallow", SHORT, n_trunks=1),
     "evidential": Case("evidential", n_members=1, head="evidential"),
     "distill": Case("distill", {"epochs": 3}, n_members=1, run_members=3),
 }

@@ -186,7 +186,9 @@ def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapsh
 
 
 def test_artifact_equals_the_model(case, model, artifacts):
-    assert read_metadata(artifacts[case])[0]["posterior"] == CASES[case].posterior
+    metadata, _ = read_metadata(artifacts[case])
+    assert metadata["posterior"] == CASES[case].posterior
+    assert metadata["n_trunks"] == (CASES[case].n_trunks or CASES[case].n_members)
     atoms = structure()
     atoms.calc = race.Calculator(artifacts[case], uncertainty=True)
     want, get = predict(model, atoms), atoms.calc.get_property

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,21 @@ def test_joint_likelihood_against_torch(runs, head):
     torch.testing.assert_close(rows["energy"][:, 0].detach(), -likelihood - 0.5 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
 
 
+def test_joint_likelihood_of_the_stress(one, batch):
+    """Mean and total covariance of the members' virials, noise and spread."""
+    config = one.config.model_copy(deep=True)
+    config.model.stress_head, config.train.stress_weight = "equivariant", 1.0
+    torch.manual_seed(0)
+    model = spread_out(RACE(config.model, torch.float64), 5)
+    batch = replace(batch, stress=torch.randn(batch.n_frames, 6, dtype=torch.float64))
+    rows = shallow.JointLoss(config, model.force_covariance).rows(model(batch), batch)["stress"]
+    moments, volume = predict_batch(model, batch).stress, batch.volume.view(-1, 1)
+    assert (np.trace(moments.epistemic, axis1=1, axis2=2) > 1e-6 * np.trace(moments.total, axis1=1, axis2=2)).all()
+    cov = torch.from_numpy(moments.total) * volume.unsqueeze(2) ** 2
+    likelihood = MultivariateNormal(torch.from_numpy(moments.mean) * volume, cov).log_prob(batch.stress * volume)
+    torch.testing.assert_close(rows[:, 0].detach(), -likelihood - 3.0 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
+
+
 def test_start_spreads_as_it_errs(one, batch):
     out = shallow.perturbed(one.model, batch, 64, seed=1)(batch)["forces"].detach()
     error, spread = out.mean(1) - batch.forces, out.std(1, unbiased=False)
@@ -177,11 +193,13 @@ def test_a_perfect_student_has_no_divergence(runs):
 
 
 def test_student_starts_from_the_member(runs):
-    for head in ("equivariant", "evidential"):
+    for head, stress_head in (("equivariant", "none"), ("evidential", "none"), ("evidential", "equivariant")):
         teacher = Run.load(runs(head, 2)).model
+        if stress_head != "none":  # which the student has not
+            teacher = RACE(teacher.config.model_copy(update={"stress_head": stress_head}), torch.float64)
         batch = Run.load(runs(head, 2)).prepare().train.batch([0])
         student = distill.student_of(teacher, 1, 0)
-        assert student.head == "equivariant" and student.n_members == 1
+        assert student.head == "equivariant" and student.n_members == 1 and not student.has_stress_cov
         out, member = student(batch), member_of(teacher, 1)(batch)
         for name in ("forces", "energy", "energy_var"):
             torch.testing.assert_close(out[name], member[name])

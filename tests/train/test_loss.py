@@ -7,6 +7,7 @@ from torch.func import functional_call
 from race.config import Config, ModelConfig, TrainConfig
 from race.data import Batch
 from race.model.heads import ForceCovariance
+from race.model.stress import StressCovariance
 from race.train.loss import Loss, warmup_beta
 from race.train.members import initial_model
 
@@ -36,6 +37,21 @@ def test_every_head_parameter_gets_gradient(copper, loss, head):
             assert (grad.abs().amax(1) > 0).all(), name
         elif "linear_up_next" not in name:
             assert (grad.flatten(1).abs().amax(1) > 0).all(), name
+
+
+@pytest.mark.parametrize("head", ["energy", "equivariant", "evidential"])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_every_channel_of_the_stress_noise_gets_gradient(copper, head, beta):
+    kind = {"energy": "nll_e", "equivariant": "nll_jef", "evidential": "evidential"}[head]
+    config = resolved(
+        copper, model={"head": head, "n_members": 2, "stress_head": "equivariant"}, train={"loss": kind, "stress_weight": 1.0}
+    )
+    model = initial_model(config.model, 0, torch.float64)
+    grads = backward(model, Loss(config, model.force_covariance), batch_of(copper, config), beta)
+    for name, grad in grads.items():
+        assert torch.isfinite(grad).all(), name
+        if "readout.w" in name:  # each channel of each member, by itself
+            assert (grad.abs().amax(1) > 0).all(), name
 
 
 def test_warmup_trains_the_heads_too(copper):
@@ -150,6 +166,33 @@ def test_optimum_is_the_true_covariance(head, channels, weight, beta):
     torch.testing.assert_close(log_var.exp() * 0.05**2 * n_atoms, (energy**2).mean(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("volume, n_atoms", [(50.0, 4), (400.0, 32)])
+def test_optimum_of_the_stress_noise(volume, n_atoms):
+    """Errors of known covariance: the minimum is theirs, whatever the size of the cell in which they are seen."""
+    generator = torch.Generator().manual_seed(0)
+    factor = 0.4 * torch.eye(6, dtype=torch.float64) + 0.1 * torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    n_frames = 2000
+    error = n_atoms**0.5 * torch.randn(n_frames, 1, 6, dtype=torch.float64, generator=generator) @ factor.T  # eV, of n_atoms atoms
+    batch = plain_batch(n_frames, n_atoms, stress=torch.zeros(n_frames, 6, dtype=torch.float64))
+    batch.volume[:] = volume
+    loss = plain_loss("nll_jef", "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=7.0)
+    covariance = StressCovariance("equivariant", 0.3, torch.float64)
+    raw = (0.1 * torch.randn(1, 1, 30, dtype=torch.float64, generator=generator)).requires_grad_()  # v = w = 0 is a saddle point
+    optimizer = torch.optim.LBFGS([raw], max_iter=400, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        out = {"energy": error[:, :, 0], "stress": error / volume, "virial_cov": n_atoms * covariance(raw).expand(n_frames, 1, 6, 6)}
+        value = loss(out, batch, 0.0)["loss"].sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    sample = (error.transpose(1, 2) @ error).mean(0) / n_atoms
+    torch.testing.assert_close(covariance(raw)[0, 0].detach(), sample, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(sample, factor @ factor.T, rtol=0.15, atol=0.02)
+
+
 def test_beta_one_is_the_mse_gradient():
     """For the mean, at an isotropic covariance and any variance: what makes the warm-up's start plain MSE."""
     batch = plain_batch(2, 3)
@@ -166,6 +209,28 @@ def test_beta_one_is_the_mse_gradient():
         grads.append(torch.autograd.grad(loss, [energy, forces]))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_beta_one_is_the_mse_gradient_of_the_stress():
+    """At isotropic noise, where components off the diagonal have half the variance: twice the gradient that `mse` gives them."""
+    stress = torch.randn(2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    batch = plain_batch(2, 3, stress=torch.zeros(2, 6, dtype=torch.float64))
+    raw = torch.zeros(2, 2, 30, dtype=torch.float64)
+    raw[..., 3] = torch.tensor([[0.3, -1.0], [2.0, 0.7]])
+    noise = 3 * StressCovariance("equivariant", 0.3, torch.float64)(raw)
+    grads = []
+    for kind, beta, extra in (("mse", 0.0, {}), ("nll_jef", 1.0, {"virial_cov": noise})):
+        loss = plain_loss(kind, "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=1.0)
+        value = loss({"energy": stress[..., 0], "stress": stress} | extra, batch, beta)["loss"].sum()
+        grads.append(torch.autograd.grad(value, stress)[0])
+    weight = torch.tensor([1, 1, 1, 2, 2, 2], dtype=torch.float64)
+    torch.testing.assert_close(grads[1], weight * grads[0], rtol=1e-10, atol=0)
+
+
+def test_stress_noise_needs_its_likelihood():
+    for train in ({"loss": "mse", "stress_weight": 1.0}, {"loss": "nll_jef"}):
+        with pytest.raises(ValueError, match="stress_head needs a likelihood of stresses"):
+            make_config("none", model={"stress_head": "equivariant"}, train=train)
 
 
 def test_warmup_is_continuous():

@@ -45,6 +45,14 @@ def finished(copper, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def noisy(copper, tmp_path_factory):
+    """The same with noise of the stress."""
+    run = tmp_path_factory.mktemp("noisy") / "run"
+    train(make_config(copper, {"n_members": 2, "stress_head": "equivariant"}, {"epochs": 20, "stress_weight": 1.0}), run)
+    return run
+
+
 # ---- learning ----------------------------------------------------------------------------------------------------------
 
 
@@ -56,6 +64,16 @@ def test_training_learns(finished):
     assert float(last["validation/energy_rmse"]) < 0.2 * float(first["validation/energy_rmse"])
     assert float(last["validation/forces_rmse/member_1"]) < 0.7 * float(first["validation/forces_rmse/member_1"])
     assert 0.5 < float(last["validation/forces_coverage"]) <= 1.0
+
+
+def test_noise_of_the_stress_learns(noisy):
+    """Its likelihood rises as the error falls, and the error of the validation set is of the size that it says."""
+    first, *_, last = rows_of(noisy)
+    assert float(last["validation/stress_rmse"]) < 0.5 * float(first["validation/stress_rmse"])
+    assert 0.2 < float(last["validation/stress_rmse"]) / float(last["validation/stress_std"]) < 3.0
+    assert 0.5 < float(last["validation/stress_coverage"]) <= 1.0
+    model, config, _ = load_run(noisy)
+    assert model.has_stress_cov and config.model.stress_head == "equivariant"
 
 
 def test_run_folder(finished):

@@ -16,6 +16,7 @@ struct Metadata {
   std::string torch_version;          ///< of the export
   std::string dtype;                  ///< "float32" or "float64": the weights as stored, and the default to run in
   std::string head;                   ///< point, energy, cholesky, equivariant, evidential
+  std::string stress_head;            ///< none, equivariant: what says how noisy a stress is
   std::string posterior;              ///< point (one member), ensemble, ...
   std::string energy_aggregation;     ///< "extensive": node_energy_var is in eV^2 and adds up to the frame's variance; "paper": it is
                                       ///< s_i, and the frame's variance is exp(mean_i s_i)
@@ -23,6 +24,7 @@ struct Metadata {
   double r_max = 0;                   ///< cutoff, Angstrom
   int64_t n_layers = 0;
   int64_t n_members = 0;              ///< M
+  int64_t n_trunks = 0;               ///< T, divides M: member m reads the features of trunk m % T, which are all the layers compute
   std::vector<std::string> elements;  ///< chemical symbols in species order
   std::vector<int64_t> halo_widths;   ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
   std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
@@ -35,7 +37,8 @@ struct Metadata {
   double training_cutoff = 4.0;       ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
   std::string json;                   ///< metadata.json itself
 
-  /// True when the head predicts an energy variance / a force covariance.
+  /// True when there is noise of the stress / an energy variance / a force covariance.
+  bool has_stress_cov() const { return stress_head != "none"; }
   bool has_energy_var() const { return head != "point"; }
   bool has_force_cov() const { return head == "cholesky" || head == "equivariant" || head == "evidential"; }
 
@@ -50,7 +53,7 @@ struct Metadata {
 /// Reads metadata.json. `name` is the file, for messages.
 Metadata parse_metadata(const std::string& json, const std::string& name);
 
-inline constexpr int64_t format_version = 3;
+inline constexpr int64_t format_version = 4;
 
 /// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
 struct Artifact {

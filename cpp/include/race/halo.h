@@ -11,7 +11,8 @@ namespace race {
 
 /// How the rows of atoms reach their copies, and how adjoints come back. predict() calls
 ///   forward   once before each layer but the first (n_layers - 1 times), then
-///   reverse   once after the backward of each layer but the first (n_layers - 1 times),
+///   reverse   once after the transpose of each layer but the first (n_layers - 1 times; M / T times as often where M members
+///             with T trunks are to have their own forces),
 /// in the same order and with the same width in every domain, also in domains with no atoms or no edges.
 ///
 /// rows: [n_total, width], in the model's dtype, contiguous, on the model's device (an implementation that needs host

@@ -11,7 +11,7 @@
 
 namespace race {
 
-/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, G = 1 or M groups,
+/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, T trunks, G = 1 or T groups,
 /// B radial basis functions, S spherical harmonics, K readout channels. Segments take and return tensors in dtype() on
 /// device() and may be called from several threads at once. None has a derivative: *_vjp are the transposes.
 class Model {
@@ -92,6 +92,10 @@ class Model {
     at::Tensor cov_epistemic;    ///< [n_owned, M, 6] (eV/Angstrom)^2; the evidential head's own, else 0
   };
   Uncertainty uncertainty(const at::Tensor& out, const at::Tensor& species) const;
+
+  /// out summed over layers -> float64 [6, 6] eV^2: covariance of the noise of these atoms' virial, mean over members; 0 without a
+  /// stress head. It adds up over atoms, and over domains.
+  at::Tensor virial_cov(const at::Tensor& out) const;
 
  private:
   struct State;

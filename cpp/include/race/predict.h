@@ -12,7 +12,7 @@ namespace race {
 /// What to compute beside the mean. Every domain must ask for the same: it decides what is exchanged.
 struct Request {
   bool members = false;      ///< forces and virial of each member (G = M) instead of the mean (G = 1)
-  bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric
+  bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
   bool atom_virial = false;
   int64_t n_parts = 1;  ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
                         ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
@@ -46,6 +46,11 @@ struct Prediction {
   /// makes the mutual information of force and member, 1/2 ln det Sigma - 1/2 mean_m ln det Sigma_m (BALD). Undefined unless asked
   /// for, and for heads without a covariance.
   at::Tensor logdet_aleatoric;
+
+  /// [6, 6] eV^2, columns xx, yy, zz, xy, xz, yz: covariance of the noise of this domain's part of the virial, mean over members. Atoms are
+  /// independent: sum over domains. That of the stress is it over volume^2, beside the members' spread. 0 without a stress head. Undefined
+  /// unless asked for.
+  at::Tensor virial_cov;
 };
 
 /// Energies by segments with halo exchanges between them, forces by the explicit transpose of that chain: one r_max of ghosts for any number of layers. Collective: every domain calls it with the same request.

@@ -13,7 +13,7 @@ from typing import Any
 import race._race
 from race.errors import RaceError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 TRAILER = f"race-artifact/{FORMAT_VERSION} sha256:"
 _DIGITS = 64
 

@@ -28,6 +28,9 @@ UNCERTAINTY = [
     "bald",
     "energy_bald",
     "stress_std",
+    "stress_cov",
+    "stress_cov_aleatoric",
+    "stress_cov_epistemic",
     *MEMBERS,
 ]
 
@@ -41,7 +44,8 @@ class Calculator(AseCalculator):
         bald                  [n_atoms] nats, 1/2 ln det(forces_cov) - mean_m 1/2 ln det(aleatoric covariance of member m): what the
                               force would tell about which member is right (Houlsby et al. 2011, arXiv:1112.5745)
         energy_bald           nats, the same of the total energy: 1/2 ln(energy_std^2) - mean_m 1/2 ln(aleatoric variance of member m)
-        stress_std            [6] eV/A^3, ASE's Voigt order; the members' spread (no head predicts stress noise)
+        stress_std            [6] eV/A^3, ASE's Voigt order; total: the members' spread, and the noise of a model with a stress_head
+        stress_cov            [6, 6] (eV/A^3)^2 in Voigt order, total = stress_cov_aleatoric (stress_head) + stress_cov_epistemic
         energy_interval eV, forces_interval [n_atoms, 3] eV/A, stress_interval [6] eV/A^3 in Voigt order: half-widths of the calibrated
                               central intervals that hold the true value with probability `interval`, component by component
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6] eV/A^3 in Voigt order.
@@ -79,6 +83,7 @@ class Calculator(AseCalculator):
         self.always_uncertain = uncertainty
         ensemble = self.metadata["n_members"] > 1
         energy_var, forces_cov = self.metadata["head"] != "point", self.metadata["head"] not in ("point", "energy")
+        stress_noise = self.metadata["stress_head"] != "none"
         available = {
             "energy_std": ensemble or energy_var,
             "forces_cov": ensemble or forces_cov,
@@ -86,7 +91,10 @@ class Calculator(AseCalculator):
             "forces_cov_epistemic": ensemble or self.metadata["head"] == "evidential",
             "bald": forces_cov and (ensemble or self.metadata["head"] == "evidential"),
             "energy_bald": ensemble and energy_var,
-            "stress_std": ensemble,
+            "stress_std": ensemble or stress_noise,
+            "stress_cov": ensemble or stress_noise,
+            "stress_cov_aleatoric": stress_noise,
+            "stress_cov_epistemic": ensemble,
         }
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
@@ -139,7 +147,12 @@ class Calculator(AseCalculator):
             stress = -six[:, SIX_TO_VOIGT] / atoms.get_volume()  # [G, 6]
             results["stress"] = stress.mean(0)
             if uncertain:
-                results["stress_std"], results["stress_members"] = stress.std(0), stress
+                voigt = list(SIX_TO_VOIGT)
+                noise = out["virial_cov"][voigt][:, voigt] / atoms.get_volume() ** 2
+                spread = np.cov(stress.T, bias=True)
+                results["stress_cov_aleatoric"], results["stress_cov_epistemic"] = noise, spread
+                results["stress_cov"] = noise + spread
+                results["stress_std"], results["stress_members"] = np.sqrt(np.diagonal(noise + spread)), stress
         if uncertain:
             std = {name: results[f"{name}_std"] for name in ("energy", "stress") if f"{name}_std" in results}
             std["forces"] = np.sqrt(np.diagonal(results["forces_cov"], axis1=1, axis2=2))

@@ -24,8 +24,8 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
     rows = [
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
-        ("members", f"{metadata['n_members']} ({metadata['posterior']})"),
-        ("head", f"{metadata['head']} ({_gives(metadata['head'])})"),
+        ("members", _members(metadata)),
+        ("head", f"{metadata['head']} ({_gives(metadata['head'])}){_stress(metadata['stress_head'])}"),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
         ("stored as", f"{metadata['dtype']}, {'portable (stock torch operators)' if metadata['portable'] else 'compiled operators'}"),
@@ -48,6 +48,15 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
     return [f"{name:<{width}}  {text}" for name, text in rows]
 
 
+def _members(metadata: dict[str, Any]) -> str:
+    n_members, n_trunks = metadata["n_members"], metadata["n_trunks"]
+    trunks = ""
+    if n_trunks < n_members:
+        count, cost = ("1 trunk", "one member") if n_trunks == 1 else (f"{n_trunks} trunks", f"{n_trunks} members")
+        trunks = f", readouts on {count}: mean forces cost {cost}"
+    return f"{n_members} ({metadata['posterior']}{trunks})"
+
+
 def _radial(metadata: dict[str, Any]) -> str:
     table = metadata.get("radial_table", {"knots": metadata["model"]["radial_knots"]})
     if not table["knots"]:
@@ -64,6 +73,10 @@ def _intervals(intervals: dict[str, Any]) -> str:
             k = min(bisect_left(intervals["levels"], 0.9), len(intervals[quantity]) - 1)
             parts.append(f"{quantity} {100 * intervals['levels'][k]:g} % within {intervals[quantity][k]:.3g} sigma")
     return f"{intervals['method']}, {len(intervals['fingerprints'])} frames: {', '.join(parts)}" if parts else "none"
+
+
+def _stress(stress_head: str) -> str:
+    return "" if stress_head == "none" else f", of the stress {stress_head} (6x6 covariance)"
 
 
 def _gives(head: str) -> str:

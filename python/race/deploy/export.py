@@ -1,6 +1,7 @@
 """A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp, nowhere else."""
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 import race
 import race._race
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
-from race.deploy.folded import FoldedRACE
+from race.deploy.folded import FoldedRACE, count_trunks
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
@@ -104,6 +105,7 @@ def metadata_of(
     """metadata.json; cpp/include/race/artifact.h says what librace reads of it."""
     config, training, versions = model.config, summary.get("training", {}), summary.get("versions", {})
     per_element = training.get("per_element", {})
+    n_trunks = count_trunks(model)
     return {
         "format": FORMAT_VERSION,
         "race_version": race.__version__,
@@ -115,9 +117,11 @@ def metadata_of(
         "r_max": config.r_max,
         "n_layers": config.n_layers,
         "n_members": config.n_members,
+        "n_trunks": n_trunks,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "halo_widths": model.g_dims[1:],
+        "halo_widths": [width * n_trunks // config.n_members for width in model.g_dims[1:]],
         "head": config.head,
+        "stress_head": config.stress_head,
         "energy_aggregation": config.energy_aggregation,
         "posterior": posterior_name(config, summary),
         "units": {"energy": "eV", "length": "Angstrom", "forces_cov": "(eV/Angstrom)^2", "stress": "eV/Angstrom^3"},
@@ -128,6 +132,7 @@ def metadata_of(
             "min_distance": training.get("min_distance", {}),
             "max_force": {element: values["force_max"] for element, values in per_element.items() if "force_max" in values},
         },
-        "validation": summary.get("validation", {}),
+        # NaN, which JSON has not, is what a head does not give: the force deviation of one member without a covariance.
+        "validation": {name: value for name, value in summary.get("validation", {}).items() if math.isfinite(value)},
         "model": config.model_dump(mode="json"),
     }

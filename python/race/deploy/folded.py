@@ -2,6 +2,9 @@
 
 Nothing here records autograd. Forces are the explicit transpose, segment by segment in reverse, so that one step is a fixed
 sequence of operators.
+
+Members that differ in the last maps of their readouts alone share a trunk (last-layer posteriors): the convolutions and their
+transposes are those of T <= M trunks. Then the mean forces cost T members, and members' forces M / T transposes after one forward pass.
 """
 
 # mypy: disable-error-code="operator"
@@ -15,10 +18,17 @@ from race.deploy.folded_layer import FoldedLayer
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
 from race.model.heads import ForceCovariance
-from race.model.layer import Layer
+from race.model.layer import Layer, is_own
 from race.model.outputs import Outputs
 from race.model.race import RACE
 from race.model.radial import Radial
+
+
+def count_trunks(model: RACE) -> int:
+    """T: member m has the trunk of member m % T, bit for bit. The weights say so, not the posterior's name."""
+    shared = [p.detach() for name, p in model.named_parameters() if not is_own(name)]
+    M = model.n_members
+    return next(T for T in range(1, M + 1) if M % T == 0 and all(torch.equal(p[T:], p[: M - T]) for p in shared))
 
 
 class FoldedRACE(Outputs):
@@ -31,22 +41,25 @@ class FoldedRACE(Outputs):
     def __init__(self, model: RACE):
         """A copy in float64."""
         super().__init__(model.config, torch.float64)
-        twin = RACE(model.config, torch.float64)
-        twin.load_state_dict(model.state_dict())
+        n_trunks = count_trunks(model)
+        twin = RACE(model.config.model_copy(update={"n_members": n_trunks}), torch.float64)
+        own = dict(model.named_parameters())  # member axis first
+        twin.load_state_dict({name: p[:n_trunks] if name in own else p for name, p in model.state_dict().items()})
         twin.requires_grad_(False)
         self.edge_basis = twin.edge_basis
         a = twin.species_features()
         embedding = twin.embedding.transpose(0, 1).reshape(twin.embedding.shape[1], -1)  # [S, M * F]
         self.register_buffer("g_rows", twin.linear_up(embedding))
         trained = [layer for layer in twin.layers if isinstance(layer, Layer)]
+        readouts = [layer.readout for layer in model.layers if isinstance(layer, Layer)]
         layers: list[FoldedLayer] = []
         irreps_h = o3.Irreps([])
         for t, layer in enumerate(trained):
             following = trained[t + 1] if t + 1 < self.n_layers else None
-            layers.append(FoldedLayer(layer, a, embedding if t == 0 else embedding[:0], irreps_h, following, self.head))
+            layers.append(FoldedLayer(layer, readouts[t], a, embedding if t == 0 else embedding[:0], irreps_h, following))
             irreps_h = layers[t].irreps_h
         self.layers = nn.ModuleList(layers)
-        self.g_dims = twin.g_dims
+        self.n_trunks = n_trunks
 
     @torch.jit.export
     def prepare(self) -> None:
@@ -100,6 +113,10 @@ class FoldedRACE(Outputs):
     @torch.jit.export
     def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.moments(out)
+
+    @torch.jit.export
+    def virial_cov(self, out: Tensor) -> Tensor:
+        return self.virial_noise(out)
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "FoldedRACE":

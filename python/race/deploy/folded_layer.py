@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from race.deploy.chain import Link, Matrices, chain_of, transpose_of
 from race.model.conv import conv_aten, conv_fused, conv_vjp_aten, conv_vjp_fused
-from race.model.heads import n_scalars
 from race.model.irreps import Layout
-from race.model.layer import Layer
+from race.model.layer import Layer, Readout
 from race.model.linear import linear_aten, linear_fused
 
 SILU_NORM = 1.6790  # of race.model.radial.silu
@@ -35,26 +34,32 @@ def only(matrices: Matrices, irreps: set[o3.Irrep]) -> Matrices:
 class FoldedLayer(nn.Module):
     """One layer: mid = conv(g), then h' (what later maps read), g' (what neighbours read), z (the readout before its activation)."""
 
-    __constants__ = ["fused", "first"]
+    __constants__ = ["fused", "first", "n_readouts"]  # branches on them are decided when the artifact is compiled
     cg: Tensor
     table: Tensor
     rows: Tensor
     second: Tensor
     energy_weight: Tensor
 
-    def __init__(self, layer: Layer, species_features: Tensor, embedding: Tensor, irreps_h: o3.Irreps, next_layer: Layer | None, head: str):
-        """embedding [S, M * F] of the first layer, empty after it; irreps_h: what the previous layer kept of h."""
+    def __init__(
+        self, layer: Layer, readout: Readout, species_features: Tensor, embedding: Tensor, irreps_h: o3.Irreps, next_layer: Layer | None
+    ):
+        """The layer of T trunks, with the readout of M members, R = M / T to a trunk: member r T + t reads trunk t.
+
+        embedding [S, T * F] of the first layer, empty after it; irreps_h: what the previous layer kept of h.
+        """
         super().__init__()
-        M = layer.weight_skip.shape[0]
+        T, M = layer.weight_skip.shape[0], readout.w2.shape[0]
+        R = M // T
         self.fused, self.first = True, embedding.numel() > 0
-        self.dim_h = Layout(irreps_h, M).dim
+        self.dim_h = Layout(irreps_h, T).dim
         self.path_rows, self.dim_mid = layer.path_rows, layer.dim_mid
         self.radial = layer.radial
         self.register_buffer("cg", layer.cg.clone())
         self.register_buffer("table", torch.zeros(0))
 
         # every linear map of the layer, irrep by irrep
-        readout = layer.readout
+        w1 = layer.readout.w1  # [T, mul, H]; the later maps are the members' own
         mid, out = layer.irreps_mid, layer.irreps_out
         widths = {ir: mul for mul, ir in out}
         product = then(
@@ -64,9 +69,9 @@ class FoldedLayer(nn.Module):
         skip_irreps = o3.Irreps([(mul, ir) for mul, ir in out if ir in layer.irreps_in])
         skip = matrices_of(layer.weight_skip * layer.skip_norm, layer.skip_shapes, skip_irreps)
         scalar, tensor = o3.Irrep("0e"), o3.Irrep("2e")
-        read: Matrices = {scalar: normalized(readout.w1)}
+        read: Matrices = {scalar: normalized(w1)}
         if readout.wt.shape[1] > 0:
-            read[tensor] = normalized(readout.wt)
+            read[tensor] = of_trunks(normalized(readout.wt), T)
         up: Matrices = {}
         g_next = o3.Irreps([])
         kept: set[o3.Irrep] = set()
@@ -76,9 +81,9 @@ class FoldedLayer(nn.Module):
             g_next = next_layer.irreps_g
             up = matrices_of(linear.matrices(), linear.shapes, g_next)
             kept = {ir for _, ir in next_layer.irreps_out} & widths.keys()
-        if worth_keeping(mid, irreps_h, widths, scalar, readout.w1.shape[2]):
+        if worth_keeping(mid, irreps_h, widths, scalar, w1.shape[2]):
             kept = kept | {scalar}
-        hidden = o3.Irreps([(readout.w1.shape[2], scalar)])
+        hidden = o3.Irreps([(w1.shape[2], scalar)])
         self.irreps_h = o3.Irreps([(mul, ir) for mul, ir in out if ir in kept])
 
         # What the layer computes, in this order: h', g', z, tensor channels. Each adds up from mid, from h and from h' itself.
@@ -86,7 +91,7 @@ class FoldedLayer(nn.Module):
             (self.irreps_h, {}),
             (g_next, up),
             (hidden, only(read, {scalar})),
-            (o3.Irreps([(1, tensor)] if tensor in read else []), only(read, {tensor})),
+            (o3.Irreps([(R * readout.n_tensors, tensor)] if tensor in read else []), only(read, {tensor})),
         ]
         made, S = [irreps for irreps, _ in targets], species_features.shape[1]
         from_mid: list[Link] = []  # tensors of the chain: 0 mid, 1 h, then the targets
@@ -99,19 +104,20 @@ class FoldedLayer(nn.Module):
             from_new.append((2, to, only(after, kept)))
         rows = torch.zeros(0, dtype=torch.float64)
         if self.first:
-            of_h = chain_of([(0, to - 1, matrices) for _, to, matrices in from_h], [layer.irreps_in, *made], 1, M, S).set_fused(False)
+            of_h = chain_of([(0, to - 1, matrices) for _, to, matrices in from_h], [layer.irreps_in, *made], 1, T, S).set_fused(False)
             rows = torch.cat(of_h([embedding], None, torch.arange(S)), dim=1)
             from_h = []
         self.register_buffer("rows", rows)  # [S, all targets] in the first layer: what h_0 gives
-        self.chain = chain_of(from_mid + from_h + from_new, [mid, irreps_h, *made], 2, M, S)
+        self.chain = chain_of(from_mid + from_h + from_new, [mid, irreps_h, *made], 2, T, S)
         self.back = transpose_of(self.chain, [2, 3, 4], [0, 1], [self.dim_mid, self.dim_h])  # the energy reads no tensor channel
 
         # outputs from silu(z): scalars of the head, the energy first
-        self.n_members, self.n_scalars = M, n_scalars(head)
-        second = SILU_NORM * normalized(readout.w2)  # [M, 1, H, n_scalars]
-        self.second_blocks = [1, second.shape[2], self.n_scalars, 0, 0, 0]
+        self.n_trunks, self.n_readouts, self.n_scalars, self.n_tensors = T, R, readout.n_scalars, readout.n_tensors
+        second = SILU_NORM * of_trunks(normalized(readout.w2), T)  # [T, 1, H, R * n_scalars]
+        self.second_blocks = [1, second.shape[2], R * self.n_scalars, 0, 0, 0]
         self.register_buffer("second", second.flatten(2))
-        self.register_buffer("energy_weight", second[:, 0, :, 0].unsqueeze(0))  # [1, M, H]
+        energy = second[:, 0].unflatten(2, (R, self.n_scalars))[..., 0]  # [T, H, R]
+        self.register_buffer("energy_weight", energy.permute(2, 0, 1).contiguous())  # [R, T, H]
 
     def prepare(self) -> None:
         """Makes what is made once, when dtype and device are known."""
@@ -128,25 +134,26 @@ class FoldedLayer(nn.Module):
     def forward(
         self, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """h [n, dim_h], g [n_total, dim_g], radial [E, G, B], sh [E, G, S] -> h', g', out [n, M, n_out], z [n, M * H] (for `vjp`)"""
+        """h [n, dim_h], g [n_total, dim_g], radial [E, G, B], sh [E, G, S] -> h', g', out [n, M, n_out], z [n, T * H] (for `vjp`)"""
         weights, table = self.weights(radial)
         if self.fused:
             mid = conv_fused(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
         else:
             mid = conv_aten(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
-        n, M = species.shape[0], self.n_members
+        n, T, R = species.shape[0], self.n_trunks, self.n_readouts
         rows: Tensor | None = None
         if self.first:
             rows = self.rows
         new, g_next, z, tensor = self.chain([mid, h], rows, species)
         active = torch.nn.functional.silu(z)
         if self.fused:
-            out = linear_fused(active, self.second, None, self.second_blocks, M * self.n_scalars)
+            out = linear_fused(active, self.second, None, self.second_blocks, T * R * self.n_scalars)
         else:
-            out = linear_aten(active, self.second, None, self.second_blocks, M * self.n_scalars)
-        out = out.view(n, M, self.n_scalars)
+            out = linear_aten(active, self.second, None, self.second_blocks, T * R * self.n_scalars)
+        out = out.view(n, T, R, self.n_scalars).transpose(1, 2)
         if tensor.shape[1] > 0:
-            out = torch.cat([out, tensor.reshape(n, 5, M).transpose(1, 2)], dim=2)
+            out = torch.cat([out, tensor.view(n, 5, T, R, self.n_tensors).permute(0, 3, 2, 4, 1).flatten(3)], dim=3)
+        out = out.reshape(n, R * T, out.shape[3])
         return new, g_next, out, z
 
     def vjp(
@@ -154,7 +161,12 @@ class FoldedLayer(nn.Module):
         bar_new: Tensor, bar_g_next: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """Adjoints of (h, g, radial, sh) from those of the energy out[:, :, 0] [n, M], of h' and g' (overwritten)."""
-        bar_z = torch.ops.aten.silu_backward((bar_energy.unsqueeze(2) * self.energy_weight).flatten(1), z)
+        if self.n_readouts == 1:
+            bar_active = bar_energy.unsqueeze(2) * self.energy_weight[0]
+        else:
+            by_trunk = bar_energy.unflatten(1, [self.n_readouts, self.n_trunks]).permute(2, 0, 1)  # [T, n, R]
+            bar_active = torch.bmm(by_trunk, self.energy_weight.transpose(0, 1)).transpose(0, 1)  # [n, T, H]
+        bar_z = torch.ops.aten.silu_backward(bar_active.flatten(1), z)
         bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
         weights, table = self.weights(radial)
         want_g = not self.first
@@ -164,8 +176,13 @@ class FoldedLayer(nn.Module):
             bar_g, bar_weights, bar_sh = conv_vjp_aten(bar_mid, g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, want_g)
         if self.radial.n_knots > 0:
             return bar_h, bar_g, bar_weights.unsqueeze(2), bar_sh
-        bar_radial = self.radial.mlp_vjp(radial.transpose(0, 1), bar_weights).transpose(0, 1)  # [E, M, B]
-        return bar_h, bar_g, bar_radial if radial.shape[1] == self.n_members else bar_radial.sum(1, keepdim=True), bar_sh
+        bar_radial = self.radial.mlp_vjp(radial.transpose(0, 1), bar_weights).transpose(0, 1)  # [E, T, B]
+        return bar_h, bar_g, bar_radial if radial.shape[1] == self.n_trunks else bar_radial.sum(1, keepdim=True), bar_sh
+
+
+def of_trunks(weight: Tensor, n_trunks: int) -> Tensor:
+    """The matrices of all members that read a trunk, side by side: [M, 1, mul_in, mul_out] -> [T, 1, mul_in, M / T * mul_out]"""
+    return weight.unflatten(0, (-1, n_trunks)).permute(1, 2, 3, 0, 4).flatten(3)
 
 
 def matrices_of(flat: Tensor, shapes: list[tuple[int, int]], irreps: o3.Irreps) -> Matrices:

@@ -71,10 +71,10 @@ def make_selftest(deployed: FoldedRACE, trained: RACE, min_distance: Mapping[str
 
 def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
     """What librace's predict() gives for all members, by the same segments, in Python: the quantities of race::Prediction."""
-    n, M, L = graph.n_atoms, model.n_members, model.n_layers
+    n, M, T, L = graph.n_atoms, model.n_members, model.n_trunks, model.n_layers
     sender, row_ptr, species, vector = graph.edge_index[0], graph.row_ptr, graph.species, graph.edge_vector
     radial, sh, radial_grad, sh_grad = model.edges(vector)
-    radial, sh = radial.unsqueeze(1).expand(-1, M, -1), sh.unsqueeze(1).expand(-1, M, -1)
+    radial, sh = radial.unsqueeze(1).expand(-1, T, -1), sh.unsqueeze(1).expand(-1, T, -1)
     g, h = model.embed(species), vector.new_zeros((n, 0))
     features, readouts, out = [], [], torch.zeros(())
     for t in range(L):
@@ -82,14 +82,17 @@ def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
         h, g, extra, z = model.layer(t, h, g, radial, sh, sender, row_ptr, species)
         readouts.append(z)
         out = out + extra
-    bar_energy = model.readout_vjp(species, torch.ones(M, dtype=torch.float64))
-    bar_h, bar_g, bar_radial, bar_sh = torch.zeros_like(h), torch.zeros_like(g), torch.zeros(()), torch.zeros(())
-    for t in reversed(range(L)):
-        bar_h, bar_g, of_radial, of_sh = model.layer_vjp(
-            t, features[t], radial, sh, sender, row_ptr, species, readouts[t], bar_energy, bar_h, bar_g
-        )
-        bar_radial, bar_sh = bar_radial + of_radial, bar_sh + of_sh
-    edge_grad = model.edges_vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
+    of_members = []
+    for seed in torch.eye(M // T, dtype=torch.float64).repeat_interleave(T, 1):  # one member of each trunk at a time
+        bar_energy = model.readout_vjp(species, seed)
+        bar_h, bar_g, bar_radial, bar_sh = torch.zeros_like(h), torch.zeros_like(g), torch.zeros(()), torch.zeros(())
+        for t in reversed(range(L)):
+            bar_h, bar_g, of_radial, of_sh = model.layer_vjp(
+                t, features[t], radial, sh, sender, row_ptr, species, readouts[t], bar_energy, bar_h, bar_g
+            )
+            bar_radial, bar_sh = bar_radial + of_radial, bar_sh + of_sh
+        of_members.append(model.edges_vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh))
+    edge_grad = torch.cat(of_members, dim=1)  # [E, M, 3]
     forces = vector.new_zeros((n, M, 3)).index_add(0, graph.edge_index[1], edge_grad).index_add(0, sender, edge_grad, alpha=-1)
     energy_var, aleatoric, epistemic = model.uncertainty(out, species)
     return {
@@ -99,6 +102,7 @@ def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
         "node_energy_var": energy_var,
         "cov_aleatoric": aleatoric.mean(1),
         "cov_epistemic": epistemic.mean(1),
+        "virial_cov": model.virial_cov(out),
     }
 
 

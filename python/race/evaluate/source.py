@@ -128,8 +128,10 @@ def _moments(result: dict[str, Any]) -> Prediction:
     zero = np.zeros((*result["forces"].shape, 3))
     cov = [np.asarray(result.get(f"forces_cov_{part}", zero), dtype=np.float64) for part in ("aleatoric", "epistemic")]
     forces = Estimate(np.asarray(result["forces"], dtype=np.float64), *cov)
-    stress = result.get("stress_members", np.full((len(result["energy_members"]), 6), np.nan))
-    return Prediction(energy, forces, law_of_total_variance(stress[None][..., list(SIX_TO_VOIGT)]))
+    six = list(SIX_TO_VOIGT)
+    members = result.get("stress_members", np.full((len(result["energy_members"]), 6), np.nan))
+    noise = np.asarray(result["stress_cov_aleatoric"])[None, None][..., six, :][..., six] if "stress_cov_aleatoric" in result else None
+    return Prediction(energy, forces, law_of_total_variance(members[None][..., six], noise))
 
 
 def labels_of_frames(frames: list[ase.Atoms]) -> Labels:

@@ -24,3 +24,19 @@ def expm_traceless(q: Tensor) -> Tensor:
         x, y, z = xx * p + 2.0 * x * z + y * y, xx * d + xy * p + 2.0 * y * z, torch.addcmul(xy * d, z, z)
     identity = torch.eye(3, dtype=q.dtype, device=q.device)
     return x[..., None, None] * square + y[..., None, None] * q + z[..., None, None] * identity
+
+
+def expm_symmetric(s: Tensor) -> Tensor:
+    """expm(S) of symmetric S [..., n, n], for spectral norms up to about 10; float64 to 1e-13 of the largest eigenvalue.
+
+    Scaled Taylor series by Horner's rule, squared; differentiable any number of times.
+    """
+    n_squarings, order = 5, 10  # ||S|| <= 10: 0.31 after scaling, where the series' remainder is 6e-14
+    s = s * 0.5**n_squarings
+    identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    e = identity + s / order
+    for k in range(order - 1, 0, -1):
+        e = identity + (s @ e) / k
+    for _ in range(n_squarings):
+        e = e @ e
+    return 0.5 * (e + e.transpose(-1, -2))

@@ -5,31 +5,41 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.model.conv import conv_aten, conv_fused
-from race.model.heads import TENSOR_HEADS, n_scalars
 from race.model.irreps import Layout, conv_paths
 from race.model.linear import BlockLinear, Linear, block_linear, fan_in_norm, weight_shapes
 from race.model.radial import Radial, silu
 
 
-class Readout(nn.Module):
-    """E_j^t and the uncertainty channels of one layer: w_2 silu(W_1 h[0e]), and a linear map of h[2e] (paper eq. 16)."""
+def is_own(name: str) -> bool:
+    """Whether a parameter belongs to the last linear maps of a readout, after which nothing mixes channels.
 
-    def __init__(self, irreps: o3.Irreps, hidden: int, head: str, n_members: int):
+    Members that differ in these alone share a trunk.
+    """
+    return name.endswith(("readout.w2", "readout.wt"))
+
+
+class Readout(nn.Module):
+    """E_j^t and the uncertainty channels of one layer: w_2 silu(W_1 h[0e]), and a linear map of h[2e] (paper eq. 16).
+
+    channels: scalars and l=2 tensors, see race.model.stress.readout_channels.
+    """
+
+    def __init__(self, irreps: o3.Irreps, hidden: int, channels: tuple[int, int], n_members: int):
         super().__init__()
         layout = Layout(irreps, n_members)
         scalar = layout.blocks[layout.find(o3.Irrep("0e"))]
-        self.has_tensor = head in TENSOR_HEADS
-        tensors = [block for block in layout.blocks if self.has_tensor and block.ir == o3.Irrep("2e")]  # none yet in a first layer
+        self.n_scalars, self.n_tensors = channels
+        tensors = [block for block in layout.blocks if self.n_tensors and block.ir == o3.Irrep("2e")]  # none yet in a first layer
         self.w1 = nn.Parameter(torch.randn(n_members, scalar.mul, hidden))
-        self.w2 = nn.Parameter(torch.randn(n_members, hidden, n_scalars(head)))
-        self.wt = nn.Parameter(torch.randn(n_members, sum(block.mul for block in tensors), 1))
-        # h -> the hidden channels, then the five components: one map, so that h has one adjoint
-        self.widths = [n_members * hidden, 5 * n_members if self.has_tensor else 0]
+        self.w2 = nn.Parameter(torch.randn(n_members, hidden, self.n_scalars))
+        self.wt = nn.Parameter(torch.randn(n_members, sum(block.mul for block in tensors), max(self.n_tensors, 1)))
+        # h -> the hidden channels, then the five components of each tensor: one map, so that h has one adjoint
+        self.widths = [n_members * hidden, 5 * n_members * self.n_tensors]
         rows = [1, scalar.mul, hidden, scalar.offset, 0, 0]
         for block in tensors:
-            rows += [5, block.mul, 1, block.offset, self.widths[0], scalar.mul * hidden]
+            rows += [5, block.mul, self.n_tensors, block.offset, self.widths[0], scalar.mul * hidden]
         self.first = BlockLinear(rows, sum(self.widths))
-        self.second = BlockLinear([1, hidden, n_scalars(head), 0, 0, 0], n_members * n_scalars(head))
+        self.second = BlockLinear([1, hidden, self.n_scalars, 0, 0, 0], n_members * self.n_scalars)
 
     def forward(self, h: Tensor) -> Tensor:
         """h [n, dim] -> [n, M, n_out]"""
@@ -37,8 +47,8 @@ class Readout(nn.Module):
         weight = torch.cat([flat(self.w1), flat(self.wt)], dim=2)
         hidden, tensor = self.first(h, weight).split(self.widths, dim=1)
         out = self.second(silu(hidden), flat(self.w2)).view(n, n_members, self.w2.shape[2])
-        if self.has_tensor:
-            out = torch.cat([out, tensor.reshape(n, 5, n_members).transpose(1, 2)], dim=2)
+        if self.n_tensors:
+            out = torch.cat([out, tensor.reshape(n, 5, n_members, self.n_tensors).permute(0, 2, 3, 1).flatten(2)], dim=2)
         return out
 
 
@@ -73,7 +83,7 @@ class Layer(nn.Module):
         radial_knots: int,
         envelope_p: int,
         readout_hidden: int,
-        head: str,
+        readout_channels: tuple[int, int],
         avg_num_neighbors: float,
         n_members: int,
     ):
@@ -101,7 +111,7 @@ class Layer(nn.Module):
         self.weight_product = nn.Parameter(torch.randn(M, n_features, product_norm.numel()))
         self.weight_skip = nn.Parameter(torch.randn(M, S, skip_norm.numel()))
 
-        self.readout = Readout(irreps_out, readout_hidden, head, M)
+        self.readout = Readout(irreps_out, readout_hidden, readout_channels, M)
         self.linear_up_next = None if irreps_g_next is None else Linear(irreps_out, irreps_g_next, M)
 
     def product_weight(self, species_features: Tensor) -> Tensor:

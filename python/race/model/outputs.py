@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from race.config import ModelConfig
-from race.model.heads import ForceCovariance, evidential_kappa, n_outputs
+from race.model.heads import ForceCovariance, evidential_kappa
+from race.model.stress import StressCovariance, readout_channels
 
 
 class Outputs(nn.Module):
@@ -17,12 +18,15 @@ class Outputs(nn.Module):
         super().__init__()
         self.n_members, self.n_layers = config.n_members, config.n_layers
         self.head = config.head
-        self.n_out = n_outputs(config.head)
+        n_scalars, n_tensors = readout_channels(config.head, config.stress_head)
+        self.n_out = n_scalars + 5 * n_tensors
         self.has_energy_var = config.head != "point"
         self.has_forces_cov = config.head not in ("point", "energy")
         self.paper_energy_var = config.energy_aggregation == "paper"
         self.sigma0_energy_squared = float(config.sigma0_energy) ** 2
         self.force_covariance = ForceCovariance(config.head, config.sigma0, dtype)
+        self.has_stress_cov = config.stress_head != "none"
+        self.stress_covariance = StressCovariance(config.head, config.sigma0, dtype)
         n_species = len(config.elements)
         self.register_buffer("scale", torch.tensor(config.scale or [1.0] * n_species, dtype=torch.float64))
         self.register_buffer("atomic_energies", torch.tensor(config.atomic_energies or [0.0] * n_species, dtype=torch.float64))
@@ -53,3 +57,9 @@ class Outputs(nn.Module):
             if self.head == "evidential":
                 epistemic = aleatoric / evidential_kappa(raw).unsqueeze(-1)
         return self.node_energy_var(raw), aleatoric, epistemic
+
+    def virial_noise(self, out: Tensor) -> Tensor:
+        """Noise of these atoms' virial, mean over members: [6, 6] eV^2 in SIX_ORDER, float64; 0 without a stress_head."""
+        if not self.has_stress_cov:
+            return torch.zeros(6, 6, dtype=torch.float64, device=out.device)
+        return self.stress_covariance(self.raw_channels(out)).to(torch.float64).mean(1).sum(0)

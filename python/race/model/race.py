@@ -14,13 +14,13 @@ from race.data.graph import Batch
 from race.errors import RaceError
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
-from race.model.heads import TENSOR_HEADS
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
 from race.model.linear import BlockLinear, Linear
 from race.model.outputs import Outputs
 from race.model.radial import Radial
 from race.model.scatter import segment_sum
+from race.model.stress import readout_channels
 
 
 class RACE(Outputs):
@@ -36,12 +36,14 @@ class RACE(Outputs):
         if o3.Irrep("0e") not in hidden:
             raise RaceError("hidden features need scalars", where="model.irreps_hidden", expected="some 0e", got=config.irreps_hidden)
         read = [o3.Irrep("0e")]
-        if config.head in TENSOR_HEADS:
+        channels = readout_channels(config.head, config.stress_head)
+        if channels[1] > 0:
             read.append(o3.Irrep("2e"))
             if o3.Irrep("2e") not in hidden or config.lmax < 2:
+                reader = f"head {config.head}" if config.stress_head == "none" else f"stress_head {config.stress_head}"
                 raise RaceError(
-                    f"head {config.head} reads l=2 features", where="model.irreps_hidden", expected="2e channels and lmax >= 2",
-                    got=f"{config.irreps_hidden}, lmax {config.lmax}", remedy="add 2e, or use head cholesky",
+                    f"{reader} reads l=2 features", where="model.irreps_hidden", expected="2e channels and lmax >= 2",
+                    got=f"{config.irreps_hidden}, lmax {config.lmax}", remedy="add 2e, or use head cholesky without a stress_head",
                 )  # fmt: skip
 
         previous = torch.get_default_dtype()
@@ -60,7 +62,8 @@ class RACE(Outputs):
                     g_irreps[t], inputs[t], outputs[t], g_irreps[t + 1] if t + 1 < config.n_layers else None,
                     lmax=config.lmax, n_species=S, n_features=F, radial_widths=[config.n_radial_basis, *config.radial_mlp],
                     radial_knots=config.radial_knots, envelope_p=config.envelope_p,
-                    readout_hidden=config.readout_hidden, head=config.head, avg_num_neighbors=config.avg_num_neighbors, n_members=M,
+                    readout_hidden=config.readout_hidden, readout_channels=channels,
+                    avg_num_neighbors=config.avg_num_neighbors, n_members=M,
                 )
                 for t in range(config.n_layers)
             )  # fmt: skip
@@ -81,7 +84,8 @@ class RACE(Outputs):
     def forward(self, batch: Batch, forces: bool = True, create_graph: bool = False) -> dict[str, Tensor]:
         """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and stress [n_frames, M, 6] eV/A^3.
 
-        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames, M] eV^2 (aleatoric).
+        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames, M] eV^2 (aleatoric); with forces and a
+        stress_head virial_cov [n_frames, M, 6, 6] eV^2 in SIX_ORDER, the noise of stress times volume.
         `create_graph` keeps forces differentiable with respect to the weights.
         """
         M, sender = self.n_members, batch.edge_index[0]
@@ -115,6 +119,8 @@ class RACE(Outputs):
         frame_virial = segment_sum(virial, batch.row_ptr[self.frame_ptr(batch)])  # a frame's receivers are consecutive
         volume = batch.volume.to(virial.dtype)[:, None, None]  # NaN without 3D periodicity: no stress, and no NaN in gradients
         result["stress"] = torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0))
+        if self.has_stress_cov:
+            result["virial_cov"] = segment_sum(self.stress_covariance(raw).flatten(2), self.frame_ptr(batch)).unflatten(2, (6, 6))
         return result
 
     def frame_ptr(self, batch: Batch) -> Tensor:

@@ -10,8 +10,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.config import ModelConfig
-from race.model.heads import TENSOR_HEADS, n_scalars
 from race.model.irreps import unique_irreps
+from race.model.stress import readout_channels
 
 
 class ReferenceLayer(nn.Module):
@@ -49,8 +49,9 @@ class ReferenceLayer(nn.Module):
         self.skip = o3.FullyConnectedTensorProduct(irreps_in, o3.Irreps([(S, "0e")]), hidden)
         scalars = widths[o3.Irrep("0e")]
         self.w1 = nn.Parameter(torch.randn(scalars, config.readout_hidden))
-        self.w2 = nn.Parameter(torch.randn(config.readout_hidden, n_scalars(config.head)))
-        self.wt = nn.Parameter(torch.randn(widths[o3.Irrep("2e")], 1)) if config.head in TENSOR_HEADS else None
+        n_scalars, n_tensors = readout_channels(config.head, config.stress_head)
+        self.w2 = nn.Parameter(torch.randn(config.readout_hidden, n_scalars))
+        self.wt = nn.Parameter(torch.randn(widths[o3.Irrep("2e")], n_tensors)) if n_tensors else None
         self.n = config.avg_num_neighbors
         self.scalar_slice = hidden.slices()[list(ir for _, ir in hidden).index(o3.Irrep("0e"))]
         if self.wt is not None:
@@ -75,7 +76,7 @@ class ReferenceLayer(nn.Module):
         out = (torch.nn.functional.silu(x) * 1.6790) @ self.w2 / math.sqrt(self.w2.shape[0])
         if self.wt is not None:
             t = h[:, self.tensor_slice].unflatten(1, (-1, 5))  # e3nn keeps channels before m
-            out = torch.cat([out, torch.einsum("ncm,cd->nm", t, self.wt) / math.sqrt(self.wt.shape[0])], dim=1)
+            out = torch.cat([out, torch.einsum("ncm,cd->ndm", t, self.wt).flatten(1) / math.sqrt(self.wt.shape[0])], dim=1)
         return h, out
 
 

@@ -173,14 +173,16 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     Raises:
         RaceError: hidden features without 2e.
     """
-    config = teacher.config.model_copy(update={"n_members": 1, "head": "equivariant", "energy_aggregation": "extensive"})
+    changes = {"n_members": 1, "head": "equivariant", "stress_head": "none", "energy_aggregation": "extensive"}
+    config = teacher.config.model_copy(update=changes)
     dtype = next(teacher.parameters()).dtype
     if teacher.head not in TENSOR_HEADS:
         return initial_model(config, seed, dtype)
     student, own = RACE(config, dtype), dict(member_of(teacher, member).named_parameters())
     with torch.no_grad():
         for name, p in student.named_parameters():
-            p.copy_(own[name][..., : p.shape[-1]])  # w_2 of the evidential head has nu and kappa after E, s, a
+            # w_2 of other heads has more after E, s, a (nu and kappa, noise of the stress), w_t more before t
+            p.copy_(own[name][..., -p.shape[-1] :] if name.endswith("readout.wt") else own[name][..., : p.shape[-1]])
     return student
 
 

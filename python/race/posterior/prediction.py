@@ -102,7 +102,9 @@ def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
             aleatoric = model.forces_cov(raw).double().cpu().numpy()
             if model.head == "evidential":
                 epistemic = aleatoric / evidential_kappa(raw).double().cpu().numpy()[..., None, None]
-    return Prediction(energy, law_of_total_variance(out["forces"], aleatoric, epistemic), law_of_total_variance(out["stress"]))
+    noise = out["virial_cov"] / batch.volume.double().cpu().numpy()[:, None, None, None] ** 2 if model.has_stress_cov else None
+    stress = law_of_total_variance(out["stress"], noise)
+    return Prediction(energy, law_of_total_variance(out["forces"], aleatoric, epistemic), stress)
 
 
 def predict_dataset(model: RACE, dataset: Dataset, batch_size: int = 8) -> tuple[Prediction, Labels]:

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from race.config import Config
 from race.data import Batch, Dataset
+from race.model.layer import is_own
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
@@ -55,11 +56,6 @@ class Expanded(nn.Module):
         return all_members[:1].clone()
 
 
-def is_own(name: str) -> bool:
-    """Whether every member has its own: the last linear maps of readouts, after which nothing mixes channels."""
-    return name.endswith(("readout.w2", "readout.wt"))
-
-
 def share_trunk(model: RACE) -> RACE:
     """Replaces all parameters but the members' own by those of the first member, expanded. In place."""
     for name, _ in list(model.named_parameters()):
@@ -79,7 +75,7 @@ class JointLoss(Loss):
         if "forces" in self.weights:
             rows["forces"], force_var = self._joint_forces(out, batch)
         if "stress" in self.weights:
-            rows["stress"] = self._stress({**out, "stress": out["stress"].mean(1, keepdim=True)}, batch, force_var)
+            rows["stress"] = self._stress(self._joint_stress(out, batch), batch, force_var, 0.0)
         return rows
 
     def _joint_energy(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -105,6 +101,17 @@ class JointLoss(Loss):
         white = torch.linalg.solve_triangular(factor, (mean - batch.forces).unsqueeze(-1), upper=False).squeeze(-1)
         logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
         return 0.5 * ((white * white).sum(-1, keepdim=True) + logdet), torch.exp(logdet.detach() / 3.0)
+
+    @staticmethod
+    def _joint_stress(out: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The members' mean in place of them, with the total covariance of the virial where they have a noise of their own."""
+        mean = out["stress"].mean(1, keepdim=True)
+        joint = {**out, "stress": mean}
+        if "virial_cov" in out:
+            spread = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(mean.dtype) * (out["stress"] - mean)
+            between = torch.einsum("nma,nmb->nab", spread, spread) / spread.shape[1]
+            joint["virial_cov"] = (out["virial_cov"].mean(1) + between).unsqueeze(1)
+        return joint
 
 
 class ShallowTrainer(Trainer):

@@ -1,8 +1,9 @@
 """Losses, one value per member: the members of an ensemble never see each other's gradients.
 
-    L   = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F + lambda_S mean_frames MSE_S
+    L   = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F + lambda_S mean_frames (MSE_S or NLL_S)
     NLL_E = 1/2 [ dE^2 / sigma_E^2 + ln sigma_E^2 ]
     NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]          (`evidential`: the Student-t loss of race.model.heads)
+    NLL_S = 1/2 [ w^T C^-1 w + ln det C ]                  six components of the virial error w; models with a stress_head
 
 The weight is on the whole term: on the quadratic part alone it would move the optimum to lambda * Sigma.
 
@@ -16,14 +17,15 @@ beta = 0 is the likelihood, beta = 1 gives the mean the gradient of `mse` (exact
 MSE warm-up is therefore beta falling from 1: no loss, gradient or optimiser state jumps where the likelihood takes over.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from race.config import Config
 from race.data import Batch
 from race.model.heads import ForceCovariance, evidential_nll
-
-VIRIAL_LENGTH = 1.0  # Angstrom
+from race.model.stress import STRESS_LENGTH
 
 
 class Loss:
@@ -65,7 +67,7 @@ class Loss:
         if "forces" in self.weights:
             rows["forces"], force_var = self._forces(out, batch, beta)
         if "stress" in self.weights:
-            rows["stress"] = self._stress(out, batch, force_var)
+            rows["stress"] = self._stress(out, batch, force_var, beta)
         return rows
 
     def _energy(self, out: dict[str, Tensor], batch: Batch, beta: float) -> Tensor:
@@ -89,18 +91,25 @@ class Loss:
         nll = evidential_nll(self.covariance, out["raw"], error) if self.kind == "evidential" else 0.5 * (quadratic + logdet)
         return (var / self.sigma0**2) ** beta * nll, var
 
-    def _stress(self, out: dict[str, Tensor], batch: Batch, force_var: Tensor | None) -> Tensor:
+    def _stress(self, out: dict[str, Tensor], batch: Batch, force_var: Tensor | None, beta: float) -> Tensor:
         if batch.stress is None:  # no frame of this batch has one
             return out["energy"].new_zeros(0, out["energy"].shape[1])
         labelled = ~torch.isnan(batch.stress).any(1)
         volume = batch.volume[labelled].view(-1, 1, 1)
         virial = volume * (out["stress"][labelled] - batch.stress[labelled].unsqueeze(1))
         n_atoms = batch.n_atoms_per_frame[labelled].unsqueeze(1)
+        if "virial_cov" in out:
+            factor = torch.linalg.cholesky(out["virial_cov"][labelled])
+            white = torch.linalg.solve_triangular(factor, virial.unsqueeze(-1), upper=False).squeeze(-1)
+            logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            # of isotropic noise of variance c an off-diagonal component has c/2: det C = c^6 / 8
+            var = torch.exp((logdet.detach() + math.log(8.0)) / 6.0)
+            return (var / (n_atoms * (self.sigma0 * STRESS_LENGTH) ** 2)) ** beta * 0.5 * ((white * white).sum(-1) + logdet)
         if force_var is None:
             unit = n_atoms * self.sigma0**2
         else:
             unit = force_var.new_zeros(batch.n_frames, force_var.shape[1]).index_add_(0, batch.frame, force_var)[labelled]
-        return 0.5 * (virial * virial).sum(-1) / (unit * VIRIAL_LENGTH**2)
+        return 0.5 * (virial * virial).sum(-1) / (unit * STRESS_LENGTH**2)
 
 
 def warmup_beta(config: Config, epoch: float) -> float:

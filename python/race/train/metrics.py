@@ -73,7 +73,7 @@ class Metrics:
     `update` takes batches and detached predictions; `result` gives a [n_members + 1] tensor per metric, ensemble last:
     energy_rmse, energy_mae, energy_std (meV/atom), forces_rmse, forces_mae, forces_std (meV/A), stress_rmse (meV/A^3),
     energy_nll, forces_nll (Gaussian, per frame and per atom, without the constant), forces_coverage (of the central 90 % interval
-    of each component). Those that the head does not give are absent or NaN.
+    of each component), stress_std (meV/A^3) and stress_coverage. Those that the head does not give are absent or NaN.
     """
 
     def __init__(self, config: ModelConfig):
@@ -104,8 +104,14 @@ class Metrics:
                 self.means.add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
         if batch.stress is not None and "stress" in out:
             labelled = ~torch.isnan(batch.stress).any(1)
-            value, _ = with_ensemble(out["stress"][labelled].double(), None)
-            self._errors("stress", value - batch.stress[labelled].unsqueeze(1), None)
+            noise = None
+            if "virial_cov" in out:
+                noise = out["virial_cov"][labelled].double() / batch.volume[labelled].double().view(-1, 1, 1, 1) ** 2
+            value, cov = with_ensemble(out["stress"][labelled].double(), noise)
+            error, std = value - batch.stress[labelled].unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
+            self._errors("stress", error, None if noise is None else std)
+            if noise is not None:
+                self.means.add("stress_coverage", (error.abs() <= Z90 * std).double())
 
     def result(self, ranks: Ranks) -> dict[str, Tensor]:
         means = self.means.result(ranks)
