@@ -1,6 +1,7 @@
 """A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp, nowhere else."""
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -128,6 +129,7 @@ def metadata_of(
             "min_distance": training.get("min_distance", {}),
             "max_force": {element: values["force_max"] for element, values in per_element.items() if "force_max" in values},
         },
-        "validation": summary.get("validation", {}),
+        # A head that predicts no uncertainty has NaN for it, which JSON does not know.
+        "validation": {name: value for name, value in summary.get("validation", {}).items() if math.isfinite(value)},
         "model": config.model_dump(mode="json"),
     }
