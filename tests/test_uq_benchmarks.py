@@ -9,7 +9,6 @@ import ase
 import ase.io
 import numpy as np
 import pytest
-import yaml
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -19,7 +18,6 @@ sys.path.insert(0, str(UQ))
 import claims  # noqa: E402
 import study  # noqa: E402
 import tables  # noqa: E402
-import threebpa  # noqa: E402
 
 from race.conventions import KCAL_PER_MOL  # noqa: E402
 from race.errors import RaceError  # noqa: E402

@@ -15,10 +15,10 @@ from typing import Any
 
 import ase
 import numpy as np
+import race._race
 import torch
 import yaml
 
-import race._race
 from race.config import Config
 from race.data.graph import neighbors, species_index
 from race.deploy.export import export_model
