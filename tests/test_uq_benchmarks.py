@@ -137,7 +137,7 @@ def test_committed_tables_are_drawn_from_the_committed_records():
 def test_claims_are_judged():
     good = {"posterior": "ensemble", "split": "liquid", "coverage90_f_recal": 0.9, "pit_ks": 0.06, "pit_ks_recal": 0.04, "nll_f": -2.0}
     rows = claims.b2o3([good, {"posterior": "distill", "split": "liquid", "nll_f": -1.81, "md_cost": 1.1}])
-    assert [row[3] for row in rows] == [True, False, True, None, None, True]
+    assert [row[3] for row in rows] == [True, False, True, None, None, None, None, True]
     assert not claims.b2o3([good, {"posterior": "distill", "split": "liquid", "nll_f": -1.79, "md_cost": 1.1}])[-1][3]
     mse, jef = (
         {"posterior": name, "split": "x", "rmse_e": 1.0, "rmse_f": value} for name, value in (("point", 10.0), ("single-jef", 11.1))

@@ -91,11 +91,26 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
     lines += [*table(of("liquid"), {"posterior": "posterior"}, CALIBRATION), ""]
     lines += ["## All crystals against the liquid", ""]
     lines += [
-        *table(of("crystals"), {"posterior": "posterior"}, ("rmse_e", "rmse_f", "rmse_s", "nll_f", "auroc", "auroc_ideal", "auroc_energy"))
+        *table(
+            of("crystals"),
+            {"posterior": "posterior"},
+            ("rmse_e", "rmse_f", "rmse_s", "nll_f", "auroc", "auroc_ideal", "auroc_energy", "auroc_bald", "auroc_stress"),
+        )
     ]
     lines += ["", *table(of("crystals"), {"posterior": "posterior"}, CALIBRATION), ""]
     lines += ["## Each split out of distribution", ""]
-    keys = ("rmse_e", "rmse_f", "coverage90_f", "coverage90_f_recal", "nll_f", "auroc", "auroc_ideal", "auroc_energy")
+    keys = (
+        "rmse_e",
+        "rmse_f",
+        "coverage90_f",
+        "coverage90_f_recal",
+        "nll_f",
+        "auroc",
+        "auroc_ideal",
+        "auroc_energy",
+        "auroc_bald",
+        "auroc_stress",
+    )
     lines += table(of("glass", *CRYSTALS), {"split": "split", "posterior": "posterior"}, keys)
     return lines
 

@@ -58,7 +58,12 @@ def b2o3(records: Records) -> list[Row]:
     for key, what in (("pit_ks", "as predicted"), ("pit_ks_recal", "scaled on the calibration set")):
         ks = liquid.get(key)
         rows.append(judged(f"the same: KS of the Mahalanobis PIT, {what}", "<= 0.05", ks, ks is not None and ks <= 0.05))
-    for key, what in (("auroc", "forces"), ("auroc_energy", "energy")):
+    for key, what in (
+        ("auroc", "forces"),
+        ("auroc_energy", "the energy"),
+        ("auroc_bald", "the energy over the noise (BALD)"),
+        ("auroc_stress", "the stress"),
+    ):
         found = crystals.get(key)
         rows.append(judged(f"the same: AUROC of all crystals by the epistemic uncertainty of {what}", ">= 0.95", found,
                            found is not None and found >= 0.95))  # fmt: skip

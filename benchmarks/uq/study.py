@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 METRICS = (
     "rmse_e", "rmse_f", "rmse_s", "mae_e", "mae_f", "ce_e", "ce_f", "ce_e_recal", "ce_f_recal", "coverage90_e", "coverage90_f",
     "coverage90_e_recal", "coverage90_f_recal", "pit_ks", "pit_ks_recal", "nll_e", "nll_f", "nll_f_recal", "sharpness_f",
-    "auroc", "auroc_ideal", "auroc_energy", "auroc_observed",
+    "auroc", "auroc_ideal", "auroc_energy", "auroc_bald", "auroc_stress", "auroc_observed",
 )  # fmt: skip
 ABOUT = ("n_members", "head", "n_frames", "ood")
 

@@ -13,6 +13,7 @@ FORMS = {
     "coverage90_f_recal": ("F in 90 % recal.", ".3f"), "coverage90_e_recal": ("E in 90 % recal.", ".3f"), "pit_ks": ("PIT KS", ".3f"),
     "pit_ks_recal": ("PIT KS scaled", ".3f"), "nll_f": ("NLL F", ".2f"), "nll_f_recal": ("NLL F scaled", ".2f"),
     "auroc": ("AUROC by F", ".3f"), "auroc_ideal": ("ideal", ".3f"), "auroc_energy": ("AUROC by E", ".3f"),
+    "auroc_bald": ("by BALD E", ".3f"), "auroc_stress": ("by stress", ".3f"),
     "train_s": ("training s", ".0f"), "md_cost": ("MD step", ".2f"),
 }  # fmt: skip
 
