@@ -39,7 +39,6 @@ def main() -> None:
     replay = {name: replayed(source, name, sizes) for name, sizes in options.pop("replay").items()}
     common = options | {
         "initial": [str(source / "train_300K.xyz")], "pool": pool, "oracle": {"labels": "pool"}, "test": test, "ood": list(HOT),
-        "data": {"atomic_energies": str(source / "iso_atoms.xyz")},
     }  # fmt: skip
     for stage in common.pop("stages"):
         strategies = [replay.get(name, name) for name in stage["strategies"]]

@@ -40,7 +40,6 @@ def main() -> None:
         write(args.results, "threebpa", records, draw)
 
     data = options["data"] | {"train": [str(args.data / "3bpa" / "train_300K.xyz")]}
-    data |= {"atomic_energies": str(args.data / "3bpa" / "iso_atoms.xyz")}
     for kind, choice in options["kinds"].items():
         members = options["members"] if kind in ENSEMBLES else 1
         model = options["model"] | {"n_members": members, "head": choice["head"]}
