@@ -17,8 +17,8 @@ from tables import pooled, table, write
 
 TEST = {"300 K": "test300K_mixedT_not_in_train", "600 K": "test600K_mixedT_plus_AL", "1200 K": "test1200K_mixedT_plus_AL"}
 KEYS = (
-    "rmse_e", "rmse_f", "ce_e", "ce_f", "coverage90_e", "coverage90_f", "pit_ks", "nll_f", "auroc", "auroc_ideal", "auroc_energy", "auroc_bald",
-    "train_s", "md_cost",
+    "rmse_e", "rmse_f", "ce_e", "ce_f", "coverage90_e", "coverage90_f", "pit_ks", "nll_f", "auroc", "auroc_ideal", "auroc_energy",
+    "auroc_bald", "train_s", "md_cost",
 )  # fmt: skip
 ENSEMBLES = {"mse": "ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "point", "nll_jef": "single-jef"}
