@@ -212,7 +212,10 @@ def run_folder(model, tmp_path):
         "n_frames": 12, "n_atoms_per_frame": [8, 16], "elements": ["B", "N"], "min_distance": {"B-B": 1.7, "B-N": 1.21, "N-N": 1.8},
         "per_element": {"B": {"n_atoms": 70, "force_rms": 1.5, "force_max": 9.5}, "N": {"n_atoms": 70, "force_rms": 1.4, "force_max": 8.1}},
     }  # fmt: skip
-    write_summary(run, {"training": training, "versions": {"git": "0123456789abcdef", "torch": torch.__version__, "race": "0"}})
+    versions = {"git": "0123456789abcdef", "torch": torch.__version__, "race": "0"}
+    # A head without force uncertainty has NaN there.
+    validation = {"validation/forces_rmse": 31.5, "validation/forces_std": float("nan")}
+    write_summary(run, {"training": training, "versions": versions, "validation": validation})
     return run
 
 
@@ -241,6 +244,7 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
         assert text in out
     metadata, _ = read_metadata(path)
     assert metadata["training"]["max_force"] == {"B": 9.5, "N": 8.1}
+    assert metadata["validation"] == {"validation/forces_rmse": 31.5}
     assert json.loads(race._race.load(str(path)).metadata) == metadata
 
     calibration.write_text('{"covariance_scale": null}')

@@ -108,6 +108,15 @@ def test_ood_detection(synthetic):
     assert low < same["auroc"] < high
 
 
+def test_bald_is_not_misled_by_noise(synthetic):
+    """A quiet split on which the members disagree less than on the noisy one, but more than its noise explains."""
+    (known, other) = ood_pair(synthetic, 1)
+    energy = other.prediction.energy
+    quiet = replace(other.prediction, energy=Estimate(energy.mean, energy.aleatoric / 100, energy.epistemic / 9))
+    record = ood_record([known], replace(other, prediction=quiet))
+    assert record["auroc_energy"] < 0.4 and record["auroc_bald"] == 1.0
+
+
 def test_a_single_member_is_scored_by_its_total(synthetic):
     known, other = ood_pair(synthetic, 1, epistemic=0.0)
     assert ood_record([known], other)["ood_score"] == "total"

@@ -183,6 +183,20 @@ def test_batched_equals_single(atoms):
         assert torch.allclose(alone["forces"], joint["forces"][k * len(atoms) : (k + 1) * len(atoms)], atol=1e-11)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_one_layer_has_forces(atoms, fused):
+    """Its energy reads invariant features alone, which do not depend on the direction of an edge."""
+    model = make_model(n_layers=1, head="point").set_fused(fused)
+    forces = model(graph_of(atoms))["forces"]
+    step = 1e-4
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[0, 0] += sign * step
+        energies.append(model(graph_of(moved))["energy"][0])
+    assert torch.allclose(forces[0, :, 0], -(energies[0] - energies[1]) / (2 * step), rtol=1e-6, atol=1e-9)
+
+
 def test_isolated_atom_has_its_own_energy_and_no_force():
     import ase
 

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from race.data import Batch
+from race.model.heads import CHOLESKY_JITTER
 from race.posterior.evidence import Evidence, Observations
 from race.posterior.ggn import LastLayer, Noise, squared_vjp
 from race.posterior.laplace import LaplaceOptions, carried, diagonal, last_layer, predictive_score, rescaled
@@ -218,9 +219,21 @@ def test_fit_reports_what_it_chose(fitted, trained):
     assert about["temperature"] == 1.0 and 0 < load_run(fitted("laplace-diagonal"))[2]["posterior"]["temperature"] <= 1.0
 
 
-def test_point_head_keeps_its_noise(fitted, trained):
-    """It has no channel for it: the new run's config is the old one's."""
-    assert load_run(fitted("laplace", "point"))[1].model.sigma0 == load_run(trained("point"))[1].model.sigma0
+def test_a_point_head_gets_one_that_tells_the_noise(fitted, trained):
+    """Constant and isotropic, what the loss took for it times the factors found; the mean stays."""
+    before, (after, config, summary) = load_run(trained("point"))[0], load_run(fitted("laplace", "point"))
+    about, old = summary["posterior"], before.config
+    assert (config.model.head, config.train.loss) == ("cholesky", "nll_jef")
+    batch = next(iter(Run.load(trained("point")).prepare().validation.batches(2)))
+    out, plain = after(batch), before(batch)
+    noise = about["noise_forces"] * old.sigma0**2 + CHOLESKY_JITTER
+    torch.testing.assert_close(after.forces_cov(out["raw"]), (noise * torch.eye(3)).to(out["raw"]).expand(*out["forces"].shape, 3))
+    per_atom = about["noise_energy"] * old.sigma0_energy**2
+    torch.testing.assert_close(
+        out["energy_var"], (batch.n_atoms_per_frame * per_atom)[:, None].to(out["energy_var"]).expand_as(out["energy_var"])
+    )
+    # Linear in what was sampled, and the samples are centred.
+    torch.testing.assert_close(out["forces"].mean(1), plain["forces"].mean(1), rtol=1e-3, atol=1e-4)
     assert carried(load_run(trained("point"))[1]) == (False, False) and carried(load_run(trained("energy"))[1]) == (True, False)
 
 

@@ -132,7 +132,7 @@ def metadata_of(
             "min_distance": training.get("min_distance", {}),
             "max_force": {element: values["force_max"] for element, values in per_element.items() if "force_max" in values},
         },
-        # NaN, which JSON has not, is what a head does not give: the force deviation of one member without a covariance.
+        # A head that predicts no uncertainty has NaN for it, which JSON does not know.
         "validation": {name: value for name, value in summary.get("validation", {}).items() if math.isfinite(value)},
         "model": config.model_dump(mode="json"),
     }

@@ -11,12 +11,15 @@ from race.evaluate.report import N_BOOTSTRAP, Split
 
 
 def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarray]:
-    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom, "energy", std per atom, eV, and "stress",
-    RMS of the six standard deviations, eV/Angstrom^3.
+    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom, "energy", std per atom, eV, "stress",
+    RMS of the six standard deviations, eV/Angstrom^3, and "bald", 1/2 ln (var_total / var_aleatoric) of the energy, nats: what its label
+    would tell about the members, which a noisy frame does not raise as it does a variance.
 
     source: "epistemic" or "total". What is not predicted is left out.
     """
     out = {"energy": np.sqrt(getattr(split.prediction.energy, source)) / split.labels.n_atoms}
+    if (split.prediction.energy.aleatoric > 0).all():
+        out["bald"] = 0.5 * np.log(split.prediction.energy.total / split.prediction.energy.aleatoric)
     if split.prediction.forces is not None:
         cov = getattr(split.prediction.forces, source)
         per_atom = np.sqrt(np.trace(cov, axis1=-2, axis2=-1) / 3)
@@ -32,8 +35,8 @@ def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRA
     """AUROC and AUPRC of an OOD split against the in-distribution splits, each with a bootstrap interval.
 
     The score is the epistemic uncertainty, or the total where no split has an epistemic one (a single member). Keys:
-        auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max, auroc_energy, auroc_stress (and auprc_...):
-            the other scores.
+        auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max, auroc_energy, auroc_stress,
+            auroc_bald (and auprc_...): the other scores.
         ..._ideal: what the error of a frame reaches as its own score, errors being drawn from the predicted covariances: RMS or
             largest force error, error of the energy per atom, RMS error of the stress.
         auroc_observed: what the actual RMS force error reaches; well below auroc, the split is strange but not wrong.
@@ -68,7 +71,7 @@ def _of_rows(metric: Callable, score: np.ndarray, positive: np.ndarray, rows: np
 
 def _drawn_errors(split: Split, score: str) -> np.ndarray:
     """[n_simulations, n_frames] error magnitudes that go with a score of `frame_scores`, drawn from the prediction."""
-    if score == "energy":
+    if score in ("energy", "bald"):
         return np.abs(simulated_errors(split.prediction.energy.total[:, None, None])[..., 0]) / split.labels.n_atoms
     if score == "stress":
         assert split.prediction.stress is not None

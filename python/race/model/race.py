@@ -111,7 +111,10 @@ class RACE(Outputs):
         if not forces:
             return result
 
-        bar_radial, bar_sh = torch.autograd.grad(node_energy.sum(), [radial, sh], create_graph=create_graph)
+        # The energy of a single layer does not depend on sh: without fusion autograd has nothing to give for it.
+        bar_radial, bar_sh = torch.autograd.grad(
+            node_energy.sum(), [radial, sh], create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
         edge_grad = self.edge_basis.vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
         result["forces"] = segment_sum(edge_grad, batch.row_ptr).index_add(0, sender, edge_grad, alpha=-1)
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy

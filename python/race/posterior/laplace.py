@@ -91,7 +91,11 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
         f"ln p(D) {gaussian.evidence.log_likelihood(torch.zeros(3, dtype=torch.float64)).item():.1f} -> {best:.1f}: noise variances times "
         f"{s_energy:.3g} (energies) and {s_forces:.3g} (forces), prior precision {delta:.3g}, temperature {temperature:.2g}"
     )
-    return Fitted(model_of(scaled, gaussian.draw(logs, temperature)), about, prepared.validation)
+    fitted, changes = model_of(scaled, gaussian.draw(logs, temperature)), {}
+    if model.head == "point" and model.config.pooling == "sum":
+        fitted = with_noise(fitted, s_energy, s_forces, forces=config.train.forces_weight > 0)
+        changes = {"loss": "nll_jef" if fitted.head == "cholesky" else "nll_e"}
+    return Fitted(fitted, about, prepared.validation, changes)
 
 
 def diagonal(config: Config, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
@@ -194,3 +198,22 @@ def rescaled(model: RACE, config: Config, s_energy: float, s_forces: float) -> R
     twin = RACE(model.config.model_copy(update=changes), next(model.parameters()).dtype)
     twin.load_state_dict(model.state_dict())
     return twin
+
+
+def with_noise(model: RACE, s_energy: float, s_forces: float, forces: bool) -> RACE:
+    """A `point` model whose head predicts the noise that was found, the same for every atom.
+
+    It becomes `cholesky` (`energy` without forces), which reads scalar features alone as `point` does, with zero in all channels but
+    the energy: Sigma = sigma0^2 I, sigma_E^2 = n_atoms sigma0_energy^2, the constants of the loss `mse` times the factors.
+    """
+    old = model.config
+    changes = {
+        "head": "cholesky" if forces else "energy", "energy_aggregation": "extensive", "sigma0": old.sigma0 * s_forces**0.5,
+        "sigma0_energy": old.sigma0_energy * s_energy**0.5,
+    }  # fmt: skip
+    twin = RACE(old.model_copy(update=changes), next(model.parameters()).dtype)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in twin.named_parameters():
+            p.zero_()[..., : own[name].shape[-1]] = own[name]
+    return twin.eval()

@@ -1,0 +1,182 @@
+"""One study: runs that are trained, fitted, judged and timed once each, whatever is interrupted, and the records that come of them.
+
+OUT/runs/NAME/            as `race train` and `race fit` write them, and asked.json: what was asked for
+OUT/evaluations/NAME.json records of one run, one for each split
+OUT/artifacts/NAME.race.pt, NAME.cost.json
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import race._race
+import torch
+import yaml
+
+from race.config import Config
+from race.data.graph import neighbors, species_index
+from race.deploy.export import export_model
+from race.errors import RaceError
+from race.evaluate.command import check_calibration, make_records, write_json
+from race.evaluate.report import Split, covariance_scale, fit_recalibration
+from race.evaluate.source import open_source
+from race.posterior.command import fit
+from race.train.command import train
+from race.train.run import load_run
+
+HERE = Path(__file__).resolve().parent
+METRICS = (
+    "rmse_e", "rmse_f", "rmse_s", "mae_e", "mae_f", "ce_e", "ce_f", "ce_e_recal", "ce_f_recal", "coverage90_e", "coverage90_f",
+    "coverage90_e_recal", "coverage90_f_recal", "pit_ks", "pit_ks_recal", "nll_e", "nll_f", "nll_f_recal", "sharpness_f",
+    "auroc", "auroc_ideal", "auroc_energy", "auroc_bald", "auroc_stress", "auroc_observed",
+)  # fmt: skip
+ABOUT = ("n_members", "head", "n_frames", "ood")
+
+
+class Study:
+    """The folder `out`. What is there is not made again; what was made with other options is refused.
+
+    bootstrap: resamples of frames for the 90 % intervals of the records. timing: seconds for which an MD step is repeated in each round.
+    """
+
+    def __init__(self, out: Path, bootstrap: int, timing: float):
+        self.out, self.bootstrap, self.timing = out, bootstrap, timing
+
+    def train(self, name: str, config: Mapping[str, Any]) -> Path:
+        """`race train --resume` with the sections `data`, `model` and `train`."""
+        run, checked = self.out / "runs" / name, Config.model_validate(config)
+        if not self._asked(run, {"config": checked.model_dump(mode="json")}):
+            say(f"training {name}")
+            train(checked, run, resume=True)
+        return run
+
+    def fit(self, name: str, posterior: str, runs: Sequence[Path], **options: Any) -> Path:
+        """`race fit --resume`."""
+        run = self.out / "runs" / name
+        if not self._asked(run, {"posterior": posterior, "runs": [path.name for path in runs], "options": options}):
+            say(f"fitting {name}")
+            fit(posterior, runs, run, options, resume=True)
+        return run
+
+    def _asked(self, run: Path, what: dict[str, Any]) -> bool:
+        """Whether the run is finished; refuses one that is or was to be another."""
+        asked = run.parent / f"{run.name}.asked.json"
+        asked.parent.mkdir(parents=True, exist_ok=True)
+        if asked.exists() and json.loads(asked.read_text()) != what:
+            raise RaceError("was made with other options", where=run, remedy=f"remove {run} and {asked}, or use another --out")
+        write_json(asked, what)
+        summary = run / "summary.json"
+        return (run / "config.yaml").exists() and summary.exists() and "seconds" in json.loads(summary.read_text())
+
+    def evaluate(
+        self, name: str, run: Path, splits: Mapping[str, Sequence[Path]], ood: Sequence[str] = (), calibration: Sequence[Path] = ()
+    ) -> list[dict[str, Any]]:
+        """What `race evaluate` finds, reduced to METRICS and their bootstrap intervals, one record per split."""
+        path = self.out / "evaluations" / f"{name}.json"
+        if not path.exists():
+            say(f"judging {name}")
+            source = open_source(run)
+            frames = {split: [atoms for file in files for atoms in source.read(file)] for split, files in splits.items()}
+            fitted, scale = {}, None
+            if calibration:
+                known = [atoms for file in calibration for atoms in source.read(file)]
+                check_calibration(source, list(calibration), known, frames)
+                held_out = Split("calibration", *source.predict(known))
+                fitted, scale = fit_recalibration(held_out, "isotonic"), covariance_scale(held_out)
+            judged = [Split(split, *source.predict(atoms), split in ood) for split, atoms in frames.items()]
+            records = [reduced(record) for record in make_records(source, judged, fitted, scale, self.bootstrap)]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, records)
+        return json.loads(path.read_text())
+
+    def cost(self, name: str, run: Path, single: Path, atoms: ase.Atoms) -> float:
+        """Time of librace's predict with all uncertainties over that of the run `single`, of one member, without: median of rounds
+        in which both take turns.
+        """
+        path = self.out / "artifacts" / f"{name}.cost.json"
+        if not path.exists():
+            say(f"timing {name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            calls = [self._predictor(run, atoms, True), self._predictor(single, atoms, False)]
+            write_json(path, {"ratio": interleaved_ratio(calls, self.timing)})
+        return json.loads(path.read_text())["ratio"]
+
+    def _predictor(self, run: Path, atoms: ase.Atoms, uncertain: bool):
+        artifact = self.out / "artifacts" / f"{run.name}.race.pt"
+        if not artifact.exists():
+            model, _, summary = load_run(run)
+            export_model(model, artifact, summary=summary)
+        model = race._race.load(str(artifact), "cpu", None, "")
+        about = json.loads(model.metadata)
+        sender, receiver, vector = neighbors(atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, about["r_max"])
+        row_ptr = np.concatenate([[0], np.bincount(receiver, minlength=len(atoms)).cumsum()])
+        arrays = [torch.from_numpy(np.ascontiguousarray(a)) for a in (species_index(atoms, about["elements"]), vector, sender, row_ptr)]
+
+        def call() -> None:
+            out = model.predict(*arrays, members=uncertain, uncertainty=uncertain)
+            if uncertain and about["n_members"] > 1:
+                race._race.member_covariance(out["forces"])
+
+        return call
+
+
+def interleaved_ratio(calls: Sequence, seconds: float, rounds: int = 9) -> float:
+    """Median over rounds of the time of calls[0] over that of calls[1], each repeated for about `seconds`."""
+    ratios, counts = [], []
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        counts.append(max(1, round(seconds / (time.perf_counter() - start))))
+    for _ in range(rounds):
+        times = []
+        for call, count in zip(calls, counts, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            times.append((time.perf_counter() - start) / count)
+        ratios.append(times[0] / times[1])
+    return statistics.median(ratios)
+
+
+def reduced(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of `race evaluate` with METRICS alone, null where there is none, and their intervals."""
+    out = {key: record.get(key) for key in ("posterior", "split", *ABOUT, *METRICS)}
+    return out | {"interval90": {key: record["interval90"][key] for key in METRICS if key in record["interval90"]}}
+
+
+def seconds(run: Path, own: bool = False) -> float:
+    """Training time of a run and of all that it was fitted to; own: of the fit alone."""
+    summary = json.loads((run / "summary.json").read_text())
+    return summary["posterior"]["fit_seconds"] if own else summary["seconds"]
+
+
+def arguments(name: str, description: str | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Command line, and the study's options: NAME.yaml, changed by its section `quick` under --quick."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE / "output" / name, help="folder of runs (default: benchmarks/uq/output/NAME)")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the tables (default: benchmarks/uq/results)")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds 3bpa/, b2o3/ and rmd17/")
+    parser.add_argument("--quick", action="store_true", help="everything in seconds, to see that it runs; the figures mean nothing")
+    args = parser.parse_args()
+    options = yaml.safe_load((HERE / f"{name}.yaml").read_text())
+    quick = options.pop("quick")
+    args.out, args.data = args.out.resolve(), args.data.resolve()
+    return args, merged(options, quick) if args.quick else options
+
+
+def merged(options: Any, changes: Any) -> Any:
+    """Nested dictionaries, those of `changes` winning."""
+    if not isinstance(options, dict) or not isinstance(changes, dict):
+        return changes
+    return options | {key: merged(options.get(key), value) for key, value in changes.items()}
+
+
+def say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
