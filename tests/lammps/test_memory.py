@@ -72,7 +72,8 @@ def test_too_little(run):
     finished = run("memory 0.1", ranks=2)
     assert finished.status != 0
     line = finished.errors()[0]
-    assert re.search(r"memory: expected at least \d+ MiB for the (?:39|40)\d atoms and \d+ ghosts of rank [01], got 0.1; use more ranks", line)
+    expected = r"memory: expected at least \d+ MiB for the (?:39|40)\d atoms and \d+ ghosts of rank [01], got 0.1; use more ranks"
+    assert re.search(expected, line)
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "inf", "much"])
