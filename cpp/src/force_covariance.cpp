@@ -2,7 +2,8 @@
 //
 //   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) -> Tensor
 //
-//   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64, on the CPU
+//   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64, on the CPU; scalars at the beginning of a row,
+//                          the tensor's five at its end, and whatever others between
 //   basis   [5, 9]         symmetric traceless matrices B_m of the log-Euclidean heads: Q = sum_m t_m B_m
 //   head                   cholesky:    Sigma = L L^T + jitter I
 //                          equivariant: Sigma = sigma0^2 expm(a I + Q)
@@ -89,8 +90,8 @@ void evidential(const Parameters& p, const T* raw, const T* t, double* six) {
 Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view head, double sigma0, double jitter) {
   const bool is_cholesky = head == "cholesky", is_evidential = head == "evidential";
   RACE_CHECK(is_cholesky || is_evidential || head == "equivariant", "head", "cholesky, equivariant or evidential", head);
-  const int64_t n_out = is_cholesky ? 8 : is_evidential ? 10 : 8;
-  RACE_CHECK(raw.dim() == 3 && raw.size(2) == n_out, "raw", c10::str("[n_atoms, n_members, ", n_out, "]"), raw.sizes());
+  const int64_t least = is_evidential ? 10 : 8, n_out = raw.dim() == 3 ? raw.size(2) : 0;
+  RACE_CHECK(n_out >= least, "raw", c10::str("[n_atoms, n_members, ", least, " or more]"), raw.sizes());
   RACE_CHECK(basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9, "basis", "[5, 9]", basis.sizes());
   Parameters p{sigma0, jitter, {}};
   const Tensor b = basis.to(at::kDouble).contiguous(), rows = raw.contiguous();

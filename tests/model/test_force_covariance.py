@@ -34,13 +34,16 @@ def test_equals_the_matrix(head, dtype, tolerance):
     assert ((fused(head, raw) - expected).abs() / scale).max() < tolerance
     assert ((fused(head, raw, 1 + 1e-4) - expected).abs() / scale).max() > tolerance  # a planted error
     assert fused(head, raw[:0]).shape == (0, 2, 6)
+    own = raw.split([raw.shape[2] - 5, 5], dim=2)
+    if head != "cholesky":  # channels between those of the head are others'
+        assert torch.equal(fused(head, torch.cat([own[0], torch.randn(300, 2, 3, dtype=dtype), own[1]], 2)), fused(head, raw))
 
 
 def test_bad_arguments():
     basis = torch.zeros(5, 9)
     with pytest.raises(ValueError, match="head: expected cholesky, equivariant or evidential, got point"):
         torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis, "point", 0.1, 0.0)
-    with pytest.raises(ValueError, match=r"raw: expected .n_atoms, n_members, 10., got .3, 1, 8."):
+    with pytest.raises(ValueError, match=r"raw: expected .n_atoms, n_members, 10 or more., got .3, 1, 8."):
         torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis, "evidential", 0.1, 0.0)
     with pytest.raises(ValueError, match=r"basis: expected .5, 9., got .9, 5."):
         torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis.t(), "equivariant", 0.1, 0.0)
