@@ -1,5 +1,6 @@
 #include "fix_race_guard.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -20,7 +21,8 @@ constexpr const char* kind_names[] = {"not finite", "overlap", "unseen pair", "d
 
 } // namespace
 
-// fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off] [force/std T|off] [file NAME]
+// fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off] [force/std T|off] [environment R|off] [file
+// NAME]
 FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg), file_(fmt::format("guard.{}.extxyz", arg[0])) {
   if (narg < 5) utils::missing_cmd_args(FLERR, "fix race/guard", error);
   nevery = utils::inumeric(FLERR, arg[3], false, lmp);
@@ -32,8 +34,10 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, a
 
   for (int k = 5; k < narg; k += 2) {
     const std::string keyword = arg[k];
-    if (keyword != "overlap" && keyword != "unseen" && keyword != "density" && keyword != "force/std" && keyword != "file")
-      error->all(FLERR, "fix {} race/guard: expected a keyword overlap, unseen, density, force/std or file, got {}", id, keyword);
+    if (keyword != "overlap" && keyword != "unseen" && keyword != "density" && keyword != "force/std" && keyword != "environment" &&
+        keyword != "file")
+      error->all(FLERR, "fix {} race/guard: expected a keyword overlap, unseen, density, force/std, environment or file, got {}", id,
+                 keyword);
     if (k + 1 >= narg) utils::missing_cmd_args(FLERR, "fix race/guard " + keyword, error);
     const std::string value = arg[k + 1];
     const auto positive_or_off = [&]() -> double {
@@ -45,6 +49,7 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, a
     };
     if (keyword == "overlap") overlap_factor_ = positive_or_off();
     if (keyword == "force/std") force_std_limit_ = positive_or_off();
+    if (keyword == "environment") environment_ = positive_or_off();
     if (keyword == "density") {
       density_factor_ = positive_or_off();
       density_asked_ = density_factor_ > 0;
@@ -123,9 +128,10 @@ void FixRaceGuard::min_post_force(int) {
   if (looks_at(update->ntimestep)) check();
 }
 
-void FixRaceGuard::Finding::add(double how_bad, const std::string& what) {
+void FixRaceGuard::Finding::add(double how_bad, tagint atom, const std::string& what) {
   if (count++ == 0 || how_bad > severity) {
     severity = how_bad;
+    tag = atom;
     text = what;
   }
 }
@@ -140,20 +146,25 @@ void FixRaceGuard::check() {
     pair_->require_uncertainty();
     find_uncertain(findings[force_std]);
   }
-  const std::string text = reduce(findings);
+  std::vector<tagint> worst;
+  const std::string text = reduce(findings, worst);
   if (text.empty()) return;
   const std::string message = fmt::format("fix {} race/guard: step {}: {}", id, update->ntimestep, text);
   std::string where;
   if (action_ != Action::warn) {
-    const std::string problem = write_extxyz(lmp, *pair_, file_, written_, message);
+    const bool cut = environment_ > 0;
+    const std::string problem = cut ? write_environments(lmp, *pair_, file_, written_, message, worst, environment_)
+                                    : write_extxyz(lmp, *pair_, file_, written_, message);
     written_ = true;
-    where = problem.empty() ? "; configuration in " + file_ : "; " + problem;
+    where = problem.empty() ? (cut ? "; environments in " : "; configuration in ") + file_ : "; " + problem;
   }
   if (action_ == Action::stop) error->all(FLERR, message + where);
   if (comm->me == 0) error->warning(FLERR, message + where);
 }
 
 std::string FixRaceGuard::name_of(int i) const { return fmt::format("{} ({})", atom->tag[i], pair_->element(atom->type[i])); }
+
+tagint FixRaceGuard::tag_of(int64_t row) const { return atom->tag[pair_->local().atom_of_row()[row]]; }
 
 bool FixRaceGuard::in_group(int64_t row) const { return atom->mask[pair_->local().atom_of_row()[row]] & groupbit; }
 
@@ -164,9 +175,10 @@ void FixRaceGuard::find_not_finite(Finding& finding) const {
     const double *x = atom->x[i], *f = atom->f[i];
     if (finite(x) && finite(f)) continue;
     finding.add(
-        1, fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}", name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
+        1, atom->tag[i],
+        fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}", name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
   }
-  if (finding.count == 0 && !pair_->finite()) finding.add(0, "the energy");
+  if (finding.count == 0 && !pair_->finite()) finding.add(0, 0, "the energy");
 }
 
 void FixRaceGuard::find_pairs(Finding& overlaps, Finding& unseen_pairs) const {
@@ -186,11 +198,13 @@ void FixRaceGuard::find_pairs(Finding& overlaps, Finding& unseen_pairs) const {
       const double shortest = shortest_[species[row] * n + species[sender[e]]];
       if (shortest == 0) {
         if (unseen_ && r < seen_within_)
-          unseen_pairs.add(1 / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair",
-                                              name_of(atoms[row]), name_of(atoms[sender[e]]), r));
+          unseen_pairs.add(1 / r, tag_of(row),
+                           fmt::format("atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair", name_of(atoms[row]),
+                                       name_of(atoms[sender[e]]), r));
       } else if (r < overlap_factor_ * shortest) {
-        overlaps.add(shortest / r, fmt::format("atoms {} and {} are {:.4g} Angstrom apart, limit {:.4g}", name_of(atoms[row]),
-                                               name_of(atoms[sender[e]]), r, overlap_factor_ * shortest));
+        overlaps.add(shortest / r, tag_of(row),
+                     fmt::format("atoms {} and {} are {:.4g} Angstrom apart, limit {:.4g}", name_of(atoms[row]), name_of(atoms[sender[e]]),
+                                 r, overlap_factor_ * shortest));
       }
     }
   }
@@ -206,8 +220,9 @@ void FixRaceGuard::find_densities(Finding& finding) const {
     const Range& seen = neighbors_[species[row]];
     const double low = seen.min / density_factor_, high = seen.max * density_factor_;
     if (count >= low && count <= high) continue;
-    finding.add(count < low ? low - count : count - high, fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}",
-                                                                      name_of(pair_->local().atom_of_row()[row]), count, low, high));
+    finding.add(count < low ? low - count : count - high, tag_of(row),
+                fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}", name_of(pair_->local().atom_of_row()[row]), count,
+                            low, high));
   }
 }
 
@@ -216,12 +231,13 @@ void FixRaceGuard::find_uncertain(Finding& finding) const {
     const int i = pair_->local().atom_of_row()[row];
     const double value = pair_->f_std.vector[i];
     if (in_group(row) && value > force_std_limit_)
-      finding.add(value, fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, force_std_limit_));
+      finding.add(value, atom->tag[i], fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, force_std_limit_));
   }
 }
 
-// Collective: counts over ranks, and for each kind the worst case of the rank that has it. Empty when nothing was found.
-std::string FixRaceGuard::reduce(std::vector<Finding>& findings) {
+// Collective: counts over ranks, and for each kind the worst case of the rank that has it, as text and as atoms, each atom once. Empty when
+// nothing was found.
+std::string FixRaceGuard::reduce(std::vector<Finding>& findings, std::vector<tagint>& atoms) {
   int mine[n_kinds];
   for (int kind = 0; kind < n_kinds; ++kind) mine[kind] = findings[kind].count;
   MPI_Allreduce(mine, counts_, n_kinds, MPI_INT, MPI_SUM, world);
@@ -239,6 +255,8 @@ std::string FixRaceGuard::reduce(std::vector<Finding>& findings) {
     MPI_Bcast(&size, 1, MPI_INT, worst.rank, world);
     text.resize(size);
     MPI_Bcast(text.data(), size, MPI_CHAR, worst.rank, world);
+    MPI_Bcast(&findings[kind].tag, 1, MPI_LMP_TAGINT, worst.rank, world);
+    if (std::find(atoms.begin(), atoms.end(), findings[kind].tag) == atoms.end()) atoms.push_back(findings[kind].tag);
     message += fmt::format("{}{}: {} (rank {}, {} in all)", message.empty() ? "" : "; ", kind_names[kind], text, worst.rank, counts_[kind]);
   }
   return message;

@@ -37,7 +37,8 @@ private:
     int count = 0;
     double severity = 0;
     std::string text; ///< of the worst
-    void add(double how_bad, const std::string& what);
+    tagint tag = 0;   ///< its atom; 0: none in particular
+    void add(double how_bad, tagint atom, const std::string& what);
   };
   struct Range {
     double min = 0, max = 0;
@@ -49,7 +50,8 @@ private:
   void find_pairs(Finding& overlaps, Finding& unseen_pairs) const;
   void find_densities(Finding&) const;
   void find_uncertain(Finding&) const;
-  std::string reduce(std::vector<Finding>& findings);
+  std::string reduce(std::vector<Finding>& findings, std::vector<tagint>& atoms);
+  tagint tag_of(int64_t row) const;
   std::string name_of(int i) const;
   bool in_group(int64_t row) const;
 
@@ -57,6 +59,7 @@ private:
   double overlap_factor_ = 1, density_factor_ = 1; ///< 0: off
   double force_std_limit_ = 0;                     ///< force units; 0: off
   bool unseen_ = true, density_asked_ = false;
+  double environment_ = 0; ///< radius of what is written around an offender, length units; 0: the whole configuration
   std::string file_;
   bool written_ = false;
 

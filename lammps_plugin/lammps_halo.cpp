@@ -53,7 +53,8 @@ void LammpsHalo::put(int atom, double* buffer) const {
   }
 }
 
-int LammpsHalo::pack_forward(int n, const int* atoms, double* buffer) const {
+int LammpsHalo::pack_forward(int n, const int* atoms, double* buffer) {
+  bytes_packed_ += static_cast<double>(sizeof(double)) * n * doubles_;
   for (int k = 0; k < n; ++k) put(atoms[k], buffer + static_cast<int64_t>(k) * doubles_);
   return n * doubles_;
 }
@@ -65,7 +66,8 @@ void LammpsHalo::unpack_forward(int n, int first, const double* buffer) {
   }
 }
 
-int LammpsHalo::pack_reverse(int n, int first, double* buffer) const {
+int LammpsHalo::pack_reverse(int n, int first, double* buffer) {
+  bytes_packed_ += static_cast<double>(sizeof(double)) * n * doubles_;
   for (int k = 0; k < n; ++k) put(first + k, buffer + static_cast<int64_t>(k) * doubles_);
   return n * doubles_;
 }

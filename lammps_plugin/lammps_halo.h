@@ -21,10 +21,13 @@ public:
   void forward(at::Tensor& rows) override;
   void reverse(at::Tensor& rows) override;
 
-  int pack_forward(int n, const int* atoms, double* buffer) const;
+  int pack_forward(int n, const int* atoms, double* buffer);
   void unpack_forward(int n, int first, const double* buffer);
-  int pack_reverse(int n, int first, double* buffer) const;
+  int pack_reverse(int n, int first, double* buffer);
   void unpack_reverse(int n, const int* atoms, const double* buffer);
+
+  /// Bytes packed since the start, for other ranks and for periodic images of this one's own atoms.
+  double& bytes_packed() { return bytes_packed_; }
 
   /// Doubles on the wire for a row of `width` scalars of `dtype`.
   static int wire_doubles(int64_t width, at::ScalarType dtype);
@@ -41,4 +44,5 @@ private:
   int64_t width_ = 0; ///< scalars per row
   int64_t row_bytes_ = 0;
   int doubles_ = 0;
+  double bytes_packed_ = 0;
 };

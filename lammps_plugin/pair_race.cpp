@@ -294,9 +294,10 @@ void PairRace::unpack_forward_comm(int n, int first, double* buffer) { halo_.unp
 int PairRace::pack_reverse_comm(int n, int first, double* buffer) { return halo_.pack_reverse(n, first, buffer); }
 void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) { halo_.unpack_reverse(n, atoms, buffer); }
 
-// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step.
+// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` is what exchanges have carried.
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
+  if (!strcmp(name, "halo_bytes")) return &halo_.bytes_packed();
   for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
     if (!strcmp(name, flag)) return &uq_flag_;
   return nullptr;

@@ -8,9 +8,11 @@ import ase.io
 import numpy as np
 import pytest
 
+from race.cli import main
+
 from .conftest import ELEMENTS
 from .harness import Finished, thermo, write_data
-from .systems import boron_nitride
+from .systems import b2o3, boron_nitride
 
 # What the training set is said to have had. O occurs, but never beside N.
 TRAINING = {
@@ -119,6 +121,76 @@ def test_stop(guard, lammps_run, trigger, ranks):
         assert list(frame.symbols) == list(moved.symbols) and list(frame.arrays["id"]) == list(range(1, 17))
 
 
+RADIUS = 5.0  # more than half the box: some atoms come several times
+
+
+def around(atoms: ase.Atoms, center: int, radius: float) -> np.ndarray:
+    """Distances of all atoms and images within `radius` of an atom, itself included, ascending."""
+    big = atoms.repeat((7, 7, 7))
+    middle = atoms.positions[center] + 3 * atoms.cell.array.sum(0)
+    distances = np.sort(np.linalg.norm(big.positions - middle, axis=1))
+    return distances[distances <= radius]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("trigger", ["overlap", "unseen", "density", "force/std"])
+def test_environment(guard, lammps_run, trigger, ranks):
+    """The neighbourhood of the worst offender, in a cell of its own."""
+    arguments, change, _, _ = triggers()[trigger]
+    finished = guard(f"1 stop {arguments} environment {RADIUS}", change, ranks)
+    assert finished.status != 0 and "environments in guard.g.extxyz" in finished.errors()[0], finished.output
+    (frame,) = ase.io.read(lammps_run.folder / "guard.g.extxyz", ":")
+    whole = crystal()
+    k, place, _ = nearest_nitrogen()
+    if trigger == "overlap":
+        whole.positions[k] = place
+    if trigger == "unseen":
+        whole.symbols[k] = "O"
+    if trigger == "density":
+        del whole[2:10]
+    tag = frame.arrays["id"][0]
+    assert f" {tag} (" in finished.errors()[0] and frame.info["center"] == 0
+    row = tag - 1 if trigger != "density" or tag < 3 else tag - 9
+    distances = np.linalg.norm(frame.positions - frame.positions[0], axis=1)
+    np.testing.assert_allclose(distances, around(whole, row, RADIUS), atol=1e-8)
+    assert frame.symbols[0] == whole.symbols[row] and len(frame) > len(np.unique(frame.arrays["id"]))
+    assert not frame.pbc.any() and np.allclose(frame.cell.lengths(), 2 * RADIUS + 3.2)
+    np.testing.assert_allclose(frame.positions[0], frame.cell.lengths() / 2, atol=1e-8)
+    assert (frame.positions > 0).all() and (frame.positions < frame.cell.lengths()).all()
+    assert np.isfinite(frame.arrays["lammps_forces"]).all()
+
+
+def test_environment_in_a_tilted_box(lammps_run, guarded):
+    """Images along tilted vectors, against the same count in Python."""
+    atoms = b2o3(seed=3)
+    write_data(lammps_run.folder / "bn.data", atoms, ELEMENTS)
+    text = INPUT.format(
+        plugin=lammps_run.plugin, artifact=guarded, change="", units="metal", skin=2, every=1, steps=0,
+        guard=f"1 dump {OFF} force/std 0.01 environment 7.5",
+    )  # fmt: skip
+    finished = lammps_run.run(text, 2)
+    assert finished.status == 0, finished.output
+    (frame,) = ase.io.read(lammps_run.folder / "guard.g.extxyz", ":")
+    distances = np.linalg.norm(frame.positions - frame.positions[0], axis=1)
+    np.testing.assert_allclose(distances, around(atoms, frame.arrays["id"][0] - 1, 7.5), atol=1e-8)
+
+
+def test_environments_of_several_findings(guard, lammps_run):
+    """One frame for each atom that is the worst of some kind; race select takes them."""
+    arguments, change, _, _ = triggers()["overlap"]
+    k, _, _ = nearest_nitrogen()
+    finished = guard(f"1 dump density off overlap 1.0 unseen yes environment {RADIUS}", f"{change}\nset atom 12 type 3", 2, steps=0)
+    assert finished.status == 0, finished.output
+    path = lammps_run.folder / "guard.g.extxyz"
+    frames = ase.io.read(path, ":")
+    assert len(frames) == 2 and {1, k + 1} & {frames[0].arrays["id"][0]}
+    assert frames[1].symbols[0] == "O" or "O" in frames[1].symbols[:9]
+    out = lammps_run.folder / "selected.extxyz"
+    assert main(["select", "--strategy", "fps", "--budget", "2", str(path), "-o", str(out)]) == 0
+    picked = ase.io.read(out, ":")
+    assert len(picked) == 2 and all("reason" in frame.info and not frame.pbc.any() for frame in picked)
+
+
 @pytest.mark.parametrize("trigger", ["overlap", "unseen", "density", "force/std"])
 @pytest.mark.parametrize("action", ["warn", "dump"])
 def test_warn_and_dump_go_on(guard, lammps_run, trigger, action):
@@ -217,7 +289,8 @@ def test_not_finite(lammps_run, guarded, what, ranks):
         ("0 stop", "steps > 0, got 0"), ("1 halt", "expected warn, dump or stop, got halt"),
         ("1 stop overlap -1", "overlap: expected a number > 0"),
         ("1 stop unseen maybe", "unseen: expected yes or no"), ("1 stop density 0.5", "a factor >= 1"), ("1 stop colour 3", "got colour"),
-        ("1 stop file", "missing argument"), ("1", "missing argument"), ("1 stop force/std nan", "floating point"), ("x stop", "integer"),
+        ("1 stop file", "missing argument"), ("1", "missing argument"), ("1 stop force/std nan", "floating point"), ("1 stop environment 0", "number > 0 or off, got 0"),
+        ("x stop", "integer"),
     ],
 )  # fmt: skip
 def test_mistakes(guard, guard_line, expected):

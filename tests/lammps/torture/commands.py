@@ -25,7 +25,7 @@ RIGHT = {
     "pair_coeff": "pair_coeff * * B N O sha256 {sha}",
     "compute race/atom": "compute u all race/atom force/cov force/std energy/std bald interval 0.9 force/aleatoric force/epistemic",
     "compute race": "compute U all race energy/std bald max/bald max/force/std stress/std",
-    "fix race/guard": "fix g all race/guard 1 stop overlap 0.1 unseen no density 9.0 force/std 50.0 file guard.extxyz",
+    "fix race/guard": "fix g all race/guard 1 stop overlap 0.1 unseen no density 9.0 force/std 50.0 environment 6.0 file guard.extxyz",
     "fix pair": "fix p all pair 1 race f_cov 1 e_std 0",
 }
 TAIL = "thermo_style custom step pe\nrun 0"
@@ -94,6 +94,10 @@ BY_HAND: list[tuple[str, str, tuple[str, ...]]] = [
     ("fix race/guard", "fix g all race/guard 1 stop overlap -0.1", ("overlap", "-0.1")),
     ("fix race/guard", "fix g all race/guard 1 stop density 0.2", ("density", "0.2")),
     ("fix race/guard", "fix g all race/guard 1 stop unseen perhaps", ("unseen", "perhaps")),
+    ("fix race/guard", "fix g all race/guard 1 stop environment -6", ("environment", "-6")),
+    ("pair_style", "pair_style race {file} memory", ("memory", "missing")),
+    ("pair_style", "pair_style race {file} memory 0", ("memory", "got 0")),
+    ("pair_style", "pair_style race {file} memory 0.001", ("memory", "expected at least")),
     ("fix race/guard", "fix g all race/guard 1 stop force/std many", ("floating point", "many")),
     ("fix pair", "fix p all pair 1 race f_what 1", ("f_what",)),
     ("fix pair", "fix p all pair 1 reax f_cov 1", ("reax",)),
