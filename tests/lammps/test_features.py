@@ -64,6 +64,42 @@ def test_respa_is_verlet_with_its_outer_step(lammps_run, artifact):
     np.testing.assert_allclose(respa[-1].atoms.positions, plain[-1].atoms.positions, atol=1e-9)
 
 
+RESPA = """
+units metal
+atom_style atomic
+read_data system.data
+plugin load {plugin}
+pair_style {pair}
+velocity all create 600 12 loop geom
+fix nve all nve
+run_style {respa}
+run 2
+"""
+
+
+@pytest.mark.parametrize("respa", ["2 2 inner 1 2.0 2.5 outer 2", "3 2 2 inner 1 1.5 2.0 middle 2 2.5 3.0 outer 3"])
+def test_respa_by_distance_is_refused(lammps_run, artifact, respa):
+    """An energy of many atoms is no sum over pairs: LAMMPS learns so from the pair style."""
+    write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
+    pair = f"race {artifact}\npair_coeff * * B N O"
+    finished = lammps_run.run(RESPA.format(plugin=lammps_run.plugin, pair=pair, respa=f"respa {respa}"), 2)
+    assert finished.status != 0 and not finished.hung
+    assert any("respa inner" in line.lower() or "rrespa inner" in line.lower() for line in finished.errors()), finished.output
+
+
+def test_respa_with_another_style_inside(lammps_run, artifact):
+    """Under hybrid/overlay a cheap style on the inner level: at equal steps on both levels, plain Verlet."""
+    core = "pair_style hybrid/overlay race {artifact} zbl 1.0 1.6\npair_coeff * * race B N O\n" + "".join(
+        f"pair_coeff {i + 1} {j + 1} zbl {z} {w}\n" for i, z in enumerate((5, 7, 8)) for j, w in enumerate((5, 7, 8)) if j >= i
+    )
+    pair = core.format(artifact=artifact)
+    plain = trajectory(lammps_run, artifact, b2o3(), NVE, name="verlet", pair=pair)
+    style = "run_style respa 2 1 bond 1 hybrid 2 1\nrun 10"
+    respa = trajectory(lammps_run, artifact, b2o3(), NVE.replace("run 10", style), name="respa", pair=pair)
+    np.testing.assert_allclose(respa[-1].atoms.positions, plain[-1].atoms.positions, atol=1e-9)
+    np.testing.assert_allclose(respa[-1].forces, plain[-1].forces, atol=1e-8)
+
+
 def test_general_triclinic(lammps_run, artifact):
     """A cell in any orientation: LAMMPS turns it to its own, and turns forces back into the dump."""
     atoms = b2o3()

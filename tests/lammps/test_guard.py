@@ -289,7 +289,8 @@ def test_not_finite(lammps_run, guarded, what, ranks):
         ("0 stop", "steps > 0, got 0"), ("1 halt", "expected warn, dump or stop, got halt"),
         ("1 stop overlap -1", "overlap: expected a number > 0"),
         ("1 stop unseen maybe", "unseen: expected yes or no"), ("1 stop density 0.5", "a factor >= 1"), ("1 stop colour 3", "got colour"),
-        ("1 stop file", "missing argument"), ("1", "missing argument"), ("1 stop force/std nan", "floating point"), ("1 stop environment 0", "number > 0 or off, got 0"),
+        ("1 stop file", "missing argument"), ("1", "missing argument"), ("1 stop force/std nan", "floating point"),
+        ("1 stop environment 0", "number > 0 or off, got 0"),
         ("x stop", "integer"),
     ],
 )  # fmt: skip
