@@ -26,9 +26,8 @@ KOKKOS = ("-k", "on", "t", "1", "-sf", "kk")
 # What `package kokkos` lets a user choose: kind of list, and messages packed on the device or by callbacks in host memory.
 PACKAGES = {
     "defaults": (),
-    "full lists": ("-pk", "kokkos", "neigh", "full", "newton", "on"),
-    "newton off": ("-pk", "kokkos", "neigh", "full", "newton", "off"),
-    "half lists": ("-pk", "kokkos", "neigh", "half", "newton", "on"),
+    "full lists, newton off": ("-pk", "kokkos", "neigh", "full", "newton", "off"),
+    "half lists, newton on": ("-pk", "kokkos", "neigh", "half", "newton", "on"),
     "all messages on device": ("-pk", "kokkos", "comm", "device"),
     "messages through host memory": ("-pk", "kokkos", "comm/pair/forward", "no", "comm/pair/reverse", "no"),
 }
@@ -68,7 +67,7 @@ def test_equals_plain_style(tmp_path, artifact, plain, package):
         assert_close(as_dict(found[name]), as_dict(plain[name]), 1e-10, f"{name}, {package}")
 
 
-@pytest.mark.parametrize("package", ["defaults", "newton off", "all messages on device", "messages through host memory"])
+@pytest.mark.parametrize("package", ["defaults", "full lists, newton off", "all messages on device", "messages through host memory"])
 @pytest.mark.parametrize("ranks", GRIDS)
 def test_ranks_agree(tmp_path, artifact, plain, ranks, package):
     names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]  # in the slab most of eight ranks are empty
