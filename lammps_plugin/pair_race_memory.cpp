@@ -18,7 +18,7 @@ constexpr double MiB = 1048576;
 
 // Collective, once for a model: of all ranks' atoms, ghosts and edges, so that every rank comes to the same function of them.
 void PairRace::estimate_memory() {
-  const race::Graph& graph = local_.graph();
+  const race::Graph& graph = this->graph();
   const auto n_edges = static_cast<double>(graph.sender.size(0));
   double mine[3] = {static_cast<double>(graph.n_owned), static_cast<double>(graph.n_total - graph.n_owned), n_edges}, all[3];
   MPI_Allreduce(mine, all, 3, MPI_DOUBLE, MPI_SUM, world);
@@ -40,7 +40,7 @@ void PairRace::estimate_memory() {
 int64_t PairRace::parts(const race::Request& request) const {
   if (memory_cap_ == 0) return 1;
   const race::MemoryEstimate& estimate = request.uncertainty ? *memory_uncertain_ : *memory_;
-  const race::Graph& graph = local_.graph();
+  const race::Graph& graph = this->graph();
   const int64_t n_parts = estimate.parts(graph, memory_cap_);
   if (n_parts == 0)
     throw race::Error(
@@ -55,9 +55,9 @@ std::string PairRace::out_of_memory(const std::string& what) const {
   std::string need;
   if (memory_)
     need = fmt::format("; in one part the model takes about {:.0f} MiB",
-                       (uncertainty_wanted() ? *memory_uncertain_ : *memory_).bytes(local_.graph(), 1) / MiB);
+                       (uncertainty_wanted() ? *memory_uncertain_ : *memory_).bytes(graph(), 1) / MiB);
   return fmt::format("pair_style race: out of memory at step {} on rank {}, which has {} atoms, {} ghosts and {} edges{}; use more ranks, "
                      "dtype float32, or the keyword memory ({})",
-                     update->ntimestep, comm->me, local_.graph().n_owned, local_.graph().n_total - local_.graph().n_owned,
-                     local_.graph().sender.defined() ? local_.graph().sender.size(0) : 0, need, what);
+                     update->ntimestep, comm->me, graph().n_owned, graph().n_total - graph().n_owned,
+                     graph().sender.defined() ? graph().sender.size(0) : 0, need, what);
 }
