@@ -27,11 +27,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 OUT, RESULTS = HERE / "output", HERE / "results"
-SEEDS = range(1, 9)
-STEPS, EVERY = 5000, 50  # of 1 fs; frames of the dump
+SEEDS = range(1, 7)
+STEPS, EVERY = 3000, 10  # of 1 fs; thermo and frames of the dump
 TRAINED_AT = 600  # K
 # temperature (K), A (eV) and B (eV per root of an atom) of `fix race/bias`
-KINDS = {"plain, 600 K": (600, 0.0, 1.0), "plain, 900 K": (900, 0.0, 1.0), "biased, 600 K": (600, 8.0, 0.004)}
+KINDS = {"plain, 600 K": (600, 0.0, 1.0), "plain, 900 K": (900, 0.0, 1.0), "biased, 600 K": (600, 2.0, 0.004)}
 THRESHOLD = 0.2  # eV/Angstrom: `max/force/std` at which a run ends
 ENVIRONMENT = os.environ | {"LD_LIBRARY_PATH": f"{sys.prefix}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")}
 
@@ -112,8 +112,8 @@ def report(runs: list[dict]) -> None:
         errors = [run["max_force_error"] for run in mine]
         summary[kind] = {
             "runs": len(mine), "reached": len(times), "times_ps": times.round(3).tolist(),
-            "error_median": round(float(np.median(np.concatenate(errors))), 3),
-            "largest_error_median": round(float(np.median([max(each) for each in errors])), 3),
+            "error_median": round(float(np.median(np.concatenate(errors))), 3),  # over all frames
+            "last_error_median": round(float(np.median([each[-1] for each in errors])), 3),  # over the frames where runs ended
         }  # fmt: skip
         print(f"{kind}: {summary[kind]}")
     axes[0].axhline(THRESHOLD, color="k", ls=":")

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
-from race.model.heads import ForceCovariance, n_outputs
+from race.model.heads import ForceCovariance
+from race.model.stress import readout_channels
 
 HEADS = ["cholesky", "equivariant", "evidential"]
 
 
-def channels(head: str, dtype: torch.dtype) -> torch.Tensor:
+def channels(head: str, dtype: torch.dtype, stress_head: str = "none") -> torch.Tensor:
     """Raw channels [n, M, n_out], some beyond the bounds of a and t, and a row of zeros."""
-    raw = torch.randn(300, 2, n_outputs(head), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    n_scalars, n_tensors = readout_channels(head, stress_head)
+    raw = torch.randn(300, 2, n_scalars + 5 * n_tensors, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     raw *= torch.logspace(-3, 1, 300, dtype=torch.float64)[:, None, None]
     raw[0] = 0.0
     return raw.to(dtype)
@@ -25,8 +27,9 @@ def fused(head: str, raw: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 @pytest.mark.parametrize("head", HEADS)
-def test_equals_the_matrix(head, dtype, tolerance):
-    raw = channels(head, dtype)
+@pytest.mark.parametrize("stress_head", ["none", "equivariant"])
+def test_equals_the_matrix(stress_head, head, dtype, tolerance):
+    raw = channels(head, dtype, stress_head)
     exact = ForceCovariance(head, 0.3, torch.float64).matrix(raw.double())
     scale = exact.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None]
     expected = exact[..., list(SIX_ROWS), list(SIX_COLUMNS)]

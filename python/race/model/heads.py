@@ -8,6 +8,8 @@ Raw channels per atom and member, in this order (uncertainty channels are averag
     equivariant  E, s, a, t0..t4       log-Euclidean: Sigma = sigma0^2 expm(a I + Q(t))
     evidential   E, s, a, nu, kappa, t0..t4      e2IP (arXiv:2602.10419), normal-inverse-Wishart
 
+With a stress_head its channels (race.model.stress) follow the scalars, before t0..t4.
+
 Energy noise: sigma_E^2 = sum_i sigma0_E^2 exp(s_i) (extensive), or the paper's exp(mean_i s_i).
 """
 
@@ -24,14 +26,6 @@ SCALARS = {"point": 1, "energy": 2, "cholesky": 8, "equivariant": 3, "evidential
 TENSOR_HEADS = ("equivariant", "evidential")
 CHOLESKY_JITTER = 1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
 EVIDENTIAL_REGULARISER = 0.1  # lambda_reg
-
-
-def n_scalars(head: str) -> int:
-    return SCALARS[head]
-
-
-def n_outputs(head: str) -> int:
-    return SCALARS[head] + (5 if head in TENSOR_HEADS else 0)
 
 
 def soft_bound(x: Tensor) -> Tensor:
