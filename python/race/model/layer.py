@@ -116,7 +116,8 @@ class Layer(nn.Module):
 
     def product_weight(self, species_features: Tensor) -> Tensor:
         """W_prod[Z] / N for every species: a [M, S, F] -> [M, S, numel]."""
-        return torch.bmm(species_features, self.weight_product) * (self.product_norm / self.avg_num_neighbors)
+        product = torch.ops.race.mixed_weights if self.fused and species_features.is_cpu else torch.bmm
+        return product(species_features, self.weight_product) * (self.product_norm / self.avg_num_neighbors)
 
     def forward(
         self, species_features: Tensor, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor

@@ -1,0 +1,158 @@
+// race::mixed_weights: one matrix per species out of one per species feature, in a form that reads the large operand once.
+//
+//   race::mixed_weights(Tensor a, Tensor weight) -> Tensor
+//
+//   a       [M, S, F]  features of the species, float32 or float64, on the CPU
+//   weight  [M, F, N]  all numbers of the matrices, flat
+//   result  [M, S, N]  sum_f a[m, s, f] weight[m, f, n]
+//
+// That is torch.bmm(a, weight), and its adjoints; but S is a few species and F N most of a model's parameters, for which general
+// matrix products are several times slower than memory. Differentiable once.
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+namespace race {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define RACE_EVERY_ISA __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+#else
+#define RACE_EVERY_ISA
+#endif
+
+constexpr int64_t kColumns = 512;  // whose sums stay in the first-level cache
+constexpr int64_t kFeatures = 4;   // rows of the large operand that are taken together
+
+// Over columns [0, n) of rows that are `stride` apart: to[s] += sum_f a[s, f] from[f], for up to kFeatures features.
+template <class T>
+inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species, int64_t a_feature,
+                                                    const T* from, T* to, int64_t stride) {
+  for (int64_t s = 0; s < n_species; ++s) {
+    T c[kFeatures];
+    for (int64_t f = 0; f < kFeatures; ++f) c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
+    const T *x0 = from, *x1 = from + (n_features > 1) * stride, *x2 = from + 2 * (n_features > 2) * stride, *x3 = from + 3 * (n_features > 3) * stride;
+    T* y = to + s * stride;
+    for (int64_t k = 0; k < n; ++k) y[k] += c[0] * x0[k] + c[1] * x1[k] + c[2] * x2[k] + c[3] * x3[k];
+  }
+}
+
+// to [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is the same with S and F exchanged.
+template <class T>
+inline __attribute__((always_inline)) void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species, int64_t a_feature, const T* from, T* to) {
+  for (int64_t n = 0; n < N; n += kColumns) {
+    const int64_t width = std::min(kColumns, N - n);
+    for (int64_t s = 0; s < S; ++s) std::fill_n(to + s * N + n, width, T(0));
+    for (int64_t f = 0; f < F; f += kFeatures)
+      add_rows(width, S, std::min(kFeatures, F - f), a + f * a_feature, a_species, a_feature, from + f * N + n, to + n, N);
+  }
+}
+
+RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const float* a, int64_t s, int64_t f, const float* from, float* to) {
+  product(S, F, N, a, s, f, from, to);
+}
+RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, int64_t s, int64_t f, const double* from, double* to) {
+  product(S, F, N, a, s, f, from, to);
+}
+
+// to [S, F] = g [S, N] times the transpose of x [F, N].
+template <class T>
+inline __attribute__((always_inline)) void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
+  constexpr int64_t lanes = 64 / sizeof(T);
+  for (int64_t f = 0; f < F; ++f)
+    for (int64_t s = 0; s < S; ++s) {
+      const T *u = g + s * N, *v = x + f * N;
+      T sum[lanes] = {}, total = 0;
+      int64_t n = 0;
+      for (; n + lanes <= N; n += lanes)
+        for (int64_t i = 0; i < lanes; ++i) sum[i] += u[n + i] * v[n + i];
+      for (; n < N; ++n) total += u[n] * v[n];
+      for (int64_t i = 0; i < lanes; ++i) total += sum[i];
+      to[s * F + f] = total;
+    }
+}
+
+RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const float* g, const float* x, float* to) { products_of_rows(S, F, N, g, x, to); }
+RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const double* g, const double* x, double* to) { products_of_rows(S, F, N, g, x, to); }
+
+void check(const Tensor& a, const Tensor& weight) {
+  TORCH_CHECK_VALUE(a.dim() == 3 && (a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble) && a.is_cpu(),
+                    "race::mixed_weights: a: expected float32 or float64 [n_members, n_species, n_features] on the CPU, got ", a.scalar_type(), " ",
+                    a.sizes(), " on ", a.device());
+  TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(0) == a.size(0) && weight.size(1) == a.size(2) && weight.scalar_type() == a.scalar_type() &&
+                        weight.is_cpu(),
+                    "race::mixed_weights: weight: expected ", a.scalar_type(), " [", a.size(0), ", ", a.size(2), ", numel] on the CPU, got ",
+                    weight.scalar_type(), " ", weight.sizes(), " on ", weight.device());
+}
+
+// a [M, S, F] times x [M, F, N], or with `transposed` a^T times x [M, S, N].
+Tensor times(const Tensor& a_in, const Tensor& x_in, bool transposed) {
+  const Tensor a = a_in.contiguous(), x = x_in.contiguous();
+  const int64_t M = a.size(0), S = a.size(1), F = a.size(2), N = x.size(2), rows = transposed ? F : S;
+  const Tensor result = at::empty({M, rows, N}, a.options());
+  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "race::mixed_weights", [&] {
+    for (int64_t m = 0; m < M; ++m) {
+      const scalar_t *of_a = a.const_data_ptr<scalar_t>() + m * S * F, *of_x = x.const_data_ptr<scalar_t>() + m * (S + F - rows) * N;
+      scalar_t* to = result.mutable_data_ptr<scalar_t>() + m * rows * N;
+      if (transposed)
+        multiply(F, S, N, of_a, 1, F, of_x, to);
+      else
+        multiply(S, F, N, of_a, F, 1, of_x, to);
+    }
+  });
+  return result;
+}
+
+// The adjoint of a [M, S, F] from that of the result, [M, S, N].
+Tensor adjoint_of_features(const Tensor& bar_in, const Tensor& weight_in) {
+  const Tensor bar = bar_in.contiguous(), weight = weight_in.contiguous();
+  const int64_t M = bar.size(0), S = bar.size(1), F = weight.size(1), N = bar.size(2);
+  const Tensor result = at::empty({M, S, F}, bar.options());
+  AT_DISPATCH_FLOATING_TYPES(bar.scalar_type(), "race::mixed_weights", [&] {
+    for (int64_t m = 0; m < M; ++m)
+      contract(S, F, N, bar.const_data_ptr<scalar_t>() + m * S * N, weight.const_data_ptr<scalar_t>() + m * F * N,
+               result.mutable_data_ptr<scalar_t>() + m * S * F);
+  });
+  return result;
+}
+
+Tensor mixed_weights(const Tensor& a, const Tensor& weight) {
+  check(a, weight);
+  return times(a, weight, false);
+}
+
+struct MixedWeights : torch::autograd::Function<MixedWeights> {
+  static Tensor forward(AutogradContext* context, const Tensor& a, const Tensor& weight) {
+    const at::AutoDispatchBelowAutograd below;
+    context->save_for_backward({a, weight});
+    return mixed_weights(a, weight);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && grads[0].requires_grad()), "race::mixed_weights is differentiable once");
+    const auto saved = context->get_saved_variables();
+    return {context->needs_input_grad(0) ? adjoint_of_features(grads[0], saved[1]) : Tensor(), context->needs_input_grad(1) ? times(saved[0], grads[0], true) : Tensor()};
+  }
+};
+
+Tensor mixed_weights_autograd(const Tensor& a, const Tensor& weight) { return MixedWeights::apply(a, weight); }
+
+// The first copy of librace in a process registers, see conv_ops.cpp.
+const bool registered = [] {
+  if (c10::Dispatcher::singleton().findSchema({"race::mixed_weights", ""})) return false;
+  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  library->def("mixed_weights(Tensor a, Tensor weight) -> Tensor");
+  library->impl("mixed_weights", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(mixed_weights)));
+  library->impl("mixed_weights", torch::dispatch(c10::DispatchKey::AutogradCPU, TORCH_FN(mixed_weights_autograd)));
+  return true;
+}();
+
+}  // namespace
+}  // namespace race
