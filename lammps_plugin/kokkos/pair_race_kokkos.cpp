@@ -98,9 +98,15 @@ template <class DeviceType> void PairRaceKokkos<DeviceType>::add_forces(const at
   atomKK_->modified(execution_space, F_MASK);
 }
 
+template <class DeviceType> int PairRaceKokkos<DeviceType>::counted(int n_doubles) {
+  int dim;
+  *static_cast<double*>(extract("halo_bytes", dim)) += static_cast<double>(sizeof(double)) * n_doubles;
+  return n_doubles;
+}
+
 template <class DeviceType>
 int PairRaceKokkos<DeviceType>::pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer, int, int*) {
-  return device_halo_.pack(n, atoms, buffer);
+  return counted(device_halo_.pack(n, atoms, buffer));
 }
 
 template <class DeviceType> void PairRaceKokkos<DeviceType>::unpack_forward_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
@@ -108,7 +114,7 @@ template <class DeviceType> void PairRaceKokkos<DeviceType>::unpack_forward_comm
 }
 
 template <class DeviceType> int PairRaceKokkos<DeviceType>::pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
-  return device_halo_.pack(n, first, buffer);
+  return counted(device_halo_.pack(n, first, buffer));
 }
 
 template <class DeviceType>
