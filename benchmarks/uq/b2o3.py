@@ -47,11 +47,11 @@ def main() -> None:
     share = seconds(ensemble) / members  # members are trained together: the single model's part
     judge(SINGLE, single, share)
     judge("ensemble", ensemble, seconds(ensemble))
+    student = study.fit("distill", "distill", [ensemble], **options["distill"])
+    judge("distill", student, seconds(student))
     for name, changes in options["fits"].items():
         run = study.fit(name, name, [single], **changes)
         judge(name, run, share + seconds(run, own=True))
-    student = study.fit("distill", "distill", [ensemble], **options["distill"])
-    judge("distill", student, seconds(student))
     evidential = {"model": config["model"] | {"head": "evidential"}, "train": config["train"] | options["evidential"]}
     own = study.train("evidential-run", config | evidential)
     judge("evidential", study.fit("evidential", "evidential", [own]), seconds(own))
