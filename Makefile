@@ -38,8 +38,10 @@ setup: $(STAMPS)/build
 demo: $(STAMPS)/build
 	python examples/demo/run.py
 
+# A worker that dies ends the run: started again, pytest-xdist waits forever for the tests that the dead one still had in its file.
+PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
 test: lint
-	OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 
 torture: $(STAMPS)/build
 	OMP_NUM_THREADS=1 python -m tests.lammps.torture
@@ -73,7 +75,7 @@ sanitize: $(STAMPS)/build
 	mkdir -p $(SANITIZED) && cp build/sanitize/cpp/_race*.so build/sanitize/lammps_plugin/raceplugin.so $(SANITIZED)
 	RACE_SANITIZED=$(SANITIZED) PYTHONPATH=tests/sanitize OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
 	  LD_PRELOAD="$$($(or $(CXX),g++) -print-file-name=libasan.so) $$($(or $(CXX),g++) -print-file-name=libubsan.so)" \
-	  python -m pytest -n $(JOBS) --dist loadfile -p no:faulthandler $(or $(TESTS),tests/model tests/deploy)
+	  python -m pytest $(PARALLEL) -p no:faulthandler $(or $(TESTS),tests/model tests/deploy)
 
 clean:
 	rm -rf build demo-output $(STAMPS)/build

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +79,7 @@ def test_resume_after_a_kill(posterior, trained, tmp_path, capsys):
     fit(posterior, [trained()], whole, options)
     flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "race.cli", "fit", str(trained()), "--posterior", posterior, "--out", str(killed), *flags]
-    environment = os.environ | {"PYTHONPATH": str(Path(race.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     state, end = killed / "fit" / "checkpoint" / "state.json", time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:

@@ -16,7 +16,6 @@ import torch
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-import race
 from race.errors import RaceError
 from race.train.checkpoint import load_checkpoint, read_tensors
 from race.train.command import train
@@ -58,7 +57,7 @@ def start(config_path, run) -> subprocess.Popen:
     words = [{"examples/demo/config.yaml": str(config_path), "run": str(run)}.get(word, word) for word in shlex.split(line, comments=True)]
     assert words[0] == "torchrun" and {str(config_path), str(run), "2"} <= set(words)
     command = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
-    environment = os.environ | {"PYTHONPATH": str(Path(race.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import race
 from race.cli import main
 from race.data import Dataset, read_frames
 from race.errors import RaceError
@@ -225,7 +223,7 @@ def test_stack_refuses_different_models(finished, copper, tmp_path):
 
 
 def start(config_path, run, *options) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(race.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "race.cli", "train", str(config_path), "--out", str(run), *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
