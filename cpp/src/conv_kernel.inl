@@ -289,6 +289,24 @@ void to_lanes(const T* from, int64_t stride, int64_t n, int64_t sh_dim, T* lanes
     for (int64_t e = 0; e < kLanes; ++e) lanes[s * kLanes + e] = e < n ? from[e * stride + s] : T(0);
 }
 
+// The way back: lanes [S, kLanes] -> rows [n, S], `stride` apart. S is known when compiled where it is that of lmax <= 3.
+template <int S, class T>
+inline void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to, int64_t stride) {
+  const int64_t size = S ? S : sh_dim;
+  for (int64_t e = 0; e < n; ++e, to += stride)
+    for (int64_t s = 0; s < size; ++s) to[s] = lanes[s * kLanes + e];
+}
+
+template <class T>
+void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to, int64_t stride) {
+  switch (sh_dim) {
+    case 4: return to_rows<4>(lanes, n, sh_dim, to, stride);
+    case 9: return to_rows<9>(lanes, n, sh_dim, to, stride);
+    case 16: return to_rows<16>(lanes, n, sh_dim, to, stride);
+    default: return to_rows<0>(lanes, n, sh_dim, to, stride);
+  }
+}
+
 // Cuts edges from `edge` on into at most kChunk blocks; moves (receiver, edge) behind them.
 template <class T, bool Second>
 int64_t cut_blocks(const Job<T>& job, int64_t end, int64_t& receiver, int64_t& edge) {
@@ -351,11 +369,9 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
       if (!own_group && m + 1 < job.last_member) continue;
       for (int64_t i = 0; i < count; ++i) {
         const Block& block = job.blocks[i];
-        for (int64_t e = 0; e < block.n; ++e) {
-          const int64_t row = (block.edge + e) * job.n_groups + group;
-          if (want_dx) job.radial.dx[row] = job.dx_lanes[i * kLanes + e];
-          for (int64_t s = 0; want_dy && s < S; ++s) job.dsh[row * S + s] = job.dy_lanes[i * y_size + s * kLanes + e];
-        }
+        const int64_t row = block.edge * job.n_groups + group;
+        if (want_dx) to_rows<1>(job.dx_lanes + i * kLanes, block.n, 1, job.radial.dx + row, job.n_groups);
+        if (want_dy) to_rows(job.dy_lanes + i * y_size, block.n, S, job.dsh + row * S, job.n_groups * S);
       }
     }
   }

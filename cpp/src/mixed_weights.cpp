@@ -62,21 +62,37 @@ RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, i
   product(S, F, N, a, s, f, from, to);
 }
 
-// to [S, F] = g [S, N] times the transpose of x [F, N].
+// to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kFeatures rows of x wait in the cache for every row of g.
 template <class T>
 inline __attribute__((always_inline)) void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
+  typedef T Lanes __attribute__((vector_size(64)));
   constexpr int64_t lanes = 64 / sizeof(T);
-  for (int64_t f = 0; f < F; ++f)
-    for (int64_t s = 0; s < S; ++s) {
-      const T *u = g + s * N, *v = x + f * N;
-      T sum[lanes] = {}, total = 0;
-      int64_t n = 0;
-      for (; n + lanes <= N; n += lanes)
-        for (int64_t i = 0; i < lanes; ++i) sum[i] += u[n + i] * v[n + i];
-      for (; n < N; ++n) total += u[n] * v[n];
-      for (int64_t i = 0; i < lanes; ++i) total += sum[i];
-      to[s * F + f] = total;
+  std::fill_n(to, S * F, T(0));
+  for (int64_t f = 0; f < F; f += kFeatures) {
+    const int64_t n_features = std::min(kFeatures, F - f);
+    for (int64_t first = 0; first < N; first += kColumns) {
+      const int64_t width = std::min(kColumns, N - first), whole = width - width % lanes;
+      const T* v[kFeatures];
+      for (int64_t k = 0; k < kFeatures; ++k) v[k] = x + (f + std::min(k, n_features - 1)) * N + first;
+      for (int64_t s = 0; s < S; ++s) {
+        const T* u = g + s * N + first;
+        Lanes sum[kFeatures] = {}, of_u, of_v;
+        for (int64_t n = 0; n < whole; n += lanes) {
+          __builtin_memcpy(&of_u, u + n, sizeof of_u);
+          for (int64_t k = 0; k < kFeatures; ++k) {
+            __builtin_memcpy(&of_v, v[k] + n, sizeof of_v);
+            sum[k] += of_u * of_v;
+          }
+        }
+        for (int64_t k = 0; k < n_features; ++k) {
+          T total = 0;
+          for (int64_t i = 0; i < lanes; ++i) total += sum[k][i];
+          for (int64_t n = whole; n < width; ++n) total += u[n] * v[k][n];
+          to[s * F + f + k] += total;
+        }
+      }
     }
+  }
 }
 
 RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const float* g, const float* x, float* to) { products_of_rows(S, F, N, g, x, to); }
