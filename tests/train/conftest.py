@@ -1,3 +1,5 @@
+import csv
+
 import ase.build
 import ase.io
 import pytest
@@ -60,3 +62,8 @@ def batch_of(path, config: Config, n=4):
     frames = read_frames(path)[:n]
     dtype = getattr(torch, config.train.dtype)
     return Dataset(frames, config.model.elements, config.model.r_max, dtype).batch(range(n))
+
+
+def rows_of(run):
+    with open(run / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,6 +1,5 @@
 """Whole runs on a few small cells: learning, checkpoints, kills, and what a run leaves behind."""
 
-import csv
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ from race.errors import RaceError
 from race.posterior.ensemble import stack
 from race.train.checkpoint import has_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from race.train.command import train
-from race.train.log import Log
 from race.train.members import initial_model
 from race.train.metrics import Metrics
 from race.train.parallel import Ranks
@@ -27,12 +25,7 @@ from race.train.prepare import prepare
 from race.train.run import load_run
 from race.train.trainer import Trainer
 
-from .conftest import batch_of, make_config, resolved, write_yaml
-
-
-def rows_of(run):
-    with open(run / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
+from .conftest import batch_of, make_config, resolved, rows_of, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -275,18 +268,6 @@ def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
     assert a == b and a["schedule"]["scale"] < 1.0, "the rate has to have been halved for this to test it"
     timeless = [[{key: x for key, x in row.items() if key != "seconds"} for row in rows_of(run)] for run in (whole, killed)]
     assert timeless[0] == timeless[1] and len(timeless[0]) == 8
-
-
-def test_log_forgets_epochs_that_will_be_trained_again(tmp_path):
-    for start, epochs in ((0, (1, 2, 3)), (2, (3, 4))):
-        with Log(tmp_path, n_epochs=4, n_batches=1, epoch=start) as log:
-            for epoch in epochs:
-                log.epoch(epoch, {"x": 10.0 * start + epoch, "y": float("nan")}, "")
-        with open(tmp_path / "log.csv", "a") as file:
-            file.write("5,1")  # a line cut short
-    Log(tmp_path, n_epochs=4, n_batches=1, epoch=4)
-    kept = [(row["epoch"], row["x"], row["y"]) for row in rows_of(tmp_path)]
-    assert kept == [("1", "1", ""), ("2", "2", ""), ("3", "23", ""), ("4", "24", "")]
 
 
 def test_kill_between_the_renamings_of_a_checkpoint(tmp_path):

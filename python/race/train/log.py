@@ -18,12 +18,12 @@ class Log:
     """Writers of one run. Epochs later than `epoch` (0 for a new run) that a killed run had logged are dropped: they are trained again."""
 
     def __init__(self, run: Path, n_epochs: int, n_batches: int, epoch: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        from race.train.board import Board  # slow to import
 
         self.path = run / "log.csv"
         self.columns: list[str] = []
         self._truncate(epoch)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=epoch + 1)
+        self.board = Board(run / "tensorboard", purge_step=epoch + 1)
         self.console = Console()
         self.n_epochs, self.n_batches = n_epochs, n_batches
         columns = ("{task.description}", "{task.fields[numbers]}")
@@ -58,10 +58,7 @@ class Log:
             self.columns = list(row)
             self._append(self.columns)
         self._append(["" if row[name] != row[name] else f"{row[name]:.8g}" for name in self.columns])
-        for name, value in row.items():
-            if value == value:
-                self.board.add_scalar(name, value, epoch)
-        self.board.flush()
+        self.board.scalars({name: value for name, value in row.items() if value == value}, epoch)
         self.say(f"epoch {epoch:>{len(str(self.n_epochs))}}  {numbers}")
 
     def say(self, text: str) -> None:
