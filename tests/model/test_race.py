@@ -119,6 +119,15 @@ def test_forces_and_stress_match_finite_differences(atoms):
         assert np.abs(numeric - stress[:, column]).max() < 1e-6 * np.abs(stress).max()
 
 
+def test_what_is_not_asked_for(atoms):
+    model, graph = make_model(), graph_of(atoms)
+    everything, forces, energies = model(graph), model(graph, stress=False), model(graph, forces=False)
+    assert everything.keys() - forces.keys() == {"stress"} and forces.keys() - energies.keys() == {"forces"}
+    for part in (forces, energies):
+        for name, value in part.items():
+            assert torch.equal(value, everything[name]), name
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_equals_the_e3nn_reference(atoms, head):
     model = make_model(head=head, radial_knots=0)

@@ -74,12 +74,21 @@ def test_no_rows(route, counts):
 
 def test_narrow_rows_go_to_torch_scatter(monkeypatch):
     monkeypatch.setattr(scatter, "HAS_SCATTER", True)
-    monkeypatch.setattr(scatter, "sum_by_scatter", lambda src, row_ptr: "scatter")
-    monkeypatch.setattr(scatter, "sum_by_index", lambda src, row_ptr: "index")
+    monkeypatch.setattr(scatter, "sum_by_scatter", lambda *_: "scatter")
+    monkeypatch.setattr(scatter, "sum_by_index", lambda *_: "index")
     used = [segment_sum(*problem(shape)) for shape in ((), (WIDEST,), (5, 3), (WIDEST + 1,), (4, 4))]
     assert used == ["scatter", "scatter", "scatter", "index", "index"]
     monkeypatch.setattr(scatter, "HAS_SCATTER", False)
     assert segment_sum(*problem(())) == "index"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_at_hand(shape):
+    """The row of each summand, made here as the batch makes it, gives what row_ptr gives."""
+    src, row_ptr = problem(shape)
+    receiver = torch.tensor([j for j in range(len(row_ptr) - 1) for _ in range(int(row_ptr[j + 1] - row_ptr[j]))], dtype=torch.int64)
+    assert torch.equal(sum_by_index(src, row_ptr, receiver), sum_by_index(src, row_ptr))
+    assert torch.equal(segment_sum(src, row_ptr, receiver), segment_sum(src, row_ptr))
 
 
 def test_scripted():

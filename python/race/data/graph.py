@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import ase
 import numpy as np
@@ -59,6 +60,11 @@ class Batch:
     @property
     def n_edges(self) -> int:
         return self.edge_index.shape[1]
+
+    @cached_property
+    def frame_ptr(self) -> Tensor:
+        """int64 [n_frames + 1]: the atoms of frame k are frame_ptr[k]:frame_ptr[k + 1]."""
+        return torch.nn.functional.pad(self.n_atoms_per_frame.cumsum(0), (1, 0))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batch":
         """Moves every tensor to `device`; casts edge_vector, forces and stress to `dtype`."""

@@ -18,8 +18,7 @@ from race.model.conv import conv_aten, conv_fused, conv_vjp_aten, conv_vjp_fused
 from race.model.irreps import Layout
 from race.model.layer import Layer, Readout
 from race.model.linear import linear_aten, linear_fused
-
-SILU_NORM = 1.6790  # of race.model.radial.silu
+from race.model.radial import SILU_NORM
 
 
 def then(first: Matrices, second: Matrices) -> Matrices:

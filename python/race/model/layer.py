@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from race.model.conv import conv_aten, conv_fused
 from race.model.irreps import Layout, conv_paths
 from race.model.linear import BlockLinear, Linear, block_linear, fan_in_norm, weight_shapes
-from race.model.radial import Radial, silu
+from race.model.radial import SILU_NORM, Radial
 
 
 def is_own(name: str) -> bool:
@@ -46,7 +46,7 @@ class Readout(nn.Module):
         n, n_members = h.shape[0], self.w1.shape[0]
         weight = torch.cat([flat(self.w1), flat(self.wt)], dim=2)
         hidden, tensor = self.first(h, weight).split(self.widths, dim=1)
-        out = self.second(silu(hidden), flat(self.w2)).view(n, n_members, self.w2.shape[2])
+        out = self.second(SILU_NORM * torch.nn.functional.silu(hidden), flat(self.w2)).view(n, n_members, self.w2.shape[2])
         if self.n_tensors:
             out = torch.cat([out, tensor.reshape(n, 5, n_members, self.n_tensors).permute(0, 2, 3, 1).flatten(2)], dim=2)
         return out

@@ -81,14 +81,14 @@ class RACE(Outputs):
         """a = W_a h_0 [M, S, F]"""
         return torch.bmm(self.embedding, self.weight_a) * self.weight_a.shape[1] ** -0.5
 
-    def forward(self, batch: Batch, forces: bool = True, create_graph: bool = False) -> dict[str, Tensor]:
-        """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and stress [n_frames, M, 6] eV/A^3.
+    def forward(self, batch: Batch, forces: bool = True, create_graph: bool = False, stress: bool = True) -> dict[str, Tensor]:
+        """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and with them stress [n_frames, M, 6] eV/A^3.
 
-        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames, M] eV^2 (aleatoric); with forces and a
+        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames, M] eV^2 (aleatoric); with stress and a
         stress_head virial_cov [n_frames, M, 6, 6] eV^2 in SIX_ORDER, the noise of stress times volume.
         `create_graph` keeps forces differentiable with respect to the weights.
         """
-        M, sender = self.n_members, batch.edge_index[0]
+        M, (sender, receiver) = self.n_members, batch.edge_index
         vector = batch.edge_vector
         with torch.no_grad():
             radial_one, sh_one, radial_grad, sh_grad = self.edge_basis(vector)
@@ -116,28 +116,30 @@ class RACE(Outputs):
             node_energy.sum(), [radial, sh], create_graph=create_graph, allow_unused=True, materialize_grads=True
         )
         edge_grad = self.edge_basis.vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
-        result["forces"] = segment_sum(edge_grad, batch.row_ptr).index_add(0, sender, edge_grad, alpha=-1)
+        result["forces"] = segment_sum(edge_grad, batch.row_ptr, receiver).index_add(0, sender, edge_grad, alpha=-1)
+        if not stress:
+            return result
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
         virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
-        frame_virial = segment_sum(virial, batch.row_ptr[self.frame_ptr(batch)])  # a frame's receivers are consecutive
+        frame_virial = segment_sum(virial, batch.row_ptr[batch.frame_ptr])  # a frame's receivers are consecutive
         volume = batch.volume.to(virial.dtype)[:, None, None]  # NaN without 3D periodicity: no stress, and no NaN in gradients
         result["stress"] = torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0))
         if self.has_stress_cov:
-            result["virial_cov"] = segment_sum(self.stress_covariance(raw).flatten(2), self.frame_ptr(batch)).unflatten(2, (6, 6))
+            result["virial_cov"] = self.of_frames(self.stress_covariance(raw).flatten(2), batch).unflatten(2, (6, 6))
         return result
 
-    def frame_ptr(self, batch: Batch) -> Tensor:
-        """int64 [n_frames + 1]: the atoms of frame k are frame_ptr[k]:frame_ptr[k + 1]."""
-        return torch.nn.functional.pad(batch.n_atoms_per_frame.cumsum(0), (1, 0))
+    def of_frames(self, node: Tensor, batch: Batch) -> Tensor:
+        """Sums over the atoms of each frame, [n_atoms, ...] -> [n_frames, ...]"""
+        return segment_sum(node, batch.frame_ptr, batch.frame)
 
     def pool(self, node: Tensor, batch: Batch) -> Tensor:
         """[n_atoms, M] -> [n_frames, M]: sum, or mean where the target is intensive."""
-        total = segment_sum(node, self.frame_ptr(batch))
+        total = self.of_frames(node, batch)
         return total / batch.n_atoms_per_frame[:, None] if self.mean_pooling else total
 
     def energy_var(self, raw: Tensor, batch: Batch) -> Tensor:
         """Aleatoric variance of the frame's target, [n_frames, M] eV^2."""
-        total = segment_sum(self.node_energy_var(raw), self.frame_ptr(batch))
+        total = self.of_frames(self.node_energy_var(raw), batch)
         n = batch.n_atoms_per_frame[:, None]
         if self.paper_energy_var:
             return torch.exp(total / n)

@@ -68,15 +68,13 @@ def spline_through(values: Tensor) -> Tensor:
     return torch.matmul(matrix, values[:, : n_knots - 1])
 
 
-def silu(x: Tensor) -> Tensor:
-    """SiLU scaled so that E[silu(z)^2] = 1 for z ~ N(0, 1), as e3nn's normalize2mom."""
-    return torch.nn.functional.silu(x) * 1.6790
+SILU_NORM = 1.6790  # (SILU_NORM silu(z))^2 is one on average for z ~ N(0, 1), as e3nn's normalize2mom
 
 
 def silu_slope(x: Tensor) -> Tensor:
-    """Derivative of `silu`."""
+    """Derivative of SiLU."""
     s = torch.sigmoid(x)
-    return 1.6790 * (s + x * s * (1.0 - s))
+    return s + x * s * (1.0 - s)
 
 
 class Radial(nn.Module):
@@ -88,6 +86,7 @@ class Radial(nn.Module):
     def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
         super().__init__()
         self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]  # of the matrices
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
         self.fused = HAS_FUSED
@@ -105,9 +104,9 @@ class Radial(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         for k, weight in enumerate(self.weights):
-            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)
+            x = torch.matmul(x, weight * self.norms[k])
             if k < self.n_hidden:
-                x = silu(x)
+                x = torch.nn.functional.silu(x)
         return x
 
     def mlp_vjp(self, x: Tensor, bar: Tensor) -> Tensor:
@@ -115,8 +114,8 @@ class Radial(nn.Module):
         kept: list[Tensor] = []  # hidden values before the activation
         for k, weight in enumerate(self.weights):
             if k < self.n_hidden:
-                kept.append(torch.matmul(x, weight * weight.shape[1] ** -0.5))
-                x = silu(kept[k])
+                kept.append(torch.matmul(x, weight * self.norms[k]))
+                x = torch.nn.functional.silu(kept[k])
         for k, weight in enumerate(self.transposed()):
             if k > 0:
                 bar = bar * silu_slope(kept[self.n_hidden - k])
@@ -126,8 +125,8 @@ class Radial(nn.Module):
     def transposed(self) -> list[Tensor]:
         """Normalised matrices, transposed, the last first."""
         matrices: list[Tensor] = []
-        for weight in self.weights:
-            matrices.insert(0, weight.transpose(1, 2) * weight.shape[1] ** -0.5)
+        for k, weight in enumerate(self.weights):
+            matrices.insert(0, weight.transpose(1, 2) * self.norms[k])
         return matrices
 
     def table(self) -> Tensor:
@@ -139,7 +138,7 @@ class Radial(nn.Module):
                     x = torch.ops.race.spline(x)
                 else:
                     x = spline_through(x)
-            x = torch.matmul(x, weight * weight.shape[1] ** -0.5)
+            x = torch.matmul(x, weight * self.norms[k])
             if k < self.n_hidden:
-                x = silu(x)
+                x = torch.nn.functional.silu(x)
         return x

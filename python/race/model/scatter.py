@@ -44,17 +44,22 @@ def sum_by_scatter(src: Tensor, row_ptr: Tensor) -> Tensor:
     return _Sum.apply(src, row_ptr)
 
 
-def sum_by_index(src: Tensor, row_ptr: Tensor) -> Tensor:
+def sum_by_index(src: Tensor, row_ptr: Tensor, receiver: Tensor | None = None) -> Tensor:
     """`segment_sum` in stock torch."""
     n = row_ptr.shape[0] - 1
-    receiver = torch.repeat_interleave(torch.arange(n, device=src.device), row_ptr[1:] - row_ptr[:-1], output_size=src.shape[0])
+    if receiver is None:
+        counts = row_ptr[1:] - row_ptr[:-1]
+        receiver = torch.repeat_interleave(torch.arange(n, device=src.device), counts, output_size=src.shape[0])
     out = torch.zeros([n] + list(src.shape[1:]), dtype=src.dtype, device=src.device)
     return out.index_add(0, receiver, src)
 
 
-def segment_sum(src: Tensor, row_ptr: Tensor) -> Tensor:
-    """[E, ...], CSR row_ptr [n + 1] -> [n, ...], row j being the sum of src[row_ptr[j]:row_ptr[j + 1]]."""
+def segment_sum(src: Tensor, row_ptr: Tensor, receiver: Tensor | None = None) -> Tensor:
+    """[E, ...], CSR row_ptr [n + 1] -> [n, ...], row j being the sum of src[row_ptr[j]:row_ptr[j + 1]].
+
+    receiver: int64 [E], the row of each summand, where it is at hand: it follows from row_ptr, but takes time to make.
+    """
     if not torch.jit.is_scripting():
         if HAS_SCATTER and src.device.type == "cpu" and src[:1].numel() <= WIDEST:
             return sum_by_scatter(src, row_ptr)
-    return sum_by_index(src, row_ptr)
+    return sum_by_index(src, row_ptr, receiver)

@@ -137,7 +137,8 @@ class Trainer:
         if batch is None:
             rows = {term: torch.zeros(0, self.n_scores, device=self.device) for term in self.loss.weights}
         else:
-            rows = self.loss.rows(self.model(batch, forces=self.needs_forces, create_graph=True), batch, beta)
+            out = self.model(batch, forces=self.needs_forces, create_graph=True, stress="stress" in self.loss.weights)
+            rows = self.loss.rows(out, batch, beta)
         terms = self.loss.means(rows, self.ranks.total({term: value.shape[0] for term, value in rows.items()}))
         # Members share no parameter: the sum gives each its own gradient. Named inputs spare the edge basis, whose leaves want one too.
         if batch is not None:
