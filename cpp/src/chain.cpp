@@ -2,11 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
 #include "linear_groups.h"
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -163,13 +163,12 @@ std::vector<Tensor> chain_aten(at::TensorList x, const std::optional<Tensor>& ro
 
 namespace {
 
-// The first copy of librace in a process registers, see conv_ops.cpp.
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::chain", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::chain", __FILE__, __LINE__);
+  if (!library) return false;
   library->def("chain(Tensor(a!)[] x, Tensor? rows, Tensor species, Tensor weight, int n_species, int[] widths, int[] blocks) -> Tensor[]");
-  library->impl("chain", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(chain_cpu)));
-  library->impl("chain", torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(chain_aten)));
+  add_kernel(library, c10::DispatchKey::CPU, "chain", TORCH_FN(chain_cpu));
+  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "chain", TORCH_FN(chain_aten));
   return true;
 }();
 

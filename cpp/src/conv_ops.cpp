@@ -2,9 +2,10 @@
 // backward is conv_double_backward.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "race/conv.h"
+
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -47,14 +48,9 @@ Five double_backward_cpu(Optional bar_g, Optional bar_radial, Optional bar_sh, c
                                                  row_ptr, paths, cg, mask));
 }
 
-template <class F>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
-
 Four call_backward(const Tensor& grad, const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender,
                    const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, std::array<bool, 4> mask) {
-  static const auto handle = op<decltype(backward_cpu)>("race::conv_backward");
+  static const auto handle = find_operator<decltype(backward_cpu)>("race::conv_backward");
   return handle.call(grad, g, radial, table, sh, sender, row_ptr, paths, cg, mask);
 }
 
@@ -97,7 +93,7 @@ struct ConvBackward : Function<ConvBackward> {
     variable_list result(10);
     const bool idle = !bar[0].defined() && !bar[1].defined() && !bar[3].defined();
     if (idle || !(mask[0] || mask[1] || mask[2] || mask[3] || mask[4])) return result;
-    static const auto handle = op<decltype(double_backward_cpu)>("race::conv_double_backward");
+    static const auto handle = find_operator<decltype(double_backward_cpu)>("race::conv_double_backward");
     std::tie(result[0], result[1], result[2], result[3], result[4]) =
         handle.call(optional(bar[0]), optional(bar[1]), optional(bar[3]), saved[0], saved[1], saved[2], optional(saved[3]), saved[4], saved[5],
                     saved[6], paths, saved[7], mask);
@@ -112,7 +108,7 @@ struct Conv : Function<Conv> {
     context->save_for_backward({g, radial, plain(table), sh, sender, row_ptr, cg});
     context->saved_data["paths"] = paths.vec();
     context->set_materialize_grads(false);
-    static const auto handle = op<decltype(forward_cpu)>("race::conv");
+    static const auto handle = find_operator<decltype(forward_cpu)>("race::conv");
     return handle.call(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out);
   }
 
@@ -154,24 +150,19 @@ Four backward_meta(const Tensor& grad, const Tensor& g, const Tensor& radial, Op
   return {like(g, mask[0]), like(radial, mask[1]), like(plain(table), mask[2]), like(sh, mask[3])};
 }
 
-// Module and LAMMPS plugin each carry librace, and one process may load both: the first to come registers, for good (its handle is
-// never destroyed, and the libraries are linked nodelete).
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::conv", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::conv", __FILE__, __LINE__);
+  if (!library) return false;
   for (const char* schema : {kConv, kBackward, kDoubleBackward}) library->def(schema);
   library->def("conv_isa() -> str", [] { return std::string(conv_isa()); });
-  const auto add = [library](c10::DispatchKey key, const char* name, auto function) {
-    library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
-  };
-  add(c10::DispatchKey::CPU, "conv", TORCH_FN(forward_cpu));
-  add(c10::DispatchKey::CPU, "conv_backward", TORCH_FN(backward_cpu));
-  add(c10::DispatchKey::CPU, "conv_double_backward", TORCH_FN(double_backward_cpu));
-  add(c10::DispatchKey::Autograd, "conv", TORCH_FN(forward_autograd));
-  add(c10::DispatchKey::Autograd, "conv_backward", TORCH_FN(backward_autograd));
+  add_kernel(library, c10::DispatchKey::CPU, "conv", TORCH_FN(forward_cpu));
+  add_kernel(library, c10::DispatchKey::CPU, "conv_backward", TORCH_FN(backward_cpu));
+  add_kernel(library, c10::DispatchKey::CPU, "conv_double_backward", TORCH_FN(double_backward_cpu));
+  add_kernel(library, c10::DispatchKey::Autograd, "conv", TORCH_FN(forward_autograd));
+  add_kernel(library, c10::DispatchKey::Autograd, "conv_backward", TORCH_FN(backward_autograd));
   library->impl("conv_double_backward", torch::dispatch(c10::DispatchKey::Autograd, torch::autograd::autogradNotImplementedFallback()));
-  add(c10::DispatchKey::Meta, "conv", TORCH_FN(forward_meta));
-  add(c10::DispatchKey::Meta, "conv_backward", TORCH_FN(backward_meta));
+  add_kernel(library, c10::DispatchKey::Meta, "conv", TORCH_FN(forward_meta));
+  add_kernel(library, c10::DispatchKey::Meta, "conv_backward", TORCH_FN(backward_meta));
   return true;
 }();
 

@@ -2,7 +2,6 @@
 // gradients, [E, S, 3], are never stored). e3nn's order and component normalisation: |Y_l|^2 = 2 l + 1, y the polar axis.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <cmath>
 
@@ -10,6 +9,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -276,11 +277,6 @@ Two jvp_meta(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor
   return {rows_like(edge_vector, tangent.size(1), 1), rows_like(edge_vector, tangent.size(1), (lmax + 1) * (lmax + 1))};
 }
 
-template <class F>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
-
 // Linear in the adjoints, so the transpose is its whole derivative. Training on forces asks for no more: edges are data.
 struct VjpFunction : torch::autograd::Function<VjpFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& edge_vector, int64_t lmax, double r_max,
@@ -289,12 +285,12 @@ struct VjpFunction : torch::autograd::Function<VjpFunction> {
     context->save_for_backward({edge_vector});
     context->saved_data["lmax"] = lmax;
     context->saved_data["r_max"] = r_max;
-    static const auto handle = op<decltype(vjp_cpu)>("race::edge_basis_vjp");
+    static const auto handle = find_operator<decltype(vjp_cpu)>("race::edge_basis_vjp");
     return handle.call(edge_vector, lmax, r_max, bar_x, bar_sh);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, const torch::autograd::variable_list& grad) {
-    static const auto handle = op<decltype(jvp_cpu)>("race::edge_basis_jvp");
+    static const auto handle = find_operator<decltype(jvp_cpu)>("race::edge_basis_jvp");
     const auto [x, sh] = handle.call(context->get_saved_variables()[0], context->saved_data["lmax"].toInt(),
                                      context->saved_data["r_max"].toDouble(), grad[0]);
     return {Tensor(), Tensor(), Tensor(), x, sh};
@@ -308,23 +304,19 @@ Tensor vjp_autograd(const Tensor& edge_vector, int64_t lmax, double r_max, const
   return VjpFunction::apply(edge_vector, lmax, r_max, bar_x, bar_sh);
 }
 
-// Registered by whichever library comes first: see conv_ops.cpp.
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::edge_basis", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::edge_basis", __FILE__, __LINE__);
+  if (!library) return false;
   for (const char* schema : kSchemas) library->def(schema);
-  const auto add = [library](c10::DispatchKey key, const char* name, auto function) {
-    library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
-  };
-  add(c10::DispatchKey::CPU, "edge_basis", TORCH_FN(values_cpu));
-  add(c10::DispatchKey::CPU, "edge_basis_vjp", TORCH_FN(vjp_cpu));
-  add(c10::DispatchKey::CPU, "edge_basis_jvp", TORCH_FN(jvp_cpu));
-  add(c10::DispatchKey::Autograd, "edge_basis_vjp", TORCH_FN(vjp_autograd));
+  add_kernel(library, c10::DispatchKey::CPU, "edge_basis", TORCH_FN(values_cpu));
+  add_kernel(library, c10::DispatchKey::CPU, "edge_basis_vjp", TORCH_FN(vjp_cpu));
+  add_kernel(library, c10::DispatchKey::CPU, "edge_basis_jvp", TORCH_FN(jvp_cpu));
+  add_kernel(library, c10::DispatchKey::Autograd, "edge_basis_vjp", TORCH_FN(vjp_autograd));
   for (const char* name : {"edge_basis", "edge_basis_jvp"})
     library->impl(name, torch::dispatch(c10::DispatchKey::Autograd, torch::autograd::autogradNotImplementedFallback()));
-  add(c10::DispatchKey::Meta, "edge_basis", TORCH_FN(values_meta));
-  add(c10::DispatchKey::Meta, "edge_basis_vjp", TORCH_FN(vjp_meta));
-  add(c10::DispatchKey::Meta, "edge_basis_jvp", TORCH_FN(jvp_meta));
+  add_kernel(library, c10::DispatchKey::Meta, "edge_basis", TORCH_FN(values_meta));
+  add_kernel(library, c10::DispatchKey::Meta, "edge_basis_vjp", TORCH_FN(vjp_meta));
+  add_kernel(library, c10::DispatchKey::Meta, "edge_basis_jvp", TORCH_FN(jvp_meta));
   return true;
 }();
 

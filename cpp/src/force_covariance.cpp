@@ -13,11 +13,12 @@
 // One pass over the rows instead of a hundred small operations; the twin is ForceCovariance.matrix in Python. Not differentiable.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
-#include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "race/conventions.h"
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -117,12 +118,11 @@ Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view
   return result;
 }
 
-// The first copy of librace in a process registers, see conv_ops.cpp.
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::force_covariance", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::force_covariance", __FILE__, __LINE__);
+  if (!library) return false;
   library->def("force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) -> Tensor");
-  library->impl("force_covariance", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(force_covariance)));
+  add_kernel(library, c10::DispatchKey::CPU, "force_covariance", TORCH_FN(force_covariance));
   return true;
 }();
 

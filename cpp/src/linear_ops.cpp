@@ -2,9 +2,10 @@
 // themselves, to any order.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "race/linear.h"
+
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -19,19 +20,14 @@ constexpr const char* kLinear = "linear(Tensor x, Tensor weight, Tensor? species
 constexpr const char* kBackward =
     "linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? species, int[] blocks, bool[2] mask) -> (Tensor, Tensor)";
 
-template <class F>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
-
 Tensor call_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out) {
-  static const auto handle = op<decltype(linear_cpu)>("race::linear");
+  static const auto handle = find_operator<decltype(linear_cpu)>("race::linear");
   return handle.call(x, weight, species, blocks, dim_out);
 }
 
 std::tuple<Tensor, Tensor> call_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
                                          c10::IntArrayRef blocks, std::array<bool, 2> mask) {
-  static const auto handle = op<decltype(linear_backward_cpu)>("race::linear_backward");
+  static const auto handle = find_operator<decltype(linear_backward_cpu)>("race::linear_backward");
   return handle.call(grad, x, weight, species, blocks, mask);
 }
 
@@ -122,25 +118,22 @@ std::tuple<Tensor, Tensor> linear_backward_meta(const Tensor& grad, const Tensor
   return {like(x, mask[0]), like(weight, mask[1])};
 }
 
-// The first copy of librace in a process registers, see conv_ops.cpp. CompositeExplicitAutograd is what a device falls back to that
+// CompositeExplicitAutograd is what a device falls back to that
 // has no kernel of its own, so that one may be added for it later.
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::linear", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::linear", __FILE__, __LINE__);
+  if (!library) return false;
   library->def(kLinear);
   library->def(kBackward);
   library->def("linear_isa() -> str", [] { return std::string(linear_isa()); });
-  const auto add = [library](c10::DispatchKey key, const char* name, auto function) {
-    library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
-  };
-  add(c10::DispatchKey::CPU, "linear", TORCH_FN(linear_cpu));
-  add(c10::DispatchKey::CPU, "linear_backward", TORCH_FN(linear_backward_cpu));
-  add(c10::DispatchKey::CompositeExplicitAutograd, "linear", TORCH_FN(linear_aten));
-  add(c10::DispatchKey::CompositeExplicitAutograd, "linear_backward", TORCH_FN(linear_backward_aten));
-  add(c10::DispatchKey::Autograd, "linear", TORCH_FN(linear_autograd));
-  add(c10::DispatchKey::Autograd, "linear_backward", TORCH_FN(linear_backward_autograd));
-  add(c10::DispatchKey::Meta, "linear", TORCH_FN(linear_meta));
-  add(c10::DispatchKey::Meta, "linear_backward", TORCH_FN(linear_backward_meta));
+  add_kernel(library, c10::DispatchKey::CPU, "linear", TORCH_FN(linear_cpu));
+  add_kernel(library, c10::DispatchKey::CPU, "linear_backward", TORCH_FN(linear_backward_cpu));
+  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear", TORCH_FN(linear_aten));
+  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear_backward", TORCH_FN(linear_backward_aten));
+  add_kernel(library, c10::DispatchKey::Autograd, "linear", TORCH_FN(linear_autograd));
+  add_kernel(library, c10::DispatchKey::Autograd, "linear_backward", TORCH_FN(linear_backward_autograd));
+  add_kernel(library, c10::DispatchKey::Meta, "linear", TORCH_FN(linear_meta));
+  add_kernel(library, c10::DispatchKey::Meta, "linear_backward", TORCH_FN(linear_backward_meta));
   return true;
 }();
 

@@ -11,9 +11,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <algorithm>
+
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -160,13 +161,12 @@ struct MixedWeights : torch::autograd::Function<MixedWeights> {
 
 Tensor mixed_weights_autograd(const Tensor& a, const Tensor& weight) { return MixedWeights::apply(a, weight); }
 
-// The first copy of librace in a process registers, see conv_ops.cpp.
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::mixed_weights", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::mixed_weights", __FILE__, __LINE__);
+  if (!library) return false;
   library->def("mixed_weights(Tensor a, Tensor weight) -> Tensor");
-  library->impl("mixed_weights", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(mixed_weights)));
-  library->impl("mixed_weights", torch::dispatch(c10::DispatchKey::AutogradCPU, TORCH_FN(mixed_weights_autograd)));
+  add_kernel(library, c10::DispatchKey::CPU, "mixed_weights", TORCH_FN(mixed_weights));
+  add_kernel(library, c10::DispatchKey::AutogradCPU, "mixed_weights", TORCH_FN(mixed_weights_autograd));
   return true;
 }();
 

@@ -11,10 +11,11 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <array>
 #include <vector>
+
+#include "operators.h"
 
 namespace race {
 namespace {
@@ -138,13 +139,12 @@ struct Spline : torch::autograd::Function<Spline> {
 
 Tensor spline_autograd(const Tensor& values) { return Spline::apply(values); }
 
-// The first copy of librace in a process registers, see conv_ops.cpp.
 const bool registered = [] {
-  if (c10::Dispatcher::singleton().findSchema({"race::spline", ""})) return false;
-  auto* library = new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, __FILE__, __LINE__);
+  auto* library = claim_operators("race::spline", __FILE__, __LINE__);
+  if (!library) return false;
   library->def("spline(Tensor values) -> Tensor");
-  library->impl("spline", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(spline)));
-  library->impl("spline", torch::dispatch(c10::DispatchKey::AutogradCPU, TORCH_FN(spline_autograd)));
+  add_kernel(library, c10::DispatchKey::CPU, "spline", TORCH_FN(spline));
+  add_kernel(library, c10::DispatchKey::AutogradCPU, "spline", TORCH_FN(spline_autograd));
   return true;
 }();
 
