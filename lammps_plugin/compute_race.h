@@ -14,16 +14,16 @@ PairRace* find_pair_race(LAMMPS* lmp, const std::string& reader);
 
 /// `compute ID all race keyword ...`: global uncertainties of the structure.
 class ComputeRace : public Compute {
-public:
+ public:
   ComputeRace(LAMMPS*, int, char**);
   ~ComputeRace() override;
   void init() override;
   double compute_scalar() override;
   void compute_vector() override;
 
-private:
+ private:
   std::vector<std::string> quantities_;
   PairRace* pair_ = nullptr;
 };
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

@@ -21,7 +21,7 @@ int columns_of(const std::string& name) {
   return name == "interval" ? 3 : 0;
 }
 
-} // namespace
+}  // namespace
 
 ComputeRaceAtom::ComputeRaceAtom(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg, arg) {
   if (narg < 4) utils::missing_cmd_args(FLERR, "compute race/atom", error);

@@ -11,19 +11,19 @@ class PairRace;
 
 /// `compute ID group race/atom keyword ...`: columns of per-atom uncertainty.
 class ComputeRaceAtom : public Compute {
-public:
+ public:
   ComputeRaceAtom(LAMMPS*, int, char**);
   ~ComputeRaceAtom() override;
   void init() override;
   void compute_peratom() override;
   double memory_usage() override;
 
-private:
+ private:
   struct Quantity {
     std::string name;
     int columns;
-    double probability = 0; ///< of `interval`
-    double half_width = 0;  ///< of `interval`, in standard deviations
+    double probability = 0;  ///< of `interval`
+    double half_width = 0;   ///< of `interval`, in standard deviations
   };
   void write(const Quantity& quantity, int i, double* to) const;
 
@@ -33,4 +33,4 @@ private:
   PairRace* pair_ = nullptr;
 };
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

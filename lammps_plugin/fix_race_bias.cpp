@@ -28,7 +28,7 @@ FixRaceBias::FixRaceBias(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg
   extvector = 0;
   global_freq = 1;
   energy_global_flag = virial_global_flag = 1;
-  thermo_virial = 1; // the pressure of what moves the atoms
+  thermo_virial = 1;  // the pressure of what moves the atoms
 }
 
 int FixRaceBias::setmask() { return FixConst::POST_FORCE | FixConst::MIN_POST_FORCE; }
@@ -52,13 +52,13 @@ void FixRaceBias::post_force(int vflag) {
   pair_->require_uncertainty();
   const PairRace::Members members = pair_->members();
   const double unit = pair_->units().energy;
-  const at::Tensor deviation = members.energies - members.energies.mean(); // [M] eV
+  const at::Tensor deviation = members.energies - members.energies.mean();  // [M] eV
   const double var = deviation.square().mean().item<double>() * unit * unit;
   const double scale = members.n_atoms * width_ * width_;
   energy_ = height_ * std::expm1(-var / scale);
   energy_std_ = std::sqrt(var);
-  const double by_var = -height_ / scale * std::exp(-var / scale);                         // 1 / energy
-  const at::Tensor by_energy = deviation * (2 * by_var * unit / members.energies.numel()); // [M] dU/dE_m, no unit
+  const double by_var = -height_ / scale * std::exp(-var / scale);                          // 1 / energy
+  const at::Tensor by_energy = deviation * (2 * by_var * unit / members.energies.numel());  // [M] dU/dE_m, no unit
 
   const at::Tensor forces = (members.forces * by_energy.view({1, -1, 1})).sum(1).mul_(pair_->units().force()).contiguous();
   const double* row = forces.data_ptr<double>();
@@ -67,7 +67,7 @@ void FixRaceBias::post_force(int vflag) {
 
   v_init(vflag);
   if (!vflag_global) return;
-  const at::Tensor nine = by_energy.matmul(members.virials).mul_(unit).contiguous(); // [9], of this rank
+  const at::Tensor nine = by_energy.matmul(members.virials).mul_(unit).contiguous();  // [9], of this rank
   for (int k = 0; k < 6; ++k) virial[k] += nine.data_ptr<double>()[race::six_to_nine[k]];
 }
 

@@ -9,7 +9,7 @@ class PairRace;
 
 /// `fix ID all race/bias A B`: a bias energy of the ensemble's energy variance, with its exact forces and virial.
 class FixRaceBias : public Fix {
-public:
+ public:
   FixRaceBias(LAMMPS*, int, char**);
   int setmask() override;
   void init() override;
@@ -23,11 +23,11 @@ public:
   /// Whether there is one: members are then evaluated on every step.
   static bool present(const Modify& modify);
 
-private:
-  double height_, width_; ///< energy units
-  double energy_ = 0;     ///< of the bias
-  double energy_std_ = 0; ///< of the ensemble's energy
+ private:
+  double height_, width_;  ///< energy units
+  double energy_ = 0;      ///< of the bias
+  double energy_std_ = 0;  ///< of the ensemble's energy
   PairRace* pair_ = nullptr;
 };
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

@@ -19,7 +19,7 @@ namespace {
 
 constexpr const char* kind_names[] = {"not finite", "overlap", "unseen pair", "density", "force/std"};
 
-} // namespace
+}  // namespace
 
 // fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off] [force/std T|off] [environment R|off] [file
 // NAME]
@@ -94,7 +94,7 @@ void FixRaceGuard::init() {
   if (!metadata.n_neighbors.empty() && seen_within_ == metadata.r_max) {
     for (const std::string& element : elements) {
       const auto found = metadata.n_neighbors.find(element);
-      const bool known = found != metadata.n_neighbors.end(); // another element has no range to leave; its pairs are unseen
+      const bool known = found != metadata.n_neighbors.end();  // another element has no range to leave; its pairs are unseen
       neighbors_.push_back(known ? Range{found->second.first, found->second.second} : Range{0, HUGE_VAL});
     }
   } else if (density_asked_) {

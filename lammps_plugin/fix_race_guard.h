@@ -12,7 +12,7 @@ class PairRace;
 
 /// `fix ID group race/guard N warn|dump|stop ...`: watches for what the model cannot be trusted on, on all ranks together.
 class FixRaceGuard : public Fix {
-public:
+ public:
   FixRaceGuard(LAMMPS*, int, char**);
   int setmask() override;
   void init() override;
@@ -28,7 +28,7 @@ public:
   /// Whether some guard reads uncertainties on this step.
   static bool wants_uncertainty(const Modify& modify, bigint step);
 
-private:
+ private:
   enum class Action { warn, dump, stop };
   enum Kind { not_finite, overlap, unseen, density, force_std, n_kinds };
 
@@ -36,8 +36,8 @@ private:
   struct Finding {
     int count = 0;
     double severity = 0;
-    std::string text; ///< of the worst
-    tagint tag = 0;   ///< its atom; 0: none in particular
+    std::string text;  ///< of the worst
+    tagint tag = 0;    ///< its atom; 0: none in particular
     void add(double how_bad, tagint atom, const std::string& what);
   };
   struct Range {
@@ -56,18 +56,18 @@ private:
   bool in_group(int64_t row) const;
 
   Action action_;
-  double overlap_factor_ = 1, density_factor_ = 1; ///< 0: off
-  double force_std_limit_ = 0;                     ///< force units; 0: off
+  double overlap_factor_ = 1, density_factor_ = 1;  ///< 0: off
+  double force_std_limit_ = 0;                      ///< force units; 0: off
   bool unseen_ = true, density_asked_ = false;
-  double environment_ = 0; ///< radius of what is written around an offender, length units; 0: the whole configuration
+  double environment_ = 0;  ///< radius of what is written around an offender, length units; 0: the whole configuration
   std::string file_;
   bool written_ = false;
 
-  std::vector<double> shortest_; ///< [n_species, n_species] Angstrom; 0: a pair never seen
-  std::vector<Range> neighbors_; ///< [n_species] in training; empty: not known
-  double seen_within_ = 0;       ///< Angstrom: how far the training set was searched for pairs
-  int counts_[n_kinds] = {};     ///< of the last check, over all ranks
+  std::vector<double> shortest_;  ///< [n_species, n_species] Angstrom; 0: a pair never seen
+  std::vector<Range> neighbors_;  ///< [n_species] in training; empty: not known
+  double seen_within_ = 0;        ///< Angstrom: how far the training set was searched for pairs
+  int counts_[n_kinds] = {};      ///< of the last check, over all ranks
   PairRace* pair_ = nullptr;
 };
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

@@ -8,7 +8,8 @@
 namespace {
 
 // Adds a row that lies bit for bit in doubles; memcpy, since float and double may not alias.
-template <typename T> void add_row(char* row, const double* buffer, int64_t width) {
+template <typename T>
+void add_row(char* row, const double* buffer, int64_t width) {
   for (int64_t k = 0; k < width; ++k) {
     T mine, theirs;
     std::memcpy(&mine, row + k * sizeof(T), sizeof(T));
@@ -18,7 +19,7 @@ template <typename T> void add_row(char* row, const double* buffer, int64_t widt
   }
 }
 
-} // namespace
+}  // namespace
 
 int LammpsHalo::wire_doubles(int64_t width, at::ScalarType dtype) {
   return static_cast<int>((width * static_cast<int64_t>(c10::elementSize(dtype)) + 7) / 8);
@@ -29,7 +30,7 @@ void LammpsHalo::reverse(at::Tensor& rows) { exchange(rows, false); }
 
 void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   width_ = rows.size(1);
-  if (width_ == 0) return; // in every rank: to LAMMPS a size of 0 means its default
+  if (width_ == 0) return;  // in every rank: to LAMMPS a size of 0 means its default
   host_ = rows.is_cpu() ? rows.contiguous() : rows.cpu();
   data_ = static_cast<char*>(host_.data_ptr());
   row_bytes_ = width_ * host_.element_size();

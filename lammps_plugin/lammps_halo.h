@@ -7,12 +7,12 @@
 namespace LAMMPS_NS {
 class Comm;
 class Pair;
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS
 
 /// The exchange of librace through LAMMPS's own pattern, brick or tiled: Comm::forward_comm(pair) and reverse_comm(pair), whose
 /// callbacks the pair style hands on to pack and unpack here. On the wire a row is copied bit for bit: two float32 to a double.
 class LammpsHalo final : public race::HaloExchange {
-public:
+ public:
   /// @param comm LAMMPS's pointer itself: `comm_style` puts another object there.
   /// @param row_of_atom row of each local and ghost atom, -1 for none: such atoms send and receive zeros.
   LammpsHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom)
@@ -32,16 +32,16 @@ public:
   /// Doubles on the wire for a row of `width` scalars of `dtype`.
   static int wire_doubles(int64_t width, at::ScalarType dtype);
 
-private:
+ private:
   void exchange(at::Tensor& rows, bool forward);
   void put(int atom, double* buffer) const;
 
   LAMMPS_NS::Comm*& comm_;
   LAMMPS_NS::Pair& pair_;
   const std::vector<int>& row_of_atom_;
-  at::Tensor host_; ///< the rows in exchange: [n_total, width], contiguous, in host memory
+  at::Tensor host_;  ///< the rows in exchange: [n_total, width], contiguous, in host memory
   char* data_ = nullptr;
-  int64_t width_ = 0; ///< scalars per row
+  int64_t width_ = 0;  ///< scalars per row
   int64_t row_bytes_ = 0;
   int doubles_ = 0;
   double bytes_packed_ = 0;

@@ -63,7 +63,7 @@ void broadcast(MPI_Comm world, std::string& bytes) {
   int64_t size = static_cast<int64_t>(bytes.size());
   MPI_Bcast(&size, 1, MPI_INT64_T, 0, world);
   bytes.resize(size);
-  constexpr int64_t chunk = 1 << 30; // counts are int in MPI
+  constexpr int64_t chunk = 1 << 30;  // counts are int in MPI
   for (int64_t at = 0; at < size; at += chunk)
     MPI_Bcast(bytes.data() + at, static_cast<int>(std::min(chunk, size - at)), MPI_CHAR, 0, world);
 }
@@ -89,7 +89,7 @@ at::Device pick_device(const std::string& name, int rank_on_node) {
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank_on_node % std::max(count, 1)));
 }
 
-} // namespace
+}  // namespace
 
 race::Model load_model(MPI_Comm world, const std::string& path, const std::string& device, std::optional<at::ScalarType> dtype,
                        const std::string& sha256) {

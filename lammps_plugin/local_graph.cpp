@@ -11,9 +11,12 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-template <typename T> double bytes(const std::vector<T>& v) { return static_cast<double>(v.capacity()) * sizeof(T); }
+template <typename T>
+double bytes(const std::vector<T>& v) {
+  return static_cast<double>(v.capacity()) * sizeof(T);
+}
 
-} // namespace
+}  // namespace
 
 void LocalGraph::number_rows(const NeighList& list, const Atom& atom, const Options& options) {
   const int n_atoms = atom.nlocal + atom.nghost;
@@ -49,7 +52,7 @@ void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Optio
       if (row_of_atom_[j] < 0) continue;
       const double d[3] = {atom.x[j][0] - x[0], atom.x[j][1] - x[1], atom.x[j][2] - x[2]};
       const double r_squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-      if (r_squared >= r_max_squared) continue; // NaN passes, and is found in the energy
+      if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
       if (r_squared == 0)
         throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[i]) + " and " + std::to_string(atom.tag[j]) +
                           " are at the same place; expected a distance above 0");

@@ -8,18 +8,18 @@
 namespace LAMMPS_NS {
 class Atom;
 class NeighList;
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS
 
 /// One rank's atoms and edges as a race::Graph, built from LAMMPS's full neighbour list. Owned rows follow the list, ghost rows
 /// LAMMPS's ghosts; atoms whose type is mapped to no element, or that
 /// are excluded from all pairs, have no row. Buffers are kept, so a steady state allocates nothing.
 class LocalGraph {
-public:
+ public:
   struct Options {
-    const int* species; ///< by LAMMPS type (from 1); -1: takes no part
-    double r_max;       ///< in LAMMPS's units of length
-    double length;      ///< 1 Angstrom in LAMMPS's units
-    int excluded = 0;   ///< bits of groups that take no part at all
+    const int* species;  ///< by LAMMPS type (from 1); -1: takes no part
+    double r_max;        ///< in LAMMPS's units of length
+    double length;       ///< 1 Angstrom in LAMMPS's units
+    int excluded = 0;    ///< bits of groups that take no part at all
   };
 
   /// @throws race::Error when two atoms are at the same place.
@@ -32,12 +32,12 @@ public:
   /// Views of the buffers: valid until the next build().
   const race::Graph& graph() const { return graph_; }
 
-  const std::vector<int>& atom_of_row() const { return atom_of_row_; } ///< [n_total] local index in LAMMPS
-  const std::vector<int>& row_of_atom() const { return row_of_atom_; } ///< [nlocal + nghost], -1: no row
+  const std::vector<int>& atom_of_row() const { return atom_of_row_; }  ///< [n_total] local index in LAMMPS
+  const std::vector<int>& row_of_atom() const { return row_of_atom_; }  ///< [nlocal + nghost], -1: no row
 
-  double memory_usage() const; ///< bytes
+  double memory_usage() const;  ///< bytes
 
-private:
+ private:
   void number_rows(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
   void find_edges(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
 

@@ -30,7 +30,7 @@ PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(comm, *this, local_.row_of_at
   restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
-  no_virial_fdotr_compute = 1; // the virial is summed over edges, right for any box
+  no_virial_fdotr_compute = 1;  // the virial is summed over edges, right for any box
   centroidstressflag = CENTROID_AVAIL;
 }
 
@@ -47,7 +47,8 @@ PairRace::~PairRace() {
 }
 
 // No exception of torch or librace leaves the plugin. One rank's error ends all: LAMMPS aborts them.
-template <typename Work> void PairRace::guarded(Work&& work) {
+template <typename Work>
+void PairRace::guarded(Work&& work) {
   std::string message;
   try {
     work();
@@ -92,7 +93,7 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(*model_, graph(), exchange, request);
-  if (force->newton_pair) return prediction; // LAMMPS takes home what stands on ghosts
+  if (force->newton_pair) return prediction;  // LAMMPS takes home what stands on ghosts
   prediction.forces = completed(prediction.forces);
   if (atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
   return prediction;
@@ -132,7 +133,7 @@ std::vector<int> PairRace::present_species() const {
 at::Tensor PairRace::owner_rows() {
   const int64_t n_owned = graph().n_owned, n_total = graph().n_total;
   at::Tensor rows = at::arange(1, n_total + 1, at::kDouble).unsqueeze(1);
-  halo().forward(rows); // 0 from atoms without a row
+  halo().forward(rows);  // 0 from atoms without a row
   const at::Tensor owner = rows.narrow(0, n_owned, n_total - n_owned).squeeze(1).to(at::kLong) - 1;
   return owner.numel() > 0 && owner.min().item<int64_t>() < 0 ? at::Tensor() : owner;
 }
@@ -163,7 +164,7 @@ void PairRace::tally(const race::Prediction& prediction) {
     for (int k = 0; k < 6; ++k) virial[k] += mean.data_ptr<double>()[race::six_to_nine[k]];
   }
   if (vflag_atom || cvflag_atom) {
-    constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}; // xx yy zz xy xz yz yx zx zy
+    constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};  // xx yy zz xy xz yz yx zx zy
     const at::Tensor scaled = prediction.atom_virial.cpu() * units_.energy;
     const double* w = scaled.data_ptr<double>();
     for (int64_t row = 0; row < scaled.size(0); ++row, w += 9) {
@@ -198,7 +199,7 @@ void PairRace::require_uncertainty() {
 
 void PairRace::store_uncertainty(const race::Prediction& prediction) {
   // A member's force on an atom is complete only after reverse communication: columns first, then the covariance.
-  const bool complete = !force->newton_pair || prediction.forces.size(1) == 1; // one group has no covariance to form
+  const bool complete = !force->newton_pair || prediction.forces.size(1) == 1;  // one group has no covariance to form
   member_forces_ = (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces)).cpu();
   const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
   store(e_std, atoms.energy_std, units_.energy);
@@ -274,7 +275,7 @@ PairRace::Totals PairRace::totals() {
   Totals totals;
   MPI_Allreduce(&rank_totals_.max_force_std, &totals.max_force_std, 1, MPI_DOUBLE, MPI_MAX, world);
   totals.max_force_std *= units_.force();
-  double sum = 0, largest = -HUGE_VAL; // an atom's BALD is above 0 but for rounding
+  double sum = 0, largest = -HUGE_VAL;  // an atom's BALD is above 0 but for rounding
   for (int64_t row = 0; row < graph().n_owned; ++row) {
     const double value = bald.vector[local().atom_of_row()[row]];
     sum += value;

@@ -19,7 +19,7 @@ class FixRaceHold;
 
 /// `pair_style race`: librace on LAMMPS's atoms, ghosts and communication. README.md is the reference of the command.
 class PairRace : public Pair {
-public:
+ public:
   explicit PairRace(LAMMPS*);
   ~PairRace() override;
 
@@ -53,40 +53,40 @@ public:
   struct PerAtom {
     double* vector = nullptr;
     double** array = nullptr;
-    int columns = 0; ///< 0: vector
+    int columns = 0;  ///< 0: vector
   };
   PerAtom e_std, f_std, bald, f_cov{.columns = 6}, f_aleatoric{.columns = 6}, f_epistemic{.columns = 6};
 
   struct Totals {
     double energy_std;
-    double mean_bald; ///< over the atoms of this pair style
+    double mean_bald;  ///< over the atoms of this pair style
     double max_bald;
     double max_force_std;
     double virial_std[6];
-    double trace_std; ///< of a third of the virial's trace
+    double trace_std;  ///< of a third of the virial's trace
   };
-  Totals totals(); ///< Collective. Of this step.
+  Totals totals();  ///< Collective. Of this step.
 
   /// The members of this step, in model units (eV, Angstrom).
   struct Members {
-    double n_atoms;      ///< of this style, over all ranks
-    at::Tensor energies; ///< [M], over all ranks
-    at::Tensor forces;   ///< [n_owned, M, 3] complete, of this rank's rows
-    at::Tensor virials;  ///< [M, 9], this rank's part
+    double n_atoms;       ///< of this style, over all ranks
+    at::Tensor energies;  ///< [M], over all ranks
+    at::Tensor forces;    ///< [n_owned, M, 3] complete, of this rank's rows
+    at::Tensor virials;   ///< [M, 9], this rank's part
   };
-  Members members(); ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
+  Members members();  ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
 
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return file_; }
-  const std::string& element(int type) const { return elements_[type]; } ///< or NULL
-  virtual const LocalGraph& local() { return local_; }                   ///< of the last forces, in host memory
-  bool finite() const { return finite_; }                                ///< this rank's energy, of the last forces
+  const std::string& element(int type) const { return elements_[type]; }  ///< or NULL
+  virtual const LocalGraph& local() { return local_; }                    ///< of the last forces, in host memory
+  bool finite() const { return finite_; }                                 ///< this rank's energy, of the last forces
   const RaceUnits& units() const { return units_; }
 
-protected:
+ protected:
   // What pair_style race/kk replaces: where the graph is made, how its rows travel, where the forces are added.
   virtual std::string default_device() const { return "cpu"; }
-  virtual bool on_device() const { return false; } ///< forces come to add_forces() on the model's device, not in host memory
+  virtual bool on_device() const { return false; }  ///< forces come to add_forces() on the model's device, not in host memory
   virtual void build_graph(const LocalGraph::Options& options) { local_.build(*list, *atom, options); }
   virtual const race::Graph& graph() const { return local_.graph(); }
   virtual race::HaloExchange& halo() { return halo_; }
@@ -97,7 +97,7 @@ protected:
   RaceUnits units_;
   LocalGraph local_;
 
-private:
+ private:
   void read_settings(int narg, char** arg);
   void read_model();
   void refuse_other_than_restart();
@@ -121,28 +121,29 @@ private:
   void keep();
   void recall();
   at::Tensor reduced_sums() const;
-  static constexpr int n_held = 21; ///< columns of the six quantities
-  template <typename Work> void guarded(Work&& work);
+  static constexpr int n_held = 21;  ///< columns of the six quantities
+  template <typename Work>
+  void guarded(Work&& work);
 
   std::string file_, pin_;
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
-  double memory_cap_ = 0;             ///< bytes of one evaluation; 0: none
-  std::vector<std::string> elements_; ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
-  std::vector<int> species_;          ///< the same as rows of the model; -1: NULL
-  std::string restart_sha256_;        ///< of the model that a restart file was written with
-  FixRaceHold* hold_ = nullptr;       ///< with `uq every N`
+  double memory_cap_ = 0;              ///< bytes of one evaluation; 0: none
+  std::vector<std::string> elements_;  ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
+  std::vector<int> species_;           ///< the same as rows of the model; -1: NULL
+  std::string restart_sha256_;         ///< of the model that a restart file was written with
+  FixRaceHold* hold_ = nullptr;        ///< with `uq every N`
   std::string hold_id_;
 
   LammpsHalo halo_;
-  std::optional<race::MemoryEstimate> memory_, memory_uncertain_; ///< without and with uncertainties
+  std::optional<race::MemoryEstimate> memory_, memory_uncertain_;  ///< without and with uncertainties
 
   bool finite_ = true;
-  int uq_flag_ = 0;              ///< set by fix pair through extract(), for one step
-  bigint step_ = -1;             ///< of the last forces
-  bigint uncertainty_step_ = -1; ///< of the arrays
+  int uq_flag_ = 0;               ///< set by fix pair through extract(), for one step
+  bigint step_ = -1;              ///< of the last forces
+  bigint uncertainty_step_ = -1;  ///< of the arrays
   RankTotals rank_totals_;
-  at::Tensor member_forces_; ///< [n_owned, M, 3] eV/Angstrom, complete
+  at::Tensor member_forces_;  ///< [n_owned, M, 3] eV/Angstrom, complete
 };
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

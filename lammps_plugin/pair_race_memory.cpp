@@ -14,7 +14,7 @@ namespace {
 
 constexpr double MiB = 1048576;
 
-} // namespace
+}  // namespace
 
 // Collective, once for a model: of all ranks' atoms, ghosts and edges, so that every rank comes to the same function of them.
 void PairRace::estimate_memory() {
@@ -56,8 +56,9 @@ std::string PairRace::out_of_memory(const std::string& what) const {
   if (memory_)
     need = fmt::format("; in one part the model takes about {:.0f} MiB",
                        (uncertainty_wanted() ? *memory_uncertain_ : *memory_).bytes(graph(), 1) / MiB);
-  return fmt::format("pair_style race: out of memory at step {} on rank {}, which has {} atoms, {} ghosts and {} edges{}; use more ranks, "
-                     "dtype float32, or the keyword memory ({})",
-                     update->ntimestep, comm->me, graph().n_owned, graph().n_total - graph().n_owned,
-                     graph().sender.defined() ? graph().sender.size(0) : 0, need, what);
+  return fmt::format(
+      "pair_style race: out of memory at step {} on rank {}, which has {} atoms, {} ghosts and {} edges{}; use more ranks, "
+      "dtype float32, or the keyword memory ({})",
+      update->ntimestep, comm->me, graph().n_owned, graph().n_total - graph().n_owned,
+      graph().sender.defined() ? graph().sender.size(0) : 0, need, what);
 }

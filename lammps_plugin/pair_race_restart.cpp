@@ -45,7 +45,7 @@ struct Reader {
   }
 };
 
-} // namespace
+}  // namespace
 
 void PairRace::write_restart_settings(FILE* file) {
   write(file, record_version);

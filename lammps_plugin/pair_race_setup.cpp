@@ -47,7 +47,7 @@ bool matches_pin(std::string pin, const std::string& digest) {
   return pin.size() >= 8 && digest.compare(0, pin.size(), pin) == 0;
 }
 
-} // namespace
+}  // namespace
 
 // pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [memory MiB] [sha256 HEX]
 void PairRace::settings(int narg, char** arg) {
@@ -107,7 +107,7 @@ void PairRace::read_settings(int narg, char** arg) {
 }
 
 void PairRace::read_model() {
-  at::set_num_threads(comm->nthreads); // the rule of LAMMPS: OMP_NUM_THREADS, and one thread when it is not set
+  at::set_num_threads(comm->nthreads);  // the rule of LAMMPS: OMP_NUM_THREADS, and one thread when it is not set
   std::string message;
   try {
     units_ = race_units(update->unit_style, force->angstrom);
@@ -122,7 +122,7 @@ void PairRace::read_model() {
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
   comm_forward = width;
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
-  comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members), 9}); // newton off: forces and per-atom virials too
+  comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members), 9});  // newton off: forces and per-atom virials too
   if (comm->me == 0)
     utils::logmesg(lmp, "RACE model {}: elements {}, r_max {} Angstrom, {} layers, {} members, head {}, {} on {}\n  sha256 {}\n", file_,
                    join(metadata.elements), metadata.r_max, metadata.n_layers, metadata.n_members, metadata.head,
@@ -147,7 +147,7 @@ void PairRace::coeff(int narg, char** arg) {
     --narg;
     ++arg;
   }
-  if (!model_ && !restart_sha256_.empty()) { // under hybrid, whose restart keeps pair_style but no pair_coeff
+  if (!model_ && !restart_sha256_.empty()) {  // under hybrid, whose restart keeps pair_style but no pair_coeff
     read_model();
     refuse_other_than_restart();
   }
@@ -233,14 +233,15 @@ void PairRace::check_special_bonds() const {
   int mine = 0, missing = 0;
   for (int i = 0; i < atom->nlocal; ++i) {
     if (species_[atom->type[i]] < 0) continue;
-    const int* up_to = atom->nspecial[i]; // 1-2, 1-3 and 1-4 neighbours, cumulative
+    const int* up_to = atom->nspecial[i];  // 1-2, 1-3 and 1-4 neighbours, cumulative
     for (int k = 0; k < 3; ++k)
       if (up_to[k] > (k ? up_to[k - 1] : 0) && force->special_lj[k + 1] == 0 && force->special_coul[k + 1] == 0) mine = 1;
   }
   MPI_Allreduce(&mine, &missing, 1, MPI_INT, MPI_MAX, world);
   if (missing)
-    error->all(FLERR, "pair_style race: expected all neighbors, got special_bonds that leave out bonded ones; use: special_bonds lj/coul "
-                      "1 1 1, or 1e-50 where another style needs 0");
+    error->all(FLERR,
+               "pair_style race: expected all neighbors, got special_bonds that leave out bonded ones; use: special_bonds lj/coul "
+               "1 1 1, or 1e-50 where another style needs 0");
 }
 
 void PairRace::hold(bool wanted) {

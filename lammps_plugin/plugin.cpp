@@ -70,7 +70,7 @@ void stay_loaded() {
   if (dladdr(reinterpret_cast<void*>(&create_pair), &here) && here.dli_fname) dlopen(here.dli_fname, RTLD_NOW | RTLD_NODELETE);
 }
 
-} // namespace
+}  // namespace
 
 void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   refuse_another_lammps(static_cast<LAMMPS*>(lammps));

@@ -21,10 +21,9 @@ AtomUncertainty atom_uncertainty(const race::Prediction& prediction, const at::T
 RankTotals rank_totals(const race::Prediction& prediction, const AtomUncertainty& atoms) {
   RankTotals totals;
   const at::Tensor n_atoms = at::full({1}, static_cast<double>(prediction.node_energy.size(0)), at::kDouble);
-  totals.sums =
-      at::cat({n_atoms, prediction.node_energy.sum(0), prediction.node_energy_var.sum(0), prediction.virial.flatten(),
-               prediction.virial_cov.flatten()})
-          .contiguous();
+  totals.sums = at::cat({n_atoms, prediction.node_energy.sum(0), prediction.node_energy_var.sum(0), prediction.virial.flatten(),
+                         prediction.virial_cov.flatten()})
+                    .contiguous();
   if (atoms.force_std.numel() > 0) totals.max_force_std = atoms.force_std.max().item<double>();
   return totals;
 }
@@ -34,8 +33,8 @@ GlobalUncertainty global_uncertainty(const at::Tensor& sums, const race::Metadat
   const auto energy = sums.slice(0, 1, 1 + M);
   auto variance = sums.slice(0, 1 + M, 1 + 2 * M);
   const int64_t end = sums.size(0) - 36;
-  const auto virial = sums.slice(0, 1 + 2 * M, end).view({-1, 9}); // one row where one member was asked for
-  if (metadata.energy_aggregation == "paper" && metadata.has_energy_var()) variance = (variance / sums[0]).exp(); // exp(mean_i s_i)
+  const auto virial = sums.slice(0, 1 + 2 * M, end).view({-1, 9});  // one row where one member was asked for
+  if (metadata.energy_aggregation == "paper" && metadata.has_energy_var()) variance = (variance / sums[0]).exp();  // exp(mean_i s_i)
   const auto six = virial.index_select(1, at::tensor(at::ArrayRef<int>(race::six_to_nine, 6), at::kLong));
   const auto deviation = six - six.mean(0);
   const auto cov = (sums.slice(0, end).view({6, 6}) + deviation.t().matmul(deviation) / six.size(0)).contiguous();

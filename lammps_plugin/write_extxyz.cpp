@@ -20,7 +20,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr int n_columns = 8; // tag, type, x, y, z, fx, fy, fz
+constexpr int n_columns = 8;  // tag, type, x, y, z, fx, fy, fz
 
 // Rows of all ranks on rank 0, in the order of their tags.
 std::vector<double> gather(LAMMPS* lmp) {
@@ -48,10 +48,10 @@ std::vector<double> gather(LAMMPS* lmp) {
 
 // What a frame consists of; lengths in LAMMPS's units.
 struct Frame {
-  std::vector<double> rows; ///< of n_columns each; positions relative to the cell's corner
+  std::vector<double> rows;  ///< of n_columns each; positions relative to the cell's corner
   double cell[9];
   bool periodic[3];
-  std::string more; ///< into the comment line
+  std::string more;  ///< into the comment line
 };
 
 Frame whole(const Domain& box, const std::vector<double>& all) {
@@ -68,7 +68,7 @@ Frame whole(const Domain& box, const std::vector<double>& all) {
 Frame cut_out(const Frame& box, std::size_t center, double radius, double gap) {
   const double edge = 2 * radius + gap;
   Frame frame{{}, {edge, 0, 0, 0, edge, 0, 0, 0, edge}, {false, false, false}, fmt::format(" center=0 radius={:.16g}", radius)};
-  const double* h = box.cell; // lower triangular
+  const double* h = box.cell;  // lower triangular
   const double volume = h[0] * h[4] * h[8];
   const double yx = h[3], zx = h[6], zy = h[7];
   const double height[3] = {volume / std::hypot(h[4] * h[8], yx * h[8], yx * zy - zx * h[4]), volume / (h[0] * std::hypot(h[8], zy)), h[8]};
@@ -79,7 +79,7 @@ Frame cut_out(const Frame& box, std::size_t center, double radius, double gap) {
     const double d[3] = {row[2] - origin[0], row[3] - origin[1], row[4] - origin[2]};
     const double fz = d[2] / h[8], fy = (d[1] - fz * zy) / h[4], fx = (d[0] - fy * yx - fz * zx) / h[0];
     const double fraction[3] = {fx, fy, fz};
-    if (!(std::hypot(fx, fy, fz) < 1e6)) continue; // lost, or at no place
+    if (!(std::hypot(fx, fy, fz) < 1e6)) continue;  // lost, or at no place
     int low[3], high[3];
     for (int a = 0; a < 3; ++a) {
       low[a] = box.periodic[a] ? static_cast<int>(std::ceil(-radius / height[a] - fraction[a])) : 0;
@@ -139,7 +139,7 @@ std::string write(LAMMPS* lmp, const PairRace& pair, const std::string& path, bo
   return failure ? "cannot write " + path + " (" + strerror(failure) + ")" : "";
 }
 
-} // namespace
+}  // namespace
 
 std::string LAMMPS_NS::write_extxyz(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append, const std::string& comment) {
   return write(lmp, pair, path, append, comment, [](const Frame& box) { return std::vector<Frame>{box}; });

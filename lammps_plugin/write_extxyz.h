@@ -22,4 +22,4 @@ std::string write_extxyz(LAMMPS* lmp, const PairRace& pair, const std::string& p
 std::string write_environments(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append, const std::string& comment,
                                const std::vector<tagint>& atoms, double radius);
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

@@ -53,8 +53,8 @@ struct Call {
   std::shared_ptr<const Graph> graph;
   std::shared_ptr<const Plan> plan;
 
-  Call(const Tensor& g_in, const Tensor& radial_in, const Tensor& table_in, const Tensor& sh_in, const Tensor& sender, const Tensor& row_ptr,
-       c10::IntArrayRef paths, const Tensor& cg_in, int64_t dim_out)
+  Call(const Tensor& g_in, const Tensor& radial_in, const Tensor& table_in, const Tensor& sh_in, const Tensor& sender,
+       const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg_in, int64_t dim_out)
       : n(conv::check(g_in, radial_in, table_in, sh_in, sender, row_ptr, cg_in, dim_out)), stream(c10::cuda::getCurrentCUDAStream()) {
     g = g_in.contiguous(), sh = sh_in.select(1, 0).contiguous();
     radial = table_in.defined() ? radial_in.select(1, 0).contiguous() : radial_in.contiguous();
@@ -124,7 +124,8 @@ struct Intervals {
   template <class T>
   static Intervals find(const Call& call) {
     const Tensor interval = at::empty({call.n.edges}, call.graph->sender.options().dtype(at::kInt));
-    C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.edges, call.n.rows, interval.mutable_data_ptr<int32_t>(), call.stream));
+    C10_CUDA_CHECK(
+        launch_intervals(call.radial.const_data_ptr<T>(), call.n.edges, call.n.rows, interval.mutable_data_ptr<int32_t>(), call.stream));
     const auto [key, order] = at::sort(interval, /*stable=*/true, 0, /*descending=*/false);
     return {order, at::searchsorted(key, at::arange(call.n.rows - kInterval + 2, key.options()))};
   }
@@ -141,8 +142,8 @@ struct EdgeResults {
 };
 
 template <class T>
-EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const Tensor& w, const Tensor& bar_g, bool second, bool want_radial,
-                          bool want_table, bool want_sh) {
+EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const Tensor& w, const Tensor& bar_g, bool second,
+                          bool want_radial, bool want_table, bool want_sh) {
   const Sizes& n = call.n;
   const Plan& plan = *call.plan;
   const bool tabulated = call.table.defined();

@@ -22,8 +22,8 @@ auto backward(const Tensor& grad, const Tensor& g, const Tensor& radial, Optiona
 }
 
 auto double_backward(Optional bar_g, Optional bar_radial, Optional bar_sh, const Tensor& grad, const Tensor& g, const Tensor& radial,
-                     Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg,
-                     std::array<bool, 5> mask) {
+                     Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
+                     const Tensor& cg, std::array<bool, 5> mask) {
   return std::tuple_cat(conv_double_backward_cuda(plain(bar_g), plain(bar_radial), plain(bar_sh), grad, g, radial, plain(table), sh, sender,
                                                   row_ptr, paths, cg, mask));
 }

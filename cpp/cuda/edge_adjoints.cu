@@ -159,7 +159,8 @@ struct EdgeTile {
 
 // One warp per receiver, part of the tiles and (where adjoints are each member's own) member.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>) edge_kernel(const __grid_constant__ EdgeAdjoints<T> job) {
+__global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>)
+    edge_kernel(const __grid_constant__ EdgeAdjoints<T> job) {
   __shared__ Chunk<T> chunks[kWarpsPerBlock];
   const Operands<T>& in = job.operands;
   Chunk<T>& chunk = chunks[threadIdx.x / kWarp];

@@ -23,7 +23,8 @@ class Remembered {
  public:
   explicit Remembered(const at::Tensor& t) : impl_(t.getIntrusivePtr()), version_(version(t)), data_(t.const_data_ptr()) {}
   bool is(const at::Tensor& t) const {
-    return !impl_.expired() && impl_._unsafe_get_target() == t.unsafeGetTensorImpl() && version_ == version(t) && data_ == t.const_data_ptr();
+    return !impl_.expired() && impl_._unsafe_get_target() == t.unsafeGetTensorImpl() && version_ == version(t) &&
+           data_ == t.const_data_ptr();
   }
   bool gone() const { return impl_.expired(); }
 

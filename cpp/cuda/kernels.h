@@ -29,7 +29,7 @@ struct Tile {
   int32_t d_in, d_sh, d_out, sh_offset;
   int32_t width, lanes;  // channels; and the power of two they are padded to: 32 / lanes edges go through the warp together
   int64_t in, in_stride, in_member, out, out_stride, out_member;
-  int64_t weight;  // first column of R
+  int64_t weight;                    // first column of R
   int64_t cg, cg_in, cg_sh, cg_out;  // coefficient of (m_in, m_sh, m_out): cg + m_in cg_in + m_sh cg_sh + m_out cg_out
   int64_t columns_before;            // channels of the tiles before this one
 };
@@ -38,13 +38,13 @@ struct Tile {
 template <class T>
 struct Operands {
   int64_t n_edges, n_weights, n_members, n_groups, sh_dim, n_rows;  // n_rows: of the table, zero without one
-  const T* radial;      // [M, E, K], null with a table
-  const T* bar_radial;  // its cotangent [M, E, K], null: zero
-  const T* table;       // [M, N, K]
-  const T* x;           // [E]
-  const T* bar_x;       // [E, G], null: zero
-  const T* sh;          // [E, S]
-  const T* bar_sh;      // [E, G, S], null: zero
+  const T* radial;                                                  // [M, E, K], null with a table
+  const T* bar_radial;                                              // its cotangent [M, E, K], null: zero
+  const T* table;                                                   // [M, N, K]
+  const T* x;                                                       // [E]
+  const T* bar_x;                                                   // [E, G], null: zero
+  const T* sh;                                                      // [E, S]
+  const T* bar_sh;                                                  // [E, G, S], null: zero
   const T* cg;
 };
 
@@ -78,12 +78,12 @@ struct EdgeAdjoints {
   int64_t g_width;
   const T* w;  // [n_receivers, w_width]
   int64_t w_width;
-  T* dradial;            // [M, E, K], null: not wanted
-  bool atomic;           // paths share columns of dradial, which is zero
-  T *dr, *dr1;           // [M, tile, E, width]: adjoints of R for the table; second order: also the first-order ones. Null: not wanted
-  T* dsh;                // [n_parts, E, G, S], null: not wanted
-  T* dx;                 // [n_parts, E, G], null: not wanted
-  bool accumulate;       // dsh and dx are added to
+  T* dradial;       // [M, E, K], null: not wanted
+  bool atomic;      // paths share columns of dradial, which is zero
+  T *dr, *dr1;      // [M, tile, E, width]: adjoints of R for the table; second order: also the first-order ones. Null: not wanted
+  T* dsh;           // [n_parts, E, G, S], null: not wanted
+  T* dx;            // [n_parts, E, G], null: not wanted
+  bool accumulate;  // dsh and dx are added to
 };
 
 // dtable[m, n, k] = the sum over the edges of the six intervals that row n is part of.

@@ -10,7 +10,6 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
-
 namespace race::cuda {
 namespace {
 

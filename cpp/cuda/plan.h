@@ -27,8 +27,8 @@ struct Schedule {
 };
 
 struct Plan {
-  Schedule forward;     // tasks write columns of the result
-  Schedule transposed;  // and of the adjoint of g
+  Schedule forward;              // tasks write columns of the result
+  Schedule transposed;           // and of the adjoint of g
   bool weights_disjoint = true;  // every column of R is read by exactly one tile
 };
 

@@ -73,7 +73,8 @@ __global__ void receiver_kernel(const __grid_constant__ Receivers job) {
   if (j >= job.n_receivers) return;
   const int lane = threadIdx.x % kWarp;
   const int64_t begin = job.row_ptr[j], end = job.row_ptr[j + 1];
-  const bool wrong = begin < 0 || end < begin || end > job.n_edges || (j == 0 && begin != 0) || (j == job.n_receivers - 1 && end != job.n_edges);
+  const bool wrong =
+      begin < 0 || end < begin || end > job.n_edges || (j == 0 && begin != 0) || (j == job.n_receivers - 1 && end != job.n_edges);
   if (wrong) {
     if (lane == 0) report(job, 1, j, end);
     return;

@@ -151,9 +151,8 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
 
   if (data.dtype != "float32" && data.dtype != "float64")
     throw Error(name + ": dtype '" + data.dtype + "' in metadata.json; expected float32 or float64");
-  if (!(data.r_max > 0) || data.n_layers < 1 || data.n_members < 1 || data.n_trunks < 1 ||
-      data.n_members % data.n_trunks != 0 || data.elements.empty() ||
-      data.halo_widths.size() != static_cast<std::size_t>(data.n_layers - 1))
+  if (!(data.r_max > 0) || data.n_layers < 1 || data.n_members < 1 || data.n_trunks < 1 || data.n_members % data.n_trunks != 0 ||
+      data.elements.empty() || data.halo_widths.size() != static_cast<std::size_t>(data.n_layers - 1))
     throw Error(name + ": inconsistent metadata.json; export the model again");
   return data;
 }

@@ -34,8 +34,10 @@ struct Chain {
   Chain(at::TensorList x, const std::optional<Tensor>& rows, const Tensor& species, const Tensor& weight, int64_t n_species,
         c10::IntArrayRef widths, c10::IntArrayRef blocks)
       : tensors(x.vec()), n_given(x.size()), n_atoms(species.size(0)) {
-    RACE_CHECK(weight.dim() == 2 && weight.size(0) >= 1 && weight.is_contiguous(), "weight", "contiguous [n_members, numel]", weight.sizes());
-    RACE_CHECK(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble, "weight", "float32 or float64", weight.scalar_type());
+    RACE_CHECK(weight.dim() == 2 && weight.size(0) >= 1 && weight.is_contiguous(), "weight", "contiguous [n_members, numel]",
+               weight.sizes());
+    RACE_CHECK(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble, "weight", "float32 or float64",
+               weight.scalar_type());
     RACE_CHECK(species.dim() == 1 && species.scalar_type() == at::kLong && species.device() == weight.device(), "species",
                c10::str("int64 [n] on ", weight.device()), species.scalar_type(), " ", species.sizes(), " on ", species.device());
     for (size_t k = 0; k < tensors.size(); ++k) check_rows(c10::str("x[", k, "]"), tensors[k], n_atoms, weight);
@@ -55,16 +57,18 @@ struct Chain {
 
  private:
   static void check_rows(const std::string& name, const Tensor& t, int64_t n, const Tensor& weight) {
-    RACE_CHECK(t.dim() == 2 && t.size(0) == n && t.scalar_type() == weight.scalar_type() && t.device() == weight.device() && t.is_contiguous(),
-               name, c10::str("contiguous ", weight.scalar_type(), " [", n, ", width] on ", weight.device()), t.scalar_type(), " ", t.sizes(),
-               " with strides ", t.strides(), " on ", t.device());
+    RACE_CHECK(
+        t.dim() == 2 && t.size(0) == n && t.scalar_type() == weight.scalar_type() && t.device() == weight.device() && t.is_contiguous(),
+        name, c10::str("contiguous ", weight.scalar_type(), " [", n, ", width] on ", weight.device()), t.scalar_type(), " ", t.sizes(),
+        " with strides ", t.strides(), " on ", t.device());
   }
 
   void add(size_t k, const int64_t* row, const Tensor& weight, int64_t n_species) {
     const auto where = [k](const char* field) { return c10::str("blocks row ", k, ", ", field); };
     const Link link{row[0], row[1], {row[2], row[3], row[4], row[5], row[6], row[7]}, row[8]};
     const Block& b = link.block;
-    const int64_t n = tensors.size(), M = weight.size(0), last = b.weight_offset + (n_species - 1) * link.weight_step + b.mul_in * b.mul_out;
+    const int64_t n = tensors.size(), M = weight.size(0),
+                  last = b.weight_offset + (n_species - 1) * link.weight_step + b.mul_in * b.mul_out;
     RACE_CHECK(std::min(link.from, link.to) >= 0 && std::max(link.from, link.to) < n && link.from != link.to, where("from to"),
                c10::str("two of ", n, " tensors"), link.from, " ", link.to);
     RACE_CHECK(std::min({b.d, b.mul_in, b.mul_out}) >= 1, where("d mul_in mul_out"), "at least 1", b.d, " ", b.mul_in, " ", b.mul_out);

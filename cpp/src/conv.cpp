@@ -40,8 +40,8 @@ const conv::Kernels<double>& kernels<double>() {
 
 // The CSR pointer and senders are trusted inside the loops: one pass here, cheap beside any tensor product.
 void check_graph(const Sizes& n, const int64_t* sender, const int64_t* row_ptr) {
-  RACE_CHECK(row_ptr[0] == 0 && row_ptr[n.receivers] == n.edges, "row_ptr", c10::str("to run from 0 to ", n.edges),
-             row_ptr[0], " .. ", row_ptr[n.receivers]);
+  RACE_CHECK(row_ptr[0] == 0 && row_ptr[n.receivers] == n.edges, "row_ptr", c10::str("to run from 0 to ", n.edges), row_ptr[0], " .. ",
+             row_ptr[n.receivers]);
   for (int64_t j = 0; j < n.receivers; ++j)
     RACE_CHECK(row_ptr[j] <= row_ptr[j + 1], "row_ptr", "non-decreasing", row_ptr[j], " then ", row_ptr[j + 1], " at ", j);
   for (int64_t e = 0; e < n.edges; ++e)
@@ -66,8 +66,8 @@ struct Plan {
       const int64_t d1 = r.d1(), d2 = r.d2(), d3 = r.d3();
       const double* source = coefficients + r.cg_offset;
       size_t t = 0;
-      while (t < tables.size() && !(tables[t].d1 == d1 && tables[t].d2 == d2 && tables[t].d3 == d3 &&
-                                    std::equal(source, source + d1 * d2 * d3, sources[t])))
+      while (t < tables.size() &&
+             !(tables[t].d1 == d1 && tables[t].d2 == d2 && tables[t].d3 == d3 && std::equal(source, source + d1 * d2 * d3, sources[t])))
         ++t;
       if (t == tables.size()) {
         sources.push_back(source);
@@ -111,8 +111,8 @@ struct Plan {
 
     const auto keep = [](auto& store, auto&& values) { return store.emplace_back(std::forward<decltype(values)>(values)).data(); };
     tables.push_back({static_cast<int32_t>(d1), static_cast<int32_t>(d2), static_cast<int32_t>(d3), static_cast<int32_t>(sh_offset),
-                      static_cast<int32_t>(q_count), diagonal, keep(entries, std::move(by_q)),
-                      keep(begins, std::move(q_begin)), keep(entries, std::move(by_m2)), keep(begins, std::move(m2_begin))});
+                      static_cast<int32_t>(q_count), diagonal, keep(entries, std::move(by_q)), keep(begins, std::move(q_begin)),
+                      keep(entries, std::move(by_m2)), keep(begins, std::move(m2_begin))});
   }
 };
 
@@ -127,7 +127,8 @@ void launch(const Sizes& n, const Job<T>& job, bool second, Tensor& dg, Tensor& 
   const auto run = second ? kernels<T>().second : kernels<T>().first;
   const int64_t n_blocks = std::min<int64_t>(conv::kChunk, n.edges / conv::kLanes + n.receivers);
   const int64_t head = (n_blocks * sizeof(conv::Block) / sizeof(T) + 15) / 16 * 16;
-  const Tensor scratch = at::empty({threads, head + n_blocks * conv::scratch_size(n.sh)}, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+  const Tensor scratch =
+      at::empty({threads, head + n_blocks * conv::scratch_size(n.sh)}, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
   const auto copies = [&](const Tensor& result) {
     if (by_member || threads == 1 || !result.defined()) return Tensor();
     auto shape = result.sizes().vec();
@@ -169,8 +170,12 @@ struct Operands {
 
 Operands prepare(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
                  const Sizes& n) {
-  Operands ready{g.contiguous(), table.defined() ? radial.select(1, 0) : radial.contiguous(), table.defined() ? table.contiguous() : table,
-                 sh.select(1, 0).contiguous(), sender.contiguous(), row_ptr.contiguous()};
+  Operands ready{g.contiguous(),
+                 table.defined() ? radial.select(1, 0) : radial.contiguous(),
+                 table.defined() ? table.contiguous() : table,
+                 sh.select(1, 0).contiguous(),
+                 sender.contiguous(),
+                 row_ptr.contiguous()};
   check_graph(n, ready.sender.const_data_ptr<int64_t>(), ready.row_ptr.const_data_ptr<int64_t>());
   return ready;
 }

@@ -22,21 +22,21 @@ struct Entry {
 template <class T>
 struct Table {
   int32_t d1, d2, d3, sh_offset;
-  int32_t q_size;            // entries of the edge matrix; one if diagonal
-  bool diagonal;             // Q = q * identity (l2 = 0)
-  const Entry<T>* by_q;      // sorted by q; q_begin[q] .. q_begin[q + 1]
+  int32_t q_size;        // entries of the edge matrix; one if diagonal
+  bool diagonal;         // Q = q * identity (l2 = 0)
+  const Entry<T>* by_q;  // sorted by q; q_begin[q] .. q_begin[q + 1]
   const int32_t* q_begin;
-  const Entry<T>* by_m2;     // the same, sorted by m2
+  const Entry<T>* by_m2;  // the same, sorted by m2
   const int32_t* m2_begin;
 };
 
 struct Path {
   int32_t table, d1, d3;
-  int64_t mul, in_offset, in_stride;                // in_stride: from one m1 to the next
+  int64_t mul, in_offset, in_stride;  // in_stride: from one m1 to the next
   int64_t out_offset, out_stride, out_mul, column;
   int64_t weight_offset;
-  int32_t partner;     // > 0: index of a diagonal path that reads the same features with the same table, worked on together
-  bool is_partner;     // by another
+  int32_t partner;  // > 0: index of a diagonal path that reads the same features with the same table, worked on together
+  bool is_partner;  // by another
 };
 
 // The radial weights R[m, e, k]: rows of a matrix [M, E, K], or a spline with the coefficients `table` [M, N, K] at x[e].
@@ -83,10 +83,10 @@ struct Job {
 
   // Scratch of a chunk of blocks, lane by edge.
   Block* blocks;
-  T *y, *c_lanes;                 // [S] sh and c
-  T *value, *direction;           // [kRows] R and its direction, as sums over the rows of an interval
-  T *slope, *curve;               // [kRows] second order: R' and R''
-  T *dy_lanes, *dx_lanes;         // [S], [1] adjoints of sh and x
+  T *y, *c_lanes;          // [S] sh and c
+  T *value, *direction;    // [kRows] R and its direction, as sums over the rows of an interval
+  T *slope, *curve;        // [kRows] second order: R' and R''
+  T *dy_lanes, *dx_lanes;  // [S], [1] adjoints of sh and x
 };
 
 // Numbers of T in the scratch of one block, without the Block itself.
@@ -104,7 +104,7 @@ struct KernelSet {
 };
 
 const KernelSet* kernels_baseline();
-const KernelSet* kernels_avx2();    // null where not compiled in
+const KernelSet* kernels_avx2();  // null where not compiled in
 const KernelSet* kernels_avx512();
 
 }  // namespace race::conv

@@ -25,12 +25,12 @@ struct Work {
   int64_t n, member;
   const int64_t *sender, *row;
   Rows<T> rows;
-  const T *v, *s;           // [kRows, kLanes] weights of R and of its direction
-  const T *slope, *curve;   // second order, for dx alone: of R' and R''
-  const T* xi;              // [n], xi_stride apart
+  const T *v, *s;          // [kRows, kLanes] weights of R and of its direction
+  const T *slope, *curve;  // second order, for dx alone: of R' and R''
+  const T* xi;             // [n], xi_stride apart
   int64_t xi_stride;
-  const T *q, *qc;          // [q_size, kLanes]
-  const T* w;               // the receiver's rows
+  const T *q, *qc;  // [q_size, kLanes]
+  const T* w;       // the receiver's rows
   T* out;
   T* dy;  // [d2, kLanes, kWidth] partial sums of dY, one vector each; null if not wanted
   T* dx;  // [kLanes, kWidth] the same of dx
@@ -50,7 +50,8 @@ inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, const
 enum class Want { value, direction, both };
 
 template <class T, int N, int C, Want W>
-inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r, Vec<T, N>* b) {
+inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r,
+                                                       Vec<T, N>* b) {
   using V = Vec<T, N>;
   const Rows<T>& rows = k.rows;
   const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column;

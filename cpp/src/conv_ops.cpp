@@ -87,7 +87,8 @@ struct ConvBackward : Function<ConvBackward> {
     std::array<Tensor, 4> bar;
     for (size_t k = 0, next = 0; k < 4; ++k)
       if (wanted[k]) bar[k] = bars[next++];
-    TORCH_CHECK_NOT_IMPLEMENTED(!bar[2].defined(), "race::conv: second derivatives through the gradient of the radial table are not implemented");
+    TORCH_CHECK_NOT_IMPLEMENTED(!bar[2].defined(),
+                                "race::conv: second derivatives through the gradient of the radial table are not implemented");
     const auto mask = needed<3>(context, saved[3].defined());
     const Paths paths = context->saved_data["paths"].toIntVector();
     variable_list result(10);
@@ -95,8 +96,8 @@ struct ConvBackward : Function<ConvBackward> {
     if (idle || !(mask[0] || mask[1] || mask[2] || mask[3] || mask[4])) return result;
     static const auto handle = find_operator<decltype(double_backward_cpu)>("race::conv_double_backward");
     std::tie(result[0], result[1], result[2], result[3], result[4]) =
-        handle.call(optional(bar[0]), optional(bar[1]), optional(bar[3]), saved[0], saved[1], saved[2], optional(saved[3]), saved[4], saved[5],
-                    saved[6], paths, saved[7], mask);
+        handle.call(optional(bar[0]), optional(bar[1]), optional(bar[3]), saved[0], saved[1], saved[2], optional(saved[3]), saved[4],
+                    saved[5], saved[6], paths, saved[7], mask);
     return result;
   }
 };
@@ -124,8 +125,8 @@ struct Conv : Function<Conv> {
   }
 };
 
-Tensor forward_autograd(const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender, const Tensor& row_ptr,
-                        c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
+Tensor forward_autograd(const Tensor& g, const Tensor& radial, Optional table, const Tensor& sh, const Tensor& sender,
+                        const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg, int64_t dim_out) {
   return Conv::apply(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out);
 }
 

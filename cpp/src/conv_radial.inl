@@ -5,7 +5,7 @@
 template <class T>
 struct Rows {
   const T *p0, *p1;
-  T* d0;  // where the adjoint of p_0 goes, and one after the other those of the other rows; null if not wanted
+  T* d0;                           // where the adjoint of p_0 goes, and one after the other those of the other rows; null if not wanted
   int64_t step, stride0, stride1;  // from p_1 to p_2 and on; from one row[e] to the next
   int64_t n_weights;
   int n_adjoints;
@@ -29,7 +29,8 @@ void splines(const T* fraction, const T* inside, T per_unit, T* value, T* slope,
   const auto middle2 = [](V z, V z2) { return T(1) + z * (T(3) + z * (T(3) - T(5) * z)); };
   const auto inner2 = [](V z, V z2) { return T(2) + z * (T(-6) + z * (T(-12) + T(10) * z)); };
   const auto put = [&](T* to, V factor, T mirror, auto a, auto b, auto c) {
-    store(to, mirror * factor * a(s, s2)), store(to + kLanes, mirror * factor * b(s, s2)), store(to + 2 * kLanes, mirror * factor * c(s, s2));
+    store(to, mirror * factor * a(s, s2)), store(to + kLanes, mirror * factor * b(s, s2)),
+        store(to + 2 * kLanes, mirror * factor * c(s, s2));
     store(to + 3 * kLanes, factor * c(t, t2)), store(to + 4 * kLanes, factor * b(t, t2)), store(to + 5 * kLanes, factor * a(t, t2));
   };
   put(value, zeroth, T(1), outer, middle, inner);
@@ -62,7 +63,8 @@ void place(const Job<T>& job, int64_t i) {
   store(block.row, interval);
   store(t, position - __builtin_convertvector(interval, V));
   store(inside, x < one ? one : zero);
-  splines<T>(t, inside, T(n_intervals), job.value + i * size, (Second ? job.slope : job.direction) + i * size, Second ? job.curve + i * size : nullptr);
+  splines<T>(t, inside, T(n_intervals), job.value + i * size, (Second ? job.slope : job.direction) + i * size,
+             Second ? job.curve + i * size : nullptr);
 }
 
 // The direction of one group: xi R'.
@@ -86,5 +88,12 @@ Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
   }
   const int64_t offset = member * n_edges * K;
   const T* rows = radial.rows + offset;
-  return {rows, Second ? radial.b + member * radial.b_member : rows, radial.drows ? radial.drows + offset : nullptr, 0, K, Second ? radial.b_stride : K, K, 1};
+  return {rows,
+          Second ? radial.b + member * radial.b_member : rows,
+          radial.drows ? radial.drows + offset : nullptr,
+          0,
+          K,
+          Second ? radial.b_stride : K,
+          K,
+          1};
 }

@@ -27,7 +27,7 @@ constexpr const char* kSchemas[] = {
     "edge_basis_jvp(Tensor edge_vector, int lmax, float r_max, Tensor tangent) -> (Tensor, Tensor)",
 };
 
-constexpr int kLanes = 8;          // edges worked on together, one per lane
+constexpr int kLanes = 8;         // edges worked on together, one per lane
 constexpr int64_t kGrain = 4096;  // edges per thread, at least
 
 #define RACE_CHECK(op, condition, name, expected, ...) \
@@ -44,8 +44,9 @@ int64_t check(const char* op, const Tensor& edge_vector, int64_t lmax, double r_
 
 // [n_edges, n_groups, width] in the edge vectors' type.
 void check_rows(const char* op, const char* name, const Tensor& rows, const Tensor& edge_vector, int64_t n_groups, int64_t width) {
-  RACE_CHECK(op, rows.dim() == 3 && rows.size(0) == edge_vector.size(0) && (n_groups < 0 || rows.size(1) == n_groups) && rows.size(2) == width,
-             name, c10::str("[", edge_vector.size(0), ", ", n_groups < 0 ? "n_groups" : std::to_string(n_groups), ", ", width, "]"), rows.sizes());
+  RACE_CHECK(
+      op, rows.dim() == 3 && rows.size(0) == edge_vector.size(0) && (n_groups < 0 || rows.size(1) == n_groups) && rows.size(2) == width,
+      name, c10::str("[", edge_vector.size(0), ", ", n_groups < 0 ? "n_groups" : std::to_string(n_groups), ", ", width, "]"), rows.sizes());
   RACE_CHECK(op, rows.scalar_type() == edge_vector.scalar_type(), name, edge_vector.scalar_type(), rows.scalar_type());
 }
 
@@ -165,7 +166,8 @@ RACE_INLINE void derivatives(const Direction<T>& n, const F& term) {
 // The three kernels, on `count` edges from `first`. dY/dv = (1 - n n^T) grad Y / r and dx/dv = n / r_max.
 struct Values {
   template <class T, int L>
-  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x, const Rows<T>& sh, int64_t first, int count) {
+  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x, const Rows<T>& sh, int64_t first,
+                              int count) {
     const Direction<T> n(vectors, first, count);
     Vec<T> values[(L + 1) * (L + 1)];
     harmonics<T, L>(n, values);
@@ -176,8 +178,8 @@ struct Values {
 
 struct Vjp {
   template <class T, int L>
-  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& bar_x, const Rows<const T>& bar_sh,
-                  const Rows<T>& result, int64_t first, int count) {
+  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& bar_x,
+                              const Rows<const T>& bar_sh, const Rows<T>& result, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
       Vec<T> bar[(L + 1) * (L + 1)], v[3] = {};
@@ -194,7 +196,7 @@ struct Vjp {
 struct Jvp {
   template <class T, int L>
   RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups, const Rows<const T>& tangent, const Rows<T>& x,
-                  const Rows<T>& sh, int64_t first, int count) {
+                              const Rows<T>& sh, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
       Vec<T> u[3], values[(L + 1) * (L + 1)] = {};
@@ -298,9 +300,10 @@ struct VjpFunction : torch::autograd::Function<VjpFunction> {
 };
 
 Tensor vjp_autograd(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor& bar_x, const Tensor& bar_sh) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && edge_vector.requires_grad()),
-                              "race::edge_basis_vjp: edge_vector: expected a tensor that requires no gradient (second derivatives with respect "
-                              "to edge vectors are not implemented), got one that does; detach it, or use a model with set_fused(False)");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !(at::GradMode::is_enabled() && edge_vector.requires_grad()),
+      "race::edge_basis_vjp: edge_vector: expected a tensor that requires no gradient (second derivatives with respect "
+      "to edge vectors are not implemented), got one that does; detach it, or use a model with set_fused(False)");
   return VjpFunction::apply(edge_vector, lmax, r_max, bar_x, bar_sh);
 }
 

@@ -38,7 +38,8 @@ double soft_bound(double x) {
 template <class T>
 void cholesky(const Parameters& p, const T* raw, double* six) {
   const T* c = raw + 2;
-  const double l11 = p.sigma0 * std::exp(soft_bound(c[0])), l22 = p.sigma0 * std::exp(soft_bound(c[1])), l33 = p.sigma0 * std::exp(soft_bound(c[2]));
+  const double l11 = p.sigma0 * std::exp(soft_bound(c[0])), l22 = p.sigma0 * std::exp(soft_bound(c[1])),
+               l33 = p.sigma0 * std::exp(soft_bound(c[2]));
   const double l32 = p.sigma0 * c[3], l31 = p.sigma0 * c[4], l21 = p.sigma0 * c[5];
   six[0] = l11 * l11 + p.jitter, six[1] = l21 * l21 + l22 * l22 + p.jitter, six[2] = l31 * l31 + l32 * l32 + l33 * l33 + p.jitter;
   six[3] = l21 * l11, six[4] = l31 * l11, six[5] = l31 * l21 + l32 * l22;

@@ -91,7 +91,9 @@ class JsonParser {
       }
       if (++at_ >= text_.size()) break;
       switch (text_[at_]) {
-        case '"': case '\\': case '/': out += text_[at_]; break;
+        case '"':
+        case '\\':
+        case '/': out += text_[at_]; break;
         case 'b': out += '\b'; break;
         case 'f': out += '\f'; break;
         case 'n': out += '\n'; break;

@@ -26,11 +26,13 @@ using Range = std::pair<int64_t, int64_t>;  // [begin, end)
 
 bool disjoint(std::vector<Range> ranges) {
   std::sort(ranges.begin(), ranges.end());
-  return std::adjacent_find(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return b.first < a.second; }) == ranges.end();
+  return std::adjacent_find(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return b.first < a.second; }) ==
+         ranges.end();
 }
 
 template <class T>
-linear::Job<T> make_job(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, int64_t y_width, int64_t numel) {
+linear::Job<T> make_job(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, int64_t y_width,
+                        int64_t numel) {
   linear::Job<T> job{};
   job.blocks = blocks.data(), job.n_blocks = blocks.size();
   job.n_members = n.members, job.n_species = n.species;
@@ -67,7 +69,8 @@ Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& g
 
 // Blocks of the transposed map y -> x, and their matrices [M, S, numel'], those of absent species left out.
 template <class T>
-std::pair<std::vector<Block>, Tensor> transposed(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& weight) {
+std::pair<std::vector<Block>, Tensor> transposed(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups,
+                                                 const Tensor& weight) {
   std::vector<Block> swapped;
   int64_t numel = 0;
   for (const Block& b : blocks) {
@@ -120,9 +123,8 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& s
   const Groups groups(n.atoms, n.species, species);
   const Tensor x1 = x.contiguous(), weight1 = weight.contiguous();
   Tensor out;
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::linear", [&] {
-    out = product<scalar_t>(n, blocks, groups, x1, weight1.const_data_ptr<scalar_t>(), n.numel, dim_out);
-  });
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::linear",
+                             [&] { out = product<scalar_t>(n, blocks, groups, x1, weight1.const_data_ptr<scalar_t>(), n.numel, dim_out); });
   return out;
 }
 

@@ -87,7 +87,8 @@ std::tuple<Tensor, Tensor> linear_backward_aten(const Tensor& grad, const Tensor
       for (int64_t s = 0; s < n.species; ++s) {
         const int64_t first = groups.begin[s] * b.d, count = groups.begin[s + 1] * b.d - first;
         if (count > 0)
-          dweight.select(1, s).narrow(1, b.weight_offset, b.mul_in * b.mul_out)
+          dweight.select(1, s)
+              .narrow(1, b.weight_offset, b.mul_in * b.mul_out)
               .add_(left.narrow(2, first, count).bmm(right.narrow(1, first, count)).reshape({n.members, b.mul_in * b.mul_out}));
       }
     }

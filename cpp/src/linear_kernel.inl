@@ -48,7 +48,8 @@ inline __attribute__((always_inline)) int64_t atom(const Job<T>& job, int64_t po
 }
 
 template <class T, int N, int C, int R>
-inline __attribute__((always_inline)) void product_tile(const T* const* x, T* const* y, const T* w, int64_t mul_in, int64_t mul_out, bool accumulate) {
+inline __attribute__((always_inline)) void product_tile(const T* const* x, T* const* y, const T* w, int64_t mul_in, int64_t mul_out,
+                                                        bool accumulate) {
   using V = Vec<T, N>;
   V sum[R][C];
   for (int r = 0; r < R; ++r)
@@ -95,7 +96,8 @@ void product(const Product<T>& job, int64_t begin, int64_t end) {
         const int64_t first = begin > job.begin[s] ? begin : job.begin[s], last = end < job.begin[s + 1] ? end : job.begin[s + 1];
         if (first >= last) continue;
         const T* weight = job.weight + member * job.weight_member + s * job.weight_species + block.weight_offset;
-        for_columns<T>(block.mul_out, [&]<int N, int C>(int64_t c) { product_columns<T, N, C>(job, block, member, weight, first, last, c); });
+        for_columns<T>(block.mul_out,
+                       [&]<int N, int C>(int64_t c) { product_columns<T, N, C>(job, block, member, weight, first, last, c); });
       }
     }
 }

@@ -69,7 +69,8 @@ struct LinearBackward : Function<LinearBackward> {
       if (v.defined()) result[0] = sum(result[0], call_linear(x, v, species, blocks, grad.size(1)));
     }
     if (context->needs_input_grad(1) && v.defined()) result[1] = std::get<0>(call_backward(grad, x, v, species, blocks, {true, false}));
-    if (context->needs_input_grad(2) && u.defined()) result[2] = std::get<1>(call_backward(grad, u, weight, species, blocks, {false, true}));
+    if (context->needs_input_grad(2) && u.defined())
+      result[2] = std::get<1>(call_backward(grad, u, weight, species, blocks, {false, true}));
     return result;
   }
 };
@@ -99,8 +100,8 @@ Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTens
   return Linear::apply(x, weight, species, blocks, dim_out);
 }
 
-std::tuple<Tensor, Tensor> linear_backward_autograd(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
-                                                    c10::IntArrayRef blocks, std::array<bool, 2> mask) {
+std::tuple<Tensor, Tensor> linear_backward_autograd(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                                    const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask) {
   const auto results = LinearBackward::apply(grad, x, weight, species, blocks, mask);
   std::array<Tensor, 2> d;
   for (size_t k = 0, next = 0; k < 2; ++k)

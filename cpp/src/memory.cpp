@@ -24,15 +24,15 @@ class PeakMemory::Watch final : public c10::MemoryReportingInfoBase {
   int64_t now_ = 0, peak_ = 0;
 };
 
-PeakMemory::PeakMemory(c10::Device device)
-    : watch_(std::make_shared<Watch>(device)), guard_(c10::DebugInfoKind::PROFILER_STATE, watch_) {}
+PeakMemory::PeakMemory(c10::Device device) : watch_(std::make_shared<Watch>(device)), guard_(c10::DebugInfoKind::PROFILER_STATE, watch_) {}
 
 int64_t PeakMemory::bytes() const { return watch_->peak(); }
 
 namespace {
 
-constexpr int64_t small = 128, large = 256;  // atoms of the two evaluations that a line goes through: above them kernels' buffers grow no more
-constexpr int64_t crumb = 2;               // atoms of a small part
+constexpr int64_t small = 128,
+                  large = 256;  // atoms of the two evaluations that a line goes through: above them kernels' buffers grow no more
+constexpr int64_t crumb = 2;    // atoms of a small part
 
 /// Ghosts of no owner: their rows are zero.
 class NoHalo final : public HaloExchange {

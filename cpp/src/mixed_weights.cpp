@@ -34,12 +34,13 @@ constexpr int64_t kFeatures = 4;   // rows of the large operand that are taken t
 
 // Over columns [0, n) of rows that are `stride` apart: to[s] += sum_f a[s, f] from[f], for up to kFeatures features.
 template <class T>
-inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species, int64_t a_feature,
-                                                    const T* from, T* to, int64_t stride) {
+inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species,
+                                                    int64_t a_feature, const T* from, T* to, int64_t stride) {
   for (int64_t s = 0; s < n_species; ++s) {
     T c[kFeatures];
     for (int64_t f = 0; f < kFeatures; ++f) c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
-    const T *x0 = from, *x1 = from + (n_features > 1) * stride, *x2 = from + 2 * (n_features > 2) * stride, *x3 = from + 3 * (n_features > 3) * stride;
+    const T *x0 = from, *x1 = from + (n_features > 1) * stride, *x2 = from + 2 * (n_features > 2) * stride,
+            *x3 = from + 3 * (n_features > 3) * stride;
     T* y = to + s * stride;
     for (int64_t k = 0; k < n; ++k) y[k] += c[0] * x0[k] + c[1] * x1[k] + c[2] * x2[k] + c[3] * x3[k];
   }
@@ -47,7 +48,8 @@ inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species
 
 // to [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is the same with S and F exchanged.
 template <class T>
-inline __attribute__((always_inline)) void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species, int64_t a_feature, const T* from, T* to) {
+inline __attribute__((always_inline)) void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species, int64_t a_feature,
+                                                   const T* from, T* to) {
   for (int64_t n = 0; n < N; n += kColumns) {
     const int64_t width = std::min(kColumns, N - n);
     for (int64_t s = 0; s < S; ++s) std::fill_n(to + s * N + n, width, T(0));

@@ -15,7 +15,8 @@
 namespace race {
 namespace {
 
-const std::vector<std::string> segment_names = {"edges", "edges_vjp", "embed", "layer", "layer_vjp", "readout", "readout_vjp", "uncertainty", "virial_cov"};
+const std::vector<std::string> segment_names = {"edges",   "edges_vjp",   "embed",       "layer",     "layer_vjp",
+                                                "readout", "readout_vjp", "uncertainty", "virial_cov"};
 
 /// The line of a C++ or TorchScript exception that says what went wrong: the first, but the last below a TorchScript traceback.
 std::string reason(const std::exception& error) {
@@ -131,15 +132,17 @@ Model::Layer Model::layer(int64_t t, const at::Tensor& h, const at::Tensor& g, c
   return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(), parts.at(3).toTensor()};
 }
 
-Model::LayerVjp Model::layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors, const at::Tensor& z, const at::Tensor& bar_energy,
-                                 const at::Tensor& bar_h, const at::Tensor& bar_g) const {
+Model::LayerVjp Model::layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors, const at::Tensor& z,
+                                 const at::Tensor& bar_energy, const at::Tensor& bar_h, const at::Tensor& bar_g) const {
   const auto& [radial, sh, sender, row_ptr, species] = neighbors;
   const auto out = state_->call("layer_vjp", t, g, radial, sh, sender, row_ptr, species, z, bar_energy, bar_h, bar_g).toTuple();
   const auto& parts = out->elements();
   return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(), parts.at(3).toTensor()};
 }
 
-at::Tensor Model::readout(const at::Tensor& out, const at::Tensor& species) const { return state_->call("readout", out, species).toTensor(); }
+at::Tensor Model::readout(const at::Tensor& out, const at::Tensor& species) const {
+  return state_->call("readout", out, species).toTensor();
+}
 
 at::Tensor Model::readout_vjp(const at::Tensor& species, const at::Tensor& bar_energy) const {
   return state_->call("readout_vjp", species, bar_energy).toTensor();

@@ -14,8 +14,8 @@ namespace {
 
 /// Consecutive receivers, as a layer takes them, and what their edges accumulate.
 struct Part : Receivers {
-  Model::Edges edges;                ///< kept only where there is one part: of several, each has its own made again for each layer
-  at::Tensor bar_radial, bar_sh;     ///< summed over layers, or of the last one
+  Model::Edges edges;             ///< kept only where there is one part: of several, each has its own made again for each layer
+  at::Tensor bar_radial, bar_sh;  ///< summed over layers, or of the last one
 };
 
 /// [n_owned, ...] that comes part by part: one part is taken as it is.
@@ -70,7 +70,8 @@ class Chain {
     return out;
   }
 
-  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call frees each layer's memory when done with it.
+  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call frees each layer's memory when done with
+  /// it.
   void backward(const at::Tensor& seed, bool last, Prediction& prediction) {
     const at::Tensor bar_energy = model_.readout_vjp(owned_species(), seed);  // [n_owned, M], the same for every layer
     at::Tensor bar_h = at::zeros_like(last_h_), bar_g = at::zeros_like(last_g_);
@@ -216,13 +217,13 @@ at::Tensor member_covariance(const at::Tensor& forces) {
   const at::NoGradGuard no_grad;
   const at::Tensor deviation = forces.to(at::kDouble) - forces.to(at::kDouble).mean(1, /*keepdim=*/true);  // [n, M, 3]
   std::vector<at::Tensor> columns;
-  for (int k = 0; k < 6; ++k)
-    columns.push_back((deviation.select(2, six_rows[k]) * deviation.select(2, six_columns[k])).mean(1));
+  for (int k = 0; k < 6; ++k) columns.push_back((deviation.select(2, six_rows[k]) * deviation.select(2, six_columns[k])).mean(1));
   return at::stack(columns, 1);
 }
 
 at::Tensor log_determinant(const at::Tensor& six) {
-  const at::Tensor rows = six.to(at::kCPU, at::kDouble).contiguous(), result = at::empty(six.sizes().slice(0, six.dim() - 1), rows.options());
+  const at::Tensor rows = six.to(at::kCPU, at::kDouble).contiguous(),
+                   result = at::empty(six.sizes().slice(0, six.dim() - 1), rows.options());
   const double* c = rows.const_data_ptr<double>();  // xx, yy, zz, xy, xz, yz
   double* to = result.mutable_data_ptr<double>();
   for (int64_t k = 0; k < result.numel(); ++k, c += 6) {

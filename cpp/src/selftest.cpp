@@ -73,9 +73,12 @@ void replay_selftest(const Model& model, const std::string& json, const std::str
     forces = forces.narrow(0, 0, graph.n_owned).reshape({-1});
 
     const std::pair<const char*, at::Tensor> quantities[] = {
-        {"node_energy", got.node_energy},         {"forces", forces},
-        {"virial", got.virial},                   {"node_energy_var", got.node_energy_var},
-        {"cov_aleatoric", got.cov_aleatoric},     {"cov_epistemic", got.cov_epistemic},
+        {"node_energy", got.node_energy},
+        {"forces", forces},
+        {"virial", got.virial},
+        {"node_energy_var", got.node_energy_var},
+        {"cov_aleatoric", got.cov_aleatoric},
+        {"cov_epistemic", got.cov_epistemic},
         {"virial_cov", got.virial_cov},
     };
     for (const auto& [quantity, value] : quantities) {

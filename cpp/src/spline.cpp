@@ -78,7 +78,8 @@ void solve(const Band& band, T* rows, int64_t n, int64_t width, bool transposed)
 }
 
 void check(const Tensor& values) {
-  TORCH_CHECK_VALUE(values.dim() == 3 && values.size(1) >= 4, "race::spline: values: expected [n_members, n_knots >= 4, width], got ", values.sizes());
+  TORCH_CHECK_VALUE(values.dim() == 3 && values.size(1) >= 4, "race::spline: values: expected [n_members, n_knots >= 4, width], got ",
+                    values.sizes());
   TORCH_CHECK_VALUE(values.is_cpu() && (values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble),
                     "race::spline: values: expected float32 or float64 on the CPU, got ", values.scalar_type(), " on ", values.device());
 }

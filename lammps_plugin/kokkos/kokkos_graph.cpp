@@ -16,22 +16,27 @@ static_assert(std::is_same_v<KK_FLOAT, double> && std::is_same_v<KK_ACC_FLOAT, d
 namespace race_kokkos {
 
 // At least one element: an address for torch, whose tensors of a device may not lie at nullptr.
-template <class View> void grow(View& view, const std::string& label, int64_t n) {
+template <class View>
+void grow(View& view, const std::string& label, int64_t n) {
   if (view.data() && static_cast<int64_t>(view.extent(0)) >= n) return;
-  view = View(); // frees before it allocates
+  view = View();  // frees before it allocates
   view = View(Kokkos::view_alloc(Kokkos::WithoutInitializing, label), n + n / 8 + 1);
 }
 
-template <class View> double bytes(const View& view) { return static_cast<double>(view.span()) * sizeof(typename View::value_type); }
+template <class View>
+double bytes(const View& view) {
+  return static_cast<double>(view.span()) * sizeof(typename View::value_type);
+}
 
-template <class View> std::vector<int> to_host(const View& view, int64_t n) {
+template <class View>
+std::vector<int> to_host(const View& view, int64_t n) {
   std::vector<int> values(n);
   Kokkos::View<int*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> host(values.data(), n);
   Kokkos::deep_copy(host, Kokkos::subview(view, std::make_pair(int64_t{0}, n)));
   return values;
 }
 
-} // namespace race_kokkos
+}  // namespace race_kokkos
 
 // Owned rows follow the list, ghost rows LAMMPS's ghosts, as in LocalGraph.
 template <class DeviceType>
@@ -101,7 +106,7 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
           if (row_of_atom(j) < 0) continue;
           const double dx = x(j, 0) - x(i, 0), dy = x(j, 1) - x(i, 1), dz = x(j, 2) - x(i, 2);
           const double r_squared = dx * dx + dy * dy + dz * dz;
-          if (r_squared >= r_max_squared) continue; // NaN passes, and is found in the energy
+          if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
           const int64_t pair = (int64_t{i} << 32) | j;
           if (r_squared == 0 && pair > same) same = pair;
           ++count;
@@ -163,15 +168,18 @@ void KokkosGraph<DeviceType>::build(const NeighListKokkos<DeviceType>& list, Ato
   DeviceType().fence();
 }
 
-template <class DeviceType> std::vector<int> KokkosGraph<DeviceType>::host_atom_of_row() const {
+template <class DeviceType>
+std::vector<int> KokkosGraph<DeviceType>::host_atom_of_row() const {
   return race_kokkos::to_host(atom_of_row_, graph_.n_total);
 }
 
-template <class DeviceType> std::vector<int> KokkosGraph<DeviceType>::host_row_of_atom() const {
+template <class DeviceType>
+std::vector<int> KokkosGraph<DeviceType>::host_row_of_atom() const {
   return race_kokkos::to_host(row_of_atom_, n_atoms_);
 }
 
-template <class DeviceType> double KokkosGraph<DeviceType>::memory_usage() const {
+template <class DeviceType>
+double KokkosGraph<DeviceType>::memory_usage() const {
   using race_kokkos::bytes;
   return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) + bytes(row_ptr_) + bytes(edge_vector_);
 }

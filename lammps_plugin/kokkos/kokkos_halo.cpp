@@ -10,23 +10,26 @@ using namespace LAMMPS_NS;
 namespace race_kokkos {
 
 // A buffer of doubles, used as `stride` scalars T per atom: raw memory, which nothing reads as doubles on the way.
-template <class DeviceType, typename T> struct Wire {
+template <class DeviceType, typename T>
+struct Wire {
   T* rows;
   T* buffer;
   int width, stride;
   Kokkos::View<int*, Kokkos::LayoutRight, DeviceType> row_of_atom;
 
   Wire(const at::Tensor& tensor, const DAT::tdual_double_1d& doubles, const Kokkos::View<int*, Kokkos::LayoutRight, DeviceType>& rows_of)
-      : rows(tensor.data_ptr<T>()), buffer(reinterpret_cast<T*>(doubles.template view<DeviceType>().data())),
+      : rows(tensor.data_ptr<T>()),
+        buffer(reinterpret_cast<T*>(doubles.template view<DeviceType>().data())),
         width(static_cast<int>(tensor.size(1))),
         stride(LammpsHalo::wire_doubles(tensor.size(1), tensor.scalar_type()) * static_cast<int>(sizeof(double) / sizeof(T))),
         row_of_atom(rows_of) {}
 };
 
 // Of what is not there, 0: atoms without a row, and the half of the last double.
-template <class DeviceType, typename T> struct Pack {
+template <class DeviceType, typename T>
+struct Pack {
   Wire<DeviceType, T> wire;
-  typename ArrayTypes<DeviceType>::t_int_1d atoms; ///< or none: those from `first` on
+  typename ArrayTypes<DeviceType>::t_int_1d atoms;  ///< or none: those from `first` on
   int first;
   KOKKOS_INLINE_FUNCTION void operator()(const int64_t at) const {
     const int k = static_cast<int>(at / wire.stride), column = static_cast<int>(at % wire.stride);
@@ -35,9 +38,10 @@ template <class DeviceType, typename T> struct Pack {
   }
 };
 
-template <class DeviceType, typename T> struct Unpack {
+template <class DeviceType, typename T>
+struct Unpack {
   Wire<DeviceType, T> wire;
-  typename ArrayTypes<DeviceType>::t_int_1d atoms; ///< added to these, each once in a list; or none: put to those from `first` on
+  typename ArrayTypes<DeviceType>::t_int_1d atoms;  ///< added to these, each once in a list; or none: put to those from `first` on
   int first;
   KOKKOS_INLINE_FUNCTION void operator()(const int64_t at) const {
     const int k = static_cast<int>(at / wire.width), column = static_cast<int>(at % wire.width);
@@ -81,11 +85,12 @@ void unpack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows, const 
   rows.scalar_type() == at::kFloat ? work(float()) : work(double());
 }
 
-} // namespace race_kokkos
+}  // namespace race_kokkos
 
-template <class DeviceType> void KokkosHalo<DeviceType>::exchange(at::Tensor& rows, bool forward) {
+template <class DeviceType>
+void KokkosHalo<DeviceType>::exchange(at::Tensor& rows, bool forward) {
   const int64_t width = rows.size(1);
-  if (width == 0) return; // in every rank: to LAMMPS a size of 0 means its default
+  if (width == 0) return;  // in every rank: to LAMMPS a size of 0 means its default
   const at::Device device = race_kokkos::torch_device<DeviceType>();
   rows_ = rows.to(device).contiguous();
   race_kokkos::fence_torch(device);
@@ -100,15 +105,18 @@ template <class DeviceType> void KokkosHalo<DeviceType>::exchange(at::Tensor& ro
   rows_.reset();
 }
 
-template <class DeviceType> int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) const {
+template <class DeviceType>
+int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) const {
   return race_kokkos::pack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1, n, buffer);
 }
 
-template <class DeviceType> int KokkosHalo<DeviceType>::pack(int n, int first, DAT::tdual_double_1d& buffer) const {
+template <class DeviceType>
+int KokkosHalo<DeviceType>::pack(int n, int first, DAT::tdual_double_1d& buffer) const {
   return race_kokkos::pack<DeviceType>(graph_, rows_, {}, first, n, buffer);
 }
 
-template <class DeviceType> void KokkosHalo<DeviceType>::unpack(int n, int first, const DAT::tdual_double_1d& buffer) const {
+template <class DeviceType>
+void KokkosHalo<DeviceType>::unpack(int n, int first, const DAT::tdual_double_1d& buffer) const {
   race_kokkos::unpack<DeviceType>(graph_, rows_, {}, first, n, buffer);
 }
 

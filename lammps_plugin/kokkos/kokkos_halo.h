@@ -6,12 +6,13 @@
 namespace LAMMPS_NS {
 class Comm;
 class Pair;
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS
 
 /// The exchange of librace through CommKokkos, whose callbacks the pair style hands on to pack and unpack here: rows do not leave the
 /// device but for the wire (and not even then where MPI reads it). The wire is LammpsHalo's: two float32 to a double.
-template <class DeviceType> class KokkosHalo final : public race::HaloExchange {
-public:
+template <class DeviceType>
+class KokkosHalo final : public race::HaloExchange {
+ public:
   KokkosHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const KokkosGraph<DeviceType>& graph)
       : comm_(comm), pair_(pair), graph_(graph) {}
 
@@ -24,11 +25,11 @@ public:
   void unpack(int n, int first, const DAT::tdual_double_1d& buffer) const;
   void unpack_add(int n, const DAT::tdual_int_1d& atoms, const DAT::tdual_double_1d& buffer) const;
 
-private:
+ private:
   void exchange(at::Tensor& rows, bool forward);
 
-  LAMMPS_NS::Comm*& comm_; ///< LAMMPS's pointer itself: `comm_style` puts another object there
+  LAMMPS_NS::Comm*& comm_;  ///< LAMMPS's pointer itself: `comm_style` puts another object there
   LAMMPS_NS::Pair& pair_;
   const KokkosGraph<DeviceType>& graph_;
-  at::Tensor rows_; ///< in exchange: [n_total, width], contiguous, in DeviceType's memory
+  at::Tensor rows_;  ///< in exchange: [n_total, width], contiguous, in DeviceType's memory
 };

@@ -16,7 +16,8 @@ using namespace LAMMPS_NS;
 namespace race_kokkos {
 
 // f += of the atoms that have a row: each atom has one, so nothing is atomic.
-template <class DeviceType, class Forces, class Rows> void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n) {
+template <class DeviceType, class Forces, class Rows>
+void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n) {
   Kokkos::parallel_for(
       "race: forces", Kokkos::RangePolicy<DeviceType>(0, n), KOKKOS_LAMBDA(const int row) {
         const int i = atom_of_row(row);
@@ -24,7 +25,7 @@ template <class DeviceType, class Forces, class Rows> void add(const Forces& f, 
       });
 }
 
-} // namespace race_kokkos
+}  // namespace race_kokkos
 
 // Also where the host is the only device: then "device" is LAMMPS's name for Kokkos's own views, and messages go the device's way.
 template <class DeviceType>
@@ -37,18 +38,21 @@ PairRaceKokkos<DeviceType>::PairRaceKokkos(LAMMPS* lmp)
   datamask_modify = F_MASK;
 }
 
-template <class DeviceType> std::string PairRaceKokkos<DeviceType>::default_device() const {
+template <class DeviceType>
+std::string PairRaceKokkos<DeviceType>::default_device() const {
   return race_kokkos::torch_device<DeviceType>().str();
 }
 
 // Of a restart file, the device is that of the run that wrote it.
-template <class DeviceType> void PairRaceKokkos<DeviceType>::read_restart_settings(FILE* file) {
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::read_restart_settings(FILE* file) {
   PairRace::read_restart_settings(file);
   device_ = default_device();
 }
 
-template <class DeviceType> void PairRaceKokkos<DeviceType>::init_style() {
-  atomKK_->sync(Host, ALL_MASK); // bonds, types and masses are looked at
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::init_style() {
+  atomKK_->sync(Host, ALL_MASK);  // bonds, types and masses are looked at
   PairRace::init_style();
   if (model_->device() != race_kokkos::torch_device<DeviceType>())
     error->one(FLERR, "pair_style race/kk device: expected {}, where KOKKOS keeps the atoms, got {}; leave the keyword out",
@@ -58,19 +62,22 @@ template <class DeviceType> void PairRaceKokkos<DeviceType>::init_style() {
   request->set_kokkos_device(execution_space == Device);
 }
 
-template <class DeviceType> void PairRaceKokkos<DeviceType>::build_graph(const LocalGraph::Options& options) {
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::build_graph(const LocalGraph::Options& options) {
   atomKK_->sync(execution_space, X_MASK | TYPE_MASK | MASK_MASK);
   device_graph_.build(*static_cast<NeighListKokkos<DeviceType>*>(list), *atomKK_, options);
   rows_copied_ = edges_copied_ = false;
 }
 
-template <class DeviceType> void PairRaceKokkos<DeviceType>::copy_rows() {
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::copy_rows() {
   if (!rows_copied_) local_.adopt_rows(device_graph_.host_atom_of_row(), device_graph_.host_row_of_atom());
   rows_copied_ = true;
 }
 
 // For what works in host memory: per-atom tallies, the uncertainty's columns, fixes. Copied when asked for, once per step.
-template <class DeviceType> const LocalGraph& PairRaceKokkos<DeviceType>::local() {
+template <class DeviceType>
+const LocalGraph& PairRaceKokkos<DeviceType>::local() {
   copy_rows();
   if (!edges_copied_) local_.adopt_edges(graph());
   edges_copied_ = true;
@@ -78,27 +85,31 @@ template <class DeviceType> const LocalGraph& PairRaceKokkos<DeviceType>::local(
 }
 
 // CommTiled and `package kokkos comm/pair/forward no` call back for host memory.
-template <class DeviceType> bool PairRaceKokkos<DeviceType>::exchanges_on_device() const {
+template <class DeviceType>
+bool PairRaceKokkos<DeviceType>::exchanges_on_device() const {
   return execution_space == Device && comm->style == Comm::BRICK && !lmp->kokkos->forward_pair_comm_legacy &&
          !lmp->kokkos->reverse_pair_comm_legacy;
 }
 
-template <class DeviceType> race::HaloExchange& PairRaceKokkos<DeviceType>::halo() {
+template <class DeviceType>
+race::HaloExchange& PairRaceKokkos<DeviceType>::halo() {
   if (exchanges_on_device()) return device_halo_;
   copy_rows();
   return PairRace::halo();
 }
 
-template <class DeviceType> void PairRaceKokkos<DeviceType>::add_forces(const at::Tensor& forces) {
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::add_forces(const at::Tensor& forces) {
   const at::Tensor mean = forces.mean(1).mul_(units_.force()).contiguous();
   race_kokkos::fence_torch(mean.device());
   atomKK_->sync(execution_space, F_MASK);
   race_kokkos::add<DeviceType>(atomKK_->k_f.view<DeviceType>(), device_graph_.atom_of_row(), mean.data_ptr<double>(), mean.size(0));
-  DeviceType().fence(); // before torch has the memory of `mean` again
+  DeviceType().fence();  // before torch has the memory of `mean` again
   atomKK_->modified(execution_space, F_MASK);
 }
 
-template <class DeviceType> int PairRaceKokkos<DeviceType>::counted(int n_doubles) {
+template <class DeviceType>
+int PairRaceKokkos<DeviceType>::counted(int n_doubles) {
   int dim;
   *static_cast<double*>(extract("halo_bytes", dim)) += static_cast<double>(sizeof(double)) * n_doubles;
   return n_doubles;
@@ -109,11 +120,13 @@ int PairRaceKokkos<DeviceType>::pack_forward_comm_kokkos(int n, DAT::tdual_int_1
   return counted(device_halo_.pack(n, atoms, buffer));
 }
 
-template <class DeviceType> void PairRaceKokkos<DeviceType>::unpack_forward_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::unpack_forward_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
   device_halo_.unpack(n, first, buffer);
 }
 
-template <class DeviceType> int PairRaceKokkos<DeviceType>::pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
+template <class DeviceType>
+int PairRaceKokkos<DeviceType>::pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
   return counted(device_halo_.pack(n, first, buffer));
 }
 
@@ -122,7 +135,8 @@ void PairRaceKokkos<DeviceType>::unpack_reverse_comm_kokkos(int n, DAT::tdual_in
   device_halo_.unpack_add(n, atoms, buffer);
 }
 
-template <class DeviceType> double PairRaceKokkos<DeviceType>::memory_usage() {
+template <class DeviceType>
+double PairRaceKokkos<DeviceType>::memory_usage() {
   return PairRace::memory_usage() + device_graph_.memory_usage();
 }
 
@@ -131,16 +145,17 @@ template class PairRaceKokkos<LMPDeviceType>;
 #ifdef LMP_KOKKOS_GPU
 template class PairRaceKokkos<LMPHostType>;
 #endif
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS
 
 namespace {
 
-template <class DeviceType> Pair* create(LAMMPS* lmp) {
+template <class DeviceType>
+Pair* create(LAMMPS* lmp) {
   if (!lmp->kokkos) lmp->error->all(FLERR, "pair_style race/kk: expected LAMMPS started with -kokkos on, got KOKKOS off");
   return new PairRaceKokkos<DeviceType>(lmp);
 }
 
-} // namespace
+}  // namespace
 
 const std::array<KokkosStyle, 3> kokkos_styles = {
     {{"race/kk", &create<LMPDeviceType>}, {"race/kk/device", &create<LMPDeviceType>}, {"race/kk/host", &create<LMPHostType>}}};

@@ -11,8 +11,9 @@ class AtomKokkos;
 
 /// `pair_style race/kk`: pair_style race on what KOKKOS keeps in DeviceType's memory. Neighbour list, edges, features, halo and forces stay
 /// there; per-atom energies, virials and uncertainties go to host memory, where LAMMPS reads them, on the steps that ask for them.
-template <class DeviceType> class PairRaceKokkos final : public PairRace, public KokkosBase {
-public:
+template <class DeviceType>
+class PairRaceKokkos final : public PairRace, public KokkosBase {
+ public:
   explicit PairRaceKokkos(LAMMPS*);
 
   void init_style() override;
@@ -25,7 +26,7 @@ public:
   int pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) override;
   void unpack_reverse_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer) override;
 
-protected:
+ protected:
   std::string default_device() const override;
   bool on_device() const override { return true; }
   void build_graph(const LocalGraph::Options& options) override;
@@ -33,15 +34,15 @@ protected:
   race::HaloExchange& halo() override;
   void add_forces(const at::Tensor& forces) override;
 
-private:
+ private:
   void copy_rows();
   bool exchanges_on_device() const;
-  int counted(int n_doubles); ///< of a message, which it adds to `halo_bytes`
+  int counted(int n_doubles);  ///< of a message, which it adds to `halo_bytes`
 
   AtomKokkos* atomKK_;
   KokkosGraph<DeviceType> device_graph_;
   KokkosHalo<DeviceType> device_halo_;
-  bool rows_copied_ = false, edges_copied_ = false; ///< to local_
+  bool rows_copied_ = false, edges_copied_ = false;  ///< to local_
 };
 
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS

@@ -5,7 +5,7 @@
 namespace LAMMPS_NS {
 class LAMMPS;
 class Pair;
-} // namespace LAMMPS_NS
+}  // namespace LAMMPS_NS
 
 /// What plugin.cpp enters for KOKKOS, without Kokkos's headers: race/kk, race/kk/device, race/kk/host.
 struct KokkosStyle {

@@ -14,7 +14,8 @@
 namespace race_kokkos {
 
 /// Where torch finds the memory of a Kokkos execution space.
-template <class DeviceType> at::Device torch_device() {
+template <class DeviceType>
+at::Device torch_device() {
 #ifdef KOKKOS_ENABLE_CUDA
   if constexpr (std::is_same_v<DeviceType, Kokkos::Cuda>) return {at::kCUDA, static_cast<c10::DeviceIndex>(Kokkos::device_id())};
 #endif
@@ -28,4 +29,4 @@ inline void fence_torch(at::Device device) {
   c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
 }
 
-} // namespace race_kokkos
+}  // namespace race_kokkos

@@ -11,31 +11,31 @@ namespace race {
 
 /// What an artifact says of itself (metadata.json). A missing or mistyped field is a race::Error.
 struct Metadata {
-  int64_t format = 0;                 ///< artifact format; this librace reads format_version
+  int64_t format = 0;  ///< artifact format; this librace reads format_version
   std::string race_version;
-  std::string torch_version;          ///< of the export
-  std::string dtype;                  ///< "float32" or "float64": the weights as stored, and the default to run in
-  std::string head;                   ///< point, energy, cholesky, equivariant, evidential
-  std::string stress_head;            ///< none, equivariant: what says how noisy a stress is
-  std::string posterior;              ///< point (one member), ensemble, ...
-  std::string energy_aggregation;     ///< "extensive": node_energy_var is in eV^2 and adds up to the frame's variance; "paper": it is
-                                      ///< s_i, and the frame's variance is exp(mean_i s_i)
-  bool portable = false;              ///< stock ATen operators only
-  double r_max = 0;                   ///< cutoff, Angstrom
+  std::string torch_version;       ///< of the export
+  std::string dtype;               ///< "float32" or "float64": the weights as stored, and the default to run in
+  std::string head;                ///< point, energy, cholesky, equivariant, evidential
+  std::string stress_head;         ///< none, equivariant: what says how noisy a stress is
+  std::string posterior;           ///< point (one member), ensemble, ...
+  std::string energy_aggregation;  ///< "extensive": node_energy_var is in eV^2 and adds up to the frame's variance; "paper": it is
+                                   ///< s_i, and the frame's variance is exp(mean_i s_i)
+  bool portable = false;           ///< stock ATen operators only
+  double r_max = 0;                ///< cutoff, Angstrom
   int64_t n_layers = 0;
-  int64_t n_members = 0;              ///< M
-  int64_t n_trunks = 0;               ///< T, divides M: member m reads the features of trunk m % T, which are all the layers compute
-  std::vector<std::string> elements;  ///< chemical symbols in species order
-  std::vector<int64_t> halo_widths;   ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
+  int64_t n_members = 0;                  ///< M
+  int64_t n_trunks = 0;                   ///< T, divides M: member m reads the features of trunk m % T, which are all the layers compute
+  std::vector<std::string> elements;      ///< chemical symbols in species order
+  std::vector<int64_t> halo_widths;       ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
   std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
-  std::map<std::string, double> calibration;  ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
-  std::vector<double> interval_levels;  ///< ascending, in (0, 1): where the factors below are given
+  std::map<std::string, double> calibration;                    ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
+  std::vector<double> interval_levels;                          ///< ascending, in (0, 1): where the factors below are given
   std::map<std::string, std::vector<double>> interval_factors;  ///< by target (energy, forces, stress); may end before the levels do
   std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "B-O", symbols by atomic number
   std::map<std::string, double> max_force;     ///< eV/Angstrom, largest force norm seen in training by element
   std::map<std::string, std::pair<double, double>> n_neighbors;  ///< fewest and most neighbours in training by element; may be empty
-  double training_cutoff = 4.0;       ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
-  std::string json;                   ///< metadata.json itself
+  double training_cutoff = 4.0;                                  ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
+  std::string json;                                              ///< metadata.json itself
 
   /// True when there is noise of the stress / an energy variance / a force covariance.
   bool has_stress_cov() const { return stress_head != "none"; }
@@ -44,8 +44,8 @@ struct Metadata {
 
   /// Half-width of the calibrated central interval that holds the true value with probability `level`, in units of the predicted
   /// standard deviation (of the energy, or of one component of a force or a stress). Between the tabulated levels it is linear in the
-  /// half-width of the normal distribution, so that a plain factor on the standard deviation is exact at every level. Without a table, forces
-  /// have the normal distribution with "force_std_scale".
+  /// half-width of the normal distribution, so that a plain factor on the standard deviation is exact at every level. Without a table,
+  /// forces have the normal distribution with "force_std_scale".
   /// @throws race::Error not calibrated, level outside (0, 1), or beyond what the calibration reaches.
   double interval_factor(const std::string& target, double level) const;
 };
@@ -57,7 +57,7 @@ inline constexpr int64_t format_version = 4;
 
 /// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
 struct Artifact {
-  std::string name;    ///< path, for messages
+  std::string name;  ///< path, for messages
   std::string bytes;
   std::string sha256;  ///< 64 lower-case hex digits: of all bytes but the last 64
 };

@@ -24,11 +24,11 @@
 namespace race {
 
 // Vectorised, on threads over atoms: the same bits on any number of threads.
-std::vector<at::Tensor> chain_cpu(at::TensorList x, const std::optional<at::Tensor>& rows, const at::Tensor& species, const at::Tensor& weight,
-                                  int64_t n_species, c10::IntArrayRef widths, c10::IntArrayRef blocks);
+std::vector<at::Tensor> chain_cpu(at::TensorList x, const std::optional<at::Tensor>& rows, const at::Tensor& species,
+                                  const at::Tensor& weight, int64_t n_species, c10::IntArrayRef widths, c10::IntArrayRef blocks);
 
 // The same in operations of torch alone: for devices that have no kernel of their own.
-std::vector<at::Tensor> chain_aten(at::TensorList x, const std::optional<at::Tensor>& rows, const at::Tensor& species, const at::Tensor& weight,
-                                   int64_t n_species, c10::IntArrayRef widths, c10::IntArrayRef blocks);
+std::vector<at::Tensor> chain_aten(at::TensorList x, const std::optional<at::Tensor>& rows, const at::Tensor& species,
+                                   const at::Tensor& weight, int64_t n_species, c10::IntArrayRef widths, c10::IntArrayRef blocks);
 
 }  // namespace race

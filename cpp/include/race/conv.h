@@ -1,8 +1,8 @@
 #pragma once
 // The fused convolution, registered as torch operators:
 //
-//   race::conv(Tensor g, Tensor radial, Tensor? table, Tensor sh, Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, int dim_out) -> Tensor
-//   race::conv_backward, race::conv_double_backward: its first and second derivatives (differentiable: conv, conv_backward)
+//   race::conv(Tensor g, Tensor radial, Tensor? table, Tensor sh, Tensor sender, Tensor row_ptr, int[] paths, Tensor cg, int dim_out) ->
+//   Tensor race::conv_backward, race::conv_double_backward: its first and second derivatives (differentiable: conv, conv_backward)
 //
 //   out[j, l3 m3, m, column + c] = sum_{e -> j} R[m, e, weight + c]
 //                                  sum_{m1 m2} cg[m1, m2, m3] g[sender_e, l1 m1, m, c] sh[e, m2]
@@ -37,15 +37,16 @@ at::Tensor conv_cpu(const at::Tensor& g, const at::Tensor& radial, const at::Ten
 
 // Adjoints of (g, radial, table, sh) for a cotangent of the result; those not in `mask` come back undefined.
 std::array<at::Tensor, 4> conv_backward_cpu(const at::Tensor& grad, const at::Tensor& g, const at::Tensor& radial, const at::Tensor& table,
-                                            const at::Tensor& sh, const at::Tensor& sender, const at::Tensor& row_ptr, c10::IntArrayRef paths,
-                                            const at::Tensor& cg, std::array<bool, 4> mask);
+                                            const at::Tensor& sh, const at::Tensor& sender, const at::Tensor& row_ptr,
+                                            c10::IntArrayRef paths, const at::Tensor& cg, std::array<bool, 4> mask);
 
 // Adjoints of (grad, g, radial, table, sh) of conv_backward for cotangents of its adjoints of g, radial and sh, each of which may be
 // undefined. (Its adjoint of the table has no derivative: nothing here trains on gradients of weights.)
 std::array<at::Tensor, 5> conv_double_backward_cpu(const at::Tensor& bar_g, const at::Tensor& bar_radial, const at::Tensor& bar_sh,
-                                                   const at::Tensor& grad, const at::Tensor& g, const at::Tensor& radial, const at::Tensor& table,
-                                                   const at::Tensor& sh, const at::Tensor& sender, const at::Tensor& row_ptr,
-                                                   c10::IntArrayRef paths, const at::Tensor& cg, std::array<bool, 5> mask);
+                                                   const at::Tensor& grad, const at::Tensor& g, const at::Tensor& radial,
+                                                   const at::Tensor& table, const at::Tensor& sh, const at::Tensor& sender,
+                                                   const at::Tensor& row_ptr, c10::IntArrayRef paths, const at::Tensor& cg,
+                                                   std::array<bool, 5> mask);
 
 // The instruction set in use: "avx512", "avx2" or "baseline". RACE_ISA in the environment asks for a lower one.
 const char* conv_isa();

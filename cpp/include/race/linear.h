@@ -30,12 +30,14 @@ namespace race {
 using OptionalTensor = std::optional<at::Tensor>;
 
 // Vectorised, on threads over atoms (dx, out) or matrix rows (dweight): the same bits on any number of threads.
-at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out);
+at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks,
+                      int64_t dim_out);
 std::tuple<at::Tensor, at::Tensor> linear_backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
                                                        const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask);
 
 // The same in operations of torch alone: for devices that have no kernel of their own.
-at::Tensor linear_aten(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out);
+at::Tensor linear_aten(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks,
+                       int64_t dim_out);
 std::tuple<at::Tensor, at::Tensor> linear_backward_aten(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
                                                         const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask);
 

@@ -24,7 +24,8 @@ class PeakMemory {
 };
 
 /// What one evaluation takes at its peak, from small evaluations of the very model, not from a formula: it holds for every architecture,
-/// dtype and device. Bytes are linear in the domain's size at fixed neighbours per atom, and at most linear in 1 / n_parts from two parts on.
+/// dtype and device. Bytes are linear in the domain's size at fixed neighbours per atom, and at most linear in 1 / n_parts from two parts
+/// on.
 class MemoryEstimate {
  public:
   /// @param ghosts_per_atom, edges_per_atom  of owned atoms, about as in the domains asked for later.

@@ -14,8 +14,8 @@ struct Request {
   bool members = false;      ///< forces and virial of each member (G = M) instead of the mean (G = 1)
   bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
   bool atom_virial = false;
-  int64_t n_parts = 1;  ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
-                        ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
+  int64_t n_parts = 1;     ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
+                           ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
   bool on_device = false;  ///< forces and atom_virial stay on the model's device, for a caller whose atoms are there
 };
 
@@ -53,8 +53,8 @@ struct Prediction {
   at::Tensor virial_cov;
 };
 
-/// Energies by segments with halo exchanges between them, forces by the explicit transpose of that chain: one r_max of ghosts for any number of layers. Collective: every domain calls it with the same request.
-/// Runs on the calling thread, with torch's own thread settings.
+/// Energies by segments with halo exchanges between them, forces by the explicit transpose of that chain: one r_max of ghosts for any
+/// number of layers. Collective: every domain calls it with the same request. Runs on the calling thread, with torch's own thread settings.
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, const Request& request = {});
 
 /// Epistemic covariance of *complete* forces: [n, M, 3] -> [n, 6], mean_m (F_m - F)(F_m - F)^T with F = mean_m F_m (population).
