@@ -68,7 +68,7 @@ class Study:
         """Whether the run is finished; refuses one that is or was to be another."""
         asked = run.parent / f"{run.name}.asked.json"
         asked.parent.mkdir(parents=True, exist_ok=True)
-        if asked.exists() and json.loads(asked.read_text()) != what:
+        if asked.exists() and complete(json.loads(asked.read_text())) != what:
             raise RaceError("was made with other options", where=run, remedy=f"remove {run} and {asked}, or use another --out")
         write_json(asked, what)
         summary = run / "summary.json"
@@ -124,6 +124,11 @@ class Study:
                 race._race.member_covariance(out["forces"])
 
         return call
+
+
+def complete(asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, options of training that have come since at their defaults."""
+    return asked | {"config": Config.model_validate(asked["config"]).model_dump(mode="json")} if "config" in asked else asked
 
 
 def interleaved_ratio(calls: Sequence, seconds: float, rounds: int = 9) -> float:
