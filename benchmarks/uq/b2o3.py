@@ -18,7 +18,7 @@ from tables import table, write
 
 CRYSTALS = {"alpha": "crystal_alpha", "beta": "crystal_beta", "40 GPa": "crystal_highP_40GPa"}
 SINGLE = "single"
-ERRORS = ("rmse_e", "rmse_f", "rmse_s", "nll_f", "train_s", "md_cost")
+ERRORS = ("rmse_e", "rmse_f", "rmse_s", "nll_f", "train_s", "md_cost", "md_cost_mean")
 CALIBRATION = (
     "ce_e", "ce_e_recal", "ce_f", "ce_f_recal", "coverage90_e", "coverage90_e_recal", "coverage90_f", "coverage90_f_recal", "pit_ks",
     "pit_ks_recal",
@@ -37,7 +37,7 @@ def main() -> None:
     def judge(name: str, run: Path, train_s: float) -> None:
         cost = study.cost(name, run, single, step)
         for record in study.evaluate(name, run, splits, ["glass", *CRYSTALS, "crystals"], [data["calibration"]]):
-            records.append(record | {"posterior": name, "train_s": train_s, "md_cost": cost})
+            records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "b2o3", records, draw)
 
     config = {key: options[key] for key in ("data", "model", "train")} | {"data": options["data"] | {"train": [str(data["train"])]}}
