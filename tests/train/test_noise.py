@@ -61,7 +61,7 @@ def test_a_spread_of_rank_one_and_none_at_all_do_as_well():
 def test_members_that_are_each_calibrated_are_not_together():
     """Each member errs by its own unit noise; their mean by less, and law of total variance says more.
 
-    The spread of 20 members scatters by 16 % from row to row, of which the error does not know: the likelihood finds 7 % more than there is.
+    The spread of 20 members scatters by 16 % from row to row, and the error does not: the likelihood finds 7 % more than there is.
     """
     members = 0.6 * RNG.standard_normal((20000, 20, 1))
     label = 0.8 * RNG.standard_normal((20000, 1))
