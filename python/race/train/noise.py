@@ -5,8 +5,10 @@ The likelihood makes the noise of each member as wide as that member's own error
 so by noise minus spread, where the law of total variance gives noise plus spread. And the noise of energies, which have one label
 a frame, is often still following the errors down when the learning rate is spent.
 
-The factors c maximise the Gaussian likelihood of the errors on the validation set under c^2 aleatoric + epistemic. They are fields of the
-model's config and change neither a weight, nor a mean, nor a spread of members. Training itself always runs with factors of 1.
+The factors c minimise the CRPS of the validation set's errors under c^2 aleatoric + epistemic, in units of the noise. It is proper as the
+likelihood is, but grows with the size of an error, not with its square: a few large ones, which forces always have, do not decide how
+wide the noise of all others is. The factors are fields of the model's config and change neither a weight, nor a mean, nor a
+spread of members. Training itself always runs with factors of 1.
 """
 
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import ndtr
 from torch import Tensor
 
 from race.config import ModelConfig
@@ -23,7 +26,7 @@ from race.model.race import RACE
 from race.train.metrics import with_ensemble
 from race.train.parallel import Ranks
 
-PRIOR_FRAMES = 5  # ln c is normal about 0, as sharply as this many energies would tell it: few frames change little
+PRIOR_ERRORS = 5  # so many further errors of the size that c = 1 predicts: few frames change little
 LARGEST = 4.0  # of |ln c|
 
 
@@ -92,14 +95,21 @@ def _split(members: Tensor, covariance: Tensor, label: Tensor) -> Rows:
 
 
 def noise_factor(error: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray) -> float:
-    """The c of greatest posterior density for errors [n, d] ~ N(0, c^2 aleatoric + epistemic), both [n, d, d]; aleatoric is regular."""
-    # In the frame where the noise is the unit matrix and the spread diagonal, every c costs a sum.
+    """The best c for errors [n, d] with the predicted covariance c^2 aleatoric + epistemic, both [n, d, d]; aleatoric is regular.
+
+    Minimises the sum over components, in a frame where the noise is the unit matrix and the spread diagonal, of the CRPS of a normal
+    distribution (Gneiting and Raftery 2007, eq. 21), and PRIOR_ERRORS times its expectation over standard normal errors.
+    """
     whiten = np.linalg.inv(np.linalg.cholesky(aleatoric))
     spread, axes = np.linalg.eigh(whiten @ epistemic @ whiten.swapaxes(1, 2))
-    square = (axes.swapaxes(1, 2) @ whiten @ error[..., None])[..., 0] ** 2
+    rotated = (axes.swapaxes(1, 2) @ whiten @ error[..., None])[..., 0]
 
     def cost(log_c: float) -> float:
-        var = np.exp(2 * log_c) + np.maximum(spread, 0)
-        return 0.5 * float(np.sum(square / var + np.log(var))) + PRIOR_FRAMES * log_c**2
+        square = np.exp(2 * log_c)
+        std = np.sqrt(square + np.maximum(spread, 0))
+        z = rotated / std
+        crps = std * (z * (2 * ndtr(z) - 1) + np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z) - np.sqrt(1 / np.pi))
+        expected = np.sqrt(2 * (1 + square) / np.pi) - np.sqrt(square / np.pi)
+        return float(np.sum(crps)) + PRIOR_ERRORS * float(expected)
 
     return float(np.exp(minimize_scalar(cost, bounds=(-LARGEST, LARGEST), method="bounded", options={"xatol": 1e-6}).x))
