@@ -15,7 +15,21 @@ from tables import pooled, table, write
 
 from race.data import read_frames
 
-KEYS = ("mae_e", "mae_f", "rmse_e", "rmse_f", "ce_e", "ce_f", "coverage90_f", "pit_ks", "nll_f", "train_s", "md_cost", "md_cost_mean")
+KEYS = (
+    "mae_e",
+    "mae_f",
+    "rmse_e",
+    "rmse_f",
+    "ce_e",
+    "ce_f",
+    "coverage90_e",
+    "coverage90_f",
+    "pit_ks",
+    "nll_f",
+    "train_s",
+    "md_cost",
+    "md_cost_mean",
+)
 ENSEMBLES = {"mse": "Ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "RACE", "nll_jef": "single-jef"}
 PAPER = {"RACE": "0.8 / 3.6", "Ensemble": "0.8 / 3.0", "DE-E": "2.4 / 10.6", "DE-JEF": "1.4 / 4.4"}  # MAE: meV / meV/A, ethanol
