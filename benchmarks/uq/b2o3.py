@@ -2,9 +2,9 @@
 
     python benchmarks/uq/b2o3.py --data DATA        continues where it stopped; writes results/b2o3.json and .md
 
-One ensemble is trained. Its first member is the single model, and what swag, ivon, laplace, llpr and shallow are fitted to; distill is
-fitted to the ensemble. The evidential model is trained on its own. Recalibration is fitted on every second held-out liquid frame and
-judged on the others.
+One ensemble is trained for each seed. The first member of the first is what swag, ivon, laplace, llpr and shallow are fitted to, distill is
+fitted to that ensemble, and `single` is the first member of each. The evidential model is trained on its own. Recalibration is fitted
+on every second held-out liquid frame and judged on the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from typing import Any
 
 import ase.io
 import numpy as np
-from study import Study, arguments, say, seconds
-from tables import table, write
+from study import METRICS, Study, arguments, say, seconds
+from tables import pooled, table, write
 
 CRYSTALS = {"alpha": "crystal_alpha", "beta": "crystal_beta", "40 GPa": "crystal_highP_40GPa"}
 SINGLE = "single"
-ERRORS = ("rmse_e", "rmse_f", "rmse_s", "nll_f", "train_s", "md_cost")
+ERRORS = ("rmse_e", "rmse_f", "rmse_s", "nll_f", "train_s", "md_cost", "md_cost_mean")
 CALIBRATION = (
     "ce_e", "ce_e_recal", "ce_f", "ce_f_recal", "coverage90_e", "coverage90_e_recal", "coverage90_f", "coverage90_f_recal", "pit_ks",
     "pit_ks_recal",
@@ -34,27 +34,34 @@ def main() -> None:
     step = ase.io.read(data["liquid"], index=0)
     records: list[dict[str, Any]] = []
 
-    def judge(name: str, run: Path, train_s: float) -> None:
-        cost = study.cost(name, run, single, step)
-        for record in study.evaluate(name, run, splits, ["glass", *CRYSTALS, "crystals"], [data["calibration"]]):
-            records.append(record | {"posterior": name, "train_s": train_s, "md_cost": cost})
+    def judge(name: str, runs: Sequence[Path], train_s: float) -> None:
+        cost = study.cost(name, runs[0], single, step)
+        judged = [study.evaluate(run.name, run, splits, ["glass", *CRYSTALS, "crystals"], [data["calibration"]]) for run in runs]
+        for same in zip(*judged, strict=True):
+            record = pooled(same, METRICS) if len(runs) > 1 else same[0]
+            records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "b2o3", records, draw)
 
     config = {key: options[key] for key in ("data", "model", "train")} | {"data": options["data"] | {"train": [str(data["train"])]}}
-    members = options["members"]
-    ensemble = study.train("ensemble", config | {"model": config["model"] | {"n_members": members}})
-    single = study.fit(SINGLE, "ensemble", [ensemble], take=0)
+    members, (first, *others) = options["members"], options["seeds"]
+    model = config["model"] | {"n_members": members}
+    ensembles = [
+        study.train("ensemble" + f"-seed-{seed}" * (seed != first), config | {"model": model, "train": config["train"] | {"seed": seed}})
+        for seed in (first, *others)
+    ]
+    singles = [study.fit(run.name.replace("ensemble", SINGLE), "ensemble", [run], take=0) for run in ensembles]
+    ensemble, single = ensembles[0], singles[0]
     share = seconds(ensemble) / members  # members are trained together: the single model's part
-    judge(SINGLE, single, share)
-    judge("ensemble", ensemble, seconds(ensemble))
+    judge(SINGLE, singles, share)
+    judge("ensemble", ensembles, seconds(ensemble))
     student = study.fit("distill", "distill", [ensemble], **options["distill"])
-    judge("distill", student, seconds(student))
+    judge("distill", [student], seconds(student))
     for name, changes in options["fits"].items():
         run = study.fit(name, name, [single], **changes)
-        judge(name, run, share + seconds(run, own=True))
+        judge(name, [run], share + seconds(run, own=True))
     evidential = {"model": config["model"] | {"head": "evidential"}, "train": config["train"] | options["evidential"]}
     own = study.train("evidential-run", config | evidential)
-    judge("evidential", study.fit("evidential", "evidential", [own]), seconds(own))
+    judge("evidential", [study.fit("evidential", "evidential", [own])], seconds(own))
     say(f"done: {args.results / 'b2o3.md'}")
 
 
@@ -86,7 +93,8 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
     lines = ["# B2O3, liquid -> crystals", ""]
     lines += ["Errors in meV/atom, meV/A and meV/A^3; an MD step in those of one member without uncertainty. `single` is one member of the"]
-    lines += ["ensemble; recalibrated: isotonic, scaled: the whole covariance by one factor, both fitted on other liquid frames.", ""]
+    lines += ["ensemble; ±: half the range over seeds; recalibrated: isotonic, scaled: the whole covariance by one factor, both fitted on"]
+    lines += ["other liquid frames.", ""]
     lines += ["## In distribution: held-out liquid", "", *table(of("liquid"), {"posterior": "posterior"}, ERRORS), ""]
     lines += [*table(of("liquid"), {"posterior": "posterior"}, CALIBRATION), ""]
     lines += ["## All crystals against the liquid", ""]

@@ -15,7 +15,21 @@ from tables import pooled, table, write
 
 from race.data import read_frames
 
-KEYS = ("mae_e", "mae_f", "rmse_e", "rmse_f", "ce_e", "ce_f", "coverage90_f", "pit_ks", "nll_f", "train_s", "md_cost")
+KEYS = (
+    "mae_e",
+    "mae_f",
+    "rmse_e",
+    "rmse_f",
+    "ce_e",
+    "ce_f",
+    "coverage90_e",
+    "coverage90_f",
+    "pit_ks",
+    "nll_f",
+    "train_s",
+    "md_cost",
+    "md_cost_mean",
+)
 ENSEMBLES = {"mse": "Ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "RACE", "nll_jef": "single-jef"}
 PAPER = {"RACE": "0.8 / 3.6", "Ensemble": "0.8 / 3.0", "DE-E": "2.4 / 10.6", "DE-JEF": "1.4 / 4.4"}  # MAE: meV / meV/A, ethanol
@@ -36,7 +50,7 @@ def main() -> None:
         cost = study.cost(name, runs[0], point, step)
         judged = [study.evaluate(run.name, run, {molecule: [test]})[0] for run in runs]
         record = pooled(judged, KEYS) if len(runs) > 1 else judged[0]
-        records.append(record | {"posterior": name, "train_s": train_s, "md_cost": cost})
+        records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "rmd17", records, draw)
 
     data = options["data"] | {"train": [str(args.data / "rmd17" / f"rmd17_{molecule}_train_01.npz")]}

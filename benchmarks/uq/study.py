@@ -68,7 +68,7 @@ class Study:
         """Whether the run is finished; refuses one that is or was to be another."""
         asked = run.parent / f"{run.name}.asked.json"
         asked.parent.mkdir(parents=True, exist_ok=True)
-        if asked.exists() and json.loads(asked.read_text()) != what:
+        if asked.exists() and complete(json.loads(asked.read_text())) != what:
             raise RaceError("was made with other options", where=run, remedy=f"remove {run} and {asked}, or use another --out")
         write_json(asked, what)
         summary = run / "summary.json"
@@ -95,17 +95,17 @@ class Study:
             write_json(path, records)
         return json.loads(path.read_text())
 
-    def cost(self, name: str, run: Path, single: Path, atoms: ase.Atoms) -> float:
-        """Time of librace's predict with all uncertainties over that of the run `single`, of one member, without: median of rounds
-        in which both take turns.
+    def cost(self, name: str, run: Path, single: Path, atoms: ase.Atoms) -> dict[str, float]:
+        """Time of librace's predict over that of the run `single`, of one member, without uncertainty: median of rounds in which all
+        take turns. `md_cost`: with all uncertainties; `md_cost_mean`: energy and forces alone.
         """
         path = self.out / "artifacts" / f"{name}.cost.json"
         if not path.exists():
             say(f"timing {name}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            calls = [self._predictor(run, atoms, True), self._predictor(single, atoms, False)]
-            write_json(path, {"ratio": interleaved_ratio(calls, self.timing)})
-        return json.loads(path.read_text())["ratio"]
+            calls = [self._predictor(run, atoms, True), self._predictor(run, atoms, False), self._predictor(single, atoms, False)]
+            write_json(path, dict(zip(("md_cost", "md_cost_mean"), interleaved_ratios(calls, self.timing), strict=True)))
+        return json.loads(path.read_text())
 
     def _predictor(self, run: Path, atoms: ase.Atoms, uncertain: bool):
         artifact = self.out / "artifacts" / f"{run.name}.race.pt"
@@ -126,8 +126,13 @@ class Study:
         return call
 
 
-def interleaved_ratio(calls: Sequence, seconds: float, rounds: int = 9) -> float:
-    """Median over rounds of the time of calls[0] over that of calls[1], each repeated for about `seconds`."""
+def complete(asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, options of training that have come since at their defaults."""
+    return asked | {"config": Config.model_validate(asked["config"]).model_dump(mode="json")} if "config" in asked else asked
+
+
+def interleaved_ratios(calls: Sequence, seconds: float, rounds: int = 9) -> list[float]:
+    """Medians over rounds of the time of each of calls[:-1] over that of calls[-1], each repeated for about `seconds`."""
     ratios, counts = [], []
     for call in calls:
         call()
@@ -141,8 +146,8 @@ def interleaved_ratio(calls: Sequence, seconds: float, rounds: int = 9) -> float
             for _ in range(count):
                 call()
             times.append((time.perf_counter() - start) / count)
-        ratios.append(times[0] / times[1])
-    return statistics.median(ratios)
+        ratios.append([time / times[-1] for time in times[:-1]])
+    return [statistics.median(column) for column in zip(*ratios, strict=True)]
 
 
 def reduced(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ FORMS = {
     "pit_ks_recal": ("PIT KS scaled", ".3f"), "nll_f": ("NLL F", ".2f"), "nll_f_recal": ("NLL F scaled", ".2f"),
     "auroc": ("AUROC by F", ".3f"), "auroc_ideal": ("ideal", ".3f"), "auroc_energy": ("AUROC by E", ".3f"),
     "auroc_bald": ("by BALD E", ".3f"), "auroc_stress": ("by stress", ".3f"),
-    "train_s": ("training s", ".0f"), "md_cost": ("MD step", ".2f"),
+    "train_s": ("training s", ".0f"), "md_cost": ("MD step", ".2f"), "md_cost_mean": ("of the mean", ".2f"),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tables import pooled, table, write
 TEST = {"300 K": "test300K_mixedT_not_in_train", "600 K": "test600K_mixedT_plus_AL", "1200 K": "test1200K_mixedT_plus_AL"}
 KEYS = (
     "rmse_e", "rmse_f", "ce_e", "ce_f", "coverage90_e", "coverage90_f", "pit_ks", "nll_f", "auroc", "auroc_ideal", "auroc_energy",
-    "auroc_bald", "train_s", "md_cost",
+    "auroc_bald", "train_s", "md_cost", "md_cost_mean",
 )  # fmt: skip
 ENSEMBLES = {"mse": "ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "point", "nll_jef": "single-jef"}
@@ -36,7 +36,7 @@ def main() -> None:
         judged = [study.evaluate(run.name, run, splits, ["600 K", "1200 K"]) for run in runs]
         for same in zip(*judged, strict=True):
             record = pooled(same, KEYS) if len(runs) > 1 else same[0]
-            records.append(record | {"posterior": name, "train_s": train_s, "md_cost": cost})
+            records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "threebpa", records, draw)
 
     data = options["data"] | {"train": [str(args.data / "3bpa" / "train_300K.xyz")]}

@@ -44,6 +44,10 @@ class ModelConfig(Options):
         default=0.1, gt=0, description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from the data"
     )
     sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV")
+    energy_noise_factor: float = Field(
+        default=1.0, gt=0, description="on the aleatoric standard deviation of energies; fitted on the validation set after training"
+    )
+    forces_noise_factor: float = Field(default=1.0, gt=0, description="the same of forces")
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; filled from the data")
     scale: list[float] = Field(default=[], description="energy scale per element, eV; filled from the data")
 

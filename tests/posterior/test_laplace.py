@@ -220,15 +220,16 @@ def test_fit_reports_what_it_chose(fitted, trained):
 
 
 def test_a_point_head_gets_one_that_tells_the_noise(fitted, trained):
-    """Constant and isotropic, what the loss took for it times the factors found; the mean stays."""
+    """Constant and isotropic, what the loss took for it times the factors found by evidence and on the validation set; the mean stays."""
     before, (after, config, summary) = load_run(trained("point"))[0], load_run(fitted("laplace", "point"))
     about, old = summary["posterior"], before.config
     assert (config.model.head, config.train.loss) == ("cholesky", "nll_jef")
     batch = next(iter(Run.load(trained("point")).prepare().validation.batches(2)))
     out, plain = after(batch), before(batch)
-    noise = about["noise_forces"] * old.sigma0**2 + CHOLESKY_JITTER
+    factors = about["noise_factors"]
+    noise = about["noise_forces"] * (factors["forces"] * old.sigma0) ** 2 + CHOLESKY_JITTER
     torch.testing.assert_close(after.forces_cov(out["raw"]), (noise * torch.eye(3)).to(out["raw"]).expand(*out["forces"].shape, 3))
-    per_atom = about["noise_energy"] * old.sigma0_energy**2
+    per_atom = about["noise_energy"] * (factors["energy"] * old.sigma0_energy) ** 2
     torch.testing.assert_close(
         out["energy_var"], (batch.n_atoms_per_frame * per_atom)[:, None].to(out["energy_var"]).expand_as(out["energy_var"])
     )

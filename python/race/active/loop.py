@@ -9,7 +9,6 @@ out/seed-S/STRATEGY/round-K/             explored-*.extxyz, selected.extxyz, lab
 out/report.json, report.md, errors_vs_labels.png
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from race.active.oracle import FileOracle, Oracle, is_labelled, label_of, labell
 from race.active.pool import Candidate, read_pool
 from race.active.scores import RunScorer
 from race.active.strategies import Selector, describe
-from race.config import Config, DataConfig
+from race.config import Config, DataConfig, read_options
 from race.data import read_frames, split_indices, validation_split
 from race.errors import RaceError
 from race.evaluate.command import make_records, temperatures, write_json
@@ -103,7 +102,7 @@ class Loop:
         """Writes out/config.json, or refuses a folder that holds another comparison."""
         path, given = self.out / "config.json", self.config.model_dump(mode="json")
         if path.exists():
-            kept = json.loads(path.read_text())
+            kept = read_options(path, ActiveConfig).model_dump(mode="json")  # options that have come since: at their defaults
             for key in given.keys() - EXTENDABLE:
                 if given[key] != kept.get(key):
                     remedy = "restore it, or start another comparison with another --out"

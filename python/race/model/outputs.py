@@ -23,8 +23,8 @@ class Outputs(nn.Module):
         self.has_energy_var = config.head != "point"
         self.has_forces_cov = config.head not in ("point", "energy")
         self.paper_energy_var = config.energy_aggregation == "paper"
-        self.sigma0_energy_squared = float(config.sigma0_energy) ** 2
-        self.force_covariance = ForceCovariance(config.head, config.sigma0, dtype)
+        self.sigma0_energy_squared = (float(config.sigma0_energy) * config.energy_noise_factor) ** 2
+        self.force_covariance = ForceCovariance(config.head, config.sigma0 * config.forces_noise_factor, dtype)
         self.has_stress_cov = config.stress_head != "none"
         self.stress_covariance = StressCovariance(config.head, config.sigma0, dtype)
         n_species = len(config.elements)

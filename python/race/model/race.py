@@ -149,6 +149,18 @@ class RACE(Outputs):
         """Aleatoric force covariance [n_atoms, M, 3, 3], (eV/A)^2."""
         return self.force_covariance.matrix(raw)
 
+    def scale_noise(self, energy: float, forces: float) -> "RACE":
+        """Multiplies the aleatoric standard deviations, and the factors on them in the config. In place."""
+        self.sigma0_energy_squared *= energy**2
+        self.force_covariance.sigma0_squared *= forces**2
+        old = self.config
+        self.config = old.model_copy(
+            update={
+                "energy_noise_factor": old.energy_noise_factor * energy, "forces_noise_factor": old.forces_noise_factor * forces,
+            }
+        )  # fmt: skip
+        return self
+
     def set_fused(self, fused: bool) -> "RACE":
         """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
         for module in self.modules():

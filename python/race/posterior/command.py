@@ -20,6 +20,7 @@ from race.posterior.registry import POSTERIORS
 from race.train.checkpoint import write_json, write_tensors
 from race.train.log import headline
 from race.train.metrics import Metrics, total_forces_cov
+from race.train.noise import fit_noise
 from race.train.parallel import Ranks
 from race.train.run import provenance, write_config, write_summary
 
@@ -89,6 +90,10 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
         raise SystemExit(130) from None
     seconds = fitted.about.pop("seconds", time.monotonic() - start)  # of all sittings, where a fit was resumed
 
+    if fitted.validation:
+        device = next(fitted.model.parameters()).device
+        batches = fitted.validation.batches(runs[0].config.train.batch_size)
+        fitted.about["noise_factors"] = fit_noise(fitted.model, (batch.to(device) for batch in batches))
     validation = judge(runs[0], fitted.model, fitted.validation) if fitted.validation else {}
     model = fitted.model.cpu()
     summary = {

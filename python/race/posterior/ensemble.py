@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from race.data import Dataset
 from race.errors import RaceError
 from race.model.race import RACE
 from race.posterior.protocol import FitOptions, Fitted, Run, member_of
@@ -25,11 +26,26 @@ def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
         RaceError: runs that differ in more than their weights (architecture, elements, E0, scales); no such member to take.
     """
     model = stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval()
-    if options.take is None:
-        return Fitted(model)
-    if options.take >= model.n_members:
-        raise RaceError("no such member", where="--take", expected=f"0 to {model.n_members - 1}", got=options.take)
-    return Fitted(member_of(model, options.take))
+    if options.take is not None:
+        if options.take >= model.n_members:
+            raise RaceError("no such member", where="--take", expected=f"0 to {model.n_members - 1}", got=options.take)
+        model = member_of(model, options.take)
+    return Fitted(model, validation=common_validation(runs))
+
+
+def common_validation(runs: Sequence[Run]) -> Dataset | None:
+    """The validation set of all the runs, by which the noise of the stack is judged; None where they have none in common, or it is gone.
+
+    What one run holds out another may have been trained on.
+    """
+    if any(run.config.data != runs[0].config.data for run in runs):
+        print("  the runs were not trained on one division of one data set: the noise stays as the members predict it")
+        return None
+    try:
+        return runs[0].prepare().validation
+    except RaceError as error:
+        print(f"  the noise stays as the members predict it, without a validation set: {error}")
+        return None
 
 
 def stack(runs: Sequence[str | Path]) -> RACE:

@@ -9,6 +9,7 @@ from race.config import Config, read_config
 from race.errors import RaceError
 from race.train.checkpoint import has_checkpoint
 from race.train.members import initial_model
+from race.train.noise import fit_noise, untouched
 from race.train.parallel import Ranks
 from race.train.prepare import DTYPES, Prepared, prepare
 from race.train.run import load_weights, provenance, warm_started, write_config, write_summary
@@ -51,7 +52,7 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
         torch.set_num_threads(config.train.n_threads)
     if continued:
         config = continue_config(config, read_config(out / "config.yaml"))
-    prepared = prepare(warm_started(config))
+    prepared = prepare(warm_started(config.model_copy(update={"model": untouched(config.model)})))
     config = prepared.config
     model = initial_model(config.model, config.train.seed, DTYPES[config.train.dtype])
     if config.train.warm_start is not None:
@@ -64,8 +65,10 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
     trainer = Trainer(config, model, prepared.train, prepared.validation, out, ranks)
     trainer.fit()
     load_weights(model, out / "model.safetensors")
+    about["noise_factors"] = fit_noise(model, trainer.validation_batches(), ranks)
     _, metrics = trainer.validate()
     if ranks.first:
+        write_config(out, config.model_copy(update={"model": model.config}))
         write_summary(out, about | {"validation": metrics, "best_epoch": trainer.state.best_epoch, "seconds": trainer.state.seconds})
         print(f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; {trainer.numbers(metrics)}")
     return trainer
@@ -77,6 +80,7 @@ def continue_config(new: Config, old: Config) -> Config:
     Raises:
         RaceError: another option that the user set differs from the run's.
     """
+    old = old.model_copy(update={"model": untouched(old.model)})
     for section in ("data", "model", "train"):
         given, kept = getattr(new, section), getattr(old, section)
         for key in given.model_fields_set - CHANGEABLE:

@@ -8,27 +8,29 @@ from torch import Tensor
 from race.config import ModelConfig
 from race.errors import RaceError
 from race.model.race import RACE
+from race.train.noise import untouched
 
 
 def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) -> RACE:
     """One model whose members are those of `models`, in order.
 
-    All must share their architecture and what members share: elements, E0, scale, sigma0, average neighbours.
+    All must share their architecture and what members share: elements, E0, scale, sigma0, average neighbours. The factors on their noise
+    (race.train.noise) belong to each model by itself, and are 1 in the stack.
 
     Raises:
         RaceError: two models differ in more than their weights; names the first option that does.
     """
     names = names or [f"model {k}" for k in range(len(models))]
-    first = models[0].config.model_dump()
+    first = untouched(models[0].config).model_dump()
     for model, name in zip(models[1:], names[1:], strict=True):
-        for key, value in model.config.model_dump().items():
+        for key, value in untouched(model.config).model_dump().items():
             if key != "n_members" and value != first[key]:
                 raise RaceError(
                     f"model.{key} differs, so the models cannot share one ensemble", where=name, expected=f"{first[key]} as in {names[0]}",
                     got=str(value), remedy="train the members on the same data and split, or set this option in their configs",
                 )  # fmt: skip
     n_members = sum(model.config.n_members for model in models)
-    config = models[0].config.model_copy(update={"n_members": n_members})
+    config = untouched(models[0].config).model_copy(update={"n_members": n_members})
     parameters = dict(models[0].named_parameters())
     stacked = RACE(config, next(iter(parameters.values())).dtype)
     with torch.no_grad():

@@ -18,6 +18,7 @@ from race.config import Config, read_config
 from race.errors import RaceError
 from race.model.race import RACE
 from race.train.checkpoint import read_tensors, write_atomic, write_json
+from race.train.noise import untouched
 from race.train.prepare import DTYPES
 
 
@@ -62,7 +63,7 @@ def warm_started(config: Config) -> Config:
     """
     if config.train.warm_start is None:
         return config
-    model = load_run(config.train.warm_start)[1].model
+    model = untouched(load_run(config.train.warm_start)[1].model)
     for key in config.model.model_fields_set:
         given, kept = getattr(config.model, key), getattr(model, key)
         if given not in (kept, []):  # an empty list means "fill from the data", which that run has done

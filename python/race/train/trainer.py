@@ -196,10 +196,14 @@ class Trainer:
 
     # ---- validation ------------------------------------------------------------------------------------------------
 
+    def validation_batches(self) -> Iterator[Batch | None]:
+        """This rank's shares of the validation set."""
+        return self._shares(self.validation_set, self.validation_set.plan(self.options.batch_size, shuffle=False))
+
     def validate(self) -> tuple[list[float], dict[str, float]]:
         """The likelihood loss of each member [n_members], and metrics by name (`validation/forces_rmse`, `.../member_0`)."""
         metrics, loss = Metrics(self.config.model), Means()
-        for batch in self._shares(self.validation_set, self.validation_set.plan(self.options.batch_size, shuffle=False)):
+        for batch in self.validation_batches():
             if batch is None:
                 continue
             out = {name: value.detach() for name, value in self.model(batch, forces=self.needs_forces).items()}
@@ -267,7 +271,7 @@ class Trainer:
                 self.average.average[k].copy_(groups["average"][name])
                 self.best[name].copy_(groups["best"][name])
             for name, buffer in self.model.named_buffers():
-                buffer.copy_(groups["buffers"][name])
+                buffer.copy_(groups["buffers"].get(name, buffer))  # one that has come since the checkpoint: as it is built
         self.load_more(groups)
         self.optimizer.load_state_dict(optimizer["optimizer"])
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
