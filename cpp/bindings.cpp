@@ -110,6 +110,10 @@ PYBIND11_MODULE(_race, m) {
     return race::sha256_hex(view.data(), view.size());
   });
 
+  py::class_<race::Zbl>(m, "Zbl", "A repulsive core for `predict` of the model it was made for; see zbl.h. Raises race.RaceError.")
+      .def(py::init([](const race::Model& model, const std::string& name) { return race::Zbl(model.metadata(), name); }), "model"_a,
+           "name"_a);
+
   py::class_<race::Model>(m, "Model", "A loaded artifact; see model.h and predict.h for shapes and units.")
       .def_property_readonly("metadata", [](const race::Model& model) { return model.metadata().json; })
       .def_property_readonly("sha256", &race::Model::sha256)
@@ -123,18 +127,18 @@ PYBIND11_MODULE(_race, m) {
       .def(
           "predict",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr,
-             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial, int64_t n_parts) {
+             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
               const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
               race::PeriodicFoldHalo fold(owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
-              prediction = race::predict(model, graph, fold, {members, uncertainty, atom_virial, n_parts});
+              prediction = race::predict(model, graph, fold, {members, uncertainty, atom_virial, n_parts, false, zbl});
             }
             return to_dict(prediction);
           },
           "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
-          "uncertainty"_a = false, "atom_virial"_a = false, "n_parts"_a = 1,
+          "uncertainty"_a = false, "atom_virial"_a = false, "n_parts"_a = 1, "zbl"_a = py::none(),
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
           "owned row of which each ghost is an image. Ghost rows of forces and atom_virial are still to be added to their owners.")
       .def(

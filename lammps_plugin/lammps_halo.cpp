@@ -4,6 +4,7 @@
 
 #include "comm.h"
 #include "pair.h"
+#include "platform.h"
 
 namespace {
 
@@ -31,6 +32,7 @@ void LammpsHalo::reverse(at::Tensor& rows) { exchange(rows, false); }
 void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   width_ = rows.size(1);
   if (width_ == 0) return;  // in every rank: to LAMMPS a size of 0 means its default
+  const double start = LAMMPS_NS::platform::walltime();
   host_ = rows.is_cpu() ? rows.contiguous() : rows.cpu();
   data_ = static_cast<char*>(host_.data_ptr());
   row_bytes_ = width_ * host_.element_size();
@@ -42,6 +44,7 @@ void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   }
   if (!host_.is_same(rows)) rows.copy_(host_);
   host_.reset();
+  seconds_ += LAMMPS_NS::platform::walltime() - start;
 }
 
 void LammpsHalo::put(int atom, double* buffer) const {

@@ -29,6 +29,9 @@ class LammpsHalo final : public race::HaloExchange {
   /// Bytes packed since the start, for other ranks and for periodic images of this one's own atoms.
   double& bytes_packed() { return bytes_packed_; }
 
+  /// Seconds in exchanges since the start: packing, messages and waiting for ranks that come later.
+  double& seconds() { return seconds_; }
+
   /// Doubles on the wire for a row of `width` scalars of `dtype`.
   static int wire_doubles(int64_t width, at::ScalarType dtype);
 
@@ -44,5 +47,5 @@ class LammpsHalo final : public race::HaloExchange {
   int64_t width_ = 0;  ///< scalars per row
   int64_t row_bytes_ = 0;
   int doubles_ = 0;
-  double bytes_packed_ = 0;
+  double bytes_packed_ = 0, seconds_ = 0;
 };

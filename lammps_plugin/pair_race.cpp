@@ -86,6 +86,7 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   request.members = uncertainty && model_->metadata().n_members > 1;
   request.atom_virial = atom_virial;
   request.on_device = on_device();
+  request.zbl = core_ ? &*core_ : nullptr;
   if (!memory_) estimate_memory();
   request.n_parts = parts(request);
   const at::Tensor owner = comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
@@ -295,10 +296,12 @@ void PairRace::unpack_forward_comm(int n, int first, double* buffer) { halo_.unp
 int PairRace::pack_reverse_comm(int n, int first, double* buffer) { return halo_.pack_reverse(n, first, buffer); }
 void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) { halo_.unpack_reverse(n, atoms, buffer); }
 
-// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` is what exchanges have carried.
+// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` is what exchanges have carried, `halo_seconds` how
+// long they took (not those of race/kk in a device's memory, which do not end on the host).
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
   if (!strcmp(name, "halo_bytes")) return &halo_.bytes_packed();
+  if (!strcmp(name, "halo_seconds")) return &halo_.seconds();
   for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
     if (!strcmp(name, flag)) return &uq_flag_;
   return nullptr;

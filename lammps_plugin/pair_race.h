@@ -106,6 +106,7 @@ class PairRace : public Pair {
   void set_flags();
   void check_special_bonds() const;
   void check_masses() const;
+  void warn_without_core() const;
   bool uncertainty_wanted() const;
   void estimate_memory();
   int64_t parts(const race::Request& request) const;
@@ -129,6 +130,8 @@ class PairRace : public Pair {
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
   double memory_cap_ = 0;              ///< bytes of one evaluation; 0: none
+  bool zbl_ = false;                   ///< asked for
+  std::optional<race::Zbl> core_;      ///< of the model, with `zbl on`
   std::vector<std::string> elements_;  ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
   std::vector<int> species_;           ///< the same as rows of the model; -1: NULL
   std::string restart_sha256_;         ///< of the model that a restart file was written with

@@ -11,7 +11,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr int32_t record_version = 2;
+constexpr int32_t record_version = 3;
 
 void write(FILE* file, int32_t number) { fwrite(&number, sizeof number, 1, file); }
 
@@ -55,6 +55,7 @@ void PairRace::write_restart_settings(FILE* file) {
   write(file, dtype_ ? std::string(*dtype_ == at::kFloat ? "float32" : "float64") : std::string());
   write(file, uq_every_);
   write(file, fmt::format("{}", memory_cap_));
+  write(file, static_cast<int32_t>(zbl_));
 }
 
 void PairRace::read_restart_settings(FILE* file) {
@@ -68,6 +69,7 @@ void PairRace::read_restart_settings(FILE* file) {
   if (!dtype.empty()) dtype_ = dtype == "float32" ? at::kFloat : at::kDouble;
   uq_every_ = read.number();
   memory_cap_ = utils::numeric(FLERR, read.text(), false, lmp);
+  zbl_ = read.number() != 0;
 }
 
 void PairRace::write_restart(FILE* file) {

@@ -24,7 +24,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char* keywords[] = {"device", "dtype", "uq", "halo", "memory", "sha256"};
+constexpr const char* keywords[] = {"device", "dtype", "uq", "zbl", "halo", "memory", "sha256"};
 
 bool is_keyword(const char* word) {
   return std::any_of(std::begin(keywords), std::end(keywords), [&](const char* keyword) { return !strcmp(word, keyword); });
@@ -49,7 +49,8 @@ bool matches_pin(std::string pin, const std::string& digest) {
 
 }  // namespace
 
-// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [halo exchange] [memory MiB] [sha256 HEX]
+// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [zbl on|off] [halo exchange] [memory MiB] [sha256
+// HEX]
 void PairRace::settings(int narg, char** arg) {
   const std::string before = restart_sha256_;
   restart_sha256_.clear();
@@ -69,6 +70,7 @@ void PairRace::read_settings(int narg, char** arg) {
   dtype_.reset();
   uq_every_ = 0;
   memory_cap_ = 0;
+  zbl_ = false;
   model_.reset();
 
   int k = 0;
@@ -90,6 +92,9 @@ void PairRace::read_settings(int narg, char** arg) {
       uq_every_ = utils::inumeric(FLERR, value(2), false, lmp);
       if (uq_every_ < 0) error->all(FLERR, "pair_style race uq every: expected a number of steps >= 0, got {}", uq_every_);
       ++k;
+    } else if (keyword == "zbl") {
+      if (value(1) != "on" && value(1) != "off") error->all(FLERR, "pair_style race zbl: expected on or off, got {}", value(1));
+      zbl_ = value(1) == "on";
     } else if (keyword == "halo") {
       if (value(1) != "exchange") error->all(FLERR, "pair_style race halo: expected exchange, got {}", value(1));
     } else if (keyword == "memory") {
@@ -98,7 +103,7 @@ void PairRace::read_settings(int narg, char** arg) {
     } else if (keyword == "sha256") {
       pin_ = value(1);
     } else {
-      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, halo, memory or sha256, got {}", keyword);
+      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, zbl, halo, memory or sha256, got {}", keyword);
     }
     k += 2;
   }
@@ -112,6 +117,8 @@ void PairRace::read_model() {
   try {
     units_ = race_units(update->unit_style, force->angstrom);
     model_.emplace(load_model(world, file_, device_, dtype_, pin_));
+    core_.reset();
+    if (zbl_) core_.emplace(model_->metadata(), file_);
   } catch (const race::Error& exception) {
     message = exception.what();
   }
@@ -178,6 +185,17 @@ void PairRace::read_elements(const std::vector<std::string>& names) {
   elements_.assign(1, "");
   elements_.insert(elements_.end(), names.begin(), names.end());
   set_flags();
+  warn_without_core();
+}
+
+// A core that a user relies on and some pair of elements does not have.
+void PairRace::warn_without_core() const {
+  if (!core_ || comm->me != 0) return;
+  for (int i = 1; i <= atom->ntypes; ++i)
+    for (int j = i; j <= atom->ntypes; ++j)
+      if (species_[i] >= 0 && species_[j] >= 0 && !core_->has(species_[i], species_[j]))
+        error->warning(FLERR, "pair_style race zbl: no core between {} and {}, a pair that the training set of model {} does not have",
+                       elements_[i], elements_[j], file_);
 }
 
 // Pairs of types that this style computes: those with an element each. None without `elements_`.

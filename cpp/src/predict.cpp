@@ -201,6 +201,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
     prediction = transposed(at::full({M}, 1.0 / static_cast<double>(M), options), true);  // one group collects the mean
   }
   prediction.node_energy = to_host(model.readout(out, species));
+  if (request.zbl) request.zbl->add(graph, prediction);
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out, species);
     prediction.node_energy_var = to_host(spread.node_energy_var);

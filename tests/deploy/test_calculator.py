@@ -66,9 +66,9 @@ def test_plain_forces_do_not_pay_for_members(calculator, atoms, monkeypatch):
     calculator.model = Spy()
     atoms.calc = calculator
     atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy()
-    assert requests == [{"members": False, "uncertainty": False}]
+    assert requests == [{"members": False, "uncertainty": False, "zbl": None}]
     calculator.get_property("forces_cov", atoms), calculator.get_property("energy_std", atoms), atoms.get_forces()
-    assert len(requests) == 2 and requests[1] == {"members": True, "uncertainty": True}
+    assert len(requests) == 2 and requests[1] == {"members": True, "uncertainty": True, "zbl": None}
 
 
 @pytest.mark.parametrize("pbc", [True, False])

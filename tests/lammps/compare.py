@@ -8,8 +8,8 @@ from race.conventions import SIX_TO_VOIGT, six_from_matrix
 from .harness import Snapshot
 
 
-def from_python(atoms, artifact, dtype) -> dict[str, np.ndarray]:
-    calculator = race.Calculator(artifact, dtype=dtype, uncertainty=True)
+def from_python(atoms, artifact, dtype, **options) -> dict[str, np.ndarray]:
+    calculator = race.Calculator(artifact, dtype=dtype, uncertainty=True, **options)
     calculator.calculate(atoms)
     found = calculator.results
     expected = {

@@ -22,7 +22,7 @@ def example(lammps_run, artifacts):
         training = {"cutoff": 3.2, "min_distance": {"B-B": 1.2, "B-O": 1.2, "O-O": 1.2}, "n_neighbors": {"B": [8, 16], "O": [8, 16]}}
         model = artifacts("example", training=training)
         arguments = ("-var", "plugin", str(lammps_run.plugin), "-var", "model", str(model), "-var", "data", "b2o3.data")
-        finished = lammps_run.run((EXAMPLES / name).read_text(), 2, arguments=(*arguments, "-var", "steps", "20", *more))
+        finished = lammps_run.run((EXAMPLES / name).read_text(), 2, arguments=(*arguments, *more, "-var", "steps", "20"))
         assert finished.status == 0 and not finished.hung, finished.output
         return finished.output
 
@@ -73,6 +73,14 @@ def test_example_guard(example, lammps_run):
     assert rows[-1]["Step"] == 20 and rows[0]["f_learn[5]"] > 0
     frames = ase.io.read(lammps_run.folder / "learn.extxyz", ":")
     assert [frame.info["step"] for frame in frames] == [0, 10, 20] and not (lammps_run.folder / "stopped.extxyz").exists()
+
+
+def test_example_collision(example):
+    """The core is met, and turns the atom back without a loss of energy."""
+    rows, without = (thermo(example("in.collision", "-var", "steps", "80", "-var", "core", core)) for core in ("on", "off"))
+    assert abs(rows[-1]["PotEng"] - without[-1]["PotEng"]) > 0.1
+    total = [row["TotEng"] for row in rows]
+    assert max(total) - min(total) < 0.05
 
 
 def test_every_example_is_tested():

@@ -6,6 +6,7 @@
 #include "race/graph.h"
 #include "race/halo.h"
 #include "race/model.h"
+#include "race/zbl.h"
 
 namespace race {
 
@@ -14,9 +15,10 @@ struct Request {
   bool members = false;      ///< forces and virial of each member (G = M) instead of the mean (G = 1)
   bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
   bool atom_virial = false;
-  int64_t n_parts = 1;     ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
-                           ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
-  bool on_device = false;  ///< forces and atom_virial stay on the model's device, for a caller whose atoms are there
+  int64_t n_parts = 1;       ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
+                             ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
+  bool on_device = false;    ///< forces and atom_virial stay on the model's device, for a caller whose atoms are there
+  const Zbl* zbl = nullptr;  ///< a core to add; null: none
 };
 
 /// All float64, on the CPU but for what Request::on_device leaves where it is. M members; G = M when Request::members, else 1.

@@ -58,6 +58,8 @@ class Calculator(AseCalculator):
         dtype: "float32" or "float64"; None: as exported.
         uncertainty: compute every property at every call, for code that reads them all.
         interval: level of the calibrated intervals, e.g. 0.95; the artifact must carry a calibration (`race export --calibration`).
+        zbl: add the screened nuclear repulsion of Ziegler, Biersack and Littmark between atoms closer than any of their elements in the
+            training set (`cpp/include/race/zbl.h`, the `zbl on` of LAMMPS). Uncertainties stay those of the model.
         sha256: refuse another artifact than this (8 or more leading digits).
 
     Raises:
@@ -74,12 +76,14 @@ class Calculator(AseCalculator):
         *,
         uncertainty: bool = False,
         interval: float | None = None,
+        zbl: bool = False,
         sha256: str = "",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.model = race._race.load(str(path), device, dtype, sha256)
         self.metadata = json.loads(self.model.metadata)
+        self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
         self.always_uncertain = uncertainty
         ensemble = self.metadata["n_members"] > 1
         energy_var, forces_cov = self.metadata["head"] != "point", self.metadata["head"] not in ("point", "energy")
@@ -117,7 +121,7 @@ class Calculator(AseCalculator):
         np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
         species = species_index(atoms, self.metadata["elements"])
         arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (species, vector, sender, row_ptr))
-        out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain)
+        out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain, zbl=self.zbl)
         out = {name: tensor.numpy() for name, tensor in out.items()}
 
         node_energy, forces = out["node_energy"], out["forces"]  # [n, M], [n, G, 3]
