@@ -31,7 +31,7 @@ help:
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
-	@echo "make sanitize      the tests of kernels and runtime on a build with address and undefined-behaviour sanitizers"
+	@echo "make sanitize      kernels, runtime and LAMMPS plugin on a build with address and undefined-behaviour sanitizers"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
 	@echo "make clean   removes the build and the demo's output; distclean the environment as well"
 
@@ -70,17 +70,21 @@ cuda-check: cuda-compile
 	cmake --build build/cuda-on-cpu -j $(JOBS) --target race_on_cpu
 	OMP_NUM_THREADS=1 python -m pytest tests/cpp -rs
 
-# Address and undefined-behaviour sanitizers over the library and the LAMMPS plugin. Leaks are not looked for: Python and torch keep
-# what they have. Torch itself is not instrumented.
+# Address and undefined-behaviour sanitizers over the library and the LAMMPS plugin, in Python and in LAMMPS on any number of ranks: every
+# process that the tests start inherits them. Leaks are not looked for: Python and torch keep what they have. Torch, LAMMPS and MPI are not
+# instrumented.
 SANITIZE := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all
 SANITIZED := $(CURDIR)/build/sanitize/race
+SANITIZED_TESTS := tests/model tests/deploy $(patsubst %,tests/lammps/test_%.py,features hybrid newton guard bias uncertainty memory \
+  restart errors examples zbl parity trunks sanitizers) $(patsubst %,tests/lammps/torture/test_%.py,model_files commands parity)
 sanitize: $(STAMPS)/build
 	cmake -S . -B build/sanitize -G Ninja -DRACE_LAMMPS=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="$(SANITIZE)" -DPython_EXECUTABLE=$(VENV)/bin/python
 	cmake --build build/sanitize -j $(JOBS) --target _race raceplugin
 	mkdir -p $(SANITIZED) && cp build/sanitize/cpp/_race*.so build/sanitize/lammps_plugin/raceplugin.so $(SANITIZED)
-	RACE_SANITIZED=$(SANITIZED) PYTHONPATH=tests/sanitize OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
+	RACE_SANITIZED=$(SANITIZED) PYTHONPATH=tests/sanitize OMP_NUM_THREADS=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
 	  LD_PRELOAD="$$($(or $(CXX),g++) -print-file-name=libasan.so) $$($(or $(CXX),g++) -print-file-name=libubsan.so)" \
-	  python -m pytest $(PARALLEL) -p no:faulthandler $(or $(TESTS),tests/model tests/deploy)
+	  python -m pytest $(PARALLEL) -p no:faulthandler $(or $(TESTS),$(SANITIZED_TESTS))
 
 clean:
 	rm -rf build demo-output $(STAMPS)/build

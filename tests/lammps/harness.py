@@ -1,6 +1,7 @@
 """Runs LAMMPS in its own process, under a watchdog, and reads back what it printed and dumped."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import ase
 import ase.data
 import numpy as np
 
+PATIENCE = 5 if "RACE_SANITIZED" in os.environ else 1  # a sanitized build is slower
 NKTV2P = 1.6021765e6  # bar per eV/Angstrom^3, LAMMPS's own value in metal units
 COLUMNS = {"f_std": 1, "f_cov": 6, "f_aleatoric": 6, "f_epistemic": 6, "e_std": 1}
 
@@ -92,7 +94,9 @@ class Lammps:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            output, _ = process.communicate(timeout=timeout)
+            output, _ = process.communicate(timeout=PATIENCE * timeout)
+            # Of a sanitized build (make sanitize): also where the input was to fail, and so to end without success.
+            assert not re.search(r"Sanitizer|: runtime error: ", output), output
             return Finished(process.returncode, output, hung=False)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
