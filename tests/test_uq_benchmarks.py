@@ -84,7 +84,7 @@ def quick(name: str, data: Path, out: Path) -> str:
 
 
 POSTERIORS = {
-    "b2o3": "single ensemble distill llpr laplace swag ivon shallow evidential",
+    "b2o3": "single ensemble stacked distill llpr laplace swag ivon shallow evidential",
     "threebpa": "point ensemble laplace laplace-diagonal single-jef DE-JEF DE-E evidential",
     "rmd17": "RACE Ensemble single-jef DE-JEF DE-E",
 }
