@@ -27,7 +27,7 @@ unexport PYTHONPATH
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 4 minutes on 2 cores, and as long to set up"
 	@echo "make test    lint, types and the whole test suite"
-	@echo "make torture damaged models, wrong commands, faults and processor grids in LAMMPS, hundreds of each, with counts; about a quarter of an hour"
+	@echo "make torture damaged models, wrong commands, faults, processor grids and physics in LAMMPS, hundreds of each, with counts; about a quarter of an hour"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"

@@ -97,7 +97,7 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "right": (good, ""),
         "no model": ("pair_style race\npair_coeff * * B N O", "no model"),
         "two models": (f"pair_style race {artifact}\npair_coeff * * {artifact} B N O", "has read"),
-        "keyword": (f"pair_style race {artifact} divice cpu", "expected a keyword device, dtype, uq, zbl, halo, memory or sha256, got divice"),
+        "keyword": (f"pair_style race {artifact} divice cpu", "expected a keyword device, dtype, uq, zbl, halo, memory or sha256, got di"),
         "device": (f"pair_style race {artifact} device tpu", "expected cpu, cuda or cuda:N, got tpu"),
         "device number": (f"pair_style race {artifact} device cuda:x", "expected cpu, cuda or cuda:N, got cuda:x"),
         "dtype": (f"pair_style race {artifact} dtype float16", "expected float32 or float64, got float16"),

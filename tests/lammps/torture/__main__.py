@@ -13,7 +13,7 @@ from race.deploy.export import export_model
 from ..conftest import ELEMENTS, small_model
 from ..harness import Lammps, write_data
 from ..systems import boron_nitride
-from . import commands, faults, model_files, parity
+from . import commands, faults, model_files, parity, physics
 from .conftest import SMALL, TRAINING
 from .runner import Tally, run_block
 
@@ -55,6 +55,8 @@ def main() -> int:
         deep = folder / "deep.race.pt"
         export_model(small_model(), deep)
         report(parity.run(parity.Bench(Lammps(plugin, folder), deep)), start)
+        start = time.monotonic()
+        report(physics.run(Lammps(plugin, folder), deep, small), start)
     print(total)
     return 0 if total.good == total.tried else 1
 
