@@ -3,8 +3,10 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "atom.h"
 #include "comm.h"
@@ -58,7 +60,12 @@ void PairRace::guarded(Work&& work) {
   } catch (const std::exception& exception) {
     message = is_out_of_memory(exception) ? out_of_memory(one_line(exception)) : one_line(exception);
   }
-  error->one(FLERR, message);
+  try {
+    error->one(FLERR, message);
+  } catch (const LAMMPSException&) {  // the line is out, the abort is next: mpirun may end before it has passed the line on
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    throw;
+  }
 }
 
 void PairRace::compute(int eflag, int vflag) {

@@ -71,6 +71,7 @@ def test_dynamics(run, lammps_run):
 def test_too_little(run):
     finished = run("memory 0.1", ranks=2)
     assert finished.status != 0
+    assert finished.errors(), finished.output
     line = finished.errors()[0]
     expected = r"memory: expected at least \d+ MiB for the (?:39|40)\d atoms and \d+ ghosts of rank [01], got 0.1; use more ranks"
     assert re.search(expected, line)
