@@ -49,8 +49,8 @@ bool matches_pin(std::string pin, const std::string& digest) {
 
 }  // namespace
 
-// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [zbl on|off] [halo exchange] [memory MiB] [sha256
-// HEX]
+// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [zbl on|off] [halo exchange]
+//                  [memory MiB] [sha256 HEX]
 void PairRace::settings(int narg, char** arg) {
   const std::string before = restart_sha256_;
   restart_sha256_.clear();

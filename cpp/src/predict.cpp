@@ -70,8 +70,7 @@ class Chain {
     return out;
   }
 
-  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call frees each layer's memory when done with
-  /// it.
+  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call frees each layer's memory on its way.
   void backward(const at::Tensor& seed, bool last, Prediction& prediction) {
     const at::Tensor bar_energy = model_.readout_vjp(owned_species(), seed);  // [n_owned, M], the same for every layer
     at::Tensor bar_h = at::zeros_like(last_h_), bar_g = at::zeros_like(last_g_);
