@@ -4,6 +4,7 @@
 #include <exception>
 #include <thread>
 
+#include "race/allocator.h"
 #include "race/error.h"
 #include "race/memory.h"
 #include "race/predict.h"
@@ -105,6 +106,7 @@ PYBIND11_MODULE(_race, m) {
       .def_readonly("sha256", &race::Artifact::sha256);
   m.def("read_artifact", &race::read_artifact, "path"_a, "sha256"_a = "", py::call_guard<py::gil_scoped_release>(),
         "Reads and verifies a file; see artifact.h.");
+  m.def("keep_memory", &race::keep_memory, "Lets malloc keep large blocks; see allocator.h. Loading a model on the CPU does it too.");
   m.def("sha256", [](const py::bytes& data) {
     const std::string_view view = data;
     return race::sha256_hex(view.data(), view.size());

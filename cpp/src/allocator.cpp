@@ -1,4 +1,4 @@
-#include "allocator.h"
+#include "race/allocator.h"
 
 #include <cstdlib>
 #include <initializer_list>

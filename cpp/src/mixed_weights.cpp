@@ -29,20 +29,24 @@ using torch::autograd::variable_list;
 #define RACE_EVERY_ISA
 #endif
 
-constexpr int64_t kColumns = 512;  // whose sums stay in the first-level cache
-constexpr int64_t kFeatures = 4;   // rows of the large operand that are taken together
+constexpr int64_t kColumns = 512;  // of which kRows rows stay in the first-level cache
+constexpr int64_t kRows = 8;       // that are taken together: each number of the result is loaded and stored once for all of them
 
-// Over columns [0, n) of rows that are `stride` apart: to[s] += sum_f a[s, f] from[f], for up to kFeatures features.
-template <class T>
+// Over columns [0, n) of rows that are `stride` apart: to[s] (+)= sum_f a[s, f] from[f], for up to kRows features.
+template <bool first, class T>
 inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species,
                                                     int64_t a_feature, const T* from, T* to, int64_t stride) {
+  const T* x[kRows];
+  for (int64_t f = 0; f < kRows; ++f) x[f] = from + (f < n_features ? f : 0) * stride;
   for (int64_t s = 0; s < n_species; ++s) {
-    T c[kFeatures];
-    for (int64_t f = 0; f < kFeatures; ++f) c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
-    const T *x0 = from, *x1 = from + (n_features > 1) * stride, *x2 = from + 2 * (n_features > 2) * stride,
-            *x3 = from + 3 * (n_features > 3) * stride;
+    T c[kRows];
+    for (int64_t f = 0; f < kRows; ++f) c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
     T* y = to + s * stride;
-    for (int64_t k = 0; k < n; ++k) y[k] += c[0] * x0[k] + c[1] * x1[k] + c[2] * x2[k] + c[3] * x3[k];
+    for (int64_t k = 0; k < n; ++k) {
+      const T low = c[0] * x[0][k] + c[1] * x[1][k] + c[2] * x[2][k] + c[3] * x[3][k];
+      const T high = c[4] * x[4][k] + c[5] * x[5][k] + c[6] * x[6][k] + c[7] * x[7][k];
+      y[k] = first ? low + high : y[k] + (low + high);
+    }
   }
 }
 
@@ -52,9 +56,9 @@ inline __attribute__((always_inline)) void product(int64_t S, int64_t F, int64_t
                                                    const T* from, T* to) {
   for (int64_t n = 0; n < N; n += kColumns) {
     const int64_t width = std::min(kColumns, N - n);
-    for (int64_t s = 0; s < S; ++s) std::fill_n(to + s * N + n, width, T(0));
-    for (int64_t f = 0; f < F; f += kFeatures)
-      add_rows(width, S, std::min(kFeatures, F - f), a + f * a_feature, a_species, a_feature, from + f * N + n, to + n, N);
+    add_rows<true>(width, S, std::min(kRows, F), a, a_species, a_feature, from + n, to + n, N);
+    for (int64_t f = kRows; f < F; f += kRows)
+      add_rows<false>(width, S, std::min(kRows, F - f), a + f * a_feature, a_species, a_feature, from + f * N + n, to + n, N);
   }
 }
 
@@ -65,24 +69,24 @@ RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, i
   product(S, F, N, a, s, f, from, to);
 }
 
-// to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kFeatures rows of x wait in the cache for every row of g.
+// to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kRows rows of x wait in the cache for every row of g.
 template <class T>
 inline __attribute__((always_inline)) void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
   typedef T Lanes __attribute__((vector_size(64)));
   constexpr int64_t lanes = 64 / sizeof(T);
   std::fill_n(to, S * F, T(0));
-  for (int64_t f = 0; f < F; f += kFeatures) {
-    const int64_t n_features = std::min(kFeatures, F - f);
+  for (int64_t f = 0; f < F; f += kRows) {
+    const int64_t n_features = std::min(kRows, F - f);
     for (int64_t first = 0; first < N; first += kColumns) {
       const int64_t width = std::min(kColumns, N - first), whole = width - width % lanes;
-      const T* v[kFeatures];
-      for (int64_t k = 0; k < kFeatures; ++k) v[k] = x + (f + std::min(k, n_features - 1)) * N + first;
+      const T* v[kRows];
+      for (int64_t k = 0; k < kRows; ++k) v[k] = x + (f + std::min(k, n_features - 1)) * N + first;
       for (int64_t s = 0; s < S; ++s) {
         const T* u = g + s * N + first;
-        Lanes sum[kFeatures] = {}, of_u, of_v;
+        Lanes sum[kRows] = {}, of_u, of_v;
         for (int64_t n = 0; n < whole; n += lanes) {
           __builtin_memcpy(&of_u, u + n, sizeof of_u);
-          for (int64_t k = 0; k < kFeatures; ++k) {
+          for (int64_t k = 0; k < kRows; ++k) {
             __builtin_memcpy(&of_v, v[k] + n, sizeof of_v);
             sum[k] += of_u * of_v;
           }
@@ -115,6 +119,7 @@ void check(const Tensor& a, const Tensor& weight) {
 Tensor times(const Tensor& a_in, const Tensor& x_in, bool transposed) {
   const Tensor a = a_in.contiguous(), x = x_in.contiguous();
   const int64_t M = a.size(0), S = a.size(1), F = a.size(2), N = x.size(2), rows = transposed ? F : S;
+  if (a.numel() == 0) return at::zeros({M, rows, N}, a.options());
   const Tensor result = at::empty({M, rows, N}, a.options());
   AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "race::mixed_weights", [&] {
     for (int64_t m = 0; m < M; ++m) {

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "allocator.h"
+#include "race/allocator.h"
 #include "race/error.h"
 #include "selftest.h"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from race.config import Config
 from race.data import Batch, Dataset
 from race.errors import RaceError
+from race.model.fused import keep_memory
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from race.train.interrupt import Interrupt
@@ -53,6 +54,8 @@ class Trainer:
         self.ranks = ranks or Ranks(config.train.device)
         self.config, self.options, self.train_set, self.validation_set, self.run = config, config.train, train, validation, run
         self.device = self.ranks.device
+        if self.device.type == "cpu":
+            keep_memory()
         self.model = model.to(self.device)
         self.parameters = dict(model.named_parameters())
         self.loss = self.make_loss()
