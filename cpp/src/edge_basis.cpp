@@ -10,6 +10,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include "clones.h"
 #include "operators.h"
 
 namespace race {
@@ -74,7 +75,6 @@ Rows<T> rows_of(Tensor& t) {
 }
 
 // Inlined into every kernel: with all lanes in use the loops unroll to plain moves.
-#define RACE_INLINE inline __attribute__((always_inline))
 
 template <class T>
 RACE_INLINE Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group, int64_t component) {

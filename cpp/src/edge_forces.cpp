@@ -2,6 +2,11 @@
 
 #include <ATen/Dispatch.h>
 
+#include <algorithm>
+#include <vector>
+
+#include "clones.h"
+
 namespace race {
 namespace {
 
@@ -31,41 +36,50 @@ void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_gra
   add(prediction.atom_virial, (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).mul_(-0.5).view({-1, 9}), 1);
 }
 
-// On the host, where every caller wants the result: one pass over the edges, in order, whatever the number of threads. What a receiver
-// gets and the virial stay in registers along its edges.
-template <class T>
-void accumulate(const Receivers& receivers, const T* grad, int64_t G, Prediction& prediction) {
-  const at::Tensor vector_host = receivers.edge_vector.to(at::kCPU, at::kDouble).contiguous();
-  const at::Tensor sender_host = receivers.sender.to(at::kCPU).contiguous();
-  const at::Tensor row_ptr_host = receivers.row_ptr.to(at::kCPU).contiguous();
-  const double* vector = vector_host.const_data_ptr<double>();
-  const int64_t* sender = sender_host.const_data_ptr<int64_t>();
-  const int64_t* row_ptr = row_ptr_host.const_data_ptr<int64_t>();
-  double* forces = prediction.forces.data_ptr<double>();
-  double* virial = prediction.virial.data_ptr<double>();
-  double* virials = prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr;
-  const double share = 0.5 / static_cast<double>(G);  // half to each end, mean over groups
+// On the host, where every caller wants the result: one pass over the edges, in order, whatever the number of threads.
+struct Sums {
+  const double* vector;  // [E, 3], r_sender - r_receiver
+  const int64_t *sender, *row_ptr;
+  int64_t begin, n, width;            // receivers; 3 G numbers of each edge's gradient
+  double *forces, *virial, *virials;  // [n_total, 3 G], [G, 9], [n_total, 9] or null
+  double* scratch;                    // [4, 3 G] of one receiver: its forces and the rows of its virials
+};
 
-  for (int64_t k = 0; k < receivers.n; ++k) {
-    const int64_t j = receivers.begin + k;
-    for (int64_t m = 0; m < G; ++m) {
-      double to[3] = {}, of_receiver[9] = {};
-      for (int64_t e = row_ptr[k]; e < row_ptr[k + 1]; ++e) {
-        const double* r = vector + 3 * e;  // r_sender - r_receiver
-        const T* g = grad + 3 * (G * e + m);
-        const double dE[3] = {static_cast<double>(g[0]), static_cast<double>(g[1]), static_cast<double>(g[2])};
-        double* from = forces + 3 * (G * sender[e] + m);
-        for (int b = 0; b < 3; ++b) from[b] -= dE[b], to[b] += dE[b];
-        for (int a = 0; a < 3; ++a)
-          for (int b = 0; b < 3; ++b) of_receiver[3 * a + b] -= r[a] * dE[b];
-        for (int c = 0; virials && c < 9; ++c) virials[9 * sender[e] + c] -= share * r[c / 3] * dE[c % 3];
+// `known`: the width where it is known when compiled, else 0.
+template <int known, class T>
+RACE_INLINE void add_edges(const Sums& sums, const T* grad) {
+  const int64_t W = known ? known : sums.width;
+  const double share = 1.5 / static_cast<double>(W);  // half to each end, mean over groups
+  double* __restrict to = sums.scratch, * __restrict v0 = to + W, * __restrict v1 = v0 + W, * __restrict v2 = v1 + W;
+  const double* rows[3] = {v0, v1, v2};
+  for (int64_t k = 0; k < sums.n; ++k) {
+    const int64_t j = sums.begin + k;
+    std::fill_n(to, 4 * W, 0.0);
+    for (int64_t e = sums.row_ptr[k]; e < sums.row_ptr[k + 1]; ++e) {
+      const double x = sums.vector[3 * e], y = sums.vector[3 * e + 1], z = sums.vector[3 * e + 2];
+      const T* __restrict g = grad + W * e;
+      double* __restrict from = sums.forces + W * sums.sender[e];
+      for (int64_t c = 0; c < W; ++c) {
+        const double dE = static_cast<double>(g[c]);
+        from[c] -= dE, to[c] += dE;
+        v0[c] -= x * dE, v1[c] -= y * dE, v2[c] -= z * dE;
       }
-      for (int b = 0; b < 3; ++b) forces[3 * (G * j + m) + b] += to[b];
-      for (int c = 0; c < 9; ++c) virial[9 * m + c] += of_receiver[c];
-      for (int c = 0; virials && c < 9; ++c) virials[9 * j + c] += share * of_receiver[c];
+      if (!sums.virials) continue;
+      double dE[3] = {};
+      for (int64_t c = 0; c < W; ++c) dE[c % 3] += static_cast<double>(g[c]);
+      for (int c = 0; c < 9; ++c) sums.virials[9 * sums.sender[e] + c] -= share * sums.vector[3 * e + c / 3] * dE[c % 3];
     }
+    for (int64_t c = 0; c < W; ++c) sums.forces[W * j + c] += to[c];
+    for (int64_t c = 0; c < W; ++c)
+      for (int a = 0; a < 3; ++a) {
+        sums.virial[c / 3 * 9 + 3 * a + c % 3] += rows[a][c];
+        if (sums.virials) sums.virials[9 * j + 3 * a + c % 3] += share * rows[a][c];
+      }
   }
 }
+
+RACE_EVERY_ISA void add(const Sums& sums, const float* grad) { sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad); }
+RACE_EVERY_ISA void add(const Sums& sums, const double* grad) { sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad); }
 
 }  // namespace
 
@@ -78,9 +92,13 @@ void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::De
 
 void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad, Prediction& prediction) {
   if (!edge_grad.is_cpu()) return accumulate_on_device(receivers, edge_grad, prediction);
-  const at::Tensor grad = edge_grad.contiguous();
-  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges",
-                             [&] { accumulate(receivers, grad.const_data_ptr<scalar_t>(), grad.size(1), prediction); });
+  const at::Tensor grad = edge_grad.contiguous(), vector = receivers.edge_vector.to(at::kCPU, at::kDouble).contiguous(),
+                   sender = receivers.sender.to(at::kCPU).contiguous(), row_ptr = receivers.row_ptr.to(at::kCPU).contiguous();
+  std::vector<double> scratch(12 * grad.size(1));
+  const Sums sums{vector.const_data_ptr<double>(), sender.const_data_ptr<int64_t>(), row_ptr.const_data_ptr<int64_t>(), receivers.begin,
+                  receivers.n, 3 * grad.size(1), prediction.forces.data_ptr<double>(), prediction.virial.data_ptr<double>(),
+                  prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr, scratch.data()};
+  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges", [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
 }
 
 }  // namespace race

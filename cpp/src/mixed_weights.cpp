@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "clones.h"
 #include "operators.h"
 
 namespace race {
@@ -23,19 +24,13 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define RACE_EVERY_ISA __attribute__((target_clones("avx512f", "avx2,fma", "default")))
-#else
-#define RACE_EVERY_ISA
-#endif
-
 constexpr int64_t kColumns = 512;  // of which kRows rows stay in the first-level cache
 constexpr int64_t kRows = 8;       // that are taken together: each number of the result is loaded and stored once for all of them
 
 // Over columns [0, n) of rows that are `stride` apart: to[s] (+)= sum_f a[s, f] from[f], for up to kRows features.
 template <bool first, class T>
-inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species,
-                                                    int64_t a_feature, const T* from, T* to, int64_t stride) {
+RACE_INLINE void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species, int64_t a_feature, const T* from,
+                          T* to, int64_t stride) {
   const T* x[kRows];
   for (int64_t f = 0; f < kRows; ++f) x[f] = from + (f < n_features ? f : 0) * stride;
   for (int64_t s = 0; s < n_species; ++s) {
@@ -52,8 +47,7 @@ inline __attribute__((always_inline)) void add_rows(int64_t n, int64_t n_species
 
 // to [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is the same with S and F exchanged.
 template <class T>
-inline __attribute__((always_inline)) void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species, int64_t a_feature,
-                                                   const T* from, T* to) {
+RACE_INLINE void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species, int64_t a_feature, const T* from, T* to) {
   for (int64_t n = 0; n < N; n += kColumns) {
     const int64_t width = std::min(kColumns, N - n);
     add_rows<true>(width, S, std::min(kRows, F), a, a_species, a_feature, from + n, to + n, N);
@@ -71,7 +65,7 @@ RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, i
 
 // to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kRows rows of x wait in the cache for every row of g.
 template <class T>
-inline __attribute__((always_inline)) void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
+RACE_INLINE void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
   typedef T Lanes __attribute__((vector_size(64)));
   constexpr int64_t lanes = 64 / sizeof(T);
   std::fill_n(to, S * F, T(0));

@@ -216,9 +216,8 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
 at::Tensor member_covariance(const at::Tensor& forces) {
   const at::NoGradGuard no_grad;
   const at::Tensor deviation = forces.to(at::kDouble) - forces.to(at::kDouble).mean(1, /*keepdim=*/true);  // [n, M, 3]
-  std::vector<at::Tensor> columns;
-  for (int k = 0; k < 6; ++k) columns.push_back((deviation.select(2, six_rows[k]) * deviation.select(2, six_columns[k])).mean(1));
-  return at::stack(columns, 1);
+  const auto columns = [&](at::IntArrayRef of) { return deviation.index_select(2, at::tensor(of, deviation.options().dtype(at::kLong))); };
+  return (columns(six_rows) * columns(six_columns)).mean(1);
 }
 
 at::Tensor log_determinant(const at::Tensor& six) {
