@@ -209,7 +209,7 @@ void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const 
     job.dg = d[0].data_ptr<T>(), job.dg_stride = n.dim_in;
   }
   if (mask[1] && n.rows) {
-    d[1] = at::empty({n.edges, n.groups}, o);
+    d[1] = at::empty({n.groups, n.edges}, o).transpose(0, 1);
     job.radial.dx = d[1].data_ptr<T>();
   } else if (mask[1]) {
     d[1] = at::zeros({n.members, n.edges, n.weights}, o);
@@ -220,7 +220,7 @@ void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const 
     job.radial.dtable = d[2].data_ptr<T>();
   }
   if (mask[3]) {
-    d[3] = at::empty({n.edges, n.groups, n.sh}, o);
+    d[3] = at::empty({n.groups, n.edges, n.sh}, o).transpose(0, 1);
     job.dsh = d[3].data_ptr<T>();
   }
 }

@@ -41,7 +41,7 @@ struct Path {
 
 // The radial weights R[m, e, k]: rows of a matrix [M, E, K], or a spline with the coefficients `table` [M, N, K] at x[e].
 // b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e, group].
-// Their adjoints go to drows [M, E, K], or to dx [E, G] and dtable [M, N, K], each only if given, dx alone overwritten.
+// Their adjoints go to drows [M, E, K], or to dx [G, E] and dtable [M, N, K], each only if given, dx alone overwritten.
 template <class T>
 struct Radial {
   int64_t n_weights, n_rows;           // K; N, zero without a table
@@ -78,7 +78,7 @@ struct Job {
   const T* w;  // rows of receivers, null: no dg, dR, dY
   int64_t out_stride;
 
-  T *out, *dg, *dsh;
+  T *out, *dg, *dsh;  // dsh [G, E, S]: one group after the other, as they are worked on
   int64_t dg_stride;
 
   // Scratch of a chunk of blocks, lane by edge.

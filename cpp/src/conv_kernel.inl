@@ -290,21 +290,21 @@ void to_lanes(const T* from, int64_t stride, int64_t n, int64_t sh_dim, T* lanes
     for (int64_t e = 0; e < kLanes; ++e) lanes[s * kLanes + e] = e < n ? from[e * stride + s] : T(0);
 }
 
-// The way back: lanes [S, kLanes] -> rows [n, S], `stride` apart. S is known when compiled where it is that of lmax <= 3.
+// The way back: lanes [S, kLanes] -> rows [n, S]. S is known when compiled where it is that of lmax <= 3.
 template <int S, class T>
-inline void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to, int64_t stride) {
+inline void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to) {
   const int64_t size = S ? S : sh_dim;
-  for (int64_t e = 0; e < n; ++e, to += stride)
+  for (int64_t e = 0; e < n; ++e, to += size)
     for (int64_t s = 0; s < size; ++s) to[s] = lanes[s * kLanes + e];
 }
 
 template <class T>
-void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to, int64_t stride) {
+void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to) {
   switch (sh_dim) {
-    case 4: return to_rows<4>(lanes, n, sh_dim, to, stride);
-    case 9: return to_rows<9>(lanes, n, sh_dim, to, stride);
-    case 16: return to_rows<16>(lanes, n, sh_dim, to, stride);
-    default: return to_rows<0>(lanes, n, sh_dim, to, stride);
+    case 4: return to_rows<4>(lanes, n, sh_dim, to);
+    case 9: return to_rows<9>(lanes, n, sh_dim, to);
+    case 16: return to_rows<16>(lanes, n, sh_dim, to);
+    default: return to_rows<0>(lanes, n, sh_dim, to);
   }
 }
 
@@ -370,9 +370,9 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
       if (!own_group && m + 1 < job.last_member) continue;
       for (int64_t i = 0; i < count; ++i) {
         const Block& block = job.blocks[i];
-        const int64_t row = block.edge * job.n_groups + group;
-        if (want_dx) to_rows<1>(job.dx_lanes + i * kLanes, block.n, 1, job.radial.dx + row, job.n_groups);
-        if (want_dy) to_rows(job.dy_lanes + i * y_size, block.n, S, job.dsh + row * S, job.n_groups * S);
+        const int64_t row = group * job.n_edges + block.edge;
+        if (want_dx) to_rows<1>(job.dx_lanes + i * kLanes, block.n, 1, job.radial.dx + row);
+        if (want_dy) to_rows(job.dy_lanes + i * y_size, block.n, S, job.dsh + row * S);
       }
     }
   }
