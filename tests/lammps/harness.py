@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import numpy as np
 
 PATIENCE = 5 if "RACE_SANITIZED" in os.environ else 1  # a sanitized build is slower
 NKTV2P = 1.6021765e6  # bar per eV/Angstrom^3, LAMMPS's own value in metal units
-COLUMNS = {"f_std": 1, "f_cov": 6, "f_aleatoric": 6, "f_epistemic": 6, "e_std": 1}
+COLUMNS = {"force/std": ("f_std", 1), "force/cov": ("f_cov", 6), "force/aleatoric": ("f_aleatoric", 6),
+           "force/epistemic": ("f_epistemic", 6), "energy/std": ("e_std", 1)}  # fmt: skip
+ONE_MEMBER = ("force/std", "force/cov", "force/aleatoric", "energy/std")  # what there is of a single one, without a stress_head
 
 SINGLE_POINT = """
 units metal
@@ -28,8 +31,8 @@ plugin load {plugin}
 compute e all pe/atom
 compute w all stress/atom NULL virial
 compute cw all centroid/stress/atom NULL virial
-compute u all race/atom force/std force/cov force/aleatoric force/epistemic energy/std
-compute U all race energy/std max/force/std stress/std
+compute u all race/atom {columns}
+compute U all race energy/std max/force/std{stress}
 compute p all pressure NULL virial
 thermo_style custom step pe vol c_p[*] c_U[*]
 thermo_modify format float %.17g
@@ -65,7 +68,7 @@ class Snapshot:
     columns: dict[str, np.ndarray]  # of compute race/atom
     energy_std: float
     max_force_std: float
-    stress_std: np.ndarray  # [6] eV/A^3
+    stress_std: np.ndarray  # [6] eV/A^3; empty where one member has none
 
 
 @dataclass
@@ -105,30 +108,34 @@ class Lammps:
 
     def single_points(
         self, systems: dict[str, ase.Atoms], model: str, types: list[str], *, ranks: int = 1, grid: str = "* * *",
-        setup: str = "", before_run: str = "", pair: str = "", threads: int = 1,
+        setup: str = "", before_run: str = "", pair: str = "", threads: int = 1, columns: Sequence[str] = tuple(COLUMNS),
     ) -> dict[str, Snapshot]:  # fmt: skip
         """Energy and all of its derivatives and uncertainties of each structure, in one process, with `clear` between them.
 
-        model: arguments of pair_style race; types: element of each LAMMPS type; pair: commands instead of model and types.
+        model: arguments of pair_style race; types: element of each LAMMPS type; pair: commands instead of model and types;
+        columns: of compute race/atom.
         """
         pair = pair or f"pair_style race {model}\npair_coeff * * {' '.join(types)}"
         blocks = [
-            self.block(name, atoms, types, pair=pair, grid=grid, setup=setup, before_run=before_run) for name, atoms in systems.items()
+            self.block(name, atoms, types, pair=pair, grid=grid, setup=setup, before_run=before_run, columns=columns)
+            for name, atoms in systems.items()
         ]
         finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems), threads=threads)
         assert finished.status == 0 and not finished.hung, finished.output
         rows = thermo(finished.output)
         assert len(rows) == len(systems), finished.output
-        return {name: read_snapshot(row, self.folder / f"{name}.dump") for name, row in zip(systems, rows, strict=True)}
+        return {name: read_snapshot(row, self.folder / f"{name}.dump", columns) for name, row in zip(systems, rows, strict=True)}
 
     def block(
-        self, name: str, atoms: ase.Atoms, types: list[str], *, pair: str, grid: str = "* * *", setup: str = "", before_run: str = ""
-    ) -> str:
+        self, name: str, atoms: ase.Atoms, types: list[str], *, pair: str, grid: str = "* * *", setup: str = "", before_run: str = "",
+        columns: Sequence[str] = tuple(COLUMNS),
+    ) -> str:  # fmt: skip
         """Input of one structure, NAME.data, which is written; it prints one row of thermo and writes NAME.dump."""
         write_data(self.folder / f"{name}.data", atoms, types)
         return SINGLE_POINT.format(
-            grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run
-        )
+            grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run,
+            columns=" ".join(columns), stress=" stress/std" * ("force/epistemic" in columns),
+        )  # fmt: skip
 
     def single_point(self, atoms: ase.Atoms, model: str, types: list[str], **options) -> Snapshot:
         return self.single_points({"system": atoms}, model, types, **options)["system"]
@@ -183,15 +190,15 @@ def read_dump(path: Path) -> list[dict[str, np.ndarray]]:
     return frames
 
 
-def read_snapshot(row: dict[str, float], dump: Path) -> Snapshot:
-    """From a row of thermo and the last frame of the dump of SINGLE_POINT."""
+def read_snapshot(row: dict[str, float], dump: Path, asked: Sequence[str] = tuple(COLUMNS)) -> Snapshot:
+    """From a row of thermo and the last frame of the dump of SINGLE_POINT, with these columns of compute race/atom."""
     frame = read_dump(dump)[-1]
 
     def table(name: str, first: int, n: int) -> np.ndarray:
         return np.stack([frame[f"{name}[{k}]"] for k in range(first, first + n)], axis=1)
 
     columns, first = {}, 1
-    for name, n in COLUMNS.items():
+    for name, n in (COLUMNS[key] for key in asked):
         columns[name] = table("c_u", first, n)[:, 0] if n == 1 else table("c_u", first, n)
         first += n
     return Snapshot(
@@ -204,5 +211,5 @@ def read_snapshot(row: dict[str, float], dump: Path) -> Snapshot:
         columns=columns,
         energy_std=row["c_U[1]"],
         max_force_std=row["c_U[2]"],
-        stress_std=np.array([row[f"c_U[{k}]"] for k in range(3, 9)]) / NKTV2P,
+        stress_std=np.array([row[f"c_U[{k}]"] for k in range(3, 9) if f"c_U[{k}]" in row]) / NKTV2P,
     )
