@@ -15,6 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 UQ = Path(__file__).parents[1] / "benchmarks" / "uq"
 sys.path.insert(0, str(UQ))
 
+import acquisition  # noqa: E402
 import claims  # noqa: E402
 import study  # noqa: E402
 import tables  # noqa: E402
@@ -109,7 +110,12 @@ def test_acquisition_runs_and_continues(data, tmp_path):
     quick("acquisition", data, tmp_path)
     records = json.loads((tmp_path / "acquisition.json").read_text())
     # Of each temperature: the 6 replayed, the 2 of our own.
-    assert {(r["strategy"], r["n_added"]) for r in records} == {("initial", 0), ("rng", 3), ("random", 2), ("bald-joint", 2)}
+    each = {("initial", 0), ("rng", 3), ("random", 2), ("bald-joint", 2)}
+    assert {(r["n_members"], r["seed"], r["strategy"], r["n_added"]) for r in records} == {
+        *((2, seed, *row) for seed in (0, 1) for row in each), (3, 0, "initial", 0), (3, 0, "random", 2),
+    }  # fmt: skip
+    first = {(r["seed"], r["strategy"]): r["rmse_f"] for r in records if r["split"] == "1200 K" and r["n_members"] == 2}
+    assert len(set(first.values())) == len(first), "seeds and strategies differ"
     assert "training" not in quick("acquisition", data, tmp_path)
 
 
@@ -144,14 +150,27 @@ def test_claims_are_judged():
     )
     assert [row[3] for row in claims.accuracy([mse, jef], "x", "point", "ensemble")] == [False]
 
-    def curve(strategy: str, errors: dict[int, float]) -> list[dict]:
-        about = {"split": "1200 K", "seed": 0}
+    def curve(strategy: str, errors: dict[int, float], seed: int = 0) -> list[dict]:
+        about = {"split": "1200 K", "seed": seed, "n_members": 3}
         return [about | {"strategy": strategy if n else "initial", "n_added": n, "rmse_e": e, "rmse_f": e} for n, e in errors.items()]
 
     random = curve("rng", {0: 10.0, 10: 8.0, 20: 6.0})
     assert [row[3] for row in claims.bald(random + curve("hb_ef", {10: 6.0}))] == [True]
     assert [row[3] for row in claims.bald(random + curve("hb_ef", {10: 6.5, 20: 5.0}))] == [False]
     assert [row[3] for row in claims.bald(random + curve("hb_ef", {10: 6.5}))] == [False]
+
+    # Over seeds: by the mean curves, 10 at 0, 8 and 7 at 10, 7 and 5 at 20. A third seed has one of the strategies alone: it is left out.
+    both = curve("rng", {0: 10.0, 10: 8.0, 20: 7.0}) + curve("hb_ef", {10: 6.0, 20: 5.0})
+    both += (
+        curve("rng", {0: 10.0, 10: 8.0, 20: 7.0}, seed=1) + curve("hb_ef", {10: 8.0, 20: 5.0}, seed=1) + curve("rng", {0: 9.0, 20: 1.0}, 2)
+    )
+    need = acquisition.labels_needed(both, "rng", "hb_ef", "1200 K", "rmse_f")[20]
+    assert need.mean == pytest.approx(10.0) and need.seeds == pytest.approx([7.5, 40 / 3]) and str(need) == "10 (8 to 13)"
+    assert "energy 10 (8 to 13); force 10 (8 to 13)" in claims.bald(both)[0][2] and "2 seeds" in claims.bald(both)[0][0]
+    late = both + curve("rng", {30: 4.9}) + curve("hb_ef", {30: 4.0})  # one seed alone has these rounds
+    found = acquisition.labels_needed(late, "rng", "hb_ef", "1200 K", "rmse_f")
+    assert str(found[30]) == "21" and found[20] == need
+    assert str(acquisition.labels_needed(both, "hb_ef", "rng", "1200 K", "rmse_f")[20]) == "- (- to -)"
 
 
 def test_committed_claims_are_those_of_the_records():

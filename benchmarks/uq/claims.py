@@ -6,10 +6,11 @@ python benchmarks/uq/claims.py        writes results/claims.md from the JSON fil
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from acquisition import NAMES, labels_needed
+from acquisition import ERRORS, NAMES, labels_needed
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Records = Sequence[Mapping[str, Any]]
@@ -92,19 +93,19 @@ def accuracy(records: Records, title: str, single: str, ensemble: str) -> list[R
 
 
 def bald(records: Records) -> list[Row]:
-    """Labels that BALD needs for the error of random choice at 1200 K, at the largest N of random."""
+    """Labels that BALD needs for the error of random choice at 1200 K, at every N of random but the smallest; judged by the mean curves."""
     rows: list[Row] = []
-    for plain, other in (("rng", "hb_ef"), ("random", "bald-joint")):
-        reached = {key: labels_needed(records, plain, other, "1200 K", key) for key in ("rmse_e", "rmse_f")}
-        sizes = [n for n in reached["rmse_f"] if n > min(reached["rmse_f"])]
-        if sizes:
-            text = "; ".join(
-                f"{what} {', '.join(f'{reached[key][n]:.0f}' if reached[key][n] is not None else 'none' for n in sizes)}"
-                for key, what in (("rmse_e", "energy"), ("rmse_f", "force"))
-            )
-            met = all(found[n] is not None and found[n] <= n / 2 for found in reached.values() for n in sizes)
-            claim = f"3BPA at 1200 K: N of {NAMES[other]} with the error of {NAMES[plain]} at N = {', '.join(map(str, sizes))}"
-            rows.append((claim, "half", text, met))
+    for members, (plain, other) in product(
+        sorted({record["n_members"] for record in records}), (("rng", "hb_ef"), ("random", "bald-joint"))
+    ):
+        same = [record for record in records if record["n_members"] == members]
+        reached = {key: labels_needed(same, plain, other, "1200 K", key) for key in ERRORS}
+        if sizes := sorted(reached["rmse_f"])[1:]:
+            text = "; ".join(f"{what} {', '.join(str(reached[key][n]) for n in sizes)}" for key, what in ERRORS.items())
+            met = all(found[n].mean is not None and found[n].mean <= n / 2 for found in reached.values() for n in sizes)
+            seeds = " / ".join(str(len(reached["rmse_f"][n].seeds)) for n in sizes)
+            claim = f"3BPA at 1200 K, {members} members, {seeds} seeds: N of {NAMES[other]} with the error of {NAMES[plain]}"
+            rows.append((f"{claim} at N = {', '.join(map(str, sizes))}", "half", text, met))
     return rows
 
 
