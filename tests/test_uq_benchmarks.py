@@ -17,6 +17,7 @@ sys.path.insert(0, str(UQ))
 
 import acquisition  # noqa: E402
 import claims  # noqa: E402
+import ranking  # noqa: E402
 import study  # noqa: E402
 import tables  # noqa: E402
 
@@ -77,8 +78,8 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def quick(name: str, data: Path, out: Path) -> str:
-    command = [sys.executable, UQ / f"{name}.py", "--data", data, "--out", out / name, "--results", out, "--quick"]
+def quick(name: str, data: Path, out: Path, runs: str | None = None) -> str:
+    command = [sys.executable, UQ / f"{name}.py", "--data", data, "--out", out / (runs or name), "--results", out, "--quick"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -117,6 +118,27 @@ def test_acquisition_runs_and_continues(data, tmp_path):
     first = {(r["seed"], r["strategy"]): r["rmse_f"] for r in records if r["split"] == "1200 K" and r["n_members"] == 2}
     assert len(set(first.values())) == len(first), "seeds and strategies differ"
     assert "training" not in quick("acquisition", data, tmp_path)
+
+    quick("ranking", data, tmp_path, "acquisition")  # of the seven members of three initial runs
+    found = json.loads((tmp_path / "ranking.json").read_text())
+    assert {(r["split"], r["score"], r["n_members"], r["of_members"]) for r in found} == {
+        (split, score, size, 7) for split in acquisition.HOT for score in ranking.KEYS for size in (2, 3)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("decades, least, most", [(1.0, 0.85, 1.0), (0.0, -0.1, 0.1)])
+def test_rankings_agree_where_frames_differ_and_not_where_members_scatter(decades, least, most):
+    """Members that spread by 1, or by frame from 0.1 to 10, about noise of 1, on 200 frames of three atoms."""
+    spread = 10 ** (decades * np.linspace(-1, 1, 200))[:, None]
+    energy, forces = spread * RNG.standard_normal((200, 12)), spread.repeat(3, 0)[..., None] * RNG.standard_normal((600, 12, 3))
+    members = energy, np.ones((200, 12)), forces, np.broadcast_to(np.eye(3), (600, 12, 3, 3))
+    records = ranking.agreement(members, "600 K", draws=10)
+    assert [record["n_members"] for record in records[::2]] == [2, 3, 4, 6]
+    six = {record["score"]: record for record in records if record["n_members"] == 6}
+    assert all(least < record["spearman"] <= most for record in six.values()), six
+    by_size = [record["spearman"] for record in records if record["score"] == "bald-energy"]
+    assert decades == 0 or by_size == sorted(by_size)
+    assert decades == 0 or all(record["top_shared"] > 4 for record in six.values())
 
 
 def test_other_options_are_refused(data, tmp_path):

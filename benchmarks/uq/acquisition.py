@@ -32,7 +32,7 @@ NAMES = {  # in the order of the tables
     "random": "random", "fps": "fps", "max-variance": "max-variance", "bald-joint": "bald-joint", "bald-energy": "bald-energy",
     "bald-force": "bald-force",
 }  # fmt: skip
-PAIRS = (("rng", "hb_ef"), ("random", "bald-joint"), ("random", "max-variance"))
+PAIRS = (("rng", "hb_ef"), ("random", "bald-joint"), ("random", "bald-force"), ("random", "max-variance"))
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     replay = {name: replayed(source, name, sizes) for name, sizes in options.pop("replay").items()}
     files = {"initial": [str(source / "train_300K.xyz")], "pool": pool, "oracle": {"labels": "pool"}, "test": test, "ood": list(HOT)}
     loops = options.pop("loops")
+    options.pop("ranking_draws")
     for folder, changes in loops.items():
         common = merged(options, changes) | files
         for stage in common.pop("stages"):
