@@ -5,12 +5,13 @@ python benchmarks/uq/claims.py        writes results/claims.md from the JSON fil
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from acquisition import ERRORS, NAMES, labels_needed
+from tables import cell
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Records = Sequence[Mapping[str, Any]]
@@ -32,7 +33,8 @@ def page(folder: Path) -> list[str]:
     for name, title, points in (("threebpa", "3BPA", ("point", "ensemble")), ("rmd17", "rMD17 ethanol", ("RACE", "Ensemble"))):
         rows += accuracy(records[name], title, *points)
     rows += bald(records["acquisition"])
-    lines = ["| claim | target | measured | |", "|---|---|---|---|"]
+    lines = ["±: half the range over seeds, whose mean is judged; in brackets: the range of single seeds.", ""]
+    lines += ["| claim | target | measured | |", "|---|---|---|---|"]
     verdict = {True: "met", False: "**missed**", None: "not measured"}
     return lines + [f"| {claim} | {target} | {measured} | {verdict[met]} |" for claim, target, measured, met in rows]
 
@@ -46,32 +48,29 @@ def of(records: Records, posterior: str, split: str | None = None) -> Mapping[st
     return next((r for r in records if r["posterior"] == posterior and split in (None, r["split"])), None)
 
 
-def judged(claim: str, target: str, value: float | None, met: bool, form: str = ".3f") -> Row:
-    return (claim, target, "-" if value is None else f"{value:{form}}", None if value is None else met)
+def judged(claim: str, target: str, record: Mapping[str, Any], key: str, meets: Callable[[float], bool], form: str = ".3f") -> Row:
+    value = record.get(key)
+    return (claim, target, cell(record, key, form) or "-", None if value is None else meets(value))
 
 
 def b2o3(records: Records) -> list[Row]:
     rows: list[Row] = []
     liquid, crystals = of(records, "ensemble", "liquid") or {}, of(records, "ensemble", "crystals") or {}
-    inside = liquid.get("coverage90_f_recal")
-    rows.append(judged("B2O3, liquid, ensemble: force components in the recalibrated 90 % interval", "0.88 - 0.92", inside,
-                       inside is not None and 0.88 <= inside <= 0.92))  # fmt: skip
+    claim = "B2O3, liquid, ensemble: force components in the recalibrated 90 % interval"
+    rows.append(judged(claim, "0.88 - 0.92", liquid, "coverage90_f_recal", lambda inside: 0.88 <= inside <= 0.92))
     for key, what in (("pit_ks", "as predicted"), ("pit_ks_recal", "scaled on the calibration set")):
-        ks = liquid.get(key)
-        rows.append(judged(f"the same: KS of the Mahalanobis PIT, {what}", "<= 0.05", ks, ks is not None and ks <= 0.05))
+        rows.append(judged(f"the same: KS of the Mahalanobis PIT, {what}", "<= 0.05", liquid, key, lambda ks: ks <= 0.05))
     for key, what in (
         ("auroc", "forces"),
         ("auroc_energy", "the energy"),
         ("auroc_bald", "the energy over the noise (BALD)"),
         ("auroc_stress", "the stress"),
     ):
-        found = crystals.get(key)
-        rows.append(judged(f"the same: AUROC of all crystals by the epistemic uncertainty of {what}", ">= 0.95", found,
-                           found is not None and found >= 0.95))  # fmt: skip
+        claim = f"the same: AUROC of all crystals by the epistemic uncertainty of {what}"
+        rows.append(judged(claim, ">= 0.95", crystals, key, lambda found: found >= 0.95))
     if stacked := of(records, "stacked", "crystals"):
-        found = stacked["auroc_energy"]
         claim = f"B2O3, ensembles of all seeds stacked ({stacked['n_members']} members): AUROC of all crystals by the energy"
-        rows.append(judged(claim, ">= 0.95", found, found >= 0.95))
+        rows.append(judged(claim, ">= 0.95", stacked, "auroc_energy", lambda found: found >= 0.95))
     student = of(records, "distill", "liquid")
     if student and liquid:
         loss = (student["nll_f"] - liquid["nll_f"]) / abs(liquid["nll_f"])
