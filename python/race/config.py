@@ -86,7 +86,7 @@ class TrainConfig(Options):
     patience: int = Field(default=25, ge=1, description="plateau: epochs without a better validation loss before the rate is halved")
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     clip_norm: float = Field(default=10.0, gt=0, description="gradient norm cap, per member")
-    seed: int = 0
+    seed: int = Field(default=0, description="member m starts from the weights of seed + m: runs to be stacked, seeds n_members apart")
     warm_start: Path | None = Field(default=None, description="a run whose weights training starts from, and whose model section it takes")
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"

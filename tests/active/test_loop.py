@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 
 from race.active.config import read_active_config
 from race.active.loop import Loop
 from race.cli import main
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
+from race.train.members import initial_model
 from race.train.noise import untouched
 from race.train.run import load_run
 
@@ -95,6 +98,21 @@ def test_members_go_on_from_the_last_weights(done):
     first, second = (load_run(out / folder)[1] for folder in ("seed-0/initial/run", "seed-0/random/round-1/run"))
     assert second.train.warm_start == out / "seed-0/initial/run" and untouched(second.model) == untouched(first.model)
     assert (second.train.epochs, second.train.warmup_epochs) == (1, 0)
+
+
+def test_seeds_share_no_member(done, tmp_path):
+    """Nor the order of the data, the division into training and validation, or what is drawn."""
+    config, out = done[0], shutil.copytree(done[1], tmp_path / "out")
+    both = read_active_config(write_problem(config.parent, strategies=["random"], rounds=1, seeds=[0, 1]))
+    write_problem(config.parent)
+    Loop(both, out).run()
+    first, second = (load_run(out / f"seed-{seed}/initial/run")[1] for seed in (0, 1))
+    starts = [initial_model(c.model, c.train.seed, torch.float64).embedding for c in (first, second)]
+    assert not any(torch.equal(one, other) for one in starts[0] for other in starts[1])
+    assert torch.equal(initial_model(second.model, 1, torch.float64).embedding[0], starts[0][1])  # what seed 1 as it stands would share
+    frames = [{fingerprint(a) for a in ase.io.read(out / f"seed-{seed}/initial/validation.extxyz", ":")} for seed in (0, 1)]
+    chosen = [selections(out)[f"seed-{seed}/random/round-1/selected.extxyz"] for seed in (0, 1)]
+    assert frames[0] != frames[1] and set(chosen[0]) != set(chosen[1])
 
 
 def test_killed_and_continued_it_ends_alike(done, tmp_path):

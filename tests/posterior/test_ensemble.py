@@ -5,16 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from race.config import Config, DataConfig
+from race.config import Config, DataConfig, TrainConfig
 from race.errors import RaceError
-from race.posterior.ensemble import EnsembleOptions, fit
+from race.posterior.ensemble import EnsembleOptions, fit, shared_starts
 from race.posterior.protocol import Run
+from race.train.members import initial_model
 from tests.deploy.conftest import graph_of, make_model, triclinic
 
 
-def runs() -> list[Run]:
+def runs(seed: int = 2) -> list[Run]:
+    """Two members and one; seed: train.seed of the second run."""
     models = [make_model(seed=0), make_model(seed=1, n_members=1)]
-    return [Run(Path(f"run{k}"), model, Config(data=DataConfig(train=["x"]), model=model.config), {}) for k, model in enumerate(models)]
+    configs = [Config(data=DataConfig(train=["x"]), model=models[k].config, train=TrainConfig(seed=k * seed)) for k in range(2)]
+    return [Run(Path(f"run{k}"), models[k], configs[k], {}) for k in range(2)]
 
 
 def test_members_in_order_and_one_alone():
@@ -30,3 +33,17 @@ def test_members_in_order_and_one_alone():
 def test_a_member_that_is_not_there():
     with pytest.raises(RaceError, match="--take: no such member; expected 0 to 2; got 3"):
         fit(runs(), EnsembleOptions(take=3), Path())
+
+
+def test_members_that_began_alike_are_pointed_out(trained, capsys):
+    """Seeds of runs count on by member: those of seed 1 begin as the second member of seed 0 did."""
+    pair = Run.load(trained(n_members=3, seed=0)), Run.load(trained(n_members=1, seed=2))
+    firsts = [initial_model(run.config.model, run.config.train.seed, torch.float64).embedding for run in pair]
+    assert torch.equal(firsts[0][2], firsts[1][0]) and shared_starts(*pair) == 1
+    fit(pair, EnsembleOptions(), Path())
+    assert f"{pair[0].path} and {pair[1].path} have 1 initial weights in common (train.seed 0 and 2)" in capsys.readouterr().out
+    assert [shared_starts(*runs(seed)) for seed in (0, 1, 2)] == [1, 1, 0]
+    fit(runs(), EnsembleOptions(), Path())
+    assert "in common" not in capsys.readouterr().out
+    pair[1].summary["posterior"] = {"name": "swag"}
+    assert shared_starts(*pair) == 0

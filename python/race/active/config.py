@@ -61,7 +61,11 @@ class ActiveConfig(Options):
     strategies: list[str | Replay] = Field(min_length=1, description=f"any of {' '.join(STRATEGIES)}, or replay: files")
     rounds: int = Field(default=5, ge=1)
     budget: int | list[int] = Field(default=10, description="labels a round (and a group of the pool); a list: of each round")
-    seeds: list[int] = Field(default=[0], min_length=1, description="the whole comparison once for each; added to train.seed")
+    seeds: list[int] = Field(
+        default=[0],
+        min_length=1,
+        description="the whole comparison once for each; times model.n_members added to train.seed, so that no two share a member",
+    )
     min_distance: float = Field(default=0.0, ge=0, description="as in race select, Angstrom")
     features: Literal["distances", "model"] = Field(default="distances", description="as in race select, for fps")
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="of the initial set, and of every round's labels")

@@ -261,7 +261,9 @@ class Loop:
         config = Config(
             data=DataConfig(train=[training], validation=[validation], atomic_energies=self._atomic_energies()),
             model=self.config.model,
-            train=options.model_copy(update={"seed": options.seed + this.seed, "warm_start": warm.run if warm else None}),
+            train=options.model_copy(
+                update={"seed": options.seed + this.seed * self.config.model.n_members, "warm_start": warm.run if warm else None}
+            ),
         )
         self._say(f"{this}: training" + " from the last round's weights" * bool(warm))
         train(config, this.run, resume=True)

@@ -1,6 +1,7 @@
 """A deep ensemble from models trained apart: their checkpoints become the members of one model."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from pydantic import Field
@@ -26,11 +27,27 @@ def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
         RaceError: runs that differ in more than their weights (architecture, elements, E0, scales); no such member to take.
     """
     model = stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval()
+    for one, other in combinations(runs, 2):
+        if shared := shared_starts(one, other):
+            seeds = f"train.seed {one.config.train.seed} and {other.config.train.seed}"
+            print(f"  {one.path} and {other.path} have {shared} initial weights in common ({seeds}): their members differ less than others")
     if options.take is not None:
         if options.take >= model.n_members:
             raise RaceError("no such member", where="--take", expected=f"0 to {model.n_members - 1}", got=options.take)
         model = member_of(model, options.take)
     return Fitted(model, validation=common_validation(runs))
+
+
+def shared_starts(one: Run, other: Run) -> int:
+    """How many members of two runs began from the same weights: member m begins from those of train.seed + m.
+
+    What is trained from the same weights stays alike, whatever the order of the data: on 3BPA the deviations of forces from the mean of
+    all members correlate by 0.44, those of any other two members by -0.16. Runs that began from other runs are not judged.
+    """
+    if any(run.config.train.warm_start is not None or "posterior" in run.summary for run in (one, other)):
+        return 0
+    seeds = [{run.config.train.seed + m for m in range(run.model.n_members)} for run in (one, other)]
+    return len(seeds[0] & seeds[1])
 
 
 def common_validation(runs: Sequence[Run]) -> Dataset | None:
