@@ -20,7 +20,7 @@ from tables import write
 from race.active.pool import read_pool
 from race.active.scores import RunScorer, bald_energy, bald_forces
 
-SIZES = (2, 3, 4, 6, 8)
+SIZES = (2, 3, 4, 6)
 TOP = 10  # frames that the first round of acquisition.py labels
 KEYS = {"bald-energy": "BALD of energies", "bald-force": "BALD of forces"}
 Moments = tuple[np.ndarray, ...]  # energies and variances [n, M], forces [n_atoms, M, 3] and covariances [n_atoms, M, 3, 3]
@@ -29,7 +29,8 @@ Moments = tuple[np.ndarray, ...]  # energies and variances [n, M], forces [n_ato
 def main() -> None:
     args, options = arguments("acquisition", __doc__)
     _, pool = prepare(args.data / "3bpa", args.out / "data", options["stride"])
-    runs = [run for loop in options["loops"] for run in sorted((args.out / loop).glob("seed-*/initial/run"))]
+    # Of the first loop alone: models of another number of members began from the same weights.
+    runs = sorted((args.out / next(iter(options["loops"]))).glob("seed-*/initial/run"))
     records = []
     for split in HOT:
         say(f"ranking {split}")
