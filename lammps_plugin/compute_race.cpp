@@ -70,7 +70,8 @@ double ComputeRace::compute_scalar() {
 void ComputeRace::compute_vector() {
   if (invoked_vector == update->ntimestep) return;
   invoked_vector = update->ntimestep;
-  const PairRace::Totals totals = pair_->totals();
+  PairRace::Totals totals;
+  pair_->guarded([&] { totals = pair_->totals(); });
   const double per_volume = force->nktv2p / (domain->xprd * domain->yprd * domain->zprd);
   double* next = vector;
   for (const std::string& name : quantities_) {

@@ -80,17 +80,20 @@ void ComputeRaceAtom::init() {
   }
 }
 
+void ComputeRaceAtom::grow() {
+  if (atom->nmax <= n_max_) return;
+  n_max_ = atom->nmax;
+  if (n_columns_ == 1) {
+    memory->grow(vector_atom, n_max_, "race/atom:vector");
+  } else {
+    memory->grow(array_atom, n_max_, n_columns_, "race/atom:array");
+  }
+}
+
 void ComputeRaceAtom::compute_peratom() {
   invoked_peratom = update->ntimestep;
   pair_->require_uncertainty();
-  if (atom->nmax > n_max_) {
-    n_max_ = atom->nmax;
-    if (n_columns_ == 1) {
-      memory->grow(vector_atom, n_max_, "race/atom:vector");
-    } else {
-      memory->grow(array_atom, n_max_, n_columns_, "race/atom:array");
-    }
-  }
+  pair_->guarded([&] { grow(); });
   for (int i = 0; i < atom->nlocal; ++i) {
     double* to = n_columns_ == 1 ? vector_atom + i : array_atom[i];
     if (!(atom->mask[i] & groupbit)) {

@@ -25,6 +25,7 @@ class ComputeRaceAtom : public Compute {
     double probability = 0;  ///< of `interval`
     double half_width = 0;   ///< of `interval`, in standard deviations
   };
+  void grow();
   void write(const Quantity& quantity, int i, double* to) const;
 
   std::vector<Quantity> quantities_;

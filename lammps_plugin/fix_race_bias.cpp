@@ -49,6 +49,10 @@ bool FixRaceBias::present(const Modify& modify) {
 // U = A (exp(-var / (N B^2)) - 1) with var = mean_m (E_m - E)^2. By dU/dE_m = 2/M (E_m - E) dU/dvar, and since members' forces are
 // at hand, F = -dU/dr = sum_m dU/dE_m F_m, and the virial likewise: no second derivative is needed.
 void FixRaceBias::post_force(int vflag) {
+  pair_->guarded([&] { add_bias(vflag); });
+}
+
+void FixRaceBias::add_bias(int vflag) {
   pair_->require_uncertainty();
   const PairRace::Members members = pair_->members();
   const double unit = pair_->units().energy;

@@ -24,6 +24,8 @@ class FixRaceBias : public Fix {
   static bool present(const Modify& modify);
 
  private:
+  void add_bias(int vflag);
+
   double height_, width_;  ///< energy units
   double energy_ = 0;      ///< of the bias
   double energy_std_ = 0;  ///< of the ensemble's energy

@@ -136,8 +136,12 @@ void FixRaceGuard::Finding::add(double how_bad, tagint atom, const std::string& 
   }
 }
 
-// Collective: what one rank found, all ranks learn, and all warn, write or stop together.
 void FixRaceGuard::check() {
+  pair_->guarded([&] { look(); });
+}
+
+// Collective: what one rank found, all ranks learn, and all warn, write or stop together.
+void FixRaceGuard::look() {
   std::vector<Finding> findings(n_kinds);
   find_not_finite(findings[not_finite]);
   find_pairs(findings[overlap], findings[unseen]);

@@ -46,6 +46,7 @@ class FixRaceGuard : public Fix {
 
   bool looks_at(bigint step) const;
   void check();
+  void look();
   void find_not_finite(Finding&) const;
   void find_pairs(Finding& overlaps, Finding& unseen_pairs) const;
   void find_densities(Finding&) const;

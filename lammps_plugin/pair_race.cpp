@@ -48,21 +48,18 @@ PairRace::~PairRace() {
   }
 }
 
-// No exception of torch or librace leaves the plugin. One rank's error ends all: LAMMPS aborts them.
-template <typename Work>
-void PairRace::guarded(Work&& work) {
-  std::string message;
+// The inner exceptions are torch's and librace's. After an abort on one rank mpirun ends, with or without having passed on that rank's
+// line.
+void PairRace::guarded(const std::function<void()>& work) {
   try {
-    work();
-    return;
-  } catch (const LAMMPSException&) {
-    throw;
-  } catch (const std::exception& exception) {
-    message = is_out_of_memory(exception) ? out_of_memory(one_line(exception)) : one_line(exception);
-  }
-  try {
-    error->one(FLERR, message);
-  } catch (const LAMMPSException&) {  // the line is out, the abort is next: mpirun may end before it has passed the line on
+    try {
+      work();
+    } catch (const LAMMPSException&) {
+      throw;
+    } catch (const std::exception& exception) {
+      error->one(FLERR, is_out_of_memory(exception) ? out_of_memory(one_line(exception)) : one_line(exception));
+    }
+  } catch (const LAMMPSAbortException&) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     throw;
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,7 +44,11 @@ class PairRace : public Pair {
   void* extract_peratom(const char*, int&) override;
   double memory_usage() override;
 
-  // What the computes ask. LAMMPS's units.
+  /// What every step of the plugin's styles runs in. No exception of torch or librace leaves it: one rank's ends all ranks with one line,
+  /// as do LAMMPS's own errors of one rank, and the line has time to come out.
+  void guarded(const std::function<void()>& work);
+
+  // What the computes and fixes ask. LAMMPS's units.
 
   /// Collective: sees that the arrays below hold this step's values, evaluating once more when this step's forces came without.
   /// With `uq every N`: the values of the last step that was evaluated.
@@ -123,8 +128,6 @@ class PairRace : public Pair {
   void recall();
   at::Tensor reduced_sums() const;
   static constexpr int n_held = 21;  ///< columns of the six quantities
-  template <typename Work>
-  void guarded(Work&& work);
 
   std::string file_, pin_;
   std::optional<at::ScalarType> dtype_;

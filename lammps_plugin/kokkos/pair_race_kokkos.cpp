@@ -1,5 +1,6 @@
 #include "pair_race_kokkos.h"
 
+#include "../load_model.h"
 #include "atom_kokkos.h"
 #include "atom_masks.h"
 #include "comm.h"
@@ -54,9 +55,12 @@ template <class DeviceType>
 void PairRaceKokkos<DeviceType>::init_style() {
   atomKK_->sync(Host, ALL_MASK);  // bonds, types and masses are looked at
   PairRace::init_style();
+  std::string message;  // of `cuda:0` only the ranks that KOKKOS gives another GPU have one
   if (model_->device() != race_kokkos::torch_device<DeviceType>())
-    error->one(FLERR, "pair_style race/kk device: expected {}, where KOKKOS keeps the atoms, got {}; leave the keyword out",
-               default_device(), model_->device().str());
+    message = fmt::format("pair_style race/kk device: expected {}, where KOKKOS keeps the atoms, got {}; leave the keyword out",
+                          default_device(), model_->device().str());
+  message = agree(world, message);
+  if (!message.empty()) error->all(FLERR, message);
   auto* request = neighbor->find_request(this);
   request->set_kokkos_host(execution_space == HostKK);
   request->set_kokkos_device(execution_space == Device);
