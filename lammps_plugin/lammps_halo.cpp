@@ -44,7 +44,7 @@ void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   }
   if (!host_.is_same(rows)) rows.copy_(host_);
   host_.reset();
-  seconds_ += LAMMPS_NS::platform::walltime() - start;
+  totals_.seconds += LAMMPS_NS::platform::walltime() - start;
 }
 
 void LammpsHalo::put(int atom, double* buffer) const {
@@ -58,7 +58,7 @@ void LammpsHalo::put(int atom, double* buffer) const {
 }
 
 int LammpsHalo::pack_forward(int n, const int* atoms, double* buffer) {
-  bytes_packed_ += static_cast<double>(sizeof(double)) * n * doubles_;
+  totals_.bytes += static_cast<double>(sizeof(double)) * n * doubles_;
   for (int k = 0; k < n; ++k) put(atoms[k], buffer + static_cast<int64_t>(k) * doubles_);
   return n * doubles_;
 }
@@ -71,7 +71,7 @@ void LammpsHalo::unpack_forward(int n, int first, const double* buffer) {
 }
 
 int LammpsHalo::pack_reverse(int n, int first, double* buffer) {
-  bytes_packed_ += static_cast<double>(sizeof(double)) * n * doubles_;
+  totals_.bytes += static_cast<double>(sizeof(double)) * n * doubles_;
   for (int k = 0; k < n; ++k) put(first + k, buffer + static_cast<int64_t>(k) * doubles_);
   return n * doubles_;
 }

@@ -9,14 +9,20 @@ class Comm;
 class Pair;
 }  // namespace LAMMPS_NS
 
+/// What exchanges of one rank have carried and taken since the start.
+struct HaloTotals {
+  double bytes = 0;    ///< packed for other ranks and for periodic images of this one's own atoms
+  double seconds = 0;  ///< packing, messages and waiting for ranks that come later; on a GPU without KOKKOS for its kernels too
+};
+
 /// The exchange of librace through LAMMPS's own pattern, brick or tiled: Comm::forward_comm(pair) and reverse_comm(pair), whose
 /// callbacks the pair style hands on to pack and unpack here. On the wire a row is copied bit for bit: two float32 to a double.
 class LammpsHalo final : public race::HaloExchange {
  public:
   /// @param comm LAMMPS's pointer itself: `comm_style` puts another object there.
   /// @param row_of_atom row of each local and ghost atom, -1 for none: such atoms send and receive zeros.
-  LammpsHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom)
-      : comm_(comm), pair_(pair), row_of_atom_(row_of_atom) {}
+  LammpsHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom, HaloTotals& totals)
+      : comm_(comm), pair_(pair), row_of_atom_(row_of_atom), totals_(totals) {}
 
   void forward(at::Tensor& rows) override;
   void reverse(at::Tensor& rows) override;
@@ -25,12 +31,6 @@ class LammpsHalo final : public race::HaloExchange {
   void unpack_forward(int n, int first, const double* buffer);
   int pack_reverse(int n, int first, double* buffer);
   void unpack_reverse(int n, const int* atoms, const double* buffer);
-
-  /// Bytes packed since the start, for other ranks and for periodic images of this one's own atoms.
-  double& bytes_packed() { return bytes_packed_; }
-
-  /// Seconds in exchanges since the start: packing, messages and waiting for ranks that come later.
-  double& seconds() { return seconds_; }
 
   /// Doubles on the wire for a row of `width` scalars of `dtype`.
   static int wire_doubles(int64_t width, at::ScalarType dtype);
@@ -42,10 +42,10 @@ class LammpsHalo final : public race::HaloExchange {
   LAMMPS_NS::Comm*& comm_;
   LAMMPS_NS::Pair& pair_;
   const std::vector<int>& row_of_atom_;
+  HaloTotals& totals_;
   at::Tensor host_;  ///< the rows in exchange: [n_total, width], contiguous, in host memory
   char* data_ = nullptr;
   int64_t width_ = 0;  ///< scalars per row
   int64_t row_bytes_ = 0;
   int doubles_ = 0;
-  double bytes_packed_ = 0, seconds_ = 0;
 };

@@ -27,7 +27,7 @@
 
 using namespace LAMMPS_NS;
 
-PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(comm, *this, local_.row_of_atom()) {
+PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(comm, *this, local_.row_of_atom(), exchanged_) {
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -300,12 +300,11 @@ void PairRace::unpack_forward_comm(int n, int first, double* buffer) { halo_.unp
 int PairRace::pack_reverse_comm(int n, int first, double* buffer) { return halo_.pack_reverse(n, first, buffer); }
 void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) { halo_.unpack_reverse(n, atoms, buffer); }
 
-// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` is what exchanges have carried, `halo_seconds` how
-// long they took (not those of race/kk in a device's memory, which do not end on the host).
+// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` and `halo_seconds`: see HaloTotals.
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
-  if (!strcmp(name, "halo_bytes")) return &halo_.bytes_packed();
-  if (!strcmp(name, "halo_seconds")) return &halo_.seconds();
+  if (!strcmp(name, "halo_bytes")) return &exchanged_.bytes;
+  if (!strcmp(name, "halo_seconds")) return &exchanged_.seconds;
   for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
     if (!strcmp(name, flag)) return &uq_flag_;
   return nullptr;

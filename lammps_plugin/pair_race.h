@@ -101,6 +101,7 @@ class PairRace : public Pair {
   std::optional<race::Model> model_;
   RaceUnits units_;
   LocalGraph local_;
+  HaloTotals exchanged_;
 
  private:
   void read_settings(int narg, char** arg);

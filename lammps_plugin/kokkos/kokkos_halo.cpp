@@ -1,8 +1,8 @@
 #include "kokkos_halo.h"
 
-#include "../lammps_halo.h"
 #include "comm.h"
 #include "pair.h"
+#include "platform.h"
 #include "torch_device.h"
 
 using namespace LAMMPS_NS;
@@ -94,6 +94,7 @@ void KokkosHalo<DeviceType>::exchange(at::Tensor& rows, bool forward) {
   const at::Device device = race_kokkos::torch_device<DeviceType>();
   rows_ = rows.to(device).contiguous();
   race_kokkos::fence_torch(device);
+  const double start = platform::walltime();
   const int doubles = LammpsHalo::wire_doubles(width, rows_.scalar_type());
   if (forward) {
     comm_->forward_comm(&pair_, doubles);
@@ -101,18 +102,25 @@ void KokkosHalo<DeviceType>::exchange(at::Tensor& rows, bool forward) {
     comm_->reverse_comm(&pair_, doubles);
   }
   DeviceType().fence();
+  totals_.seconds += platform::walltime() - start;
   if (!rows_.is_same(rows)) rows.copy_(rows_);
   rows_.reset();
 }
 
 template <class DeviceType>
-int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) const {
-  return race_kokkos::pack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1, n, buffer);
+int KokkosHalo<DeviceType>::counted(int n_doubles) {
+  totals_.bytes += static_cast<double>(sizeof(double)) * n_doubles;
+  return n_doubles;
 }
 
 template <class DeviceType>
-int KokkosHalo<DeviceType>::pack(int n, int first, DAT::tdual_double_1d& buffer) const {
-  return race_kokkos::pack<DeviceType>(graph_, rows_, {}, first, n, buffer);
+int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) {
+  return counted(race_kokkos::pack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1, n, buffer));
+}
+
+template <class DeviceType>
+int KokkosHalo<DeviceType>::pack(int n, int first, DAT::tdual_double_1d& buffer) {
+  return counted(race_kokkos::pack<DeviceType>(graph_, rows_, {}, first, n, buffer));
 }
 
 template <class DeviceType>

@@ -31,7 +31,7 @@ void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n
 // Also where the host is the only device: then "device" is LAMMPS's name for Kokkos's own views, and messages go the device's way.
 template <class DeviceType>
 PairRaceKokkos<DeviceType>::PairRaceKokkos(LAMMPS* lmp)
-    : PairRace(lmp), atomKK_(static_cast<AtomKokkos*>(atom)), device_halo_(comm, *this, device_graph_) {
+    : PairRace(lmp), atomKK_(static_cast<AtomKokkos*>(atom)), device_halo_(comm, *this, device_graph_, exchanged_) {
   kokkosable = 1;
   reverse_comm_device = 1;
   execution_space = std::is_same_v<DeviceType, LMPDeviceType> ? Device : HostKK;
@@ -113,15 +113,8 @@ void PairRaceKokkos<DeviceType>::add_forces(const at::Tensor& forces) {
 }
 
 template <class DeviceType>
-int PairRaceKokkos<DeviceType>::counted(int n_doubles) {
-  int dim;
-  *static_cast<double*>(extract("halo_bytes", dim)) += static_cast<double>(sizeof(double)) * n_doubles;
-  return n_doubles;
-}
-
-template <class DeviceType>
 int PairRaceKokkos<DeviceType>::pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer, int, int*) {
-  return counted(device_halo_.pack(n, atoms, buffer));
+  return device_halo_.pack(n, atoms, buffer);
 }
 
 template <class DeviceType>
@@ -131,7 +124,7 @@ void PairRaceKokkos<DeviceType>::unpack_forward_comm_kokkos(int n, int first, DA
 
 template <class DeviceType>
 int PairRaceKokkos<DeviceType>::pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
-  return counted(device_halo_.pack(n, first, buffer));
+  return device_halo_.pack(n, first, buffer);
 }
 
 template <class DeviceType>

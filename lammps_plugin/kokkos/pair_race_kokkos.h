@@ -37,7 +37,6 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
  private:
   void copy_rows();
   bool exchanges_on_device() const;
-  int counted(int n_doubles);  ///< of a message, which it adds to `halo_bytes`
 
   AtomKokkos* atomKK_;
   KokkosGraph<DeviceType> device_graph_;
