@@ -114,7 +114,8 @@ PYBIND11_MODULE(_race, m) {
 
   py::class_<race::Zbl>(m, "Zbl", "A repulsive core for `predict` of the model it was made for; see zbl.h. Raises race.RaceError.")
       .def(py::init([](const race::Model& model, const std::string& name) { return race::Zbl(model.metadata(), name); }), "model"_a,
-           "name"_a);
+           "name"_a)
+      .def("has", &race::Zbl::has, "a"_a, "b"_a, "Whether two elements, by index of the model, have a core.");
 
   py::class_<race::Model>(m, "Model", "A loaded artifact; see model.h and predict.h for shapes and units.")
       .def_property_readonly("metadata", [](const race::Model& model) { return model.metadata().json; })

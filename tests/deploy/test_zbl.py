@@ -1,5 +1,7 @@
 """The repulsive core: against its formula written out, smooth for every pair, silent where the model was trained."""
 
+import warnings
+
 import ase
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tests.deploy.conftest import make_model, triclinic
 
 SHORTEST = {"B-B": 1.5, "B-N": 1.3}  # N-N is a pair that no training set had
 FULL = 0.7
+pytestmark = pytest.mark.filterwarnings("ignore:zbl. no core between N and N")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,18 @@ def test_silent_in_the_training_range(calculators):
     for atoms in structures:
         for name in ("energy", "energies", "forces"):
             assert np.all(core(calculators, atoms, name) == 0)
+
+
+def test_pair_without_core_is_a_warning(path):
+    """Of the elements that are there; N-N is no pair of the training set."""
+    calculator = race.Calculator(path, zbl=True)
+    with pytest.warns(UserWarning, match=r"zbl: no core between N and N, .*model .*model\.race\.pt") as found:
+        calculator.get_potential_energy(dimer("B-N", 1.6))
+    assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_potential_energy(dimer("B-B", 1.6))
+        race.Calculator(path).get_potential_energy(dimer("B-N", 1.6))
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """ASE calculator over librace: `atoms.calc = race.Calculator("x.race.pt")`."""
 
 import json
+import warnings
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +61,8 @@ class Calculator(AseCalculator):
         uncertainty: compute every property at every call, for code that reads them all.
         interval: level of the calibrated intervals, e.g. 0.95; the artifact must carry a calibration (`race export --calibration`).
         zbl: add the screened nuclear repulsion of Ziegler, Biersack and Littmark between atoms closer than any of their elements in the
-            training set (`cpp/include/race/zbl.h`, the `zbl on` of LAMMPS). Uncertainties stay those of the model.
+            training set (`cpp/include/race/zbl.h`, the `zbl on` of LAMMPS). Uncertainties stay those of the model. A structure with two
+            elements that are no pair of the training set, and so have no core, is a warning.
         sha256: refuse another artifact than this (8 or more leading digits).
 
     Raises:
@@ -81,6 +84,7 @@ class Calculator(AseCalculator):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.path = path
         self.model = race._race.load(str(path), device, dtype, sha256)
         self.metadata = json.loads(self.model.metadata)
         self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
@@ -120,6 +124,8 @@ class Calculator(AseCalculator):
         row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
         np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
         species = species_index(atoms, self.metadata["elements"])
+        if self.zbl is not None:
+            self._warn_without_core(species)
         arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (species, vector, sender, row_ptr))
         out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain, zbl=self.zbl)
         out = {name: tensor.numpy() for name, tensor in out.items()}
@@ -164,6 +170,15 @@ class Calculator(AseCalculator):
                 if quantity in self.interval_factors and quantity in std:
                     results[name] = self.interval_factors[quantity] * std[quantity]
         return {name: value for name, value in results.items() if name in self.implemented_properties}
+
+    def _warn_without_core(self, species: np.ndarray) -> None:
+        elements = self.metadata["elements"]
+        for a, b in combinations_with_replacement(np.unique(species).tolist(), 2):
+            if not self.zbl.has(a, b):
+                line = (
+                    f"zbl: no core between {elements[a]} and {elements[b]}, a pair that the training set of model {self.path} does not have"
+                )
+                warnings.warn(line, stacklevel=2)  # Python prints the same line once
 
     def _interval_factors(self, path: str | Path, level: float) -> dict[str, float]:
         """Of every calibrated quantity.
