@@ -58,6 +58,32 @@ def triclinic(repeat=(2, 2, 1)):
     return frame
 
 
+def numeric_force(energy, atoms, atom: int, axis: int, h: float) -> float:
+    """-dE/dx of one component by central differences of `energy(atoms)`, steps of h Angstrom; eV/A."""
+    sides = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[atom, axis] += sign * h
+        sides.append(energy(moved))
+    return -(sides[0] - sides[1]) / (2 * h)
+
+
+def numeric_stress(energy, atoms, h: float) -> np.ndarray:
+    """[6] eV/A^3 in ASE's Voigt order, by central differences of `energy(atoms)` along symmetric strains of h."""
+    stress = []
+    for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
+        sides = []
+        for sign in (1, -1):
+            strain = np.eye(3)
+            strain[a, b] += sign * h / 2
+            strain[b, a] += sign * h / 2
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+            sides.append(energy(strained))
+        stress.append((sides[0] - sides[1]) / (2 * h) / atoms.get_volume())
+    return np.array(stress)
+
+
 def graph_of(frame, dtype=torch.float64) -> Batch:
     return build_graph(frame, ELEMENTS, R_MAX, dtype)
 

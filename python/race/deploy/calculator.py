@@ -125,7 +125,7 @@ class Calculator(AseCalculator):
         np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
         species = species_index(atoms, self.metadata["elements"])
         if self.zbl is not None:
-            self._warn_without_core(species)
+            self._warn_without_core(self.zbl, species)
         arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (species, vector, sender, row_ptr))
         out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain, zbl=self.zbl)
         out = {name: tensor.numpy() for name, tensor in out.items()}
@@ -171,14 +171,13 @@ class Calculator(AseCalculator):
                     results[name] = self.interval_factors[quantity] * std[quantity]
         return {name: value for name, value in results.items() if name in self.implemented_properties}
 
-    def _warn_without_core(self, species: np.ndarray) -> None:
+    def _warn_without_core(self, core: race._race.Zbl, species: np.ndarray) -> None:
         elements = self.metadata["elements"]
         for a, b in combinations_with_replacement(np.unique(species).tolist(), 2):
-            if not self.zbl.has(a, b):
-                line = (
-                    f"zbl: no core between {elements[a]} and {elements[b]}, a pair that the training set of model {self.path} does not have"
-                )
-                warnings.warn(line, stacklevel=2)  # Python prints the same line once
+            if not core.has(a, b):
+                pair = f"{elements[a]} and {elements[b]}"
+                # Python prints one line of many that are the same.
+                warnings.warn(f"zbl: no core between {pair}, a pair that the training set of model {self.path} does not have", stacklevel=2)
 
     def _interval_factors(self, path: str | Path, level: float) -> dict[str, float]:
         """Of every calibrated quantity.
