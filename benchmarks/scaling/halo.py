@@ -13,18 +13,11 @@ with n_ghost summed over ranks (a periodic image of a rank's own atom counts: LA
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import ase.build
-import race._race
-import torch
-
-from race.config import ModelConfig
-from race.deploy.export import export_model
-from race.model.race import RACE
+from silicon import START, export, run, write_data
 
 DRIVER = """
 import json, sys
@@ -38,15 +31,8 @@ rank = [lmp.extract_pair("halo_bytes") - before, lmp.extract_setting("nlocal"), 
 open(f"rank.{lmp.extract_setting('world_rank')}.json", "w").write(json.dumps(rank))
 """
 INPUT = """
-units metal
-atom_style atomic
-read_data si.data
-plugin load {plugin}
-pair_style race model.race.pt
-pair_coeff * * Si
 neigh_modify every 100 delay 100 check no
 {compute}
-fix nve all nve
 timestep 0.0001
 thermo_style custom step pe {column}
 thermo 1
@@ -55,35 +41,10 @@ UNCERTAIN = "compute U all race energy/std"
 STEPS = 4
 
 
-def write_data(folder: Path, repeat: tuple[int, int, int]) -> int:
-    atoms = ase.build.bulk("Si", "diamond", a=5.43, cubic=True).repeat(repeat)
-    atoms.rattle(0.02, seed=1)
-    x, y, z = atoms.cell.lengths()
-    rows = "\n".join(f"{k + 1} 1 {p[0]:.8f} {p[1]:.8f} {p[2]:.8f}" for k, p in enumerate(atoms.positions))
-    (folder / "si.data").write_text(
-        f"silicon\n\n{len(atoms)} atoms\n1 atom types\n\n0 {x} xlo xhi\n0 {y} ylo yhi\n0 {z} zlo zhi\n\nMasses\n\n1 28.0855\n\n"
-        f"Atoms # atomic\n\n{rows}\n"
-    )
-    return len(atoms)
-
-
-def export(path: Path, members: int, layers: int, dtype: str) -> list[int]:
-    """Untrained: 64 channels, l <= 1. Returns the features exchanged per atom before each layer but the first."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        elements=["Si"], r_max=5.0, n_layers=layers, irreps_hidden="64x0e+64x1o", lmax=2, n_features=16, n_members=members,
-        avg_num_neighbors=28.0, head="cholesky" if members > 1 else "point",
-    )  # fmt: skip
-    export_model(RACE(config, getattr(torch, dtype)), path)
-    return json.loads(race._race.load(str(path), selftest=False).metadata)["halo_widths"]
-
-
 def measure(folder: Path, ranks: int, uncertain: bool) -> dict:
-    plugin = Path(race._race.__file__).parent / "raceplugin.so"
     compute, column = (UNCERTAIN, "c_U[1]") if uncertain else ("", "")
-    (folder / "in.halo").write_text(INPUT.format(plugin=plugin, compute=compute, column=column))
-    command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), sys.executable, "-c", DRIVER]
-    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    (folder / "in.halo").write_text(START + INPUT.format(compute=compute, column=column))
+    output = run(folder, ranks, DRIVER)
     said = re.search(r"RACE memory per rank: ([\d.]+) MiB, ([\d.]+) MiB on steps", output)
     assert said, output
     per_rank = [json.loads((folder / f"rank.{k}.json").read_text()) for k in range(ranks)]

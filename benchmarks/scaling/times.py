@@ -3,10 +3,10 @@
     python benchmarks/scaling/times.py            # writes times.json, which projection.py reads, and the table in README.md
     python benchmarks/scaling/times.py --quick    # tries it on small boxes: prints, writes nothing
 
-Silicon and model as in halo.py, one member, float32, one thread per rank; NVE at 300 K with LAMMPS's own rebuilding of neighbor lists. Of
-several rounds the fastest counts. Communication is what LAMMPS says of its own (`Comm` of its timing breakdown: positions and forces of
-ghosts) and what the exchanges of features inside `Pair` take by the pair style's clock, averaged over ranks; waiting for a slower rank is
-in both. Step times are fitted, to least relative squares and with no coefficient below 0, by
+Silicon and model as in silicon.py, one member, float32, one thread per rank; NVE at 300 K with LAMMPS's own rebuilding of neighbor lists.
+Of several rounds the fastest counts. Communication is what LAMMPS says of its own (`Comm` of its timing breakdown: positions and forces
+of ghosts) and what the exchanges of features inside `Pair` take by the pair style's clock, averaged over ranks; waiting for a slower rank
+is in both. Step times are fitted, to least relative squares and with no coefficient below 0, by
 
     seconds per step = a n_owned + b n_ghost + c,   of the fullest rank.
 """
@@ -16,29 +16,20 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import race._race
-from halo import export, write_data
 from scipy.optimize import nnls
+from silicon import START, export, run, write_data
 
 HERE = Path(__file__).parent
 # Copies of the cubic cell of 8 atoms along x, y, z, and ranks.
 CASES = [((3, 3, 3), 1), ((4, 4, 4), 1), ((6, 5, 4), 1), ((6, 6, 6), 1), ((4, 4, 4), 2), ((8, 4, 4), 2), ((6, 6, 6), 2), ((12, 6, 6), 2)]
 QUICK = [((2, 2, 2), 1), ((3, 3, 3), 1), ((4, 3, 3), 1), ((4, 3, 3), 2), ((6, 3, 3), 2)]
-INPUT = """
-units metal
-atom_style atomic
-read_data si.data
-plugin load {plugin}
-pair_style race model.race.pt
-pair_coeff * * Si
+DYNAMICS = """
 velocity all create 300 7 loop geom
-fix nve all nve
 timestep 0.001
 thermo 1000000
 """
@@ -73,11 +64,9 @@ def breakdowns(output: str) -> list[dict[str, float]]:
 def measure(folder: Path, repeat: tuple[int, int, int], ranks: int, work: int, rounds: int) -> dict:
     """One case; `work`: atoms times steps of each rank in a round."""
     n_atoms = write_data(folder, repeat)
-    (folder / "in.times").write_text(INPUT.format(plugin=Path(race._race.__file__).parent / "raceplugin.so"))
+    (folder / "in.times").write_text(START + DYNAMICS)
     steps = max(5, work * ranks // n_atoms)
-    command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), sys.executable, "-c", DRIVER, str(steps), str(rounds)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+    output = run(folder, ranks, DRIVER, steps, rounds)
     timed = breakdowns(output)[1:]  # after the warm-up
     best = int(np.argmin([run["step"] for run in timed]))
     of_ranks = [json.loads((folder / f"rank.{k}.json").read_text()) for k in range(ranks)]
