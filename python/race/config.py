@@ -13,6 +13,8 @@ Head = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
 
 
 class Options(BaseModel):
+    """A section of a config: an option that it does not have is an error."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
@@ -98,6 +100,8 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Config(Options):
+    """What `race train` reads: one YAML file."""
+
     data: DataConfig
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -14,13 +14,12 @@ import ase.build
 import ase.io
 import pytest
 import torch
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from race.config import Config
 from race.posterior.command import fit
 from race.train.command import train
 from tests.lammps.conftest import plugin  # noqa: F401  the fixture
+from tests.train.conftest import labelled
 
 ELEMENTS = ["Cu", "Au"]
 R_MAX = 3.5
@@ -62,18 +61,6 @@ CASES = {
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def labelled(seed: int) -> ase.Atoms:
-    """A rattled four-atom cell of Cu3Au with EMT's energy, forces and stress."""
-    atoms = ase.build.bulk("Cu", cubic=True, a=3.75)
-    atoms.symbols[0] = "Au"
-    atoms.rattle(0.12, seed=seed)
-    atoms.set_cell(atoms.cell * (1 + 0.01 * (seed % 3)), scale_atoms=True)
-    atoms.calc = EMT()
-    labels = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
-    atoms.calc = SinglePointCalculator(atoms, **labels)
-    return atoms
 
 
 @pytest.fixture(scope="session")

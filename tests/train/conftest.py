@@ -1,5 +1,6 @@
 import csv
 
+import ase
 import ase.build
 import ase.io
 import pytest
@@ -20,21 +21,23 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+def labelled(seed: int) -> ase.Atoms:
+    """A rattled four-atom cell of Cu3Au with EMT's energy, forces and stress."""
+    atoms = ase.build.bulk("Cu", cubic=True, a=3.75)
+    atoms.symbols[0] = "Au"
+    atoms.rattle(0.12, seed=seed)
+    atoms.set_cell(atoms.cell * (1 + 0.01 * (seed % 3)), scale_atoms=True)
+    atoms.calc = EMT()
+    labels = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms
+
+
 @pytest.fixture(scope="session")
 def copper(tmp_path_factory):
     """extxyz of 12 rattled four-atom cells of Cu3Au with EMT's energies, forces and stresses."""
     path = tmp_path_factory.mktemp("data") / "cu3au.extxyz"
-    frames = []
-    for seed in range(12):
-        atoms = ase.build.bulk("Cu", cubic=True, a=3.75)
-        atoms.symbols[0] = "Au"
-        atoms.rattle(0.12, seed=seed)
-        atoms.set_cell(atoms.cell * (1 + 0.01 * (seed % 3)), scale_atoms=True)
-        atoms.calc = EMT()
-        labels = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
-        atoms.calc = SinglePointCalculator(atoms, **labels)
-        frames.append(atoms)
-    ase.io.write(path, frames)
+    ase.io.write(path, [labelled(seed) for seed in range(12)])
     return path
 
 

@@ -50,6 +50,8 @@ class Replay(Options):
 
 
 class ActiveConfig(Options):
+    """What `race active` reads: one YAML file."""
+
     initial: list[Path] = Field(min_length=1, description="the first training set; the oracle labels what is not labelled")
     pool: dict[str, list[Path]] = Field(
         default={}, description="candidates; with names (600K: [...], 1200K: [...]) each group gives `budget` frames"

@@ -120,10 +120,12 @@ class ForceCovariance(nn.Module):
 
 
 def evidential_nu(raw: Tensor) -> Tensor:
+    """Degrees of freedom, above 5: the covariances of the mean and of the noise then exist. Raw channels [..., C] -> [...]."""
     return torch.nn.functional.softplus(raw[..., 3]) + 5.0
 
 
 def evidential_kappa(raw: Tensor) -> Tensor:
+    """Pseudo-observations of the mean, above 0: epistemic = aleatoric / kappa. Raw channels [..., C] -> [...]."""
     return torch.nn.functional.softplus(raw[..., 4]) + 1e-6
 
 

@@ -64,6 +64,7 @@ class ConvPaths:
 
 
 def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: int) -> ConvPaths:
+    """Every product of a feature and a harmonic up to lmax that `target` has, once per channel of the feature (e3nn's "uvu")."""
     paths = path_irreps(irreps_in, lmax, target)
     columns: dict[o3.Irrep, int] = {ir: 0 for _, ir in target}
     placed = []

@@ -31,6 +31,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Atomic: a killed process leaves the old file or the new one."""
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -41,6 +42,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Of `write_tensors`.
+
+    Raises:
+        RaceError: there is no such file, or it is damaged.
+    """
     try:
         return load_file(path)
     except FileNotFoundError:
