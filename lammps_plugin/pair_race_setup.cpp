@@ -24,7 +24,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char* keywords[] = {"device", "dtype", "uq", "zbl", "memory", "sha256"};
+constexpr const char* keywords[] = {"device", "dtype", "uq", "zbl", "halo", "memory", "sha256"};
 
 bool is_keyword(const char* word) {
   return std::any_of(std::begin(keywords), std::end(keywords), [&](const char* keyword) { return !strcmp(word, keyword); });
@@ -49,7 +49,8 @@ bool matches_pin(std::string pin, const std::string& digest) {
 
 }  // namespace
 
-// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [zbl on|off] [memory MiB] [sha256 HEX]
+// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [zbl on|off] [halo exchange]
+//                  [memory MiB] [sha256 HEX]
 void PairRace::settings(int narg, char** arg) {
   const std::string before = restart_sha256_;
   restart_sha256_.clear();
@@ -94,13 +95,15 @@ void PairRace::read_settings(int narg, char** arg) {
     } else if (keyword == "zbl") {
       if (value(1) != "on" && value(1) != "off") error->all(FLERR, "pair_style race zbl: expected on or off, got {}", value(1));
       zbl_ = value(1) == "on";
+    } else if (keyword == "halo") {
+      if (value(1) != "exchange") error->all(FLERR, "pair_style race halo: expected exchange, got {}", value(1));
     } else if (keyword == "memory") {
       memory_cap_ = utils::numeric(FLERR, value(1), false, lmp) * 1048576;
       if (!(memory_cap_ > 0 && std::isfinite(memory_cap_))) error->all(FLERR, "pair_style race memory: expected MiB > 0, got {}", value(1));
     } else if (keyword == "sha256") {
       pin_ = value(1);
     } else {
-      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, zbl, memory or sha256, got {}", keyword);
+      error->all(FLERR, "pair_style race: expected a keyword device, dtype, uq, zbl, halo, memory or sha256, got {}", keyword);
     }
     k += 2;
   }

@@ -21,7 +21,7 @@ read_data bn.data
 plugin load {plugin}
 """
 RIGHT = {
-    "pair_style": "pair_style race {file} device cpu dtype float64 uq every 2 zbl off",
+    "pair_style": "pair_style race {file} device cpu dtype float64 uq every 2 halo exchange",
     "pair_coeff": "pair_coeff * * B N O sha256 {sha}",
     "compute race/atom": "compute u all race/atom force/cov force/std energy/std bald interval 0.9 force/aleatoric force/epistemic",
     "compute race": "compute U all race energy/std bald max/bald max/force/std stress/std",
@@ -52,8 +52,8 @@ BY_HAND: list[tuple[str, str, tuple[str, ...]]] = [
     ("pair_style", "pair_style race {file} uq every -1", ("uq every", "-1")),
     ("pair_style", "pair_style race {file} uq every 1.5", ("integer", "1.5")),
     ("pair_style", "pair_style race {file} uq every 99999999999", ("99999999999",)),
-    ("pair_style", "pair_style race {file} zbl", ("zbl", "missing")),
-    ("pair_style", "pair_style race {file} zbl 3", ("zbl", "got 3")),
+    ("pair_style", "pair_style race {file} halo", ("halo", "missing")),
+    ("pair_style", "pair_style race {file} halo 3", ("halo", "got 3")),
     ("pair_style", "pair_style race {file} sha256", ("sha256", "missing")),
     ("pair_style", "pair_style race {file} sha256 1234567", ("sha256", "8 to 64")),
     ("pair_style", "pair_style race {file} sha256 zzzzzzzzzz", ("sha256", "zzzzzzzzzz")),
