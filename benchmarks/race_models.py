@@ -7,8 +7,8 @@ from systems import ELEMENTS
 
 from race.config import ModelConfig
 from race.deploy.export import export_model
-from race.model.presets import preset
 from race.model.race import RACE
+from race.presets import preset
 
 SMALL = {"elements": ELEMENTS, "r_max": 5.0, "n_features": 64, "radial_mlp": [64, 64], "avg_num_neighbors": 28.0, "readout_hidden": 64}
 SIZES = {
@@ -19,9 +19,8 @@ SIZES = {
 
 def config(size: str, members: int = 1, head: str = "point") -> ModelConfig:
     """A name of SIZES, or a preset of the paper."""
-    if size in SIZES:
-        return ModelConfig(**SIZES[size], n_members=members, head=head)
-    return preset(size, n_members=members, head=head)  # its H C N O are the first of ELEMENTS
+    options = SIZES[size] if size in SIZES else preset(size)  # whose H C N O are the first of ELEMENTS
+    return ModelConfig(**options | {"n_members": members, "head": head})
 
 
 def build(size: str, members: int = 1, head: str = "point", dtype: str = "float32") -> RACE:

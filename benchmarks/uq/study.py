@@ -24,8 +24,9 @@ from race.data.graph import neighbors, species_index
 from race.deploy.export import export_model
 from race.errors import RaceError
 from race.evaluate.command import check_calibration, make_records, write_json
-from race.evaluate.report import Split, covariance_scale, fit_recalibration
+from race.evaluate.report import covariance_scale, fit_recalibration
 from race.evaluate.source import open_source
+from race.evaluate.split import Split
 from race.posterior.command import fit
 from race.train.command import train
 from race.train.run import load_run

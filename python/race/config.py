@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from race.errors import RaceError
+from race.presets import preset
 
 Head = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
 
@@ -125,13 +126,11 @@ class Config(Options):
 
 def expand_preset(model: object) -> object:
     """`model: race-3bpa`, or `model: {preset: race-3bpa, n_members: 4}`, as plain options."""
-    from race.model.presets import preset
-
     if isinstance(model, str):
-        return preset(model).model_dump(exclude_unset=True)
+        return preset(model)
     if isinstance(model, dict) and "preset" in model:
         changes = dict(model)
-        return {**preset(changes.pop("preset")).model_dump(exclude_unset=True), **changes}
+        return preset(changes.pop("preset")) | changes
     return model
 
 

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from race.evaluate.ood import frame_scores, ood_record
-from race.evaluate.report import Split, covariance_scale, fit_recalibration, split_record
+from race.evaluate.report import covariance_scale, fit_recalibration, split_record
+from race.evaluate.split import Split
 from race.posterior.prediction import Estimate, Prediction
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from e3nn import o3
 
+from race.config import ModelConfig
 from race.model.conv import conv_fused
 from race.model.irreps import Layout
 from race.model.layer import Layer
-from race.model.presets import PRESETS, preset
 from race.model.race import RACE
+from race.presets import PRESETS, preset
 
 from .conv_cases import TOLERANCE, derivatives, worst
 
@@ -19,7 +20,7 @@ def convolutions() -> list:
     """(layer, lmax) of every different convolution, wide ones included, with the paper's own channels."""
     found = {}
     for name in PRESETS:
-        config = preset(name)
+        config = ModelConfig(**preset(name))
         for t, layer in enumerate(RACE(config).layers):
             assert isinstance(layer, Layer)
             key = (*layer.path_rows, config.lmax)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from race.config import ModelConfig
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import collate
-from race.model.presets import PRESETS, preset
 from race.model.race import RACE
 from race.model.reference import Reference
+from race.presets import PRESETS, preset
 
 from .conftest import graph_of, make_model, small_config
 
@@ -242,11 +243,11 @@ def test_paper_configurations_have_the_papers_parameter_counts():
     """Millions of parameters of the unfolded form: supplementary tables, 24.26 / 17.64 / 9.53 / 0.727."""
     published = {"race-3bpa": "24.26", "race-qm9": "17.64", "race-psb3": "9.53", "race-obn25": "0.727"}
     for name in PRESETS:
-        count = sum(p.numel() for p in Reference(preset(name)).parameters()) / 1e6
+        count = sum(p.numel() for p in Reference(ModelConfig(**preset(name))).parameters()) / 1e6
         digits = published.get(name)
         if digits:
             assert math.isclose(count, float(digits), abs_tol=0.51 * 10 ** -len(digits.split(".")[1])), (name, count)
-        assert RACE(preset(name)).config.elements == PRESETS[name]["elements"]
+        assert RACE(ModelConfig(**preset(name))).config.elements == PRESETS[name]["elements"]
 
 
 def test_covariance_heads_need_l2():

@@ -31,8 +31,8 @@ from race.config import Config, DataConfig, read_options
 from race.data import read_frames, split_indices, validation_split
 from race.errors import RaceError
 from race.evaluate.command import make_records, temperatures, write_json
-from race.evaluate.report import Split
 from race.evaluate.source import RunSource
+from race.evaluate.split import Split
 from race.train import checkpoint
 from race.train.command import train
 

@@ -17,9 +17,10 @@ from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS, Recalibration
 from race.evaluate.ood import ood_record
-from race.evaluate.report import N_BOOTSTRAP, Split, covariance_scale, fit_intervals, fit_recalibration, split_record
+from race.evaluate.report import N_BOOTSTRAP, covariance_scale, fit_intervals, fit_recalibration, split_record
 from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
+from race.evaluate.split import Split
 from race.train.prepare import sha256
 
 TABLE_WIDTH = 140  # where the output is not a terminal

@@ -17,7 +17,8 @@ from scipy.special import ndtri
 from race.evaluate.calibration import Recalibration
 from race.evaluate.metrics import LEVELS, gaussian_bounds, observed_coverage
 from race.evaluate.ranking import sparsification
-from race.evaluate.report import MILLI, Residual, Split, rank_rows
+from race.evaluate.report import MILLI
+from race.evaluate.split import Residual, Split, rank_rows
 
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,

@@ -7,7 +7,8 @@ import numpy as np
 
 from race.evaluate.bootstrap import clustered_interval
 from race.evaluate.ranking import auprc, auroc, frame_score, simulated_errors
-from race.evaluate.report import N_BOOTSTRAP, Split
+from race.evaluate.report import N_BOOTSTRAP
+from race.evaluate.split import Split
 
 
 def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarray]:

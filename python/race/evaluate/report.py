@@ -1,15 +1,13 @@
 """One record of figures per split: what `race evaluate` prints and writes. Errors in meV/atom, meV/Angstrom, meV/Angstrom^3."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from race.evaluate import metrics, ranking
-from race.evaluate.bootstrap import ClusteredMean, ClusteredRows
 from race.evaluate.calibration import METHODS, TABLE_LEVELS, IntervalTable, Recalibration, VarianceScaling
-from race.posterior.prediction import Labels, Prediction, marginal_std
+from race.evaluate.split import Residual, Split, rank_rows
 
 MILLI = 1000.0
 Rows = Callable[[np.ndarray | slice], float]
@@ -20,75 +18,6 @@ RANKS = {
     "auprc_error": ranking.large_error_auprc,
 }
 N_BOOTSTRAP = 200
-
-
-@dataclass(frozen=True)
-class Residual:
-    """Errors of one quantity in independent rows, each belonging to a frame.
-
-    error [n] or [n, d] = reference - mean; cov [n] variances or [n, d, d]; frame [n]; size [n] what a reported error is divided by
-    (atoms per frame for energies, else 1); kept: which rows of the labels these are.
-    """
-
-    error: np.ndarray
-    cov: np.ndarray
-    frame: np.ndarray
-    size: np.ndarray
-    kept: np.ndarray
-
-    @property
-    def std(self) -> np.ndarray:
-        return marginal_std(self.cov)
-
-    @property
-    def z(self) -> np.ndarray:
-        """Standardised errors, in the shape of error; not finite where nothing is predicted."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self.error / self.std
-
-    @property
-    def probabilistic(self) -> bool:
-        """Whether every error comes with a positive variance."""
-        return bool((self.std > 0).all())
-
-    @property
-    def cov_matrices(self) -> np.ndarray:
-        """[n, d, d]; d = 1 for energies."""
-        return self.cov.reshape(len(self.cov), *(self.cov.shape[1:] or (1, 1)))
-
-    def per_frame(self, rows: np.ndarray) -> ClusteredMean:
-        """Means over rows [n_values or n, k] laid out as error, to be bootstrapped by frame."""
-        return ClusteredMean(rows, np.repeat(self.frame, rows.shape[0] // len(self.frame)), int(self.frame[-1]) + 1)
-
-    def frames(self) -> ClusteredRows:
-        """The rows of each frame, to be bootstrapped by frame."""
-        return ClusteredRows(self.frame, int(self.frame[-1]) + 1)
-
-
-@dataclass(frozen=True)
-class Split:
-    """A named set of frames with predictions and references; temperature [n_frames] in K, NaN where a frame tells none."""
-
-    name: str
-    prediction: Prediction
-    labels: Labels
-    ood: bool = False
-    temperature: np.ndarray | None = None
-
-    @property
-    def n_frames(self) -> int:
-        return len(self.labels.n_atoms)
-
-    def residual(self, quantity: str) -> Residual | None:
-        """Of "energy", "forces" or "stress"; None where there are no references. Unlabelled rows are left out."""
-        reference, estimate = getattr(self.labels, quantity), getattr(self.prediction, quantity)
-        if reference is None or estimate is None:
-            return None
-        frame = self.labels.frame if quantity == "forces" else np.arange(self.n_frames)
-        size = self.labels.n_atoms.astype(float) if quantity == "energy" else np.ones(len(frame))
-        error = reference - estimate.mean
-        rows = np.isfinite(error.reshape(len(error), -1)).all(axis=1)
-        return Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows) if rows.any() else None
 
 
 def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
@@ -255,13 +184,6 @@ def _ranks(residual: Residual, suffix: str, interval: dict, n_resamples: int) ->
     by_rows = {name: partial(_ranked, metric, score, magnitude) for name, metric in RANKS.items()}
     ideal = {f"{name}_{suffix}_ideal": ranking.simulated_ideal(metric, score, simulated) for name, metric in RANKS.items()}
     return _by_rows(residual, by_rows, suffix, interval, n_resamples) | ideal
-
-
-def rank_rows(residual: Residual) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted std (of a component, RMS over them) and norm of the error, each [n]."""
-    n = len(residual.error)
-    score = np.sqrt(np.mean(residual.std.reshape(n, -1) ** 2, axis=1)) / residual.size
-    return score, np.linalg.norm(residual.error.reshape(n, -1), axis=1) / residual.size
 
 
 def _ranked(metric: Callable, score: np.ndarray, magnitude: np.ndarray, rows: np.ndarray | slice) -> float:

@@ -1,6 +1,5 @@
 """The paper's configurations by name (sections 2.1-2.3; supplementary B-F). `model: race-3bpa` in a config selects one."""
 
-from race.config import ModelConfig
 from race.errors import RaceError
 
 _LMAX3 = "64x0e+64x0o+64x1o+64x1e+64x2e+64x2o+64x3o+64x3e"
@@ -23,8 +22,8 @@ PRESETS: dict[str, dict] = {
 }
 
 
-def preset(name: str, **changes) -> ModelConfig:
-    """A named configuration, with any option changed."""
+def preset(name: str) -> dict:
+    """The options of a named configuration, as `ModelConfig` takes them."""
     if name not in PRESETS:
         raise RaceError("no such configuration", where="model", expected=", ".join(PRESETS), got=name)
-    return ModelConfig(**{**PRESETS[name], **changes})
+    return dict(PRESETS[name])
