@@ -17,6 +17,7 @@ from race.conventions import SIX_TO_VOIGT, matrix_from_six
 from race.data.graph import neighbors, species_index
 from race.errors import RaceError
 
+Results = dict[str, float | np.ndarray]
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 MEMBERS = ["energy_members", "forces_members", "stress_members"]
@@ -115,11 +116,26 @@ class Calculator(AseCalculator):
         assert self.atoms is not None  # ASE has just set it
         self.results = self._predict(self.atoms, self.always_uncertain or any(name in UNCERTAINTY for name in properties))
 
-    def _predict(self, atoms: ase.Atoms, uncertain: bool) -> dict[str, float | np.ndarray]:
+    def _predict(self, atoms: ase.Atoms, uncertain: bool) -> Results:
+        out = self._run(atoms, uncertain)
+        energy_members = out["node_energy"].sum(0)
+        energy = float(energy_members.mean())
+        results: Results = {
+            "energy": energy, "free_energy": energy, "energies": out["node_energy"].mean(1), "forces": out["forces"].mean(1),
+        }  # fmt: skip
+        if uncertain:
+            results |= self._energy_uncertainty(out, energy_members) | self._forces_uncertainty(out)
+        if atoms.pbc.all():
+            results |= self._stress(out, atoms.get_volume(), uncertain)
+        if uncertain:
+            results |= self._intervals(results)
+        return {name: value for name, value in results.items() if name in self.implemented_properties}
+
+    def _run(self, atoms: ase.Atoms, uncertain: bool) -> dict[str, np.ndarray]:
+        """What librace gives for all atoms as one domain: periodic images fold onto their atoms, so that it needs no ghosts."""
         if not np.isfinite(atoms.positions).all():
             raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))
         cell = np.asarray(atoms.cell.array, dtype=np.float64)
-        # Periodic images fold onto their atoms, so one domain needs no ghosts.
         sender, receiver, vector = neighbors(atoms.positions, cell, atoms.pbc, self.metadata["r_max"])
         row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
         np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
@@ -128,48 +144,44 @@ class Calculator(AseCalculator):
             self._warn_without_core(self.zbl, species)
         arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (species, vector, sender, row_ptr))
         out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain, zbl=self.zbl)
-        out = {name: tensor.numpy() for name, tensor in out.items()}
+        return {name: tensor.numpy() for name, tensor in out.items()}
 
-        node_energy, forces = out["node_energy"], out["forces"]  # [n, M], [n, G, 3]
-        energy_members = node_energy.sum(0)
-        results: dict[str, float | np.ndarray] = {
-            "energy": float(energy_members.mean()),
-            "energies": node_energy.mean(1),
-            "forces": forces.mean(1),
-        }
-        results["free_energy"] = results["energy"]
-        if uncertain:
-            aleatoric, spread = out["cov_aleatoric"], race._race.member_covariance(torch.from_numpy(forces)).numpy()
-            epistemic = spread + out["cov_epistemic"]
-            energy_var = self._energy_var(out["node_energy_var"])  # [M]
-            total_var = energy_var.mean() + energy_members.var()
-            results["energy_std"] = float(np.sqrt(total_var))
-            if "energy_bald" in self.implemented_properties:
-                results["energy_bald"] = float(0.5 * (np.log(total_var) - np.log(energy_var).mean()))
-            results["forces_cov_aleatoric"], results["forces_cov_epistemic"] = matrix_from_six(aleatoric), matrix_from_six(epistemic)
-            results["forces_cov"] = matrix_from_six(aleatoric + epistemic)
-            if "logdet_aleatoric" in out:
-                results["bald"] = 0.5 * (np.linalg.slogdet(results["forces_cov"])[1] - out["logdet_aleatoric"])
-            results["energy_members"], results["forces_members"] = energy_members, forces
-        if atoms.pbc.all():
-            virial = out["virial"].reshape(-1, 3, 3)
-            six = 0.5 * (virial + virial.transpose(0, 2, 1)).reshape(-1, 9)[:, [0, 4, 8, 1, 2, 5]]
-            stress = -six[:, SIX_TO_VOIGT] / atoms.get_volume()  # [G, 6]
-            results["stress"] = stress.mean(0)
-            if uncertain:
-                voigt = list(SIX_TO_VOIGT)
-                noise = out["virial_cov"][voigt][:, voigt] / atoms.get_volume() ** 2
-                spread = np.cov(stress.T, bias=True)
-                results["stress_cov_aleatoric"], results["stress_cov_epistemic"] = noise, spread
-                results["stress_cov"] = noise + spread
-                results["stress_std"], results["stress_members"] = np.sqrt(np.diagonal(noise + spread)), stress
-        if uncertain:
-            std = {name: results[f"{name}_std"] for name in ("energy", "stress") if f"{name}_std" in results}
-            std["forces"] = np.sqrt(np.diagonal(results["forces_cov"], axis1=1, axis2=2))
-            for name, quantity in INTERVALS.items():
-                if quantity in self.interval_factors and quantity in std:
-                    results[name] = self.interval_factors[quantity] * std[quantity]
-        return {name: value for name, value in results.items() if name in self.implemented_properties}
+    def _energy_uncertainty(self, out: dict[str, np.ndarray], energy_members: np.ndarray) -> Results:
+        energy_var = self._energy_var(out["node_energy_var"])  # [M]
+        total_var = energy_var.mean() + energy_members.var()
+        results: Results = {"energy_std": float(np.sqrt(total_var)), "energy_members": energy_members}
+        if "energy_bald" in self.implemented_properties:
+            results["energy_bald"] = float(0.5 * (np.log(total_var) - np.log(energy_var).mean()))
+        return results
+
+    def _forces_uncertainty(self, out: dict[str, np.ndarray]) -> Results:
+        aleatoric, spread = out["cov_aleatoric"], race._race.member_covariance(torch.from_numpy(out["forces"])).numpy()
+        epistemic = spread + out["cov_epistemic"]
+        results: Results = {
+            "forces_cov_aleatoric": matrix_from_six(aleatoric), "forces_cov_epistemic": matrix_from_six(epistemic),
+            "forces_cov": matrix_from_six(aleatoric + epistemic), "forces_members": out["forces"],
+        }  # fmt: skip
+        if "logdet_aleatoric" in out:
+            results["bald"] = 0.5 * (np.linalg.slogdet(results["forces_cov"])[1] - out["logdet_aleatoric"])
+        return results
+
+    def _stress(self, out: dict[str, np.ndarray], volume: float, uncertain: bool) -> Results:
+        virial, voigt = out["virial"].reshape(-1, 3, 3), list(SIX_TO_VOIGT)
+        six = 0.5 * (virial + virial.transpose(0, 2, 1)).reshape(-1, 9)[:, [0, 4, 8, 1, 2, 5]]
+        stress = -six[:, voigt] / volume  # [G, 6]
+        if not uncertain:
+            return {"stress": stress.mean(0)}
+        noise, spread = out["virial_cov"][voigt][:, voigt] / volume**2, np.cov(stress.T, bias=True)
+        return {
+            "stress": stress.mean(0), "stress_cov_aleatoric": noise, "stress_cov_epistemic": spread, "stress_cov": noise + spread,
+            "stress_std": np.sqrt(np.diagonal(noise + spread)), "stress_members": stress,
+        }  # fmt: skip
+
+    def _intervals(self, results: Results) -> Results:
+        std = {name: results[f"{name}_std"] for name in ("energy", "stress") if f"{name}_std" in results}
+        std["forces"] = np.sqrt(np.diagonal(results["forces_cov"], axis1=1, axis2=2))
+        factors = self.interval_factors
+        return {name: factors[quantity] * std[quantity] for name, quantity in INTERVALS.items() if quantity in factors and quantity in std}
 
     def _warn_without_core(self, core: race._race.Zbl, species: np.ndarray) -> None:
         elements = self.metadata["elements"]
