@@ -75,7 +75,6 @@ Rows<T> rows_of(Tensor& t) {
 }
 
 // Inlined into every kernel: with all lanes in use the loops unroll to plain moves.
-
 template <class T>
 RACE_INLINE Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group, int64_t component) {
   Vec<T> v;

@@ -37,6 +37,7 @@ RACE_INLINE void add_rows(int64_t n, int64_t n_species, int64_t n_features, cons
     T c[kRows];
     for (int64_t f = 0; f < kRows; ++f) c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
     T* y = to + s * stride;
+    static_assert(kRows == 8, "written out below");
     for (int64_t k = 0; k < n; ++k) {
       const T low = c[0] * x[0][k] + c[1] * x[1][k] + c[2] * x[2][k] + c[3] * x[3][k];
       const T high = c[4] * x[4][k] + c[5] * x[5][k] + c[6] * x[6][k] + c[7] * x[7][k];
