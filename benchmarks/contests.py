@@ -1,4 +1,6 @@
-"""What is compared with what. The codes of one contest alternate in one process tree, on the same systems, dtype and threads."""
+"""What is compared with what. The codes of one contest alternate in one process tree, on the
+same systems, dtype and threads.
+"""
 
 import os
 import sys
@@ -19,7 +21,8 @@ ENSEMBLE = "energy, every member's forces, 3x3 total covariance"
 class Contender:
     """One code in one configuration.
 
-    model, members, outputs: as in the record; ask: what its worker is asked for; command: its worker, less --dtype and --threads.
+    model, members, outputs: as in the record; ask: what its worker is asked for; command:
+    its worker, less --dtype and --threads.
     """
 
     model: str
@@ -37,24 +40,51 @@ class Contest:
     systems: tuple[str, ...]
     dtypes: tuple[str, ...] = ("float32",)
     threads: tuple[int, ...] = (1,)
-    memory: tuple[str, ...] = field(default=())  # systems of which the peak memory is measured as well, on one thread
-    limit: float = 10.0  # seconds: a code whose single call takes longer is left out, and its record says so
+    # Systems of which the peak memory is measured as well, on one thread
+    memory: tuple[str, ...] = field(default=())
+    limit: float = (
+        10.0  # seconds: a code whose single call takes longer is left out, and its record says so
+    )
 
 
 def race(size: str, outputs: str, ask: str, members: int = 1, head: str = "point") -> Contender:
-    command = (sys.executable, str(HERE / "race_worker.py"), "--model", size, "--members", str(members), "--head", head)
+    command = (
+        sys.executable,
+        str(HERE / "race_worker.py"),
+        "--model",
+        size,
+        "--members",
+        str(members),
+        "--head",
+        head,
+    )
     return Contender("RACE", size, outputs, ask, command, members)
 
 
 def unfolded(size: str, outputs: str, ask: str, head: str) -> Contender:
-    command = (sys.executable, str(HERE / "race_worker.py"), "--model", size, "--head", head, "--implementation", "reference")
+    command = (
+        sys.executable,
+        str(HERE / "race_worker.py"),
+        "--model",
+        size,
+        "--head",
+        head,
+        "--implementation",
+        "reference",
+    )
     return Contender("RACE, unfolded e3nn", size, outputs, ask, command)
 
 
 def peer(model: str, size: str, outputs: str, ask: str, *options: str) -> Contender:
     name = model.split()[0].lower()
     script = str(HERE / "peers" / f"{name}_worker.py")
-    return Contender(model, size, outputs, ask, (str(ENVIRONMENTS / name / "bin" / "python"), script, "--model", size, *options))
+    return Contender(
+        model,
+        size,
+        outputs,
+        ask,
+        (str(ENVIRONMENTS / name / "bin" / "python"), script, "--model", size, *options),
+    )
 
 
 def inference(size: str, head: str) -> tuple[Contender, ...]:
@@ -88,16 +118,33 @@ PAPER_INFERENCE = (
     unfolded(PAPER, COVARIANCE, "covariance", "cholesky"),
 )
 PAPER_TRAINING = (race(PAPER, STEP, "training"), unfolded(PAPER, STEP, "training", "point"))
-SAME_ELL = (race("small", ENERGY, "forces"), peer("MACE compiled, max_ell 1", "small", ENERGY, "forces", "--max-ell", "1"))
+SAME_ELL = (
+    race("small", ENERGY, "forces"),
+    peer("MACE compiled, max_ell 1", "small", ENERGY, "forces", "--max-ell", "1"),
+)
 
 # What matters most comes first: a run that is stopped leaves the rest for the next.
 FULL = (
-    Contest("inference", inference("small", "cholesky"), SYSTEMS, ("float32",), THREADS, memory=("Si-4096",)),
+    Contest(
+        "inference",
+        inference("small", "cholesky"),
+        SYSTEMS,
+        ("float32",),
+        THREADS,
+        memory=("Si-4096",),
+    ),
     Contest("training", TRAINING, BATCHES, memory=BATCHES),
     Contest("inference", PAPER_INFERENCE, ("3BPA",), memory=("3BPA",)),
     Contest("latency", (race("small", ENERGY, "forces"),), ("Si-64",), ("float32",)),
     Contest("training", PAPER_TRAINING, PAPER_BATCH, memory=PAPER_BATCH, limit=60.0),
-    Contest("inference", inference("small", "cholesky"), SYSTEMS, ("float64",), THREADS, memory=("Si-4096",)),
+    Contest(
+        "inference",
+        inference("small", "cholesky"),
+        SYSTEMS,
+        ("float64",),
+        THREADS,
+        memory=("Si-4096",),
+    ),
     Contest("same l", SAME_ELL, ("Si-512",)),
     Contest("inference", inference("l2", "equivariant"), ("Si-512",)),
 )

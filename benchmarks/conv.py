@@ -1,10 +1,12 @@
-"""Microseconds per edge of race::conv and of its stock-torch twin: forward, + first derivatives, + second derivatives.
+"""Microseconds per edge of race::conv and of its stock-torch twin: forward, + first
+derivatives, + second derivatives.
 
     python benchmarks/conv.py [--dtype float64] [--threads 1] [--seconds 1.0] [--skip-aten]
 
-Radial weights come from a table. The first-derivative column is inference (energy, then adjoints of g, x, sh); the second-derivative
-one is a training step on forces (gradients with respect to g and the table of a function of the first derivatives). On one thread
-the clock is the thread's processor time, which other work on the machine disturbs less.
+Radial weights come from a table. The first-derivative column is inference (energy, then
+adjoints of g, x, sh); the second-derivative one is a training step on forces (gradients
+with respect to g and the table of a function of the first derivatives). On one thread the
+clock is the thread's processor time, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -75,23 +77,40 @@ def microseconds_per_edge(function, n_edges: int, seconds: float) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--skip-aten", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{args.dtype}, {args.threads} thread(s), {N_ATOMS} atoms x {N_NEIGHBORS} neighbours; us/edge")
+    print(
+        f"{args.dtype}, {args.threads} thread(s), {N_ATOMS} atoms x {N_NEIGHBORS} neighbours; "
+        "us/edge"
+    )
     print(f"{'':36}{'':8}{'forward':>10}{'+first':>10}{'+second':>10}")
     for name, (irreps, lmax, n_members) in CASES.items():
         operands, rest = build(irreps, lmax, n_members, getattr(torch, args.dtype))
         table = {}
-        for label, conv in (("fused", conv_fused),) if args.skip_aten else (("fused", conv_fused), ("aten", conv_aten)):
-            table[label] = [microseconds_per_edge(f, rest[0].numel(), args.seconds) for f in steps(conv, operands, rest)]
+        for label, conv in (
+            (("fused", conv_fused),)
+            if args.skip_aten
+            else (("fused", conv_fused), ("aten", conv_aten))
+        ):
+            table[label] = [
+                microseconds_per_edge(f, rest[0].numel(), args.seconds)
+                for f in steps(conv, operands, rest)
+            ]
             print(f"{name:36}{label:8}" + "".join(f"{t:10.3f}" for t in table[label]), flush=True)
         if not args.skip_aten:
-            print(f"{'':36}{'ratio':8}" + "".join(f"{a / f:10.1f}" for a, f in zip(table["aten"], table["fused"], strict=True)))
+            print(
+                f"{'':36}{'ratio':8}"
+                + "".join(
+                    f"{a / f:10.1f}" for a, f in zip(table["aten"], table["fused"], strict=True)
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Nanoseconds per edge of race::edge_basis and of its stock-torch twin: the values, and the adjoints contracted to edge gradients.
+"""Nanoseconds per edge of race::edge_basis and of its stock-torch twin: the values, and the
+adjoints contracted to edge gradients.
 
     python benchmarks/edges.py [--dtype float64] [--threads 1] [--edges 14336] [--groups 1]
 
-On one thread the clock is the thread's processor time, which other work on the machine disturbs less.
+On one thread the clock is the thread's processor time, which other work on the machine
+disturbs less.
 """
 
 import argparse
@@ -26,7 +28,9 @@ def nanoseconds(function, arguments, repeats: int = 31) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--edges", type=int, default=14336)
@@ -35,7 +39,10 @@ def main():
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
     vector = torch.randn(args.edges, 3, dtype=dtype)
-    print(f"{args.dtype}, {args.threads} thread(s), {args.edges} edges, {args.groups} group(s); ns/edge")
+    print(
+        f"{args.dtype}, {args.threads} thread(s), {args.edges} edges, {args.groups} group(s); "
+        "ns/edge"
+    )
     print(f"{'':16}{'values':>10}{'adjoints':>10}")
     for lmax in range(4):
         basis = EdgeBasis(5.0, 8, 6, lmax, True)
@@ -47,8 +54,15 @@ def main():
             gradients = basis(vector)[2:]
             adjoints = (vector, *gradients, bar_radial, bar_sh)
             found[fused] = [nanoseconds(basis, (vector,)), nanoseconds(basis.vjp, adjoints)]
-            print(f"lmax {lmax}  {'fused' if fused else 'aten':8}" + "".join(f"{t:10.1f}" for t in found[fused]), flush=True)
-        print(f"{'':8}{'ratio':8}" + "".join(f"{b / a:10.1f}" for a, b in zip(found[True], found[False], strict=True)))
+            print(
+                f"lmax {lmax}  {'fused' if fused else 'aten':8}"
+                + "".join(f"{t:10.1f}" for t in found[fused]),
+                flush=True,
+            )
+        print(
+            f"{'':8}{'ratio':8}"
+            + "".join(f"{b / a:10.1f}" for a, b in zip(found[True], found[False], strict=True))
+        )
 
 
 if __name__ == "__main__":

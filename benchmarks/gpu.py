@@ -1,12 +1,15 @@
-"""Timings on a GPU: the convolution's kernels, models of two sizes up to the largest structure that fits, LAMMPS.
+"""Timings on a GPU: the convolution's kernels, models of two sizes up to the largest
+structure that fits, LAMMPS.
 
     benchmarks/gpu.sh                            builds, tests, then runs this file
     python benchmarks/gpu.py --device cpu --quick        a rehearsal anywhere
 
-Writes a list of records: contest (kernel, model, lammps), system, n_atoms, edges_per_atom, model, members, outputs, dtype, device,
-us_per_atom (median; kernels: us_per_edge, and aten_us_per_edge of the same in stock torch operations), bytes_per_atom (peak of the
-device's memory above that before, divided by atoms), largest (the most atoms that fitted), versions, date. What cannot be run is a
-record with `omitted`, the reason; one failure does not stop the others.
+Writes a list of records: contest (kernel, model, lammps), system, n_atoms,
+edges_per_atom, model, members, outputs, dtype, device, us_per_atom (median; kernels:
+us_per_edge, and aten_us_per_edge of the same in stock torch operations), bytes_per_atom
+(peak of the device's memory above that before, divided by atoms), largest (the most atoms
+that fitted), versions, date. What cannot be run is a record with `omitted`, the reason;
+one failure does not stop the others.
 """
 
 import argparse
@@ -27,7 +30,14 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 R_MAX, LATTICE = 5.0, 5.43  # Angstrom; silicon: 28 neighbours
-COMMON = dict(elements=["Si"], r_max=R_MAX, n_features=64, radial_mlp=[64, 64], avg_num_neighbors=28.0, head="equivariant")
+COMMON = dict(
+    elements=["Si"],
+    r_max=R_MAX,
+    n_features=64,
+    radial_mlp=[64, 64],
+    avg_num_neighbors=28.0,
+    head="equivariant",
+)
 MODELS = {
     "l1": dict(COMMON, n_layers=2, irreps_hidden="64x0e+64x1o+8x2e", lmax=2),
     "l3": dict(COMMON, n_layers=3, irreps_hidden="64x0e+64x1o+64x2e+64x3o", lmax=3),
@@ -52,28 +62,49 @@ run {steps}
 
 
 class Recorder:
-    """Records with what is common to all, on screen as they come and in the file after each: a run that is stopped loses nothing."""
+    """Records with what is common to all, on screen as they come and in the file after each:
+    a run that is stopped loses nothing.
+    """
 
     def __init__(self, path: Path, device: str):
         name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
         self.path, self.records = path, []
-        self.common = {"device": name, "versions": versions(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ")}
+        self.common = {
+            "device": name,
+            "versions": versions(),
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        }
 
     def add(self, **record) -> None:
         self.records.append({**record, **self.common})
-        shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in record.items()}
+        shown = {
+            key: f"{value:.4g}" if isinstance(value, float) else value
+            for key, value in record.items()
+        }
         print("  ".join(f"{key}={value}" for key, value in shown.items()), flush=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("[\n" + ",\n".join(json.dumps(r) for r in self.records) + "\n]\n")
 
 
 def versions() -> dict[str, str]:
-    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True)
-    return {"race": git.stdout.strip(), "torch": torch.__version__, "cuda": str(torch.version.cuda), "python": sys.version.split()[0]}
+    git = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "race": git.stdout.strip(),
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "python": sys.version.split()[0],
+    }
 
 
 def reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+    return (
+        f"{type(error).__name__}: "
+        f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    )[:300]
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -95,7 +126,7 @@ def seconds_per_call(call: Callable[[], object], device: str, seconds: float) ->
     return statistics.median(times)
 
 
-# ---- kernels --------------------------------------------------------------------------------------------------------------
+# ---- kernels -------------------------------------------------------------------------------------
 
 
 def kernels(args, recorder: Recorder) -> None:
@@ -110,35 +141,50 @@ def kernels(args, recorder: Recorder) -> None:
             for dtype in ("float32", "float64"):
                 for outputs in ("forward", "+first", "+second"):
                     system = f"{n_atoms} x {cases.N_NEIGHBORS} edges"
-                    record = dict(contest="kernel", system=system, model=name, outputs=outputs, dtype=dtype)
+                    record = dict(
+                        contest="kernel", system=system, model=name, outputs=outputs, dtype=dtype
+                    )
                     try:
                         operands, rest = cases.build(*case, getattr(torch, dtype))
                         operands = [t.detach().to(args.device).requires_grad_() for t in operands]
-                        rest = tuple(t.to(args.device) if isinstance(t, torch.Tensor) else t for t in rest)
-                        n_edges, step = n_atoms * cases.N_NEIGHBORS, ("forward", "+first", "+second").index(outputs)
-                        fused = seconds_per_call(cases.steps(conv_fused, operands, rest)[step], args.device, args.seconds)
+                        rest = tuple(
+                            t.to(args.device) if isinstance(t, torch.Tensor) else t for t in rest
+                        )
+                        n_edges, step = (
+                            n_atoms * cases.N_NEIGHBORS,
+                            ("forward", "+first", "+second").index(outputs),
+                        )
+                        fused = seconds_per_call(
+                            cases.steps(conv_fused, operands, rest)[step], args.device, args.seconds
+                        )
                         record["us_per_edge"] = 1e6 * fused / n_edges
                     except Exception as error:
                         recorder.add(**record, omitted=reason(error))
                         continue
                     try:
-                        aten = seconds_per_call(cases.steps(conv_aten, operands, rest)[step], args.device, args.seconds)
+                        aten = seconds_per_call(
+                            cases.steps(conv_aten, operands, rest)[step], args.device, args.seconds
+                        )
                         record["aten_us_per_edge"] = 1e6 * aten / n_edges
                     except Exception as error:  # its intermediates need not fit
                         record["aten_omitted"] = reason(error)
                     recorder.add(**record)
 
 
-# ---- structures -----------------------------------------------------------------------------------------------------------
+# ---- structures ----------------------------------------------------------------------------------
 
 
 def silicon(n_atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """About n_atoms of diamond silicon, displaced at random: positions [n, 3], box lengths [3], Angstrom. Atom 8 c + b is b of cell c."""
+    """About n_atoms of diamond silicon, displaced at random: positions [n, 3], box lengths
+    [3], Angstrom. Atom 8 c + b is b of cell c.
+    """
     side = max(2, round((n_atoms / 8) ** (1 / 3)))
     shape = np.array([side, side, max(2, round(n_atoms / 8 / side**2))])
     cells = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 1, 3)
     positions = ((cells + basis()) * LATTICE).reshape(-1, 3)
-    return positions + np.random.default_rng(0).normal(scale=0.05, size=positions.shape), shape * LATTICE
+    return positions + np.random.default_rng(0).normal(
+        scale=0.05, size=positions.shape
+    ), shape * LATTICE
 
 
 def basis() -> np.ndarray:
@@ -147,7 +193,9 @@ def basis() -> np.ndarray:
 
 
 def edges(positions: np.ndarray, box: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """(species, edge_vector, sender, row_ptr) of silicon(): neighbours of the perfect crystal, with a margin, then by distance."""
+    """(species, edge_vector, sender, row_ptr) of silicon(): neighbours of the perfect
+    crystal, with a margin, then by distance.
+    """
     shape = np.rint(box / LATTICE).astype(np.int64)
     n_cells = int(shape.prod())
     cells = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3)
@@ -155,11 +203,14 @@ def edges(positions: np.ndarray, box: np.ndarray) -> tuple[torch.Tensor, ...]:
     place = basis()
     senders, receivers, vectors = [], [], []
     for b in range(8):
-        apart = np.linalg.norm((offsets[:, None] + place[None] - place[b]) * LATTICE, axis=-1)  # [offset, b of the sender]
+        # [offset, b of the sender]
+        apart = np.linalg.norm((offsets[:, None] + place[None] - place[b]) * LATTICE, axis=-1)
         for offset, other in np.argwhere((apart < R_MAX + 0.6) & (apart > 0.1)):
             there = cells + offsets[offset]
             image = np.floor_divide(there, shape)
-            index = ((there - image * shape) @ np.array([shape[1] * shape[2], shape[2], 1])) * 8 + other
+            index = (
+                (there - image * shape) @ np.array([shape[1] * shape[2], shape[2], 1])
+            ) * 8 + other
             here = np.arange(n_cells) * 8 + b
             vector = positions[index] + image * box - positions[here]
             near = (vector**2).sum(1) < R_MAX**2
@@ -174,7 +225,7 @@ def edges(positions: np.ndarray, box: np.ndarray) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
 
 
-# ---- models ---------------------------------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 
 def artifact(folder: Path, name: str, members: int) -> Path:
@@ -202,7 +253,9 @@ def predict_record(model, n_atoms: int, uncertain: bool, args) -> dict:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     seconds = seconds_per_call(call, args.device, args.seconds)
-    record = dict(n_atoms=n, edges_per_atom=round(len(graph[2]) / n, 2), us_per_atom=1e6 * seconds / n)
+    record = dict(
+        n_atoms=n, edges_per_atom=round(len(graph[2]) / n, 2), us_per_atom=1e6 * seconds / n
+    )
     if cuda:
         record["bytes_per_atom"] = round((torch.cuda.max_memory_allocated() - before) / n)
     return record
@@ -214,7 +267,9 @@ def models(args, recorder: Recorder) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in MODELS:
             for members in args.members:
-                common = dict(contest="model", system="Si", model=name, members=members, dtype="float32")
+                common = dict(
+                    contest="model", system="Si", model=name, members=members, dtype="float32"
+                )
                 try:
                     model = race._race.load(str(artifact(Path(folder), name, members)), args.device)
                 except Exception as error:
@@ -227,7 +282,9 @@ def models(args, recorder: Recorder) -> None:
 
 
 def sizes(model, uncertain: bool, args) -> Iterator[dict]:
-    """A record for each size asked for, then one for the largest that fits, found from the memory per atom."""
+    """A record for each size asked for, then one for the largest that fits, found from the
+    memory per atom.
+    """
     per_atom = 0
     for n_atoms in args.atoms:
         try:
@@ -245,7 +302,9 @@ def sizes(model, uncertain: bool, args) -> Iterator[dict]:
     n_atoms = min(int(0.95 * free / per_atom), args.max_atoms)
     while n_atoms > args.atoms[0]:
         try:
-            yield dict(predict_record(model, n_atoms, uncertain, args), largest=n_atoms < args.max_atoms)
+            yield dict(
+                predict_record(model, n_atoms, uncertain, args), largest=n_atoms < args.max_atoms
+            )
             return
         except Exception as error:
             if not out_of_memory(error):
@@ -254,11 +313,18 @@ def sizes(model, uncertain: bool, args) -> Iterator[dict]:
         n_atoms = int(0.9 * n_atoms)
 
 
-# ---- LAMMPS ---------------------------------------------------------------------------------------------------------------
+# ---- LAMMPS --------------------------------------------------------------------------------------
 
 
 def write_data(path: Path, positions: np.ndarray, box: np.ndarray) -> None:
-    lines = ["silicon", "", f"{len(positions)} atoms", "1 atom types", "", *(f"0 {box[k]:.10f} {a}lo {a}hi" for k, a in enumerate("xyz"))]
+    lines = [
+        "silicon",
+        "",
+        f"{len(positions)} atoms",
+        "1 atom types",
+        "",
+        *(f"0 {box[k]:.10f} {a}lo {a}hi" for k, a in enumerate("xyz")),
+    ]
     lines += ["", "Masses", "", "1 28.0855", "", "Atoms # atomic", ""]
     lines += [f"{k + 1} 1 {x:.10f} {y:.10f} {z:.10f}" for k, (x, y, z) in enumerate(positions)]
     path.write_text("\n".join(lines) + "\n")
@@ -270,7 +336,9 @@ def in_lammps(args, recorder: Recorder) -> None:
 
     lmp = Path(lammps.__file__).parent / "lmp"
     plugin = Path(race._race.__file__).parent / "raceplugin.so"
-    library_path = ":".join(filter(None, [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]))
+    library_path = ":".join(
+        filter(None, [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")])
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in MODELS:
@@ -280,31 +348,62 @@ def in_lammps(args, recorder: Recorder) -> None:
                     write_data(folder / "si.data", positions, box)
                     for outputs, uncertain in OUTPUTS.items():
                         text = LAMMPS_INPUT.format(
-                            plugin=plugin, model=artifact(folder, model, members), device=args.device, steps=args.steps,
-                            uncertainty="compute u all race/atom force/cov\ncompute m all reduce max c_u[1]" if uncertain else "",
+                            plugin=plugin,
+                            model=artifact(folder, model, members),
+                            device=args.device,
+                            steps=args.steps,
+                            uncertainty="compute u all race/atom force/cov\ncompute m all reduce "
+                            "max c_u[1]"
+                            if uncertain
+                            else "",
                             columns="c_m" if uncertain else "",
-                        )  # fmt: skip
+                        )
                         (folder / "in.lmp").write_text(text)
                         command = [str(lmp), "-in", "in.lmp", "-log", "none", "-nocite"]
                         done = subprocess.run(
-                            command, cwd=folder, capture_output=True, text=True, env={**os.environ, "LD_LIBRARY_PATH": library_path}
+                            command,
+                            cwd=folder,
+                            capture_output=True,
+                            text=True,
+                            env={**os.environ, "LD_LIBRARY_PATH": library_path},
                         )
                         what = outputs + (", covariance every 10 steps" if uncertain else "")
-                        record = dict(contest="lammps", system="Si", n_atoms=len(positions), model=model, members=members, dtype="float32")
+                        record = dict(
+                            contest="lammps",
+                            system="Si",
+                            n_atoms=len(positions),
+                            model=model,
+                            members=members,
+                            dtype="float32",
+                        )
                         loops = re.findall(r"Loop time of (\S+) on .* for (\d+) steps", done.stdout)
                         if done.returncode or len(loops) < 2:
-                            errors = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line or "rror:" in line]
-                            recorder.add(**record, outputs=what, omitted=(errors or [f"status {done.returncode}"])[0][:300])
+                            errors = [
+                                line
+                                for line in (done.stdout + done.stderr).splitlines()
+                                if "ERROR" in line or "rror:" in line
+                            ]
+                            recorder.add(
+                                **record,
+                                outputs=what,
+                                omitted=(errors or [f"status {done.returncode}"])[0][:300],
+                            )
                         else:
                             seconds, steps = float(loops[-1][0]), int(loops[-1][1])
-                            recorder.add(**record, outputs=what, us_per_atom=1e6 * seconds / steps / len(positions))
+                            recorder.add(
+                                **record,
+                                outputs=what,
+                                us_per_atom=1e6 * seconds / steps / len(positions),
+                            )
 
 
 CONTESTS = {"kernels": kernels, "model": models, "lammps": in_lammps}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", nargs="+", default=list(CONTESTS), choices=CONTESTS)
     parser.add_argument("--atoms", nargs="+", type=int, default=[1000, 10000, 100000])
@@ -318,7 +417,10 @@ def main() -> None:
     if args.quick:
         args.atoms, args.members, args.seconds, args.steps = [64], [1, 2], 0.01, 10
     if args.device.startswith("cuda") and not torch.cuda.is_available():
-        sys.exit("gpu.py: torch.cuda.is_available() is False; expected a GPU and a CUDA build of torch, or --device cpu")
+        sys.exit(
+            "gpu.py: torch.cuda.is_available() is False; expected a GPU and a CUDA build of torch, "
+            "or --device cpu"
+        )
     recorder = Recorder(args.out, args.device)
     for contest in args.only:
         print(f"== {contest}", flush=True)

@@ -1,11 +1,13 @@
-"""Microseconds per atom and GFLOP/s of race::linear and of its stock-torch twin: forward, + first derivatives, + second derivatives.
+"""Microseconds per atom and GFLOP/s of race::linear and of its stock-torch twin: forward, +
+first derivatives, + second derivatives.
 
     python benchmarks/linear.py [--dtype float64] [--threads 1] [--seconds 1.0] [--skip-aten]
 
-The first-derivative column is inference (energy, then the adjoint of x); the second-derivative one is a training step on forces
-(gradients with respect to x and weight of a function of the first derivatives). GFLOP/s are of the forward map, with those of a square
-matrix product as the machine's peak. On one thread the clock is the thread's processor time, which other work on the machine
-disturbs less.
+The first-derivative column is inference (energy, then the adjoint of x); the
+second-derivative one is a training step on forces (gradients with respect to x and weight
+of a function of the first derivatives). GFLOP/s are of the forward map, with those of a
+square matrix product as the machine's peak. On one thread the clock is the thread's
+processor time, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -27,7 +29,14 @@ CASES = {
 }
 
 
-def build(irreps_in: str, irreps_out: str, n_members: int, n_species: int, n_atoms: int, dtype: torch.dtype):
+def build(
+    irreps_in: str,
+    irreps_out: str,
+    n_members: int,
+    n_species: int,
+    n_atoms: int,
+    dtype: torch.dtype,
+):
     """Random operands: ([x, weight], remaining arguments of linear, multiply-adds)."""
     source, sink = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
     table = block_linear(source, sink, n_members)
@@ -35,8 +44,16 @@ def build(irreps_in: str, irreps_out: str, n_members: int, n_species: int, n_ato
     x = torch.randn(n_atoms, Layout(source, n_members).dim, dtype=dtype)
     weight = torch.randn(n_members, n_species, sum(a * b for a, b in shapes), dtype=dtype)
     species = torch.randint(0, n_species, (n_atoms,)) if n_species > 1 else None
-    work = n_atoms * n_members * sum(ir.dim * a * b for (a, b), (_, ir) in zip(shapes, sink, strict=True))
-    return [x.requires_grad_(), weight.requires_grad_()], (species, table.blocks, table.dim_out), work
+    work = (
+        n_atoms
+        * n_members
+        * sum(ir.dim * a * b for (a, b), (_, ir) in zip(shapes, sink, strict=True))
+    )
+    return (
+        [x.requires_grad_(), weight.requires_grad_()],
+        (species, table.blocks, table.dim_out),
+        work,
+    )
 
 
 def steps(linear, operands, rest):
@@ -73,7 +90,9 @@ def seconds_per_call(function, seconds: float) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -88,12 +107,26 @@ def main():
     for name, case in CASES.items():
         operands, rest, work = build(*case, dtype)
         table = {}
-        for label, linear in (("fused", linear_fused),) if args.skip_aten else (("fused", linear_fused), ("aten", linear_aten)):
+        for label, linear in (
+            (("fused", linear_fused),)
+            if args.skip_aten
+            else (("fused", linear_fused), ("aten", linear_aten))
+        ):
             times = [seconds_per_call(f, args.seconds) for f in steps(linear, operands, rest)]
             table[label] = [1e6 * t / operands[0].shape[0] for t in times]
-            print(f"{name:40}{label:8}" + "".join(f"{t:10.3f}" for t in table[label]) + f"{2e-9 * work / times[0]:10.1f}", flush=True)
+            print(
+                f"{name:40}{label:8}"
+                + "".join(f"{t:10.3f}" for t in table[label])
+                + f"{2e-9 * work / times[0]:10.1f}",
+                flush=True,
+            )
         if not args.skip_aten:
-            print(f"{'':40}{'ratio':8}" + "".join(f"{a / f:10.1f}" for a, f in zip(table["aten"], table["fused"], strict=True)))
+            print(
+                f"{'':40}{'ratio':8}"
+                + "".join(
+                    f"{a / f:10.1f}" for a, f in zip(table["aten"], table["fused"], strict=True)
+                )
+            )
 
 
 if __name__ == "__main__":

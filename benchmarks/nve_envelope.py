@@ -1,13 +1,17 @@
-"""Which polynomial cutoff conserves energy best on trained models? Trains one small model per order p on the same frames, and runs NVE.
+"""Which polynomial cutoff conserves energy best on trained models? Trains one small model
+per order p on the same frames, and runs NVE.
 
-    python benchmarks/nve_envelope.py FRAMES.xyz [--e0 ISOLATED.xyz] [--orders 2 5 6] [--seeds 0] [--out envelope]
+    python benchmarks/nve_envelope.py FRAMES.xyz [--e0 ISOLATED.xyz] [--orders 2 5 6]
+    [--seeds 0] [--out envelope]
 
-Same seed, same frames and same start for every order. Validation errors tell whether the order costs accuracy. NVE is velocity Verlet from
-validation frames, in float64, at two time steps:
+Same seed, same frames and same start for every order. Validation errors tell whether the
+order costs accuracy. NVE is velocity Verlet from validation frames, in float64, at two
+time steps:
     drift        slope of the total energy, mean of its size over starts, meV/atom/ps
     fluctuation  standard deviation of the total energy about that line, meV/atom
-What falls as dt^2 (ratio 4) is the integrator's; a roughness of the energy surface falls slower, or drifts. Bond vibrations make
-most of the first whatever the envelope; `crossings` counts the pairs that entered or left the cutoff. Models stay in --out for a
+What falls as dt^2 (ratio 4) is the integrator's; a roughness of the energy surface falls
+slower, or drifts. Bond vibrations make most of the first whatever the envelope;
+`crossings` counts the pairs that entered or left the cutoff. Models stay in --out for a
 second run.
 """
 
@@ -28,7 +32,14 @@ from race.train.command import train
 from race.train.run import load_run
 
 # A cutoff so short that pairs cross it all the time.
-MODEL = dict(r_max=4.5, n_layers=2, irreps_hidden="16x0e+16x1o+16x2e", n_features=16, radial_mlp=[32], readout_hidden=32)
+MODEL = dict(
+    r_max=4.5,
+    n_layers=2,
+    irreps_hidden="16x0e+16x1o+16x2e",
+    n_features=16,
+    radial_mlp=[32],
+    readout_hidden=32,
+)
 
 
 def trained(order: int, seed: int, args: argparse.Namespace) -> tuple[Path, dict[str, float]]:
@@ -51,28 +62,40 @@ def trained(order: int, seed: int, args: argparse.Namespace) -> tuple[Path, dict
     return path, summary["validation"]
 
 
-def nve(path: Path, start: ase.Atoms, seed: int, dt: float, args: argparse.Namespace) -> tuple[float, float, int]:
+def nve(
+    path: Path, start: ase.Atoms, seed: int, dt: float, args: argparse.Namespace
+) -> tuple[float, float, int]:
     """Drift (meV/atom/ps), fluctuation (meV/atom), and how often a pair crossed the cutoff."""
     atoms = start.copy()
     atoms.calc = race.Calculator(path)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=args.temperature, rng=np.random.default_rng(seed))
+    MaxwellBoltzmannDistribution(
+        atoms, temperature_K=args.temperature, rng=np.random.default_rng(seed)
+    )
     Stationary(atoms)
     energies, counts = [], []
 
     def note():
         energies.append(1e3 * atoms.get_total_energy() / len(atoms))
-        counts.append(len(neighbors(atoms.positions, atoms.cell.array, atoms.pbc, MODEL["r_max"])[0]) // 2)
+        counts.append(
+            len(neighbors(atoms.positions, atoms.cell.array, atoms.pbc, MODEL["r_max"])[0]) // 2
+        )
 
     dynamics = VelocityVerlet(atoms, timestep=dt * units.fs)
     dynamics.attach(note, interval=max(1, round(1.0 / dt)))
     dynamics.run(round(1000 * args.ps / dt))
     time = np.linspace(0, args.ps, len(energies))
     slope, level = np.polyfit(time, energies, 1)
-    return abs(slope), float(np.std(energies - slope * time - level)), int(np.abs(np.diff(counts)).sum())
+    return (
+        abs(slope),
+        float(np.std(energies - slope * time - level)),
+        int(np.abs(np.diff(counts)).sum()),
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("frames", type=Path)
     parser.add_argument("--e0", type=Path, help="isolated atoms")
     parser.add_argument("--orders", type=int, nargs="+", default=[2, 5, 6])
@@ -93,15 +116,23 @@ def main():
     ase.io.write(args.out / "validation.xyz", frames[args.n_train :])
     starts = frames[args.n_train : args.n_train + args.starts]
 
-    print(f"{'p':>3}{'seed':>5}{'E meV/atom':>12}{'F meV/A':>9}{'dt fs':>7}{'drift':>10}{'fluctuation':>13}{'crossings':>11}")
+    print(
+        f"{'p':>3}{'seed':>5}{'E meV/atom':>12}{'F meV/A':>9}{'dt fs':>7}"
+        f"{'drift':>10}{'fluctuation':>13}{'crossings':>11}"
+    )
     for seed in args.seeds:
         for order in args.orders:
             path, metrics = trained(order, seed, args)
-            errors = f"{metrics['validation/energy_rmse']:12.3f}{metrics['validation/forces_rmse']:9.2f}"
+            errors = (
+                f"{metrics['validation/energy_rmse']:12.3f}{metrics['validation/forces_rmse']:9.2f}"
+            )
             for dt in args.timesteps:
                 runs = np.array([nve(path, atoms, k, dt, args) for k, atoms in enumerate(starts)])
                 drift, fluctuation, crossings = runs.mean(0)
-                print(f"{order:3}{seed:5}{errors}{dt:7.2f}{drift:10.5f}{fluctuation:13.5f}{crossings:11.0f}", flush=True)
+                print(
+                    f"{order:3}{seed:5}{errors}{dt:7.2f}{drift:10.5f}{fluctuation:13.5f}{crossings:11.0f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

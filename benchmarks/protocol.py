@@ -1,14 +1,24 @@
-"""Timing across processes: workers that repeat a call on request, and the parent that asks them in turn.
+"""Timing across processes: workers that repeat a call on request, and the parent that asks
+them in turn.
 
-Each code runs in a process of its own (own environment, own thread count) and waits on its standard input while others run. A request
-and its answer are one line of JSON each; answers have a pipe of their own, as libraries print to standard output:
+Each code runs in a process of its own (own environment, own thread count) and waits on
+its standard input while others run. A request and its answer are one line of JSON each;
+answers have a pipe of their own, as libraries print to standard output:
 
-    (start)                                                   -> {"versions": {...}, "timed": "what a call does"}
-    {"do": "load", "system": "x.npz", "outputs": "forces"}    -> {"n_atoms": .., "n_edges": .., "frames": .., "call": seconds}
-    {"do": "time", ..., "seconds": 0.4}                       -> {"wall": [seconds of each call], "cpu": seconds of all calls}
-    {"do": "memory", ...}                                     -> {"bytes": peak resident memory of a call, above that before it}
+    (start)                                                   -> {"versions": {...},
+                                                              "timed": "what a call does"}
+    {"do": "load", "system": "x.npz", "outputs": "forces"}    -> {"n_atoms": ..,
+                                                              "n_edges": .., "frames": ..,
+                                                              "call": seconds}
+    {"do": "time", ..., "seconds": 0.4}                       -> {"wall": [seconds of each
+                                                              call], "cpu": seconds of all
+                                                              calls}
+    {"do": "memory", ...}                                     -> {"bytes": peak resident
+                                                              memory of a call, above that
+                                                              before it}
 
-`load` calls once (which may compile), then times a second call. No import but the standard library: every environment has it.
+`load` calls once (which may compile), then times a second call. No import but the
+standard library: every environment has it.
 """
 
 import ctypes
@@ -28,7 +38,9 @@ ANSWERS = "RACE_BENCHMARK_ANSWERS"  # file descriptor
 
 @dataclass
 class Prepared:
-    """What a worker repeats: one evaluation of a system, or one training step on `frames` frames (0: no training)."""
+    """What a worker repeats: one evaluation of a system, or one training step on `frames`
+    frames (0: no training).
+    """
 
     call: Callable[[], object]
     n_atoms: int
@@ -37,7 +49,9 @@ class Prepared:
 
 
 def serve(prepare: Callable[[str, str], Prepared], hello: dict) -> None:
-    """Answers requests until standard input closes. `prepare(npz path, outputs)` is asked once for each pair."""
+    """Answers requests until standard input closes. `prepare(npz path, outputs)` is asked
+    once for each pair.
+    """
     answers = os.fdopen(int(os.environ.get(ANSWERS, "1")), "w", buffering=1)
     print(json.dumps(hello), file=answers)
     ready: dict[tuple[str, str], Prepared] = {}
@@ -64,7 +78,12 @@ def _load(prepared: Prepared) -> dict:
     start = time.perf_counter()
     prepared.call()
     seconds = time.perf_counter() - start
-    return {"n_atoms": prepared.n_atoms, "n_edges": prepared.n_edges, "frames": prepared.frames, "call": seconds}
+    return {
+        "n_atoms": prepared.n_atoms,
+        "n_edges": prepared.n_edges,
+        "frames": prepared.frames,
+        "call": seconds,
+    }
 
 
 def _time(call: Callable[[], object], seconds: float) -> dict:
@@ -78,17 +97,25 @@ def _time(call: Callable[[], object], seconds: float) -> dict:
 
 
 def peak_memory(call: Callable[[], object]) -> int:
-    """Linux's high-water mark of resident memory during a call, less what was resident before, in bytes."""
+    """Linux's high-water mark of resident memory during a call, less what was resident
+    before, in bytes.
+    """
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # blocks that malloc kept from earlier calls count for this one
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is resident now
+    # Blocks that malloc kept from earlier calls count for this one
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    # The high-water mark starts again from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     call()
     return _status("VmHWM") - before
 
 
 def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return 1024 * int(line.split()[1])
 
 
@@ -105,18 +132,31 @@ class Worker:
         environment: added to the parent's.
     """
 
-    def __init__(self, command: list[str], threads: int, log: Path, environment: dict[str, str] | None = None):
+    def __init__(
+        self, command: list[str], threads: int, log: Path, environment: dict[str, str] | None = None
+    ):
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
-        settings = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **(environment or {})}
+        settings = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            **(environment or {}),
+        }
         reading, writing = os.pipe()
         self.answers = os.fdopen(reading)
         try:
             with log.open("w") as output:
                 self.process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True, bufsize=1,
-                    env=settings | {ANSWERS: str(writing)}, pass_fds=[writing],
-                )  # fmt: skip
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    text=True,
+                    bufsize=1,
+                    env=settings | {ANSWERS: str(writing)},
+                    pass_fds=[writing],
+                )
         finally:
             os.close(writing)
         self.hello = self._read()
@@ -124,9 +164,13 @@ class Worker:
     def ask(self, do: str, system: str, outputs: str, **more) -> dict:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"do": do, "system": system, "outputs": outputs, **more}) + "\n")
+            self.process.stdin.write(
+                json.dumps({"do": do, "system": system, "outputs": outputs, **more}) + "\n"
+            )
         except BrokenPipeError:
-            raise WorkerError(f"the worker ended (status {self.process.wait()}); see {self.log}") from None
+            raise WorkerError(
+                f"the worker ended (status {self.process.wait()}); see {self.log}"
+            ) from None
         answer = self._read()
         if "error" in answer:
             raise WorkerError(answer["error"])

@@ -1,4 +1,6 @@
-"""The RACE models that are timed, with random weights, and their artifacts. Speed does not depend on the weights."""
+"""The RACE models that are timed, with random weights, and their artifacts. Speed does not
+depend on the weights.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,14 @@ from race.deploy.export import export_model
 from race.model.race import RACE
 from race.presets import preset
 
-SMALL = {"elements": ELEMENTS, "r_max": 5.0, "n_features": 64, "radial_mlp": [64, 64], "avg_num_neighbors": 28.0, "readout_hidden": 64}
+SMALL = {
+    "elements": ELEMENTS,
+    "r_max": 5.0,
+    "n_features": 64,
+    "radial_mlp": [64, 64],
+    "avg_num_neighbors": 28.0,
+    "readout_hidden": 64,
+}
 SIZES = {
     "small": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o", "lmax": 1},
     "l2": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o+64x2e", "lmax": 2},
@@ -19,7 +28,8 @@ SIZES = {
 
 def config(size: str, members: int = 1, head: str = "point") -> ModelConfig:
     """A name of SIZES, or a preset of the paper."""
-    options = SIZES[size] if size in SIZES else preset(size)  # whose H C N O are the first of ELEMENTS
+    # Whose H C N O are the first of ELEMENTS
+    options = SIZES[size] if size in SIZES else preset(size)
     return ModelConfig(**options | {"n_members": members, "head": head})
 
 
@@ -28,7 +38,9 @@ def build(size: str, members: int = 1, head: str = "point", dtype: str = "float3
     return RACE(config(size, members, head), getattr(torch, dtype))
 
 
-def artifact(folder: Path, size: str, members: int = 1, head: str = "point", dtype: str = "float32") -> Path:
+def artifact(
+    folder: Path, size: str, members: int = 1, head: str = "point", dtype: str = "float32"
+) -> Path:
     """Exports a model; always anew, so that it is one of the code as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{size}-{members}-{head}-{dtype}.race.pt"
@@ -38,4 +50,7 @@ def artifact(folder: Path, size: str, members: int = 1, head: str = "point", dty
 
 def describe(size: str) -> str:
     c = config(size)
-    return f"{c.n_layers} layers, {c.irreps_hidden}, lmax {c.lmax}, r_max {c.r_max:g}, radial MLP {' '.join(map(str, c.radial_mlp))}"
+    return (
+        f"{c.n_layers} layers, {c.irreps_hidden}, lmax {c.lmax}, r_max {c.r_max:g}, radial MLP "
+        f"{' '.join(map(str, c.radial_mlp))}"
+    )

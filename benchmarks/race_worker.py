@@ -1,12 +1,14 @@
-"""RACE behind benchmarks/protocol.py: the deployed artifact, training steps of the trainer, and the unfolded e3nn form of the model.
+"""RACE behind benchmarks/protocol.py: the deployed artifact, training steps of the trainer,
+and the unfolded e3nn form of the model.
 
-outputs     what a call gives
-forces      energies of atoms and forces (of the mean over members), virial
-covariance  the same and the 3x3 force covariance of every atom, aleatoric + epistemic; with several members also each member's forces
-training N  one step of race.train's Trainer on N frames: forward, loss, backward, clipping, optimiser, weight average
+outputs     what a call gives forces      energies of atoms and forces (of the mean over
+members), virial covariance  the same and the 3x3 force covariance of every atom,
+aleatoric + epistemic; with several members also each member's forces training N  one step
+of race.train's Trainer on N frames: forward, loss, backward, clipping, optimiser, weight
+average
 
-A call starts from positions and a ready neighbour list. `--implementation reference` runs race.model.reference, eager e3nn with
-autograd, in the place of the artifact.
+A call starts from positions and a ready neighbour list. `--implementation reference` runs
+race.model.reference, eager e3nn with autograd, in the place of the artifact.
 """
 
 import argparse
@@ -42,14 +44,20 @@ class Graph:
     def __init__(self, path: str, dtype: torch.dtype = torch.float64):
         data = np.load(path)
         self.n_atoms, self.n_edges = len(data["numbers"]), len(data["sender"])
-        self.species, self.sender, self.receiver = (torch.from_numpy(data[name]) for name in ("species", "sender", "receiver"))
+        self.species, self.sender, self.receiver = (
+            torch.from_numpy(data[name]) for name in ("species", "sender", "receiver")
+        )
         self.positions = torch.from_numpy(data["positions"]).to(dtype)
         self.shift = torch.from_numpy(data["shift"] @ data["cell"]).to(dtype)
         self.row_ptr = torch.zeros(self.n_atoms + 1, dtype=torch.int64)
         self.row_ptr[1:] = torch.bincount(self.receiver, minlength=self.n_atoms).cumsum(0)
 
     def edge_vector(self, positions: torch.Tensor) -> torch.Tensor:
-        return positions.index_select(0, self.sender) - positions.index_select(0, self.receiver) + self.shift
+        return (
+            positions.index_select(0, self.sender)
+            - positions.index_select(0, self.receiver)
+            + self.shift
+        )
 
 
 def deployed(model: race._race.Model, path: str, outputs: str) -> Prepared:
@@ -57,15 +65,25 @@ def deployed(model: race._race.Model, path: str, outputs: str) -> Prepared:
     several = json.loads(model.metadata)["n_members"] > 1
 
     def forces():
-        return model.predict(graph.species, graph.edge_vector(graph.positions), graph.sender, graph.row_ptr)
+        return model.predict(
+            graph.species, graph.edge_vector(graph.positions), graph.sender, graph.row_ptr
+        )
 
     def covariance():
         vector = graph.edge_vector(graph.positions)
-        out = model.predict(graph.species, vector, graph.sender, graph.row_ptr, members=True, uncertainty=True)
+        out = model.predict(
+            graph.species, vector, graph.sender, graph.row_ptr, members=True, uncertainty=True
+        )
         total = out["cov_aleatoric"]
-        return total + race._race.member_covariance(out["forces"]) + out["cov_epistemic"] if several else total
+        return (
+            total + race._race.member_covariance(out["forces"]) + out["cov_epistemic"]
+            if several
+            else total
+        )
 
-    return Prepared({"forces": forces, "covariance": covariance}[outputs], graph.n_atoms, graph.n_edges)
+    return Prepared(
+        {"forces": forces, "covariance": covariance}[outputs], graph.n_atoms, graph.n_edges
+    )
 
 
 def reference(model: Reference, path: str, dtype: torch.dtype) -> Prepared:
@@ -91,11 +109,20 @@ def training(args: argparse.Namespace, n: int) -> Prepared:
     model = race_models.build(args.model, args.members, args.head, args.dtype)
     dataset, frames = batches(n, model.config.r_max, getattr(torch, args.dtype))
     options = {"loss": "mse", "batch_size": n, "dtype": args.dtype}
-    config = Config.model_validate({"data": {"train": ["unused"]}, "train": options}).model_copy(update={"model": model.config})
+    config = Config.model_validate({"data": {"train": ["unused"]}, "train": options}).model_copy(
+        update={"model": model.config}
+    )
     # The folder is for checkpoints, of which these steps write none.
-    trainer = Trainer(config, model, dataset, dataset, Path(tempfile.gettempdir()) / "race-benchmark-no-run")
+    trainer = Trainer(
+        config, model, dataset, dataset, Path(tempfile.gettempdir()) / "race-benchmark-no-run"
+    )
     turn = itertools.cycle(frames)
-    return Prepared(lambda: trainer.step(next(turn)), frames[0].n_atoms, sum(b.n_edges for b in frames) // len(frames), frames=n)
+    return Prepared(
+        lambda: trainer.step(next(turn)),
+        frames[0].n_atoms,
+        sum(b.n_edges for b in frames) // len(frames),
+        frames=n,
+    )
 
 
 def reference_training(args: argparse.Namespace, n: int) -> Prepared:
@@ -110,14 +137,22 @@ def reference_training(args: argparse.Namespace, n: int) -> Prepared:
         node_energy, _ = model(batch.species, vector, batch.edge_index)
         (edge_grad,) = torch.autograd.grad(node_energy.sum(), vector, create_graph=True)
         zero = torch.zeros(batch.n_atoms, 3, dtype=vector.dtype)
-        forces = zero.index_add(0, batch.edge_index[1], edge_grad).index_add(0, batch.edge_index[0], -edge_grad)
-        energy = torch.zeros(batch.n_frames, dtype=vector.dtype).index_add(0, batch.frame, node_energy)
-        loss = ((energy - batch.energy) / batch.n_atoms_per_frame).square().mean() + 10.0 * (forces - batch.forces).square().mean()
+        forces = zero.index_add(0, batch.edge_index[1], edge_grad).index_add(
+            0, batch.edge_index[0], -edge_grad
+        )
+        energy = torch.zeros(batch.n_frames, dtype=vector.dtype).index_add(
+            0, batch.frame, node_energy
+        )
+        loss = ((energy - batch.energy) / batch.n_atoms_per_frame).square().mean() + 10.0 * (
+            forces - batch.forces
+        ).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    return Prepared(step, frames[0].n_atoms, sum(b.n_edges for b in frames) // len(frames), frames=n)
+    return Prepared(
+        step, frames[0].n_atoms, sum(b.n_edges for b in frames) // len(frames), frames=n
+    )
 
 
 def main() -> None:
@@ -142,9 +177,16 @@ def main() -> None:
             loaded.append(load(args))
         return deployed(loaded[0], path, outputs) if is_race else reference(loaded[0], path, dtype)
 
-    parameters = sum(p.numel() for p in race_models.build(args.model, args.members, args.head).parameters())
+    parameters = sum(
+        p.numel() for p in race_models.build(args.model, args.members, args.head).parameters()
+    )
     about = {
-        "versions": {"race": race.__version__, "torch": torch.__version__, "e3nn": version("e3nn"), "ase": ase.__version__},
+        "versions": {
+            "race": race.__version__,
+            "torch": torch.__version__,
+            "e3nn": version("e3nn"),
+            "ase": ase.__version__,
+        },
         "parameters": parameters,
         "architecture": race_models.describe(args.model) + f", head {args.head}",
         "timed": TIMED[args.implementation],
@@ -156,7 +198,9 @@ def load(args: argparse.Namespace):
     if args.implementation == "reference":
         return Reference(race_models.config(args.model, 1, args.head))
     with tempfile.TemporaryDirectory() as folder:
-        return race._race.load(str(race_models.artifact(Path(folder), args.model, args.members, args.head, args.dtype)))
+        return race._race.load(
+            str(race_models.artifact(Path(folder), args.model, args.members, args.head, args.dtype))
+        )
 
 
 if __name__ == "__main__":

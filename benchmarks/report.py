@@ -1,4 +1,5 @@
-"""Draws up benchmarks/README.md from results/cpu.json: targets met or missed, then every measurement. No figure comes from elsewhere.
+"""Draws up benchmarks/README.md from results/cpu.json: targets met or missed, then every
+measurement. No figure comes from elsewhere.
 
 python benchmarks/report.py
 """
@@ -12,7 +13,12 @@ from contests import COVARIANCE, ENERGY, ENSEMBLE, MEAN, PAPER, STEP
 from results import FINAL, find, ratio
 
 PAGE = Path(__file__).with_name("README.md")
-AOT, JIT, MACE, REFERENCE = "NequIP AOTInductor", "NequIP TorchScript", "MACE compiled", "RACE, unfolded e3nn"
+AOT, JIT, MACE, REFERENCE = (
+    "NequIP AOTInductor",
+    "NequIP TorchScript",
+    "MACE compiled",
+    "RACE, unfolded e3nn",
+)
 Records = list[dict]
 
 
@@ -33,7 +39,10 @@ class Target:
         if measured is None:
             return f"| {self.text} | {goal} | - | not measured |"
         met = measured >= self.goal if self.at_least else measured <= self.goal
-        return f"| {self.text} | {goal} | {show(measured, self.unit)} | {'met' if met else '**missed**'} |"
+        return (
+            f"| {self.text} | {goal} | {show(measured, self.unit)} | "
+            f"{'met' if met else '**missed**'} |"
+        )
 
 
 def show(value: float, unit: str) -> str:
@@ -43,9 +52,23 @@ def show(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
-def one(records: Records, model: str = "RACE", outputs: str = ENERGY, contest: str = "inference", **fields: object) -> dict | None:
-    """A record of the headline setting (small model, Si-512, float32, one thread), or of what `fields` changes in it."""
-    setting = {"system": "Si-512", "size": "small", "members": 1, "dtype": "float32", "threads": 1} | fields
+def one(
+    records: Records,
+    model: str = "RACE",
+    outputs: str = ENERGY,
+    contest: str = "inference",
+    **fields: object,
+) -> dict | None:
+    """A record of the headline setting (small model, Si-512, float32, one thread), or of
+    what `fields` changes in it.
+    """
+    setting = {
+        "system": "Si-512",
+        "size": "small",
+        "members": 1,
+        "dtype": "float32",
+        "threads": 1,
+    } | fields
     return find(records, model=model, outputs=outputs, contest=contest, **setting)
 
 
@@ -64,7 +87,13 @@ def excess(a: dict | None, b: dict | None) -> float | None:
 
 
 def lammps(records: Records, field: str, **fields: object) -> float | None:
-    record = find(records, **({"contest": "LAMMPS", "outputs": ENERGY, "dtype": "float32", "ranks": 1, "threads": 1} | fields))
+    record = find(
+        records,
+        **(
+            {"contest": "LAMMPS", "outputs": ENERGY, "dtype": "float32", "ranks": 1, "threads": 1}
+            | fields
+        ),
+    )
     return record[field] if record else None
 
 
@@ -106,34 +135,66 @@ def slope(records: Records, n: int | None) -> float | None:
 
 
 TARGETS = (
-    Target("one member, energy and forces: faster than NequIP AOTInductor", lambda r: ratio(one(r, AOT), one(r)), 10),
+    Target(
+        "one member, energy and forces: faster than NequIP AOTInductor",
+        lambda r: ratio(one(r, AOT), one(r)),
+        10,
+    ),
     Target("the same: faster than NequIP TorchScript", lambda r: ratio(one(r, JIT), one(r)), 20),
-    Target("the same: time per atom", lambda r: (one(r) or {}).get("us_per_atom"), 15, "us", at_least=False),
+    Target(
+        "the same: time per atom",
+        lambda r: (one(r) or {}).get("us_per_atom"),
+        15,
+        "us",
+        at_least=False,
+    ),
     Target("the same: gain of a second thread or rank", best_of_two, 1.8),
     Target(
-        "8 members, every member's forces and the 3x3 covariance of every atom: time over that of one NequIP AOTInductor model",
-        lambda r: ratio(one(r, outputs=ENSEMBLE, members=8), one(r, AOT)), 1, at_least=False,
+        "8 members, every member's forces and the 3x3 covariance of every atom: time over that of "
+        "one NequIP AOTInductor model",
+        lambda r: ratio(one(r, outputs=ENSEMBLE, members=8), one(r, AOT)),
+        1,
+        at_least=False,
     ),
     Target(
         "8 members: covariances and every member's forces on top of mean forces",
-        lambda r: excess(one(r, outputs=ENSEMBLE, members=8), one(r, outputs=MEAN, members=8)), 0.05, "%", at_least=False,
+        lambda r: excess(one(r, outputs=ENSEMBLE, members=8), one(r, outputs=MEAN, members=8)),
+        0.05,
+        "%",
+        at_least=False,
     ),
     Target(
         "1 member: covariances on top of forces",
-        lambda r: excess(one(r, outputs=COVARIANCE), one(r, outputs=MEAN)), 0.05, "%", at_least=False,
+        lambda r: excess(one(r, outputs=COVARIANCE), one(r, outputs=MEAN)),
+        0.05,
+        "%",
+        at_least=False,
     ),
-    Target("3BPA configuration of the paper: faster than its unfolded e3nn form", lambda r: ratio(paper(r, REFERENCE), paper(r)), 5),
+    Target(
+        "3BPA configuration of the paper: faster than its unfolded e3nn form",
+        lambda r: ratio(paper(r, REFERENCE), paper(r)),
+        5,
+    ),
     Target(
         "the same, training at the paper's batch of 2: faster",
-        lambda r: ratio(trained(r, REFERENCE, 2, size=PAPER), trained(r, "RACE", 2, size=PAPER)), 5,
+        lambda r: ratio(trained(r, REFERENCE, 2, size=PAPER), trained(r, "RACE", 2, size=PAPER)),
+        5,
     ),
     Target(
-        "the same: peak memory over that of the unfolded form", lambda r: quotient(paper(r), paper(r, REFERENCE), "bytes_per_atom"), 0.2,
+        "the same: peak memory over that of the unfolded form",
+        lambda r: quotient(paper(r), paper(r, REFERENCE), "bytes_per_atom"),
+        0.2,
         at_least=False,
     ),
     Target(
         "the same, training: peak memory",
-        lambda r: quotient(trained(r, "RACE", 2, size=PAPER), trained(r, REFERENCE, 2, size=PAPER), "bytes_per_atom"), 0.2, at_least=False,
+        lambda r: quotient(
+            trained(r, "RACE", 2, size=PAPER),
+            trained(r, REFERENCE, 2, size=PAPER),
+            "bytes_per_atom",
+        ),
+        0.2,
+        at_least=False,
     ),
     *(
         target
@@ -141,20 +202,33 @@ TARGETS = (
         for target in (
             Target(
                 f"training on 3BPA, batch {n}: faster than compiled NequIP",
-                lambda r, n=n: ratio(trained(r, "NequIP compiled", n), trained(r, "RACE", n)), 3,
+                lambda r, n=n: ratio(trained(r, "NequIP compiled", n), trained(r, "RACE", n)),
+                3,
             ),
             Target(
                 f"training on 3BPA, batch {n}: faster than compiled MACE",
-                lambda r, n=n: ratio(trained(r, MACE, n), trained(r, "RACE", n)), 20,
+                lambda r, n=n: ratio(trained(r, MACE, n), trained(r, "RACE", n)),
+                20,
             ),
-            Target(f"training on 3BPA, batch {n}: 8 members over one", lambda r, n=n: slope(r, n), 5, at_least=False),
+            Target(
+                f"training on 3BPA, batch {n}: 8 members over one",
+                lambda r, n=n: slope(r, n),
+                5,
+                at_least=False,
+            ),
         )
     ),
-    Target("inference: 8 members over one (mean forces)", lambda r: slope(r, None), 5, at_least=False),
+    Target(
+        "inference: 8 members over one (mean forces)", lambda r: slope(r, None), 5, at_least=False
+    ),
     Target("64 atoms: time of a step", latency, 1, "ms", at_least=False),
-    Target("Si-4096: part of a prediction spent in kernels and matrix products", kernel_share, 0.9, "%"),
-    Target("LAMMPS, Si-4096: part of a step outside the pair style", overhead, 0.1, "%", at_least=False),
-)  # fmt: skip
+    Target(
+        "Si-4096: part of a prediction spent in kernels and matrix products", kernel_share, 0.9, "%"
+    ),
+    Target(
+        "LAMMPS, Si-4096: part of a step outside the pair style", overhead, 0.1, "%", at_least=False
+    ),
+)
 
 
 def table(head: Iterable[str], rows: Iterable[str]) -> list[str]:
@@ -167,32 +241,71 @@ def memory(record: dict) -> str:
 
 
 def speed_row(record: dict, last: str) -> str:
-    setting = (record["system"], record["model"], record["size"], record["members"], record["outputs"], record["dtype"], record["threads"])
-    time = f"omitted: {record['omitted']}" if record["us_per_atom"] is None else f"{record['us_per_atom']:.2f}"
+    setting = (
+        record["system"],
+        record["model"],
+        record["size"],
+        record["members"],
+        record["outputs"],
+        record["dtype"],
+        record["threads"],
+    )
+    time = (
+        f"omitted: {record['omitted']}"
+        if record["us_per_atom"] is None
+        else f"{record['us_per_atom']:.2f}"
+    )
     return "| " + " | ".join(map(str, setting)) + f" | {time} | {last} |"
 
 
 def lammps_row(record: dict) -> str:
     parts = ", ".join(f"{name} {part:.1%}" for name, part in record["breakdown"].items())
-    setting = (record["system"], record["members"], record["outputs"], record["dtype"], record["ranks"], record["threads"])
-    return "| " + " | ".join(map(str, setting)) + f" | {record['katom_steps_per_second']:.1f} | {record['us_per_atom']:.2f} | {parts} |"
+    setting = (
+        record["system"],
+        record["members"],
+        record["outputs"],
+        record["dtype"],
+        record["ranks"],
+        record["threads"],
+    )
+    return (
+        "| "
+        + " | ".join(map(str, setting))
+        + f" | {record['katom_steps_per_second']:.1f} | {record['us_per_atom']:.2f} | {parts} |"
+    )
 
 
 def versions(records: Records) -> list[str]:
-    seen = dict.fromkeys((r["model"], r["size"], r["architecture"], json.dumps(r["versions"])) for r in records if r["contest"] != "shares")
-    return [f"- {model} ({size}): {about}. {', '.join(f'{k} {v}' for k, v in json.loads(v).items())}." for model, size, about, v in seen]
+    seen = dict.fromkeys(
+        (r["model"], r["size"], r["architecture"], json.dumps(r["versions"]))
+        for r in records
+        if r["contest"] != "shares"
+    )
+    return [
+        f"- {model} ({size}): {about}. {', '.join(f'{k} {v}' for k, v in json.loads(v).items())}."
+        for model, size, about, v in seen
+    ]
 
 
 def ensembles(records: Records) -> list[str]:
     """Why eight members do not cost five."""
-    steps = [(n, trained(records, "RACE", n), trained(records, "RACE", n, members=8)) for n in (5, 16)]
-    rows = [f"| {n} frames | {alone['us_per_atom']:.1f} | {eight['us_per_atom'] / 8:.1f} |" for n, alone, eight in steps if alone and eight]
+    steps = [
+        (n, trained(records, "RACE", n), trained(records, "RACE", n, members=8)) for n in (5, 16)
+    ]
+    rows = [
+        f"| {n} frames | {alone['us_per_atom']:.1f} | {eight['us_per_atom'] / 8:.1f} |"
+        for n, alone, eight in steps
+        if alone and eight
+    ]
     return [
         "## What members share",
         "",
-        "The edges, their harmonics and their places in the radial table, and the calls: what is not arithmetic. Every member has",
-        "kernels, matrix products, gradients and optimiser of its own. So a member of eight saves the overhead of a training step, and",
-        "the less of it one member has, the closer is the ratio to eight. Above eight it is, probably, where the features of eight",
+        "The edges, their harmonics and their places in the radial table, and the calls: what is "
+        "not arithmetic. Every member has",
+        "kernels, matrix products, gradients and optimiser of its own. So a member of eight saves "
+        "the overhead of a training step, and",
+        "the less of it one member has, the closer is the ratio to eight. Above eight it is, "
+        "probably, where the features of eight",
         "members leave a cache that those of one fit.",
         "",
         *table(("training on 3BPA, us/atom", "one member", "one of eight"), rows),
@@ -207,9 +320,12 @@ def payload(records: Records) -> list[str]:
     return [
         "## Why there is no AOTInductor payload",
         "",
-        "An artifact is TorchScript around compiled kernels. AOTInductor would compile what lies between them, which on Si-4096 is",
-        f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no time at all. Its file would be bound to",
-        "one version of torch and one kind of processor, and segments with exchanges between them would be several files: there is none.",
+        "An artifact is TorchScript around compiled kernels. AOTInductor would compile what lies "
+        "between them, which on Si-4096 is",
+        f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no "
+        "time at all. Its file would be bound to",
+        "one version of torch and one kind of processor, and segments with exchanges between them "
+        "would be several files: there is none.",
         "",
     ]
 
@@ -223,27 +339,37 @@ def page(records: Records) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "`make bench` measures all of this and writes this page, [results/cpu.json](results/cpu.json), [ROOFLINE.md](ROOFLINE.md) and",
-        "the chart of the main README; `make bench QUICK=1` checks in a few minutes that everything runs. Peers come from PyPI into",
+        "`make bench` measures all of this and writes this page, "
+        "[results/cpu.json](results/cpu.json), [ROOFLINE.md](ROOFLINE.md) and",
+        "the chart of the main README; `make bench QUICK=1` checks in a few minutes that "
+        "everything runs. Peers come from PyPI into",
         "environments of their own.",
         "",
-        f"Measured on {', '.join(dict.fromkeys(r['machine'] for r in records))}, {dates[0]} to {dates[-1]}.",
+        f"Measured on {', '.join(dict.fromkeys(r['machine'] for r in records))}, {dates[0]} to "
+        f"{dates[-1]}.",
         "",
         "## Targets",
         "",
-        "Unless it says otherwise: the small model (2 layers, 64x0e+64x1o, lmax 1, r_max 5), Si-512, float32, one core, random weights.",
-        "A ratio is the median of the ratios in each round, in which all codes take turns. The time of a compiled peer varies with what",
+        "Unless it says otherwise: the small model (2 layers, 64x0e+64x1o, lmax 1, r_max 5), "
+        "Si-512, float32, one core, random weights.",
+        "A ratio is the median of the ratios in each round, in which all codes take turns. The "
+        "time of a compiled peer varies with what",
         "its process did before: a target met narrowly is not safely met.",
         "",
         *table(("", "target", "measured", ""), (target.row(records) for target in TARGETS)),
         *ensembles(records),
         "## What is timed",
         "",
-        *(f"- {model}: {timed}." for model, timed in dict.fromkeys((r["model"], r["timed"]) for r in inference)),
-        "- Training: energies, forces, a squared loss on both, gradients and an Adam step, from batches ready in memory; RACE's step",
+        *(
+            f"- {model}: {timed}."
+            for model, timed in dict.fromkeys((r["model"], r["timed"]) for r in inference)
+        ),
+        "- Training: energies, forces, a squared loss on both, gradients and an Adam step, from "
+        "batches ready in memory; RACE's step",
         "  also clips gradients and averages weights. Neighbour lists are ready in every case.",
         "- Memory: peak resident memory of one call above that before the call.",
-        "- Layers, channels, l of the features and cutoff are matched. MACE's correlation is 3, and its edges have max_ell one above the",
+        "- Layers, channels, l of the features and cutoff are matched. MACE's correlation is 3, "
+        "and its edges have max_ell one above the",
         "  l of the features; `MACE compiled, max_ell 1` has the same l throughout.",
         "",
         *versions(records),
@@ -251,21 +377,54 @@ def page(records: Records) -> str:
         "## Inference",
         "",
         *table(
-            ("system", "code", "model", "members", "outputs", "dtype", "threads", "us/atom", "KiB/atom"),
+            (
+                "system",
+                "code",
+                "model",
+                "members",
+                "outputs",
+                "dtype",
+                "threads",
+                "us/atom",
+                "KiB/atom",
+            ),
             (speed_row(r, memory(r)) for r in inference),
         ),
         "## Training on 3BPA",
         "",
         *table(
-            ("system", "code", "model", "members", "step", "dtype", "threads", "us/atom", "configurations/s, KiB/atom"),
-            (speed_row(r, f"{r.get('configurations_per_second', 0):.1f}, {memory(r)}") for r in training),
+            (
+                "system",
+                "code",
+                "model",
+                "members",
+                "step",
+                "dtype",
+                "threads",
+                "us/atom",
+                "configurations/s, KiB/atom",
+            ),
+            (
+                speed_row(r, f"{r.get('configurations_per_second', 0):.1f}, {memory(r)}")
+                for r in training
+            ),
         ),
         "## LAMMPS",
         "",
         "Peers are left out: their pair styles need a patched LAMMPS built from source.",
         "",
         *table(
-            ("system", "members", "outputs", "dtype", "ranks", "threads", "katom-step/s", "us/atom", "parts of the loop"),
+            (
+                "system",
+                "members",
+                "outputs",
+                "dtype",
+                "ranks",
+                "threads",
+                "katom-step/s",
+                "us/atom",
+                "parts of the loop",
+            ),
             (lammps_row(r) for r in runs),
         ),
         *payload(records),

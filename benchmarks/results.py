@@ -1,11 +1,14 @@
-"""Records of a run: appended to a journal as they are measured, so that a run that was stopped goes on; at the end one list in JSON.
+"""Records of a run: appended to a journal as they are measured, so that a run that was
+stopped goes on; at the end one list in JSON.
 
 One record:
     contest, system, n_atoms, edges_per_atom
     model, size, architecture, parameters, members, outputs, dtype, threads, ranks (LAMMPS only)
     us_per_atom         median over all calls, wall clock; of a training step too. None if omitted
-    us_per_atom_rounds  median of each round; rounds of one contest and system alternate, so ratios are taken round by round
-    cpu_us_per_atom     processor time of all threads: more than `threads` apart from the wall clock means a disturbed run
+    us_per_atom_rounds  median of each round; rounds of one contest and system alternate,
+    so ratios are taken round by round
+    cpu_us_per_atom     processor time of all threads: more than `threads` apart from the
+                        wall clock means a disturbed run
     calls, timed        how many, and what one is
     bytes_per_atom      peak resident memory of a call above that before it, where it was measured
     configurations_per_second, steps_per_second         training only
@@ -24,7 +27,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
 FINAL = Path(__file__).parent / "results" / "cpu.json"
-REQUIRED = ("contest", "system", "model", "members", "outputs", "dtype", "threads", "us_per_atom", "versions", "machine", "date")
+REQUIRED = (
+    "contest",
+    "system",
+    "model",
+    "members",
+    "outputs",
+    "dtype",
+    "threads",
+    "us_per_atom",
+    "versions",
+    "machine",
+    "date",
+)
 
 
 class Journal:
@@ -48,7 +63,10 @@ class Journal:
     def add(self, records: list[dict], *key: object) -> None:
         """Records measured side by side; stamped with machine and date."""
         name = " / ".join(map(str, key))
-        stamp = {"machine": machine(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ")}
+        stamp = {
+            "machine": machine(),
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        }
         self.groups[name] = [{**record, **stamp} for record in records]
         with self.path.open("a") as file:
             file.write(json.dumps({"key": name, "records": self.groups[name]}) + "\n")
@@ -63,7 +81,9 @@ class Journal:
 
 def machine() -> str:
     """Processor and number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    lines = (
+        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    )
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
@@ -88,7 +108,12 @@ def timing(rounds: list[dict], n_atoms: int) -> dict:
 
 def find(records: list[dict], **fields: object) -> dict | None:
     """The one record with these fields that has a figure, or None."""
-    found = [r for r in records if all(r.get(name) == value for name, value in fields.items()) and r["us_per_atom"] is not None]
+    found = [
+        r
+        for r in records
+        if all(r.get(name) == value for name, value in fields.items())
+        and r["us_per_atom"] is not None
+    ]
     if len(found) > 1:
         raise ValueError(f"{len(found)} records with {fields}")
     return found[0] if found else None

@@ -2,9 +2,10 @@
 
     python benchmarks/roofline.py [--quick]
 
-For each kernel, on Si-512 with one thread: its floating-point operations, the bytes it must move from memory (each array once) and
-through the caches (each operand at each use), and the least time that the measured ceilings allow for these. Flops and bytes are
-counted by formula below.
+For each kernel, on Si-512 with one thread: its floating-point operations, the bytes it
+must move from memory (each array once) and through the caches (each operand at each use),
+and the least time that the measured ceilings allow for these. Flops and bytes are counted
+by formula below.
 """
 
 import argparse
@@ -28,7 +29,8 @@ from race.model.linear import block_linear
 
 PAGE = Path(__file__).with_name("ROOFLINE.md")
 DATA = Path(__file__).parent / "results" / "roofline.json"
-TABLE_ROWS = ModelConfig().radial_knots + 4  # coefficients of each radial weight, six to an interval
+# Coefficients of each radial weight, six to an interval
+TABLE_ROWS = ModelConfig().radial_knots + 4
 CASES = {
     "64x0e+64x1o, lmax 1": ("64x0e+64x1o", 1, 1),
     "64x0e+64x1o, lmax 1, 8 members": ("64x0e+64x1o", 1, 8),
@@ -66,7 +68,9 @@ class Row:
 
 
 def seconds_of(function: Callable[[], object], budget: float) -> float:
-    """Median processor time of one call on this thread, which other work on the machine disturbs less than the wall clock."""
+    """Median processor time of one call on this thread, which other work on the machine
+    disturbs less than the wall clock.
+    """
     function()
     each, begin = [], time.thread_time()
     while len(each) < 3 or time.thread_time() - begin < budget:
@@ -82,7 +86,10 @@ def ceilings(dtype: torch.dtype, budget: float) -> Ceilings:
     gemm = 2 * n**3 / seconds_of(lambda: torch.mm(a, b, out=c), budget)
 
     def copy(n_bytes: int, repeats: int) -> float:
-        source, sink = torch.zeros(n_bytes // size, dtype=dtype), torch.zeros(n_bytes // size, dtype=dtype)
+        source, sink = (
+            torch.zeros(n_bytes // size, dtype=dtype),
+            torch.zeros(n_bytes // size, dtype=dtype),
+        )
 
         def run():
             for _ in range(repeats):
@@ -98,11 +105,14 @@ def conv_counts(
 ) -> dict[str, tuple[float, float, float]]:
     """(flops, bytes from memory, bytes through caches) of race::conv for each order of derivative.
 
-    A path contracts cg with Y once for each edge (not counted: shared by all channels), which leaves a [2l1+1, 2l3+1] matrix with
-    `q` entries that are not zero; then each channel and edge costs 2 q for the product with g and the smaller of 2l1+1, 2l3+1 for
-    the radial weight. Derivatives contract the same matrices: with respect to g, to the radial weight, and (all members' channels
-    summed) to Y, whose entries of cg are `t`. The second derivative is that of the contraction with a direction in g, radial and
-    Y: five products of the first kind. What interpolating the radial weights costs is not counted.
+    A path contracts cg with Y once for each edge (not counted: shared by all channels),
+    which leaves a [2l1+1, 2l3+1] matrix with `q` entries that are not zero; then each
+    channel and edge costs 2 q for the product with g and the smaller of 2l1+1, 2l3+1 for
+    the radial weight. Derivatives contract the same matrices: with respect to g, to the
+    radial weight, and (all members' channels summed) to Y, whose entries of cg are `t`.
+    The second derivative is that of the contraction with a direction in g, radial and Y:
+    five products of the first kind. What interpolating the radial weights costs is not
+    counted.
     """
     dim_in, dim_out, n_sh = dims
     forward = to_sh = 0.0
@@ -113,11 +123,19 @@ def conv_counts(
         q, t = int((cg.abs().sum(1) > 1e-12).sum()), int((cg.abs() > 1e-12).sum())
         forward += members * mul * (2 * q + min(shape[0], shape[2]))
         to_sh += members * mul * 2 * t
-    flops = {"forward": forward, "first derivatives": 2 * forward + to_sh, "second derivatives": 5 * forward}
+    flops = {
+        "forward": forward,
+        "first derivatives": 2 * forward + to_sh,
+        "second derivatives": 5 * forward,
+    }
     K = paths.n_weights * members
     g, out, edge = n * dim_in * size, n * dim_out * size, n_edges * (1 + n_sh) * size + 8 * n_edges
     table = TABLE_ROWS * K * size
-    gathered, rows = n_edges * dim_in * size, n_edges * 6 * K * size  # a row of g and six of the table for each edge
+    # A row of g and six of the table for each edge
+    gathered, rows = (
+        n_edges * dim_in * size,
+        n_edges * 6 * K * size,
+    )
     memory = {
         "forward": g + out + table + edge,
         "first derivatives": 2 * g + out + table + 2 * edge,
@@ -126,22 +144,37 @@ def conv_counts(
     caches = {
         "forward": gathered + rows + out + edge,
         "first derivatives": 3 * gathered + rows + out + 2 * edge,  # bar g is read and written
-        "second derivatives": 4 * gathered + 3 * rows + 2 * out + 3 * edge,  # so is the gradient of the table
+        "second derivatives": 4 * gathered
+        + 3 * rows
+        + 2 * out
+        + 3 * edge,  # so is the gradient of the table
     }
     return {name: (n_edges * flops[name], memory[name], caches[name]) for name in flops}
 
 
-def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: dict[str, np.ndarray]) -> tuple[dict, dict]:
+def conv_steps(
+    irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: dict[str, np.ndarray]
+) -> tuple[dict, dict]:
     """Functions that run race::conv and its derivatives, and their counts."""
     hidden = o3.Irreps(irreps)
     paths = conv_paths(hidden, lmax, hidden, members)
     dims = Layout(hidden, members).dim, Layout(paths.irreps_out, members).dim, (lmax + 1) ** 2
     n, n_edges = len(graph["numbers"]), len(graph["sender"])
-    vector = graph["positions"][graph["sender"]] - graph["positions"][graph["receiver"]] + graph["shift"] @ graph["cell"]
-    x = torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX).to(dtype).unsqueeze(1).expand(-1, members)
+    vector = (
+        graph["positions"][graph["sender"]]
+        - graph["positions"][graph["receiver"]]
+        + graph["shift"] @ graph["cell"]
+    )
+    x = (
+        torch.from_numpy(np.linalg.norm(vector, axis=1) / systems.R_MAX)
+        .to(dtype)
+        .unsqueeze(1)
+        .expand(-1, members)
+    )
     table = torch.randn(members, TABLE_ROWS, paths.n_weights, dtype=dtype)
     g = torch.randn(n, dims[0], dtype=dtype)
-    sh = torch.randn(n_edges, 1, dims[2], dtype=dtype).expand(-1, members, -1)  # each member's own adjoint of x and sh
+    # Each member's own adjoint of x and sh
+    sh = torch.randn(n_edges, 1, dims[2], dtype=dtype).expand(-1, members, -1)
     row_ptr = torch.zeros(n + 1, dtype=torch.int64)
     row_ptr[1:] = torch.from_numpy(np.bincount(graph["receiver"], minlength=n).cumsum())
     rest = (torch.from_numpy(graph["sender"]), row_ptr, paths.rows, paths.cg, dims[1])
@@ -155,17 +188,23 @@ def conv_steps(irreps: str, lmax: int, members: int, dtype: torch.dtype, graph: 
 
     out = conv_fused(g, x, table, sh, *rest)
     bar = ones.clone().requires_grad_()
-    adjoints = torch.autograd.grad(conv_fused(g, x, trained[1], sh, *rest), leaves, bar, create_graph=True)
+    adjoints = torch.autograd.grad(
+        conv_fused(g, x, trained[1], sh, *rest), leaves, bar, create_graph=True
+    )
     cotangents = [torch.ones_like(t).contiguous() for t in adjoints]
     steps = {
         "forward": forward,
         "first derivatives": lambda: torch.autograd.grad(out, leaves, ones, retain_graph=True),
-        "second derivatives": lambda: torch.autograd.grad(adjoints, [*trained, bar], cotangents, retain_graph=True),
+        "second derivatives": lambda: torch.autograd.grad(
+            adjoints, [*trained, bar], cotangents, retain_graph=True
+        ),
     }
     return steps, conv_counts(paths, members, n, n_edges, dtype.itemsize, dims)
 
 
-def linear_step(irreps: str, members: int, dtype: torch.dtype, n: int) -> tuple[Callable[[], object], tuple[float, float, float]]:
+def linear_step(
+    irreps: str, members: int, dtype: torch.dtype, n: int
+) -> tuple[Callable[[], object], tuple[float, float, float]]:
     """One equivariant linear map hidden -> hidden of all atoms."""
     hidden = o3.Irreps(irreps)
     linear = block_linear(hidden, hidden, members)
@@ -190,11 +229,24 @@ def measure(budget: float) -> list[Row]:
         for case, (irreps, lmax, members) in CASES.items():
             steps, counts = conv_steps(irreps, lmax, members, dtype, graph)
             for kernel, step in steps.items():
-                rows.append(Row(case, f"conv, {kernel}", name, *counts[kernel], seconds_of(step, budget), roof))
+                rows.append(
+                    Row(
+                        case,
+                        f"conv, {kernel}",
+                        name,
+                        *counts[kernel],
+                        seconds_of(step, budget),
+                        roof,
+                    )
+                )
             step, count = linear_step(irreps, members, dtype, n)
             rows.append(Row(case, "linear, forward", name, *count, seconds_of(step, budget), roof))
             for row in rows[-4:]:
-                print(f"  {row.case:36} {row.kernel:26} {row.dtype}  {1e6 * row.seconds / n:8.3f} us/atom", flush=True)
+                print(
+                    f"  {row.case:36} {row.kernel:26} {row.dtype}  {1e6 * row.seconds / n:8.3f} "
+                    "us/atom",
+                    flush=True,
+                )
     return rows
 
 
@@ -203,7 +255,8 @@ def page(rows: list[Row], machine: str, n_atoms: int) -> str:
     lines = [
         "# Roofline",
         "",
-        f"Si-512 (28 edges per atom), one thread of {machine}. Made by `benchmarks/roofline.py`, which also states how flops and",
+        f"Si-512 (28 edges per atom), one thread of {machine}. Made by `benchmarks/roofline.py`, "
+        "which also states how flops and",
         "bytes are counted.",
         "",
         "Ceilings measured in the same run:",
@@ -216,24 +269,34 @@ def page(rows: list[Row], machine: str, n_atoms: int) -> str:
         lines.append(f"| {dtype} | {c.gflops:.0f} | {c.memory:.0f} | {c.cache:.0f} |")
     lines += [
         "",
-        "The bound is the least time that the ceilings allow, and what sets it; the last column is the bound over the time measured.",
+        "The bound is the least time that the ceilings allow, and what sets it; the last column is "
+        "the bound over the time measured.",
         "",
-        "| channels | kernel | dtype | kflop/atom | memory, kB/atom | caches, kB/atom | us/atom | GFLOP/s | bound, us/atom | bound/time |",
+        "| channels | kernel | dtype | kflop/atom | memory, kB/atom | caches, kB/atom | us/atom | "
+        "GFLOP/s | bound, us/atom | bound/time |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         bound, least = max(row.bounds().items(), key=lambda item: item[1])
         lines.append(
-            f"| {row.case} | {row.kernel} | {row.dtype} | {row.flops / n_atoms / 1e3:.1f} | {row.memory_bytes / n_atoms / 1e3:.1f} "
-            f"| {row.cache_bytes / n_atoms / 1e3:.1f} | {1e6 * row.seconds / n_atoms:.2f} | {row.flops / row.seconds / 1e9:.1f} "
+            f"| {row.case} | {row.kernel} | {row.dtype} | {row.flops / n_atoms / 1e3:.1f} | "
+            f"{row.memory_bytes / n_atoms / 1e3:.1f} "
+            f"| {row.cache_bytes / n_atoms / 1e3:.1f} | {1e6 * row.seconds / n_atoms:.2f} | "
+            f"{row.flops / row.seconds / 1e9:.1f} "
             f"| {1e6 * least / n_atoms:.2f} ({bound}) | {least / row.seconds:.0%} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short measurements; nothing of the project is overwritten")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="short measurements; nothing of the project is overwritten",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

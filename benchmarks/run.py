@@ -26,17 +26,28 @@ STAGES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     start = time.monotonic()
     for k, (script, what) in enumerate(STAGES.items()):
-        print(f"[{k + 1}/{len(STAGES)}] {what} ({(time.monotonic() - start) / 60:.1f} min so far)", flush=True)
-        subprocess.run([sys.executable, str(HERE / script), *(["--quick"] if args.quick else [])], check=True)
+        print(
+            f"[{k + 1}/{len(STAGES)}] {what} ({(time.monotonic() - start) / 60:.1f} min so far)",
+            flush=True,
+        )
+        subprocess.run(
+            [sys.executable, str(HERE / script), *(["--quick"] if args.quick else [])], check=True
+        )
     data = results.BUILD / "quick.json" if args.quick else results.FINAL
     results.Journal("quick" if args.quick else "full").finish(data)
     records = json.loads(data.read_text())
-    table, picture = (results.BUILD / "quick.md", results.BUILD / "quick.png") if args.quick else (report.PAGE, chart.PICTURE)
+    table, picture = (
+        (results.BUILD / "quick.md", results.BUILD / "quick.png")
+        if args.quick
+        else (report.PAGE, chart.PICTURE)
+    )
     table.write_text(report.page(records))
     chart.draw(records, picture)
     print(f"{data}\n{table}\n{picture}\n{(time.monotonic() - start) / 60:.1f} min", flush=True)

@@ -1,9 +1,11 @@
-"""Microseconds of segment_sum by torch-scatter and by stock torch, by row width: where race.model.scatter.WIDEST comes from.
+"""Microseconds of segment_sum by torch-scatter and by stock torch, by row width: where
+race.model.scatter.WIDEST comes from.
 
     python benchmarks/scatter.py [--dtype float64] [--repeats 40]
 
-Forward alone, and with first and second derivatives (a training step on forces differentiates the sum of edge gradients twice).
-Median of the processor time of one core, wrappers included; the two take turns, so that other work disturbs both alike.
+Forward alone, and with first and second derivatives (a training step on forces
+differentiates the sum of edge gradients twice). Median of the processor time of one core,
+wrappers included; the two take turns, so that other work disturbs both alike.
 """
 
 import argparse
@@ -14,7 +16,12 @@ import torch
 
 from race.model.scatter import HAS_SCATTER, WIDEST, sum_by_index, sum_by_scatter
 
-SIZES = {"530 receivers x 12": (530, 12), "135 x 17": (135, 17), "512 x 28": (512, 28), "4 frames x 64": (4, 64)}
+SIZES = {
+    "530 receivers x 12": (530, 12),
+    "135 x 17": (135, 17),
+    "512 x 28": (512, 28),
+    "4 frames x 64": (4, 64),
+}
 WIDTHS = (1, 3, 6, 9, 12, 15, 16, 18, 24, 32, 64)
 
 
@@ -44,21 +51,31 @@ def medians(run, src, row_ptr, repeats: int) -> list[float]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--repeats", type=int, default=40)
     args = parser.parse_args()
     if not HAS_SCATTER:
-        raise SystemExit("torch-scatter is not installed: see the extra `scatter` in CONTRIBUTING.md")
+        raise SystemExit(
+            "torch-scatter is not installed: see the extra `scatter` in CONTRIBUTING.md"
+        )
     torch.set_num_threads(1)
     print(f"{args.dtype}, one core; us; in use up to width {WIDEST}")
-    print(f"{'':20}{'width':>6}{'forward: scatter':>18}{'index_add':>11}{'ratio':>7}{'twice: scatter':>17}{'index_add':>11}{'ratio':>7}")
+    print(
+        f"{'':20}{'width':>6}{'forward: scatter':>18}{'index_add':>11}{'ratio':>7}"
+        f"{'twice: scatter':>17}{'index_add':>11}{'ratio':>7}"
+    )
     for name, (n, degree) in SIZES.items():
         row_ptr = torch.arange(0, n * degree + 1, degree)
         for width in WIDTHS:
             src = torch.randn(n * degree, width, dtype=getattr(torch, args.dtype)).requires_grad_()
             (a, b), (c, d) = (medians(run, src, row_ptr, args.repeats) for run in (forward, twice))
-            print(f"{name:20}{width:6}{a:18.0f}{b:11.0f}{b / a:7.2f}{c:17.0f}{d:11.0f}{d / c:7.2f}", flush=True)
+            print(
+                f"{name:20}{width:6}{a:18.0f}{b:11.0f}{b / a:7.2f}{c:17.0f}{d:11.0f}{d / c:7.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

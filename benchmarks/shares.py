@@ -1,8 +1,10 @@
-"""Where the time of a prediction goes: compiled kernels (race::*), matrix products, everything else.
+"""Where the time of a prediction goes: compiled kernels (race::*), matrix products,
+everything else.
 
     python benchmarks/shares.py [--quick]
 
-librace's predict on Si-4096 under torch's profiler, one thread; the same call that pair_style race makes.
+librace's predict on Si-4096 under torch's profiler, one thread; the same call that
+pair_style race makes.
 """
 
 import argparse
@@ -21,7 +23,10 @@ from torch.profiler import ProfilerActivity, profile
 import race
 
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
-VARIANTS = ((1, "point", "forces", "energy, forces"), (8, "cholesky", "covariance", "energy, every member's forces, 3x3 total covariance"))
+VARIANTS = (
+    (1, "point", "forces", "energy, forces"),
+    (8, "cholesky", "covariance", "energy, every member's forces, 3x3 total covariance"),
+)
 
 
 def is_kernel(name: str) -> bool:
@@ -43,7 +48,9 @@ def shares(prepared: Prepared, calls: int) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,7 +66,14 @@ def main() -> None:
         total, parts = shares(prepared, 2 if args.quick else 10)
         kernels = sum(part for name, part in parts.items() if is_kernel(name))
         products = sum(part for name, part in parts.items() if name in PRODUCTS)
-        rest = sorted(((part, name) for name, part in parts.items() if not is_kernel(name) and name not in PRODUCTS), reverse=True)
+        rest = sorted(
+            (
+                (part, name)
+                for name, part in parts.items()
+                if not is_kernel(name) and name not in PRODUCTS
+            ),
+            reverse=True,
+        )
         record = {
             "contest": "shares",
             "system": system,
@@ -76,10 +90,17 @@ def main() -> None:
             "matrix_products": products,
             "largest_others": {name: round(part, 4) for part, name in rest[:6]},
             "timed": "librace's predict under torch's profiler",
-            "versions": {"race": race.__version__, "torch": torch.__version__, "commit": results.commit()},
+            "versions": {
+                "race": race.__version__,
+                "torch": torch.__version__,
+                "commit": results.commit(),
+            },
         }
         journal.add([record], "shares", members)
-        print(f"  {members} member(s): kernels {kernels:.1%}, matrix products {products:.1%}, largest others {record['largest_others']}")
+        print(
+            f"  {members} member(s): kernels {kernels:.1%}, matrix products {products:.1%}, "
+            f"largest others {record['largest_others']}"
+        )
 
 
 if __name__ == "__main__":

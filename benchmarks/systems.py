@@ -1,7 +1,7 @@
 """The structures that every code is timed on, and their neighbour lists as one npz file each.
 
-3BPA      a drug-like molecule of 27 atoms; the first published training frame if the dataset is at hand (RACE_DATA), else a
-          chain of the same composition
+3BPA      a drug-like molecule of 27 atoms; the first published training frame if the
+          dataset is at hand (RACE_DATA), else a chain of the same composition
 Si-64, Si-512, Si-4096      diamond silicon, displaced at random
 water     216 molecules in a box, slightly compressed: 55 neighbours within 5 Angstrom
 """
@@ -37,7 +37,9 @@ def structure(name: str) -> ase.Atoms:
 
 
 def molecules(n: int) -> list[ase.Atoms]:
-    """`n` frames of 3BPA with info["energy"] eV and arrays["forces"] eV/Angstrom (made up where the dataset is not at hand)."""
+    """`n` frames of 3BPA with info["energy"] eV and arrays["forces"] eV/Angstrom (made up
+    where the dataset is not at hand).
+    """
     folder = Path(os.environ.get("RACE_DATA", ROOT.parent / "shared" / "data"))
     try:
         frames = load("3bpa", "train_300K", folder)[:n]
@@ -49,15 +51,22 @@ def molecules(n: int) -> list[ase.Atoms]:
 
 
 def stand_in(seed: int) -> ase.Atoms:
-    """C12 H12 N2 O as two rows of heavy atoms with hydrogens beside twelve of them: as many edges as the molecule, within 10 %."""
+    """C12 H12 N2 O as two rows of heavy atoms with hydrogens beside twelve of them: as many
+    edges as the molecule, within 10 %.
+    """
     random = np.random.default_rng(seed)
     row = np.arange(8)
     zigzag = np.stack([1.25 * row, 0.6 * (row % 2), 0.8 * np.sin(row / 3.0)], axis=1)
     heavy = np.concatenate([zigzag, zigzag[:7] + [0.0, 3.2, 0.0]])
-    hydrogens = heavy[:12] + np.where(np.arange(12)[:, None] < 8, [0.0, -0.75, 0.75], [0.0, 0.75, 0.75])
+    hydrogens = heavy[:12] + np.where(
+        np.arange(12)[:, None] < 8, [0.0, -0.75, 0.75], [0.0, 0.75, 0.75]
+    )
     atoms = ase.Atoms("CCCNCCCOCNCCCCC" + "H" * 12, np.concatenate([heavy, hydrogens]))
     atoms.positions += random.normal(scale=0.05, size=atoms.positions.shape)
-    atoms.info["energy"], atoms.arrays["forces"] = float(random.normal()), random.normal(size=(len(atoms), 3))
+    atoms.info["energy"], atoms.arrays["forces"] = (
+        float(random.normal()),
+        random.normal(size=(len(atoms), 3)),
+    )
     return atoms
 
 
@@ -72,16 +81,22 @@ def water(n_side: int = 6) -> ase.Atoms:
     for cell in np.ndindex(n_side, n_side, n_side):
         turned = molecule.copy()
         turn, _ = np.linalg.qr(random.normal(size=(3, 3)))
-        turned.positions = turned.positions @ turn.T + (np.array(cell) + 0.5) * spacing + random.normal(scale=0.15, size=3)
+        turned.positions = (
+            turned.positions @ turn.T
+            + (np.array(cell) + 0.5) * spacing
+            + random.normal(scale=0.15, size=3)
+        )
         box += turned
     box.wrap()
     return box
 
 
 def graph(atoms: ase.Atoms, r_max: float = R_MAX) -> dict[str, np.ndarray]:
-    """positions, cell, pbc, numbers, species (index in ELEMENTS) and all directed pairs within `r_max`, sorted by receiver.
+    """positions, cell, pbc, numbers, species (index in ELEMENTS) and all directed pairs
+    within `r_max`, sorted by receiver.
 
-    shift: float64 [n_edges, 3], whole lattice vectors; r_sender - r_receiver + shift @ cell is the edge vector.
+    shift: float64 [n_edges, 3], whole lattice vectors; r_sender - r_receiver + shift @
+    cell is the edge vector.
     """
     cell = np.asarray(atoms.cell.array)
     sender, receiver, vector = neighbors(atoms.positions, cell, atoms.pbc, r_max)
@@ -111,5 +126,12 @@ def write(path: Path, name: str, r_max: float = R_MAX) -> Path:
 def write_frames(path: Path, n: int, r_max: float = R_MAX) -> Path:
     """`n` frames of 3BPA, the fields of `graph` numbered: positions_0, positions_1, ..."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{f"{key}_{k}": value for k, atoms in enumerate(molecules(n)) for key, value in graph(atoms, r_max).items()})
+    np.savez(
+        path,
+        **{
+            f"{key}_{k}": value
+            for k, atoms in enumerate(molecules(n))
+            for key, value in graph(atoms, r_max).items()
+        },
+    )
     return path

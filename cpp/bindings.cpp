@@ -1,4 +1,5 @@
-// Python's door to librace, thin: tensors in, tensors out. Importing race._race also registers the torch operators race::*.
+// Python's door to librace, thin: tensors in, tensors out. Importing race._race also registers the
+// torch operators race::*.
 #include <torch/extension.h>
 
 #include <exception>
@@ -15,7 +16,8 @@ using namespace pybind11::literals;
 namespace {
 
 py::dict to_dict(const race::Prediction& prediction) {
-  py::dict out("node_energy"_a = prediction.node_energy, "forces"_a = prediction.forces, "virial"_a = prediction.virial);
+  py::dict out("node_energy"_a = prediction.node_energy, "forces"_a = prediction.forces,
+               "virial"_a = prediction.virial);
   if (prediction.atom_virial.defined()) out["atom_virial"] = prediction.atom_virial;
   if (prediction.node_energy_var.defined()) {
     out["node_energy_var"] = prediction.node_energy_var;
@@ -27,7 +29,8 @@ py::dict to_dict(const race::Prediction& prediction) {
   return out;
 }
 
-race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr) {
+race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor edge_vector,
+                       at::Tensor sender, at::Tensor row_ptr) {
   race::Graph graph;
   graph.n_total = species.size(0);
   graph.n_owned = row_ptr.size(0) - 1;
@@ -39,10 +42,13 @@ race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor 
   return graph;
 }
 
-/// One domain per thread; a domain is (species, edge_vector, sender, row_ptr, ghost_domain, ghost_row).
+/// One domain per thread; a domain is (species, edge_vector, sender, row_ptr, ghost_domain,
+/// ghost_row).
 using Domain = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-std::vector<race::Prediction> predict_domains(const race::Model& model, const std::vector<Domain>& domains, race::Request request) {
+std::vector<race::Prediction> predict_domains(const race::Model& model,
+                                              const std::vector<Domain>& domains,
+                                              race::Request request) {
   std::vector<race::Graph> graphs;
   std::vector<race::DomainsHalo::Ghosts> ghosts;
   for (const auto& [species, edge_vector, sender, row_ptr, ghost_domain, ghost_row] : domains) {
@@ -64,7 +70,8 @@ std::vector<race::Prediction> predict_domains(const race::Model& model, const st
         if (request.atom_virial) port.reverse(predictions[rank].atom_virial);
       } catch (...) {
         const std::lock_guard lock(failure_mutex);
-        if (!failure) failure = std::current_exception();  // the first is the cause, the others were abandoned
+        if (!failure)
+          failure = std::current_exception();  // the first is the cause, the others were abandoned
         halo.abandon();
       }
     });
@@ -104,66 +111,91 @@ PYBIND11_MODULE(_race, m) {
   py::class_<race::Artifact>(m, "Artifact", "The verified bytes of an artifact.")
       .def_readonly("name", &race::Artifact::name)
       .def_readonly("sha256", &race::Artifact::sha256);
-  m.def("read_artifact", &race::read_artifact, "path"_a, "sha256"_a = "", py::call_guard<py::gil_scoped_release>(),
-        "Reads and verifies a file; see artifact.h.");
-  m.def("keep_memory", &race::keep_memory, "Lets malloc keep large blocks; see allocator.h. Loading a model on the CPU does it too.");
+  m.def("read_artifact", &race::read_artifact, "path"_a, "sha256"_a = "",
+        py::call_guard<py::gil_scoped_release>(), "Reads and verifies a file; see artifact.h.");
+  m.def("keep_memory", &race::keep_memory,
+        "Lets malloc keep large blocks; see allocator.h. Loading a model on the CPU does it too.");
   m.def("sha256", [](const py::bytes& data) {
     const std::string_view view = data;
     return race::sha256_hex(view.data(), view.size());
   });
 
-  py::class_<race::Zbl>(m, "Zbl", "A repulsive core for `predict` of the model it was made for; see zbl.h. Raises race.RaceError.")
-      .def(py::init([](const race::Model& model, const std::string& name) { return race::Zbl(model.metadata(), name); }), "model"_a,
-           "name"_a)
-      .def("has", &race::Zbl::has, "a"_a, "b"_a, "Whether two elements, by index of the model, have a core.");
+  py::class_<race::Zbl>(
+      m, "Zbl",
+      "A repulsive core for `predict` of the model it was made for; see zbl.h. Raises race.RaceError.")
+      .def(py::init([](const race::Model& model, const std::string& name) {
+             return race::Zbl(model.metadata(), name);
+           }),
+           "model"_a, "name"_a)
+      .def("has", &race::Zbl::has, "a"_a, "b"_a,
+           "Whether two elements, by index of the model, have a core.");
 
-  py::class_<race::Model>(m, "Model", "A loaded artifact; see model.h and predict.h for shapes and units.")
-      .def_property_readonly("metadata", [](const race::Model& model) { return model.metadata().json; })
+  py::class_<race::Model>(m, "Model",
+                          "A loaded artifact; see model.h and predict.h for shapes and units.")
+      .def_property_readonly("metadata",
+                             [](const race::Model& model) { return model.metadata().json; })
       .def_property_readonly("sha256", &race::Model::sha256)
       .def(
           "interval_factor",
-          [](const race::Model& model, const std::string& target, double level) { return model.metadata().interval_factor(target, level); },
-          "target"_a, "level"_a, "Half-width of a calibrated interval in units of the predicted standard deviation; see artifact.h.")
-      .def_property_readonly("device", [](const race::Model& model) { return model.device().str(); })
-      .def_property_readonly("dtype", [](const race::Model& model) { return model.dtype() == at::kDouble ? "float64" : "float32"; })
+          [](const race::Model& model, const std::string& target, double level) {
+            return model.metadata().interval_factor(target, level);
+          },
+          "target"_a, "level"_a,
+          "Half-width of a calibrated interval in units of the predicted standard deviation; see artifact.h.")
+      .def_property_readonly("device",
+                             [](const race::Model& model) { return model.device().str(); })
+      .def_property_readonly("dtype",
+                             [](const race::Model& model) {
+                               return model.dtype() == at::kDouble ? "float64" : "float32";
+                             })
       .def_property_readonly("comm_width_max", &race::Model::comm_width_max)
       .def(
           "predict",
-          [](const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr,
-             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl) {
+          [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
+             at::Tensor sender, at::Tensor row_ptr, std::optional<at::Tensor> owner, bool members,
+             bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
               const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
-              race::PeriodicFoldHalo fold(owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
-              prediction = race::predict(model, graph, fold, {members, uncertainty, atom_virial, n_parts, false, zbl});
+              race::PeriodicFoldHalo fold(
+                  owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
+              prediction = race::predict(model, graph, fold,
+                                         {members, uncertainty, atom_virial, n_parts, false, zbl});
             }
             return to_dict(prediction);
           },
-          "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
-          "uncertainty"_a = false, "atom_virial"_a = false, "n_parts"_a = 1, "zbl"_a = py::none(),
+          "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(),
+          py::kw_only(), "members"_a = false, "uncertainty"_a = false, "atom_virial"_a = false,
+          "n_parts"_a = 1, "zbl"_a = py::none(),
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
           "owned row of which each ghost is an image. Ghost rows of forces and atom_virial are still to be added to their owners.")
       .def(
           "memory",
-          [](const race::Model& model, at::Tensor species, at::Tensor edge_vector, at::Tensor sender, at::Tensor row_ptr, bool members,
-             bool uncertainty, bool atom_virial, int64_t n_parts) {
+          [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
+             at::Tensor sender, at::Tensor row_ptr, bool members, bool uncertainty,
+             bool atom_virial, int64_t n_parts) {
             const py::gil_scoped_release release;
             const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
             const race::Request request{members, uncertainty, atom_virial, n_parts};
-            const auto per_atom = [n = static_cast<double>(graph.n_owned)](int64_t count) { return static_cast<double>(count) / n; };
-            const race::MemoryEstimate estimate(model, per_atom(graph.n_total - graph.n_owned), per_atom(edge_vector.size(0)), request);
+            const auto per_atom = [n = static_cast<double>(graph.n_owned)](int64_t count) {
+              return static_cast<double>(count) / n;
+            };
+            const race::MemoryEstimate estimate(model, per_atom(graph.n_total - graph.n_owned),
+                                                per_atom(edge_vector.size(0)), request);
             const double estimated = estimate.bytes(graph, n_parts);
             race::PeriodicFoldHalo fold(at::zeros({graph.n_total - graph.n_owned}, at::kLong));
             const race::PeakMemory peak(model.device());
             race::predict(model, graph, fold, request);
             return std::make_pair(estimated, static_cast<double>(peak.bytes()));
           },
-          "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false,
-          "atom_virial"_a = false, "n_parts"_a = 1, "Bytes of one domain's evaluation at its peak: (estimated beforehand, measured).")
+          "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, py::kw_only(), "members"_a = false,
+          "uncertainty"_a = false, "atom_virial"_a = false, "n_parts"_a = 1,
+          "Bytes of one domain's evaluation at its peak: (estimated beforehand, measured).")
       .def(
           "predict_domains",
-          [](const race::Model& model, const std::vector<Domain>& domains, bool members, bool uncertainty, bool atom_virial) {
+          [](const race::Model& model, const std::vector<Domain>& domains, bool members,
+             bool uncertainty, bool atom_virial) {
             std::vector<race::Prediction> predictions;
             {
               const py::gil_scoped_release release;
@@ -173,18 +205,21 @@ PYBIND11_MODULE(_race, m) {
             for (const auto& prediction : predictions) out.append(to_dict(prediction));
             return out;
           },
-          "domains"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false, "atom_virial"_a = false,
+          "domains"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false,
+          "atom_virial"_a = false,
           "Several domains, each on its own thread, as MPI ranks would; forces and atom_virial complete on owned rows.");
 
   m.def(
       "load",
-      [](const std::string& path, const std::string& device, const std::optional<std::string>& dtype, const std::string& sha256,
-         bool selftest) {
+      [](const std::string& path, const std::string& device,
+         const std::optional<std::string>& dtype, const std::string& sha256, bool selftest) {
         const py::gil_scoped_release release;
-        const std::optional<at::ScalarType> type = dtype ? std::optional(dtype_named(*dtype)) : std::nullopt;
+        const std::optional<at::ScalarType> type =
+            dtype ? std::optional(dtype_named(*dtype)) : std::nullopt;
         return race::Model::load(path, device_named(device), type, selftest, sha256);
       },
       "path"_a, "device"_a = "cpu", "dtype"_a = py::none(), "sha256"_a = "", "selftest"_a = true,
       "Reads, verifies, loads and self-tests an artifact. Raises race.RaceError.");
-  m.def("member_covariance", &race::member_covariance, "forces"_a, "[n, M, 3] -> [n, 6] spread of the members, mean over M.");
+  m.def("member_covariance", &race::member_covariance, "forces"_a,
+        "[n, M, 3] -> [n, 6] spread of the members, mean over M.");
 }

@@ -13,9 +13,10 @@ PairRace* LAMMPS_NS::find_pair_race(LAMMPS* lmp, const std::string& reader) {
   for (const char* style : {"race", "race/kk", "race/kk/device", "race/kk/host"})
     if (!pair) pair = dynamic_cast<PairRace*>(lmp->force->pair_match(style, 1));
   if (!pair || !pair->metadata())
-    lmp->error->all(FLERR,
-                    "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",
-                    reader, lmp->force->pair_style ? lmp->force->pair_style : "none");
+    lmp->error->all(
+        FLERR,
+        "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",
+        reader, lmp->force->pair_style ? lmp->force->pair_style : "none");
   return pair;
 }
 
@@ -26,10 +27,12 @@ ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg) : Compute(lmp, narg,
   for (int k = 3; k < narg; ++k) {
     quantities_.emplace_back(arg[k]);
     const std::string& name = quantities_.back();
-    if (name != "energy/std" && name != "bald" && name != "max/bald" && name != "max/force/std" && name != "stress/std" &&
-        name != "pressure/std")
-      error->all(FLERR, "compute {} race: expected energy/std, bald, max/bald, max/force/std, stress/std or pressure/std, got {}", id,
-                 name);
+    if (name != "energy/std" && name != "bald" && name != "max/bald" && name != "max/force/std" &&
+        name != "stress/std" && name != "pressure/std")
+      error->all(
+          FLERR,
+          "compute {} race: expected energy/std, bald, max/bald, max/force/std, stress/std or pressure/std, got {}",
+          id, name);
     size_vector += name == "stress/std" ? 6 : 1;
   }
   scalar_flag = vector_flag = 1;
@@ -46,18 +49,26 @@ void ComputeRace::init() {
   const bool ensemble = metadata.n_members > 1;
   for (const std::string& name : quantities_) {
     if (name == "energy/std" && !ensemble && !metadata.has_energy_var())
-      error->all(FLERR, "compute {} race {}: model {} has one member and head {}; expected an ensemble or another head", id, name,
-                 pair_->file(), metadata.head);
+      error->all(
+          FLERR,
+          "compute {} race {}: model {} has one member and head {}; expected an ensemble or another head",
+          id, name, pair_->file(), metadata.head);
     if (name == "max/force/std" && !ensemble && !metadata.has_force_cov())
-      error->all(FLERR, "compute {} race {}: model {} has one member and head {}; expected an ensemble or head equivariant", id, name,
-                 pair_->file(), metadata.head);
-    if ((name == "bald" || name == "max/bald") && !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
-      error->all(FLERR,
-                 "compute {} race {}: model {} has {} member(s) and head {}; expected a head with a force covariance, in an ensemble "
-                 "or evidential",
-                 id, name, pair_->file(), metadata.n_members, metadata.head);
+      error->all(
+          FLERR,
+          "compute {} race {}: model {} has one member and head {}; expected an ensemble or head equivariant",
+          id, name, pair_->file(), metadata.head);
+    if ((name == "bald" || name == "max/bald") &&
+        !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
+      error->all(
+          FLERR,
+          "compute {} race {}: model {} has {} member(s) and head {}; expected a head with a force covariance, in an ensemble "
+          "or evidential",
+          id, name, pair_->file(), metadata.n_members, metadata.head);
     if ((name == "stress/std" || name == "pressure/std") && !ensemble && !metadata.has_stress_cov())
-      error->all(FLERR, "compute {} race {}: model {} has one member and no stress_head; expected either", id, name, pair_->file());
+      error->all(FLERR,
+                 "compute {} race {}: model {} has one member and no stress_head; expected either",
+                 id, name, pair_->file());
   }
 }
 

@@ -9,7 +9,8 @@ namespace LAMMPS_NS {
 
 class PairRace;
 
-/// The race pair style in use; an error that names the `reader` ("compute ID") when there is none, or more than one.
+/// The race pair style in use; an error that names the `reader` ("compute ID") when there is none,
+/// or more than one.
 PairRace* find_pair_race(LAMMPS* lmp, const std::string& reader);
 
 /// `compute ID all race keyword ...`: global uncertainties of the structure.

@@ -28,15 +28,18 @@ ComputeRaceAtom::ComputeRaceAtom(LAMMPS* lmp, int narg, char** arg) : Compute(lm
   for (int k = 3; k < narg; ++k) {
     Quantity quantity{arg[k], columns_of(arg[k])};
     if (quantity.columns == 0)
-      error->all(FLERR,
-                 "compute {} race/atom: expected force/std, force/cov, force/aleatoric, force/epistemic, energy/std, bald or interval P, "
-                 "got {}",
-                 id, quantity.name);
+      error->all(
+          FLERR,
+          "compute {} race/atom: expected force/std, force/cov, force/aleatoric, force/epistemic, energy/std, bald or interval P, "
+          "got {}",
+          id, quantity.name);
     if (quantity.name == "interval") {
       if (++k >= narg) utils::missing_cmd_args(FLERR, "compute race/atom interval", error);
       quantity.probability = utils::numeric(FLERR, arg[k], false, lmp);
       if (!(quantity.probability > 0 && quantity.probability < 1))
-        error->all(FLERR, "compute {} race/atom interval: expected a probability between 0 and 1, got {}", id, arg[k]);
+        error->all(FLERR,
+                   "compute {} race/atom interval: expected a probability between 0 and 1, got {}",
+                   id, arg[k]);
     }
     n_columns_ += quantity.columns;
     quantities_.push_back(quantity);
@@ -56,25 +59,33 @@ void ComputeRaceAtom::init() {
   const race::Metadata& metadata = *pair_->metadata();
   const bool ensemble = metadata.n_members > 1;
   const auto refuse = [&](const Quantity& quantity, const char* expected) {
-    error->all(FLERR, "compute {} race/atom {}: model {} has {} member(s) and head {}; expected {}", id, quantity.name, pair_->file(),
-               metadata.n_members, metadata.head, expected);
+    error->all(FLERR, "compute {} race/atom {}: model {} has {} member(s) and head {}; expected {}",
+               id, quantity.name, pair_->file(), metadata.n_members, metadata.head, expected);
   };
   for (Quantity& quantity : quantities_) {
     const std::string& name = quantity.name;
-    if (name == "energy/std" && !ensemble && !metadata.has_energy_var()) refuse(quantity, "an ensemble or another head");
+    if (name == "energy/std" && !ensemble && !metadata.has_energy_var())
+      refuse(quantity, "an ensemble or another head");
     if (name == "energy/std" && metadata.has_energy_var() && metadata.energy_aggregation == "paper")
-      refuse(quantity, "energy_aggregation extensive, without which atoms have no energy variance of their own");
-    if (name == "force/aleatoric" && !metadata.has_force_cov()) refuse(quantity, "a head with a force covariance");
-    if (name == "force/epistemic" && !ensemble && metadata.head != "evidential") refuse(quantity, "an ensemble or head evidential");
-    if (name == "bald" && !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
+      refuse(
+          quantity,
+          "energy_aggregation extensive, without which atoms have no energy variance of their own");
+    if (name == "force/aleatoric" && !metadata.has_force_cov())
+      refuse(quantity, "a head with a force covariance");
+    if (name == "force/epistemic" && !ensemble && metadata.head != "evidential")
+      refuse(quantity, "an ensemble or head evidential");
+    if (name == "bald" &&
+        !(metadata.has_force_cov() && (ensemble || metadata.head == "evidential")))
       refuse(quantity, "a head with a force covariance, in an ensemble or evidential");
-    if ((name == "force/std" || name == "force/cov" || name == "interval") && !ensemble && !metadata.has_force_cov())
+    if ((name == "force/std" || name == "force/cov" || name == "interval") && !ensemble &&
+        !metadata.has_force_cov())
       refuse(quantity, "an ensemble or a head with a force covariance");
     if (name == "interval") {
       try {
         quantity.half_width = metadata.interval_factor("forces", quantity.probability);
       } catch (const race::Error& wrong) {
-        error->all(FLERR, "compute {} race/atom interval: model {}: {}", id, pair_->file(), wrong.what());
+        error->all(FLERR, "compute {} race/atom interval: model {}: {}", id, pair_->file(),
+                   wrong.what());
       }
     }
   }
@@ -119,4 +130,6 @@ void ComputeRaceAtom::write(const Quantity& quantity, int i, double* to) const {
     for (int a = 0; a < 3; ++a) to[a] = quantity.half_width * std::sqrt(pair_->f_cov.array[i][a]);
 }
 
-double ComputeRaceAtom::memory_usage() { return static_cast<double>(n_max_) * n_columns_ * sizeof(double); }
+double ComputeRaceAtom::memory_usage() {
+  return static_cast<double>(n_max_) * n_columns_ * sizeof(double);
+}

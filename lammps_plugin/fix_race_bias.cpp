@@ -16,12 +16,15 @@ using namespace LAMMPS_NS;
 // fix ID all race/bias A B
 FixRaceBias::FixRaceBias(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
   if (narg < 5) utils::missing_cmd_args(FLERR, "fix race/bias", error);
-  if (narg > 5) error->all(FLERR, "fix {} race/bias: expected A B and nothing after them, got {}", id, arg[5]);
+  if (narg > 5)
+    error->all(FLERR, "fix {} race/bias: expected A B and nothing after them, got {}", id, arg[5]);
   if (igroup != 0) error->all(FLERR, "fix {} race/bias: expected group all, got {}", id, arg[1]);
   height_ = utils::numeric(FLERR, arg[3], false, lmp);
   width_ = utils::numeric(FLERR, arg[4], false, lmp);
-  if (!std::isfinite(height_)) error->all(FLERR, "fix {} race/bias: expected a finite energy A, got {}", id, arg[3]);
-  if (!(width_ > 0 && std::isfinite(width_))) error->all(FLERR, "fix {} race/bias: expected an energy B > 0, got {}", id, arg[4]);
+  if (!std::isfinite(height_))
+    error->all(FLERR, "fix {} race/bias: expected a finite energy A, got {}", id, arg[3]);
+  if (!(width_ > 0 && std::isfinite(width_)))
+    error->all(FLERR, "fix {} race/bias: expected an energy B > 0, got {}", id, arg[4]);
   scalar_flag = vector_flag = 1;
   size_vector = 2;
   extscalar = 1;
@@ -36,8 +39,10 @@ int FixRaceBias::setmask() { return FixConst::POST_FORCE | FixConst::MIN_POST_FO
 void FixRaceBias::init() {
   pair_ = find_pair_race(lmp, fmt::format("fix {} race/bias", id));
   if (pair_->metadata()->n_members < 2)
-    error->all(FLERR, "fix {} race/bias: model {} has one member; expected an ensemble", id, pair_->file());
-  if (!strncmp(update->integrate_style, "respa", 5)) error->all(FLERR, "fix {} race/bias: expected run_style verlet, got respa", id);
+    error->all(FLERR, "fix {} race/bias: model {} has one member; expected an ensemble", id,
+               pair_->file());
+  if (!strncmp(update->integrate_style, "respa", 5))
+    error->all(FLERR, "fix {} race/bias: expected run_style verlet, got respa", id);
 }
 
 bool FixRaceBias::present(const Modify& modify) {
@@ -46,8 +51,9 @@ bool FixRaceBias::present(const Modify& modify) {
   return false;
 }
 
-// U = A (exp(-var / (N B^2)) - 1) with var = mean_m (E_m - E)^2. By dU/dE_m = 2/M (E_m - E) dU/dvar, and since members' forces are
-// at hand, F = -dU/dr = sum_m dU/dE_m F_m, and the virial likewise: no second derivative is needed.
+// U = A (exp(-var / (N B^2)) - 1) with var = mean_m (E_m - E)^2. By dU/dE_m = 2/M (E_m - E)
+// dU/dvar, and since members' forces are at hand, F = -dU/dr = sum_m dU/dE_m F_m, and the virial
+// likewise: no second derivative is needed.
 void FixRaceBias::post_force(int vflag) {
   pair_->guarded([&] { add_bias(vflag); });
 }
@@ -61,17 +67,22 @@ void FixRaceBias::add_bias(int vflag) {
   const double scale = members.n_atoms * width_ * width_;
   energy_ = height_ * std::expm1(-var / scale);
   energy_std_ = std::sqrt(var);
-  const double by_var = -height_ / scale * std::exp(-var / scale);                          // 1 / energy
-  const at::Tensor by_energy = deviation * (2 * by_var * unit / members.energies.numel());  // [M] dU/dE_m, no unit
+  const double by_var = -height_ / scale * std::exp(-var / scale);  // 1 / energy
+  const at::Tensor by_energy =
+      deviation * (2 * by_var * unit / members.energies.numel());  // [M] dU/dE_m, no unit
 
-  const at::Tensor forces = (members.forces * by_energy.view({1, -1, 1})).sum(1).mul_(pair_->units().force()).contiguous();
+  const at::Tensor forces = (members.forces * by_energy.view({1, -1, 1}))
+                                .sum(1)
+                                .mul_(pair_->units().force())
+                                .contiguous();
   const double* row = forces.data_ptr<double>();
   for (int64_t k = 0; k < forces.size(0); ++k, row += 3)
     for (int a = 0; a < 3; ++a) atom->f[pair_->local().atom_of_row()[k]][a] += row[a];
 
   v_init(vflag);
   if (!vflag_global) return;
-  const at::Tensor nine = by_energy.matmul(members.virials).mul_(unit).contiguous();  // [9], of this rank
+  const at::Tensor nine =
+      by_energy.matmul(members.virials).mul_(unit).contiguous();  // [9], of this rank
   for (int k = 0; k < 6; ++k) virial[k] += nine.data_ptr<double>()[race::six_to_nine[k]];
 }
 

@@ -7,7 +7,8 @@ namespace LAMMPS_NS {
 class Modify;
 class PairRace;
 
-/// `fix ID all race/bias A B`: a bias energy of the ensemble's energy variance, with its exact forces and virial.
+/// `fix ID all race/bias A B`: a bias energy of the ensemble's energy variance, with its exact
+/// forces and virial.
 class FixRaceBias : public Fix {
  public:
   FixRaceBias(LAMMPS*, int, char**);

@@ -17,16 +17,19 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char* kind_names[] = {"not finite", "overlap", "unseen pair", "density", "force/std"};
+constexpr const char* kind_names[] = {"not finite", "overlap", "unseen pair", "density",
+                                      "force/std"};
 
 }  // namespace
 
-// fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off] [force/std T|off] [environment R|off] [file
-// NAME]
-FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg), file_(fmt::format("guard.{}.extxyz", arg[0])) {
+// fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off]
+// [force/std T|off] [environment R|off] [file NAME]
+FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
+    : Fix(lmp, narg, arg), file_(fmt::format("guard.{}.extxyz", arg[0])) {
   if (narg < 5) utils::missing_cmd_args(FLERR, "fix race/guard", error);
   nevery = utils::inumeric(FLERR, arg[3], false, lmp);
-  if (nevery < 1) error->all(FLERR, "fix {} race/guard: expected a number of steps > 0, got {}", id, arg[3]);
+  if (nevery < 1)
+    error->all(FLERR, "fix {} race/guard: expected a number of steps > 0, got {}", id, arg[3]);
   const std::string action = arg[4];
   if (action != "warn" && action != "dump" && action != "stop")
     error->all(FLERR, "fix {} race/guard: expected warn, dump or stop, got {}", id, action);
@@ -34,17 +37,20 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, a
 
   for (int k = 5; k < narg; k += 2) {
     const std::string keyword = arg[k];
-    if (keyword != "overlap" && keyword != "unseen" && keyword != "density" && keyword != "force/std" && keyword != "environment" &&
-        keyword != "file")
-      error->all(FLERR, "fix {} race/guard: expected a keyword overlap, unseen, density, force/std, environment or file, got {}", id,
-                 keyword);
+    if (keyword != "overlap" && keyword != "unseen" && keyword != "density" &&
+        keyword != "force/std" && keyword != "environment" && keyword != "file")
+      error->all(
+          FLERR,
+          "fix {} race/guard: expected a keyword overlap, unseen, density, force/std, environment or file, got {}",
+          id, keyword);
     if (k + 1 >= narg) utils::missing_cmd_args(FLERR, "fix race/guard " + keyword, error);
     const std::string value = arg[k + 1];
     const auto positive_or_off = [&]() -> double {
       if (value == "off") return 0;
       const double number = utils::numeric(FLERR, value, false, lmp);
       if (!(number > 0 && std::isfinite(number)))
-        error->all(FLERR, "fix {} race/guard {}: expected a number > 0 or off, got {}", id, keyword, value);
+        error->all(FLERR, "fix {} race/guard {}: expected a number > 0 or off, got {}", id, keyword,
+                   value);
       return number;
     };
     if (keyword == "overlap") overlap_factor_ = positive_or_off();
@@ -53,10 +59,12 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, a
     if (keyword == "density") {
       density_factor_ = positive_or_off();
       density_asked_ = density_factor_ > 0;
-      if (density_asked_ && density_factor_ < 1) error->all(FLERR, "fix {} race/guard density: expected a factor >= 1, got {}", id, value);
+      if (density_asked_ && density_factor_ < 1)
+        error->all(FLERR, "fix {} race/guard density: expected a factor >= 1, got {}", id, value);
     }
     if (keyword == "unseen") {
-      if (value != "yes" && value != "no") error->all(FLERR, "fix {} race/guard unseen: expected yes or no, got {}", id, value);
+      if (value != "yes" && value != "no")
+        error->all(FLERR, "fix {} race/guard unseen: expected yes or no, got {}", id, value);
       unseen_ = value == "yes";
     }
     if (keyword == "file") file_ = value;
@@ -80,46 +88,59 @@ void FixRaceGuard::init() {
   shortest_.assign(n * n, 0);
   for (std::size_t a = 0; a < n; ++a)
     for (std::size_t b = 0; b < n; ++b)
-      for (const std::string& key : {elements[a] + "-" + elements[b], elements[b] + "-" + elements[a]}) {
+      for (const std::string& key :
+           {elements[a] + "-" + elements[b], elements[b] + "-" + elements[a]}) {
         const auto found = metadata.min_distance.find(key);
         if (found != metadata.min_distance.end()) shortest_[a * n + b] = found->second;
       }
   if (metadata.min_distance.empty() && (overlap_factor_ > 0 || unseen_))
-    error->all(FLERR,
-               "fix {} race/guard: model {} does not say what pairs its training set has; expected an artifact of race train and "
-               "race export, or: overlap off unseen no",
-               id, pair_->file());
+    error->all(
+        FLERR,
+        "fix {} race/guard: model {} does not say what pairs its training set has; expected an artifact of race train and "
+        "race export, or: overlap off unseen no",
+        id, pair_->file());
 
   neighbors_.clear();
   if (!metadata.n_neighbors.empty() && seen_within_ == metadata.r_max) {
     for (const std::string& element : elements) {
       const auto found = metadata.n_neighbors.find(element);
-      const bool known = found != metadata.n_neighbors.end();  // another element has no range to leave; its pairs are unseen
-      neighbors_.push_back(known ? Range{found->second.first, found->second.second} : Range{0, HUGE_VAL});
+      const bool known =
+          found != metadata.n_neighbors
+                       .end();  // another element has no range to leave; its pairs are unseen
+      neighbors_.push_back(known ? Range{found->second.first, found->second.second}
+                                 : Range{0, HUGE_VAL});
     }
   } else if (density_asked_) {
-    error->all(FLERR,
-               "fix {} race/guard density: model {} does not say how many neighbors its training set has within its cutoff; train "
-               "and export it again, or: density off",
-               id, pair_->file());
+    error->all(
+        FLERR,
+        "fix {} race/guard density: model {} does not say how many neighbors its training set has within its cutoff; train "
+        "and export it again, or: density off",
+        id, pair_->file());
   }
 
   if (force_std_limit_ > 0 && metadata.n_members == 1 && !metadata.has_force_cov())
-    error->all(FLERR, "fix {} race/guard force/std: model {} has one member and head {}; expected an ensemble or head equivariant", id,
-               pair_->file(), metadata.head);
+    error->all(
+        FLERR,
+        "fix {} race/guard force/std: model {} has one member and head {}; expected an ensemble or head equivariant",
+        id, pair_->file(), metadata.head);
 }
 
-bool FixRaceGuard::looks_at(bigint step) const { return step % nevery == 0 || step == update->firststep; }
+bool FixRaceGuard::looks_at(bigint step) const {
+  return step % nevery == 0 || step == update->firststep;
+}
 
 bool FixRaceGuard::watches(const Modify& modify, bigint step) {
   for (int k = 0; k < modify.nfix; ++k)
-    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]); guard && guard->looks_at(step)) return true;
+    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]);
+        guard && guard->looks_at(step))
+      return true;
   return false;
 }
 
 bool FixRaceGuard::wants_uncertainty(const Modify& modify, bigint step) {
   for (int k = 0; k < modify.nfix; ++k)
-    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]); guard && guard->force_std_limit_ > 0 && guard->looks_at(step))
+    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]);
+        guard && guard->force_std_limit_ > 0 && guard->looks_at(step))
       return true;
   return false;
 }
@@ -153,34 +174,45 @@ void FixRaceGuard::look() {
   std::vector<tagint> worst;
   const std::string text = reduce(findings, worst);
   if (text.empty()) return;
-  const std::string message = fmt::format("fix {} race/guard: step {}: {}", id, update->ntimestep, text);
+  const std::string message =
+      fmt::format("fix {} race/guard: step {}: {}", id, update->ntimestep, text);
   std::string where;
   if (action_ != Action::warn) {
     const bool cut = environment_ > 0;
-    const std::string problem = cut ? write_environments(lmp, *pair_, file_, written_, message, worst, environment_)
-                                    : write_extxyz(lmp, *pair_, file_, written_, message);
+    const std::string problem =
+        cut ? write_environments(lmp, *pair_, file_, written_, message, worst, environment_)
+            : write_extxyz(lmp, *pair_, file_, written_, message);
     written_ = true;
-    where = problem.empty() ? (cut ? "; environments in " : "; configuration in ") + file_ : "; " + problem;
+    where = problem.empty() ? (cut ? "; environments in " : "; configuration in ") + file_
+                            : "; " + problem;
   }
   if (action_ == Action::stop) error->all(FLERR, message + where);
   if (comm->me == 0) error->warning(FLERR, message + where);
 }
 
-std::string FixRaceGuard::name_of(int i) const { return fmt::format("{} ({})", atom->tag[i], pair_->element(atom->type[i])); }
+std::string FixRaceGuard::name_of(int i) const {
+  return fmt::format("{} ({})", atom->tag[i], pair_->element(atom->type[i]));
+}
 
-tagint FixRaceGuard::tag_of(int64_t row) const { return atom->tag[pair_->local().atom_of_row()[row]]; }
+tagint FixRaceGuard::tag_of(int64_t row) const {
+  return atom->tag[pair_->local().atom_of_row()[row]];
+}
 
-bool FixRaceGuard::in_group(int64_t row) const { return atom->mask[pair_->local().atom_of_row()[row]] & groupbit; }
+bool FixRaceGuard::in_group(int64_t row) const {
+  return atom->mask[pair_->local().atom_of_row()[row]] & groupbit;
+}
 
 void FixRaceGuard::find_not_finite(Finding& finding) const {
   for (int i = 0; i < atom->nlocal; ++i) {
     if (!(atom->mask[i] & groupbit)) continue;
-    const auto finite = [](const double* v) { return std::isfinite(v[0]) && std::isfinite(v[1]) && std::isfinite(v[2]); };
+    const auto finite = [](const double* v) {
+      return std::isfinite(v[0]) && std::isfinite(v[1]) && std::isfinite(v[2]);
+    };
     const double *x = atom->x[i], *f = atom->f[i];
     if (finite(x) && finite(f)) continue;
-    finding.add(
-        1, atom->tag[i],
-        fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}", name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
+    finding.add(1, atom->tag[i],
+                fmt::format("atom {} at {:.6g} {:.6g} {:.6g} has force {:.6g} {:.6g} {:.6g}",
+                            name_of(i), x[0], x[1], x[2], f[0], f[1], f[2]));
   }
   if (finding.count == 0 && !pair_->finite()) finding.add(0, 0, "the energy");
 }
@@ -202,13 +234,16 @@ void FixRaceGuard::find_pairs(Finding& overlaps, Finding& unseen_pairs) const {
       const double shortest = shortest_[species[row] * n + species[sender[e]]];
       if (shortest == 0) {
         if (unseen_ && r < seen_within_)
-          unseen_pairs.add(1 / r, tag_of(row),
-                           fmt::format("atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair", name_of(atoms[row]),
-                                       name_of(atoms[sender[e]]), r));
+          unseen_pairs.add(
+              1 / r, tag_of(row),
+              fmt::format(
+                  "atoms {} and {} are {:.4g} Angstrom apart; the training set has no such pair",
+                  name_of(atoms[row]), name_of(atoms[sender[e]]), r));
       } else if (r < overlap_factor_ * shortest) {
         overlaps.add(shortest / r, tag_of(row),
-                     fmt::format("atoms {} and {} are {:.4g} Angstrom apart, limit {:.4g}", name_of(atoms[row]), name_of(atoms[sender[e]]),
-                                 r, overlap_factor_ * shortest));
+                     fmt::format("atoms {} and {} are {:.4g} Angstrom apart, limit {:.4g}",
+                                 name_of(atoms[row]), name_of(atoms[sender[e]]), r,
+                                 overlap_factor_ * shortest));
       }
     }
   }
@@ -225,8 +260,8 @@ void FixRaceGuard::find_densities(Finding& finding) const {
     const double low = seen.min / density_factor_, high = seen.max * density_factor_;
     if (count >= low && count <= high) continue;
     finding.add(count < low ? low - count : count - high, tag_of(row),
-                fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}", name_of(pair_->local().atom_of_row()[row]), count,
-                            low, high));
+                fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}",
+                            name_of(pair_->local().atom_of_row()[row]), count, low, high));
   }
 }
 
@@ -235,12 +270,14 @@ void FixRaceGuard::find_uncertain(Finding& finding) const {
     const int i = pair_->local().atom_of_row()[row];
     const double value = pair_->f_std.vector[i];
     if (in_group(row) && value > force_std_limit_)
-      finding.add(value, atom->tag[i], fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, force_std_limit_));
+      finding.add(
+          value, atom->tag[i],
+          fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, force_std_limit_));
   }
 }
 
-// Collective: counts over ranks, and for each kind the worst case of the rank that has it, as text and as atoms, each atom once. Empty when
-// nothing was found.
+// Collective: counts over ranks, and for each kind the worst case of the rank that has it, as text
+// and as atoms, each atom once. Empty when nothing was found.
 std::string FixRaceGuard::reduce(std::vector<Finding>& findings, std::vector<tagint>& atoms) {
   int mine[n_kinds];
   for (int kind = 0; kind < n_kinds; ++kind) mine[kind] = findings[kind].count;
@@ -260,8 +297,10 @@ std::string FixRaceGuard::reduce(std::vector<Finding>& findings, std::vector<tag
     text.resize(size);
     MPI_Bcast(text.data(), size, MPI_CHAR, worst.rank, world);
     MPI_Bcast(&findings[kind].tag, 1, MPI_LMP_TAGINT, worst.rank, world);
-    if (std::find(atoms.begin(), atoms.end(), findings[kind].tag) == atoms.end()) atoms.push_back(findings[kind].tag);
-    message += fmt::format("{}{}: {} (rank {}, {} in all)", message.empty() ? "" : "; ", kind_names[kind], text, worst.rank, counts_[kind]);
+    if (std::find(atoms.begin(), atoms.end(), findings[kind].tag) == atoms.end())
+      atoms.push_back(findings[kind].tag);
+    message += fmt::format("{}{}: {} (rank {}, {} in all)", message.empty() ? "" : "; ",
+                           kind_names[kind], text, worst.rank, counts_[kind]);
   }
   return message;
 }

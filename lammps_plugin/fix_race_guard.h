@@ -10,7 +10,8 @@ namespace LAMMPS_NS {
 class Modify;
 class PairRace;
 
-/// `fix ID group race/guard N warn|dump|stop ...`: watches for what the model cannot be trusted on, on all ranks together.
+/// `fix ID group race/guard N warn|dump|stop ...`: watches for what the model cannot be trusted on,
+/// on all ranks together.
 class FixRaceGuard : public Fix {
  public:
   FixRaceGuard(LAMMPS*, int, char**);
@@ -23,7 +24,8 @@ class FixRaceGuard : public Fix {
   double compute_scalar() override;
   double compute_vector(int) override;
 
-  /// Whether some guard looks at this step: the pair style then leaves an energy that is not finite to it.
+  /// Whether some guard looks at this step: the pair style then leaves an energy that is not finite
+  /// to it.
   static bool watches(const Modify& modify, bigint step);
   /// Whether some guard reads uncertainties on this step.
   static bool wants_uncertainty(const Modify& modify, bigint step);
@@ -60,7 +62,8 @@ class FixRaceGuard : public Fix {
   double overlap_factor_ = 1, density_factor_ = 1;  ///< 0: off
   double force_std_limit_ = 0;                      ///< force units; 0: off
   bool unseen_ = true, density_asked_ = false;
-  double environment_ = 0;  ///< radius of what is written around an offender, length units; 0: the whole configuration
+  double environment_ = 0;  ///< radius of what is written around an offender, length units; 0: the
+                            ///< whole configuration
   std::string file_;
   bool written_ = false;
 

@@ -9,9 +9,11 @@
 using namespace LAMMPS_NS;
 
 FixRaceHold::FixRaceHold(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
-  if (narg != 4) error->all(FLERR, "fix RACE/HOLD belongs to pair_style race; use its keyword uq every N");
+  if (narg != 4)
+    error->all(FLERR, "fix RACE/HOLD belongs to pair_style race; use its keyword uq every N");
   n_columns_ = utils::inumeric(FLERR, arg[3], false, lmp);
-  if (n_columns_ < 1) error->all(FLERR, "fix RACE/HOLD: expected a number of columns > 0, got {}", n_columns_);
+  if (n_columns_ < 1)
+    error->all(FLERR, "fix RACE/HOLD: expected a number of columns > 0, got {}", n_columns_);
   maxexchange = n_columns_;
   create_attribute = 1;
   grow_arrays(atom->nmax);
@@ -42,4 +44,6 @@ int FixRaceHold::unpack_exchange(int i, double* buffer) {
   return n_columns_;
 }
 
-double FixRaceHold::memory_usage() { return static_cast<double>(n_max_) * n_columns_ * sizeof(double); }
+double FixRaceHold::memory_usage() {
+  return static_cast<double>(n_max_) * n_columns_ * sizeof(double);
+}

@@ -4,8 +4,9 @@
 
 namespace LAMMPS_NS {
 
-/// Internal to `pair_style race` with `uq every N`: keeps the columns of the last evaluated step with their atoms while these are
-/// sorted, and move from rank to rank. Atoms made since then have zeros.
+/// Internal to `pair_style race` with `uq every N`: keeps the columns of the last evaluated step
+/// with their atoms while these are sorted, and move from rank to rank. Atoms made since then have
+/// zeros.
 class FixRaceHold : public Fix {
  public:
   FixRaceHold(LAMMPS*, int, char**);  ///< fix ID all RACE/HOLD n_columns

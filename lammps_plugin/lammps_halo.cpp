@@ -66,7 +66,9 @@ int LammpsHalo::pack_forward(int n, const int* atoms, double* buffer) {
 void LammpsHalo::unpack_forward(int n, int first, const double* buffer) {
   for (int k = 0; k < n; ++k) {
     const int row = row_of_atom_[first + k];
-    if (row >= 0) std::memcpy(data_ + row * row_bytes_, buffer + static_cast<int64_t>(k) * doubles_, row_bytes_);
+    if (row >= 0)
+      std::memcpy(data_ + row * row_bytes_, buffer + static_cast<int64_t>(k) * doubles_,
+                  row_bytes_);
   }
 }
 

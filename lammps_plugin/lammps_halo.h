@@ -12,16 +12,20 @@ class Pair;
 /// What exchanges of one rank have carried and taken since the start.
 struct HaloTotals {
   double bytes = 0;    ///< packed for other ranks and for periodic images of this one's own atoms
-  double seconds = 0;  ///< packing, messages and waiting for ranks that come later; on a GPU without KOKKOS for its kernels too
+  double seconds = 0;  ///< packing, messages and waiting for ranks that come later; on a GPU
+                       ///< without KOKKOS for its kernels too
 };
 
-/// The exchange of librace through LAMMPS's own pattern, brick or tiled: Comm::forward_comm(pair) and reverse_comm(pair), whose
-/// callbacks the pair style hands on to pack and unpack here. On the wire a row is copied bit for bit: two float32 to a double.
+/// The exchange of librace through LAMMPS's own pattern, brick or tiled: Comm::forward_comm(pair)
+/// and reverse_comm(pair), whose callbacks the pair style hands on to pack and unpack here. On the
+/// wire a row is copied bit for bit: two float32 to a double.
 class LammpsHalo final : public race::HaloExchange {
  public:
   /// @param comm LAMMPS's pointer itself: `comm_style` puts another object there.
-  /// @param row_of_atom row of each local and ghost atom, -1 for none: such atoms send and receive zeros.
-  LammpsHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom, HaloTotals& totals)
+  /// @param row_of_atom row of each local and ghost atom, -1 for none: such atoms send and receive
+  /// zeros.
+  LammpsHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const std::vector<int>& row_of_atom,
+             HaloTotals& totals)
       : comm_(comm), pair_(pair), row_of_atom_(row_of_atom), totals_(totals) {}
 
   void forward(at::Tensor& rows) override;

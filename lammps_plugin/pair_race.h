@@ -18,7 +18,8 @@ namespace LAMMPS_NS {
 
 class FixRaceHold;
 
-/// `pair_style race`: librace on LAMMPS's atoms, ghosts and communication. README.md is the reference of the command.
+/// `pair_style race`: librace on LAMMPS's atoms, ghosts and communication. README.md is the
+/// reference of the command.
 class PairRace : public Pair {
  public:
   explicit PairRace(LAMMPS*);
@@ -44,23 +45,26 @@ class PairRace : public Pair {
   void* extract_peratom(const char*, int&) override;
   double memory_usage() override;
 
-  /// What every step of the plugin's styles runs in. No exception of torch or librace leaves it: one rank's ends all ranks with one line,
-  /// as do LAMMPS's own errors of one rank, and the line has time to come out.
+  /// What every step of the plugin's styles runs in. No exception of torch or librace leaves it:
+  /// one rank's ends all ranks with one line, as do LAMMPS's own errors of one rank, and the line
+  /// has time to come out.
   void guarded(const std::function<void()>& work);
 
   // What the computes and fixes ask. LAMMPS's units.
 
-  /// Collective: sees that the arrays below hold this step's values, evaluating once more when this step's forces came without.
-  /// With `uq every N`: the values of the last step that was evaluated.
+  /// Collective: sees that the arrays below hold this step's values, evaluating once more when this
+  /// step's forces came without. With `uq every N`: the values of the last step that was evaluated.
   void require_uncertainty();
 
-  /// One per-atom quantity: `vector` or `array` with `columns`, over owned atoms; 0 for atoms of other pair styles.
+  /// One per-atom quantity: `vector` or `array` with `columns`, over owned atoms; 0 for atoms of
+  /// other pair styles.
   struct PerAtom {
     double* vector = nullptr;
     double** array = nullptr;
     int columns = 0;  ///< 0: vector
   };
-  PerAtom e_std, f_std, bald, f_cov{.columns = 6}, f_aleatoric{.columns = 6}, f_epistemic{.columns = 6};
+  PerAtom e_std, f_std, bald, f_cov{.columns = 6}, f_aleatoric{.columns = 6},
+      f_epistemic{.columns = 6};
 
   struct Totals {
     double energy_std;
@@ -84,15 +88,20 @@ class PairRace : public Pair {
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return file_; }
   const std::string& element(int type) const { return elements_[type]; }  ///< or NULL
-  virtual const LocalGraph& local() { return local_; }                    ///< of the last forces, in host memory
-  bool finite() const { return finite_; }                                 ///< this rank's energy, of the last forces
+  virtual const LocalGraph& local() { return local_; }  ///< of the last forces, in host memory
+  bool finite() const { return finite_; }               ///< this rank's energy, of the last forces
   const RaceUnits& units() const { return units_; }
 
  protected:
-  // What pair_style race/kk replaces: where the graph is made, how its rows travel, where the forces are added.
+  // What pair_style race/kk replaces: where the graph is made, how its rows travel, where the
+  // forces are added.
   virtual std::string default_device() const { return "cpu"; }
-  virtual bool on_device() const { return false; }  ///< forces come to add_forces() on the model's device, not in host memory
-  virtual void build_graph(const LocalGraph::Options& options) { local_.build(*list, *atom, options); }
+  virtual bool on_device() const {
+    return false;
+  }  ///< forces come to add_forces() on the model's device, not in host memory
+  virtual void build_graph(const LocalGraph::Options& options) {
+    local_.build(*list, *atom, options);
+  }
   virtual const race::Graph& graph() const { return local_.graph(); }
   virtual race::HaloExchange& halo() { return halo_; }
   virtual void add_forces(const at::Tensor& forces);
@@ -133,17 +142,19 @@ class PairRace : public Pair {
   std::string file_, pin_;
   std::optional<at::ScalarType> dtype_;
   int uq_every_ = 0;
-  double memory_cap_ = 0;              ///< bytes of one evaluation; 0: none
-  bool zbl_ = false;                   ///< asked for
-  std::optional<race::Zbl> core_;      ///< of the model, with `zbl on`
-  std::vector<std::string> elements_;  ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
-  std::vector<int> species_;           ///< the same as rows of the model; -1: NULL
-  std::string restart_sha256_;         ///< of the model that a restart file was written with
-  FixRaceHold* hold_ = nullptr;        ///< with `uq every N`
+  double memory_cap_ = 0;          ///< bytes of one evaluation; 0: none
+  bool zbl_ = false;               ///< asked for
+  std::optional<race::Zbl> core_;  ///< of the model, with `zbl on`
+  std::vector<std::string>
+      elements_;                 ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
+  std::vector<int> species_;     ///< the same as rows of the model; -1: NULL
+  std::string restart_sha256_;   ///< of the model that a restart file was written with
+  FixRaceHold* hold_ = nullptr;  ///< with `uq every N`
   std::string hold_id_;
 
   LammpsHalo halo_;
-  std::optional<race::MemoryEstimate> memory_, memory_uncertain_;  ///< without and with uncertainties
+  std::optional<race::MemoryEstimate> memory_,
+      memory_uncertain_;  ///< without and with uncertainties
 
   bool finite_ = true;
   int uq_flag_ = 0;               ///< set by fix pair through extract(), for one step

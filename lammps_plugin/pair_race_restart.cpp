@@ -1,4 +1,5 @@
-// pair_style race in restart files: what its commands said, and the sha256 of the model. The model itself stays in its own file.
+// pair_style race in restart files: what its commands said, and the sha256 of the model. The model
+// itself stays in its own file.
 #include <cstdint>
 #include <cstdio>
 
@@ -38,7 +39,8 @@ struct Reader {
   }
   std::string text() const {
     const int32_t size = number();
-    if (size < 0 || size > 65536) error->all(FLERR, "pair_style race: the restart file is damaged, or of another version");
+    if (size < 0 || size > 65536)
+      error->all(FLERR, "pair_style race: the restart file is damaged, or of another version");
     std::string value(size, ' ');
     if (size > 0) bytes(value.data(), size);
     return value;
@@ -60,7 +62,8 @@ void PairRace::write_restart_settings(FILE* file) {
 
 void PairRace::read_restart_settings(FILE* file) {
   const Reader read{file, world, comm->me, error};
-  if (read.number() != record_version) error->all(FLERR, "pair_style race: the restart file is of another version of the plugin");
+  if (read.number() != record_version)
+    error->all(FLERR, "pair_style race: the restart file is of another version of the plugin");
   file_ = read.text();
   restart_sha256_ = read.text();
   device_ = read.text();
@@ -74,7 +77,8 @@ void PairRace::read_restart_settings(FILE* file) {
 
 void PairRace::write_restart(FILE* file) {
   write_restart_settings(file);
-  for (int type = 1; type <= atom->ntypes; ++type) write(file, elements_.empty() ? std::string("NULL") : elements_[type]);
+  for (int type = 1; type <= atom->ntypes; ++type)
+    write(file, elements_.empty() ? std::string("NULL") : elements_[type]);
 }
 
 // The model is read when it is first needed: until then pair_style may still name another file.
@@ -88,8 +92,9 @@ void PairRace::read_restart(FILE* file) {
 
 void PairRace::refuse_other_than_restart() {
   if (restart_sha256_.empty() || model_->sha256() == restart_sha256_) return;
-  error->all(FLERR,
-             "pair_style race: model {}: expected sha256 {}, with which the restart file was written, got {}; put that model back, or "
-             "give pair_style race and pair_coeff again to go on with this one",
-             file_, restart_sha256_, model_->sha256());
+  error->all(
+      FLERR,
+      "pair_style race: model {}: expected sha256 {}, with which the restart file was written, got {}; put that model back, or "
+      "give pair_style race and pair_coeff again to go on with this one",
+      file_, restart_sha256_, model_->sha256());
 }

@@ -1,4 +1,5 @@
-// What `plugin load raceplugin.so` calls: registers the styles, and refuses a LAMMPS it was not compiled for.
+// What `plugin load raceplugin.so` calls: registers the styles, and refuses a LAMMPS it was not
+// compiled for.
 #include <dlfcn.h>
 
 #include "compute_race.h"
@@ -21,28 +22,36 @@ using namespace LAMMPS_NS;
 namespace {
 
 Pair* create_pair(LAMMPS* lmp) { return new PairRace(lmp); }
-Compute* create_compute(LAMMPS* lmp, int narg, char** arg) { return new ComputeRace(lmp, narg, arg); }
-Compute* create_compute_atom(LAMMPS* lmp, int narg, char** arg) { return new ComputeRaceAtom(lmp, narg, arg); }
+Compute* create_compute(LAMMPS* lmp, int narg, char** arg) {
+  return new ComputeRace(lmp, narg, arg);
+}
+Compute* create_compute_atom(LAMMPS* lmp, int narg, char** arg) {
+  return new ComputeRaceAtom(lmp, narg, arg);
+}
 
-// The classes of LAMMPS have no stable layout: another version, or other integer sizes, would corrupt memory in silence.
+// The classes of LAMMPS have no stable layout: another version, or other integer sizes, would
+// corrupt memory in silence.
 void refuse_another_lammps(LAMMPS* lmp) {
   const int version = lammps_version(lmp);
   if (version != RACE_LAMMPS_NUMBER)
-    lmp->error->all(FLERR,
-                    "raceplugin.so: expected LAMMPS {}, for which it was compiled, got {}; build it again with "
-                    "-DRACE_LAMMPS_HEADERS=DIR of this LAMMPS",
-                    RACE_LAMMPS_NUMBER, version);
+    lmp->error->all(
+        FLERR,
+        "raceplugin.so: expected LAMMPS {}, for which it was compiled, got {}; build it again with "
+        "-DRACE_LAMMPS_HEADERS=DIR of this LAMMPS",
+        RACE_LAMMPS_NUMBER, version);
   const int bytes = lammps_extract_setting(lmp, "tagint");
   const int expected = sizeof(tagint);
   if (bytes != expected)
-    lmp->error->all(FLERR,
-                    "raceplugin.so: expected {}-byte atom IDs, got a LAMMPS with {} bytes; build it again with "
-                    "-DRACE_LAMMPS_DEFINITIONS=LAMMPS_BIGBIG or LAMMPS_SMALLBIG",
-                    expected, bytes);
+    lmp->error->all(
+        FLERR,
+        "raceplugin.so: expected {}-byte atom IDs, got a LAMMPS with {} bytes; build it again with "
+        "-DRACE_LAMMPS_DEFINITIONS=LAMMPS_BIGBIG or LAMMPS_SMALLBIG",
+        expected, bytes);
 #ifdef RACE_KOKKOS
   if (!lammps_config_accelerator("KOKKOS", "precision", "double"))
-    lmp->error->all(FLERR,
-                    "raceplugin.so: expected a KOKKOS package in double precision, got another; build LAMMPS with KOKKOS_PREC=double");
+    lmp->error->all(
+        FLERR,
+        "raceplugin.so: expected a KOKKOS package in double precision, got another; build LAMMPS with KOKKOS_PREC=double");
 #endif
 }
 
@@ -50,8 +59,9 @@ Fix* create_bias(LAMMPS* lmp, int narg, char** arg) { return new FixRaceBias(lmp
 Fix* create_guard(LAMMPS* lmp, int narg, char** arg) { return new FixRaceGuard(lmp, narg, arg); }
 Fix* create_hold(LAMMPS* lmp, int narg, char** arg) { return new FixRaceHold(lmp, narg, arg); }
 
-// LAMMPS counts plugins by process, but looks up styles by instance: a second LAMMPS that is alive beside the first is told that the plugin
-// is there, and does not find its styles. So they are entered here as well.
+// LAMMPS counts plugins by process, but looks up styles by instance: a second LAMMPS that is alive
+// beside the first is told that the plugin is there, and does not find its styles. So they are
+// entered here as well.
 void enter_styles(LAMMPS& lmp) {
   (*lmp.force->pair_map)["race"] = &create_pair;
 #ifdef RACE_KOKKOS
@@ -64,10 +74,12 @@ void enter_styles(LAMMPS& lmp) {
   (*lmp.modify->fix_map)["RACE/HOLD"] = &create_hold;
 }
 
-// When one LAMMPS is closed the library is closed with it, while another may still be running its code.
+// When one LAMMPS is closed the library is closed with it, while another may still be running its
+// code.
 void stay_loaded() {
   Dl_info here;
-  if (dladdr(reinterpret_cast<void*>(&create_pair), &here) && here.dli_fname) dlopen(here.dli_fname, RTLD_NOW | RTLD_NODELETE);
+  if (dladdr(reinterpret_cast<void*>(&create_pair), &here) && here.dli_fname)
+    dlopen(here.dli_fname, RTLD_NOW | RTLD_NODELETE);
 }
 
 }  // namespace
@@ -76,7 +88,8 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   refuse_another_lammps(static_cast<LAMMPS*>(lammps));
 
   const auto add = [&](const char* style, const char* name, const char* info, void* creator) {
-    lammpsplugin_t plugin{RACE_LAMMPS_DATE, style, name, info, "the RACE maintainers", creator, handle};
+    lammpsplugin_t plugin{RACE_LAMMPS_DATE,       style,   name,  info,
+                          "the RACE maintainers", creator, handle};
     reinterpret_cast<lammpsplugin_regfunc>(regfunc)(&plugin, lammps);
   };
   add("pair", "race", "pair style race", reinterpret_cast<void*>(&create_pair));

@@ -14,7 +14,8 @@ struct RaceUnits {
   double force_squared() const { return force() * force(); }
 };
 
-/// @param style the argument of LAMMPS's `units` command. @param angstrom Force::angstrom, so that lengths agree with LAMMPS's own.
+/// @param style the argument of LAMMPS's `units` command. @param angstrom Force::angstrom, so that
+/// lengths agree with LAMMPS's own.
 inline RaceUnits race_units(const std::string& style, double angstrom) {
   constexpr double kcal_per_mol = 23.060547830619;  // CODATA 2018
   constexpr double joule = 1.602176634e-19;

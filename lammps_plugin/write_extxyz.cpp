@@ -28,21 +28,25 @@ std::vector<double> gather(LAMMPS* lmp) {
   std::vector<double> mine;
   for (int i = 0; i < atom.nlocal; ++i) {
     const double *x = atom.x[i], *f = atom.f[i];
-    mine.insert(mine.end(), {static_cast<double>(atom.tag[i]), static_cast<double>(atom.type[i]), x[0], x[1], x[2], f[0], f[1], f[2]});
+    mine.insert(mine.end(), {static_cast<double>(atom.tag[i]), static_cast<double>(atom.type[i]),
+                             x[0], x[1], x[2], f[0], f[1], f[2]});
   }
   int count = static_cast<int>(mine.size());
   std::vector<int> counts(lmp->comm->nprocs), starts(lmp->comm->nprocs, 0);
   MPI_Gather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, 0, lmp->world);
   std::partial_sum(counts.begin(), counts.end() - 1, starts.begin() + 1);
   std::vector<double> all(lmp->comm->me == 0 ? starts.back() + counts.back() : 0);
-  MPI_Gatherv(mine.data(), count, MPI_DOUBLE, all.data(), counts.data(), starts.data(), MPI_DOUBLE, 0, lmp->world);
+  MPI_Gatherv(mine.data(), count, MPI_DOUBLE, all.data(), counts.data(), starts.data(), MPI_DOUBLE,
+              0, lmp->world);
 
   std::vector<std::size_t> order(all.size() / n_columns);
   std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return all[a * n_columns] < all[b * n_columns]; });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return all[a * n_columns] < all[b * n_columns]; });
   std::vector<double> sorted;
   sorted.reserve(all.size());
-  for (const std::size_t k : order) sorted.insert(sorted.end(), all.begin() + k * n_columns, all.begin() + (k + 1) * n_columns);
+  for (const std::size_t k : order)
+    sorted.insert(sorted.end(), all.begin() + k * n_columns, all.begin() + (k + 1) * n_columns);
   return sorted;
 }
 
@@ -64,31 +68,39 @@ Frame whole(const Domain& box, const std::vector<double>& all) {
   return frame;
 }
 
-// The atoms of `box` within `radius` of row `center` of `box`, every image that is; they come first by distance: the centre is row 0.
+// The atoms of `box` within `radius` of row `center` of `box`, every image that is; they come first
+// by distance: the centre is row 0.
 Frame cut_out(const Frame& box, std::size_t center, double radius, double gap) {
   const double edge = 2 * radius + gap;
-  Frame frame{{}, {edge, 0, 0, 0, edge, 0, 0, 0, edge}, {false, false, false}, fmt::format(" center=0 radius={:.16g}", radius)};
+  Frame frame{{},
+              {edge, 0, 0, 0, edge, 0, 0, 0, edge},
+              {false, false, false},
+              fmt::format(" center=0 radius={:.16g}", radius)};
   const double* h = box.cell;  // lower triangular
   const double volume = h[0] * h[4] * h[8];
   const double yx = h[3], zx = h[6], zy = h[7];
-  const double height[3] = {volume / std::hypot(h[4] * h[8], yx * h[8], yx * zy - zx * h[4]), volume / (h[0] * std::hypot(h[8], zy)), h[8]};
+  const double height[3] = {volume / std::hypot(h[4] * h[8], yx * h[8], yx * zy - zx * h[4]),
+                            volume / (h[0] * std::hypot(h[8], zy)), h[8]};
   const double* origin = box.rows.data() + center * n_columns + 2;
   std::vector<std::pair<double, std::vector<double>>> found;
   for (std::size_t k = 0; k < box.rows.size(); k += n_columns) {
     const double* row = box.rows.data() + k;
     const double d[3] = {row[2] - origin[0], row[3] - origin[1], row[4] - origin[2]};
-    const double fz = d[2] / h[8], fy = (d[1] - fz * zy) / h[4], fx = (d[0] - fy * yx - fz * zx) / h[0];
+    const double fz = d[2] / h[8], fy = (d[1] - fz * zy) / h[4],
+                 fx = (d[0] - fy * yx - fz * zx) / h[0];
     const double fraction[3] = {fx, fy, fz};
     if (!(std::hypot(fx, fy, fz) < 1e6)) continue;  // lost, or at no place
     int low[3], high[3];
     for (int a = 0; a < 3; ++a) {
       low[a] = box.periodic[a] ? static_cast<int>(std::ceil(-radius / height[a] - fraction[a])) : 0;
-      high[a] = box.periodic[a] ? static_cast<int>(std::floor(radius / height[a] - fraction[a])) : 0;
+      high[a] =
+          box.periodic[a] ? static_cast<int>(std::floor(radius / height[a] - fraction[a])) : 0;
     }
     for (int x = low[0]; x <= high[0]; ++x)
       for (int y = low[1]; y <= high[1]; ++y)
         for (int z = low[2]; z <= high[2]; ++z) {
-          const double at[3] = {d[0] + x * h[0] + y * yx + z * zx, d[1] + y * h[4] + z * zy, d[2] + z * h[8]};
+          const double at[3] = {d[0] + x * h[0] + y * yx + z * zx, d[1] + y * h[4] + z * zy,
+                                d[2] + z * h[8]};
           const double r = std::hypot(at[0], at[1], at[2]);
           if (!(r <= radius)) continue;
           std::vector<double> copy(row, row + n_columns);
@@ -96,19 +108,23 @@ Frame cut_out(const Frame& box, std::size_t center, double radius, double gap) {
           found.emplace_back(r, copy);
         }
   }
-  std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::stable_sort(found.begin(), found.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
   for (const auto& [r, row] : found) frame.rows.insert(frame.rows.end(), row.begin(), row.end());
   return frame;
 }
 
-void write_frame(FILE* file, const Frame& frame, const PairRace& pair, bigint step, std::string comment) {
+void write_frame(FILE* file, const Frame& frame, const PairRace& pair, bigint step,
+                 std::string comment) {
   const double length = pair.units().length, force = pair.units().force();
   std::replace(comment.begin(), comment.end(), '"', '\'');
   fprintf(file, "%zu\nLattice=\"", frame.rows.size() / n_columns);
   for (int k = 0; k < 9; ++k) fprintf(file, "%s%.16g", k ? " " : "", frame.cell[k] / length);
-  fprintf(file, "\" Properties=species:S:1:pos:R:3:id:I:1:lammps_forces:R:3 pbc=\"%c %c %c\" step=%lld%s reason=\"%s\"\n",
-          frame.periodic[0] ? 'T' : 'F', frame.periodic[1] ? 'T' : 'F', frame.periodic[2] ? 'T' : 'F', static_cast<long long>(step),
-          frame.more.c_str(), comment.c_str());
+  fprintf(
+      file,
+      "\" Properties=species:S:1:pos:R:3:id:I:1:lammps_forces:R:3 pbc=\"%c %c %c\" step=%lld%s reason=\"%s\"\n",
+      frame.periodic[0] ? 'T' : 'F', frame.periodic[1] ? 'T' : 'F', frame.periodic[2] ? 'T' : 'F',
+      static_cast<long long>(step), frame.more.c_str(), comment.c_str());
   for (std::size_t k = 0; k < frame.rows.size(); k += n_columns) {
     const double* row = frame.rows.data() + k;
     const std::string element = pair.element(static_cast<int>(row[1]));
@@ -121,7 +137,8 @@ void write_frame(FILE* file, const Frame& frame, const PairRace& pair, bigint st
 }
 
 // Collective: rank 0 writes the frames that `frames` makes of all atoms.
-std::string write(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append, const std::string& comment,
+std::string write(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append,
+                  const std::string& comment,
                   const std::function<std::vector<Frame>(const Frame& box)>& frames) {
   const std::vector<double> all = gather(lmp);
   int failure = 0;
@@ -129,7 +146,8 @@ std::string write(LAMMPS* lmp, const PairRace& pair, const std::string& path, bo
     errno = 0;
     FILE* file = fopen(path.c_str(), append ? "a" : "w");
     if (file) {
-      for (const Frame& frame : frames(whole(*lmp->domain, all))) write_frame(file, frame, pair, lmp->update->ntimestep, comment);
+      for (const Frame& frame : frames(whole(*lmp->domain, all)))
+        write_frame(file, frame, pair, lmp->update->ntimestep, comment);
       if (fclose(file) != 0) failure = errno;
     } else {
       failure = errno;
@@ -141,12 +159,16 @@ std::string write(LAMMPS* lmp, const PairRace& pair, const std::string& path, bo
 
 }  // namespace
 
-std::string LAMMPS_NS::write_extxyz(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append, const std::string& comment) {
-  return write(lmp, pair, path, append, comment, [](const Frame& box) { return std::vector<Frame>{box}; });
+std::string LAMMPS_NS::write_extxyz(LAMMPS* lmp, const PairRace& pair, const std::string& path,
+                                    bool append, const std::string& comment) {
+  return write(lmp, pair, path, append, comment,
+               [](const Frame& box) { return std::vector<Frame>{box}; });
 }
 
-std::string LAMMPS_NS::write_environments(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append,
-                                          const std::string& comment, const std::vector<tagint>& atoms, double radius) {
+std::string LAMMPS_NS::write_environments(LAMMPS* lmp, const PairRace& pair,
+                                          const std::string& path, bool append,
+                                          const std::string& comment,
+                                          const std::vector<tagint>& atoms, double radius) {
   const double gap = pair.metadata()->r_max * pair.units().length;
   return write(lmp, pair, path, append, comment, [&](const Frame& box) {
     std::vector<Frame> frames;
@@ -155,7 +177,8 @@ std::string LAMMPS_NS::write_environments(LAMMPS* lmp, const PairRace& pair, con
       const std::size_t n_rows = box.rows.size() / n_columns;
       while (row < n_rows && box.rows[row * n_columns] != static_cast<double>(atom)) ++row;
       const double* x = box.rows.data() + row * n_columns + 2;
-      const bool placed = row < n_rows && std::isfinite(x[0]) && std::isfinite(x[1]) && std::isfinite(x[2]);
+      const bool placed =
+          row < n_rows && std::isfinite(x[0]) && std::isfinite(x[1]) && std::isfinite(x[2]);
       frames.push_back(placed ? cut_out(box, row, radius, gap) : box);
     }
     return frames;

@@ -1,4 +1,6 @@
-"""The benchmarks' bookkeeping: ratios, targets, the page made of records, workers and their failures. Nothing is timed."""
+"""The benchmarks' bookkeeping: ratios, targets, the page made of records, workers and their
+failures. Nothing is timed.
+"""
 
 import argparse
 import json
@@ -31,13 +33,31 @@ import systems  # noqa: E402
 from contests import ENERGY, ENSEMBLE, MEAN, STEP  # noqa: E402
 
 
-def record(model: str = "RACE", us: float | None = 10.0, rounds: tuple[float, ...] | None = None, **changes) -> dict:
+def record(
+    model: str = "RACE", us: float | None = 10.0, rounds: tuple[float, ...] | None = None, **changes
+) -> dict:
     fields = {
-        "contest": "inference", "system": "Si-512", "n_atoms": 512, "edges_per_atom": 28.0, "model": model, "size": "small",
-        "architecture": "2 layers", "parameters": 1, "members": 1, "outputs": ENERGY, "dtype": "float32", "threads": 1,
-        "us_per_atom": us, "us_per_atom_rounds": list(rounds or (us,)), "cpu_us_per_atom": us, "calls": 5, "timed": "a call",
-        "versions": {"torch": "2"}, "machine": "a processor, 2 cores", "date": "2026-01-01T00:00Z",
-    }  # fmt: skip
+        "contest": "inference",
+        "system": "Si-512",
+        "n_atoms": 512,
+        "edges_per_atom": 28.0,
+        "model": model,
+        "size": "small",
+        "architecture": "2 layers",
+        "parameters": 1,
+        "members": 1,
+        "outputs": ENERGY,
+        "dtype": "float32",
+        "threads": 1,
+        "us_per_atom": us,
+        "us_per_atom_rounds": list(rounds or (us,)),
+        "cpu_us_per_atom": us,
+        "calls": 5,
+        "timed": "a call",
+        "versions": {"torch": "2"},
+        "machine": "a processor, 2 cores",
+        "date": "2026-01-01T00:00Z",
+    }
     return fields | changes
 
 
@@ -56,13 +76,19 @@ def test_ratio_pairs_rounds():
     assert results.ratio(slow, None) is None
 
 
-@pytest.mark.parametrize(("us", "expected"), [(101.0, "10.1 x | met"), (100.0, "10.0 x | met"), (99.0, "9.90 x | **missed**")])
+@pytest.mark.parametrize(
+    ("us", "expected"),
+    [(101.0, "10.1 x | met"), (100.0, "10.0 x | met"), (99.0, "9.90 x | **missed**")],
+)
 def test_target_at_least(us, expected):
     assert expected in verdict([record(), record(report.AOT, us)], FASTER)
 
 
 def test_target_at_most():
-    records = [record(outputs=MEAN, members=8, us=100.0), record(outputs=ENSEMBLE, members=8, us=104.0)]
+    records = [
+        record(outputs=MEAN, members=8, us=100.0),
+        record(outputs=ENSEMBLE, members=8, us=104.0),
+    ]
     text = "8 members: covariances and every member's forces on top of mean forces"
     assert "4.0 % | met" in verdict(records, text)
     records[1] = record(outputs=ENSEMBLE, members=8, us=106.0)
@@ -94,7 +120,10 @@ def test_two_records_of_one_setting_are_refused():
 def test_chart_is_drawn(tmp_path):
     records = [record(), record(report.AOT, 100.0)]
     training = {"contest": "training", "outputs": STEP, "system": "3BPA x 5"}
-    records += [record(model, configurations_per_second=50.0, **training) for model in ("RACE", "NequIP compiled")]
+    records += [
+        record(model, configurations_per_second=50.0, **training)
+        for model in ("RACE", "NequIP compiled")
+    ]
     chart.draw(records, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
@@ -127,7 +156,13 @@ Other   |            | 0.03       |            |       |  6.00
 
 
 def test_lammps_timing_is_that_of_the_last_run():
-    assert in_lammps.read_timing(LAMMPS_OUTPUT) == {"Loop": 0.5, "cpu_percent": 99.5, "Pair": 0.45, "Comm": 0.02, "Other": 0.03}
+    assert in_lammps.read_timing(LAMMPS_OUTPUT) == {
+        "Loop": 0.5,
+        "cpu_percent": 99.5,
+        "Pair": 0.45,
+        "Comm": 0.02,
+        "Other": 0.03,
+    }
 
 
 WORKER = f"""
@@ -162,7 +197,13 @@ def test_worker_answers(tmp_path):
 
 @pytest.fixture
 def tiny(monkeypatch) -> str:
-    sizes = {"n_features": 4, "radial_mlp": [8], "readout_hidden": 8, "irreps_hidden": "4x0e+4x1o", "lmax": 1}
+    sizes = {
+        "n_features": 4,
+        "radial_mlp": [8],
+        "readout_hidden": 8,
+        "irreps_hidden": "4x0e+4x1o",
+        "lmax": 1,
+    }
     monkeypatch.setitem(race_models.SIZES, "tiny", race_models.SIZES["small"] | sizes)
     return "tiny"
 
@@ -177,8 +218,14 @@ def test_what_is_timed_is_what_a_user_gets(tiny, members, tmp_path):
         atoms = systems.structure(name)
         atoms.calc = race.Calculator(path)
         expected = atoms.calc.get_property("forces_cov", atoms)
-        assert np.abs(matrix_from_six(prepared.call().numpy()) - expected).max() < 1e-10 * np.abs(expected).max()
-        assert (prepared.n_atoms, prepared.n_edges) == (len(atoms), len(systems.graph(atoms)["sender"]))
+        assert (
+            np.abs(matrix_from_six(prepared.call().numpy()) - expected).max()
+            < 1e-10 * np.abs(expected).max()
+        )
+        assert (prepared.n_atoms, prepared.n_edges) == (
+            len(atoms),
+            len(systems.graph(atoms)["sender"]),
+        )
 
 
 def test_reference_is_the_same_function(tiny, tmp_path):
@@ -205,25 +252,35 @@ def test_training_steps_run(tiny, train):
 
 def test_water_box_is_as_dense_as_it_says():
     graph = systems.graph(systems.water())
-    assert len(graph["sender"]) / len(graph["numbers"]) == pytest.approx(systems.WATER_EDGES_PER_ATOM, rel=0.05)
+    assert len(graph["sender"]) / len(graph["numbers"]) == pytest.approx(
+        systems.WATER_EDGES_PER_ATOM, rel=0.05
+    )
 
 
 def test_flops_of_the_convolution():
-    """Scalars times scalars: the radial weight, then the only coefficient; vectors from scalars: three of each."""
+    """Scalars times scalars: the radial weight, then the only coefficient; vectors from
+    scalars: three of each.
+    """
     hidden = o3.Irreps("8x0e")
     counts = roofline.conv_counts(conv_paths(hidden, 0, hidden, 1), 1, 5, 20, 4, (8, 16, 1))
     assert counts["forward"][0] == 20 * 2 * 8 * (2 + 1)  # two paths: g itself and g times Y_0
     paths = conv_paths(hidden, 1, o3.Irreps("8x1o"), 1)
-    assert roofline.conv_counts(paths, 1, 5, 20, 4, (8, 24, 4))["forward"][0] == 20 * 8 * (2 * 3 + 1)
+    assert roofline.conv_counts(paths, 1, 5, 20, 4, (8, 24, 4))["forward"][0] == 20 * 8 * (
+        2 * 3 + 1
+    )
 
 
 @pytest.mark.skipif(not results.FINAL.exists(), reason="make bench has not been run yet")
 def test_committed_results():
-    """results/cpu.json has the fields that it promises; the page and its verdicts are those of these results."""
+    """results/cpu.json has the fields that it promises; the page and its verdicts are those
+    of these results.
+    """
     records = json.loads(results.FINAL.read_text())
     for one in records:
         assert set(results.REQUIRED) <= one.keys()
         assert one["us_per_atom"] is None or one["us_per_atom"] > 0
         assert one["us_per_atom"] is not None or one["omitted"]
-    assert {"RACE", "NequIP AOTInductor", "NequIP TorchScript", "MACE compiled"} <= {one["model"] for one in records}
+    assert {"RACE", "NequIP AOTInductor", "NequIP TorchScript", "MACE compiled"} <= {
+        one["model"] for one in records
+    }
     assert report.PAGE.read_text() == report.page(records)

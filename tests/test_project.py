@@ -1,7 +1,8 @@
-"""What the project says of itself is true: every command and example of the README works, every link leads somewhere.
+"""What the project says of itself is true: every command and example of the README works,
+every link leads somewhere.
 
-Cheap commands run as written, in a folder that holds a small untrained model under the README's names; for expensive ones the
-sub-command, its options and its files are checked.
+Cheap commands run as written, in a folder that holds a small untrained model under the
+README's names; for expensive ones the sub-command, its options and its files are checked.
 """
 
 import itertools
@@ -30,7 +31,9 @@ from .lammps.harness import Lammps, thermo, write_data
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
-COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line]
+COMMANDS = [
+    line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line
+]
 MADE_BEFORE = ("demo-output/", "evaluation/")  # by the demo, by a command above
 
 
@@ -43,27 +46,41 @@ def folder(tmp_path_factory) -> Path:
     """bn.race.pt as the README names it: the demo's model, untrained."""
     folder = tmp_path_factory.mktemp("readme")
     model = read_config(ROOT / "examples/demo/config.yaml").model
-    filled = {"elements": ["B", "N"], "avg_num_neighbors": 12.0, "atomic_energies": [-3.0, -4.0], "scale": [0.5, 0.5], "sigma0": 0.5}
+    filled = {
+        "elements": ["B", "N"],
+        "avg_num_neighbors": 12.0,
+        "atomic_energies": [-3.0, -4.0],
+        "scale": [0.5, 0.5],
+        "sigma0": 0.5,
+    }
     torch.manual_seed(0)
-    export_model(RACE(ModelConfig(**{**model.model_dump(), **filled}), torch.float32), folder / "bn.race.pt")
+    export_model(
+        RACE(ModelConfig(**{**model.model_dump(), **filled}), torch.float32), folder / "bn.race.pt"
+    )
     return folder
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
 def test_make_target_exists(line):
     command = shlex.split(line, comments=True)
-    subprocess.run([*command, "--dry-run", "--always-make"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--dry-run", "--always-make"], cwd=ROOT, check=True, capture_output=True
+    )
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("race ")])
 def test_race_command_is_as_the_program_says(line, capsys):
-    """The sub-command exists, knows every option given, and the files that it reads are there or are made by a line before it."""
+    """The sub-command exists, knows every option given, and the files that it reads are
+    there or are made by a line before it.
+    """
     words = shlex.split(line, comments=True)[1:]
     with pytest.raises(SystemExit, match="0"):
         main([words[0], "--help"])
     text = capsys.readouterr().out
     for option in (word for word in words if word.startswith("-")):
-        assert re.search(rf"(?<!\S){option}\b", text), f"{option} is not an option of race {words[0]}"
+        assert re.search(rf"(?<!\S){option}\b", text), (
+            f"{option} is not an option of race {words[0]}"
+        )
     for word in words[1:]:
         path = word.partition("=")[2] or word
         if "/" in path and not path.startswith(MADE_BEFORE):
@@ -72,7 +89,12 @@ def test_race_command_is_as_the_program_says(line, capsys):
 
 def test_race_info_runs(folder):
     assert "race info bn.race.pt" in COMMANDS
-    finished = subprocess.run([sys.executable, "-m", "race.cli", "info", "bn.race.pt"], cwd=folder, capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-m", "race.cli", "info", "bn.race.pt"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert finished.returncode == 0 and "B N" in finished.stdout, finished.stderr
 
 
@@ -82,9 +104,15 @@ def test_python_examples_run(folder, monkeypatch):
         names: dict = {}
         exec(text, names)
         n = len(names["atoms"])
-        assert names["forces"].shape == (n, 3) and names["forces_cov"].shape == (n, 3, 3) and names["energy_std"] > 0
+        assert (
+            names["forces"].shape == (n, 3)
+            and names["forces_cov"].shape == (n, 3, 3)
+            and names["energy_std"] > 0
+        )
         # The total holds the epistemic part: the difference is a covariance too.
-        assert (torch.linalg.eigvalsh(torch.from_numpy(names["forces_cov"] - names["epistemic"])) > 0).all()
+        assert (
+            torch.linalg.eigvalsh(torch.from_numpy(names["forces_cov"] - names["epistemic"])) > 0
+        ).all()
 
 
 def test_lammps_input_runs_on_two_ranks(folder):
@@ -106,19 +134,32 @@ def test_lammps_input_runs_on_two_ranks(folder):
 def test_mpirun_line_names_the_installed_plugin():
     (line,) = [line for line in COMMANDS if line.startswith("mpirun")]
     code = re.search(r'\$\(python -c "(.*)"\)', line)[1]
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
     assert Path(printed) == Path(race._race.__file__).parent
 
 
 def test_every_command_is_covered():
-    known = ("make ", "race ", "mpirun ", "torchrun ", "source .venv/bin/activate", "export LD_LIBRARY_PATH=$VIRTUAL_ENV/lib")
+    known = (
+        "make ",
+        "race ",
+        "mpirun ",
+        "torchrun ",
+        "source .venv/bin/activate",
+        "export LD_LIBRARY_PATH=$VIRTUAL_ENV/lib",
+    )
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_and_pictures_exist(page):
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
-    missing = [target for target in targets if not target.startswith("http") and not (ROOT / target).exists()]
+    missing = [
+        target
+        for target in targets
+        if not target.startswith("http") and not (ROOT / target).exists()
+    ]
     assert missing == []
 
 
@@ -128,7 +169,11 @@ def test_compute_tables_list_every_keyword():
         code = (ROOT / "lammps_plugin" / source).read_text()
         in_code = set(re.findall(r'name [!=]= "([a-z/]+)"', code))
         lines = README.splitlines()
-        head = next(k for k, line in enumerate(lines) if re.match(rf"\| `compute ID \w+ {name} \.\.\.`", line))
+        head = next(
+            k
+            for k, line in enumerate(lines)
+            if re.match(rf"\| `compute ID \w+ {name} \.\.\.`", line)
+        )
         rows = itertools.takewhile(lambda line: line.startswith("|"), lines[head + 2 :])
         in_table = {re.match(r"\| `([a-z/]+)", row)[1] for row in rows}
         assert in_code == in_table, f"compute {name}"
@@ -137,11 +182,18 @@ def test_compute_tables_list_every_keyword():
 def test_versions_agree():
     assert race.__version__ == metadata.version("race-potential")
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == race.__version__
-    assert re.search(r"^project\(race VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text(), flags=re.M)[1] == race.__version__
+    assert (
+        re.search(
+            r"^project\(race VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text(), flags=re.M
+        )[1]
+        == race.__version__
+    )
 
 
 def test_pins_satisfy_the_project():
-    """Each dependency that pyproject.toml names has a pin for the Python in use, and the pin is what it allows."""
+    """Each dependency that pyproject.toml names has a pin for the Python in use, and the pin
+    is what it allows.
+    """
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -150,7 +202,9 @@ def test_pins_satisfy_the_project():
                 pins[pin.name.lower()] = next(iter(pin.specifier)).version
     for text in metadata.requires("race-potential"):
         needed = Requirement(text)
-        if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in ("", "test", "lammps")):
+        if needed.marker and not any(
+            needed.marker.evaluate({"extra": extra}) for extra in ("", "test", "lammps")
+        ):
             continue
         assert needed.name.lower() in pins, f"{needed.name} is not in constraints.txt"
         assert pins[needed.name.lower()] in needed.specifier

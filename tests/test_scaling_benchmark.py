@@ -1,4 +1,6 @@
-"""The bookkeeping of benchmarks/scaling: LAMMPS's breakdown as it is read, the fit, the projection made of it. Nothing is timed."""
+"""The bookkeeping of benchmarks/scaling: LAMMPS's breakdown as it is read, the fit, the
+projection made of it. Nothing is timed.
+"""
 
 import json
 import sys
@@ -32,7 +34,15 @@ Other   |            | 0.1        |            |       |  5.00
 def test_breakdown():
     first, second = times.breakdowns(OUTPUT)
     assert first == pytest.approx(
-        {"step": 0.1, "Pair": 0.08, "Neigh": 0, "Comm": 0.01, "Output": 5.4e-6, "Modify": 8.6e-6, "Other": 9.8e-3}
+        {
+            "step": 0.1,
+            "Pair": 0.08,
+            "Neigh": 0,
+            "Comm": 0.01,
+            "Output": 5.4e-6,
+            "Modify": 8.6e-6,
+            "Other": 9.8e-3,
+        }
     )
     assert second == pytest.approx({"step": 0.2, "Pair": 0.19, "Other": 0.01})
 
@@ -40,10 +50,18 @@ def test_breakdown():
 def cases(a: float, b: float, c: float) -> list[dict]:
     sizes = ((216, 1500, 1), (512, 2300, 1), (1024, 3300, 1), (256, 1900, 2), (512, 2600, 2))
     return [
-        {"n_owned": n, "n_ghost": g, "n_atoms": n * r, "ranks": r, "seconds_per_step": a * n + b * g + c, "exchange": 1e-3,
-         "comm_share": 0.2, "breakdown": {"Comm": 1e-3}}
+        {
+            "n_owned": n,
+            "n_ghost": g,
+            "n_atoms": n * r,
+            "ranks": r,
+            "seconds_per_step": a * n + b * g + c,
+            "exchange": 1e-3,
+            "comm_share": 0.2,
+            "breakdown": {"Comm": 1e-3},
+        }
         for n, g, r in sizes
-    ]  # fmt: skip
+    ]
 
 
 def test_fit_and_table():
@@ -54,7 +72,11 @@ def test_fit_and_table():
     page = times.table(records, fitted, "a machine")
     seconds = [record["seconds_per_step"] for record in records]
     strong, weak = seconds[1] / 2 / seconds[3], seconds[1] / seconds[4]
-    assert f"{strong:.0%} strong" in page and f"{weak:.0%} weak" in page and "30.00 us per owned atom, 2.000 us per ghost, 0.100 ms" in page
+    assert (
+        f"{strong:.0%} strong" in page
+        and f"{weak:.0%} weak" in page
+        and "30.00 us per owned atom, 2.000 us per ghost, 0.100 ms" in page
+    )
 
 
 def test_projection_takes_the_fit(tmp_path, monkeypatch, capsys):
@@ -66,7 +88,11 @@ def test_projection_takes_the_fit(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     assert share() == share("--seconds-per-atom", "1e-6") and "assumed" in share()
-    (tmp_path / "times.json").write_text(json.dumps({"machine": "M", "fit": times.fit(cases(3e-5, 2e-6, 1e-4))}))
+    (tmp_path / "times.json").write_text(
+        json.dumps({"machine": "M", "fit": times.fit(cases(3e-5, 2e-6, 1e-4))})
+    )
     assert "30 us per atom, 2 us per ghost, 0.1 ms per step, measured on a core of: M" in share()
     # 10,000 atoms: 9,038 ghosts, 35.3 MiB at 20 GB/s against 10,000 a + 9,038 b + c
-    assert "| 10,000 | 9,038 | 40,724 | 35.3 | 1% |" in share() and "16% |" in share("--seconds-per-atom", "1e-6")
+    assert "| 10,000 | 9,038 | 40,724 | 35.3 | 1% |" in share() and "16% |" in share(
+        "--seconds-per-atom", "1e-6"
+    )

@@ -1,4 +1,6 @@
-"""The studies of benchmarks/uq in their quick mode, on labels of a pair potential in the layout of the published data."""
+"""The studies of benchmarks/uq in their quick mode, on labels of a pair potential in the
+layout of the published data.
+"""
 
 import json
 import subprocess
@@ -25,7 +27,8 @@ from race.conventions import KCAL_PER_MOL  # noqa: E402
 from race.errors import RaceError  # noqa: E402
 
 REQUIRED = (
-    "posterior split rmse_e rmse_f rmse_s ce_e ce_f ce_e_recal ce_f_recal coverage90_e coverage90_f pit_ks nll_f auroc auroc_ideal "
+    "posterior split rmse_e rmse_f rmse_s ce_e ce_f ce_e_recal ce_f_recal coverage90_e "
+    "coverage90_f pit_ks nll_f auroc auroc_ideal "
     "train_s md_cost"
 ).split()
 RNG = np.random.RandomState(0)
@@ -34,10 +37,17 @@ RNG = np.random.RandomState(0)
 def labelled(symbols: str, periodic: bool, **info) -> ase.Atoms:
     """A jittered grid of atoms 1.6 A apart with Lennard-Jones labels."""
     grid = np.stack(np.meshgrid(*[range(2)] * 3), -1).reshape(-1, 3)
-    atoms = ase.Atoms(symbols, 1.6 * grid + 0.1 * RNG.standard_normal((8, 3)), cell=[3.2] * 3 if periodic else None, pbc=periodic)
+    atoms = ase.Atoms(
+        symbols,
+        1.6 * grid + 0.1 * RNG.standard_normal((8, 3)),
+        cell=[3.2] * 3 if periodic else None,
+        pbc=periodic,
+    )
     atoms.calc = LennardJones(sigma=1.4, epsilon=0.1, rc=3.0, smooth=True)
     stress = {"stress": atoms.get_stress()} if periodic else {}
-    atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces(), **stress)
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces(), **stress
+    )
     atoms.info.update(info)
     return atoms
 
@@ -52,8 +62,16 @@ def data(tmp_path_factory) -> Path:
         ase.io.write(folder / path, frames)
         return frames
 
-    for name in ("liquid_3000K_train", "liquid_1600K_train", "liquid_3000K_val", "liquid_1600K_val", "glass_300K_val",
-                 "crystal_alpha_val", "crystal_beta_val", "crystal_highP_40GPa_val"):  # fmt: skip
+    for name in (
+        "liquid_3000K_train",
+        "liquid_1600K_train",
+        "liquid_3000K_val",
+        "liquid_1600K_val",
+        "glass_300K_val",
+        "crystal_alpha_val",
+        "crystal_beta_val",
+        "crystal_highP_40GPa_val",
+    ):
         write(f"b2o3/B2O3_{name}.extxyz", [labelled("B3O5", True) for _ in range(20)])
 
     bpa = {"symbols": "H4C2NO", "periodic": False}
@@ -62,9 +80,16 @@ def data(tmp_path_factory) -> Path:
     for atom in isolated:
         atom.calc = SinglePointCalculator(atom, energy=-1.0, forces=np.zeros((1, 3)))
     write("3bpa/iso_atoms.xyz", isolated)
-    for kelvin, name in ((300, "mixedT_not_in_train"), (600, "mixedT_plus_AL"), (1200, "mixedT_plus_AL")):
+    for kelvin, name in (
+        (300, "mixedT_not_in_train"),
+        (600, "mixedT_plus_AL"),
+        (1200, "mixedT_plus_AL"),
+    ):
         mixed = [labelled(**bpa, source="train_mixedT.xyz") for _ in range(80)]
-        drawn = [labelled(**bpa, source="RACE_AL", random_selected=k % 2 == 0) for k in range(160 if kelvin > 300 else 0)]
+        drawn = [
+            labelled(**bpa, source="RACE_AL", random_selected=k % 2 == 0)
+            for k in range(160 if kelvin > 300 else 0)
+        ]
         write(f"3bpa/test{kelvin}K_{name}.extxyz", mixed + drawn)
     write("3bpa/active_learning/train_rng_10.xyz", train + [labelled(**bpa) for _ in range(4)])
     write("3bpa/active_learning/valid_rng_10.xyz", [labelled(**bpa) for _ in range(2)])
@@ -72,14 +97,27 @@ def data(tmp_path_factory) -> Path:
     for part, n_frames in (("train", 20), ("test", 200)):
         frames = [labelled("C2H5O", False) for _ in range(n_frames)]
         np.savez(
-            folder / f"rmd17/rmd17_ethanol_{part}_01.npz", nuclear_charges=frames[0].numbers, coords=[a.positions for a in frames],
-            energies=[a.get_potential_energy() / KCAL_PER_MOL for a in frames], forces=[a.get_forces() / KCAL_PER_MOL for a in frames],
-        )  # fmt: skip
+            folder / f"rmd17/rmd17_ethanol_{part}_01.npz",
+            nuclear_charges=frames[0].numbers,
+            coords=[a.positions for a in frames],
+            energies=[a.get_potential_energy() / KCAL_PER_MOL for a in frames],
+            forces=[a.get_forces() / KCAL_PER_MOL for a in frames],
+        )
     return folder
 
 
 def quick(name: str, data: Path, out: Path, runs: str | None = None) -> str:
-    command = [sys.executable, UQ / f"{name}.py", "--data", data, "--out", out / (runs or name), "--results", out, "--quick"]
+    command = [
+        sys.executable,
+        UQ / f"{name}.py",
+        "--data",
+        data,
+        "--out",
+        out / (runs or name),
+        "--results",
+        out,
+        "--quick",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -97,10 +135,19 @@ def test_a_study_runs_and_is_not_run_again(name, data, tmp_path):
     quick(name, data, tmp_path)
     content = (tmp_path / f"{name}.json").read_text()
     records = json.loads(content)
-    assert list(dict.fromkeys(record["posterior"] for record in records)) == POSTERIORS[name].split()
+    assert (
+        list(dict.fromkeys(record["posterior"] for record in records)) == POSTERIORS[name].split()
+    )
     for record in records:
-        assert set(REQUIRED) <= record.keys() and record["rmse_f"] > 0 and record["train_s"] > 0 and record["md_cost"] > 0
-    assert all(posterior in (tmp_path / f"{name}.md").read_text() for posterior in POSTERIORS[name].split())
+        assert (
+            set(REQUIRED) <= record.keys()
+            and record["rmse_f"] > 0
+            and record["train_s"] > 0
+            and record["md_cost"] > 0
+        )
+    assert all(
+        posterior in (tmp_path / f"{name}.md").read_text() for posterior in POSTERIORS[name].split()
+    )
 
     again = quick(name, data, tmp_path)
     assert not any(word in again for word in ("training", "fitting", "judging", "timing"))
@@ -113,9 +160,15 @@ def test_acquisition_runs_and_continues(data, tmp_path):
     # Of each temperature: the 6 replayed, the 2 of our own.
     each = {("initial", 0), ("rng", 3), ("random", 2), ("bald-joint", 2)}
     assert {(r["n_members"], r["seed"], r["strategy"], r["n_added"]) for r in records} == {
-        *((2, seed, *row) for seed in (0, 1) for row in each), (3, 0, "initial", 0), (3, 0, "random", 2),
-    }  # fmt: skip
-    first = {(r["seed"], r["strategy"]): r["rmse_f"] for r in records if r["split"] == "1200 K" and r["n_members"] == 2}
+        *((2, seed, *row) for seed in (0, 1) for row in each),
+        (3, 0, "initial", 0),
+        (3, 0, "random", 2),
+    }
+    first = {
+        (r["seed"], r["strategy"]): r["rmse_f"]
+        for r in records
+        if r["split"] == "1200 K" and r["n_members"] == 2
+    }
     assert len(set(first.values())) == len(first), "seeds and strategies differ"
     assert "training" not in quick("acquisition", data, tmp_path)
 
@@ -128,9 +181,14 @@ def test_acquisition_runs_and_continues(data, tmp_path):
 
 @pytest.mark.parametrize("decades, least, most", [(1.0, 0.85, 1.0), (0.0, -0.1, 0.1)])
 def test_rankings_agree_where_frames_differ_and_not_where_members_scatter(decades, least, most):
-    """Members that spread by 1, or by frame from 0.1 to 10, about noise of 1, on 200 frames of three atoms."""
+    """Members that spread by 1, or by frame from 0.1 to 10, about noise of 1, on 200 frames
+    of three atoms.
+    """
     spread = 10 ** (decades * np.linspace(-1, 1, 200))[:, None]
-    energy, forces = spread * RNG.standard_normal((200, 12)), spread.repeat(3, 0)[..., None] * RNG.standard_normal((600, 12, 3))
+    energy, forces = (
+        spread * RNG.standard_normal((200, 12)),
+        spread.repeat(3, 0)[..., None] * RNG.standard_normal((600, 12, 3)),
+    )
     members = energy, np.ones((200, 12)), forces, np.broadcast_to(np.eye(3), (600, 12, 3, 3))
     records = ranking.agreement(members, "600 K", draws=10)
     assert [record["n_members"] for record in records[::2]] == [2, 3, 4, 6]
@@ -150,49 +208,93 @@ def test_other_options_are_refused(data, tmp_path):
 
 
 def test_seeds_are_pooled():
-    rows = [{"posterior": "x", "seed": k, "rmse_f": value, "nll_f": None} for k, value in enumerate((1.0, 2.0, 6.0))]
+    rows = [
+        {"posterior": "x", "seed": k, "rmse_f": value, "nll_f": None}
+        for k, value in enumerate((1.0, 2.0, 6.0))
+    ]
     one = tables.pooled(rows, ["rmse_f", "nll_f"])
-    assert one["rmse_f"] == 3.0 and one["spread"]["rmse_f"] == 2.5 and one["nll_f"] is None and one["posterior"] == "x"
-    assert "seed" not in one and tables.cell(one, "rmse_f", ".1f") == "3.0 ± 2.5" and tables.cell(one, "nll_f", ".1f") == ""
+    assert (
+        one["rmse_f"] == 3.0
+        and one["spread"]["rmse_f"] == 2.5
+        and one["nll_f"] is None
+        and one["posterior"] == "x"
+    )
+    assert (
+        "seed" not in one
+        and tables.cell(one, "rmse_f", ".1f") == "3.0 ± 2.5"
+        and tables.cell(one, "nll_f", ".1f") == ""
+    )
 
 
 def test_committed_tables_are_drawn_from_the_committed_records():
     for path in (UQ / "results").glob("*.json"):
         draw = __import__(path.stem).draw
-        assert path.with_suffix(".md").read_text() == "\n".join(draw(json.loads(path.read_text()))) + "\n", path
+        assert (
+            path.with_suffix(".md").read_text()
+            == "\n".join(draw(json.loads(path.read_text()))) + "\n"
+        ), path
 
 
 def test_claims_are_judged():
-    good = {"posterior": "ensemble", "split": "liquid", "coverage90_f_recal": 0.9, "pit_ks": 0.06, "pit_ks_recal": 0.04, "nll_f": -2.0}
-    rows = claims.b2o3([good, {"posterior": "distill", "split": "liquid", "nll_f": -1.81, "md_cost": 1.1}])
+    good = {
+        "posterior": "ensemble",
+        "split": "liquid",
+        "coverage90_f_recal": 0.9,
+        "pit_ks": 0.06,
+        "pit_ks_recal": 0.04,
+        "nll_f": -2.0,
+    }
+    rows = claims.b2o3(
+        [good, {"posterior": "distill", "split": "liquid", "nll_f": -1.81, "md_cost": 1.1}]
+    )
     assert [row[3] for row in rows] == [True, False, True, None, None, None, None, True]
-    assert not claims.b2o3([good, {"posterior": "distill", "split": "liquid", "nll_f": -1.79, "md_cost": 1.1}])[-1][3]
+    assert not claims.b2o3(
+        [good, {"posterior": "distill", "split": "liquid", "nll_f": -1.79, "md_cost": 1.1}]
+    )[-1][3]
     mse, jef = (
-        {"posterior": name, "split": "x", "rmse_e": 1.0, "rmse_f": value} for name, value in (("point", 10.0), ("single-jef", 11.1))
+        {"posterior": name, "split": "x", "rmse_e": 1.0, "rmse_f": value}
+        for name, value in (("point", 10.0), ("single-jef", 11.1))
     )
     assert [row[3] for row in claims.accuracy([mse, jef], "x", "point", "ensemble")] == [False]
 
     def curve(strategy: str, errors: dict[int, float], seed: int = 0) -> list[dict]:
         about = {"split": "1200 K", "seed": seed, "n_members": 3}
-        return [about | {"strategy": strategy if n else "initial", "n_added": n, "rmse_e": e, "rmse_f": e} for n, e in errors.items()]
+        return [
+            about
+            | {"strategy": strategy if n else "initial", "n_added": n, "rmse_e": e, "rmse_f": e}
+            for n, e in errors.items()
+        ]
 
     random = curve("rng", {0: 10.0, 10: 8.0, 20: 6.0})
     assert [row[3] for row in claims.bald(random + curve("hb_ef", {10: 6.0}))] == [True]
     assert [row[3] for row in claims.bald(random + curve("hb_ef", {10: 6.5, 20: 5.0}))] == [False]
     assert [row[3] for row in claims.bald(random + curve("hb_ef", {10: 6.5}))] == [False]
 
-    # Over seeds: by the mean curves, 10 at 0, 8 and 7 at 10, 7 and 5 at 20. A third seed has one of the strategies alone: it is left out.
+    # Over seeds: by the mean curves, 10 at 0, 8 and 7 at 10, 7 and 5 at 20. A third seed
+    # has one of the strategies alone: it is left out.
     both = curve("rng", {0: 10.0, 10: 8.0, 20: 7.0}) + curve("hb_ef", {10: 6.0, 20: 5.0})
     both += (
-        curve("rng", {0: 10.0, 10: 8.0, 20: 7.0}, seed=1) + curve("hb_ef", {10: 8.0, 20: 5.0}, seed=1) + curve("rng", {0: 9.0, 20: 1.0}, 2)
+        curve("rng", {0: 10.0, 10: 8.0, 20: 7.0}, seed=1)
+        + curve("hb_ef", {10: 8.0, 20: 5.0}, seed=1)
+        + curve("rng", {0: 9.0, 20: 1.0}, 2)
     )
     need = acquisition.labels_needed(both, "rng", "hb_ef", "1200 K", "rmse_f")[20]
-    assert need.mean == pytest.approx(10.0) and need.seeds == pytest.approx([7.5, 40 / 3]) and str(need) == "10 (8 to 13)"
-    assert "energy 10 (8 to 13); force 10 (8 to 13)" in claims.bald(both)[0][2] and "2 seeds" in claims.bald(both)[0][0]
-    late = both + curve("rng", {30: 4.9}) + curve("hb_ef", {30: 4.0})  # one seed alone has these rounds
+    assert (
+        need.mean == pytest.approx(10.0)
+        and need.seeds == pytest.approx([7.5, 40 / 3])
+        and str(need) == "10 (8 to 13)"
+    )
+    assert (
+        "energy 10 (8 to 13); force 10 (8 to 13)" in claims.bald(both)[0][2]
+        and "2 seeds" in claims.bald(both)[0][0]
+    )
+    # One seed alone has these rounds
+    late = both + curve("rng", {30: 4.9}) + curve("hb_ef", {30: 4.0})
     found = acquisition.labels_needed(late, "rng", "hb_ef", "1200 K", "rmse_f")
     assert str(found[30]) == "21" and found[20] == need
-    assert str(acquisition.labels_needed(both, "hb_ef", "rng", "1200 K", "rmse_f")[20]) == "- (- to -)"
+    assert (
+        str(acquisition.labels_needed(both, "hb_ef", "rng", "1200 K", "rmse_f")[20]) == "- (- to -)"
+    )
 
 
 def test_committed_claims_are_those_of_the_records():

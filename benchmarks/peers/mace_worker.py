@@ -1,7 +1,7 @@
 """MACE, compiled by torch.compile as its own calculator does it, behind benchmarks/protocol.py.
 
-A call is the compiled forward pass with forces, from positions and a ready neighbour list; or one training step: forward, loss on
-energy and forces, backward, Adam.
+A call is the compiled forward pass with forces, from positions and a ready neighbour
+list; or one training step: forward, loss on energy and forces, backward, Adam.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-torch.serialization.add_safe_globals([slice])  # constants of e3nn 0.4.4, which torch >= 2.6 no longer unpickles unasked
+# Constants of e3nn 0.4.4, which torch >= 2.6 no longer unpickles unasked
+torch.serialization.add_safe_globals([slice])
 from e3nn import o3  # noqa: E402
 from mace import modules  # noqa: E402
 from mace.tools.compile import prepare as prepare_for_compile  # noqa: E402
@@ -59,12 +60,18 @@ def batch(graphs: list[dict[str, np.ndarray]], dtype: torch.dtype) -> dict[str, 
         return torch.from_numpy(np.concatenate(parts)).to(dtype)
 
     species = np.concatenate([graph["species"] for graph in graphs])
-    index = [np.stack([graph["sender"], graph["receiver"]]) + start for graph, start in zip(graphs, offsets, strict=False)]
+    index = [
+        np.stack([graph["sender"], graph["receiver"]]) + start
+        for graph, start in zip(graphs, offsets, strict=False)
+    ]
     return {
         "positions": real([graph["positions"] for graph in graphs]),
-        "node_attrs": torch.nn.functional.one_hot(torch.from_numpy(species), len(NUMBERS)).to(dtype),
+        "node_attrs": torch.nn.functional.one_hot(torch.from_numpy(species), len(NUMBERS)).to(
+            dtype
+        ),
         "edge_index": torch.from_numpy(np.concatenate(index, axis=1)),
-        "shifts": real([-graph["shift"] @ graph["cell"] for graph in graphs]),  # MACE's vectors point from sender to receiver
+        # MACE's vectors point from sender to receiver
+        "shifts": real([-graph["shift"] @ graph["cell"] for graph in graphs]),
         "unit_shifts": real([-graph["shift"] for graph in graphs]),
         "cell": real([graph["cell"] for graph in graphs]),
         "batch": torch.from_numpy(np.repeat(np.arange(len(graphs)), np.diff(offsets))),
@@ -105,15 +112,23 @@ def main() -> None:
         model.requires_grad_(True)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
         n_frames = sum(key.startswith("numbers_") for key in data.files)
-        frames = [{key.rpartition("_")[0]: data[key] for key in data.files if key.endswith(f"_{k}")} for k in range(n_frames)]
+        frames = [
+            {key.rpartition("_")[0]: data[key] for key in data.files if key.endswith(f"_{k}")}
+            for k in range(n_frames)
+        ]
         batches = [batch(frames[k : k + n], dtype) for k in range(0, n_frames - n + 1, n)]
         turn = itertools.cycle(batches)
 
         def step():
             graph = next(turn)
-            out = compiled({**graph, "positions": graph["positions"].clone().requires_grad_(True)}, training=True)
+            out = compiled(
+                {**graph, "positions": graph["positions"].clone().requires_grad_(True)},
+                training=True,
+            )
             per_atom = (out["energy"] - graph["energy"]) / (graph["ptr"][1:] - graph["ptr"][:-1])
-            loss = per_atom.square().mean() + 10.0 * (out["forces"] - graph["forces"]).square().mean()
+            loss = (
+                per_atom.square().mean() + 10.0 * (out["forces"] - graph["forces"]).square().mean()
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -122,9 +137,14 @@ def main() -> None:
         return Prepared(step, len(batches[0]["positions"]), n_edges, frames=n)
 
     about = {
-        "versions": {"mace-torch": version("mace-torch"), "torch": torch.__version__, "e3nn": version("e3nn")},
+        "versions": {
+            "mace-torch": version("mace-torch"),
+            "torch": torch.__version__,
+            "e3nn": version("e3nn"),
+        },
         "parameters": sum(p.numel() for p in model.parameters()),
-        "architecture": f"{N_LAYERS} layers, {SIZES[args.model]}, max_ell {args.max_ell}, correlation 3, r_max 5, radial MLP 64 64",
+        "architecture": f"{N_LAYERS} layers, {SIZES[args.model]}, max_ell {args.max_ell}, "
+        "correlation 3, r_max 5, radial MLP 64 64",
         "timed": "torch.compile'd forward pass and forces, from positions and a neighbour list",
     }
     serve(prepare, about)

@@ -1,8 +1,10 @@
-"""NequIP behind benchmarks/protocol.py: AOTInductor and TorchScript as it deploys them, and training steps as it compiles them.
+"""NequIP behind benchmarks/protocol.py: AOTInductor and TorchScript as it deploys them, and
+training steps as it compiles them.
 
-A call is the deployed model's forward pass (energies of atoms, forces, virial) from positions and a ready neighbour list; or one
-training step: forward, loss on energy and forces, backward, Adam. NequIP 0.19 no longer offers TorchScript in `nequip-compile` from torch
-2.10 on; its own function for that still works, and is called here.
+A call is the deployed model's forward pass (energies of atoms, forces, virial) from
+positions and a ready neighbour list; or one training step: forward, loss on energy and
+forces, backward, Adam. NequIP 0.19 no longer offers TorchScript in `nequip-compile` from
+torch 2.10 on; its own function for that still works, and is called here.
 """
 
 import argparse
@@ -51,8 +53,11 @@ def build(size: str, dtype: str, mode: str) -> torch.nn.Module:
 
 
 def frame(graph: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """A graph of systems.graph in NequIP's names; it takes positions in float64 whatever the model's dtype."""
-    cell = graph["cell"] if np.any(graph["cell"]) else 100.0 * np.eye(3)  # a molecule: no edge crosses this box
+    """A graph of systems.graph in NequIP's names; it takes positions in float64 whatever the
+    model's dtype.
+    """
+    # A molecule: no edge crosses this box
+    cell = graph["cell"] if np.any(graph["cell"]) else 100.0 * np.eye(3)
     return {
         Key.POSITIONS_KEY: torch.from_numpy(graph["positions"]),
         Key.EDGE_INDEX_KEY: torch.from_numpy(np.stack([graph["receiver"], graph["sender"]])),
@@ -66,23 +71,37 @@ def batch(graphs: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
     """Several frames with their labels, as NequIP's data loader would join them."""
     frames = [frame(graph) for graph in graphs]
     counts = torch.tensor([len(graph["numbers"]) for graph in graphs])
-    joined = {key: torch.cat([f[key] for f in frames]) for key in frames[0] if key != Key.EDGE_INDEX_KEY}
+    joined = {
+        key: torch.cat([f[key] for f in frames]) for key in frames[0] if key != Key.EDGE_INDEX_KEY
+    }
     starts = counts.cumsum(0) - counts
-    joined[Key.EDGE_INDEX_KEY] = torch.cat([f[Key.EDGE_INDEX_KEY] + start for f, start in zip(frames, starts, strict=True)], dim=1)
+    joined[Key.EDGE_INDEX_KEY] = torch.cat(
+        [f[Key.EDGE_INDEX_KEY] + start for f, start in zip(frames, starts, strict=True)], dim=1
+    )
     joined[Key.BATCH_KEY] = torch.repeat_interleave(torch.arange(len(graphs)), counts)
     joined[Key.NUM_NODES_KEY] = counts
-    joined[Key.TOTAL_ENERGY_KEY] = torch.tensor([[float(graph["energy"])] for graph in graphs], dtype=torch.float64)
+    joined[Key.TOTAL_ENERGY_KEY] = torch.tensor(
+        [[float(graph["energy"])] for graph in graphs], dtype=torch.float64
+    )
     joined[Key.FORCE_KEY] = torch.from_numpy(np.concatenate([graph["forces"] for graph in graphs]))
     return joined
 
 
 def aotinductor(size: str, dtype: str, threads: int, example: dict[str, torch.Tensor], cache: Path):
-    """The compiled model, from the cache if it is there; compiled for `threads`, as Inductor fixes its loops to a thread count."""
-    path = cache / f"nequip-{version('nequip')}-torch-{torch.__version__}-{size}-{dtype}-{threads}.nequip.pt2"
+    """The compiled model, from the cache if it is there; compiled for `threads`, as Inductor
+    fixes its loops to a thread count.
+    """
+    path = (
+        cache / f"nequip-{version('nequip')}-torch-{torch.__version__}"
+        f"-{size}-{dtype}-{threads}.nequip.pt2"
+    )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name("partial-" + path.name)
-        dims = {name: torch.export.Dim(f"num_{name}s", min=2, max=torch.inf) for name in ("node", "edge")}
+        dims = {
+            name: torch.export.Dim(f"num_{name}s", min=2, max=torch.inf)
+            for name in ("node", "edge")
+        }
         aot_export_model(
             model=build(size, dtype, "eager"),
             device="cpu",
@@ -111,7 +130,9 @@ def main() -> None:
     def deployed(example: dict[str, torch.Tensor]) -> torch.nn.Module:
         if args.mode not in models:
             if args.mode == "aotinductor":
-                models[args.mode] = aotinductor(args.model, args.dtype, args.threads, example, args.cache)
+                models[args.mode] = aotinductor(
+                    args.model, args.dtype, args.threads, example, args.cache
+                )
             else:
                 model = prepare_model_for_compile(build(args.model, args.dtype, "eager"), "cpu")
                 models[args.mode] = torch.jit.freeze(script(model))
@@ -142,15 +163,29 @@ def main() -> None:
         model = models["training"]
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
         n_frames = sum(key.startswith("numbers_") for key in data.files)
-        frames = [{key.rpartition("_")[0]: data[key] for key in data.files if key.endswith(f"_{k}")} for k in range(n_frames)]
+        frames = [
+            {key.rpartition("_")[0]: data[key] for key in data.files if key.endswith(f"_{k}")}
+            for k in range(n_frames)
+        ]
         batches = [batch(frames[k : k + n]) for k in range(0, n_frames - n + 1, n)]
         turn = itertools.cycle(batches)
 
         def step():
             labelled = next(turn)
-            out = model({key: value for key, value in labelled.items() if key not in (Key.TOTAL_ENERGY_KEY, Key.FORCE_KEY)})
-            per_atom = (out[Key.TOTAL_ENERGY_KEY] - labelled[Key.TOTAL_ENERGY_KEY]) / labelled[Key.NUM_NODES_KEY].unsqueeze(1)
-            loss = per_atom.square().mean() + 10.0 * (out[Key.FORCE_KEY] - labelled[Key.FORCE_KEY]).square().mean()
+            out = model(
+                {
+                    key: value
+                    for key, value in labelled.items()
+                    if key not in (Key.TOTAL_ENERGY_KEY, Key.FORCE_KEY)
+                }
+            )
+            per_atom = (out[Key.TOTAL_ENERGY_KEY] - labelled[Key.TOTAL_ENERGY_KEY]) / labelled[
+                Key.NUM_NODES_KEY
+            ].unsqueeze(1)
+            loss = (
+                per_atom.square().mean()
+                + 10.0 * (out[Key.FORCE_KEY] - labelled[Key.FORCE_KEY]).square().mean()
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -161,10 +196,15 @@ def main() -> None:
     channels, l_max, n_layers = SIZES[args.model]
     irreps = "+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(l_max + 1))  # noqa: E741
     about = {
-        "versions": {"nequip": version("nequip"), "torch": torch.__version__, "e3nn": version("e3nn")},
+        "versions": {
+            "nequip": version("nequip"),
+            "torch": torch.__version__,
+            "e3nn": version("e3nn"),
+        },
         "parameters": sum(p.numel() for p in build(args.model, args.dtype, "eager").parameters()),
         "architecture": f"{n_layers} layers, {irreps}, l_max {l_max}, r_max 5, radial MLP 64 64",
-        "timed": "forward pass of the deployed model with forces and virial, from positions and a neighbour list",
+        "timed": "forward pass of the deployed model with forces and virial, from positions and a "
+        "neighbour list",
     }
     serve(prepare, about)
 

@@ -1,13 +1,17 @@
-"""Memory per atom and halo bytes per step of pair_style race, measured in LAMMPS on one and two ranks, against what a formula says.
+"""Memory per atom and halo bytes per step of pair_style race, measured in LAMMPS on one and
+two ranks, against what a formula says.
 
     python benchmarks/scaling/halo.py [--members 1 4] > halo.json
 
-Counts, no times: they are the same on a busy machine. An exchange carries a row per ghost: forward before each layer but the first, and
-back on the way to the forces, in the model's dtype:
+Counts, no times: they are the same on a busy machine. An exchange carries a row per
+ghost: forward before each layer but the first, and back on the way to the forces, in the
+model's dtype:
 
-    bytes per step = 2 sum_{t=1}^{L-1} n_ghost * width_t * size,    width_t = C * dims * M for L equal layers
+    bytes per step = 2 sum_{t=1}^{L-1} n_ghost * width_t * size,    width_t = C * dims * M
+                                                                    for L equal layers
 
-with n_ghost summed over ranks (a periodic image of a rank's own atom counts: LAMMPS packs it too) and rows filled up to whole doubles.
+with n_ghost summed over ranks (a periodic image of a rank's own atom counts: LAMMPS packs
+it too) and rows filled up to whole doubles.
 """
 
 import argparse
@@ -27,7 +31,8 @@ lmp.commands_string(open("in.halo").read())
 lmp.command("run 0")
 before = lmp.extract_pair("halo_bytes")
 lmp.command("run 4 pre no post no")
-rank = [lmp.extract_pair("halo_bytes") - before, lmp.extract_setting("nlocal"), lmp.extract_setting("nghost")]
+rank = [lmp.extract_pair("halo_bytes") - before]
+rank += [lmp.extract_setting("nlocal"), lmp.extract_setting("nghost")]
 open(f"rank.{lmp.extract_setting('world_rank')}.json", "w").write(json.dumps(rank))
 """
 INPUT = """
@@ -57,7 +62,9 @@ def measure(folder: Path, ranks: int, uncertain: bool) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--members", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--repeat", type=int, nargs=3, default=[4, 4, 3])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
@@ -74,15 +81,25 @@ def main() -> None:
                         found = measure(folder, ranks, uncertain)
                         size = 4 if dtype == "float32" else 8
                         formula = 2 * sum(widths) * size * found["n_ghost"]
-                        columns = 8 * 3 * members * found["n_ghost"] if uncertain else 0  # the members' forces
+                        # The members' forces
+                        columns = 8 * 3 * members * found["n_ghost"] if uncertain else 0
                         records.append(
                             {
-                                "dtype": dtype, "members": members, "ranks": ranks, "uncertainties": uncertain, "n_atoms": n_atoms,
-                                "halo_widths": widths, **found, "formula_bytes_per_step": formula + columns,
-                                "measured_over_formula": found["halo_bytes_per_step"] / (formula + columns),
-                                "memory_kib_per_atom": 1024 * found["memory_mib"] / found["n_local_max"],
+                                "dtype": dtype,
+                                "members": members,
+                                "ranks": ranks,
+                                "uncertainties": uncertain,
+                                "n_atoms": n_atoms,
+                                "halo_widths": widths,
+                                **found,
+                                "formula_bytes_per_step": formula + columns,
+                                "measured_over_formula": found["halo_bytes_per_step"]
+                                / (formula + columns),
+                                "memory_kib_per_atom": 1024
+                                * found["memory_mib"]
+                                / found["n_local_max"],
                             }
-                        )  # fmt: skip
+                        )
                         print(records[-1], file=sys.stderr, flush=True)
     print(json.dumps(records, indent=1))
 

@@ -1,9 +1,12 @@
-"""3BPA, how far two ensembles agree on what to label: rankings of the pools of acquisition.py by the members of its initial models.
+"""3BPA, how far two ensembles agree on what to label: rankings of the pools of
+acquisition.py by the members of its initial models.
 
-    python benchmarks/uq/ranking.py --data DATA        after acquisition.py; writes results/ranking.json and .md
+    python benchmarks/uq/ranking.py --data DATA        after acquisition.py; writes
+                                                       results/ranking.json and .md
 
-Two disjoint sets of M members, drawn from all that were trained on the initial frames, score the same pool. What one says and the other
-does not confirm is scatter of the members, not what the frames would teach; no label is needed to see it.
+Two disjoint sets of M members, drawn from all that were trained on the initial frames,
+score the same pool. What one says and the other does not confirm is scatter of the
+members, not what the frames would teach; no label is needed to see it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,8 @@ from race.active.scores import RunScorer, bald_energy, bald_forces
 SIZES = (2, 3, 4, 6)
 TOP = 10  # frames that the first round of acquisition.py labels
 KEYS = {"bald-energy": "BALD of energies", "bald-force": "BALD of forces"}
-Moments = tuple[np.ndarray, ...]  # energies and variances [n, M], forces [n_atoms, M, 3] and covariances [n_atoms, M, 3, 3]
+# Energies and variances [n, M], forces [n_atoms, M, 3] and covariances [n_atoms, M, 3, 3]
+Moments = tuple[np.ndarray, ...]
 
 
 def main() -> None:
@@ -45,22 +49,35 @@ def moments(run: Path, pool: Sequence[str]) -> Moments:
     """Of every frame of the pool by every member of a run."""
     scorer = RunScorer(run)
     parts = []
-    for batch in scorer.dataset(read_pool([Path(path) for path in pool])).batches(scorer.batch_size):
+    for batch in scorer.dataset(read_pool([Path(path) for path in pool])).batches(
+        scorer.batch_size
+    ):
         out = scorer.model(batch)
         with torch.no_grad():
-            parts.append([out["energy"], out["energy_var"], out["forces"], scorer.model.forces_cov(out["raw"])])
+            parts.append(
+                [
+                    out["energy"],
+                    out["energy_var"],
+                    out["forces"],
+                    scorer.model.forces_cov(out["raw"]),
+                ]
+            )
     return tuple(torch.cat(column).detach().double().numpy() for column in zip(*parts, strict=True))
 
 
 def scores(members: Moments, chosen: Sequence[int]) -> dict[str, np.ndarray]:
     """[n] of each of KEYS, by the members that are chosen; all frames have as many atoms."""
     energy, var, forces, cov = (column[:, chosen] for column in members)
-    return {"bald-energy": bald_energy(energy, var), "bald-force": bald_forces(forces, cov).reshape(len(energy), -1).mean(1)}
+    return {
+        "bald-energy": bald_energy(energy, var),
+        "bald-force": bald_forces(forces, cov).reshape(len(energy), -1).mean(1),
+    }
 
 
 def agreement(members: Moments, split: str, draws: int) -> list[dict[str, Any]]:
-    """One record for each score and number of members M: over `draws` pairs of disjoint sets of M, Spearman's rho of their scores and
-    how many of the TOP frames of one are among the TOP of the other; means and standard deviations.
+    """One record for each score and number of members M: over `draws` pairs of disjoint sets
+    of M, Spearman's rho of their scores and how many of the TOP frames of one are among
+    the TOP of the other; means and standard deviations.
     """
     records, n = [], members[0].shape[1]
     for size in (size for size in SIZES if 2 * size <= n):
@@ -71,11 +88,25 @@ def agreement(members: Moments, split: str, draws: int) -> list[dict[str, Any]]:
             one, other = scores(members, order[:size]), scores(members, order[size : 2 * size])
             for key in KEYS:
                 best = [set(np.argsort(-score[key], kind="stable")[:TOP]) for score in (one, other)]
-                rows[key].append((float(spearmanr(one[key], other[key]).statistic), len(best[0] & best[1])))
+                rows[key].append(
+                    (float(spearmanr(one[key], other[key]).statistic), len(best[0] & best[1]))
+                )
         for key, values in rows.items():
-            (rho, shared), (rho_std, _) = np.mean(values, axis=0).tolist(), np.std(values, axis=0).tolist()
-            about = {"split": split, "score": key, "n_members": size, "of_members": n, "n_frames": len(members[0]), "draws": draws}
-            records.append(about | {"spearman": rho, "spearman_std": rho_std, "top": TOP, "top_shared": shared})
+            (rho, shared), (rho_std, _) = (
+                np.mean(values, axis=0).tolist(),
+                np.std(values, axis=0).tolist(),
+            )
+            about = {
+                "split": split,
+                "score": key,
+                "n_members": size,
+                "of_members": n,
+                "n_frames": len(members[0]),
+                "draws": draws,
+            }
+            records.append(
+                about | {"spearman": rho, "spearman_std": rho_std, "top": TOP, "top_shared": shared}
+            )
     return records
 
 
@@ -84,14 +115,30 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
     sizes = sorted({record["n_members"] for record in records})
     lines = ["# 3BPA: agreement of two ensembles on what to label", ""]
     lines += [
-        f"Spearman's rho of two disjoint ensembles' scores of one pool, ± standard deviation over draws; in brackets how many of the {TOP}"
+        "Spearman's rho of two disjoint ensembles' scores of one pool, ± standard deviation over "
+        f"draws; in brackets how many of the {TOP}"
     ]
-    lines += [f"frames that one ranks first the other ranks among its own {TOP}. Members: those of all initial models.", ""]
-    lines += ["| pool | score | " + " | ".join(f"{n} members" for n in sizes) + " |", "|" + "---|" * (2 + len(sizes))]
+    lines += [
+        f"frames that one ranks first the other ranks among its own {TOP}. Members: those of all "
+        "initial models.",
+        "",
+    ]
+    lines += [
+        "| pool | score | " + " | ".join(f"{n} members" for n in sizes) + " |",
+        "|" + "---|" * (2 + len(sizes)),
+    ]
     for split in HOT:
         for key, name in KEYS.items():
-            row = {record["n_members"]: record for record in records if record["split"] == split and record["score"] == key}
-            cells = [f"{row[n]['spearman']:.2f} ± {row[n]['spearman_std']:.2f} ({row[n]['top_shared']:.1f})" for n in sizes]
+            row = {
+                record["n_members"]: record
+                for record in records
+                if record["split"] == split and record["score"] == key
+            }
+            cells = [
+                f"{row[n]['spearman']:.2f} ± {row[n]['spearman_std']:.2f} "
+                f"({row[n]['top_shared']:.1f})"
+                for n in sizes
+            ]
             lines.append(f"| {split} | {name} | " + " | ".join(cells) + " |")
     return lines
 

@@ -1,6 +1,7 @@
 """rMD17: the rows RACE, Ensemble, DE-E and DE-JEF of the paper's Table 3, with its split.
 
-    python benchmarks/uq/rmd17.py --data DATA        continues where it stopped; writes results/rmd17.json and .md
+    python benchmarks/uq/rmd17.py --data DATA        continues where it stopped; writes
+                                                     results/rmd17.json and .md
 
 RACE is each member of the MSE ensemble by itself, single-jef each of the NLL_JEF ensemble.
 """
@@ -32,7 +33,13 @@ KEYS = (
 )
 ENSEMBLES = {"mse": "Ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "RACE", "nll_jef": "single-jef"}
-PAPER = {"RACE": "0.8 / 3.6", "Ensemble": "0.8 / 3.0", "DE-E": "2.4 / 10.6", "DE-JEF": "1.4 / 4.4"}  # MAE: meV / meV/A, ethanol
+# MAE: meV / meV/A, ethanol
+PAPER = {
+    "RACE": "0.8 / 3.6",
+    "Ensemble": "0.8 / 3.0",
+    "DE-E": "2.4 / 10.6",
+    "DE-JEF": "1.4 / 4.4",
+}
 
 
 def main() -> None:
@@ -42,7 +49,12 @@ def main() -> None:
     test = args.out / "test.extxyz"
     if not test.exists():
         args.out.mkdir(parents=True, exist_ok=True)
-        ase.io.write(test, read_frames(args.data / "rmd17" / f"rmd17_{molecule}_test_01.npz")[:: options["stride"]])
+        ase.io.write(
+            test,
+            read_frames(args.data / "rmd17" / f"rmd17_{molecule}_test_01.npz")[
+                :: options["stride"]
+            ],
+        )
     step = ase.io.read(test, index=0)
     records: list[dict[str, Any]] = []
 
@@ -53,12 +65,21 @@ def main() -> None:
         records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "rmd17", records, draw)
 
-    data = options["data"] | {"train": [str(args.data / "rmd17" / f"rmd17_{molecule}_train_01.npz")]}
+    data = options["data"] | {
+        "train": [str(args.data / "rmd17" / f"rmd17_{molecule}_train_01.npz")]
+    }
     for kind, choice in options["kinds"].items():
         members = options["members"]
         model = options["model"] | {"n_members": members, "head": choice["head"]}
-        run = study.train(kind, {"data": data, "model": model, "train": options["train"] | {"loss": choice["loss"]}})
-        singles = [study.fit(f"{kind}-{k}", "ensemble", [run], take=k) for k in range(members)] if kind in SINGLES else []
+        run = study.train(
+            kind,
+            {"data": data, "model": model, "train": options["train"] | {"loss": choice["loss"]}},
+        )
+        singles = (
+            [study.fit(f"{kind}-{k}", "ensemble", [run], take=k) for k in range(members)]
+            if kind in SINGLES
+            else []
+        )
         if kind == "mse":
             point = singles[0]
         if singles:
@@ -72,14 +93,21 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
     n_atoms = 9
     lines = ["# rMD17 ethanol, 950 training frames", ""]
     lines += [
-        "Errors in meV/atom (9 atoms) and meV/A, those of the molecule in meV for comparison with the paper's Table 3; ±: half the range"
+        "Errors in meV/atom (9 atoms) and meV/A, those of the molecule in meV for comparison with "
+        "the paper's Table 3; ±: half the range"
     ]
     lines += ["over the members, each by itself.", ""]
     shown = [
-        record | {"here": f"{n_atoms * record['mae_e']:.1f} / {record['mae_f']:.1f}", "paper": PAPER.get(record["posterior"], "")}
+        record
+        | {
+            "here": f"{n_atoms * record['mae_e']:.1f} / {record['mae_f']:.1f}",
+            "paper": PAPER.get(record["posterior"], ""),
+        }
         for record in records
     ]
-    return lines + table(shown, {"posterior": "posterior", "MAE E meV / F meV/A": "here", "paper": "paper"}, KEYS)
+    return lines + table(
+        shown, {"posterior": "posterior", "MAE E meV / F meV/A": "here", "paper": "paper"}, KEYS
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""One study: runs that are trained, fitted, judged and timed once each, whatever is interrupted, and the records that come of them.
+"""One study: runs that are trained, fitted, judged and timed once each, whatever is
+interrupted, and the records that come of them.
 
-OUT/runs/NAME/            as `race train` and `race fit` write them, and asked.json: what was asked for
-OUT/evaluations/NAME.json records of one run, one for each split
+OUT/runs/NAME/            as `race train` and `race fit` write them, and asked.json: what
+was asked for OUT/evaluations/NAME.json records of one run, one for each split
 OUT/artifacts/NAME.race.pt, NAME.cost.json
 """
 
@@ -33,17 +34,41 @@ from race.train.run import load_run
 
 HERE = Path(__file__).resolve().parent
 METRICS = (
-    "rmse_e", "rmse_f", "rmse_s", "mae_e", "mae_f", "ce_e", "ce_f", "ce_e_recal", "ce_f_recal", "coverage90_e", "coverage90_f",
-    "coverage90_e_recal", "coverage90_f_recal", "pit_ks", "pit_ks_recal", "nll_e", "nll_f", "nll_f_recal", "sharpness_f",
-    "auroc", "auroc_ideal", "auroc_energy", "auroc_bald", "auroc_stress", "auroc_observed",
-)  # fmt: skip
+    "rmse_e",
+    "rmse_f",
+    "rmse_s",
+    "mae_e",
+    "mae_f",
+    "ce_e",
+    "ce_f",
+    "ce_e_recal",
+    "ce_f_recal",
+    "coverage90_e",
+    "coverage90_f",
+    "coverage90_e_recal",
+    "coverage90_f_recal",
+    "pit_ks",
+    "pit_ks_recal",
+    "nll_e",
+    "nll_f",
+    "nll_f_recal",
+    "sharpness_f",
+    "auroc",
+    "auroc_ideal",
+    "auroc_energy",
+    "auroc_bald",
+    "auroc_stress",
+    "auroc_observed",
+)
 ABOUT = ("n_members", "head", "n_frames", "ood")
 
 
 class Study:
-    """The folder `out`. What is there is not made again; what was made with other options is refused.
+    """The folder `out`. What is there is not made again; what was made with other options
+    is refused.
 
-    bootstrap: resamples of frames for the 90 % intervals of the records. timing: seconds for which an MD step is repeated in each round.
+    bootstrap: resamples of frames for the 90 % intervals of the records. timing: seconds
+    for which an MD step is repeated in each round.
     """
 
     def __init__(self, out: Path, bootstrap: int, timing: float):
@@ -60,7 +85,9 @@ class Study:
     def fit(self, name: str, posterior: str, runs: Sequence[Path], **options: Any) -> Path:
         """`race fit --resume`."""
         run = self.out / "runs" / name
-        if not self._asked(run, {"posterior": posterior, "runs": [path.name for path in runs], "options": options}):
+        if not self._asked(
+            run, {"posterior": posterior, "runs": [path.name for path in runs], "options": options}
+        ):
             say(f"fitting {name}")
             fit(posterior, runs, run, options, resume=True)
         return run
@@ -70,42 +97,80 @@ class Study:
         asked = run.parent / f"{run.name}.asked.json"
         asked.parent.mkdir(parents=True, exist_ok=True)
         if asked.exists() and complete(json.loads(asked.read_text())) != what:
-            raise RaceError("was made with other options", where=run, remedy=f"remove {run} and {asked}, or use another --out")
+            raise RaceError(
+                "was made with other options",
+                where=run,
+                remedy=f"remove {run} and {asked}, or use another --out",
+            )
         write_json(asked, what)
         summary = run / "summary.json"
-        return (run / "config.yaml").exists() and summary.exists() and "seconds" in json.loads(summary.read_text())
+        return (
+            (run / "config.yaml").exists()
+            and summary.exists()
+            and "seconds" in json.loads(summary.read_text())
+        )
 
     def evaluate(
-        self, name: str, run: Path, splits: Mapping[str, Sequence[Path]], ood: Sequence[str] = (), calibration: Sequence[Path] = ()
+        self,
+        name: str,
+        run: Path,
+        splits: Mapping[str, Sequence[Path]],
+        ood: Sequence[str] = (),
+        calibration: Sequence[Path] = (),
     ) -> list[dict[str, Any]]:
-        """What `race evaluate` finds, reduced to METRICS and their bootstrap intervals, one record per split."""
+        """What `race evaluate` finds, reduced to METRICS and their bootstrap intervals, one
+        record per split.
+        """
         path = self.out / "evaluations" / f"{name}.json"
         if not path.exists():
             say(f"judging {name}")
             source = open_source(run)
-            frames = {split: [atoms for file in files for atoms in source.read(file)] for split, files in splits.items()}
+            frames = {
+                split: [atoms for file in files for atoms in source.read(file)]
+                for split, files in splits.items()
+            }
             fitted, scale = {}, None
             if calibration:
                 known = [atoms for file in calibration for atoms in source.read(file)]
                 check_calibration(source, list(calibration), known, frames)
                 held_out = Split("calibration", *source.predict(known))
                 fitted, scale = fit_recalibration(held_out, "isotonic"), covariance_scale(held_out)
-            judged = [Split(split, *source.predict(atoms), split in ood) for split, atoms in frames.items()]
-            records = [reduced(record) for record in make_records(source, judged, fitted, scale, self.bootstrap)]
+            judged = [
+                Split(split, *source.predict(atoms), split in ood)
+                for split, atoms in frames.items()
+            ]
+            records = [
+                reduced(record)
+                for record in make_records(source, judged, fitted, scale, self.bootstrap)
+            ]
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, records)
         return json.loads(path.read_text())
 
     def cost(self, name: str, run: Path, single: Path, atoms: ase.Atoms) -> dict[str, float]:
-        """Time of librace's predict over that of the run `single`, of one member, without uncertainty: median of rounds in which all
-        take turns. `md_cost`: with all uncertainties; `md_cost_mean`: energy and forces alone.
+        """Time of librace's predict over that of the run `single`, of one member, without
+        uncertainty: median of rounds in which all take turns. `md_cost`: with all
+        uncertainties; `md_cost_mean`: energy and forces alone.
         """
         path = self.out / "artifacts" / f"{name}.cost.json"
         if not path.exists():
             say(f"timing {name}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            calls = [self._predictor(run, atoms, True), self._predictor(run, atoms, False), self._predictor(single, atoms, False)]
-            write_json(path, dict(zip(("md_cost", "md_cost_mean"), interleaved_ratios(calls, self.timing), strict=True)))
+            calls = [
+                self._predictor(run, atoms, True),
+                self._predictor(run, atoms, False),
+                self._predictor(single, atoms, False),
+            ]
+            write_json(
+                path,
+                dict(
+                    zip(
+                        ("md_cost", "md_cost_mean"),
+                        interleaved_ratios(calls, self.timing),
+                        strict=True,
+                    )
+                ),
+            )
         return json.loads(path.read_text())
 
     def _predictor(self, run: Path, atoms: ase.Atoms, uncertain: bool):
@@ -115,9 +180,14 @@ class Study:
             export_model(model, artifact, summary=summary)
         model = race._race.load(str(artifact), "cpu", None, "")
         about = json.loads(model.metadata)
-        sender, receiver, vector = neighbors(atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, about["r_max"])
+        sender, receiver, vector = neighbors(
+            atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, about["r_max"]
+        )
         row_ptr = np.concatenate([[0], np.bincount(receiver, minlength=len(atoms)).cumsum()])
-        arrays = [torch.from_numpy(np.ascontiguousarray(a)) for a in (species_index(atoms, about["elements"]), vector, sender, row_ptr)]
+        arrays = [
+            torch.from_numpy(np.ascontiguousarray(a))
+            for a in (species_index(atoms, about["elements"]), vector, sender, row_ptr)
+        ]
 
         def call() -> None:
             out = model.predict(*arrays, members=uncertain, uncertainty=uncertain)
@@ -129,11 +199,17 @@ class Study:
 
 def complete(asked: dict[str, Any]) -> dict[str, Any]:
     """What was asked for, options of training that have come since at their defaults."""
-    return asked | {"config": Config.model_validate(asked["config"]).model_dump(mode="json")} if "config" in asked else asked
+    return (
+        asked | {"config": Config.model_validate(asked["config"]).model_dump(mode="json")}
+        if "config" in asked
+        else asked
+    )
 
 
 def interleaved_ratios(calls: Sequence, seconds: float, rounds: int = 9) -> list[float]:
-    """Medians over rounds of the time of each of calls[:-1] over that of calls[-1], each repeated for about `seconds`."""
+    """Medians over rounds of the time of each of calls[:-1] over that of calls[-1], each
+    repeated for about `seconds`.
+    """
     ratios, counts = [], []
     for call in calls:
         call()
@@ -152,9 +228,15 @@ def interleaved_ratios(calls: Sequence, seconds: float, rounds: int = 9) -> list
 
 
 def reduced(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of `race evaluate` with METRICS alone, null where there is none, and their intervals."""
+    """A record of `race evaluate` with METRICS alone, null where there is none, and their
+    intervals.
+    """
     out = {key: record.get(key) for key in ("posterior", "split", *ABOUT, *METRICS)}
-    return out | {"interval90": {key: record["interval90"][key] for key in METRICS if key in record["interval90"]}}
+    return out | {
+        "interval90": {
+            key: record["interval90"][key] for key in METRICS if key in record["interval90"]
+        }
+    }
 
 
 def seconds(run: Path, own: bool = False) -> float:
@@ -164,12 +246,32 @@ def seconds(run: Path, own: bool = False) -> float:
 
 
 def arguments(name: str, description: str | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Command line, and the study's options: NAME.yaml, changed by its section `quick` under --quick."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "output" / name, help="folder of runs (default: benchmarks/uq/output/NAME)")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the tables (default: benchmarks/uq/results)")
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds 3bpa/, b2o3/ and rmd17/")
-    parser.add_argument("--quick", action="store_true", help="everything in seconds, to see that it runs; the figures mean nothing")
+    """Command line, and the study's options: NAME.yaml, changed by its section `quick`
+    under --quick.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "output" / name,
+        help="folder of runs (default: benchmarks/uq/output/NAME)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=HERE / "results",
+        help="folder of the tables (default: benchmarks/uq/results)",
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder that holds 3bpa/, b2o3/ and rmd17/"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="everything in seconds, to see that it runs; the figures mean nothing",
+    )
     args = parser.parse_args()
     options = yaml.safe_load((HERE / f"{name}.yaml").read_text())
     quick = options.pop("quick")

@@ -7,26 +7,51 @@ from typing import Any
 from race.evaluate.command import write_json
 
 FORMS = {
-    "rmse_e": ("RMSE E", ".2f"), "rmse_f": ("RMSE F", ".1f"), "rmse_s": ("RMSE S", ".2f"), "mae_e": ("MAE E", ".2f"),
-    "mae_f": ("MAE F", ".1f"), "ce_e": ("CE E", ".4f"), "ce_f": ("CE F", ".4f"), "ce_e_recal": ("CE E recal.", ".4f"),
-    "ce_f_recal": ("CE F recal.", ".4f"), "coverage90_e": ("E in 90 %", ".3f"), "coverage90_f": ("F in 90 %", ".3f"),
-    "coverage90_f_recal": ("F in 90 % recal.", ".3f"), "coverage90_e_recal": ("E in 90 % recal.", ".3f"), "pit_ks": ("PIT KS", ".3f"),
-    "pit_ks_recal": ("PIT KS scaled", ".3f"), "nll_f": ("NLL F", ".2f"), "nll_f_recal": ("NLL F scaled", ".2f"),
-    "auroc": ("AUROC by F", ".3f"), "auroc_ideal": ("ideal", ".3f"), "auroc_energy": ("AUROC by E", ".3f"),
-    "auroc_bald": ("by BALD E", ".3f"), "auroc_stress": ("by stress", ".3f"),
-    "train_s": ("training s", ".0f"), "md_cost": ("MD step", ".2f"), "md_cost_mean": ("of the mean", ".2f"),
-}  # fmt: skip
+    "rmse_e": ("RMSE E", ".2f"),
+    "rmse_f": ("RMSE F", ".1f"),
+    "rmse_s": ("RMSE S", ".2f"),
+    "mae_e": ("MAE E", ".2f"),
+    "mae_f": ("MAE F", ".1f"),
+    "ce_e": ("CE E", ".4f"),
+    "ce_f": ("CE F", ".4f"),
+    "ce_e_recal": ("CE E recal.", ".4f"),
+    "ce_f_recal": ("CE F recal.", ".4f"),
+    "coverage90_e": ("E in 90 %", ".3f"),
+    "coverage90_f": ("F in 90 %", ".3f"),
+    "coverage90_f_recal": ("F in 90 % recal.", ".3f"),
+    "coverage90_e_recal": ("E in 90 % recal.", ".3f"),
+    "pit_ks": ("PIT KS", ".3f"),
+    "pit_ks_recal": ("PIT KS scaled", ".3f"),
+    "nll_f": ("NLL F", ".2f"),
+    "nll_f_recal": ("NLL F scaled", ".2f"),
+    "auroc": ("AUROC by F", ".3f"),
+    "auroc_ideal": ("ideal", ".3f"),
+    "auroc_energy": ("AUROC by E", ".3f"),
+    "auroc_bald": ("by BALD E", ".3f"),
+    "auroc_stress": ("by stress", ".3f"),
+    "train_s": ("training s", ".0f"),
+    "md_cost": ("MD step", ".2f"),
+    "md_cost_mean": ("of the mean", ".2f"),
+}
 
 
-def table(records: Sequence[Mapping[str, Any]], first: Mapping[str, str], keys: Sequence[str]) -> list[str]:
+def table(
+    records: Sequence[Mapping[str, Any]], first: Mapping[str, str], keys: Sequence[str]
+) -> list[str]:
     """Markdown rows, one for each record.
 
-    first: heading -> key of the columns that name a record; keys: those of FORMS, left out where no record has a value.
+    first: heading -> key of the columns that name a record; keys: those of FORMS, left
+    out where no record has a value.
     """
     keys = [key for key in keys if any(record.get(key) is not None for record in records)]
-    lines = ["| " + " | ".join([*first, *(FORMS[key][0] for key in keys)]) + " |", "|" + "---|" * (len(first) + len(keys))]
+    lines = [
+        "| " + " | ".join([*first, *(FORMS[key][0] for key in keys)]) + " |",
+        "|" + "---|" * (len(first) + len(keys)),
+    ]
     for record in records:
-        cells = [str(record[key]) for key in first.values()] + [cell(record, key, FORMS[key][1]) for key in keys]
+        cells = [str(record[key]) for key in first.values()] + [
+            cell(record, key, FORMS[key][1]) for key in keys
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -41,8 +66,14 @@ def cell(record: Mapping[str, Any], key: str, form: str) -> str:
 
 
 def pooled(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
-    """One record for several seeds: means, and in `spread` half the range. Whatever else they share is kept."""
-    out: dict[str, Any] = {key: value for key, value in records[0].items() if all(record.get(key) == value for record in records)}
+    """One record for several seeds: means, and in `spread` half the range. Whatever else
+    they share is kept.
+    """
+    out: dict[str, Any] = {
+        key: value
+        for key, value in records[0].items()
+        if all(record.get(key) == value for record in records)
+    }
     out |= {"spread": {}, "seeds": len(records)}
     for key in keys:
         values = [record[key] for record in records if record.get(key) is not None]
@@ -54,7 +85,12 @@ def pooled(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[st
     return out
 
 
-def write(folder: Path, name: str, records: Sequence[Mapping[str, Any]], draw: Callable[[Sequence[Mapping[str, Any]]], list[str]]) -> None:
+def write(
+    folder: Path,
+    name: str,
+    records: Sequence[Mapping[str, Any]],
+    draw: Callable[[Sequence[Mapping[str, Any]]], list[str]],
+) -> None:
     """NAME.json, and NAME.md drawn from it alone."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", list(records))

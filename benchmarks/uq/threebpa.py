@@ -1,10 +1,12 @@
 """3BPA: trained at 300 K, judged at 300, 600 and 1200 K.
 
-    python benchmarks/uq/threebpa.py --data DATA        continues where it stopped; writes results/threebpa.json and .md
+    python benchmarks/uq/threebpa.py --data DATA        continues where it stopped; writes
+                                                        results/threebpa.json and .md
 
-`point` is each member of the MSE ensemble by itself, `single-jef` each of the NLL_JEF ensemble; Laplace is fitted to one member of the MSE
-ensemble. The test frames were drawn at random (mixed-temperature sets, and the random draws of the authors' active learning); those that
-uncertainty chose are left out.
+`point` is each member of the MSE ensemble by itself, `single-jef` each of the NLL_JEF
+ensemble; Laplace is fitted to one member of the MSE ensemble. The test frames were drawn
+at random (mixed-temperature sets, and the random draws of the authors' active learning);
+those that uncertainty chose are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,28 @@ import ase.io
 from study import Study, arguments, say, seconds
 from tables import pooled, table, write
 
-TEST = {"300 K": "test300K_mixedT_not_in_train", "600 K": "test600K_mixedT_plus_AL", "1200 K": "test1200K_mixedT_plus_AL"}
+TEST = {
+    "300 K": "test300K_mixedT_not_in_train",
+    "600 K": "test600K_mixedT_plus_AL",
+    "1200 K": "test1200K_mixedT_plus_AL",
+}
 KEYS = (
-    "rmse_e", "rmse_f", "ce_e", "ce_f", "coverage90_e", "coverage90_f", "pit_ks", "nll_f", "auroc", "auroc_ideal", "auroc_energy",
-    "auroc_bald", "train_s", "md_cost", "md_cost_mean",
-)  # fmt: skip
+    "rmse_e",
+    "rmse_f",
+    "ce_e",
+    "ce_f",
+    "coverage90_e",
+    "coverage90_f",
+    "pit_ks",
+    "nll_f",
+    "auroc",
+    "auroc_ideal",
+    "auroc_energy",
+    "auroc_bald",
+    "train_s",
+    "md_cost",
+    "md_cost_mean",
+)
 ENSEMBLES = {"mse": "ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "point", "nll_jef": "single-jef"}
 
@@ -27,7 +46,10 @@ SINGLES = {"mse": "point", "nll_jef": "single-jef"}
 def main() -> None:
     args, options = arguments("threebpa", __doc__)
     study = Study(args.out, options["bootstrap"], options["timing"])
-    splits = {name: [path] for name, path in prepare(args.data / "3bpa", args.out / "data", options["stride"]).items()}
+    splits = {
+        name: [path]
+        for name, path in prepare(args.data / "3bpa", args.out / "data", options["stride"]).items()
+    }
     step = ase.io.read(splits["300 K"][0], index=0)
     records: list[dict[str, Any]] = []
 
@@ -43,8 +65,15 @@ def main() -> None:
     for kind, choice in options["kinds"].items():
         members = options["members"] if kind in ENSEMBLES else 1
         model = options["model"] | {"n_members": members, "head": choice["head"]}
-        run = study.train(kind, {"data": data, "model": model, "train": options["train"] | {"loss": choice["loss"]}})
-        singles = [study.fit(f"{kind}-{k}", "ensemble", [run], take=k) for k in range(members)] if kind in SINGLES else []
+        run = study.train(
+            kind,
+            {"data": data, "model": model, "train": options["train"] | {"loss": choice["loss"]}},
+        )
+        singles = (
+            [study.fit(f"{kind}-{k}", "ensemble", [run], take=k) for k in range(members)]
+            if kind in SINGLES
+            else []
+        )
         if kind == "mse":
             point, share = singles[0], seconds(run) / members
         if singles:
@@ -67,7 +96,11 @@ def prepare(source: Path, folder: Path, stride: int) -> dict[str, Path]:
     for name, path in paths.items():
         if not path.exists():
             frames = ase.io.read(source / f"{TEST[name]}.extxyz", index=":")
-            random = [frame for frame in frames if frame.info.get("random_selected", "mixedT" in frame.info["source"])]
+            random = [
+                frame
+                for frame in frames
+                if frame.info.get("random_selected", "mixedT" in frame.info["source"])
+            ]
             ase.io.write(path, random[::stride])
     return paths
 
@@ -75,10 +108,19 @@ def prepare(source: Path, folder: Path, stride: int) -> dict[str, Path]:
 def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The tables."""
     lines = ["# 3BPA: trained at 300 K", ""]
-    lines += ["Errors in meV/atom (27 atoms) and meV/A; ±: half the range over the members, each by itself. AUROC: against 300 K.", ""]
+    lines += [
+        "Errors in meV/atom (27 atoms) and meV/A; ±: half the range over the members, each by "
+        "itself. AUROC: against 300 K.",
+        "",
+    ]
     for split in TEST:
         of = [record for record in records if record["split"] == split]
-        lines += [f"## {split}, {of[0]['n_frames']} frames" if of else f"## {split}", "", *table(of, {"posterior": "posterior"}, KEYS), ""]
+        lines += [
+            f"## {split}, {of[0]['n_frames']} frames" if of else f"## {split}",
+            "",
+            *table(of, {"posterior": "posterior"}, KEYS),
+            "",
+        ]
     return lines[:-1]
 
 

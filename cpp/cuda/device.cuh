@@ -1,12 +1,14 @@
 #pragma once
-// What the kernels share on the device: sums over lanes, radial weights, the choice of a body by the dimensions of a path.
+// What the kernels share on the device: sums over lanes, radial weights, the choice of a body by
+// the dimensions of a path.
 #include "kernels.h"
 
 namespace race::cuda {
 
 constexpr int kWarpsPerBlock = 4;
 
-// Warps that one multiprocessor must be able to hold limit the registers: at 49 + 2 * 7 numbers a lane, float fits in 128.
+// Warps that one multiprocessor must be able to hold limit the registers: at 49 + 2 * 7 numbers a
+// lane, float fits in 128.
 template <class T>
 constexpr int kBlocksPerMultiprocessor = sizeof(T) == 4 ? 4 : 2;
 
@@ -15,7 +17,8 @@ __device__ __forceinline__ T shuffle_xor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
 }
 
-// The rows of the table for some x, `row` and the five after it, and with which weights they make R, R' and R''. Zero from x = 1 on.
+// The rows of the table for some x, `row` and the five after it, and with which weights they make
+// R, R' and R''. Zero from x = 1 on.
 template <class T>
 struct Splines {
   int32_t row;
@@ -33,7 +36,8 @@ __device__ __forceinline__ int32_t find_interval(T x, int64_t n_rows, T& t) {
   return row;
 }
 
-// The three quintic B-splines that rise over an interval, from its left end at z = 0; the other three are their mirror images.
+// The three quintic B-splines that rise over an interval, from its left end at z = 0; the other
+// three are their mirror images.
 template <class T>
 __device__ __forceinline__ void rising(T z, T (&value)[3], T (&slope)[3], T (&curve)[3]) {
   const T z2 = z * z;
@@ -56,18 +60,21 @@ __device__ __forceinline__ Splines<T> find_splines(T x, int64_t n_rows) {
   rising(T(1) - t, left[0], left[1], left[2]);
   rising(t, right[0], right[1], right[2]);
   const T per_unit = T(n_rows - kInterval + 1), inside = x < T(1) ? T(1) : T(0);
-  const T zeroth = inside * T(1.0 / 120), first = inside * per_unit * T(1.0 / 24), second = inside * per_unit * per_unit * T(1.0 / 6);
+  const T zeroth = inside * T(1.0 / 120), first = inside * per_unit * T(1.0 / 24),
+          second = inside * per_unit * per_unit * T(1.0 / 6);
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
     k.value[2 - i] = zeroth * left[0][i], k.value[3 + i] = zeroth * right[0][i];
     k.slope[2 - i] = -first * left[1][i], k.slope[3 + i] = first * right[1][i];
-    if constexpr (Second) k.curve[2 - i] = second * left[2][i], k.curve[3 + i] = second * right[2][i];
+    if constexpr (Second)
+      k.curve[2 - i] = second * left[2][i], k.curve[3 + i] = second * right[2][i];
   }
   return k;
 }
 
-// Calls body<D_in, D_sh, C>(c0) for a tile: C channels to a lane, c0 the first one. Two channels to a lane share the loads of an
-// edge; with more than 25 numbers P[m1, m2] a channel they would not fit in registers, and the halves come one after the other.
+// Calls body<D_in, D_sh, C>(c0) for a tile: C channels to a lane, c0 the first one. Two channels to
+// a lane share the loads of an edge; with more than 25 numbers P[m1, m2] a channel they would not
+// fit in registers, and the halves come one after the other.
 template <int D1, int D2, class Body>
 __device__ __forceinline__ void for_halves(int width, Body&& body) {
   if constexpr (D1 * D2 <= 25) {
@@ -108,6 +115,8 @@ cudaError_t launch(Kernel kernel, const Job& job, int64_t warps, cudaStream_t st
   return cudaLaunchKernelEx(&config, kernel, job);
 }
 
-__device__ __forceinline__ int64_t global_warp() { return static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp; }
+__device__ __forceinline__ int64_t global_warp() {
+  return static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
+}
 
 }  // namespace race::cuda

@@ -3,7 +3,8 @@
 namespace race::cuda {
 namespace {
 
-// What one warp keeps of the edges it is working on, and the adjoints of their harmonics (and, last, distance) summed so far.
+// What one warp keeps of the edges it is working on, and the adjoints of their harmonics (and,
+// last, distance) summed so far.
 template <class T>
 struct Chunk {
   int64_t sender[kEdgeChunk];
@@ -12,8 +13,9 @@ struct Chunk {
   T sum[kEdgeChunk][kMaxSh + 1];
 };
 
-// Sums V numbers over groups of `lanes` lanes. Each exchange halves the numbers that a lane looks after, while there is more than one:
-// 9 exchanges for 8 numbers over a warp instead of 40. put(index, sum) is called once for every number and group.
+// Sums V numbers over groups of `lanes` lanes. Each exchange halves the numbers that a lane looks
+// after, while there is more than one: 9 exchanges for 8 numbers over a warp instead of 40.
+// put(index, sum) is called once for every number and group.
 template <int V, class T, class Put>
 __device__ __forceinline__ void sum_lanes(T* v, int lanes, int lane, int index, Put&& put) {
   const int offset = lanes / 2;
@@ -50,7 +52,8 @@ struct EdgeTile {
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {
     const Operands<T>& in = job.operands;
-    const int lanes = C == 2 ? kWarp : tile.lanes, lane = threadIdx.x % kWarp, slot = lane / lanes, c = c0 + lane % lanes;
+    const int lanes = C == 2 ? kWarp : tile.lanes, lane = threadIdx.x % kWarp, slot = lane / lanes,
+              c = c0 + lane % lanes;
     bool live[C];
 #pragma unroll
     for (int i = 0; i < C; ++i) live[i] = c + i * kWarp < tile.width;
@@ -85,15 +88,20 @@ struct EdgeTile {
 #pragma unroll
         for (int m = 0; m < D2; ++m) {
           y[m] = in.sh[e * in.sh_dim + tile.sh_offset + m];
-          if constexpr (Second) yc[m] = in.bar_sh ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m] : T(0);
+          if constexpr (Second)
+            yc[m] = in.bar_sh
+                        ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m]
+                        : T(0);
         }
         const T xi = Second && in.bar_x ? in.bar_x[e * in.n_groups + group] : T(0);
 #pragma unroll
         for (int i = 0; i < C; ++i) {
           if (!live[i]) continue;
-          T r = 0, b = 0, slope = 0, curve = 0;  // R and its derivatives by x; b, the direction of R in the second order
+          T r = 0, b = 0, slope = 0,
+            curve = 0;  // R and its derivatives by x; b, the direction of R in the second order
           if (in.table) {
-            const T* rows = in.table + (member * in.n_rows + chunk.row[k]) * in.n_weights + weight + i * kWarp;
+            const T* rows =
+                in.table + (member * in.n_rows + chunk.row[k]) * in.n_weights + weight + i * kWarp;
 #pragma unroll
             for (int a = 0; a < kInterval; ++a) {
               const T p = rows[a * in.n_weights];
@@ -113,7 +121,8 @@ struct EdgeTile {
           for (int m1 = 0; m1 < D1; ++m1) {
             const T x = job.g[start + m1 * tile.in_stride + i * kWarp];
             T xa = 0;
-            if constexpr (Second) xa = job.bar_g ? job.bar_g[start + m1 * tile.in_stride + i * kWarp] : T(0);
+            if constexpr (Second)
+              xa = job.bar_g ? job.bar_g[start + m1 * tile.in_stride + i * kWarp] : T(0);
 #pragma unroll
             for (int m2 = 0; m2 < D2; ++m2) {
               t[m2] += x * v[i][m1][m2];
@@ -165,13 +174,16 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
   const Operands<T>& in = job.operands;
   Chunk<T>& chunk = chunks[threadIdx.x / kWarp];
   const int lane = threadIdx.x % kWarp;
-  const int64_t work = global_warp(), receiver = work % job.n_receivers, part = work / job.n_receivers % job.n_parts;
+  const int64_t work = global_warp(), receiver = work % job.n_receivers,
+                part = work / job.n_receivers % job.n_parts;
   const int64_t group = work / job.n_receivers / job.n_parts;
   if (group >= in.n_groups) return;
 
-  const int64_t n_tiles = job.last_tile - job.first_tile, members = in.n_groups > 1 ? 1 : in.n_members;
+  const int64_t n_tiles = job.last_tile - job.first_tile,
+                members = in.n_groups > 1 ? 1 : in.n_members;
   const int64_t before = job.tiles[job.first_tile].columns_before;
-  const int64_t columns = job.tiles[job.last_tile - 1].columns_before + job.tiles[job.last_tile - 1].width - before;
+  const int64_t columns =
+      job.tiles[job.last_tile - 1].columns_before + job.tiles[job.last_tile - 1].width - before;
   const int64_t end = job.row_ptr[receiver + 1];
   for (int64_t begin = job.row_ptr[receiver]; begin < end; begin += kEdgeChunk) {
     const int n = static_cast<int>(end - begin < kEdgeChunk ? end - begin : kEdgeChunk);
@@ -194,10 +206,12 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
       const int64_t member = in.n_groups > 1 ? group : q / n_tiles;
       const Tile& tile = job.tiles[job.first_tile + q % n_tiles];
       const int64_t scratch = (member * columns + tile.columns_before - before) * in.n_edges;
-      for_dimensions(tile, EdgeTile<T, Second>{job, tile, chunk, receiver, member, begin, n, scratch});
+      for_dimensions(tile,
+                     EdgeTile<T, Second>{job, tile, chunk, receiver, member, begin, n, scratch});
     }
 
-    const int64_t row = (part * in.n_edges + begin) * in.n_groups + group;  // of dsh; the next edge's is n_groups further
+    const int64_t row = (part * in.n_edges + begin) * in.n_groups +
+                        group;  // of dsh; the next edge's is n_groups further
     if (job.dsh)
       for (int at = lane; at < n * in.sh_dim; at += kWarp) {
         const int64_t k = at / in.sh_dim, s = at % in.sh_dim;
@@ -217,7 +231,8 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
 template <class T>
 cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& job, bool second, cudaStream_t stream) {
   if (job.last_tile == job.first_tile) return cudaSuccess;
-  return launch(second ? edge_kernel<T, true> : edge_kernel<T, false>, job, job.n_receivers * job.n_parts * job.operands.n_groups, stream);
+  return launch(second ? edge_kernel<T, true> : edge_kernel<T, false>, job,
+                job.n_receivers * job.n_parts * job.operands.n_groups, stream);
 }
 
 template cudaError_t launch_edge_adjoints<float>(const EdgeAdjoints<float>&, bool, cudaStream_t);

@@ -3,8 +3,9 @@
 namespace race::cuda {
 namespace {
 
-// Rows that pass over all tasks before the next ones do: their edges stay in the second-level cache, and the warps that run at one
-// time read the same few columns of the radial table, which stay in the first.
+// Rows that pass over all tasks before the next ones do: their edges stay in the second-level
+// cache, and the warps that run at one time read the same few columns of the radial table, which
+// stay in the first.
 constexpr int64_t kRowsTogether = 8192;
 
 template <class T, bool Second>
@@ -17,7 +18,8 @@ struct GatherTile {
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {
     const Operands<T>& in = job.operands;
-    const int lane = threadIdx.x % kWarp, slot = C == 2 ? 0 : lane / tile.lanes, c = c0 + (C == 2 ? lane : lane % tile.lanes);
+    const int lane = threadIdx.x % kWarp, slot = C == 2 ? 0 : lane / tile.lanes,
+              c = c0 + (C == 2 ? lane : lane % tile.lanes);
     const int step = C == 2 ? 1 : kWarp / tile.lanes;
     bool live[C];
 #pragma unroll
@@ -33,7 +35,9 @@ struct GatherTile {
 #pragma unroll
       for (int m = 0; m < D2; ++m) {
         y[m] = in.sh[e * in.sh_dim + tile.sh_offset + m];
-        if constexpr (Second) yc[m] = in.bar_sh ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m] : T(0);
+        if constexpr (Second)
+          yc[m] = in.bar_sh ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m]
+                            : T(0);
       }
       if (in.table) {
         const Splines<T> splines = find_splines<T, false>(in.x[e], in.n_rows);
@@ -105,23 +109,28 @@ struct GatherTile {
 };
 
 template <class T, bool Second>
-__global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>) gather_kernel(const __grid_constant__ Gather<T> job) {
-  const int64_t n_members = job.operands.n_members, work = global_warp(), per_batch = kRowsTogether * job.n_tasks * n_members;
+__global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>)
+    gather_kernel(const __grid_constant__ Gather<T> job) {
+  const int64_t n_members = job.operands.n_members, work = global_warp(),
+                per_batch = kRowsTogether * job.n_tasks * n_members;
   const int64_t batch = work / per_batch, first_row = batch * kRowsTogether;
   if (first_row >= job.n_rows) return;
-  const int64_t rows = job.n_rows - first_row < kRowsTogether ? job.n_rows - first_row : kRowsTogether;
+  const int64_t rows =
+      job.n_rows - first_row < kRowsTogether ? job.n_rows - first_row : kRowsTogether;
   const int64_t within = work - batch * per_batch, task = within / rows;
   if (task >= job.n_tasks * n_members) return;
   const int64_t member = task % n_members, run = task / n_members;
   for (int32_t t = job.task_begin[run]; t < job.task_begin[run + 1]; ++t)
-    for_dimensions(job.tiles[t], GatherTile<T, Second>{job, job.tiles[t], first_row + within % rows, member, t == job.task_begin[run]});
+    for_dimensions(job.tiles[t], GatherTile<T, Second>{job, job.tiles[t], first_row + within % rows,
+                                                       member, t == job.task_begin[run]});
 }
 
 }  // namespace
 
 template <class T>
 cudaError_t launch_gather(const Gather<T>& job, bool second, cudaStream_t stream) {
-  return launch(second ? gather_kernel<T, true> : gather_kernel<T, false>, job, job.n_rows * job.n_tasks * job.operands.n_members, stream);
+  return launch(second ? gather_kernel<T, true> : gather_kernel<T, false>, job,
+                job.n_rows * job.n_tasks * job.operands.n_members, stream);
 }
 
 template cudaError_t launch_gather<float>(const Gather<float>&, bool, cudaStream_t);

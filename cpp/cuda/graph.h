@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels need to know of a graph beside sender and row_ptr. All layers of a model, forward and backward, see the same
-// graph, so it is checked and sorted once per step.
+// What the kernels need to know of a graph beside sender and row_ptr. All layers of a model,
+// forward and backward, see the same graph, so it is checked and sorted once per step.
 #include <memory>
 #include <mutex>
 
@@ -9,7 +9,8 @@
 
 namespace race::cuda {
 
-// Edges sorted by sender: those of node i are order[row_ptr[i]] .. order[row_ptr[i + 1]], in their original order.
+// Edges sorted by sender: those of node i are order[row_ptr[i]] .. order[row_ptr[i + 1]], in their
+// original order.
 struct Transposed {
   at::Tensor row_ptr;   // int64 [n_nodes + 1]
   at::Tensor order;     // int64 [E]
@@ -32,9 +33,11 @@ class Graph {
 };
 
 // The same for the same tensors, as long as these live and nobody writes to them. Thread safe.
-std::shared_ptr<const Graph> graph_for(const at::Tensor& sender, const at::Tensor& row_ptr, int64_t n_nodes, cudaStream_t stream);
+std::shared_ptr<const Graph> graph_for(const at::Tensor& sender, const at::Tensor& row_ptr,
+                                       int64_t n_nodes, cudaStream_t stream);
 
-// cg [n] float64 in the type of the data, likewise remembered. (Another stream may read it too: it is made once, long before.)
+// cg [n] float64 in the type of the data, likewise remembered. (Another stream may read it too: it
+// is made once, long before.)
 at::Tensor coefficients_for(const at::Tensor& cg, at::ScalarType dtype);
 
 }  // namespace race::cuda

@@ -1,16 +1,20 @@
 #pragma once
-// What conv_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Arithmetic and layouts are those of race/conv.h.
+// What conv_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Arithmetic and
+// layouts are those of race/conv.h.
 //
-// The unit of work is one warp with up to kTile channels of one path and one member, lane by channel: no kernel needs a barrier,
-// and the path's numbers live in registers. Written with P (gather) or v (edge adjoints), small matrices over (m1, m2), the
-// coupling coefficients enter once per atom instead of once per edge:
+// The unit of work is one warp with up to kTile channels of one path and one member, lane by
+// channel: no kernel needs a barrier, and the path's numbers live in registers. Written with P
+// (gather) or v (edge adjoints), small matrices over (m1, m2), the coupling coefficients enter once
+// per atom instead of once per edge:
 //
 //   gather          P[m1, m2] = sum_e R x[m1] Y[m2],   out[m3] = sum_{m1 m2} cg P
-//   edge adjoints   v[m1, m2] = sum_m3 cg w[m3],       t[m2] = sum_m1 x[m1] v[m1, m2],   dR = t . Y,   dY = R t
+//   edge adjoints   v[m1, m2] = sum_m3 cg w[m3],       t[m2] = sum_m1 x[m1] v[m1, m2],   dR = t .
+//   Y,   dY = R t
 //
-// Nothing is summed atomically, so results do not depend on timing: the adjoint of g is a gather as well, over the edges sorted by
-// sender, and the adjoint of the table one over the edges sorted by interval. (Only path tables in which two paths share weights or
-// columns, which conv_paths never makes, take atomic sums.) All sums are in the type of the data; tensor cores are not used.
+// Nothing is summed atomically, so results do not depend on timing: the adjoint of g is a gather as
+// well, over the edges sorted by sender, and the adjoint of the table one over the edges sorted by
+// interval. (Only path tables in which two paths share weights or columns, which conv_paths never
+// makes, take atomic sums.) All sums are in the type of the data; tensor cores are not used.
 #include <cstdint>
 
 #include <cuda_runtime.h>
@@ -18,39 +22,46 @@
 namespace race::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kTile = 64;       // channels of a tile at most: two to a lane
-constexpr int kInterval = 6;    // rows of the table that determine R in an interval
-constexpr int kMaxSh = 16;      // (lmax + 1)^2, lmax = 3
-constexpr int kEdgeChunk = 32;  // edges of a receiver whose adjoints are summed in shared memory together
+constexpr int kTile = 64;     // channels of a tile at most: two to a lane
+constexpr int kInterval = 6;  // rows of the table that determine R in an interval
+constexpr int kMaxSh = 16;    // (lmax + 1)^2, lmax = 3
+constexpr int kEdgeChunk =
+    32;  // edges of a receiver whose adjoints are summed in shared memory together
 
-// Up to kTile channels of one path, for every member. `in` and `out` are the rows read and written; a transposed tile has them
-// swapped. d_* and *_stride belong to the spherical components, *_member is the step to the next member's columns.
+// Up to kTile channels of one path, for every member. `in` and `out` are the rows read and written;
+// a transposed tile has them swapped. d_* and *_stride belong to the spherical components, *_member
+// is the step to the next member's columns.
 struct Tile {
   int32_t d_in, d_sh, d_out, sh_offset;
-  int32_t width, lanes;  // channels; and the power of two they are padded to: 32 / lanes edges go through the warp together
+  int32_t width, lanes;  // channels; and the power of two they are padded to: 32 / lanes edges go
+                         // through the warp together
   int64_t in, in_stride, in_member, out, out_stride, out_member;
-  int64_t weight;                    // first column of R
-  int64_t cg, cg_in, cg_sh, cg_out;  // coefficient of (m_in, m_sh, m_out): cg + m_in cg_in + m_sh cg_sh + m_out cg_out
-  int64_t columns_before;            // channels of the tiles before this one
+  int64_t weight;  // first column of R
+  int64_t cg, cg_in, cg_sh,
+      cg_out;  // coefficient of (m_in, m_sh, m_out): cg + m_in cg_in + m_sh cg_sh + m_out cg_out
+  int64_t columns_before;  // channels of the tiles before this one
 };
 
 // The operands of race::conv; the second order (bars of race/conv.h) where given.
 template <class T>
 struct Operands {
-  int64_t n_edges, n_weights, n_members, n_groups, sh_dim, n_rows;  // n_rows: of the table, zero without one
-  const T* radial;                                                  // [M, E, K], null with a table
-  const T* bar_radial;                                              // its cotangent [M, E, K], null: zero
-  const T* table;                                                   // [M, N, K]
-  const T* x;                                                       // [E]
-  const T* bar_x;                                                   // [E, G], null: zero
-  const T* sh;                                                      // [E, S]
-  const T* bar_sh;                                                  // [E, G, S], null: zero
+  int64_t n_edges, n_weights, n_members, n_groups, sh_dim,
+      n_rows;           // n_rows: of the table, zero without one
+  const T* radial;      // [M, E, K], null with a table
+  const T* bar_radial;  // its cotangent [M, E, K], null: zero
+  const T* table;       // [M, N, K]
+  const T* x;           // [E]
+  const T* bar_x;       // [E, G], null: zero
+  const T* sh;          // [E, S]
+  const T* bar_sh;      // [E, G, S], null: zero
   const T* cg;
 };
 
-// out[row] = sum over the row's edges. Each task is a run of tiles that write the same columns, done by one warp one after the other.
+// out[row] = sum over the row's edges. Each task is a run of tiles that write the same columns,
+// done by one warp one after the other.
 //   first order   T(x, R, Y)
-//   second order  T(bar, R, Y) + T(x, b, Y) + T(x, R, c), b and c being the operands' bars, each of the three only if given
+//   second order  T(bar, R, Y) + T(x, b, Y) + T(x, R, c), b and c being the operands' bars, each of
+//   the three only if given
 template <class T>
 struct Gather {
   Operands<T> operands;
@@ -67,7 +78,8 @@ struct Gather {
   bool atomic;  // tasks share columns of out, which is zero
 };
 
-// Adjoints of R, Y and x of every edge, over tiles first_tile .. last_tile of `tiles` for all members.
+// Adjoints of R, Y and x of every edge, over tiles first_tile .. last_tile of `tiles` for all
+// members.
 template <class T>
 struct EdgeAdjoints {
   Operands<T> operands;
@@ -80,7 +92,8 @@ struct EdgeAdjoints {
   int64_t w_width;
   T* dradial;       // [M, E, K], null: not wanted
   bool atomic;      // paths share columns of dradial, which is zero
-  T *dr, *dr1;      // [M, tile, E, width]: adjoints of R for the table; second order: also the first-order ones. Null: not wanted
+  T *dr, *dr1;      // [M, tile, E, width]: adjoints of R for the table; second order: also the
+                    // first-order ones. Null: not wanted
   T* dsh;           // [n_parts, E, G, S], null: not wanted
   T* dx;            // [n_parts, E, G], null: not wanted
   bool accumulate;  // dsh and dx are added to
@@ -92,7 +105,8 @@ struct TableSums {
   Operands<T> operands;
   const Tile* tiles;
   int64_t first_tile, last_tile;
-  const int64_t* interval_ptr;  // [N - 4] edges of interval i: order[interval_ptr[i]] .. order[interval_ptr[i + 1]]
+  const int64_t* interval_ptr;  // [N - 4] edges of interval i: order[interval_ptr[i]] ..
+                                // order[interval_ptr[i + 1]]
   const int64_t* order;         // [E]
   const T *dr, *dr1;            // as above; dr1 null: first order, or no bar_x
   T* dtable;                    // [M, N, K], zero where nothing is written
@@ -109,11 +123,14 @@ cudaError_t launch_table_sums(const TableSums<T>& job, cudaStream_t stream);
 
 // interval[e], as the kernels above find it.
 template <class T>
-cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval, cudaStream_t stream);
+cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval,
+                             cudaStream_t stream);
 
-// receiver[e] of a CSR graph, and what is wrong with it: fault[0..2] = (kind, position, value) of some bad entry, 0 if there is none;
-// kind 1: row_ptr decreases or leaves [0, E]; 2: a sender outside [0, n_nodes). A bad row is not followed.
-cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int64_t n_receivers, int64_t n_edges, int64_t n_nodes,
-                             int64_t* receiver, int64_t* fault, cudaStream_t stream);
+// receiver[e] of a CSR graph, and what is wrong with it: fault[0..2] = (kind, position, value) of
+// some bad entry, 0 if there is none; kind 1: row_ptr decreases or leaves [0, E]; 2: a sender
+// outside [0, n_nodes). A bad row is not followed.
+cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int64_t n_receivers,
+                             int64_t n_edges, int64_t n_nodes, int64_t* receiver, int64_t* fault,
+                             cudaStream_t stream);
 
 }  // namespace race::cuda

@@ -15,20 +15,23 @@ namespace {
 
 constexpr size_t kKept = 64;  // plans in memory: layers times shapes of one or a few models
 
-std::vector<Tile> make_tiles(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg, int64_t max_width, std::vector<int>& reads) {
+std::vector<Tile> make_tiles(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg,
+                             int64_t max_width, std::vector<int>& reads) {
   std::vector<Tile> tiles;
   for (const conv::PathRow& r : conv::parse_paths(n, paths, n_cg)) {
     for (int64_t c = 0; c < r.mul; ++c) reads[r.weight_offset + c] += 1;
 
     for (int64_t c = 0; c < r.mul; c += max_width) {
       Tile tile{};
-      tile.d_in = static_cast<int32_t>(r.d1()), tile.d_sh = static_cast<int32_t>(r.d2()), tile.d_out = static_cast<int32_t>(r.d3());
+      tile.d_in = static_cast<int32_t>(r.d1()), tile.d_sh = static_cast<int32_t>(r.d2()),
+      tile.d_out = static_cast<int32_t>(r.d3());
       tile.sh_offset = static_cast<int32_t>(r.l2 * r.l2);
       tile.width = static_cast<int32_t>(std::min(max_width, r.mul - c));
       tile.lanes = 1;
       while (tile.lanes < std::min(tile.width, kWarp)) tile.lanes *= 2;
       tile.in = r.in_offset + c, tile.in_stride = n.members * r.mul, tile.in_member = r.mul;
-      tile.out = r.out_offset + r.column + c, tile.out_stride = n.members * r.out_mul, tile.out_member = r.out_mul;
+      tile.out = r.out_offset + r.column + c, tile.out_stride = n.members * r.out_mul,
+      tile.out_member = r.out_mul;
       tile.weight = r.weight_offset + c;
       tile.cg = r.cg_offset, tile.cg_in = r.d2() * r.d3(), tile.cg_sh = r.d3(), tile.cg_out = 1;
       tiles.push_back(tile);
@@ -51,7 +54,8 @@ Schedule schedule(const std::vector<Tile>& tiles, int64_t n_members, int64_t dim
   std::map<std::tuple<int64_t, int64_t, int64_t, int32_t, int32_t>, size_t> task_of;
   std::vector<std::vector<Tile>> tasks;
   for (const Tile& tile : tiles) {
-    const auto key = std::make_tuple(tile.out, tile.out_stride, tile.out_member, tile.width, tile.d_out);
+    const auto key =
+        std::make_tuple(tile.out, tile.out_stride, tile.out_member, tile.width, tile.d_out);
     const auto [found, added] = task_of.emplace(key, tasks.size());
     if (added) tasks.emplace_back();
     tasks[found->second].push_back(tile);
@@ -76,8 +80,10 @@ Schedule schedule(const std::vector<Tile>& tiles, int64_t n_members, int64_t dim
 
 template <class T>
 at::Tensor upload(const std::vector<T>& values, at::Device device) {
-  at::Tensor host = at::empty({static_cast<int64_t>(values.size() * sizeof(T))}, at::TensorOptions().dtype(at::kByte));
-  if (!values.empty()) std::memcpy(host.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
+  at::Tensor host = at::empty({static_cast<int64_t>(values.size() * sizeof(T))},
+                              at::TensorOptions().dtype(at::kByte));
+  if (!values.empty())
+    std::memcpy(host.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
   return host.to(device);
 }
 
@@ -89,14 +95,19 @@ void upload(Schedule& schedule, at::Device device) {
 struct Key {
   std::vector<int64_t> numbers;
   at::Device device;
-  bool operator==(const Key& other) const { return device == other.device && numbers == other.numbers; }
+  bool operator==(const Key& other) const {
+    return device == other.device && numbers == other.numbers;
+  }
 };
 
 }  // namespace
 
-std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg, bool wide, at::Device device) {
+std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg,
+                                     bool wide, at::Device device) {
   static std::mutex mutex;
-  static auto& kept = *new std::list<std::pair<Key, std::shared_ptr<const Plan>>>;  // never destroyed: tensors outlive no CUDA context
+  static auto& kept =
+      *new std::list<std::pair<Key, std::shared_ptr<const Plan>>>;  // never destroyed: tensors
+                                                                    // outlive no CUDA context
   Key key{{n.members, n.weights, n.sh, n.dim_in, n.dim_out, n_cg, wide}, device};
   key.numbers.insert(key.numbers.end(), paths.begin(), paths.end());
 
@@ -109,12 +120,14 @@ std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int
   auto plan = std::make_shared<Plan>();
   std::vector<int> reads(n.weights, 0);
   const std::vector<Tile> tiles = make_tiles(n, paths, n_cg, wide ? kTile : kWarp, reads);
-  plan->weights_disjoint = std::all_of(reads.begin(), reads.end(), [](int count) { return count == 1; });
+  plan->weights_disjoint =
+      std::all_of(reads.begin(), reads.end(), [](int count) { return count == 1; });
   plan->forward = schedule(tiles, n.members, n.dim_out);
   std::vector<Tile> transposed;
   for (const Tile& tile : tiles) transposed.push_back(transpose(tile));
   plan->transposed = schedule(transposed, n.members, n.dim_in);
-  // The edge kernels find a tile's scratch by the widths before it: in the order that the schedule has given them.
+  // The edge kernels find a tile's scratch by the widths before it: in the order that the schedule
+  // has given them.
   int64_t columns = 0;
   for (Tile& tile : plan->forward.tiles) {
     tile.columns_before = columns;

@@ -1,5 +1,6 @@
 #pragma once
-// The path table of race::conv in the form of the CUDA kernels. It depends on the model alone, so the device's copy is made once.
+// The path table of race::conv in the form of the CUDA kernels. It depends on the model alone, so
+// the device's copy is made once.
 #include <memory>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace race::cuda {
 
 using conv::Sizes;
 
-// Tiles in the order in which warps take them: task k runs tiles task_begin[k] .. task_begin[k + 1].
+// Tiles in the order in which warps take them: task k runs tiles task_begin[k] .. task_begin[k +
+// 1].
 struct Schedule {
   std::vector<Tile> tiles;
   std::vector<int32_t> task_begin{0};
@@ -32,7 +34,9 @@ struct Plan {
   bool weights_disjoint = true;  // every column of R is read by exactly one tile
 };
 
-// Checks every row against the sizes; wide: tiles of up to kTile channels instead of one warp's. Thread safe; plans are never changed.
-std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg, bool wide, at::Device device);
+// Checks every row against the sizes; wide: tiles of up to kTile channels instead of one warp's.
+// Thread safe; plans are never changed.
+std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg,
+                                     bool wide, at::Device device);
 
 }  // namespace race::cuda

@@ -3,16 +3,20 @@
 namespace race::cuda {
 namespace {
 
-// One warp per tile, member and row of the table: the edges of the intervals that the row is part of.
+// One warp per tile, member and row of the table: the edges of the intervals that the row is part
+// of.
 template <class T>
 __global__ void row_kernel(const __grid_constant__ TableSums<T> job) {
   const Operands<T>& in = job.operands;
-  const int64_t n_tiles = job.last_tile - job.first_tile, n_intervals = in.n_rows - kInterval + 1, work = global_warp();
-  const int64_t row = work % in.n_rows, member = work / in.n_rows % in.n_members, t = work / in.n_rows / in.n_members;
+  const int64_t n_tiles = job.last_tile - job.first_tile, n_intervals = in.n_rows - kInterval + 1,
+                work = global_warp();
+  const int64_t row = work % in.n_rows, member = work / in.n_rows % in.n_members,
+                t = work / in.n_rows / in.n_members;
   if (t >= n_tiles) return;
   const Tile& tile = job.tiles[job.first_tile + t];
   const int64_t before = job.tiles[job.first_tile].columns_before;
-  const int64_t columns = job.tiles[job.last_tile - 1].columns_before + job.tiles[job.last_tile - 1].width - before;
+  const int64_t columns =
+      job.tiles[job.last_tile - 1].columns_before + job.tiles[job.last_tile - 1].width - before;
   const int64_t scratch = (member * columns + tile.columns_before - before) * in.n_edges;
   const int lane = threadIdx.x % kWarp, slot = lane / tile.lanes, step = kWarp / tile.lanes;
   const int64_t group = in.n_groups > 1 ? member : 0;
@@ -25,7 +29,8 @@ __global__ void row_kernel(const __grid_constant__ TableSums<T> job) {
     for (int i = 0; i < kInterval; ++i) {
       const int64_t interval = row - i;
       if (interval < 0 || interval >= n_intervals) continue;
-      for (int64_t k = job.interval_ptr[interval] + slot; k < job.interval_ptr[interval + 1]; k += step) {
+      for (int64_t k = job.interval_ptr[interval] + slot; k < job.interval_ptr[interval + 1];
+           k += step) {
         const int64_t e = job.order[k], at = scratch + e * tile.width + c;
         const Splines<T> splines = find_splines<T, false>(in.x[e], in.n_rows);
         const T dr = live ? job.dr[at] : T(0);
@@ -64,7 +69,8 @@ struct Receivers {
 };
 
 __device__ void report(const Receivers& job, int64_t kind, int64_t position, int64_t value) {
-  job.fault[0] = kind, job.fault[1] = position, job.fault[2] = value;  // some bad entry: which one does not matter
+  job.fault[0] = kind, job.fault[1] = position,
+  job.fault[2] = value;  // some bad entry: which one does not matter
 }
 
 // One warp per receiver.
@@ -73,8 +79,8 @@ __global__ void receiver_kernel(const __grid_constant__ Receivers job) {
   if (j >= job.n_receivers) return;
   const int lane = threadIdx.x % kWarp;
   const int64_t begin = job.row_ptr[j], end = job.row_ptr[j + 1];
-  const bool wrong =
-      begin < 0 || end < begin || end > job.n_edges || (j == 0 && begin != 0) || (j == job.n_receivers - 1 && end != job.n_edges);
+  const bool wrong = begin < 0 || end < begin || end > job.n_edges || (j == 0 && begin != 0) ||
+                     (j == job.n_receivers - 1 && end != job.n_edges);
   if (wrong) {
     if (lane == 0) report(job, 1, j, end);
     return;
@@ -89,22 +95,31 @@ __global__ void receiver_kernel(const __grid_constant__ Receivers job) {
 
 template <class T>
 cudaError_t launch_table_sums(const TableSums<T>& job, cudaStream_t stream) {
-  return launch(row_kernel<T>, job, (job.last_tile - job.first_tile) * job.operands.n_members * job.operands.n_rows, stream);
+  return launch(row_kernel<T>, job,
+                (job.last_tile - job.first_tile) * job.operands.n_members * job.operands.n_rows,
+                stream);
 }
 
 template <class T>
-cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval, cudaStream_t stream) {
-  return launch(interval_kernel<T>, Intervals<T>{x, n_edges, n_rows, interval}, (n_edges + kWarp - 1) / kWarp, stream);
+cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval,
+                             cudaStream_t stream) {
+  return launch(interval_kernel<T>, Intervals<T>{x, n_edges, n_rows, interval},
+                (n_edges + kWarp - 1) / kWarp, stream);
 }
 
-cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int64_t n_receivers, int64_t n_edges, int64_t n_nodes,
-                             int64_t* receiver, int64_t* fault, cudaStream_t stream) {
-  return launch(receiver_kernel, Receivers{row_ptr, sender, n_receivers, n_edges, n_nodes, receiver, fault}, n_receivers, stream);
+cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int64_t n_receivers,
+                             int64_t n_edges, int64_t n_nodes, int64_t* receiver, int64_t* fault,
+                             cudaStream_t stream) {
+  return launch(receiver_kernel,
+                Receivers{row_ptr, sender, n_receivers, n_edges, n_nodes, receiver, fault},
+                n_receivers, stream);
 }
 
 template cudaError_t launch_table_sums<float>(const TableSums<float>&, cudaStream_t);
 template cudaError_t launch_table_sums<double>(const TableSums<double>&, cudaStream_t);
-template cudaError_t launch_intervals<float>(const float*, int64_t, int64_t, int32_t*, cudaStream_t);
-template cudaError_t launch_intervals<double>(const double*, int64_t, int64_t, int32_t*, cudaStream_t);
+template cudaError_t launch_intervals<float>(const float*, int64_t, int64_t, int32_t*,
+                                             cudaStream_t);
+template cudaError_t launch_intervals<double>(const double*, int64_t, int64_t, int32_t*,
+                                              cudaStream_t);
 
 }  // namespace race::cuda

@@ -1,4 +1,5 @@
-// The convolution kernels for machines with AVX512; conv.cpp asks the processor before it calls them.
+// The convolution kernels for machines with AVX512; conv.cpp asks the processor before it calls
+// them.
 #ifdef __AVX512F__
 #define RACE_ISA kernels_avx512
 #define RACE_BYTES 64

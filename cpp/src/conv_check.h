@@ -1,6 +1,6 @@
 #pragma once
-// The arguments of race::conv, checked and unpacked: what every device starts with. Argument errors name the argument, what was
-// expected and what came.
+// The arguments of race::conv, checked and unpacked: what every device starts with. Argument errors
+// name the argument, what was expected and what came.
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -13,12 +13,14 @@
 namespace race::conv {
 
 struct Sizes {
-  int64_t nodes, dim_in, dim_out, members, edges, weights, groups, sh, receivers, rows;  // rows: of the table, zero without one
+  int64_t nodes, dim_in, dim_out, members, edges, weights, groups, sh, receivers,
+      rows;  // rows: of the table, zero without one
 };
 
 // Shapes, types and devices of the operands; `table` may be undefined.
-Sizes check(const at::Tensor& g, const at::Tensor& radial, const at::Tensor& table, const at::Tensor& sh, const at::Tensor& sender,
-            const at::Tensor& row_ptr, const at::Tensor& cg, int64_t dim_out);
+Sizes check(const at::Tensor& g, const at::Tensor& radial, const at::Tensor& table,
+            const at::Tensor& sh, const at::Tensor& sender, const at::Tensor& row_ptr,
+            const at::Tensor& cg, int64_t dim_out);
 
 // The cotangent of the result, [n_receivers, dim_out]. Comes before check(), which wants its width.
 void check_grad(const at::Tensor& grad, const at::Tensor& g, const at::Tensor& row_ptr);

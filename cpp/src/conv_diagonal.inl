@@ -1,7 +1,9 @@
-// Part of conv_kernel.inl: paths whose edge matrix is a multiple of the identity (l2 = 0), half of the work of small models.
+// Part of conv_kernel.inl: paths whose edge matrix is a multiple of the identity (l2 = 0), half of
+// the work of small models.
 //
-// Q = q * identity, Y_0 being constant: q is part of the weights v, s, slope and curve here, and no dY is wanted. P paths at once, a
-// path and its partner: features are loaded and their adjoints stored once for both.
+// Q = q * identity, Y_0 being constant: q is part of the weights v, s, slope and curve here, and no
+// dY is wanted. P paths at once, a path and its partner: features are loaded and their adjoints
+// stored once for both.
 template <class T, int N, int C, int D, int P, bool Second>
 void diagonal_accumulate(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;

@@ -1,6 +1,7 @@
 #pragma once
-// What conv.cpp hands to the kernels, which are compiled once per instruction set. Plain data only: an inline function shared
-// with those translation units could be emitted with AVX-512 and then be linked into code that runs everywhere.
+// What conv.cpp hands to the kernels, which are compiled once per instruction set. Plain data only:
+// an inline function shared with those translation units could be emitted with AVX-512 and then be
+// linked into code that runs everywhere.
 #include <cstdint>
 
 namespace race::conv {
@@ -18,7 +19,8 @@ struct Entry {
   T value;
 };
 
-// Coupling coefficients of one (l1, l2, l3): Q[m1, m3] = sum_m2 cg[m1, m2, m3] Y[m2], shared by all paths with equal ones.
+// Coupling coefficients of one (l1, l2, l3): Q[m1, m3] = sum_m2 cg[m1, m2, m3] Y[m2], shared by all
+// paths with equal ones.
 template <class T>
 struct Table {
   int32_t d1, d2, d3, sh_offset;
@@ -35,13 +37,15 @@ struct Path {
   int64_t mul, in_offset, in_stride;  // in_stride: from one m1 to the next
   int64_t out_offset, out_stride, out_mul, column;
   int64_t weight_offset;
-  int32_t partner;  // > 0: index of a diagonal path that reads the same features with the same table, worked on together
+  int32_t partner;  // > 0: index of a diagonal path that reads the same features with the same
+                    // table, worked on together
   bool is_partner;  // by another
 };
 
-// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or a spline with the coefficients `table` [M, N, K] at x[e].
-// b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e, group].
-// Their adjoints go to drows [M, E, K], or to dx [G, E] and dtable [M, N, K], each only if given, dx alone overwritten.
+// The radial weights R[m, e, k]: rows of a matrix [M, E, K], or a spline with the coefficients
+// `table` [M, N, K] at x[e]. b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e,
+// group]. Their adjoints go to drows [M, E, K], or to dx [G, E] and dtable [M, N, K], each only if
+// given, dx alone overwritten.
 template <class T>
 struct Radial {
   int64_t n_weights, n_rows;           // K; N, zero without a table
@@ -50,8 +54,8 @@ struct Radial {
   T *drows, *dx, *dtable;
 };
 
-// One block: up to kLanes edges of one receiver, and the row of each: the interval of the table that holds x, or the edge itself
-// where R comes as rows.
+// One block: up to kLanes edges of one receiver, and the row of each: the interval of the table
+// that holds x, or the edge itself where R comes as rows.
 struct Block {
   int64_t receiver, edge, n;
   int64_t row[kLanes];
@@ -60,7 +64,8 @@ struct Block {
 // The trilinear map out = T(g, R, Y) and its derivatives over receivers [begin, end).
 //   first order   out += T(g, R, Y);  w given: dg, dR, dY of <w, T(g, R, Y)>
 //   second order  the same of S = <w, T(a, R, Y) + T(g, b, Y) + T(g, R, c)>, out being dS/dw
-// An absent a, b, c is a row of zeros with stride 0. Results may be null; out, dg and the radial adjoints are added to.
+// An absent a, b, c is a row of zeros with stride 0. Results may be null; out, dg and the radial
+// adjoints are added to.
 template <class T>
 struct Job {
   const Path* paths;

@@ -1,10 +1,12 @@
-// The kernels behind race::conv, vectorised over channels. Included by one source per instruction set, which defines
-// RACE_ISA (a name) and RACE_BYTES (vector width).
+// The kernels behind race::conv, vectorised over channels. Included by one source per instruction
+// set, which defines RACE_ISA (a name) and RACE_BYTES (vector width).
 //
-// Work is cut into blocks of up to kLanes edges of one receiver, and a chunk of blocks goes through one path after the other: the
-// path's part of the radial table then stays in the cache. Per block and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane
-// by edge, then one of the loops below runs on channel tiles of C vectors. Radial weights are interpolated in registers where they
-// are used: neither they nor their adjoints ever lie in memory. The receiver's rows (out, w) stay in registers across the block.
+// Work is cut into blocks of up to kLanes edges of one receiver, and a chunk of blocks goes through
+// one path after the other: the path's part of the radial table then stays in the cache. Per block
+// and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane by edge, then one of the loops
+// below runs on channel tiles of C vectors. Radial weights are interpolated in registers where they
+// are used: neither they nor their adjoints ever lie in memory. The receiver's rows (out, w) stay
+// in registers across the block.
 #include "conv_kernel.h"
 
 namespace race::conv {
@@ -13,7 +15,8 @@ namespace {
 #include "simd.inl"
 #include "conv_radial.inl"
 
-// One block of edges, one member, one path. Loops take it by value: what they store could else be taken for a change of it.
+// One block of edges, one member, one path. Loops take it by value: what they store could else be
+// taken for a change of it.
 template <class T>
 struct Work {
   const T *g, *a;  // rows of senders
@@ -42,20 +45,25 @@ inline __attribute__((always_inline)) int64_t in_column(const Work<T>& k, int64_
 }
 
 template <class T>
-inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, const Path& path, int64_t c) {
+inline __attribute__((always_inline)) int64_t out_column(const Work<T>& k, const Path& path,
+                                                         int64_t c) {
   return path.out_offset + k.member * path.out_mul + path.column + c;
 }
 
-// R, its direction or both over C vectors of edge e: sums over six rows, one chain of multiply-adds for each.
+// R, its direction or both over C vectors of edge e: sums over six rows, one chain of multiply-adds
+// for each.
 enum class Want { value, direction, both };
 
 template <class T, int N, int C, Want W>
-inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column, Vec<T, N>* r,
+inline __attribute__((always_inline)) void interpolate(const Work<T>& k, const T* v, const T* s,
+                                                       int64_t e, int64_t column, Vec<T, N>* r,
                                                        Vec<T, N>* b) {
   using V = Vec<T, N>;
   const Rows<T>& rows = k.rows;
-  const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column, *p1 = rows.p1 + k.row[e] * rows.stride1 + column;
-  const T* p[kRows] = {p0, p1, p1 + rows.step, p1 + 2 * rows.step, p1 + 3 * rows.step, p1 + 4 * rows.step};
+  const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column,
+          *p1 = rows.p1 + k.row[e] * rows.stride1 + column;
+  const T* p[kRows] = {
+      p0, p1, p1 + rows.step, p1 + 2 * rows.step, p1 + 3 * rows.step, p1 + 4 * rows.step};
   v += e, s += e;
   RACE_UNROLL for (int i = 0; i < kRows; ++i)
     RACE_UNROLL for (int c = 0; c < C; ++c) {

@@ -10,20 +10,24 @@
 namespace race {
 namespace {
 
-/// Rows [E, ...], sorted by segment, -> [n, ...]; segment k ends where k + 1 begins, offsets [n + 1].
+/// Rows [E, ...], sorted by segment, -> [n, ...]; segment k ends where k + 1 begins, offsets [n +
+/// 1].
 at::Tensor segment_sum(const at::Tensor& rows, const at::Tensor& offsets) {
-  return at::segment_reduce(rows, "sum", std::nullopt, std::nullopt, offsets, /*axis=*/0, /*unsafe=*/true, 0.0);
+  return at::segment_reduce(rows, "sum", std::nullopt, std::nullopt, offsets, /*axis=*/0,
+                            /*unsafe=*/true, 0.0);
 }
 
-/// On a device only the sums travel, not the edges: 24 G bytes of each would take longer than the network. Sums of segments have an
-/// order, sums by index on a GPU have none.
-void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_grad, Prediction& prediction) {
+/// On a device only the sums travel, not the edges: 24 G bytes of each would take longer than the
+/// network. Sums of segments have an order, sums by index on a GPU have none.
+void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_grad,
+                          Prediction& prediction) {
   const at::Tensor grad = edge_grad.to(at::kDouble), vector = receivers.edge_vector;
   const int64_t G = grad.size(1), n_total = prediction.forces.size(0);
   const auto [sender, order] = at::sort(receivers.sender, /*stable=*/true, 0, /*descending=*/false);
   const at::Tensor from = at::searchsorted(sender, at::arange(n_total + 1, sender.options()));
   const auto to_host = [](const at::Tensor& tensor) { return tensor.to(at::kCPU).contiguous(); };
-  const auto add = [&](at::Tensor& sums, const at::Tensor& edges, double sign) {  // sums [n_total, ...]
+  const auto add = [&](at::Tensor& sums, const at::Tensor& edges,
+                       double sign) {  // sums [n_total, ...]
     at::Tensor rows = segment_sum(edges.index_select(0, order), from).mul_(sign);
     rows.narrow(0, receivers.begin, receivers.n).add_(segment_sum(edges, receivers.row_ptr));
     sums.add_(rows.to(sums.device()).view(sums.sizes()));
@@ -31,18 +35,21 @@ void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_gra
 
   const at::Tensor flat = grad.reshape({-1, 3 * G});
   add(prediction.forces, flat, -1);
-  prediction.virial.sub_(to_host(at::matmul(vector.t(), flat).view({3, G, 3}).transpose(0, 1)).reshape({G, 9}));
+  prediction.virial.sub_(
+      to_host(at::matmul(vector.t(), flat).view({3, G, 3}).transpose(0, 1)).reshape({G, 9}));
   if (!prediction.atom_virial.defined()) return;
-  add(prediction.atom_virial, (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).mul_(-0.5).view({-1, 9}), 1);
+  add(prediction.atom_virial,
+      (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).mul_(-0.5).view({-1, 9}), 1);
 }
 
-// On the host, where every caller wants the result: one pass over the edges, in order, whatever the number of threads.
+// On the host, where every caller wants the result: one pass over the edges, in order, whatever the
+// number of threads.
 struct Sums {
   const double* vector;  // [E, 3], r_sender - r_receiver
   const int64_t *sender, *row_ptr;
   int64_t begin, n, width;            // receivers; 3 G numbers of each edge's gradient
   double *forces, *virial, *virials;  // [n_total, 3 G], [G, 9], [n_total, 9] or null
-  double* scratch;                    // [4, 3 G] of one receiver: its forces and the rows of its virials
+  double* scratch;  // [4, 3 G] of one receiver: its forces and the rows of its virials
 };
 
 // `known`: the width where it is known when compiled, else 0.
@@ -67,7 +74,8 @@ RACE_INLINE void add_edges(const Sums& sums, const T* grad) {
       if (!sums.virials) continue;
       double dE[3] = {};
       for (int64_t c = 0; c < W; ++c) dE[c % 3] += static_cast<double>(g[c]);
-      for (int c = 0; c < 9; ++c) sums.virials[9 * sums.sender[e] + c] -= share * sums.vector[3 * e + c / 3] * dE[c % 3];
+      for (int c = 0; c < 9; ++c)
+        sums.virials[9 * sums.sender[e] + c] -= share * sums.vector[3 * e + c / 3] * dE[c % 3];
     }
     for (int64_t c = 0; c < W; ++c) sums.forces[W * j + c] += to[c];
     for (int64_t c = 0; c < W; ++c)

@@ -12,13 +12,15 @@ struct Receivers {
   at::Tensor row_ptr;        ///< int64 [n + 1], from 0
 };
 
-/// Zero forces, virial and, if asked for, atom virials of a domain, for accumulate_edges. The virial is on the CPU, the others on `device`:
-/// the CPU, or that of the edges.
-void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device, Prediction& prediction);
+/// Zero forces, virial and, if asked for, atom virials of a domain, for accumulate_edges. The
+/// virial is on the CPU, the others on `device`: the CPU, or that of the edges.
+void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device,
+                  Prediction& prediction);
 
-/// Adds what dE/d edge_vector gives to forces, virial and, if there, atom virials (see predict.h for shapes and signs).
-/// edge_grad: [E, G, 3] in any dtype, on the device of the receivers' tensors. Sums in float64 and in a
-/// fixed order: the same bits at every call.
-void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad, Prediction& prediction);
+/// Adds what dE/d edge_vector gives to forces, virial and, if there, atom virials (see predict.h
+/// for shapes and signs). edge_grad: [E, G, 3] in any dtype, on the device of the receivers'
+/// tensors. Sums in float64 and in a fixed order: the same bits at every call.
+void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad,
+                      Prediction& prediction);
 
 }  // namespace race

@@ -1,16 +1,20 @@
-// race::force_covariance: what a readout's channels say about the covariance of the force on each atom, for deployed models.
+// race::force_covariance: what a readout's channels say about the covariance of the force on each
+// atom, for deployed models.
 //
-//   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) -> Tensor
+//   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) ->
+//   Tensor
 //
-//   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64, on the CPU; scalars at the beginning of a row,
+//   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64, on the CPU;
+//   scalars at the beginning of a row,
 //                          the tensor's five at its end, and whatever others between
-//   basis   [5, 9]         symmetric traceless matrices B_m of the log-Euclidean heads: Q = sum_m t_m B_m
-//   head                   cholesky:    Sigma = L L^T + jitter I
+//   basis   [5, 9]         symmetric traceless matrices B_m of the log-Euclidean heads: Q = sum_m
+//   t_m B_m head                   cholesky:    Sigma = L L^T + jitter I
 //                          equivariant: Sigma = sigma0^2 expm(a I + Q)
 //                          evidential:  the same times nu / (nu - 4)
 //   result  [n, M, 6]      (eV/Angstrom)^2, in the order of race/conventions.h
 //
-// One pass over the rows instead of a hundred small operations; the twin is ForceCovariance.matrix in Python. Not differentiable.
+// One pass over the rows instead of a hundred small operations; the twin is ForceCovariance.matrix
+// in Python. Not differentiable.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 
@@ -38,21 +42,26 @@ double soft_bound(double x) {
 template <class T>
 void cholesky(const Parameters& p, const T* raw, double* six) {
   const T* c = raw + 2;
-  const double l11 = p.sigma0 * std::exp(soft_bound(c[0])), l22 = p.sigma0 * std::exp(soft_bound(c[1])),
+  const double l11 = p.sigma0 * std::exp(soft_bound(c[0])),
+               l22 = p.sigma0 * std::exp(soft_bound(c[1])),
                l33 = p.sigma0 * std::exp(soft_bound(c[2]));
   const double l32 = p.sigma0 * c[3], l31 = p.sigma0 * c[4], l21 = p.sigma0 * c[5];
-  six[0] = l11 * l11 + p.jitter, six[1] = l21 * l21 + l22 * l22 + p.jitter, six[2] = l31 * l31 + l32 * l32 + l33 * l33 + p.jitter;
+  six[0] = l11 * l11 + p.jitter, six[1] = l21 * l21 + l22 * l22 + p.jitter,
+  six[2] = l31 * l31 + l32 * l32 + l33 * l33 + p.jitter;
   six[3] = l21 * l11, six[4] = l31 * l11, six[5] = l31 * l21 + l32 * l22;
 }
 
-// expm(Q) of a symmetric traceless Q by Cayley and Hamilton, as race.model.expm: x Q^2 + y Q + z, Q scaled by 1/16.
+// expm(Q) of a symmetric traceless Q by Cayley and Hamilton, as race.model.expm: x Q^2 + y Q + z, Q
+// scaled by 1/16.
 void expm_traceless(const double* q_six, double* six) {
   constexpr int n_squarings = 4, order = 10;
   double q[6], square[6];
   for (int k = 0; k < 6; ++k) q[k] = q_six[k] / (1 << n_squarings);
   const double xx = q[0], yy = q[1], zz = q[2], xy = q[3], xz = q[4], yz = q[5];
-  square[0] = xx * xx + xy * xy + xz * xz, square[1] = xy * xy + yy * yy + yz * yz, square[2] = xz * xz + yz * yz + zz * zz;
-  square[3] = xx * xy + xy * yy + xz * yz, square[4] = xx * xz + xy * yz + xz * zz, square[5] = xy * xz + yy * yz + yz * zz;
+  square[0] = xx * xx + xy * xy + xz * xz, square[1] = xy * xy + yy * yy + yz * yz,
+  square[2] = xz * xz + yz * yz + zz * zz;
+  square[3] = xx * xy + xy * yy + xz * yz, square[4] = xx * xz + xy * yz + xz * zz,
+  square[5] = xy * xz + yy * yz + yz * zz;
   const double p = (square[0] + square[1] + square[2]) / 2;
   const double d = xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz);
   double x = 0, y = 0, z = 1;
@@ -82,19 +91,25 @@ void log_euclidean(const Parameters& p, const T* raw, const T* t, double factor,
 
 template <class T>
 void evidential(const Parameters& p, const T* raw, const T* t, double* six) {
-  const double x = raw[3], nu = 5 + std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));  // softplus
+  const double x = raw[3],
+               nu = 5 + std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));  // softplus
   log_euclidean(p, raw, t, nu / (nu - 4), six);
 }
 
-#define RACE_CHECK(condition, name, expected, ...) \
-  TORCH_CHECK_VALUE(condition, "race::force_covariance: ", name, ": expected ", expected, ", got ", __VA_ARGS__)
+#define RACE_CHECK(condition, name, expected, ...)                                        \
+  TORCH_CHECK_VALUE(condition, "race::force_covariance: ", name, ": expected ", expected, \
+                    ", got ", __VA_ARGS__)
 
-Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view head, double sigma0, double jitter) {
+Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view head,
+                        double sigma0, double jitter) {
   const bool is_cholesky = head == "cholesky", is_evidential = head == "evidential";
-  RACE_CHECK(is_cholesky || is_evidential || head == "equivariant", "head", "cholesky, equivariant or evidential", head);
+  RACE_CHECK(is_cholesky || is_evidential || head == "equivariant", "head",
+             "cholesky, equivariant or evidential", head);
   const int64_t least = is_evidential ? 10 : 8, n_out = raw.dim() == 3 ? raw.size(2) : 0;
-  RACE_CHECK(n_out >= least, "raw", c10::str("[n_atoms, n_members, ", least, " or more]"), raw.sizes());
-  RACE_CHECK(basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9, "basis", "[5, 9]", basis.sizes());
+  RACE_CHECK(n_out >= least, "raw", c10::str("[n_atoms, n_members, ", least, " or more]"),
+             raw.sizes());
+  RACE_CHECK(basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9, "basis", "[5, 9]",
+             basis.sizes());
   Parameters p{sigma0, jitter, {}};
   const Tensor b = basis.to(at::kDouble).contiguous(), rows = raw.contiguous();
   for (int m = 0; m < 5; ++m)
@@ -122,7 +137,8 @@ Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view
 const bool registered = [] {
   auto* library = claim_operators("race::force_covariance", __FILE__, __LINE__);
   if (!library) return false;
-  library->def("force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) -> Tensor");
+  library->def(
+      "force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) -> Tensor");
   add_kernel(library, c10::DispatchKey::CPU, "force_covariance", TORCH_FN(force_covariance));
   return true;
 }();

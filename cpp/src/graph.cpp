@@ -7,31 +7,35 @@ namespace {
 
 std::string shape(const at::Tensor& tensor) {
   std::string text = std::string(c10::toString(tensor.scalar_type())) + " [";
-  for (int64_t k = 0; k < tensor.dim(); ++k) text += (k ? ", " : "") + std::to_string(tensor.size(k));
+  for (int64_t k = 0; k < tensor.dim(); ++k)
+    text += (k ? ", " : "") + std::to_string(tensor.size(k));
   return text + "]";
 }
 
-void check_tensor(const char* name, const at::Tensor& tensor, at::ScalarType dtype, std::vector<int64_t> sizes) {
+void check_tensor(const char* name, const at::Tensor& tensor, at::ScalarType dtype,
+                  std::vector<int64_t> sizes) {
   if (!tensor.defined()) throw Error(std::string("graph: ") + name + " is missing");
   if (tensor.scalar_type() == dtype && tensor.sizes() == at::IntArrayRef(sizes)) return;
-  throw Error(std::string("graph: ") + name + "; expected " + shape(at::empty(sizes, at::TensorOptions().dtype(dtype))) + ", got " +
-              shape(tensor));
+  throw Error(std::string("graph: ") + name + "; expected " +
+              shape(at::empty(sizes, at::TensorOptions().dtype(dtype))) + ", got " + shape(tensor));
 }
 
 void check_range(const char* name, const at::Tensor& tensor, int64_t end) {
   if (tensor.numel() == 0) return;
   const int64_t low = tensor.min().item<int64_t>(), high = tensor.max().item<int64_t>();
   if (low < 0 || high >= end)
-    throw Error(std::string("graph: ") + name + "; expected values in [0, " + std::to_string(end) + "), got " +
-                std::to_string(low < 0 ? low : high));
+    throw Error(std::string("graph: ") + name + "; expected values in [0, " + std::to_string(end) +
+                "), got " + std::to_string(low < 0 ? low : high));
 }
 
 }  // namespace
 
 void check(const Graph& graph, int64_t n_elements) {
   if (graph.n_owned < 0 || graph.n_total < graph.n_owned)
-    throw Error("graph: expected 0 <= n_owned <= n_total, got " + std::to_string(graph.n_owned) + " and " + std::to_string(graph.n_total));
-  const int64_t n_edges = graph.sender.defined() && graph.sender.dim() == 1 ? graph.sender.size(0) : 0;
+    throw Error("graph: expected 0 <= n_owned <= n_total, got " + std::to_string(graph.n_owned) +
+                " and " + std::to_string(graph.n_total));
+  const int64_t n_edges =
+      graph.sender.defined() && graph.sender.dim() == 1 ? graph.sender.size(0) : 0;
   check_tensor("species", graph.species, at::kLong, {graph.n_total});
   check_tensor("sender", graph.sender, at::kLong, {n_edges});
   check_tensor("edge_vector", graph.edge_vector, at::kDouble, {n_edges, 3});
@@ -39,9 +43,11 @@ void check(const Graph& graph, int64_t n_elements) {
   check_range("species", graph.species, n_elements);
   check_range("sender", graph.sender, graph.n_total);
   const at::Tensor counts = graph.row_ptr.diff();
-  if (graph.row_ptr[0].item<int64_t>() != 0 || graph.row_ptr[graph.n_owned].item<int64_t>() != n_edges ||
+  if (graph.row_ptr[0].item<int64_t>() != 0 ||
+      graph.row_ptr[graph.n_owned].item<int64_t>() != n_edges ||
       (counts.numel() > 0 && counts.min().item<int64_t>() < 0))
-    throw Error("graph: row_ptr; expected it to rise from 0 to the number of edges, " + std::to_string(n_edges));
+    throw Error("graph: row_ptr; expected it to rise from 0 to the number of edges, " +
+                std::to_string(n_edges));
 }
 
 }  // namespace race

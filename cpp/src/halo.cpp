@@ -22,7 +22,8 @@ void PeriodicFoldHalo::reverse(at::Tensor& rows) {
   rows.index_add_(0, owner_, rows.narrow(0, rows.size(0) - n_ghosts, n_ghosts).clone());
 }
 
-DomainsHalo::DomainsHalo(std::vector<Ghosts> ghosts) : ghosts_(std::move(ghosts)), rows_(ghosts_.size(), nullptr) {}
+DomainsHalo::DomainsHalo(std::vector<Ghosts> ghosts)
+    : ghosts_(std::move(ghosts)), rows_(ghosts_.size(), nullptr) {}
 
 void DomainsHalo::wait() {
   std::unique_lock lock(mutex_);
@@ -50,7 +51,8 @@ void DomainsHalo::Port::forward(at::Tensor& rows) {
   const Ghosts& mine = shared_.ghosts_[rank_];
   for (std::size_t domain = 0; domain < shared_.ghosts_.size(); ++domain) {
     const at::Tensor ghosts = (mine.domain == static_cast<int64_t>(domain)).nonzero().squeeze(1);
-    rows.index_copy_(0, ghosts + mine.n_owned, shared_.rows_[domain]->index_select(0, mine.row.index_select(0, ghosts)));
+    rows.index_copy_(0, ghosts + mine.n_owned,
+                     shared_.rows_[domain]->index_select(0, mine.row.index_select(0, ghosts)));
   }
   shared_.wait();
 }
@@ -59,11 +61,13 @@ void DomainsHalo::Port::reverse(at::Tensor& rows) {
   const at::NoGradGuard no_grad;
   shared_.rows_[rank_] = &rows;
   shared_.wait();
-  // Each domain writes its owned rows and reads the others' ghost rows, which nobody writes; in domain order, so the sum is reproducible.
+  // Each domain writes its owned rows and reads the others' ghost rows, which nobody writes; in
+  // domain order, so the sum is reproducible.
   for (std::size_t domain = 0; domain < shared_.ghosts_.size(); ++domain) {
     const Ghosts& theirs = shared_.ghosts_[domain];
     const at::Tensor ghosts = (theirs.domain == rank_).nonzero().squeeze(1);
-    rows.index_add_(0, theirs.row.index_select(0, ghosts), shared_.rows_[domain]->index_select(0, ghosts + theirs.n_owned));
+    rows.index_add_(0, theirs.row.index_select(0, ghosts),
+                    shared_.rows_[domain]->index_select(0, ghosts + theirs.n_owned));
   }
   shared_.wait();
 }

@@ -10,8 +10,10 @@ Isa allowed_isa() {
   const char* value = std::getenv("RACE_ISA");
   const std::string_view wanted = value ? value : "";
   __builtin_cpu_init();
-  if (wanted == "baseline" || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::baseline;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (wanted == "baseline" || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+    return Isa::baseline;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
   return avx512 && wanted != "avx2" ? Isa::avx512 : Isa::avx2;
 #else
   return Isa::baseline;

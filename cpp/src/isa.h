@@ -1,7 +1,7 @@
 #pragma once
-// Kernels are compiled once per instruction set, and the best build that this processor runs is chosen when the first is called.
-// Not to be included by the kernels themselves: an inline function of theirs could be emitted with AVX-512 and be linked into
-// code that runs everywhere.
+// Kernels are compiled once per instruction set, and the best build that this processor runs is
+// chosen when the first is called. Not to be included by the kernels themselves: an inline function
+// of theirs could be emitted with AVX-512 and be linked into code that runs everywhere.
 
 namespace race {
 
@@ -16,9 +16,11 @@ struct IsaChoice {
   const char* name;
 };
 
-// Arguments: where to get each build; those for avx2 and avx512 return null where they are not compiled in.
+// Arguments: where to get each build; those for avx2 and avx512 return null where they are not
+// compiled in.
 template <class Kernels>
-IsaChoice<Kernels> choose_isa(const Kernels* (*baseline)(), const Kernels* (*avx2)(), const Kernels* (*avx512)()) {
+IsaChoice<Kernels> choose_isa(const Kernels* (*baseline)(), const Kernels* (*avx2)(),
+                              const Kernels* (*avx512)()) {
   const Isa isa = allowed_isa();
   if (isa == Isa::avx512)
     if (const Kernels* kernels = avx512()) return {kernels, "avx512"};

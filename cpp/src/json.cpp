@@ -25,7 +25,9 @@ class JsonParser {
     throw Error(where_ + ": not valid JSON at byte " + std::to_string(at_) + ": " + what);
   }
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t')) ++at_;
+    while (at_ < text_.size() &&
+           (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
+      ++at_;
   }
   bool take(char c) {
     skip_space();
@@ -73,7 +75,8 @@ class JsonParser {
       value.type_ = Json::Type::null;
     } else {
       value.type_ = Json::Type::number;
-      const auto [end, error] = std::from_chars(text_.data() + at_, text_.data() + text_.size(), value.number_);
+      const auto [end, error] =
+          std::from_chars(text_.data() + at_, text_.data() + text_.size(), value.number_);
       if (error != std::errc() || !std::isfinite(value.number_)) fail("expected a value");
       at_ = static_cast<std::size_t>(end - text_.data());
     }
@@ -99,7 +102,8 @@ class JsonParser {
         case 'n': out += '\n'; break;
         case 'r': out += '\r'; break;
         case 't': out += '\t'; break;
-        default: fail("an escape that artifacts do not use");  // they are written as UTF-8, without \u
+        default:
+          fail("an escape that artifacts do not use");  // they are written as UTF-8, without \u
       }
     }
     if (at_ >= text_.size()) fail("unfinished string");
@@ -112,22 +116,30 @@ class JsonParser {
   std::size_t at_ = 0;
 };
 
-Json Json::parse(const std::string& text, const std::string& where) { return JsonParser(text, where).document(); }
+Json Json::parse(const std::string& text, const std::string& where) {
+  return JsonParser(text, where).document();
+}
 
 const Json& Json::expect(Type type, const char* name) const {
   if (type_ != type) throw Error(where_ + ": expected " + name);
   return *this;
 }
 
-bool Json::has(const std::string& key) const { return expect(Type::object, "an object").object_.contains(key); }
+bool Json::has(const std::string& key) const {
+  return expect(Type::object, "an object").object_.contains(key);
+}
 
 const Json& Json::at(const std::string& key) const {
   const auto found = expect(Type::object, "an object").object_.find(key);
-  if (found == object_.end()) throw Error(where_ + ": no field '" + key + "'; export the model again with this version of race");
+  if (found == object_.end())
+    throw Error(where_ + ": no field '" + key +
+                "'; export the model again with this version of race");
   return found->second;
 }
 
-const std::map<std::string, Json>& Json::object() const { return expect(Type::object, "an object").object_; }
+const std::map<std::string, Json>& Json::object() const {
+  return expect(Type::object, "an object").object_;
+}
 const std::vector<Json>& Json::array() const { return expect(Type::array, "an array").array_; }
 const std::string& Json::string() const { return expect(Type::string, "a string").string_; }
 double Json::number() const { return expect(Type::number, "a number").number_; }
@@ -135,7 +147,8 @@ bool Json::boolean() const { return expect(Type::boolean, "true or false").boole
 
 int64_t Json::integer() const {
   const double value = number();
-  if (value != std::floor(value) || std::abs(value) > 9007199254740992.0) throw Error(where_ + ": expected an integer");
+  if (value != std::floor(value) || std::abs(value) > 9007199254740992.0)
+    throw Error(where_ + ": expected an integer");
   return static_cast<int64_t>(value);
 }
 

@@ -7,8 +7,9 @@
 
 namespace race {
 
-/// A JSON value (RFC 8259), read strictly: the small part of it that metadata.json and selftest.json need.
-/// Accessors throw race::Error naming `where`, the path to the value ("x.race.pt, metadata.json, elements").
+/// A JSON value (RFC 8259), read strictly: the small part of it that metadata.json and
+/// selftest.json need. Accessors throw race::Error naming `where`, the path to the value
+/// ("x.race.pt, metadata.json, elements").
 class Json {
  public:
   static Json parse(const std::string& text, const std::string& where);

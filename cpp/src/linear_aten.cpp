@@ -1,4 +1,5 @@
-// race::linear in operations of torch alone, for any device: batched products over members, one per block and species.
+// race::linear in operations of torch alone, for any device: batched products over members, one per
+// block and species.
 #include <ATen/ATen.h>
 
 #include "linear_check.h"
@@ -20,42 +21,55 @@ struct Groups {
       begin.resize(n.species + 1, n.atoms);
       return;
     }
-    if (const int64_t lowest = species->min().item<int64_t>(); lowest < 0) linear::refuse_species(lowest, n.species);
+    if (const int64_t lowest = species->min().item<int64_t>(); lowest < 0)
+      linear::refuse_species(lowest, n.species);
     const Tensor counts = at::bincount(*species, {}, n.species).cpu();
     if (counts.size(0) > n.species) linear::refuse_species(counts.size(0) - 1, n.species);
-    for (int64_t s = 0; s < n.species; ++s) begin.push_back(begin.back() + counts[s].item<int64_t>());
+    for (int64_t s = 0; s < n.species; ++s)
+      begin.push_back(begin.back() + counts[s].item<int64_t>());
     if (n.species > 1) order = species->argsort(/*stable=*/true, /*dim=*/0);
   }
 
-  Tensor sorted(const Tensor& rows) const { return order.defined() ? rows.index_select(0, order) : rows; }
-  Tensor restored(const Tensor& rows) const { return order.defined() ? at::empty_like(rows).index_copy_(0, order, rows) : rows; }
+  Tensor sorted(const Tensor& rows) const {
+    return order.defined() ? rows.index_select(0, order) : rows;
+  }
+  Tensor restored(const Tensor& rows) const {
+    return order.defined() ? at::empty_like(rows).index_copy_(0, order, rows) : rows;
+  }
 };
 
 // Columns of a block as [M, n * d, mul].
 Tensor cut(const Sizes& n, const Tensor& rows, int64_t d, int64_t mul, int64_t offset) {
-  const Tensor block = rows.narrow(1, offset, d * n.members * mul).reshape({n.atoms, d, n.members, mul});
+  const Tensor block =
+      rows.narrow(1, offset, d * n.members * mul).reshape({n.atoms, d, n.members, mul});
   return block.permute({2, 0, 1, 3}).reshape({n.members, n.atoms * d, mul});
 }
 
 // [M, S, rows, columns]
 Tensor matrices(const Sizes& n, const Tensor& weight, const Block& b) {
-  return weight.narrow(2, b.weight_offset, b.mul_in * b.mul_out).reshape({n.members, n.species, b.mul_in, b.mul_out});
+  return weight.narrow(2, b.weight_offset, b.mul_in * b.mul_out)
+      .reshape({n.members, n.species, b.mul_in, b.mul_out});
 }
 
-// x (atoms sorted) -> x W, or with `transposed` the map of the transposed matrices back to x's columns.
-Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups, const Tensor& x, const Tensor& weight, int64_t width,
-               bool transposed) {
+// x (atoms sorted) -> x W, or with `transposed` the map of the transposed matrices back to x's
+// columns.
+Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups,
+               const Tensor& x, const Tensor& weight, int64_t width, bool transposed) {
   Tensor y = at::zeros({n.atoms, width}, x.options());
   for (const Block& b : blocks) {
     const int64_t from = transposed ? b.mul_out : b.mul_in, to = transposed ? b.mul_in : b.mul_out;
     const Tensor rows = cut(n, x, b.d, from, transposed ? b.out_offset : b.in_offset);
-    const Tensor matrix = transposed ? matrices(n, weight, b).transpose(2, 3) : matrices(n, weight, b);
+    const Tensor matrix =
+        transposed ? matrices(n, weight, b).transpose(2, 3) : matrices(n, weight, b);
     Tensor result = at::empty({n.members, n.atoms * b.d, to}, x.options());
     for (int64_t s = 0; s < n.species; ++s) {
       const int64_t first = groups.begin[s] * b.d, count = groups.begin[s + 1] * b.d - first;
-      if (count > 0) result.narrow(1, first, count).copy_(rows.narrow(1, first, count).bmm(matrix.select(1, s)));
+      if (count > 0)
+        result.narrow(1, first, count).copy_(rows.narrow(1, first, count).bmm(matrix.select(1, s)));
     }
-    const Tensor part = result.view({n.members, n.atoms, b.d, to}).permute({1, 2, 0, 3}).reshape({n.atoms, b.d * n.members * to});
+    const Tensor part = result.view({n.members, n.atoms, b.d, to})
+                            .permute({1, 2, 0, 3})
+                            .reshape({n.atoms, b.d * n.members * to});
     y.narrow(1, transposed ? b.in_offset : b.out_offset, part.size(1)).add_(part);
   }
   return y;
@@ -63,14 +77,16 @@ Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& g
 
 }  // namespace
 
-Tensor linear_aten(const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef rows, int64_t dim_out) {
+Tensor linear_aten(const Tensor& x, const Tensor& weight, const OptionalTensor& species,
+                   c10::IntArrayRef rows, int64_t dim_out) {
   const Sizes n = linear::check(x, weight, species, rows);
   const std::vector<Block> blocks = linear::parse(n, rows, dim_out);
   const Groups groups(n, species);
   return groups.restored(product(n, blocks, groups, groups.sorted(x), weight, dim_out, false));
 }
 
-std::tuple<Tensor, Tensor> linear_backward_aten(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
+std::tuple<Tensor, Tensor> linear_backward_aten(const Tensor& grad, const Tensor& x,
+                                                const Tensor& weight, const OptionalTensor& species,
                                                 c10::IntArrayRef rows, std::array<bool, 2> mask) {
   const Sizes n = linear::check(x, weight, species, rows);
   linear::check_rows("grad", grad, x);
@@ -83,13 +99,16 @@ std::tuple<Tensor, Tensor> linear_backward_aten(const Tensor& grad, const Tensor
     dweight = at::zeros({n.members, n.species, n.numel}, weight.options());
     const Tensor sorted = groups.sorted(x);
     for (const Block& b : blocks) {
-      const Tensor left = cut(n, sorted, b.d, b.mul_in, b.in_offset).transpose(1, 2), right = cut(n, y, b.d, b.mul_out, b.out_offset);
+      const Tensor left = cut(n, sorted, b.d, b.mul_in, b.in_offset).transpose(1, 2),
+                   right = cut(n, y, b.d, b.mul_out, b.out_offset);
       for (int64_t s = 0; s < n.species; ++s) {
         const int64_t first = groups.begin[s] * b.d, count = groups.begin[s + 1] * b.d - first;
         if (count > 0)
           dweight.select(1, s)
               .narrow(1, b.weight_offset, b.mul_in * b.mul_out)
-              .add_(left.narrow(2, first, count).bmm(right.narrow(1, first, count)).reshape({n.members, b.mul_in * b.mul_out}));
+              .add_(left.narrow(2, first, count)
+                        .bmm(right.narrow(1, first, count))
+                        .reshape({n.members, b.mul_in * b.mul_out}));
       }
     }
   }

@@ -11,7 +11,8 @@ struct Sizes {
   int64_t atoms, dim_in, members, species, numel;
 };
 
-Sizes check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks);
+Sizes check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species,
+            c10::IntArrayRef blocks);
 
 // rows [n, dim_out] of the dtype and device of x.
 void check_rows(const char* name, const at::Tensor& rows, const at::Tensor& x);

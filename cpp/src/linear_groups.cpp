@@ -17,7 +17,8 @@ const Kernels<double>& kernels<double>() {
   return choice().kernels->f64;
 }
 
-Groups::Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species) : begin(n_species + 1, 0) {
+Groups::Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species)
+    : begin(n_species + 1, 0) {
   begin.back() = n_atoms;
   if (!species.has_value()) return;
   const at::Tensor dense = species->contiguous();

@@ -1,5 +1,6 @@
 #pragma once
-// What the CPU's linear maps have in common: the kernels of this machine, and atoms grouped by species.
+// What the CPU's linear maps have in common: the kernels of this machine, and atoms grouped by
+// species.
 #include <vector>
 
 #include "isa.h"
@@ -8,7 +9,8 @@
 
 namespace race::linear {
 
-constexpr int64_t kGrain = 1 << 18;  // multiply-adds that pay for waking a thread: some microseconds
+constexpr int64_t kGrain =
+    1 << 18;  // multiply-adds that pay for waking a thread: some microseconds
 
 const IsaChoice<KernelSet>& choice();
 
@@ -19,7 +21,8 @@ const Kernels<float>& kernels<float>();
 template <>
 const Kernels<double>& kernels<double>();
 
-// A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty where all atoms are one group, in their own order.
+// A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty where all atoms are one
+// group, in their own order.
 struct Groups {
   std::vector<int64_t> order, begin;
 

@@ -1,15 +1,18 @@
 #pragma once
-// What linear.cpp hands to the kernels, which are compiled once per instruction set: plain data only (see conv_kernel.h).
+// What linear.cpp hands to the kernels, which are compiled once per instruction set: plain data
+// only (see conv_kernel.h).
 #include <cstdint>
 
 namespace race::linear {
 
-// One irrep: x[:, in_offset:] viewed [d, M, mul_in] -> out[:, out_offset:] viewed [d, M, mul_out] with a matrix [mul_in, mul_out].
+// One irrep: x[:, in_offset:] viewed [d, M, mul_in] -> out[:, out_offset:] viewed [d, M, mul_out]
+// with a matrix [mul_in, mul_out].
 struct Block {
   int64_t d, mul_in, mul_out, in_offset, out_offset, weight_offset;
 };
 
-// Atoms grouped by species: position p holds atom order[p] (null: p itself), and species s the positions begin[s] .. begin[s + 1].
+// Atoms grouped by species: position p holds atom order[p] (null: p itself), and species s the
+// positions begin[s] .. begin[s + 1].
 template <class T>
 struct Job {
   const Block* blocks;

@@ -1,10 +1,11 @@
-// The kernels behind race::linear: small matrix products whose rows are found by index, so that atoms need not be sorted nor
-// members and components be permuted. Included by one source per instruction set, which defines RACE_ISA (a name) and RACE_BYTES
-// (vector width).
+// The kernels behind race::linear: small matrix products whose rows are found by index, so that
+// atoms need not be sorted nor members and components be permuted. Included by one source per
+// instruction set, which defines RACE_ISA (a name) and RACE_BYTES (vector width).
 //
-// A tile of R rows and C vectors of columns is summed in registers, over the channels of x in `product` and over atoms in `outer`:
-// six rows and all the columns that leave room for the operands, so that one load feeds several multiply-adds. What is left over
-// goes through narrower tiles.
+// A tile of R rows and C vectors of columns is summed in registers, over the channels of x in
+// `product` and over atoms in `outer`: six rows and all the columns that leave room for the
+// operands, so that one load feeds several multiply-adds. What is left over goes through narrower
+// tiles.
 #include "linear_kernel.h"
 
 #include <utility>
@@ -48,7 +49,8 @@ inline __attribute__((always_inline)) int64_t atom(const Job<T>& job, int64_t po
 }
 
 template <class T, int N, int C, int R>
-inline __attribute__((always_inline)) void product_tile(const T* const* x, T* const* y, const T* w, int64_t mul_in, int64_t mul_out,
+inline __attribute__((always_inline)) void product_tile(const T* const* x, T* const* y, const T* w,
+                                                        int64_t mul_in, int64_t mul_out,
                                                         bool accumulate) {
   using V = Vec<T, N>;
   V sum[R][C];
@@ -66,7 +68,8 @@ inline __attribute__((always_inline)) void product_tile(const T* const* x, T* co
 
 // Columns c .. of one block and member, for positions [begin, end) of one species.
 template <class T, int N, int C>
-void product_columns(const Product<T>& job, const Block& block, int64_t member, const T* weight, int64_t begin, int64_t end, int64_t c) {
+void product_columns(const Product<T>& job, const Block& block, int64_t member, const T* weight,
+                     int64_t begin, int64_t end, int64_t c) {
   const T* x0 = job.x + block.in_offset + member * block.mul_in;
   T* y0 = job.y + block.out_offset + member * block.mul_out + c;
   const int64_t x_step = job.n_members * block.mul_in, y_step = job.n_members * block.mul_out;
@@ -93,23 +96,28 @@ void product(const Product<T>& job, int64_t begin, int64_t end) {
     for (int64_t k = 0; k < job.n_blocks; ++k) {
       const Block& block = job.blocks[k];
       for (int64_t s = 0; s < job.n_species; ++s) {
-        const int64_t first = begin > job.begin[s] ? begin : job.begin[s], last = end < job.begin[s + 1] ? end : job.begin[s + 1];
+        const int64_t first = begin > job.begin[s] ? begin : job.begin[s],
+                      last = end < job.begin[s + 1] ? end : job.begin[s + 1];
         if (first >= last) continue;
-        const T* weight = job.weight + member * job.weight_member + s * job.weight_species + block.weight_offset;
-        for_columns<T>(block.mul_out,
-                       [&]<int N, int C>(int64_t c) { product_columns<T, N, C>(job, block, member, weight, first, last, c); });
+        const T* weight =
+            job.weight + member * job.weight_member + s * job.weight_species + block.weight_offset;
+        for_columns<T>(block.mul_out, [&]<int N, int C>(int64_t c) {
+          product_columns<T, N, C>(job, block, member, weight, first, last, c);
+        });
       }
     }
 }
 
 template <class T, int N, int C, int R>
-void outer_tile(const Outer<T>& job, const Block& block, const OuterTask& task, int64_t row, int64_t c) {
+void outer_tile(const Outer<T>& job, const Block& block, const OuterTask& task, int64_t row,
+                int64_t c) {
   using V = Vec<T, N>;
   const T* x0 = job.x + block.in_offset + task.member * block.mul_in + row;
   const T* y0 = job.y + block.out_offset + task.member * block.mul_out + c;
   const int64_t x_step = job.n_members * block.mul_in, y_step = job.n_members * block.mul_out;
   V sum[R][C] = {};
-  for (int64_t position = job.begin[task.species]; position < job.begin[task.species + 1]; ++position) {
+  for (int64_t position = job.begin[task.species]; position < job.begin[task.species + 1];
+       ++position) {
     const int64_t i = atom(job, position);
     const T *x = x0 + i * job.x_stride, *y = y0 + i * job.y_stride;
     for (int64_t m = 0; m < block.d; ++m, x += x_step, y += y_step) {
@@ -119,7 +127,8 @@ void outer_tile(const Outer<T>& job, const Block& block, const OuterTask& task, 
         for (int c1 = 0; c1 < C; ++c1) sum[r][c1] += x[r] * b[c1];
     }
   }
-  T* w = job.dweight + task.member * job.weight_member + task.species * job.weight_species + block.weight_offset + row * block.mul_out + c;
+  T* w = job.dweight + task.member * job.weight_member + task.species * job.weight_species +
+         block.weight_offset + row * block.mul_out + c;
   for (int r = 0; r < R; ++r)
     for (int c1 = 0; c1 < C; ++c1) {
       T* p = w + r * block.mul_out + c1 * N;
@@ -144,12 +153,13 @@ void outer(const Outer<T>& job, int64_t begin, int64_t end) {
 
 // Interleaves halves: (a0 b0 a1 b1 ..) of the lower (Half = 0) or the upper half of a and b.
 template <class V, int W, int Half, int... I>
-inline __attribute__((always_inline)) V interleave(const V& a, const V& b, std::integer_sequence<int, I...>) {
+inline __attribute__((always_inline)) V interleave(const V& a, const V& b,
+                                                   std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (Half * (W / 2) + I / 2 + (I % 2) * W)...);
 }
 
-// result = matrix^T, row-major. Interleaving the two halves of a sequence of W * W numbers rotates the bits of their indices by one:
-// log2(W) times, and row and column have changed places.
+// result = matrix^T, row-major. Interleaving the two halves of a sequence of W * W numbers rotates
+// the bits of their indices by one: log2(W) times, and row and column have changed places.
 template <class T>
 void transpose(const T* matrix, int64_t rows, int64_t columns, T* result) {
   constexpr int W = kWidth<T>;
@@ -159,7 +169,8 @@ void transpose(const T* matrix, int64_t rows, int64_t columns, T* result) {
     for (int64_t j = 0; j < columns; j += W) {
       if (i + W > rows || j + W > columns) {
         for (int64_t a = i; a < rows && a < i + W; ++a)
-          for (int64_t b = j; b < columns && b < j + W; ++b) result[b * rows + a] = matrix[a * columns + b];
+          for (int64_t b = j; b < columns && b < j + W; ++b)
+            result[b * rows + a] = matrix[a * columns + b];
         continue;
       }
       V v[W], shuffled[W];
@@ -175,7 +186,8 @@ void transpose(const T* matrix, int64_t rows, int64_t columns, T* result) {
     }
 }
 
-const KernelSet kSet{{product<float>, outer<float>, transpose<float>}, {product<double>, outer<double>, transpose<double>}};
+const KernelSet kSet{{product<float>, outer<float>, transpose<float>},
+                     {product<double>, outer<double>, transpose<double>}};
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Registration of race::linear. The map is bilinear in (x, weight), so that its backward is differentiated by the two operators
-// themselves, to any order.
+// Registration of race::linear. The map is bilinear in (x, weight), so that its backward is
+// differentiated by the two operators themselves, to any order.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -16,17 +16,20 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 using Blocks = std::vector<int64_t>;
 
-constexpr const char* kLinear = "linear(Tensor x, Tensor weight, Tensor? species, int[] blocks, int dim_out) -> Tensor";
+constexpr const char* kLinear =
+    "linear(Tensor x, Tensor weight, Tensor? species, int[] blocks, int dim_out) -> Tensor";
 constexpr const char* kBackward =
     "linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? species, int[] blocks, bool[2] mask) -> (Tensor, Tensor)";
 
-Tensor call_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out) {
+Tensor call_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& species,
+                   c10::IntArrayRef blocks, int64_t dim_out) {
   static const auto handle = find_operator<decltype(linear_cpu)>("race::linear");
   return handle.call(x, weight, species, blocks, dim_out);
 }
 
-std::tuple<Tensor, Tensor> call_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
-                                         c10::IntArrayRef blocks, std::array<bool, 2> mask) {
+std::tuple<Tensor, Tensor> call_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                         const OptionalTensor& species, c10::IntArrayRef blocks,
+                                         std::array<bool, 2> mask) {
   static const auto handle = find_operator<decltype(linear_backward_cpu)>("race::linear_backward");
   return handle.call(grad, x, weight, species, blocks, mask);
 }
@@ -35,12 +38,14 @@ OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t
 
 Tensor sum(const Tensor& a, const Tensor& b) { return !a.defined() ? b : b.defined() ? a + b : a; }
 
-// A Function cannot return undefined tensors: results that the mask leaves out are left out of its list.
+// A Function cannot return undefined tensors: results that the mask leaves out are left out of its
+// list.
 //
 // With cotangents (u, v) of (dx, dW), S = <u, dx> + <v, dW> = <grad, u W + x v>.
 struct LinearBackward : Function<LinearBackward> {
-  static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& x, const Tensor& weight,
-                               const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask) {
+  static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& x,
+                               const Tensor& weight, const OptionalTensor& species,
+                               c10::IntArrayRef blocks, std::array<bool, 2> mask) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({grad, x, weight, species.value_or(Tensor())});
     context->saved_data["blocks"] = blocks.vec();
@@ -68,7 +73,8 @@ struct LinearBackward : Function<LinearBackward> {
       if (u.defined()) result[0] = call_linear(u, weight, species, blocks, grad.size(1));
       if (v.defined()) result[0] = sum(result[0], call_linear(x, v, species, blocks, grad.size(1)));
     }
-    if (context->needs_input_grad(1) && v.defined()) result[1] = std::get<0>(call_backward(grad, x, v, species, blocks, {true, false}));
+    if (context->needs_input_grad(1) && v.defined())
+      result[1] = std::get<0>(call_backward(grad, x, v, species, blocks, {true, false}));
     if (context->needs_input_grad(2) && u.defined())
       result[2] = std::get<1>(call_backward(grad, u, weight, species, blocks, {false, true}));
     return result;
@@ -76,8 +82,8 @@ struct LinearBackward : Function<LinearBackward> {
 };
 
 struct Linear : Function<Linear> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
-                        c10::IntArrayRef blocks, int64_t dim_out) {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({x, weight, species.value_or(Tensor())});
     context->saved_data["blocks"] = blocks.vec();
@@ -91,17 +97,22 @@ struct Linear : Function<Linear> {
     if (!grad[0].defined() || !(mask[0] || mask[1])) return result;
     const auto saved = context->get_saved_variables();
     const Blocks blocks = context->saved_data["blocks"].toIntVector();
-    std::tie(result[0], result[1]) = call_backward(grad[0], saved[0], saved[1], optional(saved[2]), blocks, mask);
+    std::tie(result[0], result[1]) =
+        call_backward(grad[0], saved[0], saved[1], optional(saved[2]), blocks, mask);
     return result;
   }
 };
 
-Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out) {
+Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& species,
+                       c10::IntArrayRef blocks, int64_t dim_out) {
   return Linear::apply(x, weight, species, blocks, dim_out);
 }
 
-std::tuple<Tensor, Tensor> linear_backward_autograd(const Tensor& grad, const Tensor& x, const Tensor& weight,
-                                                    const OptionalTensor& species, c10::IntArrayRef blocks, std::array<bool, 2> mask) {
+std::tuple<Tensor, Tensor> linear_backward_autograd(const Tensor& grad, const Tensor& x,
+                                                    const Tensor& weight,
+                                                    const OptionalTensor& species,
+                                                    c10::IntArrayRef blocks,
+                                                    std::array<bool, 2> mask) {
   const auto results = LinearBackward::apply(grad, x, weight, species, blocks, mask);
   std::array<Tensor, 2> d;
   for (size_t k = 0, next = 0; k < 2; ++k)
@@ -109,13 +120,17 @@ std::tuple<Tensor, Tensor> linear_backward_autograd(const Tensor& grad, const Te
   return {d[0], d[1]};
 }
 
-Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& species, c10::IntArrayRef blocks, int64_t dim_out) {
+Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& species,
+                   c10::IntArrayRef blocks, int64_t dim_out) {
   return x.new_empty({x.size(0), dim_out});
 }
 
-std::tuple<Tensor, Tensor> linear_backward_meta(const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& species,
+std::tuple<Tensor, Tensor> linear_backward_meta(const Tensor& grad, const Tensor& x,
+                                                const Tensor& weight, const OptionalTensor& species,
                                                 c10::IntArrayRef blocks, std::array<bool, 2> mask) {
-  const auto like = [](const Tensor& t, bool wanted) { return wanted ? t.new_empty(t.sizes()) : Tensor(); };
+  const auto like = [](const Tensor& t, bool wanted) {
+    return wanted ? t.new_empty(t.sizes()) : Tensor();
+  };
   return {like(x, mask[0]), like(weight, mask[1])};
 }
 
@@ -130,9 +145,11 @@ const bool registered = [] {
   add_kernel(library, c10::DispatchKey::CPU, "linear", TORCH_FN(linear_cpu));
   add_kernel(library, c10::DispatchKey::CPU, "linear_backward", TORCH_FN(linear_backward_cpu));
   add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear", TORCH_FN(linear_aten));
-  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear_backward", TORCH_FN(linear_backward_aten));
+  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear_backward",
+             TORCH_FN(linear_backward_aten));
   add_kernel(library, c10::DispatchKey::Autograd, "linear", TORCH_FN(linear_autograd));
-  add_kernel(library, c10::DispatchKey::Autograd, "linear_backward", TORCH_FN(linear_backward_autograd));
+  add_kernel(library, c10::DispatchKey::Autograd, "linear_backward",
+             TORCH_FN(linear_backward_autograd));
   add_kernel(library, c10::DispatchKey::Meta, "linear", TORCH_FN(linear_meta));
   add_kernel(library, c10::DispatchKey::Meta, "linear_backward", TORCH_FN(linear_backward_meta));
   return true;

@@ -11,7 +11,8 @@ namespace race {
 class PeakMemory::Watch final : public c10::MemoryReportingInfoBase {
  public:
   explicit Watch(c10::Device device) : device_(device) {}
-  void reportMemoryUsage(void*, int64_t change, std::size_t, std::size_t, c10::Device device) override {
+  void reportMemoryUsage(void*, int64_t change, std::size_t, std::size_t,
+                         c10::Device device) override {
     if (device.type() != device_.type()) return;
     now_ += change;
     peak_ = std::max(peak_, now_);
@@ -24,21 +25,25 @@ class PeakMemory::Watch final : public c10::MemoryReportingInfoBase {
   int64_t now_ = 0, peak_ = 0;
 };
 
-PeakMemory::PeakMemory(c10::Device device) : watch_(std::make_shared<Watch>(device)), guard_(c10::DebugInfoKind::PROFILER_STATE, watch_) {}
+PeakMemory::PeakMemory(c10::Device device)
+    : watch_(std::make_shared<Watch>(device)), guard_(c10::DebugInfoKind::PROFILER_STATE, watch_) {}
 
 int64_t PeakMemory::bytes() const { return watch_->peak(); }
 
 namespace {
 
 constexpr int64_t small = 128,
-                  large = 256;  // atoms of the two evaluations that a line goes through: above them kernels' buffers grow no more
+                  large = 256;  // atoms of the two evaluations that a line goes through: above them
+                                // kernels' buffers grow no more
 constexpr int64_t crumb = 2;    // atoms of a small part
 
 /// Ghosts of no owner: their rows are zero.
 class NoHalo final : public HaloExchange {
  public:
   explicit NoHalo(int64_t n_owned) : n_owned_(n_owned) {}
-  void forward(at::Tensor& rows) override { rows.narrow(0, n_owned_, rows.size(0) - n_owned_).zero_(); }
+  void forward(at::Tensor& rows) override {
+    rows.narrow(0, n_owned_, rows.size(0) - n_owned_).zero_();
+  }
   void reverse(at::Tensor&) override {}
 
  private:
@@ -46,8 +51,11 @@ class NoHalo final : public HaloExchange {
 };
 
 /// Atoms at no place in particular: what is computed has no meaning, but all of its sizes have.
-Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, double r_max, int64_t n_elements) {
-  const auto count = [&](double per_atom) { return static_cast<int64_t>(std::ceil(per_atom * static_cast<double>(n_owned))); };
+Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, double r_max,
+                int64_t n_elements) {
+  const auto count = [&](double per_atom) {
+    return static_cast<int64_t>(std::ceil(per_atom * static_cast<double>(n_owned)));
+  };
   Graph graph;
   graph.n_owned = n_owned;
   graph.n_total = n_owned + count(ghosts_per_atom);
@@ -58,18 +66,23 @@ Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, 
   const at::Tensor angle = at::arange(n_edges, at::kDouble);
   const at::Tensor r = angle.remainder(11).mul(0.05).add(0.4).mul(r_max);  // 0.4 to 0.9 r_max
   graph.edge_vector = at::stack({angle.cos(), angle.sin(), angle.mul(0.3).cos()}, 1);
-  graph.edge_vector = graph.edge_vector / graph.edge_vector.norm(2, 1, /*keepdim=*/true) * r.unsqueeze(1);
+  graph.edge_vector =
+      graph.edge_vector / graph.edge_vector.norm(2, 1, /*keepdim=*/true) * r.unsqueeze(1);
   return graph;
 }
 
 }  // namespace
 
-// Ratios are bounded, so that the evaluations stay small: domains of more are counted by their ghosts or edges.
-MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom, const Request& request)
-    : ghosts_per_atom_(std::clamp(ghosts_per_atom, 0.01, 8.0)), edges_per_atom_(std::clamp(edges_per_atom, 1.0, 500.0)) {
+// Ratios are bounded, so that the evaluations stay small: domains of more are counted by their
+// ghosts or edges.
+MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom,
+                               const Request& request)
+    : ghosts_per_atom_(std::clamp(ghosts_per_atom, 0.01, 8.0)),
+      edges_per_atom_(std::clamp(edges_per_atom, 1.0, 500.0)) {
   const auto measured = [&](int64_t n_atoms, int64_t n_parts) {
-    const Graph graph = synthetic(n_atoms, ghosts_per_atom_, edges_per_atom_, model.metadata().r_max,
-                                  static_cast<int64_t>(model.metadata().elements.size()));
+    const Graph graph =
+        synthetic(n_atoms, ghosts_per_atom_, edges_per_atom_, model.metadata().r_max,
+                  static_cast<int64_t>(model.metadata().elements.size()));
     NoHalo halo(n_atoms);
     Request of_parts = request;
     of_parts.n_parts = n_parts;
@@ -84,15 +97,18 @@ MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, doubl
   whole_ = line(measured(small, 1), measured(large, 1));
   halves_ = line(measured(small, 2), measured(large, 2));
   crumbs_ = line(measured(small, small / crumb), measured(large, large / crumb));
-  crumbs_.intercept = std::max(crumbs_.intercept, halves_.intercept);  // those buffers, which small parts do not fill
+  crumbs_.intercept = std::max(crumbs_.intercept,
+                               halves_.intercept);  // those buffers, which small parts do not fill
 }
 
 double MemoryEstimate::atoms(const Graph& graph) const {
   const auto n = [](int64_t count) { return static_cast<double>(count); };
-  return std::max({n(graph.n_owned), n(graph.n_total - graph.n_owned) / ghosts_per_atom_, n(graph.sender.size(0)) / edges_per_atom_});
+  return std::max({n(graph.n_owned), n(graph.n_total - graph.n_owned) / ghosts_per_atom_,
+                   n(graph.sender.size(0)) / edges_per_atom_});
 }
 
-// From two parts on the peak is the largest of several sums, each linear in 1 / n_parts: a convex function, which lies below its chord.
+// From two parts on the peak is the largest of several sums, each linear in 1 / n_parts: a convex
+// function, which lies below its chord.
 double MemoryEstimate::bytes(const Graph& graph, int64_t n_parts) const {
   const auto at = [n = atoms(graph)](const Line& line) { return line.intercept + line.slope * n; };
   if (n_parts == 1) return at(whole_);
@@ -101,7 +117,8 @@ double MemoryEstimate::bytes(const Graph& graph, int64_t n_parts) const {
 
 int64_t MemoryEstimate::parts(const Graph& graph, double cap) const {
   if (bytes(graph, 1) <= cap) return 1;
-  for (int64_t n_parts = 2; n_parts <= std::max<int64_t>(graph.n_owned, 2); n_parts += 1 + n_parts / 8)
+  for (int64_t n_parts = 2; n_parts <= std::max<int64_t>(graph.n_owned, 2);
+       n_parts += 1 + n_parts / 8)
     if (bytes(graph, n_parts) <= cap) return n_parts;
   return 0;
 }

@@ -1,4 +1,5 @@
-// race::mixed_weights: one matrix per species out of one per species feature, in a form that reads the large operand once.
+// race::mixed_weights: one matrix per species out of one per species feature, in a form that reads
+// the large operand once.
 //
 //   race::mixed_weights(Tensor a, Tensor weight) -> Tensor
 //
@@ -6,8 +7,9 @@
 //   weight  [M, F, N]  all numbers of the matrices, flat
 //   result  [M, S, N]  sum_f a[m, s, f] weight[m, f, n]
 //
-// That is torch.bmm(a, weight), and its adjoints; but S is a few species and F N most of a model's parameters, for which general
-// matrix products are several times slower than memory. Differentiable once.
+// That is torch.bmm(a, weight), and its adjoints; but S is a few species and F N most of a model's
+// parameters, for which general matrix products are several times slower than memory.
+// Differentiable once.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -25,17 +27,21 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kColumns = 512;  // of which kRows rows stay in the first-level cache
-constexpr int64_t kRows = 8;       // that are taken together: each number of the result is loaded and stored once for all of them
+constexpr int64_t kRows = 8;  // that are taken together: each number of the result is loaded and
+                              // stored once for all of them
 
-// Over columns [0, n) of rows that are `stride` apart: to[s] (+)= sum_f a[s, f] from[f], for up to kRows features.
+// Over columns [0, n) of rows that are `stride` apart: to[s] (+)= sum_f a[s, f] from[f], for up to
+// kRows features.
 template <bool first, class T>
-RACE_INLINE void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a, int64_t a_species, int64_t a_feature, const T* from,
-                          T* to, int64_t stride) {
+RACE_INLINE void add_rows(int64_t n, int64_t n_species, int64_t n_features, const T* a,
+                          int64_t a_species, int64_t a_feature, const T* from, T* to,
+                          int64_t stride) {
   const T* x[kRows];
   for (int64_t f = 0; f < kRows; ++f) x[f] = from + (f < n_features ? f : 0) * stride;
   for (int64_t s = 0; s < n_species; ++s) {
     T c[kRows];
-    for (int64_t f = 0; f < kRows; ++f) c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
+    for (int64_t f = 0; f < kRows; ++f)
+      c[f] = f < n_features ? a[s * a_species + f * a_feature] : T(0);
     T* y = to + s * stride;
     static_assert(kRows == 8, "written out below");
     for (int64_t k = 0; k < n; ++k) {
@@ -46,14 +52,17 @@ RACE_INLINE void add_rows(int64_t n, int64_t n_species, int64_t n_features, cons
   }
 }
 
-// to [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is the same with S and F exchanged.
+// to [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is the same with
+// S and F exchanged.
 template <class T>
-RACE_INLINE void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species, int64_t a_feature, const T* from, T* to) {
+RACE_INLINE void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species,
+                         int64_t a_feature, const T* from, T* to) {
   for (int64_t n = 0; n < N; n += kColumns) {
     const int64_t width = std::min(kColumns, N - n);
     add_rows<true>(width, S, std::min(kRows, F), a, a_species, a_feature, from + n, to + n, N);
     for (int64_t f = kRows; f < F; f += kRows)
-      add_rows<false>(width, S, std::min(kRows, F - f), a + f * a_feature, a_species, a_feature, from + f * N + n, to + n, N);
+      add_rows<false>(width, S, std::min(kRows, F - f), a + f * a_feature, a_species, a_feature,
+                      from + f * N + n, to + n, N);
   }
 }
 

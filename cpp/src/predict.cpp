@@ -14,7 +14,8 @@ namespace {
 
 /// Consecutive receivers, as a layer takes them, and what their edges accumulate.
 struct Part : Receivers {
-  Model::Edges edges;             ///< kept only where there is one part: of several, each has its own made again for each layer
+  Model::Edges edges;  ///< kept only where there is one part: of several, each has its own made
+                       ///< again for each layer
   at::Tensor bar_radial, bar_sh;  ///< summed over layers, or of the last one
 };
 
@@ -41,12 +42,21 @@ class Gathered {
   at::Tensor all_;
 };
 
-/// E(edge_vector) and its transpose, cut where domains exchange rows. Every adjoint is written bar_x = dE/dx.
+/// E(edge_vector) and its transpose, cut where domains exchange rows. Every adjoint is written
+/// bar_x = dE/dx.
 class Chain {
  public:
-  Chain(const Model& model, const Graph& graph, HaloExchange& halo, int64_t n_groups, int64_t n_parts)
-      : model_(model), halo_(halo), graph_(graph), n_owned_(graph.n_owned), n_total_(graph.n_total), n_groups_(n_groups) {
-    for (at::Tensor* tensor : {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector}) *tensor = tensor->to(model.device());
+  Chain(const Model& model, const Graph& graph, HaloExchange& halo, int64_t n_groups,
+        int64_t n_parts)
+      : model_(model),
+        halo_(halo),
+        graph_(graph),
+        n_owned_(graph.n_owned),
+        n_total_(graph.n_total),
+        n_groups_(n_groups) {
+    for (at::Tensor* tensor :
+         {&graph_.species, &graph_.sender, &graph_.row_ptr, &graph_.edge_vector})
+      *tensor = tensor->to(model.device());
     cut(std::clamp<int64_t>(n_parts, 1, std::max<int64_t>(n_owned_, 1)));
   }
 
@@ -59,7 +69,8 @@ class Chain {
       kept_.push_back({g, {}});
       Gathered next_h = gathered(), next_g = gathered(), here = gathered();
       for (Part& part : parts_) {
-        const Model::Layer layer = model_.layer(t, rows_of(h, part), g, neighbors(part, whole() ? part.edges : edges_of(part)));
+        const Model::Layer layer = model_.layer(
+            t, rows_of(h, part), g, neighbors(part, whole() ? part.edges : edges_of(part)));
         kept_.back().z.push_back(layer.z);
         next_h.put(part, layer.h), next_g.put(part, layer.g), here.put(part, layer.out);
       }
@@ -70,9 +81,11 @@ class Chain {
     return out;
   }
 
-  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call frees each layer's memory on its way.
+  /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call
+  /// frees each layer's memory on its way.
   void backward(const at::Tensor& seed, bool last, Prediction& prediction) {
-    const at::Tensor bar_energy = model_.readout_vjp(owned_species(), seed);  // [n_owned, M], the same for every layer
+    const at::Tensor bar_energy =
+        model_.readout_vjp(owned_species(), seed);  // [n_owned, M], the same for every layer
     at::Tensor bar_h = at::zeros_like(last_h_), bar_g = at::zeros_like(last_g_);
     for (int64_t t = model_.metadata().n_layers - 1; t >= 0; --t) {
       Gathered before_h = gathered();
@@ -80,16 +93,19 @@ class Chain {
       for (std::size_t k = 0; k < parts_.size(); ++k) {
         Part& part = parts_[k];
         const Model::Edges edges = whole() ? part.edges : edges_of(part);
-        Model::LayerVjp bars = model_.layer_vjp(t, kept_[t].g, neighbors(part, edges), kept_[t].z[k], rows_of(bar_energy, part),
-                                                rows_of(bar_h, part), rows_of(bar_g, part));
+        Model::LayerVjp bars =
+            model_.layer_vjp(t, kept_[t].g, neighbors(part, edges), kept_[t].z[k],
+                             rows_of(bar_energy, part), rows_of(bar_h, part), rows_of(bar_g, part));
         if (t > 0) {
           before_h.put(part, bars.h);
           before_g = before_g.defined() ? before_g.add_(bars.g) : bars.g;
         }
-        part.bar_radial = part.bar_radial.defined() ? part.bar_radial.add_(bars.radial) : bars.radial;
+        part.bar_radial =
+            part.bar_radial.defined() ? part.bar_radial.add_(bars.radial) : bars.radial;
         part.bar_sh = part.bar_sh.defined() ? part.bar_sh.add_(bars.sh) : bars.sh;
         if (whole() && t > 0) continue;
-        accumulate_edges(part, model_.edges_vjp(cast(part), edges, part.bar_radial, part.bar_sh), prediction);
+        accumulate_edges(part, model_.edges_vjp(cast(part), edges, part.bar_radial, part.bar_sh),
+                         prediction);
         part.bar_radial.reset(), part.bar_sh.reset();
       }
       if (last) kept_.pop_back();
@@ -110,26 +126,34 @@ class Chain {
       Part part;
       part.begin = n_owned_ * k / n_parts;
       part.n = n_owned_ * (k + 1) / n_parts - part.begin;
-      const int64_t first = edges_before[part.begin], n_edges = edges_before[part.begin + part.n] - first;
+      const int64_t first = edges_before[part.begin],
+                    n_edges = edges_before[part.begin + part.n] - first;
       part.edge_vector = graph_.edge_vector.narrow(0, first, n_edges);
       part.sender = graph_.sender.narrow(0, first, n_edges);
-      part.row_ptr = n_parts == 1 ? graph_.row_ptr : graph_.row_ptr.narrow(0, part.begin, part.n + 1) - first;
+      part.row_ptr =
+          n_parts == 1 ? graph_.row_ptr : graph_.row_ptr.narrow(0, part.begin, part.n + 1) - first;
       parts_.push_back(part);
     }
   }
 
   bool whole() const { return parts_.size() == 1; }
   Gathered gathered() const { return {n_owned_, static_cast<int64_t>(parts_.size())}; }
-  at::Tensor rows_of(const at::Tensor& rows, const Part& part) const { return rows.narrow(0, part.begin, part.n); }
+  at::Tensor rows_of(const at::Tensor& rows, const Part& part) const {
+    return rows.narrow(0, part.begin, part.n);
+  }
 
   // Only here: the caller formed the difference of positions in float64.
   at::Tensor cast(const Part& part) const { return part.edge_vector.to(model_.dtype()); }
   Model::Edges edges_of(const Part& part) const { return model_.edges(cast(part)); }
 
-  // One group per trunk: a single transpose of the sum of their energies leaves each its own adjoint.
+  // One group per trunk: a single transpose of the sum of their energies leaves each its own
+  // adjoint.
   Model::Neighbors neighbors(const Part& part, const Model::Edges& edges) const {
-    const auto grouped = [this](const at::Tensor& rows) { return rows.unsqueeze(1).expand({-1, n_groups_, -1}); };
-    return {grouped(edges.radial), grouped(edges.sh), part.sender, part.row_ptr, rows_of(graph_.species, part)};
+    const auto grouped = [this](const at::Tensor& rows) {
+      return rows.unsqueeze(1).expand({-1, n_groups_, -1});
+    };
+    return {grouped(edges.radial), grouped(edges.sh), part.sender, part.row_ptr,
+            rows_of(graph_.species, part)};
   }
 
   at::Tensor with_ghosts(const at::Tensor& owned) {
@@ -160,18 +184,23 @@ class Chain {
 Prediction joined(const std::vector<Prediction>& passes) {
   if (passes.size() == 1) return passes[0];
   std::vector<at::Tensor> forces, virials, atoms;
-  for (const Prediction& pass : passes) forces.push_back(pass.forces), virials.push_back(pass.virial), atoms.push_back(pass.atom_virial);
+  for (const Prediction& pass : passes)
+    forces.push_back(pass.forces), virials.push_back(pass.virial),
+        atoms.push_back(pass.atom_virial);
   Prediction all;
   all.forces = at::cat(forces, 1), all.virial = at::cat(virials, 0);
   if (atoms[0].defined()) all.atom_virial = at::stack(atoms).mean(0);
   return all;
 }
 
-at::Tensor to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU, at::kDouble).contiguous(); }
+at::Tensor to_host(const at::Tensor& tensor) {
+  return tensor.to(at::kCPU, at::kDouble).contiguous();
+}
 
 }  // namespace
 
-Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, const Request& request) {
+Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
+                   const Request& request) {
   const at::NoGradGuard no_grad;
   const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
 
@@ -182,13 +211,15 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
   const auto options = out.options().dtype(at::kDouble);
   const auto transposed = [&](const at::Tensor& seed, bool last) {
     Prediction pass;
-    start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU, pass);
+    start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU,
+                 pass);
     chain.backward(seed, last, pass);
     return pass;
   };
   Prediction prediction;
   if (request.members) {
-    // One transpose for members 0 .. T-1, whose groups are their trunks, one for the next T, and so on.
+    // One transpose for members 0 .. T-1, whose groups are their trunks, one for the next T, and so
+    // on.
     std::vector<Prediction> passes;
     for (int64_t first = 0; first < M; first += T) {
       const at::Tensor seed = at::zeros({M}, options);
@@ -197,7 +228,8 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
     }
     prediction = joined(passes);
   } else {
-    prediction = transposed(at::full({M}, 1.0 / static_cast<double>(M), options), true);  // one group collects the mean
+    prediction = transposed(at::full({M}, 1.0 / static_cast<double>(M), options),
+                            true);  // one group collects the mean
   }
   prediction.node_energy = to_host(model.readout(out, species));
   if (request.zbl) request.zbl->add(graph, prediction);
@@ -206,17 +238,22 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, c
     prediction.node_energy_var = to_host(spread.node_energy_var);
     const at::Tensor cov_aleatoric = to_host(spread.cov_aleatoric);  // [n_owned, M, 6]
     prediction.cov_aleatoric = cov_aleatoric.mean(1);
-    if (model.metadata().has_force_cov()) prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
+    if (model.metadata().has_force_cov())
+      prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
     prediction.cov_epistemic = to_host(spread.cov_epistemic).mean(1);
-    prediction.virial_cov = model.metadata().has_stress_cov() ? to_host(model.virial_cov(out)) : at::zeros({6, 6}, at::kDouble);
+    prediction.virial_cov = model.metadata().has_stress_cov() ? to_host(model.virial_cov(out))
+                                                              : at::zeros({6, 6}, at::kDouble);
   }
   return prediction;
 }
 
 at::Tensor member_covariance(const at::Tensor& forces) {
   const at::NoGradGuard no_grad;
-  const at::Tensor deviation = forces.to(at::kDouble) - forces.to(at::kDouble).mean(1, /*keepdim=*/true);  // [n, M, 3]
-  const auto columns = [&](at::IntArrayRef of) { return deviation.index_select(2, at::tensor(of, deviation.options().dtype(at::kLong))); };
+  const at::Tensor deviation =
+      forces.to(at::kDouble) - forces.to(at::kDouble).mean(1, /*keepdim=*/true);  // [n, M, 3]
+  const auto columns = [&](at::IntArrayRef of) {
+    return deviation.index_select(2, at::tensor(of, deviation.options().dtype(at::kLong)));
+  };
   return (columns(six_rows) * columns(six_columns)).mean(1);
 }
 

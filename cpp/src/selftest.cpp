@@ -18,7 +18,8 @@ at::Tensor floats(const Json& json, at::IntArrayRef shape) {
 
 at::Tensor integers(const Json& json) { return at::tensor(json.integers(), at::kLong); }
 
-/// Periodic images that watch the widths of what is exchanged: callers size their buffers by what metadata.json says.
+/// Periodic images that watch the widths of what is exchanged: callers size their buffers by what
+/// metadata.json says.
 class WatchedHalo final : public HaloExchange {
  public:
   WatchedHalo(at::Tensor owner, const Metadata& metadata, const std::string& name)
@@ -26,8 +27,11 @@ class WatchedHalo final : public HaloExchange {
 
   void forward(at::Tensor& rows) override {
     if (layer_ >= widths_.size() || rows.size(1) != widths_[layer_])
-      throw Error(name_ + ": halo_widths in metadata.json do not fit the model: the exchange before layer " + std::to_string(layer_ + 1) +
-                  " has " + std::to_string(rows.size(1)) + " numbers per atom; export the model again");
+      throw Error(
+          name_ +
+          ": halo_widths in metadata.json do not fit the model: the exchange before layer " +
+          std::to_string(layer_ + 1) + " has " + std::to_string(rows.size(1)) +
+          " numbers per atom; export the model again");
     ++layer_;
     images_.forward(rows);
   }
@@ -85,14 +89,18 @@ void replay_selftest(const Model& model, const std::string& json, const std::str
       const Json& expected = item.at("expected").at(quantity);
       const at::Tensor reference = floats(expected.at("value"), {-1});
       if (reference.numel() != value.numel())
-        throw Error(name + ": self-test '" + label + "' expects " + std::to_string(reference.numel()) + " values of " + quantity +
-                    ", the model gives " + std::to_string(value.numel()) + "; export the model again");
+        throw Error(name + ": self-test '" + label + "' expects " +
+                    std::to_string(reference.numel()) + " values of " + quantity +
+                    ", the model gives " + std::to_string(value.numel()) +
+                    "; export the model again");
       const double difference = (value.reshape({-1}) - reference).abs().max().item<double>();
       const double allowed = tolerance * expected.at("scale").number();
       if (!(difference <= allowed))  // NaN fails too
-        throw Error(name + ": self-test failed, do not use this model here: " + quantity + " of case '" + label + "' differs by " +
-                    short_number(difference) + " (allowed " + short_number(allowed) + ") in " + dtype + " on " + model.device().str() +
-                    " with torch " TORCH_VERSION ", exported with " + model.metadata().torch_version);
+        throw Error(name + ": self-test failed, do not use this model here: " + quantity +
+                    " of case '" + label + "' differs by " + short_number(difference) +
+                    " (allowed " + short_number(allowed) + ") in " + dtype + " on " +
+                    model.device().str() + " with torch " TORCH_VERSION ", exported with " +
+                    model.metadata().torch_version);
     }
   }
 }

@@ -1,5 +1,5 @@
-// Vectors of N numbers for kernels that are compiled once per instruction set; RACE_BYTES is the width of its registers. All of it
-// is always inlined or a type, for the reason given in isa.h.
+// Vectors of N numbers for kernels that are compiled once per instruction set; RACE_BYTES is the
+// width of its registers. All of it is always inlined or a type, for the reason given in isa.h.
 
 template <class T, int N>
 struct Vector {
@@ -43,12 +43,13 @@ inline void sum_eight_rows(const T* rows, T* out) {
       if constexpr (W == 16) v[r] += load<V>(rows + r * W + 8);
     }
     for (int r = 0; r < 4; ++r)  // halves of two rows in one vector
-      v[r] =
-          RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 0, 1, 2, 3, 8, 9, 10, 11) + RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 4, 5, 6, 7, 12, 13, 14, 15);
+      v[r] = RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 0, 1, 2, 3, 8, 9, 10, 11) +
+             RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 4, 5, 6, 7, 12, 13, 14, 15);
     for (int r = 0; r < 2; ++r)  // quarters of four
-      v[r] =
-          RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 0, 1, 4, 5, 8, 9, 12, 13) + RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 2, 3, 6, 7, 10, 11, 14, 15);
-    store(out, RACE_SHUFFLE(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14) + RACE_SHUFFLE(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15));
+      v[r] = RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 0, 1, 4, 5, 8, 9, 12, 13) +
+             RACE_SHUFFLE(v[2 * r], v[2 * r + 1], 2, 3, 6, 7, 10, 11, 14, 15);
+    store(out, RACE_SHUFFLE(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14) +
+                   RACE_SHUFFLE(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15));
     return;
   }
 #endif
@@ -59,7 +60,8 @@ inline void sum_eight_rows(const T* rows, T* out) {
   }
 }
 
-// Before a short loop over vectors of an array: unrolled early enough for GCC to keep the array in registers.
+// Before a short loop over vectors of an array: unrolled early enough for GCC to keep the array in
+// registers.
 #if defined(__GNUC__) && !defined(__clang__)
 #define RACE_UNROLL _Pragma("GCC unroll 16")
 #else

@@ -1,13 +1,15 @@
-// race::spline: the coefficients of the quintic spline through given values, as race::conv takes them.
+// race::spline: the coefficients of the quintic spline through given values, as race::conv takes
+// them.
 //
 //   race::spline(Tensor values) -> Tensor
 //
-//   values  [M, N, W]      at the knots x_n = n / (N - 1), N >= 4; the last is taken as zero. float32 or float64, on the CPU
-//   result  [M, N + 4, W]  coefficients: even at x = 0, value, slope and curvature zero at x = 1
+//   values  [M, N, W]      at the knots x_n = n / (N - 1), N >= 4; the last is taken as zero.
+//   float32 or float64, on the CPU result  [M, N + 4, W]  coefficients: even at x = 0, value, slope
+//   and curvature zero at x = 1
 //
-// With the ends eliminated the conditions at the knots, (c[n-2] + 26 c[n-1] + 66 c[n] + 26 c[n+1] + c[n+2]) / 120 = v[n], are a
-// diagonally dominant band of five: one sweep down and one up, vectorised over W. Differentiable once. Its dense twin is in
-// python/race/model/radial.py.
+// With the ends eliminated the conditions at the knots, (c[n-2] + 26 c[n-1] + 66 c[n] + 26 c[n+1] +
+// c[n+2]) / 120 = v[n], are a diagonally dominant band of five: one sweep down and one up,
+// vectorised over W. Differentiable once. Its dense twin is in python/race/model/radial.py.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -25,10 +27,12 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr double kWeight[5] = {1.0 / 120, 26.0 / 120, 66.0 / 120, 26.0 / 120, 1.0 / 120};
-// At x = 1 the coefficients c[N-1], c[N], c[N+1] follow from c[N-3] and c[N-2], as value, slope and curvature vanish.
+// At x = 1 the coefficients c[N-1], c[N], c[N+1] follow from c[N-3] and c[N-2], as value, slope and
+// curvature vanish.
 constexpr double kEnd[3][2] = {{-1.0 / 9, -10.0 / 9}, {1.0 / 3, 7.0 / 3}, {-7.0 / 3, -40.0 / 3}};
 
-// L U of the conditions for c[0] .. c[n - 1], n = N - 1: row k of L is (l2, l1, 1), row k of U (d, u1, u2).
+// L U of the conditions for c[0] .. c[n - 1], n = N - 1: row k of L is (l2, l1, 1), row k of U (d,
+// u1, u2).
 struct Band {
   std::vector<double> l1, l2, d, u1, u2;
 
@@ -43,20 +47,27 @@ struct Band {
         else
           add(n - 2, w * kEnd[j - n][0]), add(n - 1, w * kEnd[j - n][1]);
       }
-      if (k >= 2) l2[k] = row[0] / d[k - 2], row[1] -= l2[k] * u1[k - 2], row[2] -= l2[k] * u2[k - 2];
-      if (k >= 1) l1[k] = row[1] / d[k - 1], row[2] -= l1[k] * u1[k - 1], row[3] -= l1[k] * u2[k - 1];
+      if (k >= 2)
+        l2[k] = row[0] / d[k - 2], row[1] -= l2[k] * u1[k - 2], row[2] -= l2[k] * u2[k - 2];
+      if (k >= 1)
+        l1[k] = row[1] / d[k - 1], row[2] -= l1[k] * u1[k - 1], row[3] -= l1[k] * u2[k - 1];
       d[k] = row[2], u1[k] = row[3], u2[k] = row[4];
     }
   }
 };
 
-// row[k] = (row[k] - a row[k + first] - b row[k + second]) / d, a row counting only where it is one of n.
+// row[k] = (row[k] - a row[k + first] - b row[k + second]) / d, a row counting only where it is one
+// of n.
 template <class T>
-void eliminate(T* rows, int64_t k, int64_t n, int64_t width, int64_t step, double a, double b, double d) {
+void eliminate(T* rows, int64_t k, int64_t n, int64_t width, int64_t step, double a, double b,
+               double d) {
   T* row = rows + k * width;
-  const bool has_first = k + step >= 0 && k + step < n, has_second = k + 2 * step >= 0 && k + 2 * step < n;
-  const T *first = has_first ? row + step * width : row, *second = has_second ? row + 2 * step * width : row;
-  const T fa = has_first ? static_cast<T>(a) : T(0), fb = has_second ? static_cast<T>(b) : T(0), scale = static_cast<T>(1 / d);
+  const bool has_first = k + step >= 0 && k + step < n,
+             has_second = k + 2 * step >= 0 && k + 2 * step < n;
+  const T *first = has_first ? row + step * width : row,
+          *second = has_second ? row + 2 * step * width : row;
+  const T fa = has_first ? static_cast<T>(a) : T(0), fb = has_second ? static_cast<T>(b) : T(0),
+          scale = static_cast<T>(1 / d);
   for (int64_t c = 0; c < width; ++c) row[c] = (row[c] - fa * first[c] - fb * second[c]) * scale;
 }
 
@@ -65,23 +76,28 @@ template <class T>
 void solve(const Band& band, T* rows, int64_t n, int64_t width, bool transposed) {
   for (int64_t k = 0; k < n; ++k) {
     if (transposed)
-      eliminate(rows, k, n, width, -1, k >= 1 ? band.u1[k - 1] : 0, k >= 2 ? band.u2[k - 2] : 0, band.d[k]);
+      eliminate(rows, k, n, width, -1, k >= 1 ? band.u1[k - 1] : 0, k >= 2 ? band.u2[k - 2] : 0,
+                band.d[k]);
     else
       eliminate(rows, k, n, width, -1, band.l1[k], band.l2[k], 1);
   }
   for (int64_t k = n - 1; k >= 0; --k) {
     if (transposed)
-      eliminate(rows, k, n, width, 1, k + 1 < n ? band.l1[k + 1] : 0, k + 2 < n ? band.l2[k + 2] : 0, 1);
+      eliminate(rows, k, n, width, 1, k + 1 < n ? band.l1[k + 1] : 0,
+                k + 2 < n ? band.l2[k + 2] : 0, 1);
     else
       eliminate(rows, k, n, width, 1, band.u1[k], band.u2[k], band.d[k]);
   }
 }
 
 void check(const Tensor& values) {
-  TORCH_CHECK_VALUE(values.dim() == 3 && values.size(1) >= 4, "race::spline: values: expected [n_members, n_knots >= 4, width], got ",
+  TORCH_CHECK_VALUE(values.dim() == 3 && values.size(1) >= 4,
+                    "race::spline: values: expected [n_members, n_knots >= 4, width], got ",
                     values.sizes());
-  TORCH_CHECK_VALUE(values.is_cpu() && (values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble),
-                    "race::spline: values: expected float32 or float64 on the CPU, got ", values.scalar_type(), " on ", values.device());
+  TORCH_CHECK_VALUE(values.is_cpu() &&
+                        (values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble),
+                    "race::spline: values: expected float32 or float64 on the CPU, got ",
+                    values.scalar_type(), " on ", values.device());
 }
 
 Tensor spline(const Tensor& values) {
@@ -97,7 +113,8 @@ Tensor spline(const Tensor& values) {
       for (int64_t c = 0; c < W; ++c) {
         rows[c] = rows[4 * W + c], rows[W + c] = rows[3 * W + c];
         for (int64_t i = 0; i < 3; ++i)
-          rows[(n + 2 + i) * W + c] = static_cast<scalar_t>(kEnd[i][0] * rows[n * W + c] + kEnd[i][1] * rows[(n + 1) * W + c]);
+          rows[(n + 2 + i) * W + c] = static_cast<scalar_t>(kEnd[i][0] * rows[n * W + c] +
+                                                            kEnd[i][1] * rows[(n + 1) * W + c]);
       }
     }
   });
@@ -118,7 +135,9 @@ Tensor spline_transposed(const Tensor& grad) {
       for (int64_t c = 0; c < W; ++c) {
         rows[2 * W + c] += bar[c], rows[W + c] += bar[W + c];
         for (int64_t i = 0; i < 3; ++i)
-          for (int64_t k = 0; k < 2; ++k) rows[(n - 2 + k) * W + c] += static_cast<scalar_t>(kEnd[i][k] * bar[(n + 2 + i) * W + c]);
+          for (int64_t k = 0; k < 2; ++k)
+            rows[(n - 2 + k) * W + c] +=
+                static_cast<scalar_t>(kEnd[i][k] * bar[(n + 2 + i) * W + c]);
       }
       solve(band, rows, n, W, true);
     }
@@ -133,7 +152,8 @@ struct Spline : torch::autograd::Function<Spline> {
   }
 
   static variable_list backward(AutogradContext*, variable_list grads) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && grads[0].requires_grad()), "race::spline is differentiable once");
+    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && grads[0].requires_grad()),
+                                "race::spline is differentiable once");
     return {spline_transposed(grads[0])};
   }
 };

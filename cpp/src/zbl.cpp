@@ -14,7 +14,8 @@ namespace race {
 namespace {
 
 constexpr double coulomb = 14.399645;  // e^2 / (4 pi epsilon_0), eV Angstrom
-constexpr double weight[] = {0.18175, 0.50986, 0.28022, 0.02817}, rate[] = {3.1998, 0.94229, 0.4029, 0.20162};
+constexpr double weight[] = {0.18175, 0.50986, 0.28022, 0.02817},
+                 rate[] = {3.1998, 0.94229, 0.4029, 0.20162};
 
 int atomic_number(const std::string& symbol, const std::string& name) {
   std::istringstream symbols(
@@ -24,12 +25,14 @@ int atomic_number(const std::string& symbol, const std::string& name) {
   std::string known;
   for (int z = 1; symbols >> known; ++z)
     if (known == symbol) return z;
-  throw Error(name + ": zbl: expected chemical symbols as elements of the model, got " + symbol + "; use it without zbl");
+  throw Error(name + ": zbl: expected chemical symbols as elements of the model, got " + symbol +
+              "; use it without zbl");
 }
 
 /// Edges shorter than `reach`. On the CPU nothing is allocated per edge.
 at::Tensor shorter(const at::Tensor& edge_vector, double reach) {
-  if (!edge_vector.is_cpu()) return (edge_vector.square().sum(1) < reach * reach).nonzero().squeeze(1);
+  if (!edge_vector.is_cpu())
+    return (edge_vector.square().sum(1) < reach * reach).nonzero().squeeze(1);
   const at::Tensor vector = edge_vector.contiguous();
   const double* d = vector.const_data_ptr<double>();
   std::vector<int64_t> found;
@@ -40,17 +43,20 @@ at::Tensor shorter(const at::Tensor& edge_vector, double reach) {
 
 }  // namespace
 
-Zbl::Zbl(const Metadata& metadata, const std::string& name) : n_(static_cast<int64_t>(metadata.elements.size())), pairs_(n_ * n_) {
+Zbl::Zbl(const Metadata& metadata, const std::string& name)
+    : n_(static_cast<int64_t>(metadata.elements.size())), pairs_(n_ * n_) {
   if (metadata.min_distance.empty())
-    throw Error(name +
-                ": zbl: the model does not say how close atoms of its training set come; expected an artifact of race train and race "
-                "export, or no zbl");
+    throw Error(
+        name +
+        ": zbl: the model does not say how close atoms of its training set come; expected an artifact of race train and race "
+        "export, or no zbl");
   std::vector<int> number;
   for (const std::string& symbol : metadata.elements) number.push_back(atomic_number(symbol, name));
   for (int64_t a = 0; a < n_; ++a)
     for (int64_t b = 0; b < n_; ++b) {
       const bool ordered = number[a] <= number[b];
-      const auto found = metadata.min_distance.find(metadata.elements[ordered ? a : b] + "-" + metadata.elements[ordered ? b : a]);
+      const auto found = metadata.min_distance.find(metadata.elements[ordered ? a : b] + "-" +
+                                                    metadata.elements[ordered ? b : a]);
       if (found == metadata.min_distance.end()) continue;
       Pair& pair = pairs_[a * n_ + b];
       pair.outer = std::min(found->second, metadata.r_max);  // no edge is longer
@@ -68,7 +74,8 @@ double Zbl::Pair::operator()(double r, double& derivative) const {
   }
   const double energy = charges * phi / r, slope = charges * (dphi - phi / r) / r;
   const double t = std::clamp((r / outer - full) / (1 - full), 0.0, 1.0), u = 1 - t;
-  const double s = u * u * u * (1 + 3 * t + 6 * t * t), ds = -30 * t * t * u * u / (outer * (1 - full));
+  const double s = u * u * u * (1 + 3 * t + 6 * t * t),
+               ds = -30 * t * t * u * u / (outer * (1 - full));
   derivative = s * slope + ds * energy;
   return s * energy;
 }
@@ -80,26 +87,34 @@ void Zbl::add(const Graph& graph, Prediction& prediction) const {
   if (n_edges == 0) return;
   // Few are left: their work is the host's, wherever the graph is.
   const auto to_host = [](const at::Tensor& rows) { return rows.to(at::kCPU).contiguous(); };
-  const at::Tensor receiver = to_host(at::searchsorted(graph.row_ptr, edges, /*out_int32=*/false, /*right=*/true)) - 1;
+  const at::Tensor receiver =
+      to_host(at::searchsorted(graph.row_ptr, edges, /*out_int32=*/false, /*right=*/true)) - 1;
   const at::Tensor from = graph.sender.index_select(0, edges), sender = to_host(from);
-  const at::Tensor kinds = to_host(graph.species.index_select(0, from)), vector = to_host(graph.edge_vector.index_select(0, edges));
-  const at::Tensor here = to_host(graph.species.narrow(0, 0, graph.n_owned)).index_select(0, receiver);
-  const at::Tensor energy = at::zeros({n_edges, 1}, at::kDouble), grad = at::zeros({n_edges, 1, 3}, at::kDouble);
+  const at::Tensor kinds = to_host(graph.species.index_select(0, from)),
+                   vector = to_host(graph.edge_vector.index_select(0, edges));
+  const at::Tensor here =
+      to_host(graph.species.narrow(0, 0, graph.n_owned)).index_select(0, receiver);
+  const at::Tensor energy = at::zeros({n_edges, 1}, at::kDouble),
+                   grad = at::zeros({n_edges, 1, 3}, at::kDouble);
   const double* d = vector.const_data_ptr<double>();
   double *e = energy.mutable_data_ptr<double>(), *g = grad.mutable_data_ptr<double>();
   for (int64_t k = 0; k < n_edges; ++k, d += 3, ++e, g += 3) {
-    const Pair& pair = pairs_[kinds.const_data_ptr<int64_t>()[k] * n_ + here.const_data_ptr<int64_t>()[k]];
+    const Pair& pair =
+        pairs_[kinds.const_data_ptr<int64_t>()[k] * n_ + here.const_data_ptr<int64_t>()[k]];
     const double r = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
     if (r >= pair.outer) continue;
     double derivative;
     *e = 0.5 * pair(r, derivative);  // the other half is the opposite edge's
     for (int a = 0; a < 3; ++a) g[a] = 0.5 * derivative * d[a] / r;
   }
-  prediction.node_energy.index_add_(0, receiver, energy.expand({-1, prediction.node_energy.size(1)}));
+  prediction.node_energy.index_add_(0, receiver,
+                                    energy.expand({-1, prediction.node_energy.size(1)}));
   const at::Tensor row_ptr = at::searchsorted(receiver, at::arange(graph.n_owned + 1, at::kLong));
   const at::Device device = prediction.forces.device();
-  const Receivers receivers{0, graph.n_owned, vector.to(device), sender.to(device), row_ptr.to(device)};
-  accumulate_edges(receivers, grad.expand({-1, prediction.forces.size(1), -1}).to(device), prediction);
+  const Receivers receivers{0, graph.n_owned, vector.to(device), sender.to(device),
+                            row_ptr.to(device)};
+  accumulate_edges(receivers, grad.expand({-1, prediction.forces.size(1), -1}).to(device),
+                   prediction);
 }
 
 }  // namespace race

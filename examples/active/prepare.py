@@ -1,8 +1,11 @@
-"""Unlabelled structures for the example: liquid BN at one state to begin with, a pool that is mostly that state, tests of all.
+"""Unlabelled structures for the example: liquid BN at one state to begin with, a pool that
+is mostly that state, tests of all.
 
-python prepare.py [FOLDER]     makes FOLDER/initial, pool, test-known, test-liquid and test-crystal.extxyz (default: structures)
+python prepare.py [FOLDER]     makes FOLDER/initial, pool, test-known, test-liquid and
+test-crystal.extxyz (default: structures)
 
-No frame shares a trajectory with another file: every file's trajectories have their own seeds and melts.
+No frame shares a trajectory with another file: every file's trajectories have their own
+seeds and melts.
 """
 
 import sys
@@ -27,7 +30,9 @@ def main() -> None:
         + [atoms for k, state in enumerate(OTHERS) for atoms in liquid(*state, 10, seed=31 + k)]
         + crystal(cubic_bn(2), 2000, 10, seed=41),
         "test-known": liquid(*KNOWN, 12, seed=51),
-        "test-liquid": [atoms for k, state in enumerate(OTHERS) for atoms in liquid(*state, 6, seed=61 + k)],
+        "test-liquid": [
+            atoms for k, state in enumerate(OTHERS) for atoms in liquid(*state, 6, seed=61 + k)
+        ],
         "test-crystal": crystal(cubic_bn(2), 2000, 12, seed=71),
     }
     for name, frames in sets.items():

@@ -38,7 +38,10 @@ def dynamics(temperature: float, n_frames: int, spacing: int, seed: int) -> list
     atoms, rng = vacancy(), np.random.default_rng(seed)
     atoms.calc = lammps_calculator(POTENTIAL)
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
-    md, frames = Langevin(atoms, 1 * fs, temperature_K=temperature, friction=0.005 / fs, rng=rng), []
+    md, frames = (
+        Langevin(atoms, 1 * fs, temperature_K=temperature, friction=0.005 / fs, rng=rng),
+        [],
+    )
     md.run(1000)
     for _ in range(n_frames):
         md.run(spacing)

@@ -1,4 +1,5 @@
-"""Atoms coloured by the force uncertainty that LAMMPS dumped, beside the true error, which this potential lets us know.
+"""Atoms coloured by the force uncertainty that LAMMPS dumped, beside the true error, which
+this potential lets us know.
 
 python pictures.py seed.lammpstrj seed.xyz OUT    makes OUT/seed.png and OUT/seed.json
 """
@@ -19,7 +20,13 @@ from reference import label
 
 from race.conventions import matrix_from_six
 
-SIGMA, COV, EPISTEMIC, ALEATORIC = 0, slice(1, 7), slice(7, 13), slice(13, 19)  # columns of c_u in in.seed
+# Columns of c_u in in.seed
+SIGMA, COV, EPISTEMIC, ALEATORIC = (
+    0,
+    slice(1, 7),
+    slice(7, 13),
+    slice(13, 19),
+)
 RADII = {"B": 0.42, "N": 0.34}  # Angstrom, for the eye
 SLAB = 1.6  # Angstrom, half the thickness of the slice shown flat
 CMAP = matplotlib.colormaps["plasma"]
@@ -30,8 +37,14 @@ def main() -> None:
     atoms = read(dump, index=-1, format="lammps-dump-text")
     n_seed = int(read(start).info["n_seed"])
     columns = np.stack([atoms.arrays[f"c_u[{k + 1}]"].ravel() for k in range(20)], axis=1)
-    symbols = atoms.get_array("element") if "element" in atoms.arrays else np.array(atoms.get_chemical_symbols())
-    frame = Atoms(list(symbols), atoms.positions - atoms.get_celldisp().ravel(), cell=atoms.cell, pbc=True)
+    symbols = (
+        atoms.get_array("element")
+        if "element" in atoms.arrays
+        else np.array(atoms.get_chemical_symbols())
+    )
+    frame = Atoms(
+        list(symbols), atoms.positions - atoms.get_celldisp().ravel(), cell=atoms.cell, pbc=True
+    )
     frame.wrap()
     error = np.linalg.norm(label(frame).get_forces() - atoms.get_forces(), axis=1) / np.sqrt(3)
 
@@ -62,7 +75,9 @@ def main() -> None:
 
 
 def cutaway(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray) -> None:
-    """Balls seen along a diagonal of the cell, the eighth in front of its centre taken away; thick rims in the seed, fog with distance."""
+    """Balls seen along a diagonal of the cell, the eighth in front of its centre taken away;
+    thick rims in the seed, fog with distance.
+    """
     away = frame.positions - frame.cell.lengths() / 2
     right, up, near = np.array([[1, 1, 0], [-1, 1, 2], [1, -1, 1]]) / np.sqrt([[2], [6], [3]])
     front = (away[:, 0] > 0) & (away[:, 1] < 0) & (away[:, 2] > 0)
@@ -76,14 +91,30 @@ def cutaway(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray) -> No
         rim = {"edgecolor": "black", "linewidth": 1.0 if seed[i] else 0.25}
         ax.add_patch(Circle((x, y), radius, facecolor=shaded[i], **rim))
         for size, alpha in ((0.6, 0.15), (0.3, 0.25)):  # a highlight, up and to the left
-            ax.add_patch(Circle((x - 0.3 * radius, y + 0.3 * radius), size * radius, facecolor="white", alpha=alpha, linewidth=0))
+            ax.add_patch(
+                Circle(
+                    (x - 0.3 * radius, y + 0.3 * radius),
+                    size * radius,
+                    facecolor="white",
+                    alpha=alpha,
+                    linewidth=0,
+                )
+            )
     ax.autoscale_view()
     ax.set_aspect("equal")
     ax.set_axis_off()
 
 
-def flat_slice(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray, covariance: np.ndarray | None = None) -> None:
-    """Atoms within SLAB of the plane through the centre, thick-rimmed in the seed. An ellipse is 0.25 Angstrom per eV/Angstrom of sigma."""
+def flat_slice(
+    ax: Axes,
+    frame: Atoms,
+    colours: np.ndarray,
+    seed: np.ndarray,
+    covariance: np.ndarray | None = None,
+) -> None:
+    """Atoms within SLAB of the plane through the centre, thick-rimmed in the seed. An
+    ellipse is 0.25 Angstrom per eV/Angstrom of sigma.
+    """
     height = frame.positions[:, 2] - frame.cell.lengths()[2] / 2
     for i in np.argsort(height):
         if abs(height[i]) > SLAB:
@@ -93,8 +124,22 @@ def flat_slice(ax: Axes, frame: Atoms, colours: np.ndarray, seed: np.ndarray, co
         ax.add_patch(Circle(xy, RADII[frame.symbols[i]], facecolor=colours[i], zorder=2, **rim))
         if covariance is not None:
             values, vectors = np.linalg.eigh(covariance[i, :2, :2])
-            axes, angle = 0.5 * np.sqrt(values), np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
-            ax.add_patch(Ellipse(xy, axes[1], axes[0], angle=angle, fill=False, edgecolor="0.35", linewidth=0.5, zorder=3))
+            axes, angle = (
+                0.5 * np.sqrt(values),
+                np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])),
+            )
+            ax.add_patch(
+                Ellipse(
+                    xy,
+                    axes[1],
+                    axes[0],
+                    angle=angle,
+                    fill=False,
+                    edgecolor="0.35",
+                    linewidth=0.5,
+                    zorder=3,
+                )
+            )
     lengths = frame.cell.lengths()
     ax.set(xlim=(0, lengths[0]), ylim=(0, lengths[1]), aspect="equal", xticks=[], yticks=[])
 

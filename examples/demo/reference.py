@@ -1,9 +1,12 @@
-"""Reference data for the demo: boron nitride under LAMMPS's own extended Tersoff potential, which stands in for DFT.
+"""Reference data for the demo: boron nitride under LAMMPS's own extended Tersoff potential,
+which stands in for DFT.
 
-Every liquid trajectory starts from its own random seed and its own melt, so no split shares a history with another.
-Labels: energy (eV), forces (eV/Angstrom), stress (eV/Angstrom^3, ASE's sign), in extended xyz as ASE writes it.
-Potential: Los et al., Phys. Rev. B 96, 184108 (2017), shipped with LAMMPS as BN.extep. (The older BNC.tersoff is no
-potential for a melt: its like pairs attract down to r = 0, and hot B-B and N-N pairs collapse to 0.25 Angstrom.)
+Every liquid trajectory starts from its own random seed and its own melt, so no split
+shares a history with another. Labels: energy (eV), forces (eV/Angstrom), stress
+(eV/Angstrom^3, ASE's sign), in extended xyz as ASE writes it. Potential: Los et al.,
+Phys. Rev. B 96, 184108 (2017), shipped with LAMMPS as BN.extep. (The older BNC.tersoff is
+no potential for a melt: its like pairs attract down to r = 0, and hot B-B and N-N pairs
+collapse to 0.25 Angstrom.)
 """
 
 import itertools
@@ -36,7 +39,9 @@ CRYSTAL_FRAMES = 6  # per temperature
 
 
 class ExtendedTersoff:
-    """LAMMPS holding one orthorhombic cell of BN. Use as a context manager: `with ExtendedTersoff(atoms, seed) as md: ...`."""
+    """LAMMPS holding one orthorhombic cell of BN. Use as a context manager: `with
+    ExtendedTersoff(atoms, seed) as md: ...`.
+    """
 
     def __init__(self, atoms: Atoms, seed: int):
         self.seed = seed
@@ -50,13 +55,19 @@ class ExtendedTersoff:
             mass 1 10.811
             mass 2 14.007""")
         types = [ELEMENTS.index(symbol) + 1 for symbol in atoms.symbols]
-        self.lmp.create_atoms(len(atoms), list(range(1, len(atoms) + 1)), types, atoms.get_positions(wrap=True).ravel())
+        self.lmp.create_atoms(
+            len(atoms),
+            list(range(1, len(atoms) + 1)),
+            types,
+            atoms.get_positions(wrap=True).ravel(),
+        )
         self.run(f"""
             pair_style extep
             pair_coeff * * {POTENTIAL} {" ".join(ELEMENTS)}
             timestep {TIMESTEP}
             compute virial all pressure NULL virial
-            thermo_style custom step pe temp c_virial[1] c_virial[2] c_virial[3] c_virial[4] c_virial[5] c_virial[6]
+            thermo_style custom step pe temp &
+                c_virial[1] c_virial[2] c_virial[3] c_virial[4] c_virial[5] c_virial[6]
             thermo 1000000
             fix integrate all nve""")
 
@@ -70,11 +81,15 @@ class ExtendedTersoff:
         self.lmp.commands_string("\n".join(line.strip() for line in commands.strip().splitlines()))
 
     def heat(self, temperature: float) -> None:
-        """Draws Maxwell-Boltzmann velocities at `temperature` (K); a crystal shares half of it with its springs."""
+        """Draws Maxwell-Boltzmann velocities at `temperature` (K); a crystal shares half of
+        it with its springs.
+        """
         self.run(f"velocity all create {temperature} {self.seed} dist gaussian")
 
     def langevin(self, temperature: float, picoseconds: float, group: str = "all") -> None:
-        """Integrates `group` at `temperature` (K) for `picoseconds`; other atoms stay where they are."""
+        """Integrates `group` at `temperature` (K) for `picoseconds`; other atoms stay
+        where they are.
+        """
         steps = round(picoseconds / TIMESTEP)
         self.run(f"""
             fix integrate {group} nve
@@ -90,25 +105,42 @@ class ExtendedTersoff:
         types = np.array(self.lmp.gather_atoms("type", 0, 1)[:n])
         positions = np.array(self.lmp.gather_atoms("x", 1, 3)).reshape(n, 3) - low
         forces = np.array(self.lmp.gather_atoms("f", 1, 3)).reshape(n, 3)
-        pressure = self.lmp.numpy.extract_compute("virial", lammps.LMP_STYLE_GLOBAL, lammps.LMP_TYPE_VECTOR)
+        pressure = self.lmp.numpy.extract_compute(
+            "virial", lammps.LMP_STYLE_GLOBAL, lammps.LMP_TYPE_VECTOR
+        )
         xx, yy, zz, xy, xz, yz = pressure
-        atoms = Atoms([ELEMENTS[t - 1] for t in types], positions, cell=np.subtract(high, low), pbc=True)
+        atoms = Atoms(
+            [ELEMENTS[t - 1] for t in types], positions, cell=np.subtract(high, low), pbc=True
+        )
         atoms.wrap()
-        stress = -np.array([xx, yy, zz, yz, xz, xy]) * units.bar  # bar -> eV/Angstrom^3; a pressure is a negative stress
-        atoms.calc = SinglePointCalculator(atoms, energy=self.lmp.get_thermo("pe"), forces=forces, stress=stress)
+        # Bar -> eV/Angstrom^3; a pressure is a negative stress
+        stress = -np.array([xx, yy, zz, yz, xz, xy]) * units.bar
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=self.lmp.get_thermo("pe"), forces=forces, stress=stress
+        )
         return atoms
 
 
 def cubic_bn(repeat: int | tuple[int, int, int], a: float = 3.56) -> Atoms:
     """c-BN (zincblende, 8 atoms per cubic cell); a in Angstrom."""
-    return bulk("BN", "zincblende", a=a, cubic=True) * (repeat if isinstance(repeat, tuple) else (repeat,) * 3)
+    return bulk("BN", "zincblende", a=a, cubic=True) * (
+        repeat if isinstance(repeat, tuple) else (repeat,) * 3
+    )
 
 
 def hexagonal_bn(repeat: tuple[int, int, int], a: float = 2.50, c: float = 6.66) -> Atoms:
     """h-BN in its orthorhombic cell of 8 atoms (AA' stacking: B above N); a and c in Angstrom."""
-    layer = [(0, 0), (1 / 2, 1 / 2), (0, 1 / 3), (1 / 2, 5 / 6)]  # B, B, N, N in units of (a, sqrt(3) a)
+    # B, B, N, N in units of (a, sqrt(3) a)
+    layer = [
+        (0, 0),
+        (1 / 2, 1 / 2),
+        (0, 1 / 3),
+        (1 / 2, 5 / 6),
+    ]
     scaled = [(x, y, 0.25) for x, y in layer] + [(x, y, 0.75) for x, y in layer]
-    return Atoms("BBNNNNBB", scaled_positions=scaled, cell=[a, np.sqrt(3) * a, c], pbc=True) * repeat
+    return (
+        Atoms("BBNNNNBB", scaled_positions=scaled, cell=[a, np.sqrt(3) * a, c], pbc=True) * repeat
+    )
 
 
 def at_density(atoms: Atoms, density: float) -> Atoms:
@@ -146,19 +178,27 @@ def crystal(atoms: Atoms, temperature: float, n_frames: int, seed: int) -> list[
         return sample(md, temperature, n_frames, spacing=0.25)
 
 
-def seeded_liquid(repeat: int, radius: float, density: float, temperature: float, seed: int) -> list[Atoms]:
-    """A c-BN sphere of `radius` (Angstrom) in liquid BN of `density`, periodic. The seed's atoms come first; info["n_seed"] counts them."""
+def seeded_liquid(
+    repeat: int, radius: float, density: float, temperature: float, seed: int
+) -> list[Atoms]:
+    """A c-BN sphere of `radius` (Angstrom) in liquid BN of `density`, periodic. The seed's
+    atoms come first; info["n_seed"] counts them.
+    """
     atoms = cubic_bn(repeat)
     center = atoms.cell.lengths() / 2
     inside = np.linalg.norm(atoms.positions - center, axis=1) < radius
     solid, rest = atoms[inside], atoms[~inside]
-    # Thin the crystal around the seed to the liquid's density, keeping B and N in equal numbers, and melt what is left.
+    # Thin the crystal around the seed to the liquid's density, keeping B and N in equal
+    # numbers, and melt what is left.
     liquid_volume = atoms.get_volume() - 4 / 3 * np.pi * radius**3
     n_liquid = round(density * 1e-3 * liquid_volume * 1e-24 * units.kg / atoms.get_masses().mean())
     rng = np.random.default_rng(seed)
     kept = [rng.permutation(np.flatnonzero(rest.symbols == element)) for element in ELEMENTS]
     n_each = (n_liquid + len(solid)) // 2
-    kept = [sites[: n_each - np.count_nonzero(solid.symbols == element)] for sites, element in zip(kept, ELEMENTS, strict=True)]
+    kept = [
+        sites[: n_each - np.count_nonzero(solid.symbols == element)]
+        for sites, element in zip(kept, ELEMENTS, strict=True)
+    ]
     start = solid + rest[np.sort(np.concatenate(kept))]
     with ExtendedTersoff(start, seed) as md:
         md.run(f"""
@@ -173,23 +213,39 @@ def seeded_liquid(repeat: int, radius: float, density: float, temperature: float
 
 
 def make(folder: Path, progress: Callable[[str, float], None]) -> None:
-    """Writes every data set of the demo into `folder`; `progress` is told what was made and the fraction done."""
+    """Writes every data set of the demo into `folder`; `progress` is told what was made and
+    the fraction done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     states = list(itertools.product(DENSITIES, TEMPERATURES))
-    jobs: list[tuple[str, Callable, tuple]] = [("seed", seeded_liquid, (6, 7.0, 2.5, 5000, 600))]  # the longest job goes first
+    # The longest job goes first
+    jobs: list[tuple[str, Callable, tuple]] = [("seed", seeded_liquid, (6, 7.0, 2.5, 5000, 600))]
     for split, (n_frames, seed) in SPLITS.items():
-        jobs += [(split, liquid, (*state, n_frames, 100 * seed + k)) for k, state in enumerate(states)]
+        jobs += [
+            (split, liquid, (*state, n_frames, 100 * seed + k)) for k, state in enumerate(states)
+        ]
     for name, atoms in {"cbn": cubic_bn(2), "hbn": hexagonal_bn((4, 2, 1))}.items():
-        jobs += [(name, crystal, (atoms, T, CRYSTAL_FRAMES, 500 + k)) for k, T in enumerate(CRYSTAL_TEMPERATURES)]
+        jobs += [
+            (name, crystal, (atoms, T, CRYSTAL_FRAMES, 500 + k))
+            for k, T in enumerate(CRYSTAL_TEMPERATURES)
+        ]
     made: dict[str, list[Atoms]] = {}
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
         results = [pool.submit(function, *arguments) for _, function, arguments in jobs]
         for k, ((name, *_), result) in enumerate(zip(jobs, results, strict=True)):
             made.setdefault(name, []).extend(result.result())
             progress(f"{name}.xyz", (k + 1) / len(jobs))
     for name, frames in made.items():
         write(folder / f"{name}.xyz", frames, format="extxyz")
-    write(folder / "seed.data", made["seed"][0], format="lammps-data", specorder=list(ELEMENTS), masses=True)
+    write(
+        folder / "seed.data",
+        made["seed"][0],
+        format="lammps-data",
+        specorder=list(ELEMENTS),
+        masses=True,
+    )
 
 
 def label(atoms: Atoms) -> Atoms:
@@ -200,7 +256,13 @@ def label(atoms: Atoms) -> Atoms:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    with Progress(TextColumn("{task.description:<20}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), transient=True) as bar:
+    with Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        transient=True,
+    ) as bar:
         task = bar.add_task("melting", total=1.0)
         make(folder, lambda what, fraction: bar.update(task, description=what, completed=fraction))
     for path in sorted(folder.glob("*.xyz")):

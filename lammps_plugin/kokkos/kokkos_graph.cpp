@@ -10,8 +10,9 @@
 
 using namespace LAMMPS_NS;
 
-static_assert(std::is_same_v<KK_FLOAT, double> && std::is_same_v<KK_ACC_FLOAT, double>,
-              "pair_style race/kk: expected a KOKKOS package in double precision: edge vectors are differences of float64 positions");
+static_assert(
+    std::is_same_v<KK_FLOAT, double> && std::is_same_v<KK_ACC_FLOAT, double>,
+    "pair_style race/kk: expected a KOKKOS package in double precision: edge vectors are differences of float64 positions");
 
 namespace race_kokkos {
 
@@ -40,18 +41,21 @@ std::vector<int> to_host(const View& view, int64_t n) {
 
 // Owned rows follow the list, ghost rows LAMMPS's ghosts, as in LocalGraph.
 template <class DeviceType>
-void KokkosGraph<DeviceType>::number_rows(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom, const LocalGraph::Options& options) {
+void KokkosGraph<DeviceType>::number_rows(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
+                                          const LocalGraph::Options& options) {
   using Range = Kokkos::RangePolicy<DeviceType>;
   n_atoms_ = atom.nlocal + atom.nghost;
   race_kokkos::grow(species_of_type_, "race:species_of_type", atom.ntypes + 1);
   race_kokkos::grow(row_of_atom_, "race:row_of_atom", n_atoms_);
   race_kokkos::grow(atom_of_row_, "race:atom_of_row", n_atoms_);
   race_kokkos::grow(species_, "race:species", n_atoms_);
-  const Kokkos::View<const int*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> given(options.species, atom.ntypes + 1);
+  const Kokkos::View<const int*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> given(options.species,
+                                                                                   atom.ntypes + 1);
   Kokkos::deep_copy(Kokkos::subview(species_of_type_, std::make_pair(0, atom.ntypes + 1)), given);
   Kokkos::deep_copy(DeviceType(), row_of_atom_, -1);
 
-  const auto species_of_type = species_of_type_, row_of_atom = row_of_atom_, atom_of_row = atom_of_row_;
+  const auto species_of_type = species_of_type_, row_of_atom = row_of_atom_,
+             atom_of_row = atom_of_row_;
   const auto species_of_row = species_;
   const auto type = atom.k_type.view<DeviceType>();
   const auto mask = atom.k_mask.view<DeviceType>();
@@ -81,9 +85,11 @@ void KokkosGraph<DeviceType>::number_rows(const NeighListKokkos<DeviceType>& lis
   graph_.n_total = n_owned + n_ghosts;
 }
 
-// Two passes over the list: sizes, then edges. Each row is one thread's, so edges stay in the list's order without atomics.
+// Two passes over the list: sizes, then edges. Each row is one thread's, so edges stay in the
+// list's order without atomics.
 template <class DeviceType>
-void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom, const LocalGraph::Options& options) {
+void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
+                                         const LocalGraph::Options& options) {
   using Range = Kokkos::RangePolicy<DeviceType>;
   const auto n_owned = static_cast<int>(graph_.n_owned);
   race_kokkos::grow(row_ptr_, "race:row_ptr", n_owned + 1);
@@ -116,8 +122,9 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
       Kokkos::Max<int64_t>(same_place));
   if (same_place >= 0) {
     atom.sync(Host, TAG_MASK);
-    throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[same_place >> 32]) + " and " +
-                      std::to_string(atom.tag[same_place & 0xffffffff]) + " are at the same place; expected a distance above 0");
+    throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[same_place >> 32]) +
+                      " and " + std::to_string(atom.tag[same_place & 0xffffffff]) +
+                      " are at the same place; expected a distance above 0");
   }
 
   int64_t n_edges = 0;
@@ -153,7 +160,9 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
       });
 
   const auto tensor = [](auto* data, std::vector<int64_t> shape, at::ScalarType dtype) {
-    return at::from_blob(data, shape, at::TensorOptions().dtype(dtype).device(race_kokkos::torch_device<DeviceType>()));
+    return at::from_blob(
+        data, shape,
+        at::TensorOptions().dtype(dtype).device(race_kokkos::torch_device<DeviceType>()));
   };
   graph_.species = tensor(species_.data(), {graph_.n_total}, at::kLong);
   graph_.sender = tensor(sender_.data(), {n_edges}, at::kLong);
@@ -162,7 +171,8 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
 }
 
 template <class DeviceType>
-void KokkosGraph<DeviceType>::build(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom, const LocalGraph::Options& options) {
+void KokkosGraph<DeviceType>::build(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
+                                    const LocalGraph::Options& options) {
   number_rows(list, atom, options);
   find_edges(list, atom, options);
   DeviceType().fence();
@@ -181,7 +191,8 @@ std::vector<int> KokkosGraph<DeviceType>::host_row_of_atom() const {
 template <class DeviceType>
 double KokkosGraph<DeviceType>::memory_usage() const {
   using race_kokkos::bytes;
-  return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) + bytes(row_ptr_) + bytes(edge_vector_);
+  return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) +
+         bytes(row_ptr_) + bytes(edge_vector_);
 }
 
 template class KokkosGraph<LMPDeviceType>;

@@ -12,23 +12,30 @@ template <class DeviceType>
 class NeighListKokkos;
 }  // namespace LAMMPS_NS
 
-/// One rank's atoms and edges as a race::Graph, built from Kokkos's full neighbour list where that list lives: what LocalGraph is in host
-/// memory, with the same rows, and edges in the order of the list. Buffers only grow, so a steady state allocates nothing.
+/// One rank's atoms and edges as a race::Graph, built from Kokkos's full neighbour list where that
+/// list lives: what LocalGraph is in host memory, with the same rows, and edges in the order of the
+/// list. Buffers only grow, so a steady state allocates nothing.
 template <class DeviceType>
 class KokkosGraph {
  public:
   template <typename T>
   using Array = Kokkos::View<T, Kokkos::LayoutRight, DeviceType>;
 
-  /// Positions, types and masks are current in DeviceType's memory, and all of it is done when this returns.
+  /// Positions, types and masks are current in DeviceType's memory, and all of it is done when this
+  /// returns.
   /// @throws race::Error when two atoms are at the same place.
-  void build(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom, const LocalGraph::Options& options);
+  void build(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
+             const LocalGraph::Options& options);
 
   /// Tensors over the buffers, without a copy: valid until the next build().
   const race::Graph& graph() const { return graph_; }
 
-  const Array<int*>& atom_of_row() const { return atom_of_row_; }  ///< [>= n_total] local index in LAMMPS
-  const Array<int*>& row_of_atom() const { return row_of_atom_; }  ///< [>= nlocal + nghost], -1: no row
+  const Array<int*>& atom_of_row() const {
+    return atom_of_row_;
+  }  ///< [>= n_total] local index in LAMMPS
+  const Array<int*>& row_of_atom() const {
+    return row_of_atom_;
+  }  ///< [>= nlocal + nghost], -1: no row
 
   std::vector<int> host_atom_of_row() const;
   std::vector<int> host_row_of_atom() const;
@@ -36,8 +43,10 @@ class KokkosGraph {
   double memory_usage() const;  ///< bytes
 
   // Public because nvcc wants the functions around its kernels to be.
-  void number_rows(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom, const LocalGraph::Options& options);
-  void find_edges(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom, const LocalGraph::Options& options);
+  void number_rows(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
+                   const LocalGraph::Options& options);
+  void find_edges(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
+                  const LocalGraph::Options& options);
 
  private:
   int n_atoms_ = 0;  ///< owned and ghosts

@@ -9,7 +9,8 @@ using namespace LAMMPS_NS;
 
 namespace race_kokkos {
 
-// A buffer of doubles, used as `stride` scalars T per atom: raw memory, which nothing reads as doubles on the way.
+// A buffer of doubles, used as `stride` scalars T per atom: raw memory, which nothing reads as
+// doubles on the way.
 template <class DeviceType, typename T>
 struct Wire {
   T* rows;
@@ -17,11 +18,13 @@ struct Wire {
   int width, stride;
   Kokkos::View<int*, Kokkos::LayoutRight, DeviceType> row_of_atom;
 
-  Wire(const at::Tensor& tensor, const DAT::tdual_double_1d& doubles, const Kokkos::View<int*, Kokkos::LayoutRight, DeviceType>& rows_of)
+  Wire(const at::Tensor& tensor, const DAT::tdual_double_1d& doubles,
+       const Kokkos::View<int*, Kokkos::LayoutRight, DeviceType>& rows_of)
       : rows(tensor.data_ptr<T>()),
         buffer(reinterpret_cast<T*>(doubles.template view<DeviceType>().data())),
         width(static_cast<int>(tensor.size(1))),
-        stride(LammpsHalo::wire_doubles(tensor.size(1), tensor.scalar_type()) * static_cast<int>(sizeof(double) / sizeof(T))),
+        stride(LammpsHalo::wire_doubles(tensor.size(1), tensor.scalar_type()) *
+               static_cast<int>(sizeof(double) / sizeof(T))),
         row_of_atom(rows_of) {}
 };
 
@@ -34,14 +37,17 @@ struct Pack {
   KOKKOS_INLINE_FUNCTION void operator()(const int64_t at) const {
     const int k = static_cast<int>(at / wire.stride), column = static_cast<int>(at % wire.stride);
     const int row = wire.row_of_atom(first < 0 ? atoms(k) : first + k);
-    wire.buffer[at] = row < 0 || column >= wire.width ? T(0) : wire.rows[static_cast<int64_t>(row) * wire.width + column];
+    wire.buffer[at] = row < 0 || column >= wire.width
+                          ? T(0)
+                          : wire.rows[static_cast<int64_t>(row) * wire.width + column];
   }
 };
 
 template <class DeviceType, typename T>
 struct Unpack {
   Wire<DeviceType, T> wire;
-  typename ArrayTypes<DeviceType>::t_int_1d atoms;  ///< added to these, each once in a list; or none: put to those from `first` on
+  typename ArrayTypes<DeviceType>::t_int_1d
+      atoms;  ///< added to these, each once in a list; or none: put to those from `first` on
   int first;
   KOKKOS_INLINE_FUNCTION void operator()(const int64_t at) const {
     const int k = static_cast<int>(at / wire.width), column = static_cast<int>(at % wire.width);
@@ -58,15 +64,16 @@ struct Unpack {
 };
 
 template <template <class, typename> class Kernel, class DeviceType, typename T>
-void launch(const char* label, const Wire<DeviceType, T>& wire, const typename ArrayTypes<DeviceType>::t_int_1d& atoms, int first,
-            int64_t n) {
+void launch(const char* label, const Wire<DeviceType, T>& wire,
+            const typename ArrayTypes<DeviceType>::t_int_1d& atoms, int first, int64_t n) {
   using Range = Kokkos::RangePolicy<DeviceType, Kokkos::IndexType<int64_t>>;
   Kokkos::parallel_for(label, Range(0, n), Kernel<DeviceType, T>{wire, atoms, first});
 }
 
 template <class DeviceType>
-int pack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows, const typename ArrayTypes<DeviceType>::t_int_1d& atoms, int first,
-         int n, const DAT::tdual_double_1d& buffer) {
+int pack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows,
+         const typename ArrayTypes<DeviceType>::t_int_1d& atoms, int first, int n,
+         const DAT::tdual_double_1d& buffer) {
   const auto work = [&](auto scalar) {
     const Wire<DeviceType, decltype(scalar)> wire(rows, buffer, graph.row_of_atom());
     launch<Pack>("race: pack", wire, atoms, first, static_cast<int64_t>(n) * wire.stride);
@@ -76,8 +83,9 @@ int pack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows, const typ
 }
 
 template <class DeviceType>
-void unpack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows, const typename ArrayTypes<DeviceType>::t_int_1d& atoms, int first,
-            int n, const DAT::tdual_double_1d& buffer) {
+void unpack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows,
+            const typename ArrayTypes<DeviceType>::t_int_1d& atoms, int first, int n,
+            const DAT::tdual_double_1d& buffer) {
   const auto work = [&](auto scalar) {
     const Wire<DeviceType, decltype(scalar)> wire(rows, buffer, graph.row_of_atom());
     launch<Unpack>("race: unpack", wire, atoms, first, static_cast<int64_t>(n) * wire.width);
@@ -114,8 +122,10 @@ int KokkosHalo<DeviceType>::counted(int n_doubles) {
 }
 
 template <class DeviceType>
-int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms, DAT::tdual_double_1d& buffer) {
-  return counted(race_kokkos::pack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1, n, buffer));
+int KokkosHalo<DeviceType>::pack(int n, const DAT::tdual_int_1d& atoms,
+                                 DAT::tdual_double_1d& buffer) {
+  return counted(race_kokkos::pack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1,
+                                               n, buffer));
 }
 
 template <class DeviceType>
@@ -129,7 +139,8 @@ void KokkosHalo<DeviceType>::unpack(int n, int first, const DAT::tdual_double_1d
 }
 
 template <class DeviceType>
-void KokkosHalo<DeviceType>::unpack_add(int n, const DAT::tdual_int_1d& atoms, const DAT::tdual_double_1d& buffer) const {
+void KokkosHalo<DeviceType>::unpack_add(int n, const DAT::tdual_int_1d& atoms,
+                                        const DAT::tdual_double_1d& buffer) const {
   race_kokkos::unpack<DeviceType>(graph_, rows_, atoms.template view<DeviceType>(), -1, n, buffer);
 }
 

@@ -9,12 +9,14 @@ class Comm;
 class Pair;
 }  // namespace LAMMPS_NS
 
-/// The exchange of librace through CommKokkos, whose callbacks the pair style hands on to pack and unpack here: rows do not leave the
-/// device but for the wire (and not even then where MPI reads it). The wire is LammpsHalo's: two float32 to a double.
+/// The exchange of librace through CommKokkos, whose callbacks the pair style hands on to pack and
+/// unpack here: rows do not leave the device but for the wire (and not even then where MPI reads
+/// it). The wire is LammpsHalo's: two float32 to a double.
 template <class DeviceType>
 class KokkosHalo final : public race::HaloExchange {
  public:
-  KokkosHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const KokkosGraph<DeviceType>& graph, HaloTotals& totals)
+  KokkosHalo(LAMMPS_NS::Comm*& comm, LAMMPS_NS::Pair& pair, const KokkosGraph<DeviceType>& graph,
+             HaloTotals& totals)
       : comm_(comm), pair_(pair), graph_(graph), totals_(totals) {}
 
   void forward(at::Tensor& rows) override { exchange(rows, true); }

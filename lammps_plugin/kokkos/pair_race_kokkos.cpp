@@ -28,10 +28,13 @@ void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n
 
 }  // namespace race_kokkos
 
-// Also where the host is the only device: then "device" is LAMMPS's name for Kokkos's own views, and messages go the device's way.
+// Also where the host is the only device: then "device" is LAMMPS's name for Kokkos's own views,
+// and messages go the device's way.
 template <class DeviceType>
 PairRaceKokkos<DeviceType>::PairRaceKokkos(LAMMPS* lmp)
-    : PairRace(lmp), atomKK_(static_cast<AtomKokkos*>(atom)), device_halo_(comm, *this, device_graph_, exchanged_) {
+    : PairRace(lmp),
+      atomKK_(static_cast<AtomKokkos*>(atom)),
+      device_halo_(comm, *this, device_graph_, exchanged_) {
   kokkosable = 1;
   reverse_comm_device = 1;
   execution_space = std::is_same_v<DeviceType, LMPDeviceType> ? Device : HostKK;
@@ -57,8 +60,9 @@ void PairRaceKokkos<DeviceType>::init_style() {
   PairRace::init_style();
   std::string message;  // of `cuda:0` only the ranks that KOKKOS gives another GPU have one
   if (model_->device() != race_kokkos::torch_device<DeviceType>())
-    message = fmt::format("pair_style race/kk device: expected {}, where KOKKOS keeps the atoms, got {}; leave the keyword out",
-                          default_device(), model_->device().str());
+    message = fmt::format(
+        "pair_style race/kk device: expected {}, where KOKKOS keeps the atoms, got {}; leave the keyword out",
+        default_device(), model_->device().str());
   message = agree(world, message);
   if (!message.empty()) error->all(FLERR, message);
   auto* request = neighbor->find_request(this);
@@ -75,11 +79,13 @@ void PairRaceKokkos<DeviceType>::build_graph(const LocalGraph::Options& options)
 
 template <class DeviceType>
 void PairRaceKokkos<DeviceType>::copy_rows() {
-  if (!rows_copied_) local_.adopt_rows(device_graph_.host_atom_of_row(), device_graph_.host_row_of_atom());
+  if (!rows_copied_)
+    local_.adopt_rows(device_graph_.host_atom_of_row(), device_graph_.host_row_of_atom());
   rows_copied_ = true;
 }
 
-// For what works in host memory: per-atom tallies, the uncertainty's columns, fixes. Copied when asked for, once per step.
+// For what works in host memory: per-atom tallies, the uncertainty's columns, fixes. Copied when
+// asked for, once per step.
 template <class DeviceType>
 const LocalGraph& PairRaceKokkos<DeviceType>::local() {
   copy_rows();
@@ -91,8 +97,8 @@ const LocalGraph& PairRaceKokkos<DeviceType>::local() {
 // CommTiled and `package kokkos comm/pair/forward no` call back for host memory.
 template <class DeviceType>
 bool PairRaceKokkos<DeviceType>::exchanges_on_device() const {
-  return execution_space == Device && comm->style == Comm::BRICK && !lmp->kokkos->forward_pair_comm_legacy &&
-         !lmp->kokkos->reverse_pair_comm_legacy;
+  return execution_space == Device && comm->style == Comm::BRICK &&
+         !lmp->kokkos->forward_pair_comm_legacy && !lmp->kokkos->reverse_pair_comm_legacy;
 }
 
 template <class DeviceType>
@@ -107,28 +113,33 @@ void PairRaceKokkos<DeviceType>::add_forces(const at::Tensor& forces) {
   const at::Tensor mean = forces.mean(1).mul_(units_.force()).contiguous();
   race_kokkos::fence_torch(mean.device());
   atomKK_->sync(execution_space, F_MASK);
-  race_kokkos::add<DeviceType>(atomKK_->k_f.view<DeviceType>(), device_graph_.atom_of_row(), mean.data_ptr<double>(), mean.size(0));
+  race_kokkos::add<DeviceType>(atomKK_->k_f.view<DeviceType>(), device_graph_.atom_of_row(),
+                               mean.data_ptr<double>(), mean.size(0));
   DeviceType().fence();  // before torch has the memory of `mean` again
   atomKK_->modified(execution_space, F_MASK);
 }
 
 template <class DeviceType>
-int PairRaceKokkos<DeviceType>::pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer, int, int*) {
+int PairRaceKokkos<DeviceType>::pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms,
+                                                         DAT::tdual_double_1d& buffer, int, int*) {
   return device_halo_.pack(n, atoms, buffer);
 }
 
 template <class DeviceType>
-void PairRaceKokkos<DeviceType>::unpack_forward_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
+void PairRaceKokkos<DeviceType>::unpack_forward_comm_kokkos(int n, int first,
+                                                            DAT::tdual_double_1d& buffer) {
   device_halo_.unpack(n, first, buffer);
 }
 
 template <class DeviceType>
-int PairRaceKokkos<DeviceType>::pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) {
+int PairRaceKokkos<DeviceType>::pack_reverse_comm_kokkos(int n, int first,
+                                                         DAT::tdual_double_1d& buffer) {
   return device_halo_.pack(n, first, buffer);
 }
 
 template <class DeviceType>
-void PairRaceKokkos<DeviceType>::unpack_reverse_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer) {
+void PairRaceKokkos<DeviceType>::unpack_reverse_comm_kokkos(int n, DAT::tdual_int_1d atoms,
+                                                            DAT::tdual_double_1d& buffer) {
   device_halo_.unpack_add(n, atoms, buffer);
 }
 
@@ -148,11 +159,14 @@ namespace {
 
 template <class DeviceType>
 Pair* create(LAMMPS* lmp) {
-  if (!lmp->kokkos) lmp->error->all(FLERR, "pair_style race/kk: expected LAMMPS started with -kokkos on, got KOKKOS off");
+  if (!lmp->kokkos)
+    lmp->error->all(FLERR,
+                    "pair_style race/kk: expected LAMMPS started with -kokkos on, got KOKKOS off");
   return new PairRaceKokkos<DeviceType>(lmp);
 }
 
 }  // namespace
 
-const std::array<KokkosStyle, 3> kokkos_styles = {
-    {{"race/kk", &create<LMPDeviceType>}, {"race/kk/device", &create<LMPDeviceType>}, {"race/kk/host", &create<LMPHostType>}}};
+const std::array<KokkosStyle, 3> kokkos_styles = {{{"race/kk", &create<LMPDeviceType>},
+                                                   {"race/kk/device", &create<LMPDeviceType>},
+                                                   {"race/kk/host", &create<LMPHostType>}}};

@@ -9,8 +9,9 @@ namespace LAMMPS_NS {
 
 class AtomKokkos;
 
-/// `pair_style race/kk`: pair_style race on what KOKKOS keeps in DeviceType's memory. Neighbour list, edges, features, halo and forces stay
-/// there; per-atom energies, virials and uncertainties go to host memory, where LAMMPS reads them, on the steps that ask for them.
+/// `pair_style race/kk`: pair_style race on what KOKKOS keeps in DeviceType's memory. Neighbour
+/// list, edges, features, halo and forces stay there; per-atom energies, virials and uncertainties
+/// go to host memory, where LAMMPS reads them, on the steps that ask for them.
 template <class DeviceType>
 class PairRaceKokkos final : public PairRace, public KokkosBase {
  public:
@@ -21,10 +22,12 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
   double memory_usage() override;
   const LocalGraph& local() override;
 
-  int pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer, int, int*) override;
+  int pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer, int,
+                               int*) override;
   void unpack_forward_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) override;
   int pack_reverse_comm_kokkos(int n, int first, DAT::tdual_double_1d& buffer) override;
-  void unpack_reverse_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer) override;
+  void unpack_reverse_comm_kokkos(int n, DAT::tdual_int_1d atoms,
+                                  DAT::tdual_double_1d& buffer) override;
 
  protected:
   std::string default_device() const override;

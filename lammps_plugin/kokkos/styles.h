@@ -7,7 +7,8 @@ class LAMMPS;
 class Pair;
 }  // namespace LAMMPS_NS
 
-/// What plugin.cpp enters for KOKKOS, without Kokkos's headers: race/kk, race/kk/device, race/kk/host.
+/// What plugin.cpp enters for KOKKOS, without Kokkos's headers: race/kk, race/kk/device,
+/// race/kk/host.
 struct KokkosStyle {
   const char* name;
   LAMMPS_NS::Pair* (*create)(LAMMPS_NS::LAMMPS*);

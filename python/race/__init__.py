@@ -8,7 +8,8 @@ __all__ = ["Calculator", "RaceError", "__version__"]
 
 
 def __getattr__(name: str):
-    # The calculator pulls in torch and the compiled runtime; `import race` must stay cheap for the CLI.
+    # The calculator pulls in torch and the compiled runtime; `import race` must stay
+    # cheap for the CLI.
     if name == "Calculator":
         from race.deploy.calculator import Calculator
 

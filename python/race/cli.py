@@ -1,4 +1,6 @@
-"""The `race` command: one sub-command per stage of the journey, each implemented beside the code it runs."""
+"""The `race` command: one sub-command per stage of the journey, each implemented beside the
+code it runs.
+"""
 
 import argparse
 import importlib
@@ -6,15 +8,32 @@ import sys
 
 from race.errors import RaceError
 
-# name -> (module with `configure(parser)` and `run(args)`, one-line help). Imported only when called.
+# name -> (module with `configure(parser)` and `run(args)`, one-line help). Imported only
+# when called.
 COMMANDS = {
     "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
-    "fit": ("race.posterior.command", "fit a posterior over the weights of a trained run: a new run whose members are its samples"),
-    "evaluate": ("race.evaluate.command", "errors, calibration and figures of a run on labelled data"),
+    "fit": (
+        "race.posterior.command",
+        "fit a posterior over the weights of a trained run: a new run whose members are its "
+        "samples",
+    ),
+    "evaluate": (
+        "race.evaluate.command",
+        "errors, calibration and figures of a run on labelled data",
+    ),
     "rank": ("race.evaluate.command_rank", "compare evaluations by their unified score"),
-    "export": ("race.deploy.command_export", "compile a trained run into one artifact for ASE and LAMMPS"),
-    "select": ("race.active.command_select", "choose structures to label from a pool or a LAMMPS dump"),
-    "active": ("race.active.command_active", "compare selection strategies: select, label, train, judge, again"),
+    "export": (
+        "race.deploy.command_export",
+        "compile a trained run into one artifact for ASE and LAMMPS",
+    ),
+    "select": (
+        "race.active.command_select",
+        "choose structures to label from a pool or a LAMMPS dump",
+    ),
+    "active": (
+        "race.active.command_active",
+        "compare selection strategies: select, label, train, judge, again",
+    ),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
 }
 

@@ -1,15 +1,17 @@
 """Every convention of the project, written once. Mirrored by cpp/include/race/conventions.h.
 
-Units: eV, Angstrom, eV/Angstrom; force covariance (eV/Angstrom)^2; stress eV/Angstrom^3 with ASE's sign
-(stress = dE/dstrain / volume, negative under compression of a solid); virial = -stress * volume, in eV.
+Units: eV, Angstrom, eV/Angstrom; force covariance (eV/Angstrom)^2; stress eV/Angstrom^3
+with ASE's sign (stress = dE/dstrain / volume, negative under compression of a solid);
+virial = -stress * volume, in eV.
 
 Graph: edge e runs from its sender i = edge_index[0] to its receiver j = edge_index[1];
-edge_vector = r_sender - r_receiver + shift @ cell, the rows of cell being the lattice vectors. Messages flow from
-sender to receiver, and edges are sorted by receiver (CSR).
+edge_vector = r_sender - r_receiver + shift @ cell, the rows of cell being the lattice
+vectors. Messages flow from sender to receiver, and edges are sorted by receiver (CSR).
 
-Features: flat rows [n_nodes, dim]; irrep block after irrep block; inside a block [2l+1, n_members, n_channels],
-so that the channel axis is last and contiguous. Spherical harmonics are e3nn's real ones, `component` normalised;
-l = 1 is ordered x, y, z (e3nn >= 0.5 calls the axes so when the input vector is given as x, y, z).
+Features: flat rows [n_nodes, dim]; irrep block after irrep block; inside a block [2l+1,
+n_members, n_channels], so that the channel axis is last and contiguous. Spherical
+harmonics are e3nn's real ones, `component` normalised; l = 1 is ordered x, y, z (e3nn >=
+0.5 calls the axes so when the input vector is given as x, y, z).
 """
 
 import numpy as np
@@ -18,7 +20,8 @@ import numpy as np
 SIX_ORDER = ("xx", "yy", "zz", "xy", "xz", "yz")
 SIX_ROWS = (0, 1, 2, 0, 0, 1)
 SIX_COLUMNS = (0, 1, 2, 1, 2, 2)
-# ASE's Voigt order is xx, yy, zz, yz, xz, xy: ase_voigt = six[..., SIX_TO_VOIGT], and the map is its own inverse.
+# ASE's Voigt order is xx, yy, zz, yz, xz, xy: ase_voigt = six[..., SIX_TO_VOIGT], and the
+# map is its own inverse.
 SIX_TO_VOIGT = (0, 1, 2, 5, 4, 3)
 
 KCAL_PER_MOL = 0.0433641042  # eV

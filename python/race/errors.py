@@ -1,4 +1,6 @@
-"""The one exception a user sees: what went wrong, where, what was expected, what came, how to mend it."""
+"""The one exception a user sees: what went wrong, where, what was expected, what came,
+how to mend it.
+"""
 
 
 class RaceError(Exception):
@@ -11,7 +13,15 @@ class RaceError(Exception):
         remedy: what the user can do.
     """
 
-    def __init__(self, what: str, *, where: object = None, expected: object = None, got: object = None, remedy: str | None = None):
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        remedy: str | None = None,
+    ):
         parts = [f"{where}: {what}" if where is not None else what]
         if expected is not None:
             parts.append(f"expected {expected}")

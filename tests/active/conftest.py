@@ -28,14 +28,37 @@ def boron_nitride(seed: int, amplitude: float = 0.1) -> ase.Atoms:
 def write_run(run: Path, **changes) -> Path:
     """A folder as `race train` leaves it, with random weights."""
     options = dict(
-        elements=["B", "N"], r_max=3.0, n_layers=2, irreps_hidden="4x0e+4x1o+4x2e", n_features=4, radial_mlp=[8], readout_hidden=8,
-        n_members=3, sigma0=0.3, avg_num_neighbors=8.0, atomic_energies=[-3.0, -4.0], scale=[0.5, 0.4],
-    )  # fmt: skip
+        elements=["B", "N"],
+        r_max=3.0,
+        n_layers=2,
+        irreps_hidden="4x0e+4x1o+4x2e",
+        n_features=4,
+        radial_mlp=[8],
+        readout_hidden=8,
+        n_members=3,
+        sigma0=0.3,
+        avg_num_neighbors=8.0,
+        atomic_energies=[-3.0, -4.0],
+        scale=[0.5, 0.4],
+    )
     model = ModelConfig(**{**options, **changes})
     run.mkdir()
-    write_config(run, Config(data=DataConfig(train=[Path("none.extxyz")]), model=model, train=TrainConfig(loss="mse", dtype="float64")))
+    write_config(
+        run,
+        Config(
+            data=DataConfig(train=[Path("none.extxyz")]),
+            model=model,
+            train=TrainConfig(loss="mse", dtype="float64"),
+        ),
+    )
     torch.manual_seed(5)
-    save_file({name: p.detach().contiguous() for name, p in RACE(model, torch.float64).named_parameters()}, run / "model.safetensors")
+    save_file(
+        {
+            name: p.detach().contiguous()
+            for name, p in RACE(model, torch.float64).named_parameters()
+        },
+        run / "model.safetensors",
+    )
     write_summary(run, {})
     return run
 
@@ -48,7 +71,9 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory) -> Path:
-    """Twelve cells, ever more rattled; labelled, with info of their own; frame 7 is a copy of frame 3."""
+    """Twelve cells, ever more rattled; labelled, with info of their own; frame 7 is a
+    copy of frame 3.
+    """
     path = tmp_path_factory.mktemp("pool") / "pool.extxyz"
     frames = [boron_nitride(k, 0.03 * (k + 1)) for k in range(12)]
     frames[7] = frames[3].copy()

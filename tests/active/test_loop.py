@@ -1,4 +1,6 @@
-"""`race active`: killed anywhere it ends as if it had not been; no label is computed twice; what it compares is comparable."""
+"""`race active`: killed anywhere it ends as if it had not been; no label is computed twice;
+what it compares is comparable.
+"""
 
 import json
 import os
@@ -39,16 +41,25 @@ def same(a: list[dict], b: list[dict]) -> bool:
     if len(a) != len(b):
         return False
     for one, other in zip(a, b, strict=True):
-        if any(one[key] != other[key] for key in ("strategy", "seed", "round", "n_labels", "split")):
+        if any(
+            one[key] != other[key] for key in ("strategy", "seed", "round", "n_labels", "split")
+        ):
             return False
-        if any(not np.isclose(one[key], other[key], rtol=1e-9) for key in ("rmse_e", "rmse_f", "nll_f", "auroc") if key in one):
+        if any(
+            not np.isclose(one[key], other[key], rtol=1e-9)
+            for key in ("rmse_e", "rmse_f", "nll_f", "auroc")
+            if key in one
+        ):
             return False
     return True
 
 
 def selections(out: Path) -> dict[str, list[int]]:
     paths = sorted(out.glob("seed-*/*/round-*/selected.extxyz"))
-    return {str(path.relative_to(out)): [atoms.info["race_frame"] for atoms in ase.io.read(path, ":")] for path in paths}
+    return {
+        str(path.relative_to(out)): [atoms.info["race_frame"] for atoms in ase.io.read(path, ":")]
+        for path in paths
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +77,20 @@ def test_what_a_comparison_leaves(done):
     assert {(r["strategy"], r["round"], r["n_labels"]) for r in records} == {
         (name, k, 6 + 3 * k) for name in ("random", "bald-joint") for k in range(3)
     }
-    assert [r["split"] for r in records[:2]] == ["known", "hot"] and "auroc" in records[1] and "auroc" not in records[0]
-    first = {name: [r for r in records if r["strategy"] == name and r["round"] == 0] for name in ("random", "bald-joint")}
-    assert [r["rmse_f"] for r in first["random"]] == [r["rmse_f"] for r in first["bald-joint"]]  # one initial training for all
-    assert same(records, records) and not same(records, [*records[:-1], records[-1] | {"rmse_f": records[-1]["rmse_f"] * (1 + 1e-7)}])
+    assert (
+        [r["split"] for r in records[:2]] == ["known", "hot"]
+        and "auroc" in records[1]
+        and "auroc" not in records[0]
+    )
+    first = {
+        name: [r for r in records if r["strategy"] == name and r["round"] == 0]
+        for name in ("random", "bald-joint")
+    }
+    # One initial training for all
+    assert [r["rmse_f"] for r in first["random"]] == [r["rmse_f"] for r in first["bald-joint"]]
+    assert same(records, records) and not same(
+        records, [*records[:-1], records[-1] | {"rmse_f": records[-1]["rmse_f"] * (1 + 1e-7)}]
+    )
     text = (out / "report.md").read_text()
     assert "| random |" in text and "## hot (out of distribution)" in text
     assert (out / "errors_vs_labels.png").read_bytes().startswith(b"\x89PNG")
@@ -79,13 +100,28 @@ def test_training_sets_grow_by_what_was_labelled_and_stay_apart(done):
     _, out = done
     for name in ("random", "bald-joint"):
         train, validation = set(), set()
-        for folder in (out / "seed-0/initial", out / f"seed-0/{name}/round-1", out / f"seed-0/{name}/round-2"):
-            now = [{fingerprint(a) for a in ase.io.read(folder / f"{part}.extxyz", ":")} for part in ("train", "validation")]
+        for folder in (
+            out / "seed-0/initial",
+            out / f"seed-0/{name}/round-1",
+            out / f"seed-0/{name}/round-2",
+        ):
+            now = [
+                {fingerprint(a) for a in ase.io.read(folder / f"{part}.extxyz", ":")}
+                for part in ("train", "validation")
+            ]
             assert train <= now[0] and validation <= now[1] and not now[0] & now[1]
             train, validation = now
-        chosen = [frame for path, frames in selections(out).items() if f"/{name}/" in path for frame in frames]
+        chosen = [
+            frame
+            for path, frames in selections(out).items()
+            if f"/{name}/" in path
+            for frame in frames
+        ]
         assert len(set(chosen)) == 6 and len(train | validation) == 12
-    labels = [ase.io.read(out / f"seed-0/bald-joint/round-1/{name}.extxyz", 0) for name in ("selected", "labelled")]
+    labels = [
+        ase.io.read(out / f"seed-0/bald-joint/round-1/{name}.extxyz", 0)
+        for name in ("selected", "labelled")
+    ]
     assert (
         labels[0].calc is None
         and np.isfinite(labels[1].get_forces()).all()
@@ -95,22 +131,34 @@ def test_training_sets_grow_by_what_was_labelled_and_stay_apart(done):
 
 def test_members_go_on_from_the_last_weights(done):
     _, out = done
-    first, second = (load_run(out / folder)[1] for folder in ("seed-0/initial/run", "seed-0/random/round-1/run"))
-    assert second.train.warm_start == out / "seed-0/initial/run" and untouched(second.model) == untouched(first.model)
+    first, second = (
+        load_run(out / folder)[1] for folder in ("seed-0/initial/run", "seed-0/random/round-1/run")
+    )
+    assert second.train.warm_start == out / "seed-0/initial/run" and untouched(
+        second.model
+    ) == untouched(first.model)
     assert (second.train.epochs, second.train.warmup_epochs) == (1, 0)
 
 
 def test_seeds_share_no_member(done, tmp_path):
     """Nor the order of the data, the division into training and validation, or what is drawn."""
     config, out = done[0], shutil.copytree(done[1], tmp_path / "out")
-    both = read_active_config(write_problem(config.parent, strategies=["random"], rounds=1, seeds=[0, 1]))
+    both = read_active_config(
+        write_problem(config.parent, strategies=["random"], rounds=1, seeds=[0, 1])
+    )
     write_problem(config.parent)
     Loop(both, out).run()
     first, second = (load_run(out / f"seed-{seed}/initial/run")[1] for seed in (0, 1))
-    starts = [initial_model(c.model, c.train.seed, torch.float64).embedding for c in (first, second)]
+    starts = [
+        initial_model(c.model, c.train.seed, torch.float64).embedding for c in (first, second)
+    ]
     assert not any(torch.equal(one, other) for one in starts[0] for other in starts[1])
-    assert torch.equal(initial_model(second.model, 1, torch.float64).embedding[0], starts[0][1])  # what seed 1 as it stands would share
-    frames = [{fingerprint(a) for a in ase.io.read(out / f"seed-{seed}/initial/validation.extxyz", ":")} for seed in (0, 1)]
+    # What seed 1 as it stands would share
+    assert torch.equal(initial_model(second.model, 1, torch.float64).embedding[0], starts[0][1])
+    frames = [
+        {fingerprint(a) for a in ase.io.read(out / f"seed-{seed}/initial/validation.extxyz", ":")}
+        for seed in (0, 1)
+    ]
     chosen = [selections(out)[f"seed-{seed}/random/round-1/selected.extxyz"] for seed in (0, 1)]
     assert frames[0] != frames[1] and set(chosen[0]) != set(chosen[1])
 
@@ -119,19 +167,34 @@ def test_killed_and_continued_it_ends_alike(done, tmp_path):
     """SIGKILL in the middle of a training; what is there is not made again."""
     config, out = done
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-m", "race.cli", "active", str(config), "--out", str(killed)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "race.cli", "active", str(config), "--out", str(killed)],
+        stdout=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
     while not (killed / "seed-0/bald-joint/round-1/run/checkpoint/state.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it was killed"
+        assert process.poll() is None and time.monotonic() < deadline, (
+            "it ended before it was killed"
+        )
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "seed-0/bald-joint/round-2").exists()
-    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.is_file() and "/run/" not in str(path)}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in killed.rglob("*")
+        if path.is_file() and "/run/" not in str(path)
+    }
     assert active(config, killed) == 0
     assert same(report(killed), report(out)) and selections(killed) == selections(out)
-    assert sorted(path.name for path in (killed / "labels").iterdir()) == sorted(path.name for path in (out / "labels").iterdir())
-    rewritten = [path.name for path, stamp in before.items() if path.exists() and path.stat().st_mtime_ns != stamp]
+    assert sorted(path.name for path in (killed / "labels").iterdir()) == sorted(
+        path.name for path in (out / "labels").iterdir()
+    )
+    rewritten = [
+        path.name
+        for path, stamp in before.items()
+        if path.exists() and path.stat().st_mtime_ns != stamp
+    ]
     assert set(rewritten) <= {"config.json", "report.json", "report.md", "errors_vs_labels.png"}
 
 
@@ -161,7 +224,9 @@ def test_dying_again_and_again_it_ends_alike(done, tmp_path, monkeypatch, capsys
             deaths += 1
             assert deaths < 40
     assert deaths >= 4
-    assert same(report(tmp_path / "out"), report(out)) and selections(tmp_path / "out") == selections(out)
+    assert same(report(tmp_path / "out"), report(out)) and selections(
+        tmp_path / "out"
+    ) == selections(out)
 
 
 def test_a_finished_comparison_is_extended_not_repeated(done, capsys):
@@ -172,7 +237,9 @@ def test_a_finished_comparison_is_extended_not_repeated(done, capsys):
     assert active(extended, out) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     after = report(out)
-    assert same([r for r in after if r["strategy"] != "fps"], before) and len(after) == 9 / 6 * len(before)
+    assert same([r for r in after if r["strategy"] != "fps"], before) and len(after) == 9 / 6 * len(
+        before
+    )
     other = write_problem(config.parent, budget=4)
     assert active(other, out) == 2
     assert "differs from the comparison that is there; expected 3; got 4" in capsys.readouterr().err
@@ -180,27 +247,38 @@ def test_a_finished_comparison_is_extended_not_repeated(done, capsys):
 
 
 def test_replayed_choices(done, tmp_path, capsys):
-    """Files with labels of their own, as others published them: the initial set and what they had acquired."""
+    """Files with labels of their own, as others published them: the initial set and what
+    they had acquired.
+    """
     config, out = done
     rounds = []
     for number in (1, 2):
         folder = out / f"seed-0/bald-joint/round-{number}"
         rounds.append([str(folder / "train.extxyz"), str(folder / "validation.extxyz")])
-    replay = write_problem(tmp_path, strategies=["bald-joint", {"name": "theirs", "replay": rounds}])
+    replay = write_problem(
+        tmp_path, strategies=["bald-joint", {"name": "theirs", "replay": rounds}]
+    )
     assert active(replay, tmp_path / "out") == 0
     records = report(tmp_path / "out")
-    assert [r["n_labels"] for r in records if r["strategy"] == "theirs" and r["split"] == "hot"] == [6, 9, 12]
+    assert [
+        r["n_labels"] for r in records if r["strategy"] == "theirs" and r["split"] == "hot"
+    ] == [6, 9, 12]
     for number in (1, 2):
         ours, theirs = (
             {
                 fingerprint(a)
                 for part in ("train", "validation")
-                for a in ase.io.read(tmp_path / f"out/seed-0/{name}/round-{number}/{part}.extxyz", ":")
+                for a in ase.io.read(
+                    tmp_path / f"out/seed-0/{name}/round-{number}/{part}.extxyz", ":"
+                )
             }
             for name in ("bald-joint", "theirs")
         )
         assert ours == theirs
-    contaminated = write_problem(tmp_path / "x", strategies=[{"name": "theirs", "replay": [str(out / "data/test-hot.extxyz")] * 2}])
+    contaminated = write_problem(
+        tmp_path / "x",
+        strategies=[{"name": "theirs", "replay": [str(out / "data/test-hot.extxyz")] * 2}],
+    )
     assert active(contaminated, tmp_path / "x" / "out") == 2
     assert "this structure is in the test set hot" in capsys.readouterr().err
 
@@ -212,33 +290,65 @@ def test_labels_that_the_pool_has(done, tmp_path):
     loop = Loop(read_active_config(write_problem(tmp_path)), tmp_path / "labelling")
     for name in ("initial", "pool", "known", "hot"):
         path = tmp_path / f"{name}.extxyz"
-        ase.io.write(tmp_path / f"full-{name}.extxyz", ase.io.read(loop._labelled_set(tmp_path / f"{name}-labels.extxyz", [path]), ":"))
+        ase.io.write(
+            tmp_path / f"full-{name}.extxyz",
+            ase.io.read(loop._labelled_set(tmp_path / f"{name}-labels.extxyz", [path]), ":"),
+        )
     frames = ase.io.read(tmp_path / "full-pool.extxyz", ":")
     ase.io.write(tmp_path / "a.extxyz", frames[:7])
     ase.io.write(tmp_path / "b.extxyz", frames[7:])
     config = write_problem(
-        tmp_path, initial=["full-initial.extxyz"], test={"hot": "full-hot.extxyz"}, ood=[], oracle={"labels": "pool"}, rounds=1, budget=2,
-        pool={"a": ["a.extxyz"], "b": ["b.extxyz"]}, strategies=["max-variance"],
-    )  # fmt: skip
+        tmp_path,
+        initial=["full-initial.extxyz"],
+        test={"hot": "full-hot.extxyz"},
+        ood=[],
+        oracle={"labels": "pool"},
+        rounds=1,
+        budget=2,
+        pool={"a": ["a.extxyz"], "b": ["b.extxyz"]},
+        strategies=["max-variance"],
+    )
     assert active(config, tmp_path / "out") == 0
     picked = ase.io.read(tmp_path / "out/seed-0/max-variance/round-1/labelled.extxyz", ":")
-    assert [atoms.info["race_source"] for atoms in picked] == ["a.extxyz", "a.extxyz", "b.extxyz", "b.extxyz"]
+    assert [atoms.info["race_source"] for atoms in picked] == [
+        "a.extxyz",
+        "a.extxyz",
+        "b.extxyz",
+        "b.extxyz",
+    ]
     by_name = {fingerprint(atoms): atoms for atoms in frames}
     for atoms in picked:
-        np.testing.assert_allclose(atoms.get_forces(), by_name[fingerprint(atoms)].get_forces(), atol=1e-8)
+        np.testing.assert_allclose(
+            atoms.get_forces(), by_name[fingerprint(atoms)].get_forces(), atol=1e-8
+        )
 
 
 def test_candidates_from_dynamics(tmp_path):
     pytest.importorskip("race._race", reason="librace is not built")
-    explore = {"temperature": 1500, "n_walkers": 2, "steps": 6, "every": 3, "timestep": 0.5, "max_force_std": 1000.0}
-    config = write_problem(tmp_path, pool=[], explore=explore, strategies=["bald-force"], rounds=1, budget=3)
+    explore = {
+        "temperature": 1500,
+        "n_walkers": 2,
+        "steps": 6,
+        "every": 3,
+        "timestep": 0.5,
+        "max_force_std": 1000.0,
+    }
+    config = write_problem(
+        tmp_path, pool=[], explore=explore, strategies=["bald-force"], rounds=1, budget=3
+    )
     assert active(config, tmp_path / "out") == 0
     folder = tmp_path / "out/seed-0/bald-force/round-1"
-    frames = [atoms for k in range(2) for atoms in ase.io.read(folder / f"explored-{k}.extxyz", ":")]
-    assert [atoms.info["step"] for atoms in frames] == [3, 6, 3, 6] and len({fingerprint(atoms) for atoms in frames}) == 4
+    frames = [
+        atoms for k in range(2) for atoms in ase.io.read(folder / f"explored-{k}.extxyz", ":")
+    ]
+    assert [atoms.info["step"] for atoms in frames] == [3, 6, 3, 6] and len(
+        {fingerprint(atoms) for atoms in frames}
+    ) == 4
     picked = ase.io.read(folder / "labelled.extxyz", ":")
     assert (
-        len(picked) == 3 and {fingerprint(a) for a in picked} <= {fingerprint(a) for a in frames} and picked[0].info["temperature"] == 1500
+        len(picked) == 3
+        and {fingerprint(a) for a in picked} <= {fingerprint(a) for a in frames}
+        and picked[0].info["temperature"] == 1500
     )
 
 
@@ -251,11 +361,17 @@ def test_candidates_from_dynamics(tmp_path):
         ({"oracle": {"lammps": ["pair_style extep"]}}, "oracle.elements names the element"),
         ({"pool": []}, "candidates come from either pool or explore"),
         ({"budget": [3]}, "budget has 1 entries for 2 rounds"),
-        ({"strategies": [{"name": "x", "replay": ["pool.extxyz"]}]}, "replay x has fewer files than there are rounds"),
+        (
+            {"strategies": [{"name": "x", "replay": ["pool.extxyz"]}]},
+            "replay x has fewer files than there are rounds",
+        ),
         ({"data": {"train": ["x"]}}, "data.train is what the rounds make"),
         ({"retrain": {"epoch": 3}}, "epoch"),
         ({"pool": ["none.extxyz"]}, "none.extxyz: no such file"),
-        ({"test": {"initial": "initial.extxyz"}, "ood": []}, "this structure is in the test set initial"),
+        (
+            {"test": {"initial": "initial.extxyz"}, "ood": []},
+            "this structure is in the test set initial",
+        ),
         ({"budget": 15, "rounds": 1}, "the budget does not fit; expected 1 to 14"),
     ],
 )

@@ -24,7 +24,9 @@ def copper(seed: int = 0) -> ase.Atoms:
 
 
 def test_lammps_gives_what_the_demo_computes_by_itself():
-    spec = importlib.util.spec_from_file_location("reference", Path(__file__).parents[2] / "examples/demo/reference.py")
+    spec = importlib.util.spec_from_file_location(
+        "reference", Path(__file__).parents[2] / "examples/demo/reference.py"
+    )
     reference = importlib.util.module_from_spec(spec)
     oracle = CalculatorOracle(OracleConfig(**EXTEP))
     atoms = boron_nitride(3) * (2, 1, 1)
@@ -34,7 +36,8 @@ def test_lammps_gives_what_the_demo_computes_by_itself():
     assert label["energy"] == pytest.approx(other.get_potential_energy(), abs=1e-9)
     np.testing.assert_allclose(label["forces"], other.get_forces(), atol=1e-9)
     np.testing.assert_allclose(label["stress"], other.get_stress(), atol=1e-9)
-    # A triclinic cell between two others: LAMMPS's orientation is turned back, and nothing is left over from the last structure.
+    # A triclinic cell between two others: LAMMPS's orientation is turned back, and
+    # nothing is left over from the last structure.
     primitive = ase.build.bulk("BN", "zincblende", a=3.6) * (2, 2, 2)
     primitive.rattle(0.1, seed=1)
     tilted = oracle.label(primitive, "here")
@@ -75,9 +78,21 @@ def test_no_structure_is_computed_twice(tmp_path):
     [
         ({"calculator": "ase.calculators.none.None"}, copper(), "no such calculator"),
         ({"calculator": "EMT"}, copper(), "no such calculator"),
-        ({"calculator": "json.JSONEncoder", "arguments": {"nothing": 1}}, copper(), "no such calculator .*nothing"),
-        ({"calculator": "ase.calculators.emt.EMT"}, ase.Atoms("U2", [[0, 0, 0], [0, 0, 2.5]]), "pool, frame 3: the oracle failed"),
-        ({**EXTEP, "lammps": ["pair_style nonsense"]}, boron_nitride(0), "pool, frame 3: the oracle failed .*nonsense"),
+        (
+            {"calculator": "json.JSONEncoder", "arguments": {"nothing": 1}},
+            copper(),
+            "no such calculator .*nothing",
+        ),
+        (
+            {"calculator": "ase.calculators.emt.EMT"},
+            ase.Atoms("U2", [[0, 0, 0], [0, 0, 2.5]]),
+            "pool, frame 3: the oracle failed",
+        ),
+        (
+            {**EXTEP, "lammps": ["pair_style nonsense"]},
+            boron_nitride(0),
+            "pool, frame 3: the oracle failed .*nonsense",
+        ),
         ({**EXTEP, "elements": ["B"]}, boron_nitride(0), "pool, frame 3: the oracle failed"),
     ],
 )

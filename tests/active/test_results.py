@@ -1,4 +1,6 @@
-"""The report's arithmetic: means over seeds, labels needed for an error, strategies that are not as far as others."""
+"""The report's arithmetic: means over seeds, labels needed for an error, strategies that are
+not as far as others.
+"""
 
 import matplotlib
 import pytest
@@ -30,14 +32,28 @@ def records(rounds: dict[str, int], seeds=(0, 1)) -> list[dict]:
         for seed in seeds:
             for k in range(n + 1):
                 force = 100.0 / (1 + k) * (factor if k else 1) + seed
-                out.append({"strategy": strategy, "seed": seed, "round": k, "n_labels": 10 + 5 * k, "split": "hot",
-                            "rmse_e": 2.0, "rmse_f": force, "interval90": {"rmse_f": [force - 3, force + 5]}})  # fmt: skip
+                out.append(
+                    {
+                        "strategy": strategy,
+                        "seed": seed,
+                        "round": k,
+                        "n_labels": 10 + 5 * k,
+                        "split": "hot",
+                        "rmse_e": 2.0,
+                        "rmse_f": force,
+                        "interval90": {"rmse_f": [force - 3, force + 5]},
+                    }
+                )
     return out
 
 
 def test_means_over_seeds():
     labels, values, ranges = means(records({"random": 2}), "random", "hot", "rmse_f")
-    assert labels == [10, 15, 20] and values == pytest.approx([100.5, 50.5, 100 / 3 + 0.5]) and ranges == pytest.approx([0.5] * 3)
+    assert (
+        labels == [10, 15, 20]
+        and values == pytest.approx([100.5, 50.5, 100 / 3 + 0.5])
+        and ranges == pytest.approx([0.5] * 3)
+    )
     assert means([], "random", "hot", "rmse_f") == ([], [], [])
 
 
@@ -51,7 +67,9 @@ def test_labels_to_reach():
 def test_the_table_says_who_needs_fewer_labels():
     text = markdown(records({"random": 2, "bald-joint": 2}), config(seeds=[0, 1]))
     rows = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith("|")
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
     }
     assert rows["labels"] == ["10", "15", "20", "labels for random's last force error"]
     assert rows["random"] == ["2.00 / 100.5", "2.00 / 50.5", "2.00 / 33.8", "20"]
@@ -66,5 +84,7 @@ def test_a_figure_of_any_state(seeds):
     with matplotlib.rc_context(STYLE):
         figure = draw(records({"random": 2, "bald-joint": 1}, seeds), config(seeds=list(seeds)))
         force = figure.axes[1]
-        assert [list(line.get_xdata()) for line in force.lines if len(line.get_xdata()) == 3][0] == [10, 15, 20]
+        assert [list(line.get_xdata()) for line in force.lines if len(line.get_xdata()) == 3][
+            0
+        ] == [10, 15, 20]
         draw([], config())

@@ -1,4 +1,6 @@
-"""`race select` on the command line: extended xyz, a dump that LAMMPS wrote with its own uncertainties, refusals."""
+"""`race select` on the command line: extended xyz, a dump that LAMMPS wrote with its own
+uncertainties, refusals.
+"""
 
 from pathlib import Path
 
@@ -48,11 +50,20 @@ def test_selected_frames_keep_all_and_gain_why(run, pool, tmp_path, capsys):
         np.testing.assert_allclose(atoms.positions, source.positions)
         np.testing.assert_allclose(atoms.get_forces(), source.get_forces())
         np.testing.assert_allclose(atoms.arrays["site_value"], source.arrays["site_value"])
-        assert atoms.get_potential_energy() == source.get_potential_energy() and atoms.info["origin"] == source.info["origin"]
+        assert (
+            atoms.get_potential_energy() == source.get_potential_energy()
+            and atoms.info["origin"] == source.info["origin"]
+        )
         name = "bald-energy" if k < 2 else "bald-force"
         score = scores[atoms.info["race_frame"]].get(name)
-        assert atoms.info["race_score"] == pytest.approx(score, rel=1e-9) and atoms.info["race_score_name"] == name
-        assert atoms.info["race_strategy"] == "bald-joint" and atoms.info["race_source"] == "pool.extxyz"
+        assert (
+            atoms.info["race_score"] == pytest.approx(score, rel=1e-9)
+            and atoms.info["race_score_name"] == name
+        )
+        assert (
+            atoms.info["race_strategy"] == "bald-joint"
+            and atoms.info["race_source"] == "pool.extxyz"
+        )
     again = tmp_path / "again.extxyz"
     assert select("--strategy", "bald-joint", "--budget", 4, run, pool, "-o", again) == 0
     assert again.read_bytes() == out.read_bytes()
@@ -63,7 +74,22 @@ def test_without_a_model(pool, tmp_path):
     ase.io.write(train, ase.io.read(pool, ":3"))
     for strategy in ("random", "fps"):
         out = tmp_path / f"{strategy}.extxyz"
-        assert select("--strategy", strategy, "--budget", 8, pool, "-o", out, "--exclude", train, "--seed", 5) == 0
+        assert (
+            select(
+                "--strategy",
+                strategy,
+                "--budget",
+                8,
+                pool,
+                "-o",
+                out,
+                "--exclude",
+                train,
+                "--seed",
+                5,
+            )
+            == 0
+        )
         picked = [atoms.info["race_frame"] for atoms in ase.io.read(out, ":")]
         assert len(set(picked)) == 8 and not set(picked) & {0, 1, 2}
         assert not {3, 7} <= set(picked)  # copies of each other
@@ -76,7 +102,10 @@ def test_straight_from_a_lammps_dump(run, tmp_path, capsys):
     assert main(["export", str(run), "-o", str(tmp_path / "x.race.pt")]) == 0
     write_data(tmp_path / "start.data", boron_nitride(0), ["B", "N"])
     command = "compute u all race/atom force/std force/cov bald"
-    for name, colname in (("plain", ""), ("named", "dump_modify d colname c_u[1] force/std colname c_u[8] bald")):
+    for name, colname in (
+        ("plain", ""),
+        ("named", "dump_modify d colname c_u[1] force/std colname c_u[8] bald"),
+    ):
         finished = Lammps(plugin, tmp_path).run(LAMMPS.format(plugin=plugin, colname=colname))
         assert finished.status == 0, finished.output
         (tmp_path / "out.lammpstrj").rename(tmp_path / f"{name}.lammpstrj")
@@ -89,31 +118,60 @@ def test_straight_from_a_lammps_dump(run, tmp_path, capsys):
             "named": [tmp_path / "named.lammpstrj"],
         }.items():
             out = tmp_path / f"{strategy}-{name}.extxyz"
-            assert select("--strategy", strategy, "--budget", 3, *words, "--elements", "B", "N", "-o", out) == 0
+            assert (
+                select(
+                    "--strategy", strategy, "--budget", 3, *words, "--elements", "B", "N", "-o", out
+                )
+                == 0
+            )
             picked[name] = ase.io.read(out, ":")
         for k in range(3):
             scores = [picked[name][k].info["race_score"] for name in picked]
             assert scores == pytest.approx([scores[0]] * 3, rel=1e-6)
             assert len({picked[name][k].info["race_frame"] for name in picked}) == 1
         atoms = picked["columns"][0]
-        assert atoms.info["timestep"] == 5 * atoms.info["race_frame"] and "energy" not in (atoms.calc.results if atoms.calc else {})
+        assert atoms.info["timestep"] == 5 * atoms.info["race_frame"] and "energy" not in (
+            atoms.calc.results if atoms.calc else {}
+        )
         cov = np.stack([atoms.arrays[f"force_cov_{k}"] for k in (1, 2, 3)], axis=1)
         np.testing.assert_allclose(atoms.arrays["force_std"] ** 2, cov.mean(axis=1), rtol=1e-6)
         expected[strategy] = scores
     assert expected["max-variance"] != pytest.approx(expected["bald-force"], rel=0.1)
     # Without columns that say so, the dump is only structures.
     out = str(tmp_path / "none.extxyz")
-    assert select("--strategy", "bald-force", "--budget", 1, tmp_path / "plain.lammpstrj", "--elements", "B", "N", "-o", out) == 2
+    assert (
+        select(
+            "--strategy",
+            "bald-force",
+            "--budget",
+            1,
+            tmp_path / "plain.lammpstrj",
+            "--elements",
+            "B",
+            "N",
+            "-o",
+            out,
+        )
+        == 2
+    )
     assert "no model to tell bald-force" in capsys.readouterr().err
 
 
 def test_columns_of_a_compute():
     names = column_names("compute u all race/atom force/std interval 0.9 force/cov")
     assert (
-        names["force/std"] == ["c_u[1]"] and names["interval 0.9"] == ["c_u[2]", "c_u[3]", "c_u[4]"] and names["force/cov"][0] == "c_u[5]"
+        names["force/std"] == ["c_u[1]"]
+        and names["interval 0.9"] == ["c_u[2]", "c_u[3]", "c_u[4]"]
+        and names["force/cov"][0] == "c_u[5]"
     )
-    assert column_names("v all race/atom bald; w all race/atom energy/std") == {"bald": ["c_v"], "energy/std": ["c_w"]}
-    for wrong, message in (("u all stress/atom NULL", "not a compute race/atom"), ("u all race/atom force", "unknown keyword")):
+    assert column_names("v all race/atom bald; w all race/atom energy/std") == {
+        "bald": ["c_v"],
+        "energy/std": ["c_w"],
+    }
+    for wrong, message in (
+        ("u all stress/atom NULL", "not a compute race/atom"),
+        ("u all race/atom force", "unknown keyword"),
+    ):
         with pytest.raises(RaceError, match=message):
             column_names(wrong)
 

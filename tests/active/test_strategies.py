@@ -28,7 +28,10 @@ def pool(n: int = 8) -> list[Candidate]:
 
 
 def chosen(strategy, budget, frames, model=None, exclude=(), **options) -> list[int]:
-    return [choice.index for choice in Selector(strategy, budget, **options).select(frames, model, exclude)]
+    return [
+        choice.index
+        for choice in Selector(strategy, budget, **options).select(frames, model, exclude)
+    ]
 
 
 def test_highest_scores_first_ties_to_the_earlier_frame():
@@ -38,12 +41,25 @@ def test_highest_scores_first_ties_to_the_earlier_frame():
 
 
 def test_joint_takes_half_by_each_and_none_twice():
-    energy, force = [9.0, 8.0, 7.0, 6.0, 0.0, 1.0, 2.0, 3.0], [9.0, 0.0, 1.0, 2.0, 8.0, 7.0, 6.0, 5.0]
+    energy, force = (
+        [9.0, 8.0, 7.0, 6.0, 0.0, 1.0, 2.0, 3.0],
+        [9.0, 0.0, 1.0, 2.0, 8.0, 7.0, 6.0, 5.0],
+    )
     picked = Selector("bald-joint", 4).select(pool(), Planted(energy, force))
     # 0 is first by both: the energy takes it, and the force takes two others.
-    assert [(c.index, c.by) for c in picked] == [(0, "bald-energy"), (1, "bald-energy"), (4, "bald-force"), (5, "bald-force")]
+    assert [(c.index, c.by) for c in picked] == [
+        (0, "bald-energy"),
+        (1, "bald-energy"),
+        (4, "bald-force"),
+        (5, "bald-force"),
+    ]
     assert [c.score for c in picked] == [9.0, 8.0, 8.0, 7.0]
-    assert chosen("bald-joint", 3, pool(), Planted(energy, force)) == [0, 1, 4]  # the odd one is the energy's
+    # The odd one is the energy's
+    assert chosen("bald-joint", 3, pool(), Planted(energy, force)) == [
+        0,
+        1,
+        4,
+    ]
     assert chosen("bald-joint", 1, pool(), Planted(energy, force)) == [0]
 
 
@@ -61,7 +77,10 @@ def test_structures_are_chosen_once():
     assert chosen("bald-energy", 3, frames, model) == [1, 7, 5]
     known = [Candidate(frames[7].atoms.copy(), Path("train.extxyz"), 0)]
     assert chosen("bald-energy", 3, frames, model, known) == [1, 5, 4]
-    assert 7 not in chosen("random", 8, frames, exclude=known) and len(chosen("random", 8, frames, exclude=known)) == 6
+    assert (
+        7 not in chosen("random", 8, frames, exclude=known)
+        and len(chosen("random", 8, frames, exclude=known)) == 6
+    )
     assert 7 not in chosen("fps", 8, frames, exclude=known)
 
 
@@ -94,18 +113,24 @@ def test_farthest_points_against_brute_force():
 
 def test_pair_distances_are_those_of_the_structure():
     atoms = ase.Atoms("NBN", [[0, 0, 0], [0, 0, 1.0], [0, 2.5, 0]])
-    np.testing.assert_allclose(sorted_pair_distances(atoms), [1.0, np.sqrt(7.25), 2.5])  # B-N, B-N, then N-N
+    # B-N, B-N, then N-N
+    np.testing.assert_allclose(sorted_pair_distances(atoms), [1.0, np.sqrt(7.25), 2.5])
     moved = atoms[[2, 0, 1]]
     moved.rotate(40, "xyz")
     moved.translate([1, 2, 3])
-    np.testing.assert_allclose(sorted_pair_distances(moved), sorted_pair_distances(atoms), atol=1e-12)
+    np.testing.assert_allclose(
+        sorted_pair_distances(moved), sorted_pair_distances(atoms), atol=1e-12
+    )
     periodic = ase.Atoms("BN", [[0.1, 0, 0], [9.9, 0, 0]], cell=[10, 10, 10], pbc=True)
     np.testing.assert_allclose(sorted_pair_distances(periodic), [0.2])
     assert sorted_pair_distances(ase.Atoms("B")).shape == (0,)
 
 
 def test_other_compositions_are_far():
-    space = pair_distance_space([ase.Atoms("BN", [[0, 0, 0], [0, 0, d]]) for d in (1.0, 1.5)] + [ase.Atoms("B2", [[0, 0, 0], [0, 0, 1.0]])])
+    space = pair_distance_space(
+        [ase.Atoms("BN", [[0, 0, 0], [0, 0, d]]) for d in (1.0, 1.5)]
+        + [ase.Atoms("B2", [[0, 0, 0], [0, 0, 1.0]])]
+    )
     np.testing.assert_allclose(space.from_point(0), [0, 0.5, np.inf])
     assert isinstance(space, Space)
 
@@ -116,7 +141,9 @@ def test_model_features_tell_structures_apart_and_ignore_order(run):
     distance = feature_space(RunScorer(run), frames).from_point(0)
     assert distance[3] < 1e-12 < 1e-4 < distance[1] < distance[2]
     whole = feature_space(RunScorer(run, batch_size=1), frames).from_point(2)
-    np.testing.assert_allclose(whole, feature_space(RunScorer(run, batch_size=4), frames).from_point(2), atol=1e-12)
+    np.testing.assert_allclose(
+        whole, feature_space(RunScorer(run, batch_size=4), frames).from_point(2), atol=1e-12
+    )
     assert len(chosen("fps", 3, frames, RunScorer(run), features="model")) == 3
 
 

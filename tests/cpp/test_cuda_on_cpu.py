@@ -1,8 +1,10 @@
-"""The CUDA kernels and the code around them, compiled for the CPU (cuda_on_cpu/), against race::conv's own CPU kernels.
+"""The CUDA kernels and the code around them, compiled for the CPU (cuda_on_cpu/), against
+race::conv's own CPU kernels.
 
     make cuda-check        builds race_on_cpu.so and runs this file
 
-Every index and every term is tested here without a GPU; what remains for tests/gpu is what only a device does (memory, streams).
+Every index and every term is tested here without a GPU; what remains for tests/gpu is
+what only a device does (memory, streams).
 """
 
 import os
@@ -15,7 +17,11 @@ import torch
 
 from tests.model.conv_cases import TOLERANCE, make, worst
 
-library = Path(os.environ.get("RACE_ON_CPU", Path(__file__).parents[2] / "build" / "cuda-on-cpu" / "race_on_cpu.so"))
+library = Path(
+    os.environ.get(
+        "RACE_ON_CPU", Path(__file__).parents[2] / "build" / "cuda-on-cpu" / "race_on_cpu.so"
+    )
+)
 if not library.exists():
     pytest.skip(f"{library} is not built: run `make cuda-check`", allow_module_level=True)
 torch.ops.load_library(library)
@@ -30,7 +36,9 @@ def multiprocessors(request, monkeypatch):
 
 
 def results(library, operands, rest, masks=((True,) * 4, (True,) * 5), absent=(), seed=1):
-    """Forward, backward and double backward of one library on random cotangents; undefined results as None."""
+    """Forward, backward and double backward of one library on random cotangents; undefined
+    results as None.
+    """
     g, radial, table, sh = (None if t is None else t.detach() for t in operands)
     *graph, dim_out = rest
     gen = torch.Generator().manual_seed(seed)
@@ -50,7 +58,10 @@ def results(library, operands, rest, masks=((True,) * 4, (True,) * 5), absent=()
 
 
 def compare(operands, rest, dtype=torch.float64, **options):
-    found, expected = results(torch.ops.race_on_cpu, operands, rest, **options), results(torch.ops.race, operands, rest, **options)
+    found, expected = (
+        results(torch.ops.race_on_cpu, operands, rest, **options),
+        results(torch.ops.race, operands, rest, **options),
+    )
     for a, b in zip(found, expected, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -61,7 +72,10 @@ def compare(operands, rest, dtype=torch.float64, **options):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_members, groups", [(1, 1), (3, 1), (3, 3)])
 @pytest.mark.parametrize("knots", [0, 6])
-@pytest.mark.parametrize("irreps, lmax", [("64x0e", 1), ("4x0e+2x1o", 1), ("5x0e+19x1o+8x2e", 3), ("33x0e+6x1o+3x1e+2x2e+2x3o", 3)])
+@pytest.mark.parametrize(
+    "irreps, lmax",
+    [("64x0e", 1), ("4x0e+2x1o", 1), ("5x0e+19x1o+8x2e", 3), ("33x0e+6x1o+3x1e+2x2e+2x3o", 3)],
+)
 def test_all_derivatives(irreps, lmax, knots, n_members, groups, dtype, multiprocessors):
     compare(*make(irreps, lmax, n_members, groups, dtype, knots=knots), dtype=dtype)
 
@@ -96,11 +110,20 @@ def test_absent_cotangents(knots, absent):
 def test_only_what_is_asked_for(knots, k):
     masks = [[i == min(k, 3) for i in range(4)], [i == k for i in range(5)]]
     compare(*make("5x0e+3x1o", 1, 2, 2, knots=knots), masks=masks)
-    compare(*make("5x0e+3x1o", 1, 2, 2, knots=knots), masks=[[not m for m in mask] for mask in masks])
+    compare(
+        *make("5x0e+3x1o", 1, 2, 2, knots=knots), masks=[[not m for m in mask] for mask in masks]
+    )
 
 
-@pytest.mark.parametrize("sizes", [dict(n_edges=0), dict(n_edges=0, n_receivers=0), dict(n_edges=0, n_nodes=0, n_receivers=0),
-                                   dict(n_nodes=1, n_receivers=1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(n_edges=0),
+        dict(n_edges=0, n_receivers=0),
+        dict(n_edges=0, n_nodes=0, n_receivers=0),
+        dict(n_nodes=1, n_receivers=1),
+    ],
+)
 @pytest.mark.parametrize("knots", [0, 6])
 def test_empty_and_tiny(knots, sizes):
     compare(*make("4x0e+2x1o", 1, 2, 2, knots=knots, **sizes))
@@ -108,21 +131,28 @@ def test_empty_and_tiny(knots, sizes):
 
 @pytest.mark.parametrize("knots", [0, 6])
 def test_weights_shared_and_columns_left_free(knots):
-    """Two paths reading one weight, a weight that no path reads, columns that no path writes, columns that two paths write."""
-    (g, radial, table, sh), (sender, row_ptr, rows, cg, dim_out) = make("4x0e+2x1o", 1, 2, 2, knots=knots)
+    """Two paths reading one weight, a weight that no path reads, columns that no path
+    writes, columns that two paths write.
+    """
+    (g, radial, table, sh), (sender, row_ptr, rows, cg, dim_out) = make(
+        "4x0e+2x1o", 1, 2, 2, knots=knots
+    )
     compare([g, radial, table, sh], (sender, row_ptr, rows[:20] + rows[30:], cg, dim_out))
     shared = list(rows)
     shared[18] = shared[8]
     compare([g, radial, table, sh], (sender, row_ptr, shared, cg, dim_out))
     overlapping = list(rows)
-    overlapping[7] = overlapping[17] + 1  # out_column of the first path, of the same output block as the second
+    # Out_column of the first path, of the same output block as the second
+    overlapping[7] = overlapping[17] + 1
     overlapping[5], overlapping[6] = overlapping[15], overlapping[16]
     if overlapping[7] + overlapping[3] <= overlapping[6]:
         compare([g, radial, table, sh], (sender, row_ptr, overlapping, cg, dim_out))
 
 
 def test_changed_graph_is_noticed():
-    """The graph's checks and its transposition are remembered with the tensor: writing to it must be seen."""
+    """The graph's checks and its transposition are remembered with the tensor: writing to it
+    must be seen.
+    """
     operands, rest = make("4x0e+2x1o", 1)
     before = results(torch.ops.race_on_cpu, operands, rest)
     rest[0].copy_(rest[0].flip(0).clone())
@@ -148,30 +178,57 @@ def test_a_planted_error_is_seen():
 
 
 def test_scratch_in_several_passes():
-    """The table's adjoint with scratch for one tile at a time. The limit is read once, hence another process."""
+    """The table's adjoint with scratch for one tile at a time. The limit is read once, hence
+    another process.
+    """
     script = (
         "from tests.cpp.test_cuda_on_cpu import compare, make\n"
-        "compare(*make('33x0e+19x1o+8x2e', 2, 2, 2, knots=6))\ncompare(*make('5x0e+3x1o', 1, 2, 1, knots=6))"
+        "compare(*make('33x0e+19x1o+8x2e', 2, 2, 2, knots=6))\ncompare(*make('5x0e+3x1o', 1, 2, 1, "
+        "knots=6))"
     )
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, "RACE_CUDA_SCRATCH_MB": "0"}, cwd=root, check=True)
+    subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "RACE_CUDA_SCRATCH_MB": "0"},
+        cwd=root,
+        check=True,
+    )
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(g=lambda t: t.half()), "g: expected float32 or float64, got Half"),
-    (dict(radial=lambda t: t.float()), "radial: expected Double, got Float"),
-    (dict(sh=lambda t: t.expand(-1, 5, -1)), "sh: expected"),
-    (dict(sender=lambda t: t + 6), r"sender: expected \[0, 6\), got"),
-    (dict(sender=lambda t: t - 6), r"sender: expected \[0, 6\), got -"),
-    (dict(row_ptr=lambda t: t.flip(0)), "row_ptr: expected to run from 0 to 23"),
-    (dict(row_ptr=lambda t: torch.cat([t[:-1], t[-1:] - 1])), "row_ptr: expected to run from 0 to 23"),
-    (dict(paths=lambda rows: rows[:-1]), "paths: expected rows of 10 integers"),
-    (dict(paths=lambda rows: [*rows[:8], 10**6, *rows[9:]]), "paths row 0, weight_offset: expected 0 to"),
-    (dict(dim_out=lambda n: n - 1), "out_offset"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(g=lambda t: t.half()), "g: expected float32 or float64, got Half"),
+        (dict(radial=lambda t: t.float()), "radial: expected Double, got Float"),
+        (dict(sh=lambda t: t.expand(-1, 5, -1)), "sh: expected"),
+        (dict(sender=lambda t: t + 6), r"sender: expected \[0, 6\), got"),
+        (dict(sender=lambda t: t - 6), r"sender: expected \[0, 6\), got -"),
+        (dict(row_ptr=lambda t: t.flip(0)), "row_ptr: expected to run from 0 to 23"),
+        (
+            dict(row_ptr=lambda t: torch.cat([t[:-1], t[-1:] - 1])),
+            "row_ptr: expected to run from 0 to 23",
+        ),
+        (dict(paths=lambda rows: rows[:-1]), "paths: expected rows of 10 integers"),
+        (
+            dict(paths=lambda rows: [*rows[:8], 10**6, *rows[9:]]),
+            "paths row 0, weight_offset: expected 0 to",
+        ),
+        (dict(dim_out=lambda n: n - 1), "out_offset"),
+    ],
+)
 def test_errors_name_the_argument(change, message):
     (g, radial, table, sh), (sender, row_ptr, paths, cg, dim_out) = make("4x0e+2x1o", 1, 2, 2)
-    arguments = dict(g=g, radial=radial, table=table, sh=sh[:, :1], sender=sender, row_ptr=row_ptr, paths=paths, cg=cg, dim_out=dim_out)
+    arguments = dict(
+        g=g,
+        radial=radial,
+        table=table,
+        sh=sh[:, :1],
+        sender=sender,
+        row_ptr=row_ptr,
+        paths=paths,
+        cg=cg,
+        dim_out=dim_out,
+    )
     for name, edit in change.items():
         arguments[name] = edit(arguments[name])
     with pytest.raises(ValueError, match=message):

@@ -16,8 +16,12 @@ def reference_data() -> Path:
     return folder
 
 
-def labelled(n_atoms: int = 6, seed: int = 0, stress: bool = True, symbols: str | None = None) -> ase.Atoms:
-    """A triclinic periodic frame of B and O with energy, forces and stress in a calculator, as ASE's readers leave it."""
+def labelled(
+    n_atoms: int = 6, seed: int = 0, stress: bool = True, symbols: str | None = None
+) -> ase.Atoms:
+    """A triclinic periodic frame of B and O with energy, forces and stress in a calculator,
+    as ASE's readers leave it.
+    """
     random = np.random.RandomState(seed)
     cell = np.array([[4.0, 0.1, 0.0], [0.5, 4.5, 0.2], [0.3, -0.4, 5.0]])
     grid = np.stack(np.meshgrid(*[np.arange(2)] * 3), -1).reshape(-1, 3)[:n_atoms] / 2

@@ -1,4 +1,6 @@
-"""Batches and their shares: every frame once, reproducible, random, and balanced as well as can be."""
+"""Batches and their shares: every frame once, reproducible, random, and balanced as well
+as can be.
+"""
 
 import itertools
 
@@ -45,21 +47,30 @@ def test_every_frame_once_in_batches_of_like_number(n, batch_size):
     batches = balanced_batches(np.random.RandomState(1).permutation(n), cost, batch_size)
     assert len(batches) == -(-n // batch_size)
     assert sorted(np.concatenate(batches)) == list(range(n))
-    assert max(map(len, batches)) <= batch_size and max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert (
+        max(map(len, batches)) <= batch_size
+        and max(map(len, batches)) - min(map(len, batches)) <= 1
+    )
 
 
 def test_batches_cost_alike():
-    """Sizes over a factor of 64: the costliest batch is within 10 % of the mean, where random ones reach double."""
+    """Sizes over a factor of 64: the costliest batch is within 10 % of the mean, where
+    random ones reach double.
+    """
     random = np.random.RandomState(0)
     cost = (300 * 2.0 ** random.uniform(0, 6, 800)).astype(int)
     order = random.permutation(800)
-    worst = max(cost[batch].sum() for batch in balanced_batches(order, cost, 8)) / (cost.sum() / 100)
+    worst = max(cost[batch].sum() for batch in balanced_batches(order, cost, 8)) / (
+        cost.sum() / 100
+    )
     assert worst < 1.1
     assert max(cost[batch].sum() for batch in order.reshape(100, 8)) / (cost.sum() / 100) > 1.8
 
 
 def test_balanced_batches_are_random():
-    """Over epochs every pair of frames of like size, and of unlike size, meets about as often as by chance (1 in 5 and 1 in 4)."""
+    """Over epochs every pair of frames of like size, and of unlike size, meets about as
+    often as by chance (1 in 5 and 1 in 4).
+    """
     cost = np.array([100] * 12 + [1000] * 4)
     met = np.zeros((16, 16))
     for epoch in range(400):
@@ -71,7 +82,10 @@ def test_balanced_batches_are_random():
     assert 0.15 < met[:12, 12:].min() and met[:12, 12:].max() < 0.35
     small = met[:12, :12][~np.eye(12, dtype=bool)]
     assert 0.12 < small.min() and small.max() < 0.26  # 2 of the other 11
-    firsts = [balanced_batches(np.random.RandomState(k).permutation(16), cost, 4)[0].max() for k in range(100)]
+    firsts = [
+        balanced_batches(np.random.RandomState(k).permutation(16), cost, 4)[0].max()
+        for k in range(100)
+    ]
     assert {firsts.count(k) > 10 for k in range(12, 16)} == {True}  # no batch comes first always
 
 

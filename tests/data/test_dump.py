@@ -26,7 +26,9 @@ LEANING = "xy xz yz pp pp pp\n-3.5 11.5 -1.5\n-1 9 -0.5\n0 7 -1"  # both shifts 
 
 
 def dump(path, box=BOX, columns="id type x y z c_u", rows=ROWS, steps=(0, 50)):
-    path.write_text("".join(FRAME.format(step=step, box=box, columns=columns, rows=rows) for step in steps))
+    path.write_text(
+        "".join(FRAME.format(step=step, box=box, columns=columns, rows=rows) for step in steps)
+    )
     return path
 
 
@@ -34,7 +36,10 @@ def dump(path, box=BOX, columns="id type x y z c_u", rows=ROWS, steps=(0, 50)):
 def test_agrees_with_ase(tmp_path, box):
     path = dump(tmp_path / "x.dump", box)
     assert is_dump(path)
-    ours, theirs = list(read_dump(path, ["N", "B"])), ase.io.read(path, ":", format="lammps-dump-text", specorder=["N", "B"])
+    ours, theirs = (
+        list(read_dump(path, ["N", "B"])),
+        ase.io.read(path, ":", format="lammps-dump-text", specorder=["N", "B"]),
+    )
     assert [atoms.info["timestep"] for atoms in ours] == [0, 50] and len(theirs) == 2
     for a, b in zip(ours, theirs, strict=True):
         assert str(a.symbols) == str(b.symbols) == "BN"
@@ -46,7 +51,8 @@ def test_agrees_with_ase(tmp_path, box):
 
 def test_positions_count_from_the_corner(tmp_path):
     (atoms,) = read_dump(dump(tmp_path / "x.dump", steps=[0]), ["N", "B"])
-    np.testing.assert_allclose(atoms.positions, [[1.5, 0.25, -0.375], [3.5, 1.5, 3.0]])  # ids 1, 2; corner (-1, 0, 0.5)
+    # Ids 1, 2; corner (-1, 0, 0.5)
+    np.testing.assert_allclose(atoms.positions, [[1.5, 0.25, -0.375], [3.5, 1.5, 3.0]])
     np.testing.assert_allclose(atoms.arrays["c_u"], [-1.5, 0.25])
 
 
@@ -54,14 +60,22 @@ def test_positions_count_from_the_corner(tmp_path):
 def test_scaled_positions_are_the_same_structure(tmp_path, box):
     (atoms,) = read_dump(dump(tmp_path / "x.dump", box, steps=[0]), ["N", "B"])
     scaled = atoms.get_scaled_positions(wrap=False)
-    rows = "\n".join(f"{k + 1} {kind} " + " ".join(f"{s:.16g}" for s in scaled[k]) for k, kind in enumerate((2, 1)))
-    (other,) = read_dump(dump(tmp_path / "y.dump", box, "id type xs ys zs", rows, steps=[0]), ["N", "B"])
+    rows = "\n".join(
+        f"{k + 1} {kind} " + " ".join(f"{s:.16g}" for s in scaled[k])
+        for k, kind in enumerate((2, 1))
+    )
+    (other,) = read_dump(
+        dump(tmp_path / "y.dump", box, "id type xs ys zs", rows, steps=[0]), ["N", "B"]
+    )
     np.testing.assert_allclose(other.positions, atoms.positions, atol=1e-12)
 
 
 def test_general_triclinic_units_elements_and_compression(tmp_path):
     text = FRAME.format(
-        step=7, box="abc origin pp pp pp\n3 0 1 0.5\n0 4 0 0\n1 1 5 0", columns="id element x y z", rows="1 B 0.5 0 0\n2 N 1 1 1"
+        step=7,
+        box="abc origin pp pp pp\n3 0 1 0.5\n0 4 0 0\n1 1 5 0",
+        columns="id element x y z",
+        rows="1 B 0.5 0 0\n2 N 1 1 1",
     )
     path = tmp_path / "x.dump.gz"
     with gzip.open(path, "wt") as stream:
@@ -80,7 +94,10 @@ def test_general_triclinic_units_elements_and_compression(tmp_path):
         (dict(rows="1 1 0 0 0 1\n2 2 1 1"), "the dump ends inside this frame"),
         (dict(columns="id type vx vy vz c_u"), "no positions"),
         (dict(columns="id mol x y z c_u"), "no elements"),
-        (dict(rows="1 3 0 0 0 1\n2 2 1 1 1 1"), "a type without element; expected types 1 to 2; got 3"),
+        (
+            dict(rows="1 3 0 0 0 1\n2 2 1 1 1 1"),
+            "a type without element; expected types 1 to 2; got 3",
+        ),
         (dict(rows="1 1 0 0 0 1\n2 2 1 1 1 x"), "column c_u is not numeric"),
         (dict(box="pp pp pp\n0 1\n0 a\n0 1"), "box bounds are not readable"),
     ],
@@ -105,13 +122,20 @@ def test_a_dump_without_elements_or_in_other_units(tmp_path):
 
 def test_fingerprints_survive_the_rounding_of_files(tmp_path):
     rng = np.random.default_rng(0)
-    frames = [ase.Atoms("B20", rng.uniform(0, 9, size=(20, 3)), cell=[9.0, 9.1, 9.2], pbc=True) for _ in range(40)]
-    frames[0].positions[:, 0] = 0.1234565 - 3e-9  # what a file makes of it lies on the other side of the sixth decimal
+    frames = [
+        ase.Atoms("B20", rng.uniform(0, 9, size=(20, 3)), cell=[9.0, 9.1, 9.2], pbc=True)
+        for _ in range(40)
+    ]
+    # What a file makes of it lies on the other side of the sixth decimal
+    frames[0].positions[:, 0] = 0.1234565 - 3e-9
     ase.io.write(tmp_path / "x.extxyz", frames)
     again = ase.io.read(tmp_path / "x.extxyz", ":")
     names = [fingerprint(atoms) for atoms in frames]
     assert [fingerprint(atoms) for atoms in again] == names and len(set(names)) == 40
-    naive = [np.round(a.positions, 6).tobytes() == np.round(b.positions, 6).tobytes() for a, b in zip(frames, again, strict=True)]
+    naive = [
+        np.round(a.positions, 6).tobytes() == np.round(b.positions, 6).tobytes()
+        for a, b in zip(frames, again, strict=True)
+    ]
     assert not all(naive)  # rounding once would not do
     moved = frames[1].copy()
     moved.positions[3, 2] += 2e-6

@@ -21,7 +21,12 @@ CASES = {
     "wire without a cell across": (np.diag([0.0, 0.0, 4.0]), (False, False, True), 6, 4.5),
     "cell smaller than the cutoff": (TRICLINIC * 0.35, (True, True, True), 2, 5.0),
     "one atom and its images": (TRICLINIC * 0.35, (True, True, True), 1, 4.0),
-    "very flat cell": (np.array([[6.0, 0, 0], [5.5, 1.5, 0], [0, 0, 6.0]]), (True, True, True), 5, 4.0),
+    "very flat cell": (
+        np.array([[6.0, 0, 0], [5.5, 1.5, 0], [0, 0, 6.0]]),
+        (True, True, True),
+        5,
+        4.0,
+    ),
     "molecule": (np.zeros((3, 3)), (False, False, False), 15, 3.0),
 }
 
@@ -45,7 +50,8 @@ def test_neighbors_are_those_of_ase(case):
     assert len(sender) == len(i) > 0
     np.testing.assert_allclose(rows(sender, receiver, vector), rows(j, i, expected), atol=1e-8)
     assert (np.diff(receiver) >= 0).all()
-    # The edge vector is r_sender - r_receiver, up to lattice vectors of the periodic directions only.
+    # The edge vector is r_sender - r_receiver, up to lattice vectors of the periodic
+    # directions only.
     lattice = vector - (positions[sender] - positions[receiver])
     fraction = lattice @ np.linalg.inv(box)
     np.testing.assert_allclose(fraction, np.round(fraction), atol=1e-9)
@@ -95,7 +101,9 @@ def test_labels_from_calculator_are_in_six_order():
     graph = build_graph(atoms, ["B", "O"], 3.0, torch.float64)
     stress = atoms.calc.results["stress"]  # xx yy zz yz xz xy
     assert graph.stress[0].tolist() == [stress[k] for k in (0, 1, 2, 5, 4, 3)]
-    assert graph.energy.dtype == torch.float64 and graph.energy.item() == atoms.calc.results["energy"]
+    assert (
+        graph.energy.dtype == torch.float64 and graph.energy.item() == atoms.calc.results["energy"]
+    )
     assert graph.volume.item() == pytest.approx(atoms.get_volume())
     slab = atoms.copy()
     slab.pbc = (True, True, False)
@@ -126,7 +134,10 @@ def test_collate_joins_frames():
     assert (batch.edge_index[1].diff() >= 0).all()
     first_atom = first_edge = 0
     for k, graph in enumerate(graphs):
-        atoms, edges = slice(first_atom, first_atom + graph.n_atoms), slice(first_edge, first_edge + graph.n_edges)
+        atoms, edges = (
+            slice(first_atom, first_atom + graph.n_atoms),
+            slice(first_edge, first_edge + graph.n_edges),
+        )
         assert (batch.frame[atoms] == k).all()
         assert torch.equal(batch.edge_index[:, edges] - first_atom, graph.edge_index)
         assert torch.equal(batch.edge_vector[edges], graph.edge_vector)
@@ -140,7 +151,12 @@ def test_collate_joins_frames():
 def test_collate_pads_missing_labels_with_nan():
     bare = labelled(4)
     bare.calc = None
-    batch = collate([build_graph(atoms, ["B", "O"], 3.0, torch.float32) for atoms in (bare, labelled(3), ase.Atoms("B"))])
+    batch = collate(
+        [
+            build_graph(atoms, ["B", "O"], 3.0, torch.float32)
+            for atoms in (bare, labelled(3), ase.Atoms("B"))
+        ]
+    )
     assert batch.energy.isnan().tolist() == [True, False, True]
     assert batch.forces.isnan().all(1).tolist() == [True] * 4 + [False] * 3 + [True]
     assert batch.stress.isnan().all(1).tolist() == [True, False, True]
@@ -148,7 +164,9 @@ def test_collate_pads_missing_labels_with_nan():
 
 
 def test_batch_to_casts_vectors_but_not_energies():
-    batch = collate([build_graph(labelled(), ["B", "O"], 3.0, torch.float64)]).to(dtype=torch.float32)
+    batch = collate([build_graph(labelled(), ["B", "O"], 3.0, torch.float64)]).to(
+        dtype=torch.float32
+    )
     assert {batch.edge_vector.dtype, batch.forces.dtype, batch.stress.dtype} == {torch.float32}
     assert batch.energy.dtype == torch.float64 and batch.species.dtype == torch.int64
 

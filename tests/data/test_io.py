@@ -26,7 +26,11 @@ EV = {"energy": 1.0, "forces": 1.0, "stress": 1.0}
 def test_labels_survive_ase_formats(tmp_path, suffix):
     frames = [labelled(n, seed=n) for n in (4, 6)]
     ase.io.write(tmp_path / f"a.{suffix}", frames)
-    for atoms, original in zip(read_frames(tmp_path / f"a.{suffix}", require=("energy", "forces", "stress")), frames, strict=True):
+    for atoms, original in zip(
+        read_frames(tmp_path / f"a.{suffix}", require=("energy", "forces", "stress")),
+        frames,
+        strict=True,
+    ):
         results = original.calc.results
         assert atoms.calc is None
         assert atoms.info["energy"] == pytest.approx(results["energy"], abs=1e-8)
@@ -38,10 +42,19 @@ def test_labels_survive_ase_formats(tmp_path, suffix):
 def test_labels_under_other_keys(tmp_path):
     atoms = labelled(4)
     results, atoms.calc = atoms.calc.results, None
-    atoms.info |= {"REF_energy": results["energy"], "REF_virial": -results["stress"] * atoms.get_volume(), "energy": 99.0}
+    atoms.info |= {
+        "REF_energy": results["energy"],
+        "REF_virial": -results["stress"] * atoms.get_volume(),
+        "energy": 99.0,
+    }
     atoms.arrays["REF_forces"] = results["forces"]
     ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
-    (read,) = read_frames(tmp_path / "a.xyz", energy_key="REF_energy", forces_key="REF_forces", stress_key="REF_virial")
+    (read,) = read_frames(
+        tmp_path / "a.xyz",
+        energy_key="REF_energy",
+        forces_key="REF_forces",
+        stress_key="REF_virial",
+    )
     assert read.info["energy"] == pytest.approx(results["energy"])
     np.testing.assert_allclose(read.arrays["forces"], results["forces"], atol=1e-7)
     np.testing.assert_allclose(read.info["stress"], results["stress"][SIX], atol=1e-7)
@@ -51,7 +64,9 @@ def test_constraints_do_not_zero_the_forces(tmp_path):
     atoms = labelled(4)
     atoms.set_constraint(ase.constraints.FixAtoms([0]))
     ase.io.write(tmp_path / "a.traj", atoms)
-    np.testing.assert_allclose(read_frames(tmp_path / "a.traj")[0].arrays["forces"], atoms.calc.results["forces"])
+    np.testing.assert_allclose(
+        read_frames(tmp_path / "a.traj")[0].arrays["forces"], atoms.calc.results["forces"]
+    )
 
 
 def test_frames_from_memory_and_from_disk_make_the_same_graph():
@@ -65,7 +80,12 @@ def test_frames_from_memory_and_from_disk_make_the_same_graph():
 def write_npz(path, **changes):
     random = np.random.RandomState(0)
     coords = np.array([[0, 0, 0], [0, 0, 1.1], [0, 1.0, 0]]) + random.normal(0, 0.01, (4, 3, 3))
-    data = {"nuclear_charges": np.array([8, 1, 1], np.uint8), "coords": coords, "energies": random.normal(size=4), "forces": coords * 3}
+    data = {
+        "nuclear_charges": np.array([8, 1, 1], np.uint8),
+        "coords": coords,
+        "energies": random.normal(size=4),
+        "forces": coords * 3,
+    }
     np.savez(path, **{key: value for key, value in (data | changes).items() if value is not None})
     return data
 
@@ -73,10 +93,14 @@ def write_npz(path, **changes):
 def test_rmd17_is_converted(tmp_path):
     data = write_npz(tmp_path / "a.npz")
     frames = read_frames(tmp_path / "a.npz", frames=[3, 1])
-    assert len(frames) == 2 and frames[0].get_chemical_formula() == "H2O" and not frames[0].pbc.any()
+    assert (
+        len(frames) == 2 and frames[0].get_chemical_formula() == "H2O" and not frames[0].pbc.any()
+    )
     assert frames[0].info["energy"] == pytest.approx(data["energies"][1] * KCAL_PER_MOL)
     np.testing.assert_allclose(frames[1].arrays["forces"], data["forces"][3] * KCAL_PER_MOL)
-    assert read_frames(tmp_path / "a.npz", units="eV")[0].info["energy"] == pytest.approx(data["energies"][0])
+    assert read_frames(tmp_path / "a.npz", units="eV")[0].info["energy"] == pytest.approx(
+        data["energies"][0]
+    )
 
 
 def test_scalar_targets(tmp_path):
@@ -90,9 +114,11 @@ def test_scalar_targets(tmp_path):
 
 
 QM9_WATER = (
-    "3\ngdb 3\t799.58812\t437.90386\t282.94545\t1.8511\t6.31\t-0.2928\t0.0687\t0.3615\t19.0002\t0.021375"
+    "3\ngdb "
+    "3\t799.58812\t437.90386\t282.94545\t1.8511\t6.31\t-0.2928\t0.0687\t0.3615\t19.0002\t0.021375"
     "\t-76.404702\t-76.401867\t-76.400922\t-76.422349\t6.002\t\n"
-    "O\t-0.0343604951\t 0.9775395708\t 7.6015923*^-3\t-0.589706\nH\t 0.0647664923\t 0.0205721989\t 0.0015346341\t 0.294853\n"
+    "O\t-0.0343604951\t 0.9775395708\t 7.6015923*^-3\t-0.589706\nH\t 0.0647664923\t 0.0205721989\t "
+    "0.0015346341\t 0.294853\n"
     "H\t 0.8717903737\t 1.3007924048\t 0.0006931336\t 0.294853\n1671.4222\t3803.6305\t3907.698\n"
     "O\tO\nInChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n"
 )
@@ -108,8 +134,13 @@ def write_qm9(path, text=QM9_WATER):
 def test_qm9_archive(tmp_path):
     write_qm9(tmp_path / "q.tar.bz2")
     (atoms,) = read_frames(tmp_path / "q.tar.bz2", energy_key="U0_Ha", require=("energy",))
-    assert atoms.get_chemical_formula() == "H2O" and atoms.positions[0, 2] == pytest.approx(7.6015923e-3)
-    assert atoms.info["energy"] == pytest.approx(-76.404702 * HARTREE) and atoms.info["Cv_cal_molK"] == 6.002
+    assert atoms.get_chemical_formula() == "H2O" and atoms.positions[0, 2] == pytest.approx(
+        7.6015923e-3
+    )
+    assert (
+        atoms.info["energy"] == pytest.approx(-76.404702 * HARTREE)
+        and atoms.info["Cv_cal_molK"] == 6.002
+    )
     write_qm9(tmp_path / "q.tar.bz2", QM9_WATER.replace("gdb 3", "3"))
     with pytest.raises(RaceError, match="q.tar.bz2, dsgdb9nsd_000003.xyz: not a QM9 molecule"):
         read_frames(tmp_path / "q.tar.bz2", require=())
@@ -130,7 +161,10 @@ def spoil(what):
         return atoms, "positions or cell are not finite"
     if what == "missing forces":
         del results["forces"]
-        return atoms, "no forces under the key 'forces'; got keys energy stress; set data.forces_key"
+        return (
+            atoms,
+            "no forces under the key 'forces'; got keys energy stress; set data.forces_key",
+        )
     if what == "missing energy":
         del results["energy"]
         return atoms, "no energy under the key 'energy'"
@@ -193,7 +227,8 @@ def test_bad_frame_is_refused(what):
     atoms, message = spoil(what)
     with pytest.raises(RaceError, match=f"^a.xyz, frame 7: .*{message}"):
         normalize(atoms, KEYS, EV, require=("energy", "forces"), where="a.xyz, frame 7")
-    normalize(labelled(4), KEYS, EV, require=("energy", "forces"), where="a.xyz, frame 7")  # the same frame unspoiled passes
+    # The same frame unspoiled passes
+    normalize(labelled(4), KEYS, EV, require=("energy", "forces"), where="a.xyz, frame 7")
 
 
 def test_file_and_frame_are_named(tmp_path):
@@ -219,7 +254,9 @@ def test_stress_forms_agree():
 def test_stress_of_a_slab():
     atoms = labelled(4)
     atoms.pbc = (True, True, False)
-    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((4, 3)), stress=np.ones(6))
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=0.0, forces=np.zeros((4, 3)), stress=np.ones(6)
+    )
     assert "stress" not in normalize(atoms, KEYS, EV).info
     with pytest.raises(RaceError, match="not periodic in 3D"):
         normalize(atoms, KEYS, EV, require=("stress",))
@@ -230,7 +267,12 @@ def test_unreadable_files(tmp_path):
         read_frames(tmp_path / "none.xyz")
     with pytest.raises(RaceError, match="is a folder"):
         read_frames(tmp_path)
-    contents = {"empty.xyz": b"", "noise.extxyz": b"\x80\x02" * 50, "noise.traj": b"not a trajectory", "a.npz": b"PK\x03\x04"}
+    contents = {
+        "empty.xyz": b"",
+        "noise.extxyz": b"\x80\x02" * 50,
+        "noise.traj": b"not a trajectory",
+        "a.npz": b"PK\x03\x04",
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RaceError, match=name):
@@ -266,7 +308,9 @@ def test_unknown_units(tmp_path):
     atoms = labelled(4)
     atoms.info["energy_units"] = "Rydberg"
     ase.io.write(tmp_path / "a.extxyz", atoms)
-    with pytest.raises(RaceError, match="info\\['energy_units'\\] names another unit; expected eV; got Rydberg"):
+    with pytest.raises(
+        RaceError, match="info\\['energy_units'\\] names another unit; expected eV; got Rydberg"
+    ):
         read_frames(tmp_path / "a.extxyz")
     with pytest.raises(RaceError, match="unknown unit; expected auto or eV or kcal/mol; got 'Ry'"):
         read_frames(tmp_path / "a.extxyz", units="Ry")

@@ -1,4 +1,6 @@
-"""Named datasets: found, verified, refused; and the published files themselves where they are at hand."""
+"""Named datasets: found, verified, refused; and the published files themselves where they
+are at hand.
+"""
 
 import hashlib
 
@@ -17,16 +19,25 @@ from .test_io import QM9_WATER, write_npz, write_qm9
 def test_every_checksum_belongs_to_a_file_of_its_source():
     for entry, digest in sources._checksums().items():
         name, file_name = entry.split("/")
-        assert file_name in sources.SOURCES[name].files.values() and len(bytes.fromhex(digest)) == 32
+        assert (
+            file_name in sources.SOURCES[name].files.values() and len(bytes.fromhex(digest)) == 32
+        )
     for name in ("psb3", "obn25"):
-        assert all(f"{name}/{file_name}" in sources._checksums() for file_name in sources.SOURCES[name].files.values())
+        assert all(
+            f"{name}/{file_name}" in sources._checksums()
+            for file_name in sources.SOURCES[name].files.values()
+        )
 
 
 def test_load_finds_verifies_and_refuses(tmp_path, monkeypatch):
     (tmp_path / "deep").mkdir()
     path = tmp_path / "deep" / "liquid_bn_test.traj"
     ase.io.write(path, labelled(4))
-    with pytest.raises(RaceError, match=r"liquid_bn_test.traj: is not the published file; expected sha256 f160bfb3.*check=False"):
+    with pytest.raises(
+        RaceError,
+        match=r"liquid_bn_test.traj: is not the published file; expected sha256 "
+        r"f160bfb3.*check=False",
+    ):
         sources.load("obn25", "liquid_test", tmp_path)
     monkeypatch.setenv("RACE_DATA", str(tmp_path))
     assert len(sources.load("obn25", "liquid_test", check=False)) == 1
@@ -46,11 +57,15 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         sources.load("md22", "all", tmp_path)
     with pytest.raises(RaceError, match="unknown split of 3bpa; expected train_300K"):
         sources.load("3bpa", "train", tmp_path)
-    with pytest.raises(RaceError, match="set RACE_DATA; the files are at https://github.com/davkovacs"):
+    with pytest.raises(
+        RaceError, match="set RACE_DATA; the files are at https://github.com/davkovacs"
+    ):
         sources.load("3bpa", "train_300K")
     with pytest.raises(RaceError, match="no train_300K.xyz; fetch it from https"):
         sources.load("3bpa", "train_300K", tmp_path)
-    (tmp_path / "new_solid.traj").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:345c\nsize 1\n")
+    (tmp_path / "new_solid.traj").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:345c\nsize 1\n"
+    )
     with pytest.raises(RaceError, match="git LFS pointer.*git lfs pull"):
         sources.load("obn25", "solid", tmp_path)
 
@@ -59,7 +74,9 @@ def test_rmd17_split_from_the_published_index(tmp_path):
     data = write_npz(tmp_path / "rmd17_ethanol.npz")
     (tmp_path / "index_train_02.csv").write_text("3\n0\n")
     frames = sources.load("rmd17", "ethanol_train_02", tmp_path)
-    assert [atoms.info["energy"] for atoms in frames] == pytest.approx(list(data["energies"][[0, 3]] * KCAL_PER_MOL))
+    assert [atoms.info["energy"] for atoms in frames] == pytest.approx(
+        list(data["energies"][[0, 3]] * KCAL_PER_MOL)
+    )
 
 
 def test_qm9_leaves_out_uncharacterized_molecules(tmp_path):
@@ -86,11 +103,15 @@ def test_published_3bpa(published):
     isolated = published("3bpa", "iso_atoms")
     assert [str(atoms.symbols) for atoms in isolated] == ["C", "H", "N", "O"]
     frames = published("3bpa", "train_300K", frames=slice(3))
-    assert {len(atoms) for atoms in frames} == {27} and frames[0].info["energy"] == pytest.approx(-17660.461737861464)
+    assert {len(atoms) for atoms in frames} == {27} and frames[0].info["energy"] == pytest.approx(
+        -17660.461737861464
+    )
 
 
 def test_published_rmd17(published):
-    """Aspirin's binding energy per atom must come out in eV: kcal/mol taken for eV would be 23 times off."""
+    """Aspirin's binding energy per atom must come out in eV: kcal/mol taken for eV would be
+    23 times off.
+    """
     frames = published("rmd17", "aspirin_train_01", frames=slice(5))
     assert {atoms.get_chemical_formula() for atoms in frames} == {"C9H8O4"}
     assert frames[0].info["energy"] == pytest.approx(-17617.697, abs=1e-2)
@@ -104,7 +125,9 @@ def test_published_qm9_isomers(published):
 
 
 def test_published_stress_sign(reference_data):
-    """The 40 GPa polymorph: compressed, so ASE's stress is negative, and about as large as its name says."""
+    """The 40 GPa polymorph: compressed, so ASE's stress is negative, and about as large as
+    its name says.
+    """
     path = reference_data / "b2o3" / "B2O3_crystal_highP_40GPa_val.extxyz"
     if not path.is_file():
         pytest.skip("B2O3 frames are not on this machine")

@@ -21,9 +21,19 @@ HEADS = ["point", "energy", "cholesky", "equivariant", "evidential"]
 def make_model(dtype=torch.float64, seed=0, **changes) -> RACE:
     torch.manual_seed(seed)
     options = dict(
-        elements=ELEMENTS, r_max=R_MAX, n_layers=3, irreps_hidden="8x0e+4x0o+8x1o+4x1e+6x2e", lmax=2, n_features=8, n_members=2,
-        avg_num_neighbors=12.0, readout_hidden=16, radial_mlp=[16], atomic_energies=[-3.0, 2.0], scale=[0.7, 1.3],
-    )  # fmt: skip
+        elements=ELEMENTS,
+        r_max=R_MAX,
+        n_layers=3,
+        irreps_hidden="8x0e+4x0o+8x1o+4x1e+6x2e",
+        lmax=2,
+        n_features=8,
+        n_members=2,
+        avg_num_neighbors=12.0,
+        readout_hidden=16,
+        radial_mlp=[16],
+        atomic_energies=[-3.0, 2.0],
+        scale=[0.7, 1.3],
+    )
     return RACE(ModelConfig(**{**options, **changes}), dtype)
 
 
@@ -46,20 +56,29 @@ def unshared(model: RACE) -> RACE:
     weight = twin.layers[0].linear_down.weight.data
     for m in range(model.n_members):
         for _ in range(m):
-            weight[m, 0] = torch.nextafter(weight[m, 0], torch.tensor(torch.inf, dtype=torch.float64))
+            weight[m, 0] = torch.nextafter(
+                weight[m, 0], torch.tensor(torch.inf, dtype=torch.float64)
+            )
     return twin
 
 
 def triclinic(repeat=(2, 2, 1)):
-    """BN, 16 atoms, sheared and rattled: thinner than two cutoffs, so atoms see several images of each other."""
+    """BN, 16 atoms, sheared and rattled: thinner than two cutoffs, so atoms see several
+    images of each other.
+    """
     frame = ase.build.bulk("BN", "zincblende", a=3.6, cubic=False).repeat(repeat)
-    frame.set_cell(frame.cell @ (np.eye(3) + 0.05 * np.array([[0, 1, 0], [0, 0, 0.5], [0.3, 0, 0]])), scale_atoms=True)
+    frame.set_cell(
+        frame.cell @ (np.eye(3) + 0.05 * np.array([[0, 1, 0], [0, 0, 0.5], [0.3, 0, 0]])),
+        scale_atoms=True,
+    )
     frame.rattle(0.1, seed=1)
     return frame
 
 
 def numeric_force(energy, atoms, atom: int, axis: int, h: float) -> float:
-    """-dE/dx of one component by central differences of `energy(atoms)`, steps of h Angstrom; eV/A."""
+    """-dE/dx of one component by central differences of `energy(atoms)`, steps of h
+    Angstrom; eV/A.
+    """
     sides = []
     for sign in (1, -1):
         moved = atoms.copy()
@@ -69,7 +88,9 @@ def numeric_force(energy, atoms, atom: int, axis: int, h: float) -> float:
 
 
 def numeric_stress(energy, atoms, h: float) -> np.ndarray:
-    """[6] eV/A^3 in ASE's Voigt order, by central differences of `energy(atoms)` along symmetric strains of h."""
+    """[6] eV/A^3 in ASE's Voigt order, by central differences of `energy(atoms)` along
+    symmetric strains of h.
+    """
     stress = []
     for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
         sides = []
@@ -117,15 +138,18 @@ def folded(graph: Batch) -> tuple:
 
 
 def domains_of(frame, domain: np.ndarray, n_domains: int) -> tuple[list[tuple], list[np.ndarray]]:
-    """A periodic frame cut into domains with one-cutoff ghost shells, ghosts being (atom, image) pairs.
+    """A periodic frame cut into domains with one-cutoff ghost shells, ghosts being (atom,
+    image) pairs.
 
-    domain [n_atoms]: the owner of each atom. Returns the domains as predict_domains takes them, and the atoms each owns.
+    domain [n_atoms]: the owner of each atom. Returns the domains as predict_domains takes
+    them, and the atoms each owns.
     """
     graph = graph_of(frame)
     sender, receiver = graph.edge_index.numpy()
-    shift = np.rint((graph.edge_vector.numpy() - frame.positions[sender] + frame.positions[receiver]) @ np.linalg.inv(frame.cell)).astype(
-        int
-    )
+    shift = np.rint(
+        (graph.edge_vector.numpy() - frame.positions[sender] + frame.positions[receiver])
+        @ np.linalg.inv(frame.cell)
+    ).astype(int)
     owned = [np.flatnonzero(domain == rank) for rank in range(n_domains)]
     row = np.zeros(len(frame), dtype=np.int64)
     for rows in owned:
@@ -142,7 +166,9 @@ def domains_of(frame, domain: np.ndarray, n_domains: int) -> tuple[list[tuple], 
             else:
                 local[k] = len(rows) + ghosts.setdefault((sender[e], *shift[e]), len(ghosts))
         originals = np.array([key[0] for key in ghosts], dtype=np.int64)
-        row_ptr = np.concatenate([[0], np.cumsum(np.bincount(row[receiver[edges]], minlength=len(rows)))]).astype(np.int64)
+        row_ptr = np.concatenate(
+            [[0], np.cumsum(np.bincount(row[receiver[edges]], minlength=len(rows)))]
+        ).astype(np.int64)
         parts = (
             species[np.concatenate([rows, originals])],
             graph.edge_vector.numpy()[edges],
@@ -156,18 +182,25 @@ def domains_of(frame, domain: np.ndarray, n_domains: int) -> tuple[list[tuple], 
 
 
 def eager(model: RACE, graph: Batch) -> dict[str, torch.Tensor]:
-    """What predict() with members should give, from the Python model; virial [M, 6] in SIX_ORDER."""
+    """What predict() with members should give, from the Python model; virial [M, 6] in
+    SIX_ORDER.
+    """
     result = model(graph)
     with torch.no_grad():
         raw = result["raw"]
         out = torch.cat([raw[..., :1], raw[..., 1:] * model.n_layers], dim=-1)
         energy_var, aleatoric, epistemic = model.moments(out)
     return {
-        "node_energy": result["node_energy"].detach(), "forces": result["forces"].detach(),
-        "virial": -result["stress"][0].detach() * graph.volume, "node_energy_var": energy_var,
-        "cov_aleatoric": aleatoric.mean(1), "cov_epistemic": epistemic.mean(1),
-        "virial_cov": result["virial_cov"][0].detach().mean(0) if model.has_stress_cov else torch.zeros(6, 6, dtype=torch.float64),
-    }  # fmt: skip
+        "node_energy": result["node_energy"].detach(),
+        "forces": result["forces"].detach(),
+        "virial": -result["stress"][0].detach() * graph.volume,
+        "node_energy_var": energy_var,
+        "cov_aleatoric": aleatoric.mean(1),
+        "cov_epistemic": epistemic.mean(1),
+        "virial_cov": result["virial_cov"][0].detach().mean(0)
+        if model.has_stress_cov
+        else torch.zeros(6, 6, dtype=torch.float64),
+    }
 
 
 def difference(got: torch.Tensor, want: torch.Tensor) -> float:

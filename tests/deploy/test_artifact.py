@@ -1,4 +1,6 @@
-"""Damaged, foreign, tampered and mistaken artifacts: each one clear line. And the self-test, which must be able to fail."""
+"""Damaged, foreign, tampered and mistaken artifacts: each one clear line. And the self-test,
+which must be able to fail.
+"""
 
 import hashlib
 import io
@@ -51,7 +53,11 @@ def test_trailer_is_a_zip_comment(artifact):
 
 def test_bit_flips(artifact, tmp_path):
     body, rng = artifact.read_bytes(), random.Random(0)
-    places = [rng.randrange(len(body)) for _ in range(25)] + list(range(len(body) - 110, len(body))) + [0, 1, 2, 3]
+    places = (
+        [rng.randrange(len(body)) for _ in range(25)]
+        + list(range(len(body) - 110, len(body)))
+        + [0, 1, 2, 3]
+    )
     for place in places:
         damaged = bytearray(body)
         damaged[place] ^= 1 << rng.randrange(8)
@@ -89,8 +95,12 @@ def test_other_kinds_of_files(tmp_path):
 
 def test_another_version(artifact, tmp_path):
     other = FORMAT_VERSION - 1
-    body = artifact.read_bytes().replace(f"race-artifact/{FORMAT_VERSION} ".encode(), f"race-artifact/{other} ".encode())
-    (tmp_path / "x.race.pt").write_bytes(body[:-64] + hashlib.sha256(body[:-64]).hexdigest().encode())
+    body = artifact.read_bytes().replace(
+        f"race-artifact/{FORMAT_VERSION} ".encode(), f"race-artifact/{other} ".encode()
+    )
+    (tmp_path / "x.race.pt").write_bytes(
+        body[:-64] + hashlib.sha256(body[:-64]).hexdigest().encode()
+    )
     expected = f"format 'race-artifact/{other}'; this librace reads race-artifact/{FORMAT_VERSION}"
     assert expected in refusal(tmp_path / "x.race.pt")
 
@@ -120,21 +130,33 @@ def build(path, model, spoil_weights=lambda deployed: None, spoil_metadata=None)
     selftest = make_selftest(deployed, model)
     spoil_weights(deployed)
     metadata = metadata_of(model, "float64", False, keep, {}, {})
-    extra = {"metadata.json": to_json({**metadata, **(spoil_metadata or {})}), "selftest.json": to_json(selftest)}
+    extra = {
+        "metadata.json": to_json({**metadata, **(spoil_metadata or {})}),
+        "selftest.json": to_json(selftest),
+    }
     path.write_bytes(seal(script(deployed, extra)))
     return path
 
 
-@pytest.mark.parametrize("weight", ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"])
+@pytest.mark.parametrize(
+    "weight",
+    ["layers.0.radial.weights.1", "layers.1.chain.weight", "layers.2.second", "atomic_energies"],
+)
 def test_selftest_finds_a_wrong_weight(weight, model, tmp_path):
-    """In float64 one weight off by 1 %, in float32 a whole tensor; no checksum tells, since it was sealed so."""
+    """In float64 one weight off by 1 %, in float32 a whole tensor; no checksum tells, since
+    it was sealed so.
+    """
 
     def spoil(deployed, one):
         tensor = dict([*deployed.named_parameters(), *deployed.named_buffers()])[weight].flatten()
         tensor[tensor.abs().argmax() if one else slice(None)] *= 1.01
 
     for dtype in ("float64", "float32"):
-        path = build(tmp_path / f"{dtype}.race.pt", model, lambda deployed, one=dtype == "float64": spoil(deployed, one))
+        path = build(
+            tmp_path / f"{dtype}.race.pt",
+            model,
+            lambda deployed, one=dtype == "float64": spoil(deployed, one),
+        )
         message = refusal(path, dtype=dtype)
         assert "self-test failed" in message and dtype in message
     race._race.load(str(path), selftest=False)
@@ -148,7 +170,11 @@ def test_an_operator_that_refuses_is_one_line_not_a_crash(model, tmp_path):
         deployed.layers[1].dim_mid = 7
 
     message = refusal(build(tmp_path / "x.race.pt", model, spoil))
-    assert "does not run on cpu" in message and "expected a block inside dim_out = 7" in message and "\n" not in message
+    assert (
+        "does not run on cpu" in message
+        and "expected a block inside dim_out = 7" in message
+        and "\n" not in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +204,9 @@ def test_metrics_that_a_head_does_not_give(model, tmp_path):
     """NaN in a summary: members of head `energy` have no force deviation."""
     validation = {"validation/forces_rmse": 20.0, "validation/forces_std/member_0": float("nan")}
     export_model(model, tmp_path / "x.race.pt", summary={"validation": validation})
-    assert read_metadata(tmp_path / "x.race.pt")[0]["validation"] == {"validation/forces_rmse": 20.0}
+    assert read_metadata(tmp_path / "x.race.pt")[0]["validation"] == {
+        "validation/forces_rmse": 20.0
+    }
 
 
 def test_export_keeps_what_was_there_when_it_fails(model, tmp_path):
@@ -207,11 +235,20 @@ def run_folder(model, tmp_path):
     config = Config(data=DataConfig(train=["train.extxyz"]), model=model.config)
     config.train.dtype = "float64"
     write_config(run, config)
-    save_file({name: weight.detach().contiguous() for name, weight in model.named_parameters()}, run / "model.safetensors")
+    save_file(
+        {name: weight.detach().contiguous() for name, weight in model.named_parameters()},
+        run / "model.safetensors",
+    )
     training = {
-        "n_frames": 12, "n_atoms_per_frame": [8, 16], "elements": ["B", "N"], "min_distance": {"B-B": 1.7, "B-N": 1.21, "N-N": 1.8},
-        "per_element": {"B": {"n_atoms": 70, "force_rms": 1.5, "force_max": 9.5}, "N": {"n_atoms": 70, "force_rms": 1.4, "force_max": 8.1}},
-    }  # fmt: skip
+        "n_frames": 12,
+        "n_atoms_per_frame": [8, 16],
+        "elements": ["B", "N"],
+        "min_distance": {"B-B": 1.7, "B-N": 1.21, "N-N": 1.8},
+        "per_element": {
+            "B": {"n_atoms": 70, "force_rms": 1.5, "force_max": 9.5},
+            "N": {"n_atoms": 70, "force_rms": 1.4, "force_max": 8.1},
+        },
+    }
     versions = {"git": "0123456789abcdef", "torch": torch.__version__, "race": "0"}
     # A head without force uncertainty has NaN there.
     validation = {"validation/forces_rmse": 31.5, "validation/forces_std": float("nan")}
@@ -223,7 +260,21 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
     path = tmp_path / "x.race.pt"
     calibration = tmp_path / "calibration.json"
     calibration.write_text('{"covariance_scale": 1.25, "forces": {"method": "isotonic"}}')
-    assert main(["export", str(run_folder), "-o", str(path), "--dtype", "float32", "--calibration", str(calibration)]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(run_folder),
+                "-o",
+                str(path),
+                "--dtype",
+                "float32",
+                "--calibration",
+                str(calibration),
+            ]
+        )
+        == 0
+    )
     digest = race._race.load(str(path)).sha256
     assert digest in capsys.readouterr().out
     assert main(["info", str(path)]) == 0
@@ -248,7 +299,9 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
     assert json.loads(race._race.load(str(path)).metadata) == metadata
 
     calibration.write_text('{"covariance_scale": null}')
-    assert main(["export", str(run_folder), "-o", str(path), "--calibration", str(calibration)]) == 2
+    assert (
+        main(["export", str(run_folder), "-o", str(path), "--calibration", str(calibration)]) == 2
+    )
     assert "no factor for the force or energy uncertainty" in capsys.readouterr().err
     assert main(["export", str(run_folder), "-o", str(tmp_path / "x.pt")]) == 2
     assert "expected NAME.race.pt" in capsys.readouterr().err

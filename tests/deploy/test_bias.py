@@ -1,4 +1,6 @@
-"""The biased calculator against finite differences of its own energy, and against the formula written out."""
+"""The biased calculator against finite differences of its own energy, and against the
+formula written out.
+"""
 
 import ase
 import numpy as np
@@ -17,7 +19,12 @@ HEIGHT, WIDTH = 3.0, 0.4  # eV: on the order of the members' spread
 @pytest.fixture
 def atoms() -> ase.Atoms:
     """Two atoms in a cell smaller than the cutoff."""
-    return ase.Atoms("BN", positions=[[0.1, 0.0, 0.2], [1.3, 1.1, 0.9]], cell=[[2.5, 0, 0], [0.4, 2.3, 0], [0.3, -0.5, 2.6]], pbc=True)
+    return ase.Atoms(
+        "BN",
+        positions=[[0.1, 0.0, 0.2], [1.3, 1.1, 0.9]],
+        cell=[[2.5, 0, 0], [0.4, 2.3, 0], [0.3, -0.5, 2.6]],
+        pbc=True,
+    )
 
 
 @pytest.fixture
@@ -35,10 +42,17 @@ def test_forces_and_stress_are_derivatives(biased, atoms):
     plain = biased.unbiased.get_property("forces", atoms)
     assert np.abs(forces - plain).max() > 0.05 * np.abs(plain).max()
     h = 1e-4
-    numeric = [[numeric_force(biased.get_potential_energy, atoms, i, k, h) for k in range(3)] for i in range(len(atoms))]
+    numeric = [
+        [numeric_force(biased.get_potential_energy, atoms, i, k, h) for k in range(3)]
+        for i in range(len(atoms))
+    ]
     np.testing.assert_allclose(forces, numeric, atol=1e-6 * np.abs(forces).max())
     stress = biased.get_property("stress", atoms)
-    np.testing.assert_allclose(numeric_stress(biased.get_potential_energy, atoms, h), stress, atol=1e-6 * np.abs(stress).max())
+    np.testing.assert_allclose(
+        numeric_stress(biased.get_potential_energy, atoms, h),
+        stress,
+        atol=1e-6 * np.abs(stress).max(),
+    )
 
 
 def test_energy_is_the_formula(biased, atoms):

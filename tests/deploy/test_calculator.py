@@ -43,10 +43,19 @@ def test_equals_the_model(calculator, model, atoms):
     close(get("forces_cov_aleatoric", atoms), aleatoric)
     close(get("forces_cov_epistemic", atoms), epistemic)
     close(get("forces_cov", atoms), aleatoric + epistemic)
-    bald = 0.5 * np.log(np.linalg.det(aleatoric + epistemic)) - 0.5 * np.log(np.linalg.det(of_members)).mean(1)
+    bald = 0.5 * np.log(np.linalg.det(aleatoric + epistemic)) - 0.5 * np.log(
+        np.linalg.det(of_members)
+    ).mean(1)
     close(get("bald", atoms), bald)
-    # It is not what the mean of the covariances would give, and it is positive: mixing members adds entropy.
-    assert np.abs(bald - 0.5 * np.log(np.linalg.det(aleatoric + epistemic) / np.linalg.det(aleatoric))).max() > 1e-4 and bald.min() > 0
+    # It is not what the mean of the covariances would give, and it is positive: mixing
+    # members adds entropy.
+    assert (
+        np.abs(
+            bald - 0.5 * np.log(np.linalg.det(aleatoric + epistemic) / np.linalg.det(aleatoric))
+        ).max()
+        > 1e-4
+        and bald.min() > 0
+    )
     close(get("stress_std", atoms), stress.std(0)[list(SIX_TO_VOIGT)])
     close(get("energy_members", atoms), energy)
     close(get("forces_members", atoms), forces)
@@ -67,7 +76,11 @@ def test_plain_forces_do_not_pay_for_members(calculator, atoms, monkeypatch):
     atoms.calc = calculator
     atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy()
     assert requests == [{"members": False, "uncertainty": False, "zbl": None}]
-    calculator.get_property("forces_cov", atoms), calculator.get_property("energy_std", atoms), atoms.get_forces()
+    (
+        calculator.get_property("forces_cov", atoms),
+        calculator.get_property("energy_std", atoms),
+        atoms.get_forces(),
+    )
     assert len(requests) == 2 and requests[1] == {"members": True, "uncertainty": True, "zbl": None}
 
 
@@ -119,7 +132,10 @@ def test_one_point_member_has_no_uncertainty(atoms, tmp_path):
 def test_one_member_has_its_aleatoric_part(atoms, tmp_path):
     export_model(make_model(n_members=1), tmp_path / "x.race.pt")
     calculator = race.Calculator(tmp_path / "x.race.pt")
-    close(calculator.get_property("forces_cov", atoms), calculator.get_property("forces_cov_aleatoric", atoms))
+    close(
+        calculator.get_property("forces_cov", atoms),
+        calculator.get_property("forces_cov_aleatoric", atoms),
+    )
     for name in ("forces_cov_epistemic", "bald", "stress_std"):
         with pytest.raises(PropertyNotImplementedError):
             calculator.get_property(name, atoms)
@@ -127,17 +143,23 @@ def test_one_member_has_its_aleatoric_part(atoms, tmp_path):
 
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_noise_of_the_stress(n_members, atoms, tmp_path):
-    """Total covariance of the stress: noise over volume^2, and the members' spread; Voigt order; half of it in a cell of twice the size."""
+    """Total covariance of the stress: noise over volume^2, and the members' spread; Voigt
+    order; half of it in a cell of twice the size.
+    """
     model = make_model(n_members=n_members, stress_head="equivariant")
     export_model(model, tmp_path / "x.race.pt")
     calculator = race.Calculator(tmp_path / "x.race.pt")
     result, voigt = model(graph_of(atoms)), list(SIX_TO_VOIGT)
-    noise = result["virial_cov"][0].detach().numpy().mean(0)[voigt][:, voigt] / atoms.get_volume() ** 2
+    noise = (
+        result["virial_cov"][0].detach().numpy().mean(0)[voigt][:, voigt] / atoms.get_volume() ** 2
+    )
     spread = np.cov(result["stress"][0].detach().numpy()[:, voigt].T, bias=True)
     get = calculator.get_property
     np.testing.assert_allclose(get("stress_cov_aleatoric", atoms), noise, rtol=1e-9)
     np.testing.assert_allclose(get("stress_cov", atoms), noise + spread, rtol=1e-9)
-    np.testing.assert_allclose(get("stress_std", atoms), np.sqrt(np.diagonal(noise + spread)), rtol=1e-9)
+    np.testing.assert_allclose(
+        get("stress_std", atoms), np.sqrt(np.diagonal(noise + spread)), rtol=1e-9
+    )
     if n_members == 1:
         with pytest.raises(PropertyNotImplementedError):
             get("stress_cov_epistemic", atoms)
@@ -150,7 +172,10 @@ def test_one_evidential_member_has_bald(atoms, tmp_path):
     model = make_model(n_members=1, head="evidential")
     export_model(model, tmp_path / "x.race.pt")
     kappa = evidential_kappa(model(graph_of(atoms))["raw"]).detach().numpy()[:, 0]
-    close(race.Calculator(tmp_path / "x.race.pt").get_property("bald", atoms), 1.5 * np.log1p(1 / kappa))
+    close(
+        race.Calculator(tmp_path / "x.race.pt").get_property("bald", atoms),
+        1.5 * np.log1p(1 / kappa),
+    )
 
 
 def test_an_ensemble_of_energy_heads_has_no_bald(atoms, tmp_path):
@@ -171,12 +196,25 @@ def test_the_papers_intensive_energy_variance(atoms, tmp_path):
 
 @pytest.fixture(scope="module")
 def calibrated(model, tmp_path_factory):
-    """An artifact whose forces are calibrated up to 0.9999 and energies, by nine frames, up to 0.9; and the two tables."""
+    """An artifact whose forces are calibrated up to 0.9999 and energies, by nine frames, up
+    to 0.9; and the two tables.
+    """
     z = np.random.default_rng(0).standard_t(3, size=2000)
-    tables = {"forces": IntervalTable.fit(z), "energy": IntervalTable.fit(z[:9], method="conformal")}
-    intervals = {"method": "isotonic", "levels": tables["forces"].levels.tolist(), "fingerprints": []}
+    tables = {
+        "forces": IntervalTable.fit(z),
+        "energy": IntervalTable.fit(z[:9], method="conformal"),
+    }
+    intervals = {
+        "method": "isotonic",
+        "levels": tables["forces"].levels.tolist(),
+        "fingerprints": [],
+    }
     path = tmp_path_factory.mktemp("calibrated") / "x.race.pt"
-    export_model(model, path, intervals=intervals | {name: table.factors.tolist() for name, table in tables.items()})
+    export_model(
+        model,
+        path,
+        intervals=intervals | {name: table.factors.tolist() for name, table in tables.items()},
+    )
     return path, tables
 
 
@@ -185,9 +223,21 @@ def test_interval_factors_are_pythons_own(calibrated):
     runtime = race.Calculator(path).model
     for name, table in tables.items():
         last = table.levels[len(table.factors) - 1]
-        for level in [0.001, 0.004, 0.5, 0.637, 0.8999, last, *np.random.default_rng(1).random(50) * last]:
-            assert runtime.interval_factor(name, level) == pytest.approx(table.factor(level), rel=1e-10), (name, level)
-    with pytest.raises(RaceError, match="interval of energy at level 0.95.*the calibration reaches 0.9"):
+        for level in [
+            0.001,
+            0.004,
+            0.5,
+            0.637,
+            0.8999,
+            last,
+            *np.random.default_rng(1).random(50) * last,
+        ]:
+            assert runtime.interval_factor(name, level) == pytest.approx(
+                table.factor(level), rel=1e-10
+            ), (name, level)
+    with pytest.raises(
+        RaceError, match="interval of energy at level 0.95.*the calibration reaches 0.9"
+    ):
         runtime.interval_factor("energy", 0.95)
     with pytest.raises(RaceError, match="interval of stress: the model is not calibrated for it"):
         runtime.interval_factor("stress", 0.5)
@@ -197,9 +247,19 @@ def test_interval_factors_are_pythons_own(calibrated):
 
 def test_damaged_intervals_are_refused(model, calibrated, tmp_path):
     levels = [0.5, 0.9]
-    for wrong in ({"forces": [1.0, 0.5]}, {"forces": [1.0, 2.0, 3.0]}, {"forces": []}, {"levels": [0.9, 0.5]}, {"levels": [0.5, 1.0]}):
+    for wrong in (
+        {"forces": [1.0, 0.5]},
+        {"forces": [1.0, 2.0, 3.0]},
+        {"forces": []},
+        {"levels": [0.9, 0.5]},
+        {"levels": [0.5, 1.0]},
+    ):
         with pytest.raises(RaceError, match="expected ascending levels and factors"):
-            export_model(model, tmp_path / "x.race.pt", intervals={"levels": levels, "forces": [1.0, 2.0]} | wrong)
+            export_model(
+                model,
+                tmp_path / "x.race.pt",
+                intervals={"levels": levels, "forces": [1.0, 2.0]} | wrong,
+            )
 
 
 def test_intervals(calibrated, artifact, atoms):
@@ -207,7 +267,10 @@ def test_intervals(calibrated, artifact, atoms):
     calculator = race.Calculator(path, interval=0.85)
     std = np.sqrt(np.diagonal(calculator.get_property("forces_cov", atoms), axis1=1, axis2=2))
     close(calculator.get_property("forces_interval", atoms), tables["forces"].factor(0.85) * std)
-    close(calculator.get_property("energy_interval", atoms), tables["energy"].factor(0.85) * calculator.get_property("energy_std", atoms))
+    close(
+        calculator.get_property("energy_interval", atoms),
+        tables["energy"].factor(0.85) * calculator.get_property("energy_std", atoms),
+    )
     with pytest.raises(PropertyNotImplementedError):
         calculator.get_property("stress_interval", atoms)
     with pytest.raises(PropertyNotImplementedError):  # the nine energies do not reach 0.99

@@ -32,7 +32,9 @@ def run(runtime, frame, domain, n_domains, spoil=lambda domains: domains):
     order = torch.from_numpy(np.argsort(np.concatenate(owned)))
     out = {}
     for name in ("node_energy", "forces", "atom_virial", "node_energy_var", "cov_aleatoric"):
-        out[name] = torch.cat([part[name][: len(rows)] for part, rows in zip(parts, owned, strict=True)])[order]
+        out[name] = torch.cat(
+            [part[name][: len(rows)] for part, rows in zip(parts, owned, strict=True)]
+        )[order]
     for name in ("virial", "virial_cov"):
         out[name] = torch.stack([part[name] for part in parts]).sum(0)
     return out
@@ -69,7 +71,10 @@ def test_a_wrong_ghost_is_seen(runtime):
         return [domains[0], (*rest, ghost_domain, ghost_row.roll(1))]
 
     got = run(runtime, frame, bricks(frame, (2, 1, 1)), 2, spoil)
-    assert all(difference(got[name], want[name]) > 1e-6 for name in ("node_energy", "forces", "cov_aleatoric"))
+    assert all(
+        difference(got[name], want[name]) > 1e-6
+        for name in ("node_energy", "forces", "cov_aleatoric")
+    )
 
 
 def test_a_failing_domain_does_not_hang_the_others(runtime):

@@ -16,7 +16,11 @@ SHAPES = [
     {"radial_knots": 0},
     {"n_members": 1},
     {"n_layers": 1},
-    {"n_layers": 2, "readout_hidden": 4},  # the readout of the last layer folded into the convolution's maps
+    # The readout of the last layer folded into the convolution's maps
+    {
+        "n_layers": 2,
+        "readout_hidden": 4,
+    },
     {"readout_hidden": 200},  # and kept apart
     {"irreps_hidden": "4x0e+2x0o+3x1o+3x1e+5x2e+4x2o"},
 ]
@@ -39,9 +43,13 @@ def test_deployed_is_trained(changes, fused):
         aleatoric = model.forces_cov(trained["raw"])[..., list(SIX_ROWS), list(SIX_COLUMNS)]
         assert torch.allclose(result["cov_aleatoric"], aleatoric.mean(1), rtol=0, atol=1e-11)
     if model.has_stress_cov:
-        assert torch.allclose(result["virial_cov"], trained["virial_cov"][0].mean(0), rtol=0, atol=1e-11)
+        assert torch.allclose(
+            result["virial_cov"], trained["virial_cov"][0].mean(0), rtol=0, atol=1e-11
+        )
     if model.has_energy_var:
-        assert torch.allclose(result["node_energy_var"].sum(0), trained["energy_var"][0], rtol=0, atol=1e-11)
+        assert torch.allclose(
+            result["node_energy_var"].sum(0), trained["energy_var"][0], rtol=0, atol=1e-11
+        )
 
 
 def test_a_wrong_fold_is_not_exported():
@@ -62,7 +70,9 @@ def test_fold_leaves_the_model_alone():
 
 def test_slope_of_the_spline_is_its_derivative():
     table = torch.randn(2, 9, 4, dtype=torch.float64)
-    x = torch.cat([torch.rand(20, 1, dtype=torch.float64), torch.tensor([[1.1], [1.3]], dtype=torch.float64)]).requires_grad_()
+    x = torch.cat(
+        [torch.rand(20, 1, dtype=torch.float64), torch.tensor([[1.1], [1.3]], dtype=torch.float64)]
+    ).requires_grad_()
     (slope,) = torch.autograd.grad(spline_aten(x, table)[1, :, 2].sum(), x)
     assert torch.allclose(spline_slope_aten(x, table)[1, :, 2], slope[:, 0], rtol=0, atol=1e-12)
 
@@ -77,21 +87,32 @@ def test_transpose_of_the_convolution(groups, knots, transpose):
     sh = torch.randn(E, 1, 9, dtype=torch.float64).expand(-1, groups, -1).requires_grad_()
     table = None
     if knots:
-        table, radial = layer.radial.table().detach(), torch.rand(E, 1, dtype=torch.float64).expand(-1, groups).requires_grad_()
+        table, radial = (
+            layer.radial.table().detach(),
+            torch.rand(E, 1, dtype=torch.float64).expand(-1, groups).requires_grad_(),
+        )
     else:
-        radial = torch.randn(M, E, layer.radial.weights[-1].shape[2], dtype=torch.float64, requires_grad=True)
+        radial = torch.randn(
+            M, E, layer.radial.weights[-1].shape[2], dtype=torch.float64, requires_grad=True
+        )
     rest = (graph.edge_index[0], graph.row_ptr, layer.path_rows, layer.cg)
     out = conv_aten(g, radial, table, sh, *rest, layer.dim_mid)
     bar = torch.randn_like(out)
     expected = torch.autograd.grad(out, [g, radial, sh], bar)
-    for a, b in zip(expected, transpose(bar, g.detach(), radial.detach(), table, sh.detach(), *rest, True), strict=True):
+    for a, b in zip(
+        expected,
+        transpose(bar, g.detach(), radial.detach(), table, sh.detach(), *rest, True),
+        strict=True,
+    ):
         assert torch.allclose(a, b, rtol=0, atol=1e-11 * float(a.abs().max()))
 
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("t", range(3))
 def test_transpose_of_a_chain(t, fused):
-    """<A x, y> = <x, A^T y>, from the tensors that a layer reads to those it makes, with several species."""
+    """<A x, y> = <x, A^T y>, from the tensors that a layer reads to those it makes, with
+    several species.
+    """
     model = make_model(n_layers=3)
     deployed, _ = fold(model, torch.float64, portable=not fused)
     deployed.prepare()
@@ -100,7 +121,9 @@ def test_transpose_of_a_chain(t, fused):
     made = layer.chain([each.clone() for each in x], None, species)[:3]
     y = [torch.randn_like(each) for each in made]
     back = layer.back([each.clone() for each in y], None, species)
-    forward, transposed = (sum((a * b).sum() for a, b in zip(*pair, strict=True)) for pair in ((made, y), (x, back)))
+    forward, transposed = (
+        sum((a * b).sum() for a, b in zip(*pair, strict=True)) for pair in ((made, y), (x, back))
+    )
     assert torch.allclose(forward, transposed, rtol=1e-12)
     other = layer.chain([each.clone() for each in x], None, 1 - species)[:3]
     assert not all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(made, other, strict=True))

@@ -1,4 +1,6 @@
-"""Receivers taken in parts: the same numbers from less memory, and what the memory is said to be beforehand."""
+"""Receivers taken in parts: the same numbers from less memory, and what the memory is said
+to be beforehand.
+"""
 
 import pytest
 import race._race
@@ -23,7 +25,8 @@ def large():
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-@pytest.mark.parametrize("n_parts", [2, 3, 7, 36, 1000])  # up to one atom each, and more than there are
+# Up to one atom each, and more than there are
+@pytest.mark.parametrize("n_parts", [2, 3, 7, 36, 1000])
 def test_parts_equal_the_whole(runtime, frame, n_parts, request_name):
     arguments, request = folded(graph_of(frame)), REQUESTS[request_name]
     whole, parts = (runtime.predict(*arguments, **request, n_parts=n) for n in (1, n_parts))
@@ -33,20 +36,32 @@ def test_parts_equal_the_whole(runtime, frame, n_parts, request_name):
 
 
 def test_ghosts(runtime, frame):
-    """Parts send adjoints to ghosts as well: one of two domains, whose other rows are ghosts of its own."""
+    """Parts send adjoints to ghosts as well: one of two domains, whose other rows are ghosts
+    of its own.
+    """
     domains, _ = domains_of(frame, bricks(frame, (2, 1, 1)), 2)
     *arguments, _, ghost_row = domains[0]
     owner = ghost_row % (len(arguments[3]) - 1)
-    whole, parts = (runtime.predict(*arguments, owner, **REQUESTS["everything"], n_parts=n) for n in (1, 4))
+    whole, parts = (
+        runtime.predict(*arguments, owner, **REQUESTS["everything"], n_parts=n) for n in (1, 4)
+    )
     for name, value in whole.items():
         assert difference(parts[name], value) < 1e-11, name
-    assert whole["forces"].shape[0] > len(arguments[3]) and whole["forces"][len(arguments[3]) :].abs().max() > 1e-3
+    assert (
+        whole["forces"].shape[0] > len(arguments[3])
+        and whole["forces"][len(arguments[3]) :].abs().max() > 1e-3
+    )
 
 
 @pytest.mark.parametrize("n_parts", [1, 5])
 def test_no_atoms(runtime, n_parts):
     empty = torch.zeros(0, dtype=torch.long)
-    arguments = (empty, torch.zeros(0, 3, dtype=torch.float64), empty, torch.zeros(1, dtype=torch.long))
+    arguments = (
+        empty,
+        torch.zeros(0, 3, dtype=torch.float64),
+        empty,
+        torch.zeros(1, dtype=torch.long),
+    )
     out = runtime.predict(*arguments, **REQUESTS["everything"], n_parts=n_parts)
     assert out["node_energy"].shape == (0, 2) and out["virial"].abs().max() == 0
 
@@ -65,7 +80,10 @@ def test_estimate(runtime, large, n_parts, request_name):
     assert 0.98 * measured < estimated < (1.05 if n_parts == 1 else 1.35) * measured
 
 
-@pytest.mark.parametrize("changes", [dict(n_members=1, head="point", n_layers=2), dict(n_members=5, n_layers=2, radial_knots=0)])
+@pytest.mark.parametrize(
+    "changes",
+    [dict(n_members=1, head="point", n_layers=2), dict(n_members=5, n_layers=2, radial_knots=0)],
+)
 def test_estimate_of_other_models(tmp_path, large, changes):
     export_model(make_model(**changes), tmp_path / "other.race.pt")
     model = race._race.load(str(tmp_path / "other.race.pt"))

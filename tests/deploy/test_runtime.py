@@ -12,9 +12,26 @@ from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.deploy.export import export_model
 from race.errors import RaceError
 from race.model.race import RACE
-from tests.deploy.conftest import HEADS, difference, domains_of, eager, folded, graph_of, make_model, triclinic
+from tests.deploy.conftest import (
+    HEADS,
+    difference,
+    domains_of,
+    eager,
+    folded,
+    graph_of,
+    make_model,
+    triclinic,
+)
 
-QUANTITIES = ["node_energy", "forces", "virial", "node_energy_var", "cov_aleatoric", "cov_epistemic", "virial_cov"]
+QUANTITIES = [
+    "node_energy",
+    "forces",
+    "virial",
+    "node_energy_var",
+    "cov_aleatoric",
+    "cov_epistemic",
+    "virial_cov",
+]
 
 
 def six(nine: torch.Tensor) -> torch.Tensor:
@@ -40,7 +57,12 @@ def predict(runtime, graph, **request):
 def test_python_equals_librace(changes, atoms, tmp_path):
     model = make_model(n_members=3, seed=3, **changes)
     export_model(model, tmp_path / "x.race.pt")
-    got = predict(race._race.load(str(tmp_path / "x.race.pt")), graph_of(atoms), members=True, uncertainty=True)
+    got = predict(
+        race._race.load(str(tmp_path / "x.race.pt")),
+        graph_of(atoms),
+        members=True,
+        uncertainty=True,
+    )
     want = eager(model, graph_of(atoms))
     for name in QUANTITIES:
         assert difference(got[name], want[name]) < 1e-9, name
@@ -53,7 +75,12 @@ def test_python_equals_librace(changes, atoms, tmp_path):
 @pytest.mark.parametrize("stored", ["float32", "float64"])
 def test_float32(stored, model, atoms, tmp_path):
     export_model(model, tmp_path / "x.race.pt", dtype=stored)
-    got = predict(race._race.load(str(tmp_path / "x.race.pt"), dtype="float32"), graph_of(atoms), members=True, uncertainty=True)
+    got = predict(
+        race._race.load(str(tmp_path / "x.race.pt"), dtype="float32"),
+        graph_of(atoms),
+        members=True,
+        uncertainty=True,
+    )
     want = eager(model, graph_of(atoms))
     for name in QUANTITIES:
         assert difference(got[name], want[name]) < 5e-5, name
@@ -68,36 +95,56 @@ def test_float32_artifact_runs_in_float64(model, atoms, tmp_path):
     double = RACE(model.config, torch.float64)
     double.load_state_dict(single.state_dict())
     # The fold is rounded to float32 on export; everything after it is in float64.
-    assert difference(predict(runtime, graph_of(atoms), members=True)["forces"], eager(double, graph_of(atoms))["forces"]) < 1e-5
+    assert (
+        difference(
+            predict(runtime, graph_of(atoms), members=True)["forces"],
+            eager(double, graph_of(atoms))["forces"],
+        )
+        < 1e-5
+    )
     assert runtime.dtype == "float64"
 
 
 def code_of(path) -> str:
     """The TorchScript source in an artifact."""
     with zipfile.ZipFile(path) as archive:
-        return "".join(archive.read(name).decode() for name in archive.namelist() if name.endswith(".py"))
+        return "".join(
+            archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")
+        )
 
 
 def test_portable_equals_fast(model, atoms, tmp_path, runtime, artifact):
     export_model(model, tmp_path / "x.race.pt", portable=True)
     portable, fast = race._race.load(str(tmp_path / "x.race.pt")), runtime
-    assert "ops.race" not in code_of(tmp_path / "x.race.pt") and "ops.race.conv" in code_of(artifact)
-    got, want = (predict(each, graph_of(atoms), members=True, uncertainty=True) for each in (portable, fast))
+    assert "ops.race" not in code_of(tmp_path / "x.race.pt") and "ops.race.conv" in code_of(
+        artifact
+    )
+    got, want = (
+        predict(each, graph_of(atoms), members=True, uncertainty=True) for each in (portable, fast)
+    )
     for name in QUANTITIES:
         assert difference(got[name], want[name]) < 1e-10, name
 
 
 def test_members_from_one_backward(model, runtime, atoms):
-    """Forces of member m = those of a one-member model with its weights; their mean = the plain request."""
+    """Forces of member m = those of a one-member model with its weights; their mean = the
+    plain request.
+    """
     graph = graph_of(atoms)
     got = predict(runtime, graph, members=True)
     for m in range(model.n_members):
         alone = RACE(model.config.model_copy(update={"n_members": 1}), torch.float64)
-        alone.load_state_dict({**model.state_dict(), **{name: weight[m : m + 1] for name, weight in model.named_parameters()}})
+        alone.load_state_dict(
+            {
+                **model.state_dict(),
+                **{name: weight[m : m + 1] for name, weight in model.named_parameters()},
+            }
+        )
         want = eager(alone, graph)
         assert difference(got["forces"][:, m : m + 1], want["forces"]) < 1e-10
         assert difference(got["virial"][m : m + 1], want["virial"]) < 1e-10
-        assert difference(got["forces"][:, 1 - m : 2 - m], want["forces"]) > 1e-3  # members do differ
+        # Members do differ
+        assert difference(got["forces"][:, 1 - m : 2 - m], want["forces"]) > 1e-3
     mean = predict(runtime, graph)
     assert difference(mean["forces"][:, 0], got["forces"].mean(1)) < 1e-10
     assert difference(mean["virial"][0], got["virial"].mean(0)) < 1e-10
@@ -139,7 +186,9 @@ def test_virial_is_the_strain_derivative(runtime, atoms):
         strained.set_cell(atoms.cell @ strain.T, scale_atoms=True)
         return float(runtime.predict(*folded(graph_of(strained)))["node_energy"].mean(1).sum())
 
-    want = torch.tensor([[-(energy(a, b, 1) - energy(a, b, -1)) / (2 * step) for b in range(3)] for a in range(3)])
+    want = torch.tensor(
+        [[-(energy(a, b, 1) - energy(a, b, -1)) / (2 * step) for b in range(3)] for a in range(3)]
+    )
     assert difference(got, want) < 1e-6
     assert difference(got, got.T) < 1e-10
     assert difference(-got, want) > 1e-3
@@ -162,15 +211,28 @@ def test_atom_virials(runtime, atoms):
 @pytest.mark.parametrize("members", [False, True])
 def test_no_atoms_and_no_edges(members, runtime, atoms):
     request = dict(members=members, uncertainty=True, atom_virial=True)
-    empty = [torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)]
+    empty = [
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, 3, dtype=torch.float64),
+        torch.zeros(0, dtype=torch.int64),
+    ]
     out = runtime.predict(*empty, torch.zeros(1, dtype=torch.int64), **request)
-    assert out["node_energy"].shape == (0, 2) and out["forces"].shape[0] == 0 and not out["virial"].any()
-    out = runtime.predict(torch.tensor([0, 1]), empty[1], empty[2], torch.zeros(3, dtype=torch.int64), **request)
+    assert (
+        out["node_energy"].shape == (0, 2)
+        and out["forces"].shape[0] == 0
+        and not out["virial"].any()
+    )
+    out = runtime.predict(
+        torch.tensor([0, 1]), empty[1], empty[2], torch.zeros(3, dtype=torch.int64), **request
+    )
     assert not out["forces"].any() and torch.isfinite(out["cov_aleatoric"]).all()
     far = atoms[:2].copy()
     far.set_pbc(False)
     far.positions[1] += 20
-    assert difference(out["node_energy"], runtime.predict(*folded(graph_of(far)))["node_energy"]) < 1e-12
+    assert (
+        difference(out["node_energy"], runtime.predict(*folded(graph_of(far)))["node_energy"])
+        < 1e-12
+    )
 
 
 def test_leaves_the_callers_modes_alone(runtime, atoms):
@@ -178,7 +240,9 @@ def test_leaves_the_callers_modes_alone(runtime, atoms):
     for guard in (torch.no_grad, torch.inference_mode):
         with guard():
             got = predict(runtime, graph_of(atoms), members=True)
-            assert not torch.is_grad_enabled() and torch.is_inference_mode_enabled() == (guard is torch.inference_mode)
+            assert not torch.is_grad_enabled() and torch.is_inference_mode_enabled() == (
+                guard is torch.inference_mode
+            )
         assert difference(got["forces"], want["forces"]) < 1e-12
     assert torch._C._get_graph_executor_optimize() is True
     assert not want["forces"].requires_grad
@@ -212,4 +276,5 @@ def test_member_covariance():
     for atom, columns in zip(forces.numpy(), got, strict=True):
         want = np.cov(atom.T, bias=True)[SIX_ROWS, SIX_COLUMNS]
         np.testing.assert_allclose(columns, want, rtol=0, atol=1e-14)
-        assert np.abs(columns - np.cov(atom.T)[SIX_ROWS, SIX_COLUMNS]).max() > 1e-3  # the population form, not the sample's
+        # The population form, not the sample's
+        assert np.abs(columns - np.cov(atom.T)[SIX_ROWS, SIX_COLUMNS]).max() > 1e-3

@@ -9,16 +9,28 @@ from race.posterior.prediction import Estimate, Labels, Prediction
 
 
 def random_covariances(rng: np.random.Generator, n: int, scale: float = 0.1) -> np.ndarray:
-    """[n, 3, 3] positive definite, sigmas spread over a factor of about ten, in random directions."""
+    """[n, 3, 3] positive definite, sigmas spread over a factor of about ten, in random
+    directions.
+    """
     root = rng.standard_normal((n, 3, 3)) * 0.4 + np.eye(3)
-    return (root @ np.swapaxes(root, 1, 2) + 0.05 * np.eye(3)) * (scale * np.exp(0.5 * rng.standard_normal(n)))[:, None, None] ** 2
+    return (root @ np.swapaxes(root, 1, 2) + 0.05 * np.eye(3)) * (
+        scale * np.exp(0.5 * rng.standard_normal(n))
+    )[:, None, None] ** 2
 
 
 @pytest.fixture
 def synthetic():
-    """A maker of predictions and labels: references are drawn from the prediction, whose covariances are then divided by planted^2."""
+    """A maker of predictions and labels: references are drawn from the prediction, whose
+    covariances are then divided by planted^2.
+    """
 
-    def make(n_frames: int = 100, n_atoms: int = 40, planted: float = 1.0, seed: int = 0, epistemic: float = 0.3) -> SimpleNamespace:
+    def make(
+        n_frames: int = 100,
+        n_atoms: int = 40,
+        planted: float = 1.0,
+        seed: int = 0,
+        epistemic: float = 0.3,
+    ) -> SimpleNamespace:
         rng = np.random.default_rng(seed)
         n = n_frames * n_atoms
         cov = random_covariances(rng, n)
@@ -36,8 +48,13 @@ def synthetic():
         )
 
         def estimate(mean: np.ndarray, total: np.ndarray) -> Estimate:
-            return Estimate(mean, (1 - epistemic) * total / planted**2, epistemic * total / planted**2)
+            return Estimate(
+                mean, (1 - epistemic) * total / planted**2, epistemic * total / planted**2
+            )
 
-        return SimpleNamespace(prediction=Prediction(estimate(mean_e, energy_var), estimate(mean_f, cov)), labels=labels)
+        return SimpleNamespace(
+            prediction=Prediction(estimate(mean_e, energy_var), estimate(mean_f, cov)),
+            labels=labels,
+        )
 
     return make

@@ -4,7 +4,9 @@ import pytest
 from race.evaluate.bootstrap import ClusteredMean, ClusteredRows, clustered_interval
 
 
-def correlated(seed: int = 0, n_frames: int = 30, n_atoms: int = 50) -> tuple[np.ndarray, np.ndarray]:
+def correlated(
+    seed: int = 0, n_frames: int = 30, n_atoms: int = 50
+) -> tuple[np.ndarray, np.ndarray]:
     """Atoms of a frame share most of their error."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal(n_frames)[:, None] + 0.3 * rng.standard_normal((n_frames, n_atoms))
@@ -46,14 +48,21 @@ def test_rows_of_clusters_against_a_loop():
     cluster = np.array([0, 0, 0, 2, 2, 3])  # 1 has no rows
     rows = ClusteredRows(cluster, 4)
     draw = np.array([3, 0, 1, 0, 2])
-    np.testing.assert_array_equal(rows(draw), np.concatenate([np.flatnonzero(cluster == c) for c in draw]))
+    np.testing.assert_array_equal(
+        rows(draw), np.concatenate([np.flatnonzero(cluster == c) for c in draw])
+    )
 
 
 def test_rows_and_means_give_the_same_interval():
     rows, frame = correlated()
-    assert ClusteredRows(frame, 30).interval(lambda k: rows[k].mean()) == pytest.approx(ClusteredMean(rows, frame, 30).interval(float))
-    naive = ClusteredRows(np.arange(len(rows)), len(rows)).interval(lambda k: rows[k].mean())  # not clustered: too narrow
-    assert naive[1] - naive[0] < 0.25 * np.diff(ClusteredRows(frame, 30).interval(lambda k: rows[k].mean()))
+    assert ClusteredRows(frame, 30).interval(lambda k: rows[k].mean()) == pytest.approx(
+        ClusteredMean(rows, frame, 30).interval(float)
+    )
+    # Not clustered: too narrow
+    naive = ClusteredRows(np.arange(len(rows)), len(rows)).interval(lambda k: rows[k].mean())
+    assert naive[1] - naive[0] < 0.25 * np.diff(
+        ClusteredRows(frame, 30).interval(lambda k: rows[k].mean())
+    )
 
 
 def test_a_statistic_that_does_not_exist_has_no_interval():

@@ -1,4 +1,6 @@
-"""`race evaluate` end to end on a run written by hand: records, recalibration file, figures, refusals."""
+"""`race evaluate` end to end on a run written by hand: records, recalibration file,
+figures, refusals.
+"""
 
 import csv
 import json
@@ -19,7 +21,8 @@ from race.train.prepare import sha256
 from race.train.run import write_config, write_summary
 
 REQUIRED = (
-    "posterior split rmse_e rmse_f rmse_s ce_e ce_f ce_e_recal ce_f_recal coverage90_e coverage90_f coverage90_f_recal pit_ks nll_f "
+    "posterior split rmse_e rmse_f rmse_s ce_e ce_f ce_e_recal ce_f_recal coverage90_e "
+    "coverage90_f coverage90_f_recal pit_ks nll_f "
     "auroc auroc_ideal in_training interval90"
 ).split()
 
@@ -42,18 +45,46 @@ def frames(seed: int, n: int, a: float = 3.6) -> list[ase.Atoms]:
 def folder(tmp_path_factory) -> Path:
     """A run of random weights, training data, calibration data and two splits."""
     folder = tmp_path_factory.mktemp("evaluate")
-    for k, (name, n, a) in enumerate((("train", 4, 3.6), ("calibration", 8, 3.6), ("liquid", 6, 3.6), ("crystal", 5, 4.0))):
+    for k, (name, n, a) in enumerate(
+        (("train", 4, 3.6), ("calibration", 8, 3.6), ("liquid", 6, 3.6), ("crystal", 5, 4.0))
+    ):
         ase.io.write(folder / f"{name}.extxyz", frames(k, n, a))
     model = ModelConfig(
-        elements=["B", "N"], r_max=3.0, n_layers=1, irreps_hidden="4x0e+4x1o+4x2e", n_features=4, radial_mlp=[8], readout_hidden=8,
-        n_members=2, sigma0=0.3,
-    )  # fmt: skip
+        elements=["B", "N"],
+        r_max=3.0,
+        n_layers=1,
+        irreps_hidden="4x0e+4x1o+4x2e",
+        n_features=4,
+        radial_mlp=[8],
+        readout_hidden=8,
+        n_members=2,
+        sigma0=0.3,
+    )
     run = folder / "run"
     run.mkdir()
-    write_config(run, Config(data=DataConfig(train=[folder / "train.extxyz"]), model=model, train=TrainConfig(dtype="float64")))
+    write_config(
+        run,
+        Config(
+            data=DataConfig(train=[folder / "train.extxyz"]),
+            model=model,
+            train=TrainConfig(dtype="float64"),
+        ),
+    )
     torch.manual_seed(0)
-    save_file({name: p.detach().contiguous() for name, p in RACE(model, torch.float64).named_parameters()}, run / "model.safetensors")
-    write_summary(run, {"training": {"files": {str(folder / "train.extxyz"): sha256(folder / "train.extxyz")}}, "seconds": 12.5})
+    save_file(
+        {
+            name: p.detach().contiguous()
+            for name, p in RACE(model, torch.float64).named_parameters()
+        },
+        run / "model.safetensors",
+    )
+    write_summary(
+        run,
+        {
+            "training": {"files": {str(folder / "train.extxyz"): sha256(folder / "train.extxyz")}},
+            "seconds": 12.5,
+        },
+    )
     with open(run / "log.csv", "w", newline="") as file:
         header = ["epoch", "train/loss", "validation/loss", "validation/forces_rmse"]
         csv.writer(file).writerows([header, [1, 9, 10, 300], [2, -1, "", 200]])
@@ -65,24 +96,49 @@ def evaluate(folder: Path, *arguments: str) -> int:
 
 
 def test_records_and_figures(folder, capsys):
-    splits = [f"liquid={folder / 'liquid.extxyz'}", str(folder / "crystal.extxyz"), str(folder / "train.extxyz")]
+    splits = [
+        f"liquid={folder / 'liquid.extxyz'}",
+        str(folder / "crystal.extxyz"),
+        str(folder / "train.extxyz"),
+    ]
     calibration = str(folder / "calibration.extxyz")
-    assert evaluate(folder, *splits, "--calibrate", calibration, "--ood", "crystal", "--out", str(folder / "out")) == 0
+    assert (
+        evaluate(
+            folder,
+            *splits,
+            "--calibrate",
+            calibration,
+            "--ood",
+            "crystal",
+            "--out",
+            str(folder / "out"),
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "crystal (OOD)" in printed and "(trained on)" in printed and "AUROC" in printed
     records = json.loads((folder / "out" / "metrics.json").read_text())
-    assert [r["split"] for r in records] == ["liquid", "crystal", "train"] and [r["in_training"] for r in records] == [False, False, True]
+    assert [r["split"] for r in records] == ["liquid", "crystal", "train"] and [
+        r["in_training"] for r in records
+    ] == [False, False, True]
     crystal = records[1]
     assert not set(REQUIRED) - set(crystal)
     assert crystal["posterior"] == "ensemble" and crystal["ood"] and crystal["train_s"] == 12.5
     low, high = crystal["interval90"]["rmse_f"]
     assert low < crystal["rmse_f"] < high
     fitted = json.loads((folder / "out" / "calibration.json").read_text())
-    assert fitted["forces"]["method"] == "isotonic" and fitted["covariance_scale"] > 0 and set(fitted) >= {"energy", "stress"}
+    assert (
+        fitted["forces"]["method"] == "isotonic"
+        and fitted["covariance_scale"] > 0
+        and set(fitted) >= {"energy", "stress"}
+    )
     assert set(crystal["by_temperature"]) == {"300", "1200"}
     score = unified_score(records)
     assert f"unified score {score['score']:.4f}" in printed and 0 < score["score"]
-    figures = "learning_curve parity calibration error_vs_sigma sparsification reliability_by_element reliability_by_temperature".split()
+    figures = (
+        "learning_curve parity calibration error_vs_sigma sparsification "
+        "reliability_by_element reliability_by_temperature"
+    ).split()
     for name in figures:
         assert (folder / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -94,19 +150,66 @@ def test_an_artifact_gives_the_records_of_its_run(folder, tmp_path):
     data = [str(folder / "liquid.extxyz"), "--bootstrap", "0"]
     assert main(["evaluate", str(folder / "run"), *data, "--out", str(tmp_path / "run")]) == 0
     assert main(["evaluate", str(artifact), *data, "--out", str(tmp_path / "artifact")]) == 0
-    run, compiled = (json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("run", "artifact"))
-    for key in ("rmse_e", "rmse_f", "rmse_s", "nll_e", "nll_f", "zms_e", "zms_f", "zms_s", "pit_ks"):
+    run, compiled = (
+        json.loads((tmp_path / name / "metrics.json").read_text())[0]
+        for name in ("run", "artifact")
+    )
+    for key in (
+        "rmse_e",
+        "rmse_f",
+        "rmse_s",
+        "nll_e",
+        "nll_f",
+        "zms_e",
+        "zms_f",
+        "zms_s",
+        "pit_ks",
+    ):
         assert compiled[key] == pytest.approx(run[key], rel=1e-6), key
 
 
 def test_an_artifact_is_judged_with_the_calibration_it_carries(folder, tmp_path, capsys):
     pytest.importorskip("race._race", reason="librace is not built")
-    artifact, calibration, liquid = tmp_path / "x.race.pt", str(folder / "calibration.extxyz"), str(folder / "liquid.extxyz")
+    artifact, calibration, liquid = (
+        tmp_path / "x.race.pt",
+        str(folder / "calibration.extxyz"),
+        str(folder / "liquid.extxyz"),
+    )
     given = ["--calibrate", calibration, "--method", "scaling", "--bootstrap", "0"]
-    assert main(["evaluate", str(folder / "run"), liquid, *given, "--out", str(tmp_path / "run")]) == 0
-    assert main(["export", str(folder / "run"), "-o", str(artifact), "--calibration", str(tmp_path / "run" / "calibration.json")]) == 0
-    assert main(["evaluate", str(artifact), liquid, "--bootstrap", "0", "--out", str(tmp_path / "artifact")]) == 0
-    run, compiled = (json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("run", "artifact"))
+    assert (
+        main(["evaluate", str(folder / "run"), liquid, *given, "--out", str(tmp_path / "run")]) == 0
+    )
+    assert (
+        main(
+            [
+                "export",
+                str(folder / "run"),
+                "-o",
+                str(artifact),
+                "--calibration",
+                str(tmp_path / "run" / "calibration.json"),
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "evaluate",
+                str(artifact),
+                liquid,
+                "--bootstrap",
+                "0",
+                "--out",
+                str(tmp_path / "artifact"),
+            ]
+        )
+        == 0
+    )
+    run, compiled = (
+        json.loads((tmp_path / name / "metrics.json").read_text())[0]
+        for name in ("run", "artifact")
+    )
     for key in ("ce_e_recal", "ce_f_recal", "coverage90_s_recal", "nll_f_recal", "pit_ks_recal"):
         assert compiled[key] == pytest.approx(run[key], rel=1e-6), key
     assert run["ce_f_recal"] != run["ce_f"]
@@ -121,14 +224,25 @@ def test_an_artifact_is_judged_with_the_calibration_it_carries(folder, tmp_path,
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["liquid.extxyz", "--calibrate", "liquid.extxyz"], "6 of 6 frames are also in --calibrate"),
+        (
+            ["liquid.extxyz", "--calibrate", "liquid.extxyz"],
+            "6 of 6 frames are also in --calibrate",
+        ),
         (["liquid.extxyz", "--calibrate", "train.extxyz"], "the model was trained on it"),
         (["liquid.extxyz", "--ood", "gas"], "--ood gas: no such split"),
         (["missing.extxyz"], "no such file"),
     ],
 )
 def test_refusals(folder, capsys, arguments, message):
-    assert evaluate(folder, *(str(folder / a) if a.endswith("xyz") else a for a in arguments), "--out", str(folder / "bad")) == 2
+    assert (
+        evaluate(
+            folder,
+            *(str(folder / a) if a.endswith("xyz") else a for a in arguments),
+            "--out",
+            str(folder / "bad"),
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert not (folder / "bad").exists()
 
@@ -141,5 +255,7 @@ def test_no_such_model(folder, capsys):
 def test_names_of_splits():
     names = named_paths(["a/liquid_val.extxyz", "x=b/c.xyz", "x=d.xyz", "odd/n=1/e.xyz"])
     assert {name: [str(p) for p in paths] for name, paths in names.items()} == {
-        "liquid_val": ["a/liquid_val.extxyz"], "x": ["b/c.xyz", "d.xyz"], "e": ["odd/n=1/e.xyz"],
-    }  # fmt: skip
+        "liquid_val": ["a/liquid_val.extxyz"],
+        "x": ["b/c.xyz", "d.xyz"],
+        "e": ["odd/n=1/e.xyz"],
+    }

@@ -22,8 +22,14 @@ def data():
 def test_scores_agree_with_scoringrules(data):
     mean, std, reference = data
     error = reference - mean
-    assert metrics.crps_gaussian(error, std) == pytest.approx(scoringrules.crps_normal(reference, mean, std).mean(), abs=TOLERANCE)
-    np.testing.assert_allclose(metrics.nll_rows(error, std**2), scoringrules.logs_normal(reference, mean, std), atol=TOLERANCE)
+    assert metrics.crps_gaussian(error, std) == pytest.approx(
+        scoringrules.crps_normal(reference, mean, std).mean(), abs=TOLERANCE
+    )
+    np.testing.assert_allclose(
+        metrics.nll_rows(error, std**2),
+        scoringrules.logs_normal(reference, mean, std),
+        atol=TOLERANCE,
+    )
     rng = np.random.default_rng(2)
     errors, samples = rng.standard_normal((50, 3)), rng.standard_normal((50, 20, 3))
     oracle = scoringrules.es_ensemble(errors, samples, estimator="akr", backend="numpy")
@@ -33,14 +39,26 @@ def test_scores_agree_with_scoringrules(data):
 def test_calibration_agrees_with_uncertainty_toolbox(data):
     mean, std, reference = data
     error = reference - mean
-    assert metrics.miscalibration_area(error / std) == pytest.approx(uct.miscalibration_area(mean, std, reference), abs=TOLERANCE)
-    assert metrics.nll_rows(error, std**2).mean() == pytest.approx(uct.nll_gaussian(mean, std, reference), abs=TOLERANCE)
-    assert metrics.crps_gaussian(error, std) == pytest.approx(uct.crps_gaussian(mean, std, reference), abs=TOLERANCE)
+    assert metrics.miscalibration_area(error / std) == pytest.approx(
+        uct.miscalibration_area(mean, std, reference), abs=TOLERANCE
+    )
+    assert metrics.nll_rows(error, std**2).mean() == pytest.approx(
+        uct.nll_gaussian(mean, std, reference), abs=TOLERANCE
+    )
+    assert metrics.crps_gaussian(error, std) == pytest.approx(
+        uct.crps_gaussian(mean, std, reference), abs=TOLERANCE
+    )
     assert metrics.sharpness(std) == pytest.approx(uct.sharpness(std), abs=TOLERANCE)
     accuracy = uct.prediction_error_metrics(mean, reference)
-    assert (metrics.rmse(error), metrics.mae(error)) == pytest.approx((accuracy["rmse"], accuracy["mae"]), abs=TOLERANCE)
-    observed = [uct.get_proportion_in_interval(mean, std, reference, level) for level in metrics.LEVELS]
-    assert metrics.calibration_error(error / std) == pytest.approx(np.mean((metrics.LEVELS - observed) ** 2), abs=TOLERANCE)
+    assert (metrics.rmse(error), metrics.mae(error)) == pytest.approx(
+        (accuracy["rmse"], accuracy["mae"]), abs=TOLERANCE
+    )
+    observed = [
+        uct.get_proportion_in_interval(mean, std, reference, level) for level in metrics.LEVELS
+    ]
+    assert metrics.calibration_error(error / std) == pytest.approx(
+        np.mean((metrics.LEVELS - observed) ** 2), abs=TOLERANCE
+    )
 
 
 def test_multivariate_likelihood_agrees_with_scipy():
@@ -49,12 +67,18 @@ def test_multivariate_likelihood_agrees_with_scipy():
     root = rng.standard_normal((30, 3, 3))
     cov = root @ np.swapaxes(root, 1, 2) + 0.1 * np.eye(3)
     q, logdet = metrics.mahalanobis(errors, cov)
-    expected = [-stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(errors, cov, strict=True)]
+    expected = [
+        -stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(errors, cov, strict=True)
+    ]
     np.testing.assert_allclose(metrics.multivariate_nll_rows(q, logdet), expected, atol=TOLERANCE)
-    np.testing.assert_allclose(q, [e @ np.linalg.solve(c, e) for e, c in zip(errors, cov, strict=True)], rtol=TOLERANCE)
+    np.testing.assert_allclose(
+        q, [e @ np.linalg.solve(c, e) for e, c in zip(errors, cov, strict=True)], rtol=TOLERANCE
+    )
     u = np.sort(stats.chi2.cdf(q, 3))
     k = np.arange(1, 31)
-    assert metrics.pit_ks(q) == pytest.approx(max((k / 30 - u).max(), (u - (k - 1) / 30).max()), abs=TOLERANCE)
+    assert metrics.pit_ks(q) == pytest.approx(
+        max((k / 30 - u).max(), (u - (k - 1) / 30).max()), abs=TOLERANCE
+    )
 
 
 def test_energy_score_of_one_dimension_is_the_crps(data):
@@ -76,7 +100,9 @@ def test_calibrated_data_pass_and_a_planted_scale_fails(planted, calibrated):
     rng = np.random.default_rng(4)
     root = rng.standard_normal((20000, 3, 3)) * 0.4 + np.eye(3)
     cov = root @ np.swapaxes(root, 1, 2)
-    errors = planted * np.einsum("nab,nb->na", np.linalg.cholesky(cov), rng.standard_normal((20000, 3)))
+    errors = planted * np.einsum(
+        "nab,nb->na", np.linalg.cholesky(cov), rng.standard_normal((20000, 3))
+    )
     std = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
     z = errors / std
     q, _ = metrics.mahalanobis(errors, cov)
@@ -88,7 +114,11 @@ def test_calibrated_data_pass_and_a_planted_scale_fails(planted, calibrated):
 
 
 def test_ence_by_hand():
-    error, std = np.array([5.0, -0.5, 1.5, 0.2]), np.array([4.0, 1.0, 1.0, 3.0])  # bins of sigma: {1, 1} and {3, 4}
+    # Bins of sigma: {1, 1} and {3, 4}
+    error, std = (
+        np.array([5.0, -0.5, 1.5, 0.2]),
+        np.array([4.0, 1.0, 1.0, 3.0]),
+    )
     low, high = np.sqrt((0.5**2 + 1.5**2) / 2), np.sqrt((5**2 + 0.2**2) / 2)
     expected = (abs(1 - low) / 1 + abs(np.sqrt(12.5) - high) / np.sqrt(12.5)) / 2
     assert metrics.ence(error, std, n_bins=2) == pytest.approx(expected, abs=TOLERANCE)
@@ -109,22 +139,36 @@ def test_likelihood_and_pit_in_any_dimension_agree_with_scipy(d):
     errors, root = rng.standard_normal((40, d)), rng.standard_normal((40, d, d))
     cov = root @ np.swapaxes(root, 1, 2) + 0.1 * np.eye(d)
     q, logdet = metrics.mahalanobis(errors, cov)
-    expected = [-stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(errors, cov, strict=True)]
-    np.testing.assert_allclose(metrics.multivariate_nll_rows(q, logdet, d), expected, atol=TOLERANCE)
-    assert metrics.pit_ks(q, d) == pytest.approx(stats.kstest(q, stats.chi2(d).cdf).statistic, abs=TOLERANCE)
+    expected = [
+        -stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(errors, cov, strict=True)
+    ]
+    np.testing.assert_allclose(
+        metrics.multivariate_nll_rows(q, logdet, d), expected, atol=TOLERANCE
+    )
+    assert metrics.pit_ks(q, d) == pytest.approx(
+        stats.kstest(q, stats.chi2(d).cdf).statistic, abs=TOLERANCE
+    )
     if d == 1:
         np.testing.assert_allclose(
-            metrics.multivariate_nll_rows(q, logdet, 1), metrics.nll_rows(errors[:, 0], cov[:, 0, 0]), atol=TOLERANCE
+            metrics.multivariate_nll_rows(q, logdet, 1),
+            metrics.nll_rows(errors[:, 0], cov[:, 0, 0]),
+            atol=TOLERANCE,
         )
 
 
 def test_crps_of_each_row_agrees_with_scoringrules(data):
     mean, std, reference = data
-    np.testing.assert_allclose(metrics.crps_rows(reference - mean, std), scoringrules.crps_normal(reference, mean, std), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        metrics.crps_rows(reference - mean, std),
+        scoringrules.crps_normal(reference, mean, std),
+        atol=TOLERANCE,
+    )
 
 
 def test_energy_score_of_an_isotropic_gaussian():
     """At error 0 it is E|X| - E|X - X'| / 2 = (1 - 1 / sqrt 2) sigma E|chi_d|."""
     for d in (3, 6):
-        sampled = metrics.energy_score(np.zeros((4000, d)), np.broadcast_to(4 * np.eye(d), (4000, d, d)))
+        sampled = metrics.energy_score(
+            np.zeros((4000, d)), np.broadcast_to(4 * np.eye(d), (4000, d, d))
+        )
         assert sampled == pytest.approx((1 - 0.5**0.5) * 2 * stats.chi(d).mean(), rel=0.01)

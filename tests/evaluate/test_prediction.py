@@ -19,13 +19,18 @@ from race.posterior.prediction import law_of_total_variance, predict_dataset
 
 HEADS = ("point", "energy", "cholesky", "equivariant", "evidential")
 IDENTITY = np.eye(3)
-ROTATION = np.linalg.qr(np.array([[0.3, -0.5, 0.8], [0.9, 0.2, -0.1], [0.1, 0.7, 0.6]]))[0]  # determinant -1: an improper one
+# Determinant -1: an improper one
+ROTATION = np.linalg.qr(np.array([[0.3, -0.5, 0.8], [0.9, 0.2, -0.1], [0.1, 0.7, 0.6]]))[0]
 
 
 def structures(rotation: np.ndarray = IDENTITY) -> list[ase.Atoms]:
     """Three frames: a crystal with labels, one without stress, a molecule."""
     rng = np.random.default_rng(0)
-    out = [ase.build.bulk("BN", "zincblende", a=3.6) * (2, 1, 1), ase.build.bulk("BN", "zincblende", a=3.7), ase.build.molecule("BF3")]
+    out = [
+        ase.build.bulk("BN", "zincblende", a=3.6) * (2, 1, 1),
+        ase.build.bulk("BN", "zincblende", a=3.7),
+        ase.build.molecule("BF3"),
+    ]
     out[2].numbers[:] = [5, 7, 7, 7]
     for k, atoms in enumerate(out):
         atoms.rattle(0.1, seed=k)
@@ -41,9 +46,18 @@ def model(head: str, n_members: int = 3, stress_head: str = "none") -> RACE:
     torch.manual_seed(0)
     irreps = "4x0e+4x1o+4x2e"
     config = ModelConfig(
-        elements=["B", "N"], r_max=3.0, n_layers=2, irreps_hidden=irreps, n_features=4, radial_mlp=[8], readout_hidden=8, head=head,
-        n_members=n_members, avg_num_neighbors=8.0, stress_head=stress_head,
-    )  # fmt: skip
+        elements=["B", "N"],
+        r_max=3.0,
+        n_layers=2,
+        irreps_hidden=irreps,
+        n_features=4,
+        radial_mlp=[8],
+        readout_hidden=8,
+        head=head,
+        n_members=n_members,
+        avg_num_neighbors=8.0,
+        stress_head=stress_head,
+    )
     built = RACE(config, torch.float64)
     with torch.no_grad():  # far from the symmetric initialisation of the heads
         for parameter in built.parameters():
@@ -62,10 +76,13 @@ def test_law_of_total_variance_is_that_of_the_mixture():
     root = rng.standard_normal((1, 4, 3, 3))
     cov = root @ np.swapaxes(root, -1, -2)
     estimate = law_of_total_variance(mean, cov)
-    draws = np.concatenate([rng.multivariate_normal(mean[0, m], cov[0, m], 100000) for m in range(4)])
+    draws = np.concatenate(
+        [rng.multivariate_normal(mean[0, m], cov[0, m], 100000) for m in range(4)]
+    )
     np.testing.assert_allclose(estimate.mean[0], draws.mean(0), atol=0.03)
     np.testing.assert_allclose(estimate.total[0], np.cov(draws.T), atol=0.1)
-    np.testing.assert_allclose(estimate.epistemic[0], np.cov(mean[0].T, bias=True), atol=1e-12)  # 1/M, not 1/(M - 1)
+    # 1/M, not 1/(M - 1)
+    np.testing.assert_allclose(estimate.epistemic[0], np.cov(mean[0].T, bias=True), atol=1e-12)
     scalar = law_of_total_variance(mean[..., 0], cov[..., 0, 0])
     np.testing.assert_allclose(scalar.epistemic, mean[..., 0].var(axis=1))
     np.testing.assert_allclose(scalar.std**2, scalar.total)
@@ -78,10 +95,16 @@ def test_shapes_and_positive_covariances(head):
         estimate = getattr(prediction, name)
         assert estimate.mean.shape == shape and estimate.mean.dtype == np.float64
         assert estimate.total.shape == (*shape, *shape[1:]) == estimate.epistemic.shape
-    assert labels.frame.tolist() == [0] * 4 + [1] * 2 + [2] * 4 and labels.n_atoms.tolist() == [4, 2, 4]
+    assert labels.frame.tolist() == [0] * 4 + [1] * 2 + [2] * 4 and labels.n_atoms.tolist() == [
+        4,
+        2,
+        4,
+    ]
     assert labels.symbols.tolist() == ["B", "N", "B", "N", "B", "N", "B", "N", "N", "N"]
     assert np.isfinite(labels.stress).all(axis=1).tolist() == [True, False, False]
-    assert np.isnan(prediction.stress.mean[2]).all() and np.isfinite(prediction.stress.mean[:2]).all()
+    assert (
+        np.isnan(prediction.stress.mean[2]).all() and np.isfinite(prediction.stress.mean[:2]).all()
+    )
     for cov in (prediction.forces.aleatoric, prediction.forces.epistemic):
         np.testing.assert_allclose(cov, np.swapaxes(cov, 1, 2), atol=1e-12)
         assert np.linalg.eigvalsh(cov).min() > -1e-12
@@ -98,10 +121,16 @@ def test_covariances_rotate(head):
     prediction, _ = predict_dataset(built, dataset(structures()))
     turned, _ = predict_dataset(built, dataset(structures(ROTATION)))
     for part in ("aleatoric", "epistemic"):
-        np.testing.assert_allclose(getattr(turned.energy, part), getattr(prediction.energy, part), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            getattr(turned.energy, part), getattr(prediction.energy, part), rtol=1e-9, atol=1e-12
+        )
         cov = getattr(prediction.forces, part)
         assert not np.allclose(getattr(turned.forces, part), cov, atol=1e-6) or not cov.any()
-        np.testing.assert_allclose(getattr(turned.forces, part), ROTATION @ cov @ ROTATION.T, atol=1e-10 * max(1, abs(cov).max()))
+        np.testing.assert_allclose(
+            getattr(turned.forces, part),
+            ROTATION @ cov @ ROTATION.T,
+            atol=1e-10 * max(1, abs(cov).max()),
+        )
     np.testing.assert_allclose(turned.forces.mean, prediction.forces.mean @ ROTATION.T, atol=1e-10)
 
 
@@ -111,9 +140,16 @@ def test_batching_does_not_change_predictions():
     all_, labels_all = predict_dataset(built, dataset(structures()), batch_size=3)
     for name in ("energy", "forces", "stress"):
         for part in ("mean", "aleatoric", "epistemic"):
-            np.testing.assert_allclose(getattr(getattr(one, name), part), getattr(getattr(all_, name), part), rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(
+                getattr(getattr(one, name), part),
+                getattr(getattr(all_, name), part),
+                rtol=1e-10,
+                atol=1e-12,
+            )
     for field in fields(labels_one):
-        np.testing.assert_array_equal(getattr(labels_one, field.name), getattr(labels_all, field.name))
+        np.testing.assert_array_equal(
+            getattr(labels_one, field.name), getattr(labels_all, field.name)
+        )
 
 
 def test_one_member_has_no_epistemic_part_unless_evidential():
@@ -127,15 +163,23 @@ def test_one_member_has_no_epistemic_part_unless_evidential():
 
 
 def test_noise_of_the_stress(tmp_path):
-    """Noise of the virial over volume^2, beside the spread of the members; and the artifact's moments are the model's."""
+    """Noise of the virial over volume^2, beside the spread of the members; and the
+    artifact's moments are the model's.
+    """
     noisy, data = model("equivariant", stress_head="equivariant"), dataset(structures())
     stress = predict_dataset(noisy, data)[0].stress
     plain = law_of_total_variance(noisy(data.batch([0, 1]))["stress"].detach().numpy())
     volume = data.batch([0, 1]).volume.numpy()
-    noise = noisy(data.batch([0, 1]))["virial_cov"].detach().numpy().mean(1) / volume[:, None, None] ** 2
+    noise = (
+        noisy(data.batch([0, 1]))["virial_cov"].detach().numpy().mean(1)
+        / volume[:, None, None] ** 2
+    )
     np.testing.assert_allclose(stress.aleatoric[:2], noise, rtol=1e-9)
     np.testing.assert_allclose(stress.epistemic[:2], plain.epistemic, rtol=1e-6, atol=1e-15)
-    assert np.linalg.eigvalsh(stress.aleatoric[:2]).min() > 0 and np.isnan(stress.aleatoric[2]).all()  # a molecule has no stress
+    # A molecule has no stress
+    assert (
+        np.linalg.eigvalsh(stress.aleatoric[:2]).min() > 0 and np.isnan(stress.aleatoric[2]).all()
+    )
     export_model(noisy, tmp_path / "x.race.pt")
     calculator, results = Calculator(tmp_path / "x.race.pt", uncertainty=True), []
     for atoms in structures():
@@ -144,7 +188,9 @@ def test_noise_of_the_stress(tmp_path):
     deployed = prediction_of_results(results[:2]).stress
     for part in ("mean", "aleatoric", "epistemic"):
         want = getattr(stress, part)[:2]
-        np.testing.assert_allclose(getattr(deployed, part), want, rtol=0, atol=1e-9 * np.abs(want).max(), err_msg=part)
+        np.testing.assert_allclose(
+            getattr(deployed, part), want, rtol=0, atol=1e-9 * np.abs(want).max(), err_msg=part
+        )
 
 
 def test_frames_without_forces_are_judged_by_energy():
@@ -169,4 +215,7 @@ def test_frames_without_energy_are_refused():
 
 def test_estimates_are_immutable():
     estimate = law_of_total_variance(np.ones((2, 3)))
-    assert replace(estimate, mean=estimate.mean + 1).mean.tolist() == [2, 2] and estimate.mean.tolist() == [1, 1]
+    assert replace(estimate, mean=estimate.mean + 1).mean.tolist() == [
+        2,
+        2,
+    ] and estimate.mean.tolist() == [1, 1]

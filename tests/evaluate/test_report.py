@@ -1,4 +1,6 @@
-"""The record of a split: calibrated synthetic data pass, a planted scale fails, recalibration mends it."""
+"""The record of a split: calibrated synthetic data pass, a planted scale fails,
+recalibration mends it.
+"""
 
 from dataclasses import replace
 
@@ -36,16 +38,23 @@ def test_units_are_milli_per_atom(synthetic):
     record = split_record(made)
     error = made.labels.energy - made.prediction.energy.mean
     assert record["rmse_e"] == pytest.approx(1000 * np.sqrt(np.mean((error / 40) ** 2)))
-    assert record["rmse_f"] == pytest.approx(1000 * np.sqrt(np.mean((made.labels.forces - made.prediction.forces.mean) ** 2)))
+    assert record["rmse_f"] == pytest.approx(
+        1000 * np.sqrt(np.mean((made.labels.forces - made.prediction.forces.mean) ** 2))
+    )
     low, high = record["interval90"]["rmse_f"]
     assert low < record["rmse_f"] < high
 
 
 @pytest.mark.parametrize("method", ["isotonic", "scaling", "conformal"])
 def test_a_planted_scale_fails_and_recalibration_mends_it(synthetic, method):
-    calibration, test = split(synthetic, planted=1.5, seed=1), split(synthetic, planted=1.5, seed=2, n_frames=200)
+    calibration, test = (
+        split(synthetic, planted=1.5, seed=1),
+        split(synthetic, planted=1.5, seed=2, n_frames=200),
+    )
     assert covariance_scale(calibration) == pytest.approx(1.5, rel=0.02)
-    record = split_record(test, fit_recalibration(calibration, method), covariance_scale(calibration))
+    record = split_record(
+        test, fit_recalibration(calibration, method), covariance_scale(calibration)
+    )
     assert record["coverage90_f"] < 0.8 and record["pit_ks"] > 0.1 and record["coverage90_e"] < 0.85
     assert record["coverage90_f_recal"] == pytest.approx(0.9, abs=0.01)
     assert record["coverage90_e_recal"] == pytest.approx(0.9, abs=0.08)
@@ -58,7 +67,10 @@ def test_a_planted_scale_fails_and_recalibration_mends_it(synthetic, method):
 
 def test_a_point_model_has_errors_only(synthetic):
     made = synthetic()
-    zero = [Estimate(e.mean, 0 * e.aleatoric, 0 * e.epistemic) for e in (made.prediction.energy, made.prediction.forces)]
+    zero = [
+        Estimate(e.mean, 0 * e.aleatoric, 0 * e.epistemic)
+        for e in (made.prediction.energy, made.prediction.forces)
+    ]
     record = split_record(Split("test", Prediction(*zero), made.labels))
     assert "rmse_f" in record and "ce_f" not in record and "nll_f" not in record
 
@@ -67,14 +79,20 @@ def test_a_singular_covariance_has_no_likelihood(synthetic):
     """Two point members span one direction: marginals can be judged, the 3x3 matrix cannot."""
     made = synthetic()
     spread = np.random.default_rng(0).standard_normal(made.prediction.forces.mean.shape)
-    forces = Estimate(made.prediction.forces.mean, np.zeros((*spread.shape, 3)), spread[:, :, None] * spread[:, None, :])
+    forces = Estimate(
+        made.prediction.forces.mean,
+        np.zeros((*spread.shape, 3)),
+        spread[:, :, None] * spread[:, None, :],
+    )
     record = split_record(Split("test", replace(made.prediction, forces=forces), made.labels))
     assert "coverage90_f" in record and "nll_f" not in record
 
 
 def test_energies_alone(synthetic):
     made = synthetic()
-    record = split_record(Split("qm9", Prediction(made.prediction.energy), replace(made.labels, forces=None)))
+    record = split_record(
+        Split("qm9", Prediction(made.prediction.energy), replace(made.labels, forces=None))
+    )
     assert "nll_e" in record and "rmse_f" not in record
 
 
@@ -86,16 +104,24 @@ def test_unlabelled_stress_rows_are_left_out(synthetic):
     members = reference[:, None] + rng.standard_normal((10, 4, 6))
     members[3] = 1.0
     stress = Estimate(members.mean(1), np.zeros((10, 6, 6)), np.broadcast_to(np.eye(6), (10, 6, 6)))
-    record = split_record(Split("test", replace(made.prediction, stress=stress), replace(made.labels, stress=reference)))
+    record = split_record(
+        Split(
+            "test", replace(made.prediction, stress=stress), replace(made.labels, stress=reference)
+        )
+    )
     kept = np.arange(10) != 3
-    assert record["rmse_s"] == pytest.approx(1000 * np.sqrt(np.mean((members.mean(1) - reference)[kept] ** 2)))
+    assert record["rmse_s"] == pytest.approx(
+        1000 * np.sqrt(np.mean((members.mean(1) - reference)[kept] ** 2))
+    )
 
 
 def ood_pair(synthetic, factor: float, epistemic: float = 0.3) -> tuple[Split, Split]:
     known, other = synthetic(seed=1, epistemic=epistemic), synthetic(seed=2, epistemic=epistemic)
     forces = other.prediction.forces
     wider = Estimate(forces.mean, forces.aleatoric, factor * forces.epistemic)
-    return Split("id", known.prediction, known.labels), Split("ood", replace(other.prediction, forces=wider), other.labels, True)
+    return Split("id", known.prediction, known.labels), Split(
+        "ood", replace(other.prediction, forces=wider), other.labels, True
+    )
 
 
 def test_ood_detection(synthetic):
@@ -103,17 +129,22 @@ def test_ood_detection(synthetic):
     same, far = ood_record([known], alike), ood_record([known], strange)
     assert same["auroc"] == pytest.approx(0.5, abs=0.12)
     assert far["auroc"] > 0.999 and far["auprc"] > 0.999 and far["ood_score"] == "epistemic"
-    # The errors were drawn before the covariance was widened, so the split is called strange but is not wrong.
+    # The errors were drawn before the covariance was widened, so the split is called
+    # strange but is not wrong.
     assert far["auroc_ideal"] > 0.99 and far["auroc_observed"] < 0.65
     low, high = same["interval90"]["auroc"]
     assert low < same["auroc"] < high
 
 
 def test_bald_is_not_misled_by_noise(synthetic):
-    """A quiet split on which the members disagree less than on the noisy one, but more than its noise explains."""
+    """A quiet split on which the members disagree less than on the noisy one, but more than
+    its noise explains.
+    """
     (known, other) = ood_pair(synthetic, 1)
     energy = other.prediction.energy
-    quiet = replace(other.prediction, energy=Estimate(energy.mean, energy.aleatoric / 100, energy.epistemic / 9))
+    quiet = replace(
+        other.prediction, energy=Estimate(energy.mean, energy.aleatoric / 100, energy.epistemic / 9)
+    )
     record = ood_record([known], replace(other, prediction=quiet))
     assert record["auroc_energy"] < 0.4 and record["auroc_bald"] == 1.0
 
@@ -127,17 +158,26 @@ def test_frame_scores_are_invariant_to_rotation(synthetic):
     made = split(synthetic, n_frames=5)
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
     forces = made.prediction.forces
-    turned = Estimate(forces.mean, rotation @ forces.aleatoric @ rotation.T, rotation @ forces.epistemic @ rotation.T)
+    turned = Estimate(
+        forces.mean,
+        rotation @ forces.aleatoric @ rotation.T,
+        rotation @ forces.epistemic @ rotation.T,
+    )
     other = replace(made, prediction=replace(made.prediction, forces=turned))
     for name, values in frame_scores(made).items():
         np.testing.assert_allclose(frame_scores(other)[name], values, rtol=1e-12)
 
 
-PROBABILISTIC = "ce coverage90 miscalibration zms ence sharpness nll crps spearman ause auroc_error auprc_error rmse mae".split()
+PROBABILISTIC = (
+    "ce coverage90 miscalibration zms ence sharpness nll crps spearman ause "
+    "auroc_error auprc_error rmse mae"
+).split()
 
 
 def with_stress(made, planted: float = 1.0, seed: int = 5) -> Split:
-    """Stress predictions [n_frames, 6] with full covariances, references drawn from them and the covariances divided by planted^2."""
+    """Stress predictions [n_frames, 6] with full covariances, references drawn from them and
+    the covariances divided by planted^2.
+    """
     rng = np.random.default_rng(seed)
     n = len(made.labels.n_atoms)
     root = 0.3 * rng.standard_normal((n, 6, 6)) + np.eye(6)
@@ -145,24 +185,36 @@ def with_stress(made, planted: float = 1.0, seed: int = 5) -> Split:
     mean = rng.standard_normal((n, 6))
     reference = mean + np.einsum("nab,nb->na", np.linalg.cholesky(cov), rng.standard_normal((n, 6)))
     stress = Estimate(mean, 0.7 * cov / planted**2, 0.3 * cov / planted**2)
-    return Split("test", replace(made.prediction, stress=stress), replace(made.labels, stress=reference))
+    return Split(
+        "test", replace(made.prediction, stress=stress), replace(made.labels, stress=reference)
+    )
 
 
 def test_every_metric_for_energy_force_and_stress_with_its_interval(synthetic):
     made = with_stress(synthetic(n_frames=300))
     record = split_record(made)
     error, cov = made.labels.stress - made.prediction.stress.mean, made.prediction.stress.total
-    expected = -np.mean([stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(error, cov, strict=True)])
+    expected = -np.mean(
+        [stats.multivariate_normal.logpdf(e, cov=c) for e, c in zip(error, cov, strict=True)]
+    )
     assert record["nll_s"] == pytest.approx(expected, abs=1e-8)
-    expected = -np.mean(stats.norm.logpdf(made.labels.energy, made.prediction.energy.mean, made.prediction.energy.std))
+    expected = -np.mean(
+        stats.norm.logpdf(
+            made.labels.energy, made.prediction.energy.mean, made.prediction.energy.std
+        )
+    )
     assert record["nll_e"] == pytest.approx(expected, abs=1e-10)
     for suffix in "efs":
         for name in (f"{metric}_{suffix}" for metric in PROBABILISTIC):
             low, high = record["interval90"][name]
             # Distances and areas are biased upwards in a resample, so they need not lie inside.
-            assert np.isfinite(record[name]) and (low <= record[name] <= high or name.startswith(("ce", "miscal", "ence"))), name
+            assert np.isfinite(record[name]) and (
+                low <= record[name] <= high or name.startswith(("ce", "miscal", "ence"))
+            ), name
         for metric in ("spearman", "ause", "auroc_error", "auprc_error"):
-            assert record[f"{metric}_{suffix}"] == pytest.approx(record[f"{metric}_{suffix}_ideal"], abs=0.15), (metric, suffix)
+            assert record[f"{metric}_{suffix}"] == pytest.approx(
+                record[f"{metric}_{suffix}_ideal"], abs=0.15
+            ), (metric, suffix)
     for name in ("pit_ks_e", "pit_ks", "pit_ks_s", "energy_score_f", "energy_score_s"):
         assert name in record["interval90"]
     assert record["pit_ks_s"] < 0.08 and record["pit_ks_e"] < 0.08
@@ -171,15 +223,27 @@ def test_every_metric_for_energy_force_and_stress_with_its_interval(synthetic):
 
 
 def test_the_stress_of_few_members_spans_no_six_dimensions(synthetic):
-    """Five members: every marginal can be judged, the 6x6 matrix has no likelihood, however small its zero eigenvalues came out."""
+    """Five members: every marginal can be judged, the 6x6 matrix has no likelihood, however
+    small its zero eigenvalues came out.
+    """
     made = with_stress(synthetic(n_frames=20))
     members = np.random.default_rng(0).standard_normal((20, 5, 6))
     spread = members - members.mean(1, keepdims=True)
-    stress = Estimate(members.mean(1), np.zeros((20, 6, 6)), np.einsum("nma,nmb->nab", spread, spread) / 5)
-    record = split_record(replace(made, prediction=replace(made.prediction, stress=stress)), n_resamples=0)
+    stress = Estimate(
+        members.mean(1), np.zeros((20, 6, 6)), np.einsum("nma,nmb->nab", spread, spread) / 5
+    )
+    record = split_record(
+        replace(made, prediction=replace(made.prediction, stress=stress)), n_resamples=0
+    )
     assert "coverage90_s" in record and "nll_s" not in record and "pit_ks_s" not in record
-    barely = Estimate(members.mean(1), np.zeros((20, 6, 6)), np.broadcast_to(np.diag([1, 1, 1, 1, 1, 1e-13]), (20, 6, 6)))
-    record = split_record(replace(made, prediction=replace(made.prediction, stress=barely)), n_resamples=0)
+    barely = Estimate(
+        members.mean(1),
+        np.zeros((20, 6, 6)),
+        np.broadcast_to(np.diag([1, 1, 1, 1, 1, 1e-13]), (20, 6, 6)),
+    )
+    record = split_record(
+        replace(made, prediction=replace(made.prediction, stress=barely)), n_resamples=0
+    )
     assert "coverage90_s" in record and "nll_s" not in record
 
 
@@ -202,22 +266,38 @@ def test_by_temperature(synthetic):
     hot = np.isin(made.labels.frame, np.flatnonzero(temperature == 1200.0))
     forces = made.prediction.forces
     narrow = np.where(hot[:, None, None], 0.25, 1.0)
-    wrong = replace(made.prediction, forces=Estimate(forces.mean, forces.aleatoric * narrow, forces.epistemic * narrow))
-    record = split_record(replace(made, prediction=wrong, temperature=temperature), n_resamples=0)["by_temperature"]
+    wrong = replace(
+        made.prediction,
+        forces=Estimate(forces.mean, forces.aleatoric * narrow, forces.epistemic * narrow),
+    )
+    record = split_record(replace(made, prediction=wrong, temperature=temperature), n_resamples=0)[
+        "by_temperature"
+    ]
     assert {kelvin: part["n_frames"] for kelvin, part in record.items()} == {"300": 60, "1200": 39}
-    assert record["300"]["coverage90_f"] == pytest.approx(0.9, abs=0.02) and record["1200"]["coverage90_f"] < 0.65
+    assert (
+        record["300"]["coverage90_f"] == pytest.approx(0.9, abs=0.02)
+        and record["1200"]["coverage90_f"] < 0.65
+    )
     error = (made.labels.forces - forces.mean)[hot]
     assert record["1200"]["rmse_f"] == pytest.approx(1000 * np.sqrt(np.mean(error**2)))
-    assert record["1200"]["zms_f"] == pytest.approx(4, rel=0.1) and record["300"]["zms_e"] == pytest.approx(1, abs=0.4)
+    assert record["1200"]["zms_f"] == pytest.approx(4, rel=0.1) and record["300"][
+        "zms_e"
+    ] == pytest.approx(1, abs=0.4)
     assert "by_temperature" not in split_record(made, n_resamples=0)
 
 
 def test_every_ood_score_stands_beside_its_ideal(synthetic):
     known, strange = ood_pair(synthetic, 9)
-    known, strange = (replace(with_stress(s, seed=k), name=s.name, ood=s.ood) for k, s in enumerate((known, strange)))
+    known, strange = (
+        replace(with_stress(s, seed=k), name=s.name, ood=s.ood)
+        for k, s in enumerate((known, strange))
+    )
     record = ood_record([known], strange, n_resamples=20)
     for score in ("auroc", "auprc"):
         for suffix in ("", "_max", "_energy", "_stress"):
-            assert 0 <= record[f"{score}{suffix}_ideal"] <= 1 and f"{score}{suffix}" in record["interval90"], (score, suffix)
+            assert (
+                0 <= record[f"{score}{suffix}_ideal"] <= 1
+                and f"{score}{suffix}" in record["interval90"]
+            ), (score, suffix)
     assert record["auroc"] > 0.999 and record["auroc_stress"] == pytest.approx(0.5, abs=0.12)
     assert record["auprc_energy"] == pytest.approx(0.5, abs=0.15)

@@ -1,4 +1,6 @@
-"""Everything here needs a GPU and a librace built with RACE_CUDA=ON; elsewhere it is skipped, with the reason."""
+"""Everything here needs a GPU and a librace built with RACE_CUDA=ON; elsewhere it is
+skipped, with the reason.
+"""
 
 import pytest
 import race._race  # noqa: F401  registers the operators

@@ -30,17 +30,32 @@ def test_equals_cpu(irreps, lmax, knots, n_members, groups, dtype):
 
 @pytest.mark.parametrize("knots", [0, 16])
 def test_many_atoms(knots):
-    """Enough receivers for wide tiles, for several batches of rows and for one warp per receiver."""
-    operands, rest = make("64x0e+64x1o", 1, n_nodes=20000, n_edges=60000, n_receivers=18000, dtype=torch.float32, knots=knots)
+    """Enough receivers for wide tiles, for several batches of rows and for one warp per
+    receiver.
+    """
+    operands, rest = make(
+        "64x0e+64x1o",
+        1,
+        n_nodes=20000,
+        n_edges=60000,
+        n_receivers=18000,
+        dtype=torch.float32,
+        knots=knots,
+    )
     expected = derivatives(conv_fused, operands, rest)
     assert worst(derivatives(on_gpu, operands, rest), expected) < TOLERANCE[torch.float32]
 
 
 def test_the_same_bits_every_time():
-    operands, rest = make("5x0e+19x1o+8x2e", 2, 2, 2, torch.float32, n_nodes=50, n_edges=2000, n_receivers=50, knots=6)
+    operands, rest = make(
+        "5x0e+19x1o+8x2e", 2, 2, 2, torch.float32, n_nodes=50, n_edges=2000, n_receivers=50, knots=6
+    )
     first = derivatives(on_gpu, operands, rest)
     for _ in range(3):
-        assert all(torch.equal(a, b) for a, b in zip(derivatives(on_gpu, operands, rest), first, strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(derivatives(on_gpu, operands, rest), first, strict=True)
+        )
 
 
 def test_a_planted_error_is_seen():
@@ -49,13 +64,21 @@ def test_a_planted_error_is_seen():
     wrong = cg.clone()
     wrong[wrong.nonzero()[-1]] *= 1 + 1e-9
     expected = derivatives(conv_fused, operands, rest)
-    assert worst(derivatives(on_gpu, operands, (sender, row_ptr, rows, wrong, dim_out)), expected) > TOLERANCE[torch.float64]
+    assert (
+        worst(derivatives(on_gpu, operands, (sender, row_ptr, rows, wrong, dim_out)), expected)
+        > TOLERANCE[torch.float64]
+    )
 
 
-@pytest.mark.parametrize("sizes", [dict(n_edges=0), dict(n_edges=0, n_receivers=0), dict(n_edges=0, n_nodes=0, n_receivers=0)])
+@pytest.mark.parametrize(
+    "sizes",
+    [dict(n_edges=0), dict(n_edges=0, n_receivers=0), dict(n_edges=0, n_nodes=0, n_receivers=0)],
+)
 def test_empty(sizes):
     operands, rest = make("4x0e+2x1o", 1, 2, 2, **sizes)
-    for a, b in zip(derivatives(on_gpu, operands, rest), derivatives(conv_fused, operands, rest), strict=True):
+    for a, b in zip(
+        derivatives(on_gpu, operands, rest), derivatives(conv_fused, operands, rest), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -70,4 +93,11 @@ def test_bad_senders_are_an_error_not_a_crash(change):
 def test_operands_on_two_devices():
     (g, radial, table, sh), (sender, *rest) = make("4x0e+2x1o", 1)
     with pytest.raises(ValueError, match="sender: expected cuda:0, got cpu"):
-        conv_fused(g.cuda(), radial.cuda(), table, sh.cuda(), sender, *[t.cuda() if isinstance(t, torch.Tensor) else t for t in rest])
+        conv_fused(
+            g.cuda(),
+            radial.cuda(),
+            table,
+            sh.cuda(),
+            sender,
+            *[t.cuda() if isinstance(t, torch.Tensor) else t for t in rest],
+        )

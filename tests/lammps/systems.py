@@ -21,7 +21,9 @@ def b2o3(seed: int = 0, n_units: int = 8, shortest: float = 1.25) -> ase.Atoms:
     return atoms
 
 
-def boron_nitride(repeat: tuple[int, int, int] = (2, 2, 2), stretch: float = 0.0, seed: int = 1) -> ase.Atoms:
+def boron_nitride(
+    repeat: tuple[int, int, int] = (2, 2, 2), stretch: float = 0.0, seed: int = 1
+) -> ase.Atoms:
     """Zincblende BN, 8 atoms per cubic cell, rattled."""
     atoms = ase.build.bulk("BN", "zincblende", a=3.615 * (1 + stretch), cubic=True).repeat(repeat)
     atoms.rattle(0.08, seed=seed)
@@ -41,7 +43,12 @@ def slab() -> ase.Atoms:
 
 def tiny() -> ase.Atoms:
     """Two atoms in a cell smaller than the cutoff: every atom sees several images of itself."""
-    atoms = ase.Atoms("BN", positions=[[0.1, 0.0, 0.2], [1.3, 1.1, 0.9]], cell=[[2.5, 0, 0], [0.4, 2.3, 0], [0.3, -0.5, 2.6]], pbc=True)
+    atoms = ase.Atoms(
+        "BN",
+        positions=[[0.1, 0.0, 0.2], [1.3, 1.1, 0.9]],
+        cell=[[2.5, 0, 0], [0.4, 2.3, 0], [0.3, -0.5, 2.6]],
+        pbc=True,
+    )
     return atoms
 
 
@@ -60,7 +67,9 @@ def crystal() -> ase.Atoms:
 
 
 def needle() -> ase.Atoms:
-    """A tilted cell 2.6 Angstrom wide and 29 long: every rank sees images of itself on two sides."""
+    """A tilted cell 2.6 Angstrom wide and 29 long: every rank sees images of itself on
+    two sides.
+    """
     atoms = tiny().repeat((1, 1, 11))
     atoms.rattle(0.05, seed=7)
     return atoms
@@ -86,7 +95,9 @@ def surface() -> ase.Atoms:
 
 def dimer() -> ase.Atoms:
     """Two atoms in an open box."""
-    return ase.Atoms("BO", positions=[[5.0, 5.1, 5.2], [5.7, 5.9, 6.0]], cell=[10.0, 10.0, 10.0], pbc=False)
+    return ase.Atoms(
+        "BO", positions=[[5.0, 5.1, 5.2], [5.7, 5.9, 6.0]], cell=[10.0, 10.0, 10.0], pbc=False
+    )
 
 
 def atom() -> ase.Atoms:

@@ -41,21 +41,28 @@ def test_units(lammps_run, artifact, units):
     metal = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS)
     length, energy, pressure = UNITS[units]
     write_data(lammps_run.folder / "system.data", atoms, ELEMENTS, length)
-    finished = lammps_run.run(UNIT_INPUT.format(units=units, plugin=lammps_run.plugin, artifact=artifact, skin=length))
+    finished = lammps_run.run(
+        UNIT_INPUT.format(units=units, plugin=lammps_run.plugin, artifact=artifact, skin=length)
+    )
     assert finished.status == 0, finished.output
     row, frame = thermo(finished.output)[0], read_dump(lammps_run.folder / "out.dump")[0]
     force = energy / length
     assert row["PotEng"] / energy == pytest.approx(metal.energy, rel=1e-9)
-    np.testing.assert_allclose(np.stack([frame["fx"], frame["fy"], frame["fz"]], axis=1) / force, metal.forces, atol=1e-7)
+    np.testing.assert_allclose(
+        np.stack([frame["fx"], frame["fy"], frame["fz"]], axis=1) / force, metal.forces, atol=1e-7
+    )
     cov = np.stack([frame[f"c_u[{k}]"] for k in range(1, 7)], axis=1)
     np.testing.assert_allclose(cov / force**2, metal.columns["f_cov"], atol=1e-7)
     np.testing.assert_allclose(frame["c_u[7]"] / energy, metal.columns["e_std"], atol=1e-8)
     virial = np.array([row["c_p[1]"], row["c_p[4]"]]) / pressure * atoms.get_volume()
-    np.testing.assert_allclose(virial, metal.virial[[0, 3]], rtol=2e-6)  # LAMMPS rounds its pressure factors to seven digits
+    # LAMMPS rounds its pressure factors to seven digits
+    np.testing.assert_allclose(virial, metal.virial[[0, 3]], rtol=2e-6)
 
 
 def drift(run, artifact, steps: int, timestep: float) -> tuple[float, float]:
-    """Slope (meV/atom/ps) and root-mean-square fluctuation (meV/atom) of the total energy of NVE."""
+    """Slope (meV/atom/ps) and root-mean-square fluctuation (meV/atom) of the total energy
+    of NVE.
+    """
     write_data(run.folder / "bn.data", boron_nitride((2, 2, 2), seed=2), ELEMENTS)
     script = f"""
     units metal
@@ -82,16 +89,22 @@ def drift(run, artifact, steps: int, timestep: float) -> tuple[float, float]:
 
 
 def test_energy_is_conserved(lammps_run, artifacts):
-    """NVE of BN at 300 K with a soft untrained model: no drift, and fluctuations that fall with the square of the time step."""
+    """NVE of BN at 300 K with a soft untrained model: no drift, and fluctuations that fall
+    with the square of the time step.
+    """
     soft = artifacts("soft", n_members=1, head="point", n_layers=2, scale=[0.02, 0.02, 0.02])
     slope, fluctuation = drift(lammps_run, soft, steps=800, timestep=0.0005)
     _, coarse = drift(lammps_run, soft, steps=400, timestep=0.001)
     assert slope <= 0.01, f"{slope:.4f} meV/atom/ps"
-    assert coarse / fluctuation == pytest.approx(4.0, abs=0.4), f"{coarse:.2e} and {fluctuation:.2e} meV/atom"
+    assert coarse / fluctuation == pytest.approx(4.0, abs=0.4), (
+        f"{coarse:.2e} and {fluctuation:.2e} meV/atom"
+    )
 
 
 def test_plugin_next_to_python_module(lammps_run, artifact):
-    """One process with the Python module and the plugin: two copies of librace and of its operators."""
+    """One process with the Python module and the plugin: two copies of librace and of its
+    operators.
+    """
     write_data(lammps_run.folder / "b2o3.data", b2o3(), ELEMENTS)
     script = f"""
 import race, race._race
@@ -112,4 +125,6 @@ print("ENERGY", repr(lmp.get_thermo("pe")))
     finished = lammps_run.execute([sys.executable, "-c", script])
     assert finished.status == 0, finished.output
     energy = float(finished.output.split("ENERGY ")[1].split()[0])
-    assert energy == pytest.approx(lammps_run.single_point(b2o3(), f"{artifact}", ELEMENTS).energy, abs=1e-9)
+    assert energy == pytest.approx(
+        lammps_run.single_point(b2o3(), f"{artifact}", ELEMENTS).energy, abs=1e-9
+    )

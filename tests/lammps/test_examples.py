@@ -19,10 +19,26 @@ def example(lammps_run, artifacts):
     write_data(lammps_run.folder / "b2o3.data", b2o3(), ["B", "O"])
 
     def run(name: str, *more: str) -> str:
-        training = {"cutoff": 3.2, "min_distance": {"B-B": 1.2, "B-O": 1.2, "O-O": 1.2}, "n_neighbors": {"B": [8, 16], "O": [8, 16]}}
+        training = {
+            "cutoff": 3.2,
+            "min_distance": {"B-B": 1.2, "B-O": 1.2, "O-O": 1.2},
+            "n_neighbors": {"B": [8, 16], "O": [8, 16]},
+        }
         model = artifacts("example", training=training)
-        arguments = ("-var", "plugin", str(lammps_run.plugin), "-var", "model", str(model), "-var", "data", "b2o3.data")
-        finished = lammps_run.run((EXAMPLES / name).read_text(), 2, arguments=(*arguments, *more, "-var", "steps", "20"))
+        arguments = (
+            "-var",
+            "plugin",
+            str(lammps_run.plugin),
+            "-var",
+            "model",
+            str(model),
+            "-var",
+            "data",
+            "b2o3.data",
+        )
+        finished = lammps_run.run(
+            (EXAMPLES / name).read_text(), 2, arguments=(*arguments, *more, "-var", "steps", "20")
+        )
         assert finished.status == 0 and not finished.hung, finished.output
         return finished.output
 
@@ -35,7 +51,9 @@ def test_example_covariance_dump(example, lammps_run):
     assert len(frames) == 3 and frames[0].get_chemical_symbols().count("O") == 24
     names = [f"f_cov_{name}" for name in ("xx", "yy", "zz", "xy", "xz", "yz")]
     cov = np.stack([frames[-1].arrays[name].ravel() for name in names], axis=1)
-    assert np.all(cov[:, :3] > 0) and np.allclose(np.sqrt(cov[:, :3].mean(1)), frames[-1].arrays["f_std"].ravel(), rtol=1e-5)
+    assert np.all(cov[:, :3] > 0) and np.allclose(
+        np.sqrt(cov[:, :3].mean(1)), frames[-1].arrays["f_std"].ravel(), rtol=1e-5
+    )
 
 
 def test_example_watch(example, lammps_run):
@@ -49,11 +67,16 @@ def read_profile(path: Path) -> np.ndarray:
     """fix ave/chunk: [times, bins, columns]."""
     lines = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
     n_bins = int(lines[0][1])
-    return np.array([[row for row in lines[k + 1 : k + 1 + n_bins]] for k in range(0, len(lines), n_bins + 1)], dtype=float)
+    return np.array(
+        [[row for row in lines[k + 1 : k + 1 + n_bins]] for k in range(0, len(lines), n_bins + 1)],
+        dtype=float,
+    )
 
 
 def test_example_profile(example, lammps_run):
-    """Averages over the samples, the mean over the box from either, and no snapshot while every force is certain."""
+    """Averages over the samples, the mean over the box from either, and no snapshot while
+    every force is certain.
+    """
     rows = thermo(example("in.profile"))
     assert all(0 < row["c_U[1]"] <= row["c_U[2]"] for row in rows)
     frames = ase.io.read(lammps_run.folder / "uncertain.lammpstrj", ":", format="lammps-dump-text")
@@ -61,7 +84,9 @@ def test_example_profile(example, lammps_run):
     assert profile.shape == (4, 4, 5) and len(frames) == 5
     for frame, bins in zip(frames[1:], profile, strict=True):
         for column, name in ((3, "f_std_mean"), (4, "f_epistemic_mean")):
-            assert np.average(bins[:, column], weights=bins[:, 2]) == pytest.approx(frame.arrays[name].mean(), rel=1e-4)
+            assert np.average(bins[:, column], weights=bins[:, 2]) == pytest.approx(
+                frame.arrays[name].mean(), rel=1e-4
+            )
         assert np.all(frame.arrays["f_std_mean"] > frame.arrays["f_epistemic_mean"])
     (lammps_run.folder / "uncertain.lammpstrj").unlink()
     example("in.profile", "-var", "limit", "1000")
@@ -72,12 +97,17 @@ def test_example_guard(example, lammps_run):
     rows = thermo(example("in.guard", "-var", "limit", "0.05"))
     assert rows[-1]["Step"] == 20 and rows[0]["f_learn[5]"] > 0
     frames = ase.io.read(lammps_run.folder / "learn.extxyz", ":")
-    assert [frame.info["step"] for frame in frames] == [0, 10, 20] and not (lammps_run.folder / "stopped.extxyz").exists()
+    assert [frame.info["step"] for frame in frames] == [0, 10, 20] and not (
+        lammps_run.folder / "stopped.extxyz"
+    ).exists()
 
 
 def test_example_collision(example):
     """The core is met, and turns the atom back without a loss of energy."""
-    rows, without = (thermo(example("in.collision", "-var", "steps", "80", "-var", "core", core)) for core in ("on", "off"))
+    rows, without = (
+        thermo(example("in.collision", "-var", "steps", "80", "-var", "core", core))
+        for core in ("on", "off")
+    )
     assert abs(rows[-1]["PotEng"] - without[-1]["PotEng"]) > 0.1
     total = [row["TotEng"] for row in rows]
     assert max(total) - min(total) < 0.05

@@ -1,4 +1,6 @@
-"""Several pair styles, several types: sums of models, elements in more than one type, bonded atoms."""
+"""Several pair styles, several types: sums of models, elements in more than one type,
+bonded atoms.
+"""
 
 import numpy as np
 import pytest
@@ -11,19 +13,34 @@ from .trajectory import assert_right, trajectory
 
 def other(artifacts):
     """Another model than `artifact`, of other width and depth."""
-    return artifacts("other", n_layers=2, r_max=2.9, n_members=2, irreps_hidden="6x0e+4x1o+2x2e", atomic_energies=[-1.0, 0.5, 0.2])
+    return artifacts(
+        "other",
+        n_layers=2,
+        r_max=2.9,
+        n_members=2,
+        irreps_hidden="6x0e+4x1o+2x2e",
+        atomic_energies=[-1.0, 0.5, 0.2],
+    )
 
 
 @pytest.mark.parametrize("newton", ["on", "off"])
 @pytest.mark.parametrize("read_by", ["pair_style", "pair_coeff"])
 def test_two_models_add_up(lammps_run, artifact, artifacts, read_by, newton):
-    """hybrid/overlay with race twice; the messages of each have their own width, and fix pair tells them apart."""
+    """hybrid/overlay with race twice; the messages of each have their own width, and fix
+    pair tells them apart.
+    """
     atoms, second = b2o3(), other(artifacts)
     alone = [lammps_run.single_point(atoms, f"{model}", ELEMENTS) for model in (artifact, second)]
     if read_by == "pair_style":
-        pair = f"pair_style hybrid/overlay race {artifact} race {second}\npair_coeff * * race 1 B N O\npair_coeff * * race 2 B N O"
+        pair = (
+            f"pair_style hybrid/overlay race {artifact} race {second}\npair_coeff * * race 1 B "
+            "N O\npair_coeff * * race 2 B N O"
+        )
     else:
-        pair = f"pair_style hybrid/overlay race race\npair_coeff * * race 1 {artifact} B N O\npair_coeff * * race 2 {second} B N O"
+        pair = (
+            f"pair_style hybrid/overlay race race\npair_coeff * * race 1 {artifact} B N "
+            f"O\npair_coeff * * race 2 {second} B N O"
+        )
     script = f"""
     units metal
     newton {newton}
@@ -46,7 +63,11 @@ def test_two_models_add_up(lammps_run, artifact, artifacts, read_by, newton):
     assert finished.status == 0 and not finished.hung, finished.output
     row, frame = thermo(finished.output)[0], read_dump(lammps_run.folder / "out.dump")[0]
     assert row["PotEng"] == pytest.approx(sum(s.energy for s in alone), abs=1e-9)
-    np.testing.assert_allclose(np.stack([frame[a] for a in ("fx", "fy", "fz")], axis=1), sum(s.forces for s in alone), atol=1e-9)
+    np.testing.assert_allclose(
+        np.stack([frame[a] for a in ("fx", "fy", "fz")], axis=1),
+        sum(s.forces for s in alone),
+        atol=1e-9,
+    )
     virial = np.array([row[f"c_p[{k}]"] for k in range(1, 7)]) * row["Volume"] / NKTV2P
     np.testing.assert_allclose(virial, sum(s.virial for s in alone), atol=1e-9)
     for name, snapshot in zip(("one", "two"), alone, strict=True):
@@ -70,24 +91,40 @@ def test_compute_needs_one_model(lammps_run, artifact, artifacts):
     """
     finished = lammps_run.run(script, 2)
     assert finished.status != 0 and not finished.hung
-    assert any("expected one pair_style race" in line and "fix pair" in line for line in finished.errors()), finished.output
+    assert any(
+        "expected one pair_style race" in line and "fix pair" in line for line in finished.errors()
+    ), finished.output
 
 
 def test_race_over_a_repulsive_core(lammps_run, artifact):
     """hybrid/overlay with zbl: what is left after taking zbl away is the model."""
     atoms = boron_nitride((2, 1, 1))
     core = "zbl 1.0 1.6"
-    coeff = "pair_coeff 1 1 zbl 5 5\npair_coeff 2 2 zbl 7 7\npair_coeff 1 2 zbl 5 7\npair_coeff 3 3 zbl 8 8\npair_coeff 1*2 3 zbl 6 8"
+    coeff = (
+        "pair_coeff 1 1 zbl 5 5\npair_coeff 2 2 zbl 7 7\npair_coeff 1 2 zbl 5 7\npair_coeff 3 "
+        "3 zbl 8 8\npair_coeff 1*2 3 zbl 6 8"
+    )
     both = trajectory(
-        lammps_run, artifact, atoms, "run 0", name="both", every=1,
-        pair=f"pair_style hybrid/overlay race {artifact} {core}\npair_coeff * * race B N O\n{coeff}",
-    )  # fmt: skip
+        lammps_run,
+        artifact,
+        atoms,
+        "run 0",
+        name="both",
+        every=1,
+        pair=f"pair_style hybrid/overlay race {artifact} {core}\npair_coeff * * race B N "
+        f"O\n{coeff}",
+    )
     model = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS)
-    script = f"units metal\natom_style atomic\nread_data both.data\npair_style {core}\n{coeff.replace(' zbl', '')}"
+    script = (
+        "units metal\natom_style atomic\nread_data both.data\npair_style "
+        f"{core}\n{coeff.replace(' zbl', '')}"
+    )
     script += "\nthermo_style custom step pe\nthermo_modify format float %.17g\nrun 0"
 
     (row,) = thermo(lammps_run.run(script).output)
-    assert row["PotEng"] > 0.01 and both[0].energy == pytest.approx(model.energy + row["PotEng"], abs=1e-9)
+    assert row["PotEng"] > 0.01 and both[0].energy == pytest.approx(
+        model.energy + row["PotEng"], abs=1e-9
+    )
 
 
 def test_more_types_than_elements(lammps_run, artifact):
@@ -95,16 +132,25 @@ def test_more_types_than_elements(lammps_run, artifact):
     atoms = b2o3()
     types = ["O", "B", "B", "N", "O"]
     frames = trajectory(
-        lammps_run, artifact, atoms, "set atom 1*9 type 3\nset type 1 type/fraction 5 0.5 77\nrun 0", types=types, every=1,
-    )  # fmt: skip
+        lammps_run,
+        artifact,
+        atoms,
+        "set atom 1*9 type 3\nset type 1 type/fraction 5 0.5 77\nrun 0",
+        types=types,
+        every=1,
+    )
     seen = [symbol for symbol in frames[0].atoms.symbols]
     assert seen[:2] == ["B", "B"] and seen[2] == "B" and set(seen) == {"B", "O"}
     assert_right(frames, artifact, 1)
 
 
-@pytest.mark.parametrize("special", ["", "special_bonds lj/coul 1 1 1", "special_bonds lj/coul 1e-50 1e-50 1e-50"])
+@pytest.mark.parametrize(
+    "special", ["", "special_bonds lj/coul 1 1 1", "special_bonds lj/coul 1e-50 1e-50 1e-50"]
+)
 def test_bonded_neighbors(lammps_run, artifact, special):
-    """With bonds, LAMMPS takes bonded pairs off the neighbour list by default: refused, since no error would show otherwise."""
+    """With bonds, LAMMPS takes bonded pairs off the neighbour list by default: refused,
+    since no error would show otherwise.
+    """
     atoms = boron_nitride((2, 1, 1))
     write_data(lammps_run.folder / "plain.data", atoms, ELEMENTS)
     head, rows = (lammps_run.folder / "plain.data").read_text().split("Atoms # atomic\n\n")
@@ -112,7 +158,9 @@ def test_bonded_neighbors(lammps_run, artifact, special):
     rows = [row.split() for row in rows.splitlines()]
     nearest = int(np.argsort(atoms.get_distances(0, range(len(atoms)), mic=True))[1]) + 1
     bonded = "\n".join(" ".join([i, "1", t, *x]) for i, t, *x in rows)
-    (lammps_run.folder / "bonded.data").write_text(f"{head}Atoms # bond\n\n{bonded}\n\nBonds\n\n1 1 1 {nearest}\n")
+    (lammps_run.folder / "bonded.data").write_text(
+        f"{head}Atoms # bond\n\n{bonded}\n\nBonds\n\n1 1 1 {nearest}\n"
+    )
     script = f"""
     units metal
     atom_style bond
@@ -131,7 +179,9 @@ def test_bonded_neighbors(lammps_run, artifact, special):
     finished = lammps_run.run(script, 2)
     assert not finished.hung
     if not special:
-        assert finished.status != 0 and any("special_bonds lj/coul 1 1 1" in line for line in finished.errors()), finished.output
+        assert finished.status != 0 and any(
+            "special_bonds lj/coul 1 1 1" in line for line in finished.errors()
+        ), finished.output
         return
     assert finished.status == 0, finished.output
     expected = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS).energy

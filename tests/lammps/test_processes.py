@@ -1,4 +1,6 @@
-"""Several LAMMPS in one process, partitions, LAMMPS_PLUGIN_PATH, rerun, and LAMMPS driven from Python."""
+"""Several LAMMPS in one process, partitions, LAMMPS_PLUGIN_PATH, rerun, and LAMMPS driven
+from Python.
+"""
 
 import json
 import os
@@ -24,7 +26,9 @@ thermo_modify format float %.17g
 
 
 def script(run, artifact, data="system.data", load=None):
-    return INPUT.format(data=data, artifact=artifact, load=f"plugin load {run.plugin}" if load is None else load)
+    return INPUT.format(
+        data=data, artifact=artifact, load=f"plugin load {run.plugin}" if load is None else load
+    )
 
 
 INSTANCES = """
@@ -66,7 +70,10 @@ def test_instances_in_one_process(lammps_run, artifact):
     assert finished.status == 0 and not finished.hung, finished.output
     energies, largest, after_clear = json.loads(finished.output.split("RESULT ")[1])
     expected = lammps_run.single_points(systems, f"{artifact}", ELEMENTS)
-    np.testing.assert_allclose(energies, [expected["b2o3"].energy, expected["bn"].energy] * 2, atol=1e-9)  # no fix moves the atoms
+    # No fix moves the atoms
+    np.testing.assert_allclose(
+        energies, [expected["b2o3"].energy, expected["bn"].energy] * 2, atol=1e-9
+    )
     assert largest == pytest.approx(expected["bn"].max_force_std, abs=1e-9)
     assert after_clear == pytest.approx(expected["bn"].energy, abs=1e-9)
 
@@ -86,13 +93,20 @@ def test_partitions(lammps_run, artifact):
     for k in (1, 2):
         write_data(lammps_run.folder / f"{k}.data", b2o3(seed=k), ELEMENTS)
     commands = "variable p world 1 2\n" + script(lammps_run, artifact, "${p}.data")
-    commands += "dump d all custom 1 ${p}.dump id fx fy fz\ndump_modify d sort id format float %.17g\nrun 0\n"
-    finished = lammps_run.run(commands, 4, arguments=("-partition", "2x2", "-plog", "none", "-pscreen", "none"))
+    commands += (
+        "dump d all custom 1 ${p}.dump id fx fy fz\ndump_modify d sort id format float "
+        "%.17g\nrun 0\n"
+    )
+    finished = lammps_run.run(
+        commands, 4, arguments=("-partition", "2x2", "-plog", "none", "-pscreen", "none")
+    )
     assert finished.status == 0 and not finished.hung, finished.output
     found = {k: read_dump(lammps_run.folder / f"{k}.dump")[0] for k in (1, 2)}
     for k, frame in found.items():
         expected = lammps_run.single_point(b2o3(seed=k), f"{artifact}", ELEMENTS)
-        np.testing.assert_allclose(np.stack([frame[a] for a in ("fx", "fy", "fz")], axis=1), expected.forces, atol=1e-9)
+        np.testing.assert_allclose(
+            np.stack([frame[a] for a in ("fx", "fy", "fz")], axis=1), expected.forces, atol=1e-9
+        )
 
 
 def test_rerun(lammps_run, artifact):
@@ -121,6 +135,9 @@ def test_rerun(lammps_run, artifact):
     again = lammps_run.run(script(lammps_run, artifact) + both + "rerun out.dump dump x y z\n", 2)
     for finished in (first, again):
         assert finished.status == 0 and not finished.hung, finished.output
-    rows = [[(row["Step"], row["PotEng"], row["c_m"]) for row in thermo(finished.output)] for finished in (first, again)]
+    rows = [
+        [(row["Step"], row["PotEng"], row["c_m"]) for row in thermo(finished.output)]
+        for finished in (first, again)
+    ]
     assert len(rows[0]) == 3
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-9)

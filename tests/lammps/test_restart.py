@@ -1,4 +1,6 @@
-"""Restart files carry the commands and the model's hash; a trajectory goes on as if it had not stopped."""
+"""Restart files carry the commands and the model's hash; a trajectory goes on as if it had
+not stopped.
+"""
 
 import shutil
 
@@ -29,30 +31,53 @@ FIRST = "read_data system.data\n{pair}\nvelocity all create 600 12 loop geom\n"
 
 @pytest.fixture
 def stopped(lammps_run, artifact):
-    """A run of 10 + 10 steps, and one that wrote a restart file after its first 10. The model is model.race.pt."""
+    """A run of 10 + 10 steps, and one that wrote a restart file after its first 10. The
+    model is model.race.pt.
+    """
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
     shutil.copy(artifact, lammps_run.folder / "model.race.pt")
 
     def run(pair="pair_style race model.race.pt dtype float64\npair_coeff * * B N O"):
-        script = HEAD.format(plugin=lammps_run.plugin) + FIRST.format(pair=pair) + TAIL.format(name="whole", steps=20)
-        finished = lammps_run.run(script.replace("run 20", "run 10\nwrite_restart half.restart\nrun 10"), 2)
+        script = (
+            HEAD.format(plugin=lammps_run.plugin)
+            + FIRST.format(pair=pair)
+            + TAIL.format(name="whole", steps=20)
+        )
+        finished = lammps_run.run(
+            script.replace("run 20", "run 10\nwrite_restart half.restart\nrun 10"), 2
+        )
         assert finished.status == 0 and not finished.hung, finished.output
-        return thermo(finished.output)[-1]["PotEng"], read_dump(lammps_run.folder / "whole.dump")[-1]
+        return thermo(finished.output)[-1]["PotEng"], read_dump(lammps_run.folder / "whole.dump")[
+            -1
+        ]
 
     return run
 
 
 def resume(run, commands="", ranks=2):
-    script = HEAD.format(plugin=run.plugin) + f"read_restart half.restart\n{commands}\n" + TAIL.format(name="resumed", steps=10)
+    script = (
+        HEAD.format(plugin=run.plugin)
+        + f"read_restart half.restart\n{commands}\n"
+        + TAIL.format(name="resumed", steps=10)
+    )
     return run.run(script, ranks)
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_resumed_run_goes_on(lammps_run, stopped, hybrid):
-    """Without pair_style or pair_coeff; under hybrid LAMMPS wants pair_coeff again. On another number of ranks."""
-    pair = "pair_style hybrid race model.race.pt zero 2.0\npair_coeff * * race B N O\npair_coeff 2 2 zero" if hybrid else None
+    """Without pair_style or pair_coeff; under hybrid LAMMPS wants pair_coeff again. On
+    another number of ranks.
+    """
+    pair = (
+        "pair_style hybrid race model.race.pt zero 2.0\npair_coeff * * race B N O\npair_coeff 2 2 "
+        "zero"
+        if hybrid
+        else None
+    )
     energy, last = stopped(pair) if hybrid else stopped()
-    finished = resume(lammps_run, "pair_coeff * * race B N O\npair_coeff 2 2 zero" if hybrid else "", ranks=1)
+    finished = resume(
+        lammps_run, "pair_coeff * * race B N O\npair_coeff 2 2 zero" if hybrid else "", ranks=1
+    )
     assert finished.status == 0 and not finished.hung, finished.output
     assert thermo(finished.output)[-1]["PotEng"] == pytest.approx(energy, abs=1e-7)
     found = read_dump(lammps_run.folder / "resumed.dump")[-1]
@@ -66,7 +91,9 @@ def test_another_file_of_the_same_name_is_refused(lammps_run, stopped, artifacts
     shutil.copy(another, lammps_run.folder / "model.race.pt")
     finished = resume(lammps_run)
     assert finished.status != 0 and not finished.hung
-    assert any("with which the restart file was written" in line for line in finished.errors()), finished.output
+    assert any("with which the restart file was written" in line for line in finished.errors()), (
+        finished.output
+    )
     # The user may insist.
     finished = resume(lammps_run, "pair_style race model.race.pt\npair_coeff * * B N O")
     assert finished.status == 0 and not finished.hung, finished.output
@@ -85,7 +112,9 @@ def test_moved_file(lammps_run, stopped):
 
 
 def test_another_pair_style_forgets_the_first(lammps_run, artifact):
-    """Elements belong to the model that was given when they were: a second pair_style wants its own pair_coeff."""
+    """Elements belong to the model that was given when they were: a second pair_style wants
+    its own pair_coeff.
+    """
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
     script = (
         HEAD.format(plugin=lammps_run.plugin)
@@ -99,4 +128,6 @@ def test_another_pair_style_forgets_the_first(lammps_run, artifact):
     """
     )
     finished = lammps_run.run(script)
-    assert finished.status != 0 and any("pair coeffs" in line for line in finished.errors()), finished.output
+    assert finished.status != 0 and any("pair coeffs" in line for line in finished.errors()), (
+        finished.output
+    )

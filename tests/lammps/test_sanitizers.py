@@ -1,4 +1,6 @@
-"""`make sanitize` sees what it is there to see: two errors, planted in a plugin of a few lines, on one rank and on two."""
+"""`make sanitize` sees what it is there to see: two errors, planted in a plugin of a few
+lines, on one rank and on two.
+"""
 
 import os
 import shutil
@@ -14,8 +16,14 @@ extern "C" void lammpsplugin_init(void*, void*, void*) {
   delete[] numbers;
 }
 """
-ERRORS = {"numbers[four]": "AddressSanitizer: heap-buffer-overflow", "largest + 1": "runtime error: signed integer overflow"}
-FLAGS = "-O1 -g1 -fPIC -shared -fsanitize=address,undefined -fno-sanitize=object-size -fno-sanitize-recover=all".split()
+ERRORS = {
+    "numbers[four]": "AddressSanitizer: heap-buffer-overflow",
+    "largest + 1": "runtime error: signed integer overflow",
+}
+FLAGS = (
+    "-O1 -g1 -fPIC -shared -fsanitize=address,undefined -fno-sanitize=object-size "
+    "-fno-sanitize-recover=all"
+).split()
 
 pytestmark = pytest.mark.skipif("RACE_SANITIZED" not in os.environ, reason="for make sanitize")
 

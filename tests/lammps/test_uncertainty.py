@@ -1,4 +1,6 @@
-"""compute race/atom, compute race, fix pair and dumps: the values of the calculator, on the steps that ask."""
+"""compute race/atom, compute race, fix pair and dumps: the values of the calculator, on the
+steps that ask.
+"""
 
 import ase.io
 import numpy as np
@@ -30,7 +32,9 @@ EXACT = "thermo_modify format float %.17g"
 
 def md(run, artifact, commands, *, ranks=1, atoms=None, types=ELEMENTS, model=""):
     write_data(run.folder / "system.data", b2o3() if atoms is None else atoms, types)
-    text = MD.format(plugin=run.plugin, model=f"{artifact} {model}", elements=" ".join(types), commands=commands)
+    text = MD.format(
+        plugin=run.plugin, model=f"{artifact} {model}", elements=" ".join(types), commands=commands
+    )
     finished = run.run(text, ranks)
     assert finished.status == 0 and not finished.hung, finished.output
     return finished.output
@@ -64,19 +68,32 @@ def test_columns_follow_the_command_and_the_group(lammps_run, artifact):
         epistemic = np.stack([frame[f"c_u[{k}]"] for k in range(2, 8)], axis=1)
         interval = np.stack([frame[f"c_u[{k}]"] for k in range(9, 12)], axis=1)
         diagonal = np.diagonal(found["forces_cov"], axis1=1, axis2=2)
-        assert oxygen.sum() == 24 and np.all(epistemic[~oxygen] == 0) and np.all(frame["c_u[1]"][~oxygen] == 0)
-        np.testing.assert_allclose(epistemic[oxygen], six_from_matrix(found["forces_cov_epistemic"])[oxygen], atol=1e-9)
-        np.testing.assert_allclose(frame["c_u[8]"][oxygen], np.sqrt(diagonal.mean(1))[oxygen], atol=1e-9)
+        assert (
+            oxygen.sum() == 24
+            and np.all(epistemic[~oxygen] == 0)
+            and np.all(frame["c_u[1]"][~oxygen] == 0)
+        )
+        np.testing.assert_allclose(
+            epistemic[oxygen], six_from_matrix(found["forces_cov_epistemic"])[oxygen], atol=1e-9
+        )
+        np.testing.assert_allclose(
+            frame["c_u[8]"][oxygen], np.sqrt(diagonal.mean(1))[oxygen], atol=1e-9
+        )
         np.testing.assert_allclose(frame["c_s"], np.sqrt(diagonal.mean(1)), atol=1e-9)
         np.testing.assert_allclose(frame["c_b"], found["bald"], atol=1e-9)
         assert np.ptp(found["bald"]) > 0.01
-        np.testing.assert_allclose(interval[oxygen], 1.3 * ndtri(0.95) * np.sqrt(diagonal)[oxygen], atol=1e-9)  # 1.3: calibration
+        # 1.3: calibration
+        np.testing.assert_allclose(
+            interval[oxygen], 1.3 * ndtri(0.95) * np.sqrt(diagonal)[oxygen], atol=1e-9
+        )
 
 
 def test_intervals_of_a_calibration_table(lammps_run, tmp_path):
     """compute race/atom and the calculator read the same table."""
     path = tmp_path / "x.race.pt"
-    export_model(small_model(), path, intervals={"levels": [0.5, 0.8, 0.9], "forces": [0.9, 2.0, 3.5]})
+    export_model(
+        small_model(), path, intervals={"levels": [0.5, 0.8, 0.9], "forces": [0.9, 2.0, 3.5]}
+    )
     commands = """
     compute u all race/atom interval 0.85
     dump d all custom 1 out.dump id type x y z c_u[*]
@@ -88,14 +105,20 @@ def test_intervals_of_a_calibration_table(lammps_run, tmp_path):
     atoms = b2o3()
     atoms.positions = np.stack([frame["x"], frame["y"], frame["z"]], axis=1)
     expected = race.Calculator(path, interval=0.85).get_property("forces_interval", atoms)
-    np.testing.assert_allclose(np.stack([frame[f"c_u[{k}]"] for k in (1, 2, 3)], axis=1), expected, atol=1e-9)
+    np.testing.assert_allclose(
+        np.stack([frame[f"c_u[{k}]"] for k in (1, 2, 3)], axis=1), expected, atol=1e-9
+    )
     cov = calculated(path, frame)["forces_cov"]
     weight = (ndtri(0.925) - ndtri(0.9)) / (ndtri(0.95) - ndtri(0.9))
-    np.testing.assert_allclose(expected, (2.0 + 1.5 * weight) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)), rtol=1e-9)
+    np.testing.assert_allclose(
+        expected, (2.0 + 1.5 * weight) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)), rtol=1e-9
+    )
 
 
 def test_global_values_in_thermo_and_halt(lammps_run, artifact):
-    """A threshold on the largest force uncertainty stops the run through fix halt; both ranks stop."""
+    """A threshold on the largest force uncertainty stops the run through fix halt; both
+    ranks stop.
+    """
     commands = f"""
     compute U all race energy/std max/force/std
     compute s all race/atom force/std
@@ -116,11 +139,15 @@ def test_global_values_in_thermo_and_halt(lammps_run, artifact):
         found = calculated(artifact, frame)
         assert row["c_U[1]"] == pytest.approx(found["energy_std"], abs=1e-9)
         largest = np.sqrt(np.trace(found["forces_cov"], axis1=1, axis2=2) / 3).max()
-        assert row["c_U[2]"] == pytest.approx(largest, abs=1e-9) and row["c_m"] == pytest.approx(largest, abs=1e-9)
+        assert row["c_U[2]"] == pytest.approx(largest, abs=1e-9) and row["c_m"] == pytest.approx(
+            largest, abs=1e-9
+        )
 
 
 def test_fix_pair_and_uq_every(lammps_run, artifact):
-    """extract_peratom gives what the compute gives; `uq every` fills it without any compute asking."""
+    """extract_peratom gives what the compute gives; `uq every` fills it without any
+    compute asking.
+    """
     commands = """
     compute u all race/atom force/cov force/std energy/std bald
     fix asked all pair 3 race f_cov 1 f_std 1 e_std 1 bald 1
@@ -138,7 +165,9 @@ def test_fix_pair_and_uq_every(lammps_run, artifact):
 
 
 def test_held_between_evaluations(lammps_run, artifact):
-    """With `uq every 4` steps between read what step 4, 8, ... had, each atom its own, though atoms are sorted and change ranks."""
+    """With `uq every 4` steps between read what step 4, 8, ... had, each atom its own,
+    though atoms are sorted and change ranks.
+    """
     commands = f"""
     atom_modify sort 1 2.0
     neighbor 0.3 bin
@@ -155,7 +184,9 @@ def test_held_between_evaluations(lammps_run, artifact):
     """
     rows = thermo(md(lammps_run, artifact, commands, ranks=2, model="uq every 4"))
     frames = read_dump(lammps_run.folder / "out.dump")
-    assert len(frames) == 11 and any(np.any(frame["proc"] != frames[0]["proc"]) for frame in frames[1:4])
+    assert len(frames) == 11 and any(
+        np.any(frame["proc"] != frames[0]["proc"]) for frame in frames[1:4]
+    )
     for step, (row, frame) in enumerate(zip(rows, frames, strict=True)):
         last = 4 * (step // 4)
         found = calculated(artifact, frames[last])
@@ -169,14 +200,24 @@ def test_held_between_evaluations(lammps_run, artifact):
 
 def test_uncertainty_leaves_the_trajectory_alone(lammps_run, artifact):
     run = f"\n{EXACT}\nthermo 1\nrun 10"
-    asked = md(lammps_run, artifact, f"compute U all race energy/std\nthermo_style custom step pe c_U[1] {run}")
+    asked = md(
+        lammps_run,
+        artifact,
+        f"compute U all race energy/std\nthermo_style custom step pe c_U[1] {run}",
+    )
     plain = md(lammps_run, artifact, f"thermo_style custom step pe {run}")
-    np.testing.assert_allclose([row["PotEng"] for row in thermo(asked)], [row["PotEng"] for row in thermo(plain)], atol=1e-10)
+    np.testing.assert_allclose(
+        [row["PotEng"] for row in thermo(asked)],
+        [row["PotEng"] for row in thermo(plain)],
+        atol=1e-10,
+    )
 
 
 def test_ase_reads_the_dump(lammps_run, artifact):
     names = ["xx", "yy", "zz", "xy", "xz", "yz"]
-    colnames = "\n".join(f"dump_modify d colname c_u[{k + 1}] f_cov_{name}" for k, name in enumerate(names))
+    colnames = "\n".join(
+        f"dump_modify d colname c_u[{k + 1}] f_cov_{name}" for k, name in enumerate(names)
+    )
     commands = f"""
     compute u all race/atom force/cov
     dump d all custom 1 out.dump id type element x y z fx fy fz c_u[*]
@@ -215,13 +256,19 @@ def test_other_heads(lammps_run, artifacts, head):
     assert row["c_U"] == pytest.approx(found["energy_std"], abs=1e-9)
     if head != "energy":
         aleatoric = np.stack([frame[f"c_u[{k}]"] for k in range(3, 9)], axis=1)
-        np.testing.assert_allclose(aleatoric, six_from_matrix(found["forces_cov_aleatoric"]), atol=1e-9)
-        np.testing.assert_allclose(frame["c_u[2]"], np.sqrt(np.trace(found["forces_cov"], axis1=1, axis2=2) / 3), atol=1e-9)
+        np.testing.assert_allclose(
+            aleatoric, six_from_matrix(found["forces_cov_aleatoric"]), atol=1e-9
+        )
+        np.testing.assert_allclose(
+            frame["c_u[2]"], np.sqrt(np.trace(found["forces_cov"], axis1=1, axis2=2) / 3), atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_noise_of_the_stress(lammps_run, artifacts, n_members):
-    """Error bars of stress and pressure, of heads and members, on two ranks: those of the calculator, in bar."""
+    """Error bars of stress and pressure, of heads and members, on two ranks: those of the
+    calculator, in bar.
+    """
     path = artifacts(f"noisy{n_members}", n_members=n_members, stress_head="equivariant")
     commands = f"""
     compute U all race stress/std pressure/std
@@ -236,7 +283,10 @@ def test_noise_of_the_stress(lammps_run, artifacts, n_members):
     got = np.array([row[f"c_U[{k}]"] for k in range(1, 8)]) / NKTV2P
     np.testing.assert_allclose(got[:6], found["stress_std"][list(SIX_TO_VOIGT)], rtol=1e-8)
     np.testing.assert_allclose(got[6], np.sqrt(found["stress_cov"][:3, :3].sum()) / 3, rtol=1e-8)
-    assert np.max(np.diagonal(found["stress_cov_aleatoric"]) / np.diagonal(found["stress_cov"])) > 1e-5  # and so more than the tolerance
+    # And so more than the tolerance
+    assert (
+        np.max(np.diagonal(found["stress_cov_aleatoric"]) / np.diagonal(found["stress_cov"])) > 1e-5
+    )
 
 
 def test_no_noise_of_the_stress(lammps_run, artifacts):
@@ -244,19 +294,31 @@ def test_no_noise_of_the_stress(lammps_run, artifacts):
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
     single = artifacts("single", n_members=1)
     commands = "compute U all race pressure/std\nthermo_style custom step c_U\nrun 0"
-    text = MD.format(plugin=lammps_run.plugin, model=single, elements=" ".join(ELEMENTS), commands=commands)
+    text = MD.format(
+        plugin=lammps_run.plugin, model=single, elements=" ".join(ELEMENTS), commands=commands
+    )
     finished = lammps_run.run(text)
-    assert finished.status != 0 and "one member and no stress_head; expected either" in finished.errors()[0]
+    assert (
+        finished.status != 0
+        and "one member and no stress_head; expected either" in finished.errors()[0]
+    )
 
 
 def test_hybrid_with_null_types(lammps_run, artifact):
-    """Helium among BN, of another pair style that does nothing: BN must not notice, on two ranks either."""
+    """Helium among BN, of another pair style that does nothing: BN must not notice, on two
+    ranks either.
+    """
     alone = boron_nitride((2, 1, 1))
     mixed = alone.copy()
     mixed.extend(ase.Atoms("He4", positions=alone.positions[:4] + [0.9, 0.8, 0.7]))
-    pair = "pair_style hybrid race {artifact} lj/cut 3.0\npair_coeff * * race B N NULL\npair_coeff * 3 lj/cut 0.0 1.0"
+    pair = (
+        "pair_style hybrid race {artifact} lj/cut 3.0\npair_coeff * * race B N NULL\npair_coeff "
+        "* 3 lj/cut 0.0 1.0"
+    )
     expected = lammps_run.single_point(alone, f"{artifact}", ["B", "N"])
-    found = lammps_run.single_point(mixed, "", ["B", "N", "He"], ranks=2, pair=pair.format(artifact=artifact))
+    found = lammps_run.single_point(
+        mixed, "", ["B", "N", "He"], ranks=2, pair=pair.format(artifact=artifact)
+    )
     np.testing.assert_allclose(found.forces[:-4], expected.forces, atol=1e-10)
     np.testing.assert_allclose(found.columns["f_cov"][:-4], expected.columns["f_cov"], atol=1e-10)
     np.testing.assert_allclose(found.virial, expected.virial, atol=1e-9)

@@ -12,16 +12,29 @@ ELEMENTS = ["B", "N"]
 
 def small_config(**changes) -> ModelConfig:
     options = dict(
-        elements=ELEMENTS, r_max=3.2, n_layers=3, irreps_hidden="8x0e+4x0o+8x1o+4x1e+6x2e", lmax=2, n_features=8, n_members=2,
-        avg_num_neighbors=12.0, readout_hidden=16, radial_mlp=[16], atomic_energies=[-3.0, 2.0], scale=[0.7, 1.3],
-    )  # fmt: skip
+        elements=ELEMENTS,
+        r_max=3.2,
+        n_layers=3,
+        irreps_hidden="8x0e+4x0o+8x1o+4x1e+6x2e",
+        lmax=2,
+        n_features=8,
+        n_members=2,
+        avg_num_neighbors=12.0,
+        readout_hidden=16,
+        radial_mlp=[16],
+        atomic_energies=[-3.0, 2.0],
+        scale=[0.7, 1.3],
+    )
     return ModelConfig(**{**options, **changes})
 
 
 @pytest.fixture
 def atoms():
     frame = ase.build.bulk("BN", "zincblende", a=3.6).repeat((2, 2, 1))
-    frame.set_cell(frame.cell @ (np.eye(3) + 0.05 * np.array([[0, 1, 0], [0, 0, 0.5], [0.3, 0, 0]])), scale_atoms=True)
+    frame.set_cell(
+        frame.cell @ (np.eye(3) + 0.05 * np.array([[0, 1, 0], [0, 0, 0.5], [0.3, 0, 0]])),
+        scale_atoms=True,
+    )
     frame.rattle(0.1, seed=1)
     return frame
 

@@ -1,4 +1,6 @@
-"""race::conv against its stock-torch twin, against e3nn, and against finite differences; every derivative up to the second."""
+"""race::conv against its stock-torch twin, against e3nn, and against finite differences;
+every derivative up to the second.
+"""
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from race.model.irreps import Layout, conv_paths
 
 from .conv_cases import IRREPS, TOLERANCE, derivatives, make, worst
 
-pytest.importorskip("race._race", reason="race._race is not built: there is no fused convolution to test")
+pytest.importorskip(
+    "race._race", reason="race._race is not built: there is no fused convolution to test"
+)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -29,15 +33,27 @@ def test_a_planted_error_is_seen():
     expected = derivatives(conv_aten, operands, rest)
     cg = cg.clone()
     cg[cg.nonzero()[-1]] *= 1 + 1e-9
-    assert worst(derivatives(conv_fused, operands, (sender, row_ptr, rows, cg, dim_out)), expected) > TOLERANCE[torch.float64]
+    assert (
+        worst(derivatives(conv_fused, operands, (sender, row_ptr, rows, cg, dim_out)), expected)
+        > TOLERANCE[torch.float64]
+    )
 
 
 def test_a_planted_error_in_the_table_is_seen():
     operands, rest = make("4x0e+2x1o", 1, knots=5)
     expected = derivatives(conv_aten, operands, rest)
-    operands[2] = (operands[2].detach() * torch.linspace(1, 1 + 1e-7, 9, dtype=torch.float64)[:, None]).requires_grad_()
+    operands[2] = (
+        operands[2].detach() * torch.linspace(1, 1 + 1e-7, 9, dtype=torch.float64)[:, None]
+    ).requires_grad_()
     found = derivatives(conv_fused, operands, rest)
-    assert min(worst([a], [b]) for a, b in zip(found, expected, strict=True) if a.shape != operands[2].shape) > TOLERANCE[torch.float64]
+    assert (
+        min(
+            worst([a], [b])
+            for a, b in zip(found, expected, strict=True)
+            if a.shape != operands[2].shape
+        )
+        > TOLERANCE[torch.float64]
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -57,7 +73,9 @@ def to_e3nn(rows, irreps, n_members, member):
     """Our flat rows [n, dim] -> e3nn's mul_ir order, one member."""
     layout, columns = Layout(irreps, n_members), []
     for block in layout.blocks:
-        x = rows[:, block.offset : block.offset + block.width].view(-1, block.ir.dim, n_members, block.mul)
+        x = rows[:, block.offset : block.offset + block.width].view(
+            -1, block.ir.dim, n_members, block.mul
+        )
         columns.append(x[:, :, member].transpose(1, 2).reshape(rows.shape[0], -1))
     return torch.cat(columns, 1)
 
@@ -77,23 +95,37 @@ def test_equals_e3nn(conv, dtype):
     starts_in = [block.offset for block in layout_in.blocks]
     starts_out = [block.offset for block in layout_out.blocks]
     sinks = [starts_out.index(row[5]) for row in table]
-    instructions = [(starts_in.index(row[4]), row[1], k, "uvu", True) for k, row in enumerate(table)]
-    irreps_per_path = o3.Irreps([(row[3], irreps_out[sink].ir) for row, sink in zip(table, sinks, strict=True)])
+    instructions = [
+        (starts_in.index(row[4]), row[1], k, "uvu", True) for k, row in enumerate(table)
+    ]
+    irreps_per_path = o3.Irreps(
+        [(row[3], irreps_out[sink].ir) for row, sink in zip(table, sinks, strict=True)]
+    )
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # e3nn bakes its coefficients in
     try:
         product = o3.TensorProduct(
-            irreps, o3.Irreps.spherical_harmonics(lmax), irreps_per_path, instructions, shared_weights=False, internal_weights=False,
-            irrep_normalization="component", path_normalization="none",
-        )  # fmt: skip
+            irreps,
+            o3.Irreps.spherical_harmonics(lmax),
+            irreps_per_path,
+            instructions,
+            shared_weights=False,
+            internal_weights=False,
+            irrep_normalization="component",
+            path_normalization="none",
+        )
     finally:
         torch.set_default_dtype(previous)
     receiver = torch.repeat_interleave(torch.arange(row_ptr.numel() - 1), row_ptr.diff())
     for m in range(n_members):
         message = product(to_e3nn(g, irreps, n_members, m)[sender], sh[:, 0], radial[m])
-        summed = message.new_zeros(row_ptr.numel() - 1, message.shape[1]).index_add(0, receiver, message)
+        summed = message.new_zeros(row_ptr.numel() - 1, message.shape[1]).index_add(
+            0, receiver, message
+        )
         blocks: list[list[torch.Tensor]] = [[] for _ in layout_out.blocks]
-        for part, row, sink in zip(summed.split([row[3] * (2 * row[2] + 1) for row in table], 1), table, sinks, strict=True):
+        for part, row, sink in zip(
+            summed.split([row[3] * (2 * row[2] + 1) for row in table], 1), table, sinks, strict=True
+        ):
             blocks[sink].append(part.view(part.shape[0], row[3], -1))
         expected = torch.cat([torch.cat(block, 1).flatten(1) for block in blocks], 1)
         assert worst([to_e3nn(out, irreps_out, n_members, m)], [expected]) < TOLERANCE[dtype]
@@ -102,19 +134,27 @@ def test_equals_e3nn(conv, dtype):
 @pytest.mark.parametrize("knots", [0, 5])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradcheck(groups, knots):
-    """With G = 2 the groups must hold equal values, so x and the harmonics are differentiated through the expand(). Y_0 is constant."""
+    """With G = 2 the groups must hold equal values, so x and the harmonics are
+    differentiated through the expand(). Y_0 is constant.
+    """
 
     def check(check, irreps, lmax, second):
-        (g, radial, table, sh), rest = make(irreps, lmax, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=knots)
+        (g, radial, table, sh), rest = make(
+            irreps, lmax, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=knots
+        )
 
         def function(g, radial, sh, table=None if second else table):
             table = inner if table is None else table
             x = radial.expand(-1, groups) if knots else radial
-            return conv_fused(g, x, table, torch.cat([constant, sh], 2).expand(-1, groups, -1), *rest)
+            return conv_fused(
+                g, x, table, torch.cat([constant, sh], 2).expand(-1, groups, -1), *rest
+            )
 
         inner = table
         constant, sh = sh.detach()[..., :1], sh.detach()[..., 1:].clone().requires_grad_()
-        assert check(function, (g, radial, sh) if second or table is None else (g, radial, sh, table))
+        assert check(
+            function, (g, radial, sh) if second or table is None else (g, radial, sh, table)
+        )
 
     check(torch.autograd.gradcheck, "2x0e+1x1o+1x2e", 2, second=False)
     check(torch.autograd.gradgradcheck, "2x0e+1x1o", 1, second=True)
@@ -131,26 +171,36 @@ def test_the_first_harmonic_is_a_constant(conv):
 
 
 def test_mixed_second_derivatives_of_the_table():
-    """d2/(d(g, x, sh) d table) by finite differences: what training on forces moves the radial MLP with."""
-    (g, x, table, sh), rest = make("2x0e+1x1o", 1, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=5)
+    """d2/(d(g, x, sh) d table) by finite differences: what training on forces moves the
+    radial MLP with.
+    """
+    (g, x, table, sh), rest = make(
+        "2x0e+1x1o", 1, 2, 1, n_nodes=3, n_edges=4, n_receivers=2, knots=5
+    )
     weight = torch.randn(2, rest[-1], dtype=torch.float64, requires_grad=True)
 
     def adjoints(weight, table):
-        return torch.autograd.grad(conv_fused(g, x, table, sh, *rest), [g, x, sh], weight, create_graph=True)
+        return torch.autograd.grad(
+            conv_fused(g, x, table, sh, *rest), [g, x, sh], weight, create_graph=True
+        )
 
     assert torch.autograd.gradcheck(adjoints, (weight, table))
 
 
 def test_gradient_of_a_table_gradient_is_refused():
     (g, x, table, sh), rest = make("2x0e+1x1o", 1, knots=5)
-    (dtable,) = torch.autograd.grad(conv_fused(g, x, table, sh, *rest).square().sum(), [table], create_graph=True)
+    (dtable,) = torch.autograd.grad(
+        conv_fused(g, x, table, sh, *rest).square().sum(), [table], create_graph=True
+    )
     with pytest.raises(NotImplementedError, match="gradient of the radial table"):
         dtable.sum().backward()
 
 
 @pytest.mark.parametrize("knots", [0, 6])
 def test_group_axis_returns_each_members_adjoint(knots):
-    """Columns of one ensemble gradient equal the gradients of the members taken one at a time, and sum to that of G = 1."""
+    """Columns of one ensemble gradient equal the gradients of the members taken one at a
+    time, and sum to that of G = 1.
+    """
     (g, radial, table, sh), rest = make("4x0e+3x1o", 2, 3, 3, knots=knots)
     weight = torch.randn(5, rest[-1], dtype=torch.float64)
     each = torch.autograd.grad(conv_fused(g, radial, table, sh, *rest), [sh, radial], weight)
@@ -164,7 +214,9 @@ def test_group_axis_returns_each_members_adjoint(knots):
         alone = torch.zeros_like(weights)
         alone[m] = weights[m]  # only member m has weights
         arguments = (x, alone) if knots else (alone, None)
-        (expected,) = torch.autograd.grad(conv_fused(g, *arguments, shared, *rest), [shared], weight)
+        (expected,) = torch.autograd.grad(
+            conv_fused(g, *arguments, shared, *rest), [shared], weight
+        )
         assert worst([each[0][:, m]], [expected[:, 0]]) < 1e-12
 
 
@@ -176,9 +228,13 @@ def test_expanded_harmonics_are_accepted_as_they_are():
 
 
 @pytest.mark.parametrize("knots", [0, 6])
-@pytest.mark.parametrize("needs", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)])
+@pytest.mark.parametrize(
+    "needs", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
+)
 def test_only_the_gradients_asked_for(needs, knots):
-    """Each subset of differentiable operands: absent cotangents and unwanted results take other branches of the kernel."""
+    """Each subset of differentiable operands: absent cotangents and unwanted results take
+    other branches of the kernel.
+    """
     results = []
     for conv in (conv_fused, conv_aten):
         operands, rest = make("5x0e+19x1o+8x2e", 2, 2, 2, knots=knots)
@@ -195,11 +251,21 @@ def test_only_the_gradients_asked_for(needs, knots):
     assert worst(*results) < 1e-12
 
 
-@pytest.mark.parametrize("sizes", [dict(n_edges=0), dict(n_edges=0, n_receivers=0), dict(n_edges=0, n_nodes=1, n_receivers=1),
-                                   dict(n_edges=0, n_nodes=0, n_receivers=0), dict(n_nodes=1, n_receivers=1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(n_edges=0),
+        dict(n_edges=0, n_receivers=0),
+        dict(n_edges=0, n_nodes=1, n_receivers=1),
+        dict(n_edges=0, n_nodes=0, n_receivers=0),
+        dict(n_nodes=1, n_receivers=1),
+    ],
+)
 def test_empty_and_tiny(sizes):
     operands, rest = make("4x0e+2x1o", 1, 2, 2, **sizes)
-    for fused, plain in zip(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest), strict=True):
+    for fused, plain in zip(
+        derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest), strict=True
+    ):
         assert fused.shape == plain.shape
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
 
@@ -212,12 +278,20 @@ def test_weights_shared_and_columns_left_free():
     radial = torch.randn(1, 23, 40, dtype=torch.float64, requires_grad=True)
     rest = (sender, row_ptr, rows, cg, dim_out)
     operands = [g, radial, None, sh]
-    assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
+    assert (
+        worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest))
+        < 1e-12
+    )
 
 
 def test_paths_whose_columns_overlap_add_up():
-    """Two paths read the same features and write into each other's columns, from different offsets."""
+    """Two paths read the same features and write into each other's columns, from
+    different offsets.
+    """
     operands, (sender, row_ptr, rows, cg, dim_out) = make("8x0e", 1)
     rows = [*rows[:10], *rows[10:15], rows[15] + 4, 8, 0, *rows[18:]]
     rest = (sender, row_ptr, rows, cg, dim_out)
-    assert worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest)) < 1e-12
+    assert (
+        worst(derivatives(conv_fused, operands, rest), derivatives(conv_aten, operands, rest))
+        < 1e-12
+    )

@@ -7,7 +7,9 @@ from race.model.expm import expm_traceless
 
 
 def traceless(n: int, norm: float, dtype=torch.float64) -> torch.Tensor:
-    """Random symmetric traceless matrices of one Frobenius norm, with degenerate and zero ones among them."""
+    """Random symmetric traceless matrices of one Frobenius norm, with degenerate and zero
+    ones among them.
+    """
     gen = torch.Generator().manual_seed(0)
     a = torch.randn(n, 3, 3, dtype=dtype, generator=gen)
     a[0] = torch.diag(torch.tensor([1.0, 1.0, -2.0], dtype=dtype))
@@ -26,13 +28,17 @@ def test_equals_matrix_exp(norm, dtype, tolerance):
     found, expected = expm_traceless(q), torch.linalg.matrix_exp(q.double())
     error = (found - expected).abs().amax((-2, -1)) / expected.abs().amax((-2, -1))
     assert error.max() < tolerance
-    wrong = (expm_traceless(q * (1 + 1e3 * tolerance)) - expected).abs().amax((-2, -1)) / expected.abs().amax((-2, -1))
+    wrong = (expm_traceless(q * (1 + 1e3 * tolerance)) - expected).abs().amax(
+        (-2, -1)
+    ) / expected.abs().amax((-2, -1))
     assert norm < 0.1 or wrong[3:].max() > tolerance
     assert torch.equal(found[2], torch.eye(3, dtype=dtype))
 
 
 def test_derivatives():
-    """Along symmetric traceless directions, where it is defined; degenerate eigenvalues included."""
+    """Along symmetric traceless directions, where it is defined; degenerate eigenvalues
+    included.
+    """
     q = traceless(5, 2.0)[:3]
     basis = traceless(8, 1.0)[3:]
 
@@ -43,5 +49,7 @@ def test_derivatives():
     assert torch.autograd.gradcheck(function, c)
     assert torch.autograd.gradgradcheck(function, c)
     (found,) = torch.autograd.grad((function(c) * basis[0]).sum(), c)
-    (expected,) = torch.autograd.grad((torch.linalg.matrix_exp(q + torch.einsum("nk,kab->nab", c, basis)) * basis[0]).sum(), c)
+    (expected,) = torch.autograd.grad(
+        (torch.linalg.matrix_exp(q + torch.einsum("nk,kab->nab", c, basis)) * basis[0]).sum(), c
+    )
     assert torch.allclose(found, expected, rtol=1e-11, atol=1e-11)

@@ -1,4 +1,6 @@
-"""The compiled covariance of deployed models, race::force_covariance, against ForceCovariance.matrix."""
+"""The compiled covariance of deployed models, race::force_covariance, against
+ForceCovariance.matrix.
+"""
 
 import pytest
 import torch
@@ -13,7 +15,13 @@ HEADS = ["cholesky", "equivariant", "evidential"]
 def channels(head: str, dtype: torch.dtype, stress_head: str = "none") -> torch.Tensor:
     """Raw channels [n, M, n_out], some beyond the bounds of a and t, and a row of zeros."""
     n_scalars, n_tensors = readout_channels(head, stress_head)
-    raw = torch.randn(300, 2, n_scalars + 5 * n_tensors, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    raw = torch.randn(
+        300,
+        2,
+        n_scalars + 5 * n_tensors,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(0),
+    )
     raw *= torch.logspace(-3, 1, 300, dtype=torch.float64)[:, None, None]
     raw[0] = 0.0
     return raw.to(dtype)
@@ -35,18 +43,27 @@ def test_equals_the_matrix(stress_head, head, dtype, tolerance):
     expected = exact[..., list(SIX_ROWS), list(SIX_COLUMNS)]
     assert (torch.linalg.eigvalsh(exact) > 0).all()
     assert ((fused(head, raw) - expected).abs() / scale).max() < tolerance
-    assert ((fused(head, raw, 1 + 1e-4) - expected).abs() / scale).max() > tolerance  # a planted error
+    assert (
+        (fused(head, raw, 1 + 1e-4) - expected).abs() / scale
+    ).max() > tolerance  # a planted error
     assert fused(head, raw[:0]).shape == (0, 2, 6)
     own = raw.split([raw.shape[2] - 5, 5], dim=2)
     if head != "cholesky":  # channels between those of the head are others'
-        assert torch.equal(fused(head, torch.cat([own[0], torch.randn(300, 2, 3, dtype=dtype), own[1]], 2)), fused(head, raw))
+        assert torch.equal(
+            fused(head, torch.cat([own[0], torch.randn(300, 2, 3, dtype=dtype), own[1]], 2)),
+            fused(head, raw),
+        )
 
 
 def test_bad_arguments():
     basis = torch.zeros(5, 9)
-    with pytest.raises(ValueError, match="head: expected cholesky, equivariant or evidential, got point"):
+    with pytest.raises(
+        ValueError, match="head: expected cholesky, equivariant or evidential, got point"
+    ):
         torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis, "point", 0.1, 0.0)
-    with pytest.raises(ValueError, match=r"raw: expected .n_atoms, n_members, 10 or more., got .3, 1, 8."):
+    with pytest.raises(
+        ValueError, match=r"raw: expected .n_atoms, n_members, 10 or more., got .3, 1, 8."
+    ):
         torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis, "evidential", 0.1, 0.0)
     with pytest.raises(ValueError, match=r"basis: expected .5, 9., got .9, 5."):
         torch.ops.race.force_covariance(torch.zeros(3, 1, 8), basis.t(), "equivariant", 0.1, 0.0)

@@ -1,4 +1,6 @@
-"""race::linear against its stock-torch twin, a plain sum over channels, and finite differences; every derivative up to the second."""
+"""race::linear against its stock-torch twin, a plain sum over channels, and finite
+differences; every derivative up to the second.
+"""
 
 import os
 import subprocess
@@ -10,10 +12,13 @@ from e3nn import o3
 
 from race.model.linear import BlockLinear, Linear, linear_aten, linear_fused
 
-librace = pytest.importorskip("race._race", reason="race._race is not built: there is no compiled linear map to test")
+librace = pytest.importorskip(
+    "race._race", reason="race._race is not built: there is no compiled linear map to test"
+)
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-# (d, mul_in, mul_out): a single number; no multiples of a vector; all tiles at once; the sizes in use; columns narrower than any vector.
+# (d, mul_in, mul_out): a single number; no multiples of a vector; all tiles at once; the
+# sizes in use; columns narrower than any vector.
 SHAPES = [
     [(1, 1, 1)],
     [(1, 5, 3), (3, 2, 7), (5, 19, 33)],
@@ -28,7 +33,11 @@ def table(shapes, n_members):
     blocks, dim_in, dim_out, numel = [], 0, 0, 0
     for d, mul_in, mul_out in shapes:
         blocks += [d, mul_in, mul_out, dim_in, dim_out, numel]
-        dim_in, dim_out, numel = dim_in + d * n_members * mul_in, dim_out + d * n_members * mul_out, numel + mul_in * mul_out
+        dim_in, dim_out, numel = (
+            dim_in + d * n_members * mul_in,
+            dim_out + d * n_members * mul_out,
+            numel + mul_in * mul_out,
+        )
     return blocks, dim_in, dim_out, numel
 
 
@@ -56,14 +65,18 @@ def plain(x, weight, species, blocks, dim_out):
 
 
 def other_device(x, weight, species, blocks, dim_out):
-    """What a device without its own kernel runs; the key of no device in particular, on tensors of the processor."""
+    """What a device without its own kernel runs; the key of no device in particular, on
+    tensors of the processor.
+    """
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, weight):
             ctx.save_for_backward(x, weight)
-            return torch.ops.race.linear.default.redispatch(keys, x, weight, species, blocks, dim_out)
+            return torch.ops.race.linear.default.redispatch(
+                keys, x, weight, species, blocks, dim_out
+            )
 
         @staticmethod
         def backward(ctx, grad):
@@ -73,20 +86,28 @@ def other_device(x, weight, species, blocks, dim_out):
         @staticmethod
         def forward(ctx, grad, x, weight):
             ctx.save_for_backward(grad, x, weight)
-            return torch.ops.race.linear_backward.default.redispatch(keys, grad, x, weight, species, blocks, [True, True])
+            return torch.ops.race.linear_backward.default.redispatch(
+                keys, grad, x, weight, species, blocks, [True, True]
+            )
 
         @staticmethod
         def backward(ctx, u, v):
             grad, x, weight = ctx.saved_tensors
-            dx, _ = torch.ops.race.linear_backward.default.redispatch(keys, grad, x, v, species, blocks, [True, False])
-            _, dweight = torch.ops.race.linear_backward.default.redispatch(keys, grad, u, weight, species, blocks, [False, True])
+            dx, _ = torch.ops.race.linear_backward.default.redispatch(
+                keys, grad, x, v, species, blocks, [True, False]
+            )
+            _, dweight = torch.ops.race.linear_backward.default.redispatch(
+                keys, grad, u, weight, species, blocks, [False, True]
+            )
             return Function.apply(u, weight) + Function.apply(x, v), dx, dweight
 
     return Function.apply(x, weight)
 
 
 def derivatives(linear, operands, rest, seed=1):
-    """Result, its adjoints, and the adjoints of a random functional of those: all that training on forces needs."""
+    """Result, its adjoints, and the adjoints of a random functional of those: all that
+    training on forces needs.
+    """
     gen = torch.Generator().manual_seed(seed)
 
     def like(t):
@@ -103,7 +124,9 @@ def worst(a, b):
     """Largest difference relative to the largest value, over a list of tensors."""
     assert all(x.shape == y.shape for x, y in zip(a, b, strict=True))
     pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True) if y.numel()]
-    return max((float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in pairs), default=0.0)
+    return max(
+        (float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in pairs), default=0.0
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -122,28 +145,44 @@ def test_a_planted_error_is_seen():
     expected = derivatives(plain, [x, weight], rest)
     wrong = weight.detach().clone()
     wrong[0, 0, 0] *= 1 + 1e-9
-    assert worst(derivatives(linear_fused, [x, wrong.requires_grad_()], rest), expected) > TOLERANCE[torch.float64]
+    assert (
+        worst(derivatives(linear_fused, [x, wrong.requires_grad_()], rest), expected)
+        > TOLERANCE[torch.float64]
+    )
 
 
 @pytest.mark.parametrize("linear", [linear_fused, linear_aten, other_device])
 def test_shared_inputs_and_matrices_and_columns_left_free(linear):
-    """Blocks in no order: two read the same columns, two the same matrix; columns 0..2, 8 and 21.. of the result stay zero."""
+    """Blocks in no order: two read the same columns, two the same matrix; columns 0..2, 8
+    and 21.. of the result stay zero.
+    """
     blocks = [3, 4, 2, 4, 9, 8, 1, 4, 3, 0, 3, 16, 1, 4, 2, 0, 6, 8, 2, 2, 3, 16, 15, 28]
     for n_species in (1, 3):
         (x, _), (species, _, _) = make([(1, 20, 1)], n_species=n_species)
         weight = torch.randn(1, n_species, 40, dtype=torch.float64, requires_grad=True)
         rest = (species, blocks, 23)
         out = linear(x, weight, *rest)
-        assert (out[:, [0, 1, 2, 8, 21, 22]] == 0).all() and (out[:, 3:8] != 0).all() and (out[:, 9:21] != 0).all()
-        assert worst(derivatives(linear, [x, weight], rest), derivatives(plain, [x, weight], rest)) < 1e-12
+        assert (
+            (out[:, [0, 1, 2, 8, 21, 22]] == 0).all()
+            and (out[:, 3:8] != 0).all()
+            and (out[:, 9:21] != 0).all()
+        )
+        assert (
+            worst(derivatives(linear, [x, weight], rest), derivatives(plain, [x, weight], rest))
+            < 1e-12
+        )
 
 
 @pytest.mark.parametrize("linear", [linear_fused, linear_aten, other_device])
 def test_empty(linear):
     for rest_of in (dict(n=0), dict(n=0, n_species=3), dict(n=1, n_species=3)):
         operands, rest = make(SHAPES[1], 2, **rest_of)
-        assert worst(derivatives(linear, operands, rest), derivatives(plain, operands, rest)) < 1e-12
-    assert torch.equal(linear(torch.ones(2, 3), torch.ones(1, 1, 0), None, [], 4), torch.zeros(2, 4))
+        assert (
+            worst(derivatives(linear, operands, rest), derivatives(plain, operands, rest)) < 1e-12
+        )
+    assert torch.equal(
+        linear(torch.ones(2, 3), torch.ones(1, 1, 0), None, [], 4), torch.zeros(2, 4)
+    )
 
 
 @pytest.mark.parametrize("n_species", [1, 3])
@@ -164,7 +203,9 @@ def test_third_derivatives():
         (x, weight), rest = make(SHAPES[1], 2, 3)
         value = (linear(x, weight, *rest) ** 3).sum()
         for _ in range(3):
-            value = sum((t**2).sum() for t in torch.autograd.grad(value, [x, weight], create_graph=True))
+            value = sum(
+                (t**2).sum() for t in torch.autograd.grad(value, [x, weight], create_graph=True)
+            )
         results.append([value])
     assert worst(*results) < 1e-11
 
@@ -224,17 +265,34 @@ torch.save((torch.ops.race.linear_isa(), results), sys.argv[3])
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_every_instruction_set(isa, tmp_path):
-    """The lesser builds of the kernels, each in a process that asks for it (all else here runs the host's own)."""
+    """The lesser builds of the kernels, each in a process that asks for it (all else here
+    runs the host's own).
+    """
     cases, expected = [], []
     for dtype in TOLERANCE:
         for shapes in SHAPES:
             operands, rest = make(shapes, 2, 3, dtype=dtype)
             weight = torch.randn(14, rest[-1], dtype=dtype, requires_grad=True)
             cases.append((operands, rest, weight))
-            first = torch.autograd.grad(out := plain(*operands, *rest), operands, weight, create_graph=True)
-            expected.append([out, *first, *torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])])
+            first = torch.autograd.grad(
+                out := plain(*operands, *rest), operands, weight, create_graph=True
+            )
+            expected.append(
+                [
+                    out,
+                    *first,
+                    *torch.autograd.grad([t.square().sum() for t in first], [weight, *operands]),
+                ]
+            )
     torch.save(cases, tmp_path / "in.pt")
-    command = [sys.executable, "-c", ISA_SCRIPT, librace.__file__, tmp_path / "in.pt", tmp_path / "out.pt"]
+    command = [
+        sys.executable,
+        "-c",
+        ISA_SCRIPT,
+        librace.__file__,
+        tmp_path / "in.pt",
+        tmp_path / "out.pt",
+    ]
     subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
     used, results = torch.load(tmp_path / "out.pt")
     assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
@@ -262,7 +320,9 @@ def test_shapes_without_data():
 
 
 def test_module_equals_e3nn():
-    """Linear per member against o3.Linear, whose weights and normalisation are the same; its rows are in mul_ir order."""
+    """Linear per member against o3.Linear, whose weights and normalisation are the same; its
+    rows are in mul_ir order.
+    """
     irreps_in, irreps_out, n_members = o3.Irreps("5x0e+4x1o+3x2e"), o3.Irreps("7x0e+2x2e"), 2
     ours = Linear(irreps_in, irreps_out, n_members)
     x = [torch.randn(6, ir.dim, n_members, mul) for mul, ir in irreps_in]
@@ -272,33 +332,66 @@ def test_module_equals_e3nn():
         rows = torch.cat([t[:, :, m].transpose(1, 2).flatten(1) for t in x], 1)
         expected = theirs(rows, ours.weight[m])
         parts = out.split([ir.dim * n_members * mul for mul, ir in irreps_out], 1)
-        views = [part.view(6, ir.dim, n_members, mul)[:, :, m] for part, (mul, ir) in zip(parts, irreps_out, strict=True)]
-        assert worst([torch.cat([t.transpose(1, 2).flatten(1) for t in views], 1)], [expected]) < 1e-6
+        views = [
+            part.view(6, ir.dim, n_members, mul)[:, :, m]
+            for part, (mul, ir) in zip(parts, irreps_out, strict=True)
+        ]
+        assert (
+            worst([torch.cat([t.transpose(1, 2).flatten(1) for t in views], 1)], [expected]) < 1e-6
+        )
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(x=lambda t: t.half()), "x: expected float32 or float64, got Half"),
-    (dict(x=lambda t: t[0]), r"x: expected \[n, dim_in\], got \[36\]"),
-    (dict(weight=lambda t: t.float()), "weight: expected Double, got Float"),
-    (dict(weight=lambda t: t[0]), r"weight: expected \[n_members, n_species, numel\], got \[3, 28\]"),
-    (dict(species=lambda t: None), "weight: expected one set of matrices per member where there is no species, got 3"),
-    (dict(species=lambda t: t[:-1]), r"species: expected int64 \[14\], got Long \[13\]"),
-    (dict(species=lambda t: t.int()), r"species: expected int64 \[14\], got Int"),
-    (dict(species=lambda t: t + 2), r"species: expected \[0, 3\), got 3"),
-    (dict(species=lambda t: t - 1), r"species: expected \[0, 3\), got -1"),
-    (dict(blocks=lambda b: b[:-1]), "blocks: expected rows of 6 integers, got 11 integers"),
-    (dict(blocks=lambda b: [1, 0, *b[2:]]), "blocks row 0, d mul_in mul_out: expected at least 1, got 1 0 3"),
-    (dict(blocks=lambda b: [*b[:9], 13, *b[10:]]), "blocks row 1, in_offset: expected a block of 24 inside x's 36 columns, got 13"),
-    (dict(blocks=lambda b: [*b[:11], 22]), "blocks row 1, weight_offset: expected a matrix of 16 inside weight's 28 numbers, got 22"),
-    (dict(blocks=lambda b: [*b[:10], 8, b[11]]), "blocks, out_offset: expected columns that no other block writes, got 8 inside 0 .. 9"),
-    (dict(dim_out=lambda n: n - 1), "blocks row 1, out_offset: expected a block of 6 inside dim_out = 14, got 9"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(x=lambda t: t.half()), "x: expected float32 or float64, got Half"),
+        (dict(x=lambda t: t[0]), r"x: expected \[n, dim_in\], got \[36\]"),
+        (dict(weight=lambda t: t.float()), "weight: expected Double, got Float"),
+        (
+            dict(weight=lambda t: t[0]),
+            r"weight: expected \[n_members, n_species, numel\], got \[3, 28\]",
+        ),
+        (
+            dict(species=lambda t: None),
+            "weight: expected one set of matrices per member where there is no species, got 3",
+        ),
+        (dict(species=lambda t: t[:-1]), r"species: expected int64 \[14\], got Long \[13\]"),
+        (dict(species=lambda t: t.int()), r"species: expected int64 \[14\], got Int"),
+        (dict(species=lambda t: t + 2), r"species: expected \[0, 3\), got 3"),
+        (dict(species=lambda t: t - 1), r"species: expected \[0, 3\), got -1"),
+        (dict(blocks=lambda b: b[:-1]), "blocks: expected rows of 6 integers, got 11 integers"),
+        (
+            dict(blocks=lambda b: [1, 0, *b[2:]]),
+            "blocks row 0, d mul_in mul_out: expected at least 1, got 1 0 3",
+        ),
+        (
+            dict(blocks=lambda b: [*b[:9], 13, *b[10:]]),
+            "blocks row 1, in_offset: expected a block of 24 inside x's 36 columns, got 13",
+        ),
+        (
+            dict(blocks=lambda b: [*b[:11], 22]),
+            "blocks row 1, weight_offset: expected a matrix of 16 inside weight's 28 numbers, got "
+            "22",
+        ),
+        (
+            dict(blocks=lambda b: [*b[:10], 8, b[11]]),
+            "blocks, out_offset: expected columns that no other block writes, got 8 inside 0 .. 9",
+        ),
+        (
+            dict(dim_out=lambda n: n - 1),
+            "blocks row 1, out_offset: expected a block of 6 inside dim_out = 14, got 9",
+        ),
+    ],
+)
 @pytest.mark.parametrize("linear", [torch.ops.race.linear, other_device])
 def test_errors_name_the_argument(linear, change, message):
     arguments = dict(
-        x=torch.randn(14, 36, dtype=torch.float64), weight=torch.randn(3, 3, 28, dtype=torch.float64),
-        species=torch.arange(14) % 2, blocks=[1, 4, 3, 0, 0, 0, 1, 8, 2, 12, 9, 12], dim_out=15,
-    )  # fmt: skip
+        x=torch.randn(14, 36, dtype=torch.float64),
+        weight=torch.randn(3, 3, 28, dtype=torch.float64),
+        species=torch.arange(14) % 2,
+        blocks=[1, 4, 3, 0, 0, 0, 1, 8, 2, 12, 9, 12],
+        dim_out=15,
+    )
     for name, edit in change.items():
         arguments[name] = edit(arguments[name])
     with pytest.raises(ValueError, match=message):

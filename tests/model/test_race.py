@@ -1,4 +1,6 @@
-"""The model's symmetries, its forces and stress against finite differences, and its fast form against the plain one."""
+"""The model's symmetries, its forces and stress against finite differences, and its fast
+form against the plain one.
+"""
 
 import math
 
@@ -58,18 +60,27 @@ def largest_difference(a, b):
 def test_equivariance(atoms, head, dtype, tolerance, inversion):
     model = make_model(dtype, head=head)
     matrix = inversion * Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
-    before, after = predictions(model, atoms, dtype), predictions(model, transformed(atoms, matrix), dtype)
+    before, after = (
+        predictions(model, atoms, dtype),
+        predictions(model, transformed(atoms, matrix), dtype),
+    )
     assert np.abs(before["forces"]).max() > 0.1
     scale = max(1.0, np.abs(before["energy"]).max())
     assert largest_difference(after, rotated(before, matrix)) < tolerance * scale
-    assert largest_difference(after, rotated(before, np.eye(3))) > 1e3 * tolerance  # the comparison can fail
+    # The comparison can fail
+    assert largest_difference(after, rotated(before, np.eye(3))) > 1e3 * tolerance
 
 
 def test_cholesky_covariance_does_not_rotate(atoms):
-    """The paper's Cholesky head is built from invariants: documented, and the reason for the equivariant head."""
+    """The paper's Cholesky head is built from invariants: documented, and the reason for the
+    equivariant head.
+    """
     model = make_model(head="cholesky")
     matrix = Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
-    before, after = predictions(model, atoms, torch.float64), predictions(model, transformed(atoms, matrix), torch.float64)
+    before, after = (
+        predictions(model, atoms, torch.float64),
+        predictions(model, transformed(atoms, matrix), torch.float64),
+    )
     assert np.abs(after["cov"] - before["cov"]).max() < 1e-10
     assert np.abs(after["cov"] - matrix @ before["cov"] @ matrix.T).max() > 1e-6
 
@@ -77,7 +88,8 @@ def test_cholesky_covariance_does_not_rotate(atoms):
 @pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential"])
 def test_covariance_is_positive_definite(atoms, head):
     model = make_model(head=head)
-    raw = 30.0 * torch.randn(50, 2, model.n_out, dtype=torch.float64)  # far outside what training gives
+    # Far outside what training gives
+    raw = 30.0 * torch.randn(50, 2, model.n_out, dtype=torch.float64)
     cov = model.forces_cov(raw)
     assert torch.linalg.eigvalsh(cov).min() > 0
     assert (cov - cov.transpose(-1, -2)).abs().max() < 1e-12 * cov.abs().max()
@@ -105,7 +117,10 @@ def test_forces_and_stress_match_finite_differences(atoms):
         plus, minus = atoms.copy(), atoms.copy()
         plus.positions[atom, axis] += step
         minus.positions[atom, axis] -= step
-        assert np.abs(-(energy(plus) - energy(minus)) / (2 * step) - forces[atom, :, axis]).max() < 1e-6 * scale
+        assert (
+            np.abs(-(energy(plus) - energy(minus)) / (2 * step) - forces[atom, :, axis]).max()
+            < 1e-6 * scale
+        )
     stress = result["stress"][0].detach().numpy()
     for column, (a, b) in enumerate(zip(SIX_ROWS, SIX_COLUMNS, strict=True)):
         energies = []
@@ -122,8 +137,14 @@ def test_forces_and_stress_match_finite_differences(atoms):
 
 def test_what_is_not_asked_for(atoms):
     model, graph = make_model(), graph_of(atoms)
-    everything, forces, energies = model(graph), model(graph, stress=False), model(graph, forces=False)
-    assert everything.keys() - forces.keys() == {"stress"} and forces.keys() - energies.keys() == {"forces"}
+    everything, forces, energies = (
+        model(graph),
+        model(graph, stress=False),
+        model(graph, forces=False),
+    )
+    assert everything.keys() - forces.keys() == {"stress"} and forces.keys() - energies.keys() == {
+        "forces"
+    }
     for part in (forces, energies):
         for name, value in part.items():
             assert torch.equal(value, everything[name]), name
@@ -141,39 +162,65 @@ def test_equals_the_e3nn_reference(atoms, head):
             vector = graph.edge_vector.clone().requires_grad_()
             energy, out = reference(graph.species, vector, graph.edge_index)
             (gradient,) = torch.autograd.grad(energy.sum(), vector)
-            forces = torch.zeros(len(atoms), 3).index_add(0, graph.edge_index[1], gradient).index_add(0, graph.edge_index[0], -gradient)
+            forces = (
+                torch.zeros(len(atoms), 3)
+                .index_add(0, graph.edge_index[1], gradient)
+                .index_add(0, graph.edge_index[0], -gradient)
+            )
             assert torch.allclose(energy, result["node_energy"][:, member], rtol=0, atol=1e-12)
             assert torch.allclose(forces, result["forces"][:, member], rtol=0, atol=1e-11)
             if head != "point":
-                assert torch.allclose(out[:, 1:] / model.n_layers, result["raw"][:, member, 1:], rtol=0, atol=1e-12)
+                assert torch.allclose(
+                    out[:, 1:] / model.n_layers, result["raw"][:, member, 1:], rtol=0, atol=1e-12
+                )
         reference.layers[0].radial[0].data += 1e-9  # a planted error is seen
-        assert not torch.allclose(reference(graph.species, vector, graph.edge_index)[0], result["node_energy"][:, 1], rtol=0, atol=1e-12)
+        assert not torch.allclose(
+            reference(graph.species, vector, graph.edge_index)[0],
+            result["node_energy"][:, 1],
+            rtol=0,
+            atol=1e-12,
+        )
     finally:
         torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(
     "irreps, lmax",
-    [("8x0e+8x1o", 1), ("4x0o+4x0e+2x1o+2x1e+2x2o+2x2e", 3), ("2x0e+2x0o+2x1o+2x1e+2x2e+2x2o+2x3o+2x3e", 3)],
+    [
+        ("8x0e+8x1o", 1),
+        ("4x0o+4x0e+2x1o+2x1e+2x2o+2x2e", 3),
+        ("2x0e+2x0o+2x1o+2x1e+2x2e+2x2o+2x3o+2x3e", 3),
+    ],
 )
 def test_dropping_dead_features_is_exact(atoms, irreps, lmax):
-    model = make_model(irreps_hidden=irreps, lmax=lmax, head="point", n_members=1, n_layers=2, radial_knots=0)
+    model = make_model(
+        irreps_hidden=irreps, lmax=lmax, head="point", n_members=1, n_layers=2, radial_knots=0
+    )
     graph = graph_of(atoms)
     torch.set_default_dtype(torch.float64)
     try:
-        energy, _ = Reference(model.config).load_member(model, 0)(graph.species, graph.edge_vector, graph.edge_index)
+        energy, _ = Reference(model.config).load_member(model, 0)(
+            graph.species, graph.edge_vector, graph.edge_index
+        )
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.allclose(energy, model(graph, forces=False)["node_energy"][:, 0], rtol=0, atol=1e-12)
+    assert torch.allclose(
+        energy, model(graph, forces=False)["node_energy"][:, 0], rtol=0, atol=1e-12
+    )
 
 
 def test_members_are_independent_models(atoms):
-    """Each member of the joint network equals the one-member network with its slice of the weights."""
+    """Each member of the joint network equals the one-member network with its slice of
+    the weights.
+    """
     model, graph = make_model(), graph_of(atoms)
     joint = model(graph)
     for member in range(2):
         single = RACE(small_config(n_members=1), torch.float64)
-        state = {key: value[member : member + 1] if value.dim() > 1 else value for key, value in model.state_dict().items()}
+        state = {
+            key: value[member : member + 1] if value.dim() > 1 else value
+            for key, value in model.state_dict().items()
+        }
         single.load_state_dict(state)
         alone = single(graph)
         for key in ("energy", "forces", "stress", "raw"):
@@ -190,12 +237,16 @@ def test_batched_equals_single(atoms):
         assert torch.allclose(alone["energy"][0], joint["energy"][k], atol=1e-11)
         assert torch.allclose(alone["energy_var"][0], joint["energy_var"][k], atol=1e-11)
         assert torch.allclose(alone["stress"][0], joint["stress"][k], atol=1e-11)
-        assert torch.allclose(alone["forces"], joint["forces"][k * len(atoms) : (k + 1) * len(atoms)], atol=1e-11)
+        assert torch.allclose(
+            alone["forces"], joint["forces"][k * len(atoms) : (k + 1) * len(atoms)], atol=1e-11
+        )
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_one_layer_has_forces(atoms, fused):
-    """Its energy reads invariant features alone, which do not depend on the direction of an edge."""
+    """Its energy reads invariant features alone, which do not depend on the direction of
+    an edge.
+    """
     model = make_model(n_layers=1, head="point").set_fused(fused)
     forces = model(graph_of(atoms))["forces"]
     step = 1e-4
@@ -204,7 +255,9 @@ def test_one_layer_has_forces(atoms, fused):
         moved = atoms.copy()
         moved.positions[0, 0] += sign * step
         energies.append(model(graph_of(moved))["energy"][0])
-    assert torch.allclose(forces[0, :, 0], -(energies[0] - energies[1]) / (2 * step), rtol=1e-6, atol=1e-9)
+    assert torch.allclose(
+        forces[0, :, 0], -(energies[0] - energies[1]) / (2 * step), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_isolated_atom_has_its_own_energy_and_no_force():
@@ -240,13 +293,22 @@ def test_energy_variance_is_extensive_or_the_papers(atoms):
 
 
 def test_paper_configurations_have_the_papers_parameter_counts():
-    """Millions of parameters of the unfolded form: supplementary tables, 24.26 / 17.64 / 9.53 / 0.727."""
-    published = {"race-3bpa": "24.26", "race-qm9": "17.64", "race-psb3": "9.53", "race-obn25": "0.727"}
+    """Millions of parameters of the unfolded form: supplementary tables, 24.26 / 17.64 /
+    9.53 / 0.727.
+    """
+    published = {
+        "race-3bpa": "24.26",
+        "race-qm9": "17.64",
+        "race-psb3": "9.53",
+        "race-obn25": "0.727",
+    }
     for name in PRESETS:
         count = sum(p.numel() for p in Reference(ModelConfig(**preset(name))).parameters()) / 1e6
         digits = published.get(name)
         if digits:
-            assert math.isclose(count, float(digits), abs_tol=0.51 * 10 ** -len(digits.split(".")[1])), (name, count)
+            assert math.isclose(
+                count, float(digits), abs_tol=0.51 * 10 ** -len(digits.split(".")[1])
+            ), (name, count)
         assert RACE(ModelConfig(**preset(name))).config.elements == PRESETS[name]["elements"]
 
 

@@ -34,10 +34,14 @@ def test_splines_are_those_of_scipy():
         for k in range(3):
             value = spline_aten(x, table)[m, :, k]
             for order in range(5):
-                expected = torch.from_numpy(oracle.derivative(order)(x.detach()[:, 0].numpy())[:, k])
+                expected = torch.from_numpy(
+                    oracle.derivative(order)(x.detach()[:, 0].numpy())[:, k]
+                )
                 assert torch.allclose(value, expected, rtol=1e-9, atol=1e-9 * 7**order)
                 if order == 1:
-                    assert torch.allclose(spline_slope_aten(x, table)[m, :, k], expected, rtol=1e-12, atol=1e-11)
+                    assert torch.allclose(
+                        spline_slope_aten(x, table)[m, :, k], expected, rtol=1e-12, atol=1e-11
+                    )
                 value = torch.autograd.grad(value.sum(), x, create_graph=True)[0][:, 0]
 
 
@@ -67,7 +71,10 @@ def test_compiled_spline(n_members, n_knots, width, dtype, tolerance):
     torch.manual_seed(0)
     values = torch.randn(n_members, n_knots, width, dtype=dtype, requires_grad=True)
     weight = torch.randn(n_members, n_knots + 4, width, dtype=dtype)
-    results = [[c, *torch.autograd.grad((c * weight).sum(), values)] for c in (torch.ops.race.spline(values), spline_through(values))]
+    results = [
+        [c, *torch.autograd.grad((c * weight).sum(), values)]
+        for c in (torch.ops.race.spline(values), spline_through(values))
+    ]
     for fused, plain in zip(*results, strict=True):
         assert (fused - plain).abs().max() < tolerance * plain.abs().max()
     if dtype == torch.float64:
@@ -75,9 +82,13 @@ def test_compiled_spline(n_members, n_knots, width, dtype, tolerance):
 
 
 def test_bad_arguments_of_the_compiled_spline():
-    with pytest.raises(ValueError, match=r"values: expected .n_members, n_knots >= 4, width., got .1, 3, 2."):
+    with pytest.raises(
+        ValueError, match=r"values: expected .n_members, n_knots >= 4, width., got .1, 3, 2."
+    ):
         torch.ops.race.spline(torch.zeros(1, 3, 2))
-    with pytest.raises(ValueError, match="values: expected float32 or float64 on the CPU, got Half"):
+    with pytest.raises(
+        ValueError, match="values: expected float32 or float64 on the CPU, got Half"
+    ):
         torch.ops.race.spline(torch.zeros(1, 4, 2).half())
     with pytest.raises(NotImplementedError, match="differentiable once"):
         values = torch.zeros(1, 4, 2, requires_grad=True)
@@ -94,7 +105,9 @@ def test_table_error_falls_as_the_sixth_power():
             torch.manual_seed(0)
             radial = Radial([8, 32, 32, 20], 2, knots, 6)
             exact = radial.mlp(bessel_basis(x[:, 0], 8, 6.0)[0].unsqueeze(0))
-            errors.append(((spline_aten(*radial(x)) - exact).abs().max() / exact.abs().max()).item())
+            errors.append(
+                ((spline_aten(*radial(x)) - exact).abs().max() / exact.abs().max()).item()
+            )
     finally:
         torch.set_default_dtype(torch.float32)
     assert 40 < errors[0] / errors[1] < 100

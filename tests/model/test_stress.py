@@ -1,4 +1,6 @@
-"""The covariance of the stress: its irreps, its rotation, positive definiteness, and that it adds up over atoms."""
+"""The covariance of the stress: its irreps, its rotation, positive definiteness, and that it
+adds up over atoms.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +43,10 @@ def virial_cov(model, *frames) -> np.ndarray:
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("inversion", [1.0, -1.0])
 def test_rotation(atoms, head, inversion):
-    model, matrix = model_of(head=head), inversion * Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
+    model, matrix = (
+        model_of(head=head),
+        inversion * Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix(),
+    )
     before, after = virial_cov(model, atoms), virial_cov(model, transformed(atoms, matrix))
     D = on_six(matrix)
     assert np.abs(after - D @ before @ D.T).max() < 1e-10 * np.abs(before).max()
@@ -49,36 +54,57 @@ def test_rotation(atoms, head, inversion):
 
 
 def test_noise_adds_up_over_atoms(atoms):
-    """k copies: k times the variance of the virial, 1/k of that of the stress. And frames of a batch do not mix."""
+    """k copies: k times the variance of the virial, 1/k of that of the stress. And frames of
+    a batch do not mix.
+    """
     model = model_of()
     single, double = virial_cov(model, atoms)[0], virial_cov(model, atoms.repeat((1, 1, 2)))[0]
     assert np.abs(double - 2 * single).max() < 1e-10 * np.abs(double).max()
     together = virial_cov(model, atoms, atoms.repeat((2, 1, 1)))
-    assert np.abs(together[0] - single).max() < 1e-10 * np.abs(single).max() and np.abs(together[1] - double).max() < 1e-9
+    assert (
+        np.abs(together[0] - single).max() < 1e-10 * np.abs(single).max()
+        and np.abs(together[1] - double).max() < 1e-9
+    )
     assert np.abs(together[1] - together[0]).max() > 0.1 * np.abs(single).max()
 
 
 def test_positive_definite():
     """Also far outside what training gives; eigenvalues stay within the bounds of the generator."""
     covariance = StressCovariance("equivariant", 0.1, torch.float64)
-    raw = 30.0 * torch.randn(200, 2, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    raw = 30.0 * torch.randn(
+        200, 2, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     cov, generator = covariance(raw), covariance.generator(raw)
     eigenvalues = torch.linalg.eigvalsh(cov)
-    assert eigenvalues.min() > 0 and torch.isfinite(cov).all() and torch.equal(generator, generator.mT)
+    assert (
+        eigenvalues.min() > 0 and torch.isfinite(cov).all() and torch.equal(generator, generator.mT)
+    )
     assert torch.linalg.eigvalsh(generator).abs().max() < 10.0
     assert (cov - cov.mT).abs().max() < 1e-13 * cov.abs().max()
 
 
 def test_isotropic_noise():
-    """All channels 0: sigma0^2 A^2 for a diagonal component, half of it off the diagonal, as isotropy wants."""
+    """All channels 0: sigma0^2 A^2 for a diagonal component, half of it off the diagonal, as
+    isotropy wants.
+    """
     cov = StressCovariance("point", 0.3, torch.float64)(torch.zeros(1, 1, 23, dtype=torch.float64))
-    torch.testing.assert_close(cov[0, 0], 0.09 * torch.diag(torch.tensor([1, 1, 1, 0.5, 0.5, 0.5], dtype=torch.float64)))
+    torch.testing.assert_close(
+        cov[0, 0], 0.09 * torch.diag(torch.tensor([1, 1, 1, 0.5, 0.5, 0.5], dtype=torch.float64))
+    )
 
 
 def test_blocks_are_the_irreps():
-    """With a I: orthogonal, 1 + 1 + 5 + 5 + 9 = 21 dimensions, all of the symmetric 6x6 matrices."""
+    """With a I: orthogonal, 1 + 1 + 5 + 5 + 9 = 21 dimensions, all of the symmetric 6x6
+    matrices.
+    """
     of_b, of_t, of_u, of_vw = blocks(torch.float64)
-    parts = [torch.eye(6, dtype=torch.float64).flatten()[None] / 6**0.5, of_b[None], of_t, of_u, of_vw]
+    parts = [
+        torch.eye(6, dtype=torch.float64).flatten()[None] / 6**0.5,
+        of_b[None],
+        of_t,
+        of_u,
+        of_vw,
+    ]
     ranks = [int(torch.linalg.matrix_rank(part)) for part in parts]
     assert ranks == [1, 1, 5, 5, 9] and int(torch.linalg.matrix_rank(torch.cat(parts))) == 21
     for k, part in enumerate(parts):
@@ -97,7 +123,13 @@ def test_products_reach_every_4e(seed):
     best = torch.inf
     for _ in range(8):  # from a few starts: the residual has local minima
         vw = torch.randn(2, 5, dtype=torch.float64, generator=generator).requires_grad_()
-        optimizer = torch.optim.LBFGS([vw], max_iter=500, tolerance_grad=1e-14, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            [vw],
+            max_iter=500,
+            tolerance_grad=1e-14,
+            tolerance_change=1e-16,
+            line_search_fn="strong_wolfe",
+        )
 
         def residual(vw=vw):
             return (((vw[0][:, None] * vw[1]).flatten() @ of_vw - target) ** 2).sum()
@@ -122,7 +154,9 @@ def test_basis_rotates_with_the_features():
     raw = torch.randn(7, 23, dtype=torch.float64)
     turned = torch.cat([raw[:, :3], (raw[:, 3:].view(7, 4, 5) @ D.T).flatten(1)], dim=1)
     six = torch.from_numpy(on_six(matrix.numpy()))
-    torch.testing.assert_close(covariance(turned), six @ covariance(raw) @ six.T, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        covariance(turned), six @ covariance(raw) @ six.T, rtol=0, atol=1e-13
+    )
 
 
 def test_expm():
@@ -142,7 +176,9 @@ def test_other_channels_are_where_they_were(atoms, head):
     result = model(graph)
     torch.set_default_dtype(torch.float64)
     try:
-        _, out = Reference(model.config).load_member(model, 1)(graph.species, graph.edge_vector, graph.edge_index)
+        _, out = Reference(model.config).load_member(model, 1)(
+            graph.species, graph.edge_vector, graph.edge_index
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.allclose(out[:, 1:] / model.n_layers, result["raw"][:, 1, 1:], rtol=0, atol=1e-12)
@@ -158,7 +194,9 @@ def test_other_channels_are_where_they_were(atoms, head):
     without = plain(graph)
     for name in ("energy", "forces", "energy_var"):
         torch.testing.assert_close(result[name], without[name], rtol=0, atol=1e-11)
-    torch.testing.assert_close(model.forces_cov(result["raw"]), plain.forces_cov(without["raw"]), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        model.forces_cov(result["raw"]), plain.forces_cov(without["raw"]), rtol=0, atol=1e-11
+    )
 
 
 def test_needs_l2_features():

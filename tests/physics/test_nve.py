@@ -1,4 +1,6 @@
-"""Energy conservation in NVE: drift within bounds, fluctuations falling as dt^2 (forces are the energy's exact gradient)."""
+"""Energy conservation in NVE: drift within bounds, fluctuations falling as dt^2 (forces are
+the energy's exact gradient).
+"""
 
 import ase.build
 import numpy as np
@@ -22,9 +24,17 @@ def artifacts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nve")
     torch.manual_seed(0)
     config = ModelConfig(
-        elements=["B", "N"], r_max=3.0, n_layers=2, irreps_hidden="8x0e+8x1o+8x2e", n_features=8, n_members=1, radial_mlp=[16],
-        readout_hidden=16, avg_num_neighbors=16.0, scale=[0.3, 0.3],
-    )  # fmt: skip
+        elements=["B", "N"],
+        r_max=3.0,
+        n_layers=2,
+        irreps_hidden="8x0e+8x1o+8x2e",
+        n_features=8,
+        n_members=1,
+        radial_mlp=[16],
+        readout_hidden=16,
+        avg_num_neighbors=16.0,
+        scale=[0.3, 0.3],
+    )
     model = RACE(config, torch.float64)
     paths = {}
     for dtype in ("float64", "float32"):
@@ -48,7 +58,9 @@ def total_energies(path, dt: float, force_error: float = 0.0) -> np.ndarray:
         atoms.calc.calculate = _with_error(atoms.calc, force_error)
     energies = []
     dynamics = VelocityVerlet(atoms, timestep=dt * units.fs)
-    dynamics.attach(lambda: energies.append(atoms.get_total_energy()), interval=max(1, round(1.0 / dt)))
+    dynamics.attach(
+        lambda: energies.append(atoms.get_total_energy()), interval=max(1, round(1.0 / dt))
+    )
     dynamics.run(round(FEMTOSECONDS / dt))
     return 1e3 * np.array(energies) / len(atoms)
 
@@ -82,5 +94,7 @@ def test_fluctuations_scale_as_dt_squared(artifacts):
 
 
 def test_a_wrong_force_is_seen(artifacts):
-    coarse, fine = (np.std(total_energies(artifacts["float64"], dt, force_error=0.01)) for dt in (0.5, 0.25))
+    coarse, fine = (
+        np.std(total_energies(artifacts["float64"], dt, force_error=0.01)) for dt in (0.5, 0.25)
+    )
     assert abs(coarse / fine - 4.0) > 0.4

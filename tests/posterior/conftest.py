@@ -1,7 +1,7 @@
 """Tiny trained runs and the posteriors fitted to them, each made once for the session.
 
-A new posterior is one line of CASES: its name, its options, and how many members come of it. Everything in test_contract.py then holds it
-to the contract.
+A new posterior is one line of CASES: its name, its options, and how many members come of
+it. Everything in test_contract.py then holds it to the contract.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,30 @@ from tests.train.conftest import labelled
 
 ELEMENTS = ["Cu", "Au"]
 R_MAX = 3.5
-MODEL = dict(r_max=R_MAX, n_layers=2, irreps_hidden="4x0e+4x1o+3x1e+4x2e", n_features=4, radial_mlp=[8], readout_hidden=6)
-LOSS = {"point": "mse", "energy": "nll_e", "cholesky": "nll_jef", "equivariant": "nll_jef", "evidential": "evidential"}
+MODEL = dict(
+    r_max=R_MAX,
+    n_layers=2,
+    irreps_hidden="4x0e+4x1o+3x1e+4x2e",
+    n_features=4,
+    radial_mlp=[8],
+    readout_hidden=6,
+)
+LOSS = {
+    "point": "mse",
+    "energy": "nll_e",
+    "cholesky": "nll_jef",
+    "equivariant": "nll_jef",
+    "evidential": "evidential",
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A posterior, its options, and the members that come of it; several: it stacks runs of several seeds.
+    """A posterior, its options, and the members that come of it; several: it stacks runs of
+    several seeds.
 
-    head, run_members: of the run that it is fitted to. n_trunks: of the artifact, where members differ in their last readout maps alone.
+    head, run_members: of the run that it is fitted to. n_trunks: of the artifact, where
+    members differ in their last readout maps alone.
     """
 
     posterior: str
@@ -79,7 +94,14 @@ def trained(data, tmp_path_factory) -> Callable[..., Path]:
     def make(head: str = "equivariant", n_members: int = 1, seed: int = 0) -> Path:
         run = folder / f"{head}-{n_members}-{seed}"
         if not run.exists():
-            options = {"epochs": 6, "batch_size": 3, "warmup_epochs": 1, "dtype": "float64", "n_threads": 1, "checkpoint_minutes": 0.0}
+            options = {
+                "epochs": 6,
+                "batch_size": 3,
+                "warmup_epochs": 1,
+                "dtype": "float64",
+                "n_threads": 1,
+                "checkpoint_minutes": 0.0,
+            }
             config = {
                 "data": {"train": [str(data)], "validation_fraction": 0.25},
                 "model": MODEL | {"head": head, "n_members": n_members},
@@ -101,7 +123,10 @@ def fitted(trained, tmp_path_factory) -> Callable[..., Path]:
         out = folder / "-".join([name, head, *(f"{key}{value}" for key, value in changes.items())])
         if not out.exists():
             case = CASES[name]
-            runs = [trained(head, case.run_members, seed) for seed in range(case.n_members if case.several else 1)]
+            runs = [
+                trained(head, case.run_members, seed)
+                for seed in range(case.n_members if case.several else 1)
+            ]
             fit(case.posterior, runs, out, case.options | changes)
         return out
 

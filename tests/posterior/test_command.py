@@ -28,13 +28,25 @@ def refusal(capsys, *arguments) -> str:
 
 def test_refusals(trained, tmp_path, capsys):
     run, out = trained(), tmp_path / "out"
-    assert "no such posterior; expected ensemble or swag" in refusal(capsys, run, "--posterior", "nope", "--out", out)
-    assert "--rank: posterior laplace has no such option" in refusal(capsys, run, "--posterior", "laplace", "--out", out, "--rank", 3)
-    assert "--epochs: Input should be a valid integer" in refusal(capsys, run, "--posterior", "swag", "--out", out, "--epochs", "many")
-    assert "too short for two snapshots" in refusal(capsys, run, "--posterior", "swag", "--out", out, "--start", 20)
-    assert "fitted to one run; got 2 runs" in refusal(capsys, run, run, "--posterior", "swag", "--out", out)
+    assert "no such posterior; expected ensemble or swag" in refusal(
+        capsys, run, "--posterior", "nope", "--out", out
+    )
+    assert "--rank: posterior laplace has no such option" in refusal(
+        capsys, run, "--posterior", "laplace", "--out", out, "--rank", 3
+    )
+    assert "--epochs: Input should be a valid integer" in refusal(
+        capsys, run, "--posterior", "swag", "--out", out, "--epochs", "many"
+    )
+    assert "too short for two snapshots" in refusal(
+        capsys, run, "--posterior", "swag", "--out", out, "--start", 20
+    )
+    assert "fitted to one run; got 2 runs" in refusal(
+        capsys, run, run, "--posterior", "swag", "--out", out
+    )
     assert "not a run" in refusal(capsys, tmp_path / "nowhere", "--posterior", "swag", "--out", out)
-    assert "no laplace posterior for this head" in refusal(capsys, trained("evidential"), "--posterior", "laplace", "--out", out)
+    assert "no laplace posterior for this head" in refusal(
+        capsys, trained("evidential"), "--posterior", "laplace", "--out", out
+    )
     assert not out.exists()
 
 
@@ -52,19 +64,54 @@ def test_ctrl_c_leaves_nothing(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("race.posterior.laplace.last_layer", interrupted)
     with pytest.raises(SystemExit, match="130"):
         fit("laplace", [trained()], tmp_path / "out", {})
-    assert not (tmp_path / "out").exists() and "interrupted: nothing written" in capsys.readouterr().out
+    assert (
+        not (tmp_path / "out").exists()
+        and "interrupted: nothing written" in capsys.readouterr().out
+    )
 
 
 def test_result_is_a_run(trained, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["fit", str(trained(n_members=2)), "--posterior", "swag", "--out", str(out), "--members", "5", "--epochs", "2",
-                 "--start", "0", "--every", "0.5", "--rank", "2"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "fit",
+                str(trained(n_members=2)),
+                "--posterior",
+                "swag",
+                "--out",
+                str(out),
+                "--members",
+                "5",
+                "--epochs",
+                "2",
+                "--start",
+                "0",
+                "--every",
+                "0.5",
+                "--rank",
+                "2",
+            ]
+        )
+        == 0
+    )
     model, config, summary = load_run(out)
-    assert model.n_members == config.model.n_members == 5 and summary["posterior"]["options"]["every"] == 0.5
-    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "log.csv", "model.safetensors", "summary.json", "tensorboard"]
+    assert (
+        model.n_members == config.model.n_members == 5
+        and summary["posterior"]["options"]["every"] == 0.5
+    )
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.yaml",
+        "log.csv",
+        "model.safetensors",
+        "summary.json",
+        "tensorboard",
+    ]
     text = capsys.readouterr().out
     assert "validation before the fit" in text and "validation after the fit" in text
-    assert "already holds a run" in refusal(capsys, trained(), "--posterior", "laplace", "--out", out)
+    assert "already holds a run" in refusal(
+        capsys, trained(), "--posterior", "laplace", "--out", out
+    )
     # Around the members in turn: samples 0, 2, 4 are nearer to the first.
     first, second = load_run(trained(n_members=2))[0].embedding.detach()
     nearer = [(p - first).norm() < (p - second).norm() for p in model.embedding.detach()]
@@ -74,13 +121,28 @@ def test_result_is_a_run(trained, tmp_path, capsys):
 @pytest.mark.parametrize("posterior", ["swag", "ivon"])
 def test_resume_after_a_kill(posterior, trained, tmp_path, capsys):
     """SIGKILL in the middle, then --resume: the weights of a fit that was left alone."""
-    options = {"epochs": 14, "members": 2} | ({"start": 1, "every": 0.4, "rank": 5} if posterior == "swag" else {})
+    options = {"epochs": 14, "members": 2} | (
+        {"start": 1, "every": 0.4, "rank": 5} if posterior == "swag" else {}
+    )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     fit(posterior, [trained()], whole, options)
     flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "race.cli", "fit", str(trained()), "--posterior", posterior, "--out", str(killed), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "race.cli",
+        "fit",
+        str(trained()),
+        "--posterior",
+        posterior,
+        "--out",
+        str(killed),
+        *flags,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     state, end = killed / "fit" / "checkpoint" / "state.json", time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
         try:

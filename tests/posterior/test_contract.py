@@ -45,7 +45,9 @@ def structure(seed: int = 20) -> ase.Atoms:
 
 
 def predict(model: RACE, *frames: ase.Atoms) -> Prediction:
-    return predict_batch(model, collate([build_graph(atoms, ELEMENTS, R_MAX, torch.float64) for atoms in frames]))
+    return predict_batch(
+        model, collate([build_graph(atoms, ELEMENTS, R_MAX, torch.float64) for atoms in frames])
+    )
 
 
 def close(got, want, tolerance: float = TOLERANCE) -> None:
@@ -53,11 +55,14 @@ def close(got, want, tolerance: float = TOLERANCE) -> None:
 
 
 def assert_spd(cov: np.ndarray) -> None:
-    assert np.isfinite(cov).all() and np.abs(cov - cov.swapaxes(-1, -2)).max() <= 1e-12 * np.abs(cov).max()
+    assert (
+        np.isfinite(cov).all()
+        and np.abs(cov - cov.swapaxes(-1, -2)).max() <= 1e-12 * np.abs(cov).max()
+    )
     assert np.linalg.eigvalsh(cov).min() > 0
 
 
-# ---- the run ---------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def test_members(case, model, fitted, trained):
@@ -65,50 +70,78 @@ def test_members(case, model, fitted, trained):
     expected = CASES[case].n_members
     _, config, summary = load_run(fitted(case))
     assert model.n_members == config.model.n_members == expected
-    assert summary["posterior"]["name"] == CASES[case].posterior and summary["posterior"]["fit_seconds"] > 0
+    assert (
+        summary["posterior"]["name"] == CASES[case].posterior
+        and summary["posterior"]["fit_seconds"] > 0
+    )
     assert summary["training"] == load_run(trained())[2]["training"]
-    together = model(build_graph(structure(), ELEMENTS, R_MAX, torch.float64))["forces"].detach().numpy()
+    together = (
+        model(build_graph(structure(), ELEMENTS, R_MAX, torch.float64))["forces"].detach().numpy()
+    )
     for m in range(expected):
-        alone = predict(model_of(model, {name: p[m : m + 1] for name, p in model.named_parameters()}), structure())
+        alone = predict(
+            model_of(model, {name: p[m : m + 1] for name, p in model.named_parameters()}),
+            structure(),
+        )
         close(alone.forces.mean, together[:, m])
     for m in range(1, expected):
-        assert np.abs(together[:, m] - together[:, 0]).max() > 1e-6, "members are samples: they differ"
+        assert np.abs(together[:, m] - together[:, 0]).max() > 1e-6, (
+            "members are samples: they differ"
+        )
 
 
 def test_seed(case, model, fitted):
     """The same seed gives the same weights, another seed others."""
-    if "seed" not in {**CASES[case].options, **json.loads((fitted(case) / "summary.json").read_text())["posterior"]["options"]}:
+    if "seed" not in {
+        **CASES[case].options,
+        **json.loads((fitted(case) / "summary.json").read_text())["posterior"]["options"],
+    }:
         pytest.skip("nothing random")
     same = dict([next(iter(CASES[case].options.items()))])
-    again, other = (dict(load_run(fitted(case, **options))[0].named_parameters()) for options in (same, {"seed": 5}))
-    assert all(torch.allclose(p, again[name], rtol=1e-9, atol=1e-12) for name, p in model.named_parameters())
+    again, other = (
+        dict(load_run(fitted(case, **options))[0].named_parameters())
+        for options in (same, {"seed": 5})
+    )
+    assert all(
+        torch.allclose(p, again[name], rtol=1e-9, atol=1e-12)
+        for name, p in model.named_parameters()
+    )
     assert not all(torch.allclose(p, other[name]) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head != "equivariant"])
 def test_other_heads(case, head, fitted):
-    """Every head the posterior is made for predicts finite moments; its refusal of another is one line."""
+    """Every head the posterior is made for predicts finite moments; its refusal of another
+    is one line.
+    """
     try:
         model = load_run(fitted(case, head))[0]
     except race.RaceError as error:
         assert "head" in str(error) and "\n" not in str(error)
         return
     prediction = predict(model, structure())
-    assert np.isfinite(prediction.forces.mean).all() and np.isfinite(prediction.energy.total).all() and prediction.energy.total.min() > 0
+    assert (
+        np.isfinite(prediction.forces.mean).all()
+        and np.isfinite(prediction.energy.total).all()
+        and prediction.energy.total.min() > 0
+    )
     epistemic = np.trace(prediction.forces.epistemic, axis1=1, axis2=2)
     assert epistemic.min() > 0 or model.n_members == 1
     if head == "cholesky":
         assert_spd(prediction.forces.total)
 
 
-# ---- moments ---------------------------------------------------------------------------------------------------------
+# ---- moments -------------------------------------------------------------------------------------
 
 
 def test_covariances_are_positive_definite(model):
     prediction = predict(model, structure())
     assert_spd(prediction.forces.total)
     assert_spd(prediction.forces.aleatoric)
-    assert (np.linalg.eigvalsh(prediction.forces.epistemic) >= -1e-12 * np.abs(prediction.forces.epistemic).max()).all()
+    assert (
+        np.linalg.eigvalsh(prediction.forces.epistemic)
+        >= -1e-12 * np.abs(prediction.forces.epistemic).max()
+    ).all()
     assert prediction.energy.total > 0 and np.isfinite(prediction.energy.mean).all()
 
 
@@ -145,20 +178,25 @@ def test_batched_is_single(model):
     together = predict(model, *frames)
     alone = [predict(model, atoms) for atoms in frames]
     for name in ("mean", "aleatoric", "epistemic"):
-        close(getattr(together.energy, name), np.concatenate([getattr(p.energy, name) for p in alone]))
-        close(getattr(together.forces, name), np.concatenate([getattr(p.forces, name) for p in alone]))
+        close(
+            getattr(together.energy, name), np.concatenate([getattr(p.energy, name) for p in alone])
+        )
+        close(
+            getattr(together.forces, name), np.concatenate([getattr(p.forces, name) for p in alone])
+        )
 
 
 def test_one_atom(model):
     """Without neighbours: no force, in no member, but a covariance."""
     prediction = predict(model, ase.Atoms("Cu"))
     assert np.abs(prediction.forces.mean).max() == 0
-    assert np.abs(prediction.forces.epistemic).max() == 0 or model.head == "evidential"  # which has one of its own
+    # Which has one of its own
+    assert np.abs(prediction.forces.epistemic).max() == 0 or model.head == "evidential"
     assert_spd(prediction.forces.total)
     assert np.isfinite(prediction.energy.mean).all() and prediction.energy.total > 0
 
 
-# ---- deployment ------------------------------------------------------------------------------------------------------
+# ---- deployment ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -175,13 +213,27 @@ def artifacts(fitted, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapshot]]:  # noqa: F811
-    """Every case in LAMMPS on one rank and on two, by number of ranks and name; those of one member in a process of their own."""
+    """Every case in LAMMPS on one rank and on two, by number of ranks and name; those of one
+    member in a process of their own.
+    """
     results: dict[int, dict[str, Snapshot]] = {1: {}, 2: {}}
     for ranks, columns in product(results, (tuple(COLUMNS), ONE_MEMBER)):
-        some = {name: path for name, path in artifacts.items() if (CASES[name].n_members == 1) == (columns == ONE_MEMBER)}
-        pair = f"variable model index {' '.join(map(str, some.values()))}\npair_style race ${{model}}\npair_coeff * * {' '.join(ELEMENTS)}"
-        lammps, systems = Lammps(plugin, tmp_path_factory.mktemp(f"ranks{ranks}")), {name: structure() for name in some}
-        results[ranks] |= lammps.single_points(systems, "", ELEMENTS, ranks=ranks, pair=pair, before_run="next model", columns=columns)
+        some = {
+            name: path
+            for name, path in artifacts.items()
+            if (CASES[name].n_members == 1) == (columns == ONE_MEMBER)
+        }
+        pair = (
+            f"variable model index {' '.join(map(str, some.values()))}\npair_style race "
+            f"${{model}}\npair_coeff * * {' '.join(ELEMENTS)}"
+        )
+        lammps, systems = (
+            Lammps(plugin, tmp_path_factory.mktemp(f"ranks{ranks}")),
+            {name: structure() for name in some},
+        )
+        results[ranks] |= lammps.single_points(
+            systems, "", ELEMENTS, ranks=ranks, pair=pair, before_run="next model", columns=columns
+        )
     return results
 
 

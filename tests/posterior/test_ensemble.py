@@ -16,14 +16,22 @@ from tests.deploy.conftest import graph_of, make_model, triclinic
 def runs(seed: int = 2) -> list[Run]:
     """Two members and one; seed: train.seed of the second run."""
     models = [make_model(seed=0), make_model(seed=1, n_members=1)]
-    configs = [Config(data=DataConfig(train=["x"]), model=models[k].config, train=TrainConfig(seed=k * seed)) for k in range(2)]
+    configs = [
+        Config(
+            data=DataConfig(train=["x"]), model=models[k].config, train=TrainConfig(seed=k * seed)
+        )
+        for k in range(2)
+    ]
     return [Run(Path(f"run{k}"), models[k], configs[k], {}) for k in range(2)]
 
 
 def test_members_in_order_and_one_alone():
     pair, graph = runs(), graph_of(triclinic())
-    expected = torch.cat([run.model(graph)["forces"] for run in pair], dim=1)  # members 0, 1 of the first run, 2 of the second
-    assert torch.allclose(fit(pair, EnsembleOptions(), Path()).model(graph)["forces"], expected, rtol=0, atol=1e-11)
+    # Members 0, 1 of the first run, 2 of the second
+    expected = torch.cat([run.model(graph)["forces"] for run in pair], dim=1)
+    assert torch.allclose(
+        fit(pair, EnsembleOptions(), Path()).model(graph)["forces"], expected, rtol=0, atol=1e-11
+    )
     for member in range(3):
         alone = fit(pair, EnsembleOptions(take=member), Path()).model
         assert alone.n_members == 1
@@ -36,12 +44,20 @@ def test_a_member_that_is_not_there():
 
 
 def test_members_that_began_alike_are_pointed_out(trained, capsys):
-    """Seeds of runs count on by member: those of seed 1 begin as the second member of seed 0 did."""
+    """Seeds of runs count on by member: those of seed 1 begin as the second member of
+    seed 0 did.
+    """
     pair = Run.load(trained(n_members=3, seed=0)), Run.load(trained(n_members=1, seed=2))
-    firsts = [initial_model(run.config.model, run.config.train.seed, torch.float64).embedding for run in pair]
+    firsts = [
+        initial_model(run.config.model, run.config.train.seed, torch.float64).embedding
+        for run in pair
+    ]
     assert torch.equal(firsts[0][2], firsts[1][0]) and shared_starts(*pair) == 1
     fit(pair, EnsembleOptions(), Path())
-    assert f"{pair[0].path} and {pair[1].path} have 1 initial weights in common (train.seed 0 and 2)" in capsys.readouterr().out
+    assert (
+        f"{pair[0].path} and {pair[1].path} have 1 initial weights in common (train.seed 0 and 2)"
+        in capsys.readouterr().out
+    )
     assert [shared_starts(*runs(seed)) for seed in (0, 1, 2)] == [1, 1, 0]
     fit(runs(), EnsembleOptions(), Path())
     assert "in common" not in capsys.readouterr().out

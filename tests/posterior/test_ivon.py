@@ -12,7 +12,9 @@ from race.posterior.ivon import Ivon, default_ess
 from race.posterior.protocol import Run
 from race.train.loss import Loss
 
-SETTINGS = dict(lr=0.3, ess=50.0, hess_init=0.7, beta1=0.9, beta2=0.95, weight_decay=0.02, clip_radius=0.5)
+SETTINGS = dict(
+    lr=0.3, ess=50.0, hess_init=0.7, beta1=0.9, beta2=0.95, weight_decay=0.02, clip_radius=0.5
+)
 
 
 def test_update_follows_the_equations():
@@ -23,7 +25,9 @@ def test_update_follows_the_equations():
     clipped = False
     for t in range(1, 6):
         optimizer.perturb(torch.Generator().manual_seed(t))
-        eps = torch.randn(3, generator=torch.Generator().manual_seed(t), dtype=torch.float64).numpy()
+        eps = torch.randn(
+            3, generator=torch.Generator().manual_seed(t), dtype=torch.float64
+        ).numpy()
         sigma = 1 / np.sqrt(50.0 * (h + 0.02))
         np.testing.assert_allclose(p.detach(), m + sigma * eps, rtol=1e-14)
         optimizer.zero_grad()
@@ -42,15 +46,21 @@ def test_update_follows_the_equations():
 
 
 def test_posterior_of_a_quadratic():
-    """loss = 1/2 (w - b)^T A (w - b): mean (A + delta)^-1 A b, and the best diagonal Gaussian has the precisions ess (diag A + delta).
+    """loss = 1/2 (w - b)^T A (w - b): mean (A + delta)^-1 A b, and the best diagonal
+    Gaussian has the precisions ess (diag A + delta).
 
-    400 copies side by side; each ends with the error of a running mean over 1 / (1 - beta2) steps, sqrt(2 rho / 2) = 4.5 % for rho = 0.002.
+    400 copies side by side; each ends with the error of a running mean over 1 / (1 -
+    beta2) steps, sqrt(2 rho / 2) = 4.5 % for rho = 0.002.
     """
     torch.manual_seed(0)
-    curvature = torch.tensor([[2.0, 0.6, 0.0], [0.6, 0.5, -0.3], [0.0, -0.3, 4.0]], dtype=torch.float64)
+    curvature = torch.tensor(
+        [[2.0, 0.6, 0.0], [0.6, 0.5, -0.3], [0.0, -0.3, 4.0]], dtype=torch.float64
+    )
     b, delta, ess = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), 0.1, 200.0
     w = torch.nn.Parameter(torch.zeros(400, 3, dtype=torch.float64))
-    optimizer = Ivon([w], lr=0.05, ess=ess, hess_init=1.0, beta1=0.9, beta2=0.998, weight_decay=delta)
+    optimizer = Ivon(
+        [w], lr=0.05, ess=ess, hess_init=1.0, beta1=0.9, beta2=0.998, weight_decay=delta
+    )
     generator = torch.Generator().manual_seed(1)
     means = []
     for step in range(2500):
@@ -61,11 +71,15 @@ def test_posterior_of_a_quadratic():
         (0.5 * torch.einsum("na,ab,nb->", w - b, curvature, w - b)).backward()
         optimizer.step()
         means.append(w.detach().mean(0))
-    expected = torch.linalg.solve(curvature + delta * torch.eye(3, dtype=torch.float64), curvature @ b)
+    expected = torch.linalg.solve(
+        curvature + delta * torch.eye(3, dtype=torch.float64), curvature @ b
+    )
     std = (ess * (curvature.diagonal() + delta)).rsqrt()
     assert ((means[-1] - expected).abs() < 0.05 * std).all()
     hessian = 1 / (ess * optimizer.std()[0] ** 2) - delta
-    assert ((hessian.mean(0) / curvature.diagonal() - 1).abs() < 0.02).all()  # 0.2 % bias of the correction, 0.3 % noise
+    assert (
+        (hessian.mean(0) / curvature.diagonal() - 1).abs() < 0.02
+    ).all()  # 0.2 % bias of the correction, 0.3 % noise
     # Without the prior in the update, or with Adam's square root, it would be elsewhere.
     assert ((expected - b).abs() > 0.2 * std).any()
 
@@ -77,7 +91,9 @@ def test_weights_without_gradient_return_to_their_mean():
     assert not torch.equal(unused, torch.ones(2, dtype=torch.float64))
     used.sum().backward()
     optimizer.step()
-    assert torch.equal(unused, torch.ones(2, dtype=torch.float64)) and not torch.equal(used, torch.ones(2, dtype=torch.float64))
+    assert torch.equal(unused, torch.ones(2, dtype=torch.float64)) and not torch.equal(
+        used, torch.ones(2, dtype=torch.float64)
+    )
     with pytest.raises(AssertionError, match="without perturb"):
         optimizer.step()
 
@@ -99,7 +115,9 @@ def test_curvature_stays_positive():
 
 @pytest.mark.parametrize("head", ["point", "equivariant"])
 def test_initial_curvature(trained, head):
-    """Of the mean loss, against explicit Jacobians: J^T J of energies and forces, and 1/2 (d ln var)^2 of the energy's log variance."""
+    """Of the mean loss, against explicit Jacobians: J^T J of energies and forces, and 1/2 (d
+    ln var)^2 of the energy's log variance.
+    """
     run = Run.load(trained(head, n_members=2))
     train = run.prepare().train
     loss = Loss(run.config, run.model.force_covariance)
@@ -121,9 +139,16 @@ def test_initial_curvature(trained, head):
                 (gradient,) = torch.autograd.grad(output, parameters[name], retain_graph=True)
                 want += weight * gradient**2
     batches = [train.batch([k]) for k in range(len(train))] * 30
-    got = dict(zip(parameters, loss_curvature(run.config, run.model, loss, batches, torch.Generator().manual_seed(0)), strict=True))[name]
+    got = dict(
+        zip(
+            parameters,
+            loss_curvature(run.config, run.model, loss, batches, torch.Generator().manual_seed(0)),
+            strict=True,
+        )
+    )[name]
     # 270 draws of the energy's single error: sqrt(2 / 270) = 9 % of an entry, forces less.
-    channels = 2 if head == "equivariant" else 1  # E, s; the force's log variance a needs more than a Jacobian
+    # E, s; the force's log variance a needs more than a Jacobian
+    channels = 2 if head == "equivariant" else 1
     for c in range(channels):
         ratio = got[..., c].sum((1,)) / want[..., c].sum((1,))
         assert (ratio - 1).abs().max() < 0.3, (c, ratio)

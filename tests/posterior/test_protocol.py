@@ -11,7 +11,9 @@ def test_dealt():
 
 
 def test_draws_are_centred_and_standard_normal():
-    """Few samples of each member: mean zero in every draw; population variance, and the variance of every sample, 1 on average."""
+    """Few samples of each member: mean zero in every draw; population variance, and the
+    variance of every sample, 1 on average.
+    """
     members = dealt(7, 2)  # four of the first member, three of the second
     z = normal_draws(members, (20000,), torch.Generator().manual_seed(0)).numpy()
     for member in range(2):
@@ -21,5 +23,7 @@ def test_draws_are_centred_and_standard_normal():
         np.testing.assert_allclose((rows**2).mean(1), 1.0, atol=0.05)
         np.testing.assert_allclose((rows**2).mean(0).mean(), 1.0, atol=0.03)
     assert abs(np.corrcoef(z[0], z[1])[0, 1]) < 0.05  # members are independent
-    alone = normal_draws([0, 1], (20000,), torch.Generator().manual_seed(0)).numpy()  # one sample each: nothing to centre
+    alone = normal_draws(
+        [0, 1], (20000,), torch.Generator().manual_seed(0)
+    ).numpy()  # one sample each: nothing to centre
     np.testing.assert_allclose((alone**2).mean(1), 1.0, atol=0.05)

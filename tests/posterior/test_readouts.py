@@ -1,4 +1,6 @@
-"""Posteriors of the last layers and of the evidential head: their algebra against explicit small computations, and whole fits."""
+"""Posteriors of the last layers and of the evidential head: their algebra against explicit
+small computations, and whole fits.
+"""
 
 import json
 
@@ -26,7 +28,12 @@ def runs(copper, tmp_path_factory):  # noqa: F811
         path = folder / f"{head}{n_members}"
         if not path.exists():
             model = {"head": head, "n_members": n_members}
-            train(make_config(copper, model, {"loss": HEADS[head], "epochs": 8, "schedule": "constant"}), path)
+            train(
+                make_config(
+                    copper, model, {"loss": HEADS[head], "epochs": 8, "schedule": "constant"}
+                ),
+                path,
+            )
         return path
 
     return make
@@ -47,16 +54,25 @@ def test_energy_and_forces_are_linear_in_the_features(runs, n_members):
     run = Run.load(runs("point", n_members))
     batch, model = run.prepare().train.batch([0, 3]), run.model
     out, w = model(batch), last_layer.weights(model).detach()
-    energy = torch.einsum("nmd,md->nm", last_layer.features(model, batch), w) + model.atomic_energies[batch.species][:, None]
+    energy = (
+        torch.einsum("nmd,md->nm", last_layer.features(model, batch), w)
+        + model.atomic_energies[batch.species][:, None]
+    )
     torch.testing.assert_close(energy, out["node_energy"].detach(), rtol=1e-12, atol=1e-12)
     J = last_layer.force_features(model, batch, chunk=5)
-    torch.testing.assert_close(torch.einsum("nmad,md->nma", J, w), out["forces"].detach(), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(
+        torch.einsum("nmad,md->nma", J, w), out["forces"].detach(), rtol=1e-9, atol=1e-10
+    )
     assert J.shape == (8, n_members, 3, 16) and out["forces"].abs().max() > 1e-3
     # The features of the frame are what unit readouts predict, without hooks.
     unit = tiled(member_of(model, n_members - 1), 16)
     last_layer.set_weights(unit, torch.eye(16))
-    expected = unit(batch)["energy"].detach() - model.pool(model.atomic_energies[batch.species][:, None], batch)
-    torch.testing.assert_close(last_layer.frame_features(model, batch)[:, -1], expected, rtol=1e-12, atol=1e-12)
+    expected = unit(batch)["energy"].detach() - model.pool(
+        model.atomic_energies[batch.species][:, None], batch
+    )
+    torch.testing.assert_close(
+        last_layer.frame_features(model, batch)[:, -1], expected, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_normal_matrix_by_hand(point):
@@ -65,8 +81,13 @@ def test_normal_matrix_by_hand(point):
     energy_rows, force_rows = [], []
     for k in range(len(dataset)):
         one = dataset.batch([k])
-        energy_rows.append(last_layer.features(model, one)[:, 0].sum(0) / (model.config.sigma0_energy * 2))  # four atoms
-        force_rows += list(last_layer.force_features(model, one)[:, 0].reshape(-1, 16) / model.config.sigma0)
+        # Four atoms
+        energy_rows.append(
+            last_layer.features(model, one)[:, 0].sum(0) / (model.config.sigma0_energy * 2)
+        )
+        force_rows += list(
+            last_layer.force_features(model, one)[:, 0].reshape(-1, 16) / model.config.sigma0
+        )
     expected = sum(torch.outer(row, row) for row in energy_rows).numpy()
     np.testing.assert_allclose(llpr.normal_matrix(model, dataset, 4, False), expected, rtol=1e-9)
     expected += sum(torch.outer(row, row) for row in force_rows).numpy()
@@ -87,11 +108,15 @@ def test_calibration_finds_what_was_planted():
     zeta = float(np.sqrt(llpr.ZETAS[7] * curvature.s.max()))
     noise = np.broadcast_to(0.2 * np.eye(3), (4000, 3, 3))
     white = rows @ (2.5 * curvature.root(zeta))
-    error = (white @ rng.normal(size=(4000, 6, 1)))[..., 0] + np.sqrt(0.2) * rng.normal(size=(4000, 3))
+    error = (white @ rng.normal(size=(4000, 6, 1)))[..., 0] + np.sqrt(0.2) * rng.normal(
+        size=(4000, 3)
+    )
     target = llpr.Target(rows, error, noise)
     alpha, found = llpr.calibrate(curvature, target, None, None)
     assert found == pytest.approx(zeta) and alpha == pytest.approx(2.5, rel=0.05)
-    assert llpr.calibrate(curvature, target, None, zeta)[0] == alpha and llpr.calibrate(curvature, target, 7.0, zeta) == (7.0, zeta)
+    assert llpr.calibrate(curvature, target, None, zeta)[0] == alpha and llpr.calibrate(
+        curvature, target, 7.0, zeta
+    ) == (7.0, zeta)
     # Without head noise alpha has a closed form: the mean Mahalanobis square is the dimension.
     bare = llpr.Target(rows, (white @ rng.normal(size=(4000, 6, 1)))[..., 0], 0 * noise)
     cov = np.einsum("nad,nbd->nab", rows @ curvature.root(zeta), rows @ curvature.root(zeta))
@@ -104,41 +129,69 @@ def draws(n: int) -> torch.Tensor:
 
 
 def test_samples_converge_to_the_closed_form(point, batch):
-    """Energy variance and 3x3 force covariances of M members of the network itself, against f^T C f and J C J^T."""
+    """Energy variance and 3x3 force covariances of M members of the network itself, against
+    f^T C f and J C J^T.
+    """
     model = point.model
-    root = 0.1 * llpr.Curvature.of(llpr.normal_matrix(model, point.prepare().train, 4, False)).root(1.0)
-    f, J = last_layer.frame_features(model, batch)[:, 0].numpy(), last_layer.force_features(model, batch)[:, 0].numpy()
+    root = 0.1 * llpr.Curvature.of(llpr.normal_matrix(model, point.prepare().train, 4, False)).root(
+        1.0
+    )
+    f, J = (
+        last_layer.frame_features(model, batch)[:, 0].numpy(),
+        last_layer.force_features(model, batch)[:, 0].numpy(),
+    )
     energy_var, forces_cov = ((f @ root) ** 2).sum(1), np.einsum("nad,nbd->nab", J @ root, J @ root)
     errors = {}
     for n in (16, 400):
         members = llpr.sampled(model, root, draws(n))
         out = {name: value.detach().numpy() for name, value in members(batch).items()}
-        np.testing.assert_allclose(out["energy"].mean(1), model(batch)["energy"][:, 0].detach().numpy(), atol=1e-9)  # centred
+        # Centred
+        np.testing.assert_allclose(
+            out["energy"].mean(1), model(batch)["energy"][:, 0].detach().numpy(), atol=1e-9
+        )
         spread = out["forces"] - out["forces"].mean(1, keepdims=True)
-        errors[n] = np.linalg.norm(np.einsum("nma,nmb->nab", spread, spread) / n - forces_cov) / np.linalg.norm(forces_cov)
+        errors[n] = np.linalg.norm(
+            np.einsum("nma,nmb->nab", spread, spread) / n - forces_cov
+        ) / np.linalg.norm(forces_cov)
         scale = out["energy"].var(1) / energy_var
         assert np.abs(scale - 1).max() < 4 * np.sqrt(2 / n), n
     assert errors[400] < 4 * np.sqrt(2 / 400) and errors[400] < 0.5 * errors[16]
     wrong = llpr.sampled(model, 1.5 * root, draws(400))(batch)["energy"].detach().numpy()
-    assert np.abs(wrong.var(1) / energy_var - 1).max() > 4 * np.sqrt(2 / 400)  # the tolerance sees a wrong scale
+    # The tolerance sees a wrong scale
+    assert np.abs(wrong.var(1) / energy_var - 1).max() > 4 * np.sqrt(2 / 400)
 
 
-@pytest.mark.parametrize("head, options", [("point", {}), ("equivariant", {"forces": "true", "members": "6"})])
+@pytest.mark.parametrize(
+    "head, options", [("point", {}), ("equivariant", {"forces": "true", "members": "6"})]
+)
 def test_llpr_fit(runs, tmp_path, head, options):
-    """The new run is one of M members whose mean is the old one and whose force errors on the validation set are of the predicted size."""
+    """The new run is one of M members whose mean is the old one and whose force errors on
+    the validation set are of the predicted size.
+    """
     fit("llpr", [runs(head)], tmp_path / "out", options)
     old, new = Run.load(runs(head)), Run.load(tmp_path / "out")
-    assert new.model.n_members == int(options.get("members", 16)) and new.summary["posterior"]["name"] == "llpr"
+    assert (
+        new.model.n_members == int(options.get("members", 16))
+        and new.summary["posterior"]["name"] == "llpr"
+    )
     for (name, p), q in zip(old.model.named_parameters(), new.model.parameters(), strict=True):
         same = q == p
-        assert same.all() or (name.endswith("w2") and same[..., 1:].all() and not same[..., 0].any()), name
+        assert same.all() or (
+            name.endswith("w2") and same[..., 1:].all() and not same[..., 0].any()
+        ), name
     validation = old.prepare().validation
     before, after = (predict_dataset(run.model, validation)[0] for run in (old, new))
     np.testing.assert_allclose(after.forces.mean, before.forces.mean, atol=1e-8)
     labels = predict_dataset(new.model, validation)[1]
     cov = after.forces.total
-    q = np.einsum("na,nab,nb->n", labels.forces - after.forces.mean, np.linalg.inv(cov), labels.forces - after.forces.mean).mean()
-    assert 0.2 < q / 3 < 6  # samples of the calibrated covariance; uncalibrated (alpha = 1) it is off by far more
+    q = np.einsum(
+        "na,nab,nb->n",
+        labels.forces - after.forces.mean,
+        np.linalg.inv(cov),
+        labels.forces - after.forces.mean,
+    ).mean()
+    # Samples of the calibrated covariance; uncalibrated (alpha = 1) it is off by far more
+    assert 0.2 < q / 3 < 6
     assert np.trace(after.forces.epistemic, axis1=1, axis2=2).min() > 0
 
 
@@ -150,10 +203,18 @@ def test_evidential_fit(runs, tmp_path):
     (before, labels), (after, _) = (predict_dataset(run.model, validation) for run in (old, new))
     np.testing.assert_array_equal(after.forces.mean, before.forces.mean)
     for part in ("aleatoric", "epistemic"):  # one factor: kappa is what it was
-        np.testing.assert_allclose(getattr(after.forces, part), scale["forces"] ** 2 * getattr(before.forces, part), rtol=1e-10)
+        np.testing.assert_allclose(
+            getattr(after.forces, part),
+            scale["forces"] ** 2 * getattr(before.forces, part),
+            rtol=1e-10,
+        )
     error = labels.forces - after.forces.mean
-    assert np.einsum("na,nab,nb->n", error, np.linalg.inv(after.forces.total), error).mean() == pytest.approx(3)
-    assert np.mean((labels.energy - after.energy.mean) ** 2 / after.energy.total) == pytest.approx(1)
+    assert np.einsum(
+        "na,nab,nb->n", error, np.linalg.inv(after.forces.total), error
+    ).mean() == pytest.approx(3)
+    assert np.mean((labels.energy - after.energy.mean) ** 2 / after.energy.total) == pytest.approx(
+        1
+    )
     assert abs(np.log(scale["forces"])) > 0.01 and abs(np.log(scale["energy"])) > 0.01
 
 

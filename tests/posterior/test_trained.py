@@ -50,7 +50,7 @@ def batch(one):
     return one.prepare().train.batch([0, 3])
 
 
-# ---- shallow -----------------------------------------------------------------------------------------------------------
+# ---- shallow -------------------------------------------------------------------------------------
 
 
 def spread_out(model: RACE, n_members: int) -> RACE:
@@ -58,12 +58,16 @@ def spread_out(model: RACE, n_members: int) -> RACE:
     with torch.no_grad():
         for name, p in out.named_parameters():
             if shallow.is_own(name):
-                p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype)
+                p += 0.3 * torch.randn(
+                    p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype
+                )
     return out
 
 
 def test_shared_trunk_has_the_summed_gradient(one, batch):
-    """The gradient of the one trunk is the sum over the copies in a tiled model, that of the members' own maps theirs."""
+    """The gradient of the one trunk is the sum over the copies in a tiled model, that of the
+    members' own maps theirs.
+    """
     plain = spread_out(one.model, 3)
     shared = shallow.share_trunk(spread_out(one.model, 3))
     losses = []
@@ -92,11 +96,23 @@ def test_joint_likelihood_against_torch(runs, head):
     moments = predict_batch(model, batch)
     floor = shallow.FLOOR * np.array([run.model.config.sigma0, run.model.config.sigma0_energy])
     cov = torch.from_numpy(moments.forces.total + floor[0] ** 2 * np.eye(3))
-    likelihood = MultivariateNormal(torch.from_numpy(moments.forces.mean), cov).log_prob(batch.forces)
-    torch.testing.assert_close(rows["forces"][:, 0].detach(), -likelihood - 1.5 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
+    likelihood = MultivariateNormal(torch.from_numpy(moments.forces.mean), cov).log_prob(
+        batch.forces
+    )
+    torch.testing.assert_close(
+        rows["forces"][:, 0].detach(),
+        -likelihood - 1.5 * math.log(2 * math.pi),
+        rtol=1e-9,
+        atol=1e-9,
+    )
     std = torch.from_numpy(moments.energy.total + 4 * floor[1] ** 2).sqrt()
     likelihood = Normal(torch.from_numpy(moments.energy.mean), std).log_prob(batch.energy)
-    torch.testing.assert_close(rows["energy"][:, 0].detach(), -likelihood - 0.5 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        rows["energy"][:, 0].detach(),
+        -likelihood - 0.5 * math.log(2 * math.pi),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 def test_joint_likelihood_of_the_stress(one, batch):
@@ -108,21 +124,32 @@ def test_joint_likelihood_of_the_stress(one, batch):
     batch = replace(batch, stress=torch.randn(batch.n_frames, 6, dtype=torch.float64))
     rows = shallow.JointLoss(config, model.force_covariance).rows(model(batch), batch)["stress"]
     moments, volume = predict_batch(model, batch).stress, batch.volume.view(-1, 1)
-    assert (np.trace(moments.epistemic, axis1=1, axis2=2) > 1e-6 * np.trace(moments.total, axis1=1, axis2=2)).all()
+    assert (
+        np.trace(moments.epistemic, axis1=1, axis2=2)
+        > 1e-6 * np.trace(moments.total, axis1=1, axis2=2)
+    ).all()
     cov = torch.from_numpy(moments.total) * volume.unsqueeze(2) ** 2
-    likelihood = MultivariateNormal(torch.from_numpy(moments.mean) * volume, cov).log_prob(batch.stress * volume)
-    torch.testing.assert_close(rows[:, 0].detach(), -likelihood - 3.0 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9)
+    likelihood = MultivariateNormal(torch.from_numpy(moments.mean) * volume, cov).log_prob(
+        batch.stress * volume
+    )
+    torch.testing.assert_close(
+        rows[:, 0].detach(), -likelihood - 3.0 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_start_spreads_as_it_errs(one, batch):
     out = shallow.perturbed(one.model, batch, 64, seed=1)(batch)["forces"].detach()
     error, spread = out.mean(1) - batch.forces, out.std(1, unbiased=False)
-    torch.testing.assert_close(out.mean(1), one.model(batch)["forces"][:, 0].detach(), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        out.mean(1), one.model(batch)["forces"][:, 0].detach(), rtol=1e-8, atol=1e-9
+    )
     assert (error**2).mean().item() == pytest.approx((spread**2).mean().item(), rel=1e-6)
 
 
 def test_shallow_fit_and_resume(runs, tmp_path, monkeypatch):
-    """Members share a trunk that has been trained, the joint likelihood falls, and a killed fit ends with the same weights."""
+    """Members share a trunk that has been trained, the joint likelihood falls, and a killed
+    fit ends with the same weights.
+    """
     options = {"members": "4", "epochs": "6"}
     fit("shallow", [runs("point")], tmp_path / "whole", options)
     old, new = Run.load(runs("point")), Run.load(tmp_path / "whole")
@@ -131,11 +158,16 @@ def test_shallow_fit_and_resume(runs, tmp_path, monkeypatch):
         if shallow.is_own(name):
             assert p.numel() == 0 or not torch.equal(p[0], p[1])
         else:
-            assert torch.equal(p, p[:1].expand_as(p)) and (not torch.equal(p[:1], before) or "weight_skip" in name), name
+            assert torch.equal(p, p[:1].expand_as(p)) and (
+                not torch.equal(p[:1], before) or "weight_skip" in name
+            ), name
     validation = old.prepare().validation
     whole = validation.batch(range(len(validation)))
     start = shallow.perturbed(old.model, old.prepare().train.batch([0, 1, 2]), 4, 0)
-    scores = [shallow.JointLoss(old.config, m.force_covariance)(m(whole), whole)["loss"].item() for m in (start, new.model)]
+    scores = [
+        shallow.JointLoss(old.config, m.force_covariance)(m(whole), whole)["loss"].item()
+        for m in (start, new.model)
+    ]
     assert scores[1] < scores[0]
 
     step = shallow.ShallowTrainer.step
@@ -151,12 +183,14 @@ def test_shallow_fit_and_resume(runs, tmp_path, monkeypatch):
             fit("shallow", [runs("point")], tmp_path / "killed", options)
     assert not (tmp_path / "killed" / "config.yaml").exists()
     fit("shallow", [runs("point")], tmp_path / "killed", options, resume=True)
-    first, second = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    first, second = (
+        read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "killed")
+    )
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-10, atol=1e-12)
 
 
-# ---- distillation --------------------------------------------------------------------------------------------------------
+# ---- distillation --------------------------------------------------------------------------------
 
 
 def test_divergence_against_torch(runs):
@@ -169,37 +203,60 @@ def test_divergence_against_torch(runs):
     rows = distill.DivergenceLoss(run.config, student.force_covariance).rows(out, taught)
     forces = MultivariateNormal(taught.forces, taught.forces_cov)
     own = MultivariateNormal(out["forces"][:, 0], student.forces_cov(out["raw"])[:, 0])
-    torch.testing.assert_close(rows["forces"][:, 0], kl_divergence(forces, own), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        rows["forces"][:, 0], kl_divergence(forces, own), rtol=1e-8, atol=1e-8
+    )
     assert (rows["forces"][:, 0] - kl_divergence(own, forces)).abs().max() > 1e-3
     energy = Normal(taught.energy, taught.energy_var.sqrt())
     own = Normal(out["energy"][:, 0], out["energy_var"][:, 0].sqrt())
-    torch.testing.assert_close(rows["energy"][:, 0], kl_divergence(energy, own), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        rows["energy"][:, 0], kl_divergence(energy, own), rtol=1e-8, atol=1e-8
+    )
     # What is taught are the moments of the frames asked for, in their order.
-    moments = predict_batch(run.model, Dataset(frames, run.model.config.elements, run.model.config.r_max, torch.float64).batch([2, 0]))
+    moments = predict_batch(
+        run.model,
+        Dataset(frames, run.model.config.elements, run.model.config.r_max, torch.float64).batch(
+            [2, 0]
+        ),
+    )
     np.testing.assert_allclose(taught.forces.numpy(), moments.forces.mean, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(taught.forces_cov.numpy(), moments.forces.total + 1e-6 * np.eye(3), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        taught.forces_cov.numpy(), moments.forces.total + 1e-6 * np.eye(3), rtol=1e-9, atol=1e-12
+    )
     np.testing.assert_allclose(taught.energy_var.numpy(), moments.energy.total + 4e-8, rtol=1e-9)
 
 
 def test_a_perfect_student_has_no_divergence(runs):
     """One equivariant member teaching itself, but for the floor."""
     run = Run.load(runs("equivariant"))
-    taught = distill.Taught(run.prepare().train.frames[:2], run.model, torch.float64, (0.0, 0.0)).batch([0, 1])
+    taught = distill.Taught(
+        run.prepare().train.frames[:2], run.model, torch.float64, (0.0, 0.0)
+    ).batch([0, 1])
     student = distill.student_of(run.model, 0, 0)
-    rows = distill.DivergenceLoss(run.config, student.force_covariance).rows(student(taught), taught)
+    rows = distill.DivergenceLoss(run.config, student.force_covariance).rows(
+        student(taught), taught
+    )
     assert all(value.abs().max() < 1e-9 for value in rows.values())
     plain = Loss(run.config, student.force_covariance).rows(student(taught), taught)
     assert plain["forces"].abs().max() > 1e-3
 
 
 def test_student_starts_from_the_member(runs):
-    for head, stress_head in (("equivariant", "none"), ("evidential", "none"), ("evidential", "equivariant")):
+    for head, stress_head in (
+        ("equivariant", "none"),
+        ("evidential", "none"),
+        ("evidential", "equivariant"),
+    ):
         teacher = Run.load(runs(head, 2)).model
         if stress_head != "none":  # which the student has not
-            teacher = RACE(teacher.config.model_copy(update={"stress_head": stress_head}), torch.float64)
+            teacher = RACE(
+                teacher.config.model_copy(update={"stress_head": stress_head}), torch.float64
+            )
         batch = Run.load(runs(head, 2)).prepare().train.batch([0])
         student = distill.student_of(teacher, 1, 0)
-        assert student.head == "equivariant" and student.n_members == 1 and not student.has_stress_cov
+        assert (
+            student.head == "equivariant" and student.n_members == 1 and not student.has_stress_cov
+        )
         out, member = student(batch), member_of(teacher, 1)(batch)
         for name in ("forces", "energy", "energy_var"):
             torch.testing.assert_close(out[name], member[name])
@@ -209,17 +266,24 @@ def test_student_starts_from_the_member(runs):
 
 @pytest.mark.parametrize("head", ["equivariant", "point"])
 def test_distillation_approaches_the_teacher(runs, tmp_path, head):
-    """Divergence on frames that the student was never taught, before and after; `point` members spread enough for a covariance."""
+    """Divergence on frames that the student was never taught, before and after; `point`
+    members spread enough for a covariance.
+    """
     path = runs(head, 4)
     fit("distill", [path], tmp_path / "student", {"epochs": "25"})
     teacher, student = Run.load(path), Run.load(tmp_path / "student")
     assert student.model.n_members == 1 and student.config.train.loss == "nll_jef"
     start = distill.student_of(teacher.model, 0, 0)
-    floor = (distill.FLOOR * teacher.model.config.sigma0, distill.FLOOR * teacher.model.config.sigma0_energy)
+    floor = (
+        distill.FLOOR * teacher.model.config.sigma0,
+        distill.FLOOR * teacher.model.config.sigma0_energy,
+    )
     frames = distill.rattled(teacher.prepare().validation.frames, 2, 0.1, seed=5)
     taught = distill.Taught(frames, teacher.model, torch.float64, floor).batch(range(len(frames)))
     loss = distill.DivergenceLoss(student.config, student.model.force_covariance)
-    before, after = (loss.rows(model(taught), taught)["forces"].mean().item() for model in (start, student.model))
+    before, after = (
+        loss.rows(model(taught), taught)["forces"].mean().item() for model in (start, student.model)
+    )
     assert after < 0.5 * before
     new, _ = predict_dataset(student.model, teacher.prepare().validation)
     assert np.linalg.eigvalsh(new.forces.total).min() > 0
@@ -228,8 +292,13 @@ def test_distillation_approaches_the_teacher(runs, tmp_path, head):
 def test_rattled_copies(one):
     frames = one.prepare().train.frames
     first, again = (distill.rattled(frames, 2, 0.1, seed=3) for _ in range(2))
-    assert len(first) == 2 * len(frames) and all(np.array_equal(a.positions, b.positions) for a, b in zip(first, again, strict=True))
-    moved = [np.std(copy.positions - frame.positions) for copy, frame in zip(first, [*frames, *frames], strict=True)]
+    assert len(first) == 2 * len(frames) and all(
+        np.array_equal(a.positions, b.positions) for a, b in zip(first, again, strict=True)
+    )
+    moved = [
+        np.std(copy.positions - frame.positions)
+        for copy, frame in zip(first, [*frames, *frames], strict=True)
+    ]
     assert max(moved) < 0.2 and np.std(moved) > 0.005
 
 

@@ -1,4 +1,6 @@
-"""On PYTHONPATH, puts the sanitized build (RACE_SANITIZED, a folder with _race*.so and raceplugin.so) in the place of the installed one."""
+"""On PYTHONPATH, puts the sanitized build (RACE_SANITIZED, a folder with _race*.so and
+raceplugin.so) in the place of the installed one.
+"""
 
 import importlib.util
 import os

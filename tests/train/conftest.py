@@ -13,7 +13,14 @@ from race.config import Config, read_config
 from race.data import Dataset, read_frames
 from race.train.prepare import prepare
 
-MODEL = dict(r_max=3.5, n_layers=2, irreps_hidden="4x0e+4x1o+4x2e", n_features=4, radial_mlp=[8], readout_hidden=8)
+MODEL = dict(
+    r_max=3.5,
+    n_layers=2,
+    irreps_hidden="4x0e+4x1o+4x2e",
+    n_features=4,
+    radial_mlp=[8],
+    readout_hidden=8,
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

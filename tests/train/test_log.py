@@ -30,12 +30,17 @@ def read(folder, tag):
 
 
 def test_tensorboard_reads_what_an_epoch_wrote(tmp_path):
-    """At once, from this thread alone; and a continued run's file makes it forget the steps that are trained again."""
+    """At once, from this thread alone; and a continued run's file makes it forget the steps
+    that are trained again.
+    """
     threads = threading.active_count()
     board = Board(tmp_path / "board", purge_step=1)
     for step in (1, 2, 3):
         board.scalars({"loss": 1.0 / step, "validation/x": float(step)}, step)
-    assert read(tmp_path / "board", "loss") == [(step, pytest.approx(1.0 / step)) for step in (1, 2, 3)]  # not closed: killed here
+    # Not closed: killed here
+    assert read(tmp_path / "board", "loss") == [
+        (step, pytest.approx(1.0 / step)) for step in (1, 2, 3)
+    ]
     assert threading.active_count() == threads
     again = Board(tmp_path / "board", purge_step=3)
     again.scalars({"loss": 7.0}, 3)

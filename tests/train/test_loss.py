@@ -13,11 +13,21 @@ from race.train.members import initial_model
 
 from .conftest import batch_of, make_config, resolved
 
-HEAD_OF_LOSS = [("mse", "point"), ("nll_e", "energy"), ("nll_jef", "cholesky"), ("nll_jef", "equivariant"), ("evidential", "evidential")]
+HEAD_OF_LOSS = [
+    ("mse", "point"),
+    ("nll_e", "energy"),
+    ("nll_jef", "cholesky"),
+    ("nll_jef", "equivariant"),
+    ("evidential", "evidential"),
+]
 
 
 def setting(path, loss="nll_jef", head="equivariant", n_members=2, dtype="float64", **train):
-    config = resolved(path, model={"head": head, "n_members": n_members}, train={"loss": loss, "dtype": dtype, **train})
+    config = resolved(
+        path,
+        model={"head": head, "n_members": n_members},
+        train={"loss": loss, "dtype": dtype, **train},
+    )
     model = initial_model(config.model, 0, getattr(torch, dtype))
     return config, model, Loss(config, model.force_covariance), batch_of(path, config)
 
@@ -44,7 +54,9 @@ def test_every_head_parameter_gets_gradient(copper, loss, head):
 def test_every_channel_of_the_stress_noise_gets_gradient(copper, head, beta):
     kind = {"energy": "nll_e", "equivariant": "nll_jef", "evidential": "evidential"}[head]
     config = resolved(
-        copper, model={"head": head, "n_members": 2, "stress_head": "equivariant"}, train={"loss": kind, "stress_weight": 1.0}
+        copper,
+        model={"head": head, "n_members": 2, "stress_head": "equivariant"},
+        train={"loss": kind, "stress_weight": 1.0},
     )
     model = initial_model(config.model, 0, torch.float64)
     grads = backward(model, Loss(config, model.force_covariance), batch_of(copper, config), beta)
@@ -57,12 +69,16 @@ def test_every_channel_of_the_stress_noise_gets_gradient(copper, head, beta):
 def test_warmup_trains_the_heads_too(copper):
     _, model, loss, batch = setting(copper)
     grads = backward(model, loss, batch, beta=1.0)
-    assert all((grad.abs().amax(1) > 0).all() for name, grad in grads.items() if "readout.w2" in name)
+    assert all(
+        (grad.abs().amax(1) > 0).all() for name, grad in grads.items() if "readout.w2" in name
+    )
 
 
 @pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
 def test_members_do_not_see_each_other(copper, loss, head):
-    """Exactly: to the last bit when another member changes, and to rounding when the others are not there at all."""
+    """Exactly: to the last bit when another member changes, and to rounding when the others
+    are not there at all.
+    """
     config, model, loss, batch = setting(copper, loss, head, n_members=3, stress_weight=1.0)
     before = backward(model, loss, batch)
     with torch.no_grad():
@@ -74,27 +90,36 @@ def test_members_do_not_see_each_other(copper, loss, head):
     assert any(not torch.equal(grad[1], after[name][1]) for name, grad in before.items())
     alone = initial_model(config.model.model_copy(update={"n_members": 1}), 2, torch.float64)
     for name, grad in backward(alone, Loss(config, alone.force_covariance), batch).items():
-        torch.testing.assert_close(grad[0], before[name][2], rtol=1e-8, atol=1e-8 * float(grad.abs().max()))
+        torch.testing.assert_close(
+            grad[0], before[name][2], rtol=1e-8, atol=1e-8 * float(grad.abs().max())
+        )
 
 
 @pytest.mark.parametrize("loss, head", HEAD_OF_LOSS)
 def test_gradient_through_forces(copper, loss, head):
-    """gradcheck of a loss that holds first derivatives: the second derivatives of the model against finite differences."""
-    # Where the head predicts forces' deviations, the stress term is measured in them, detached: not a function to differentiate.
+    """gradcheck of a loss that holds first derivatives: the second derivatives of the model
+    against finite differences.
+    """
+    # Where the head predicts forces' deviations, the stress term is measured in them,
+    # detached: not a function to differentiate.
     stress_weight = 1.0 if loss in ("mse", "nll_e") else 0.0
     _, model, loss, batch = setting(copper, loss, head, n_members=1, stress_weight=stress_weight)
     names, values = zip(*model.named_parameters(), strict=True)
 
     def f(*parameters):
-        out = functional_call(model, dict(zip(names, parameters, strict=True)), (batch,), {"create_graph": True})
+        out = functional_call(
+            model, dict(zip(names, parameters, strict=True)), (batch,), {"create_graph": True}
+        )
         return loss(out, batch, 0.0)["loss"]
 
     # Scaled to order one: gradcheck compares absolute numbers.
     scale = f(*values).detach()
-    assert torch.autograd.gradcheck(lambda *p: f(*p) / scale, values, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *p: f(*p) / scale, values, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True
+    )
 
 
-# ---- optimum: heads alone, fitted to errors of known covariance --------------------------------------------------------
+# ---- optimum: heads alone, fitted to errors of known covariance ----------------------------------
 
 
 def plain_batch(n_frames: int, n_atoms: int, stress=None) -> Batch:
@@ -125,9 +150,13 @@ def plain_loss(kind, head, **train) -> Loss:
 @pytest.mark.parametrize("weight", [1.0, 100.0])
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_optimum_is_the_true_covariance(head, channels, weight, beta):
-    """Errors of known covariance, one shared set of channels: the minimum is their sample covariance, whatever the weight."""
+    """Errors of known covariance, one shared set of channels: the minimum is their sample
+    covariance, whatever the weight.
+    """
     generator = torch.Generator().manual_seed(0)
-    factor = torch.tensor([[0.5, 0.0, 0.0], [0.2, 0.3, 0.0], [-0.1, 0.15, 0.4]], dtype=torch.float64)
+    factor = torch.tensor(
+        [[0.5, 0.0, 0.0], [0.2, 0.3, 0.0], [-0.1, 0.15, 0.4]], dtype=torch.float64
+    )
     n_frames, n_atoms = 500, 4
     batch = plain_batch(n_frames, n_atoms)
     forces = torch.randn(batch.n_atoms, 1, 3, dtype=torch.float64, generator=generator) @ factor.T
@@ -136,14 +165,24 @@ def test_optimum_is_the_true_covariance(head, channels, weight, beta):
     channel = torch.zeros(1, 1, channels, dtype=torch.float64, requires_grad=True)
     log_var = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [channel, log_var], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [channel, log_var],
+        max_iter=200,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def closure():
         optimizer.zero_grad()
         var = (log_var.exp() * 0.05**2 * n_atoms).expand(n_frames, 1)
-        out = {"energy": energy, "energy_var": var, "forces": forces, "raw": channel.expand(batch.n_atoms, 1, -1)}
-        # beta's weights are detached and so not part of a function that a line search may follow: they go by gradient below
+        out = {
+            "energy": energy,
+            "energy_var": var,
+            "forces": forces,
+            "raw": channel.expand(batch.n_atoms, 1, -1),
+        }
+        # beta's weights are detached and so not part of a function that a line search may
+        # follow: they go by gradient below
         value = loss(out, batch, 0.0)["loss"].sum()
         value.backward()
         return value
@@ -163,26 +202,51 @@ def test_optimum_is_the_true_covariance(head, channels, weight, beta):
     found = loss.covariance.matrix(channel).detach()[0, 0]
     torch.testing.assert_close(found, sample, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found, factor @ factor.T, rtol=0.1, atol=0.02)
-    torch.testing.assert_close(log_var.exp() * 0.05**2 * n_atoms, (energy**2).mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        log_var.exp() * 0.05**2 * n_atoms, (energy**2).mean(), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("volume, n_atoms", [(50.0, 4), (400.0, 32)])
 def test_optimum_of_the_stress_noise(volume, n_atoms):
-    """Errors of known covariance: the minimum is theirs, whatever the size of the cell in which they are seen."""
+    """Errors of known covariance: the minimum is theirs, whatever the size of the cell in
+    which they are seen.
+    """
     generator = torch.Generator().manual_seed(0)
-    factor = 0.4 * torch.eye(6, dtype=torch.float64) + 0.1 * torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    factor = 0.4 * torch.eye(6, dtype=torch.float64) + 0.1 * torch.randn(
+        6, 6, dtype=torch.float64, generator=generator
+    )
     n_frames = 2000
-    error = n_atoms**0.5 * torch.randn(n_frames, 1, 6, dtype=torch.float64, generator=generator) @ factor.T  # eV, of n_atoms atoms
+    # EV, of n_atoms atoms
+    error = (
+        n_atoms**0.5
+        * torch.randn(n_frames, 1, 6, dtype=torch.float64, generator=generator)
+        @ factor.T
+    )
     batch = plain_batch(n_frames, n_atoms, stress=torch.zeros(n_frames, 6, dtype=torch.float64))
     batch.volume[:] = volume
-    loss = plain_loss("nll_jef", "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=7.0)
+    loss = plain_loss(
+        "nll_jef", "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=7.0
+    )
     covariance = StressCovariance("equivariant", 0.3, torch.float64)
-    raw = (0.1 * torch.randn(1, 1, 30, dtype=torch.float64, generator=generator)).requires_grad_()  # v = w = 0 is a saddle point
-    optimizer = torch.optim.LBFGS([raw], max_iter=400, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    raw = (
+        0.1 * torch.randn(1, 1, 30, dtype=torch.float64, generator=generator)
+    ).requires_grad_()  # v = w = 0 is a saddle point
+    optimizer = torch.optim.LBFGS(
+        [raw],
+        max_iter=400,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
-        out = {"energy": error[:, :, 0], "stress": error / volume, "virial_cov": n_atoms * covariance(raw).expand(n_frames, 1, 6, 6)}
+        out = {
+            "energy": error[:, :, 0],
+            "stress": error / volume,
+            "virial_cov": n_atoms * covariance(raw).expand(n_frames, 1, 6, 6),
+        }
         value = loss(out, batch, 0.0)["loss"].sum()
         value.backward()
         return value
@@ -194,7 +258,9 @@ def test_optimum_of_the_stress_noise(volume, n_atoms):
 
 
 def test_beta_one_is_the_mse_gradient():
-    """For the mean, at an isotropic covariance and any variance: what makes the warm-up's start plain MSE."""
+    """For the mean, at an isotropic covariance and any variance: what makes the warm-up's
+    start plain MSE.
+    """
     batch = plain_batch(2, 3)
     generator = torch.Generator().manual_seed(1)
     energy = torch.randn(2, 2, dtype=torch.float64, generator=generator).requires_grad_()
@@ -212,16 +278,24 @@ def test_beta_one_is_the_mse_gradient():
 
 
 def test_beta_one_is_the_mse_gradient_of_the_stress():
-    """At isotropic noise, where components off the diagonal have half the variance: twice the gradient that `mse` gives them."""
-    stress = torch.randn(2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    """At isotropic noise, where components off the diagonal have half the variance: twice
+    the gradient that `mse` gives them.
+    """
+    stress = torch.randn(
+        2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     batch = plain_batch(2, 3, stress=torch.zeros(2, 6, dtype=torch.float64))
     raw = torch.zeros(2, 2, 30, dtype=torch.float64)
     raw[..., 3] = torch.tensor([[0.3, -1.0], [2.0, 0.7]])
     noise = 3 * StressCovariance("equivariant", 0.3, torch.float64)(raw)
     grads = []
     for kind, beta, extra in (("mse", 0.0, {}), ("nll_jef", 1.0, {"virial_cov": noise})):
-        loss = plain_loss(kind, "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=1.0)
-        value = loss({"energy": stress[..., 0], "stress": stress} | extra, batch, beta)["loss"].sum()
+        loss = plain_loss(
+            kind, "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=1.0
+        )
+        value = loss({"energy": stress[..., 0], "stress": stress} | extra, batch, beta)[
+            "loss"
+        ].sum()
         grads.append(torch.autograd.grad(value, stress)[0])
     weight = torch.tensor([1, 1, 1, 2, 2, 2], dtype=torch.float64)
     torch.testing.assert_close(grads[1], weight * grads[0], rtol=1e-10, atol=0)
@@ -243,7 +317,9 @@ def test_warmup_is_continuous():
 
 
 def test_frames_without_stress_do_not_count(copper):
-    config, model, loss, batch = setting(copper, energy_weight=0.0, forces_weight=0.0, stress_weight=1.0)
+    config, model, loss, batch = setting(
+        copper, energy_weight=0.0, forces_weight=0.0, stress_weight=1.0
+    )
     alone = batch_of(copper, config, 2)
     batch.stress[2:] = torch.nan
     terms = loss(model(batch), batch)

@@ -1,4 +1,6 @@
-"""The factors on the noise: against the likelihood written out, on errors that are drawn, and after a training."""
+"""The factors on the noise: against the likelihood written out, on errors that are drawn,
+and after a training.
+"""
 
 import json
 
@@ -47,27 +49,35 @@ def test_factor_is_the_minimum_of_the_score_written_out(d):
         sum(scoringrules.crps_normal(e, 0.0, np.sqrt(c**2 + w)) for e, w in rows)
         + PRIOR_ERRORS * weight @ scoringrules.crps_normal(x, 0.0, c) / weight.sum()
         for c in grid
-    ]  # fmt: skip
-    assert noise_factor(error, aleatoric, epistemic) == pytest.approx(grid[np.argmin(score)], abs=1.1e-3)
+    ]
+    assert noise_factor(error, aleatoric, epistemic) == pytest.approx(
+        grid[np.argmin(score)], abs=1.1e-3
+    )
 
 
 def test_factor_is_found_again_from_errors_that_are_drawn():
     """With 20,000 vectors the standard error of ln c is about 1 / sqrt(6 n) = 0.3 %."""
     aleatoric, epistemic = covariances(20000, 3, 1.0), covariances(20000, 3, 0.1)
-    assert noise_factor(drawn(0.49 * aleatoric + epistemic), aleatoric, epistemic) == pytest.approx(0.7, rel=0.015)
+    assert noise_factor(drawn(0.49 * aleatoric + epistemic), aleatoric, epistemic) == pytest.approx(
+        0.7, rel=0.015
+    )
 
 
 def test_a_spread_of_rank_one_and_none_at_all_do_as_well():
     aleatoric = covariances(5000, 3, 1.0)
     direction = RNG.standard_normal((5000, 3, 1))
     for epistemic in (0.1 * direction @ direction.swapaxes(1, 2), np.zeros((5000, 3, 3))):
-        assert noise_factor(drawn(4.0 * aleatoric + epistemic), aleatoric, epistemic) == pytest.approx(2.0, rel=0.03)
+        assert noise_factor(
+            drawn(4.0 * aleatoric + epistemic), aleatoric, epistemic
+        ) == pytest.approx(2.0, rel=0.03)
 
 
 def test_members_that_are_each_calibrated_are_not_together():
-    """Each member errs by its own unit noise; their mean by less, and law of total variance says more.
+    """Each member errs by its own unit noise; their mean by less, and law of total
+    variance says more.
 
-    The spread of 20 members scatters by 16 % from row to row, and the error does not: what is found is some 5 % wider than it should be.
+    The spread of 20 members scatters by 16 % from row to row, and the error does not:
+    what is found is some 5 % wider than it should be.
     """
     members = 0.6 * RNG.standard_normal((20000, 20, 1))
     label = 0.8 * RNG.standard_normal((20000, 1))
@@ -85,7 +95,9 @@ def test_few_frames_change_little():
     few = noise_factor(np.full((1, 1), 10.0), one, 0 * one)
     many = noise_factor(np.full((200, 1), 10.0), one.repeat(200, 0), 0 * one.repeat(200, 0))
     assert few < 4 < 10 < many < 13  # 12 is best where all are 10: phi(10 / c) = 1 / sqrt(4 pi)
-    assert noise_factor(np.zeros((200, 1)), one.repeat(200, 0), 0 * one.repeat(200, 0)) >= np.exp(-LARGEST)
+    assert noise_factor(np.zeros((200, 1)), one.repeat(200, 0), 0 * one.repeat(200, 0)) >= np.exp(
+        -LARGEST
+    )
 
 
 def test_a_few_large_errors_do_not_decide():
@@ -100,15 +112,22 @@ def test_a_few_large_errors_do_not_decide():
 def runs(copper, tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
     for seed in (0, 10):
-        train(make_config(copper, model={"n_members": 2}, train={"epochs": 15, "seed": seed}), folder / f"run-{seed}")
+        train(
+            make_config(copper, model={"n_members": 2}, train={"epochs": 15, "seed": seed}),
+            folder / f"run-{seed}",
+        )
     return [folder / "run-0", folder / "run-10"]
 
 
 def test_training_leaves_the_factors_of_its_validation_set(runs):
     model, config, summary = load_run(runs[0])
     factors = summary["noise_factors"]
-    assert (config.model.energy_noise_factor, config.model.forces_noise_factor) == (factors["energy"], factors["forces"])
-    assert abs(np.log(factors["energy"])) > 0.02 and abs(np.log(factors["forces"])) > 0.02  # else this test sees nothing
+    assert (config.model.energy_noise_factor, config.model.forces_noise_factor) == (
+        factors["energy"],
+        factors["forces"],
+    )
+    # Else this test sees nothing
+    assert abs(np.log(factors["energy"])) > 0.02 and abs(np.log(factors["forces"])) > 0.02
     validation = Run.load(runs[0]).prepare().validation
     plain = type(model)(untouched(config.model), torch.float64)
     plain.load_state_dict(model.state_dict())
@@ -120,13 +139,19 @@ def test_training_leaves_the_factors_of_its_validation_set(runs):
         np.testing.assert_allclose(new.aleatoric, factors[name] ** 2 * old.aleatoric, rtol=1e-10)
     again = fit_noise(plain, validation.batches(2))  # in other batches
     assert again == pytest.approx(factors, rel=1e-4)
-    assert plain.config == model.config.model_copy(update={f"{name}_noise_factor": again[name] for name in again})
-    np.testing.assert_allclose(predict_dataset(plain, validation)[0].forces.total, after.forces.total, rtol=1e-3)
+    assert plain.config == model.config.model_copy(
+        update={f"{name}_noise_factor": again[name] for name in again}
+    )
+    np.testing.assert_allclose(
+        predict_dataset(plain, validation)[0].forces.total, after.forces.total, rtol=1e-3
+    )
 
 
 def test_further_training_starts_without_them(runs, copper):
     old = read_config(runs[0] / "config.yaml")
-    continued = continue_config(make_config(copper, model={"n_members": 2}, train={"epochs": 20}), old)
+    continued = continue_config(
+        make_config(copper, model={"n_members": 2}, train={"epochs": 20}), old
+    )
     assert old.model.forces_noise_factor != 1 == continued.model.forces_noise_factor
     assert old.model.energy_noise_factor != 1 == continued.model.energy_noise_factor
 
@@ -136,10 +161,15 @@ def test_a_stack_is_judged_anew(runs, tmp_path):
     fit("ensemble", runs, tmp_path / "stack", {})
     model, config, summary = load_run(tmp_path / "stack")
     found = summary["posterior"]["noise_factors"]
-    assert (config.model.energy_noise_factor, config.model.forces_noise_factor) == (found["energy"], found["forces"])
+    assert (config.model.energy_noise_factor, config.model.forces_noise_factor) == (
+        found["energy"],
+        found["forces"],
+    )
     prediction, labels = predict_dataset(model, Run.load(runs[0]).prepare().validation)
     noise = prediction.forces.aleatoric / found["forces"] ** 2
-    expected = noise_factor(labels.forces - prediction.forces.mean, noise, prediction.forces.epistemic)
+    expected = noise_factor(
+        labels.forces - prediction.forces.mean, noise, prediction.forces.epistemic
+    )
     assert found["forces"] == pytest.approx(expected, rel=1e-4)
     parts = [load_run(path)[2]["noise_factors"]["forces"] for path in runs]
     assert all(abs(found["forces"] / part - 1) > 0.01 for part in parts)
@@ -148,11 +178,22 @@ def test_a_stack_is_judged_anew(runs, tmp_path):
 def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path, capsys):
     other = tmp_path / "other"
     frames = Run.load(runs[0]).prepare()
-    options = {"avg_num_neighbors": frames.config.model.avg_num_neighbors, "scale": frames.config.model.scale,
-               "atomic_energies": frames.config.model.atomic_energies, "sigma0": frames.config.model.sigma0,
-               "sigma0_energy": frames.config.model.sigma0_energy}  # fmt: skip
-    train(make_config(copper, model={"n_members": 2, **options}, train={"epochs": 1}, split_seed=3), other)
-    stacked = stack([Run.load(path) for path in (runs[0], other)], type("Options", (), {"take": None})(), tmp_path)
+    options = {
+        "avg_num_neighbors": frames.config.model.avg_num_neighbors,
+        "scale": frames.config.model.scale,
+        "atomic_energies": frames.config.model.atomic_energies,
+        "sigma0": frames.config.model.sigma0,
+        "sigma0_energy": frames.config.model.sigma0_energy,
+    }
+    train(
+        make_config(copper, model={"n_members": 2, **options}, train={"epochs": 1}, split_seed=3),
+        other,
+    )
+    stacked = stack(
+        [Run.load(path) for path in (runs[0], other)],
+        type("Options", (), {"take": None})(),
+        tmp_path,
+    )
     assert stacked.validation is None and stacked.model.config.forces_noise_factor == 1
     assert "one division" in capsys.readouterr().out
 
@@ -173,6 +214,12 @@ def test_frames_without_a_label_are_left_out(runs, copper):
 @pytest.mark.parametrize("head", ["point", "evidential"])
 def test_heads_that_have_no_such_noise_are_left_alone(copper, tmp_path, head):
     loss = {"point": "mse", "evidential": "evidential"}[head]
-    train(make_config(copper, model={"head": head}, train={"epochs": 1, "loss": loss}), tmp_path / "run")
+    train(
+        make_config(copper, model={"head": head}, train={"epochs": 1, "loss": loss}),
+        tmp_path / "run",
+    )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["noise_factors"] == {}
-    assert untouched(read_config(tmp_path / "run" / "config.yaml").model) == read_config(tmp_path / "run" / "config.yaml").model
+    assert (
+        untouched(read_config(tmp_path / "run" / "config.yaml").model)
+        == read_config(tmp_path / "run" / "config.yaml").model
+    )

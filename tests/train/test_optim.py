@@ -14,13 +14,18 @@ from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
 def parameters(n_members=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(n_members, 4, 2), (n_members, 5), (n_members, 0, 1)]
-    return [nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator)) for shape in shapes]
+    return [
+        nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator))
+        for shape in shapes
+    ]
 
 
 def test_clipping_is_per_member():
     params = parameters()
     for p in params:
-        p.grad = torch.ones_like(p) * torch.tensor([0.01, 1.0, 100.0]).view(-1, *[1] * (p.dim() - 1))
+        p.grad = torch.ones_like(p) * torch.tensor([0.01, 1.0, 100.0]).view(
+            -1, *[1] * (p.dim() - 1)
+        )
     before = [p.grad.clone() for p in params]
     norms = clip_per_member(params, max_norm=2.0)
     root = math.sqrt(13)  # components per member
@@ -47,7 +52,11 @@ def test_optimizer_keeps_members_apart(optimizer):
         stepper = build_optimizer(params, config)
         for _ in range(5):
             stepper.zero_grad()
-            weights = torch.arange(1.0, 1.0 + len(params[0])) if len(params[0]) > 1 else torch.tensor([2.0])
+            weights = (
+                torch.arange(1.0, 1.0 + len(params[0]))
+                if len(params[0]) > 1
+                else torch.tensor([2.0])
+            )
             sum(((p**4).flatten(1).sum(1) * weights).sum() for p in params).backward()
             clip_per_member(params, config.clip_norm)
             stepper.step()
@@ -65,7 +74,9 @@ def test_average_follows_its_definition_and_swaps_back():
                 p += 0.1 * (step + 1)
         ema.update(step)
         decay = min(0.6, (1 + step) / (10 + step))
-        expected = [decay * e + (1 - decay) * p.detach() for e, p in zip(expected, params, strict=True)]
+        expected = [
+            decay * e + (1 - decay) * p.detach() for e, p in zip(expected, params, strict=True)
+        ]
     own = copy.deepcopy(params)
     with pytest.raises(ZeroDivisionError), ema.applied():
         for p, e in zip(params, expected, strict=True):
@@ -77,7 +88,11 @@ def test_average_follows_its_definition_and_swaps_back():
 def test_cosine_rises_and_falls_to_one_percent():
     schedule = Schedule(TrainConfig(learning_rate=0.1), n_steps=2000)
     rates = [schedule.rate(step) for step in range(2000)]
-    assert rates[0] < 0.002 and max(rates) == pytest.approx(0.1, rel=1e-3) and rates[-1] == pytest.approx(0.001, rel=1e-2)
+    assert (
+        rates[0] < 0.002
+        and max(rates) == pytest.approx(0.1, rel=1e-3)
+        and rates[-1] == pytest.approx(0.001, rel=1e-2)
+    )
     assert sorted(rates[:100]) == rates[:100] and sorted(rates[101:], reverse=True) == rates[101:]
 
 

@@ -25,8 +25,16 @@ from .conftest import make_config, write_yaml
 from .test_run import rows_of
 
 ROOT = Path(__file__).parents[2]
-# Clipping bites from the first step; batches of 3 leave a last one of 1, which is too few for two ranks.
-OPTIONS = {"epochs": 3, "batch_size": 3, "stress_weight": 0.1, "clip_norm": 0.5, "checkpoint_minutes": 0.0, "learning_rate": 0.02}
+# Clipping bites from the first step; batches of 3 leave a last one of 1, which is too few
+# for two ranks.
+OPTIONS = {
+    "epochs": 3,
+    "batch_size": 3,
+    "stress_weight": 0.1,
+    "clip_norm": 0.5,
+    "checkpoint_minutes": 0.0,
+    "learning_rate": 0.02,
+}
 STEPS = 12
 
 
@@ -36,12 +44,16 @@ def mixed(tmp_path_factory):
     path = tmp_path_factory.mktemp("mixed") / "copper.extxyz"
     frames = []
     for seed in range(13):
-        atoms = ase.build.bulk("Cu", cubic=True, a=3.7) * ((1, 1, 1), (2, 1, 1), (2, 2, 1))[seed % 3]
+        atoms = (
+            ase.build.bulk("Cu", cubic=True, a=3.7) * ((1, 1, 1), (2, 1, 1), (2, 2, 1))[seed % 3]
+        )
         atoms.symbols[0] = "Au"
         atoms.rattle(0.1, seed=seed)
         atoms.calc = EMT()
         names = ("energy", "forces", "stress") if seed % 3 else ("energy", "forces")
-        atoms.calc = SinglePointCalculator(atoms, **{name: atoms.calc.get_property(name, atoms) for name in names})
+        atoms.calc = SinglePointCalculator(
+            atoms, **{name: atoms.calc.get_property(name, atoms) for name in names}
+        )
         frames.append(atoms)
     ase.io.write(path, frames)
     return path
@@ -54,16 +66,24 @@ def config_of(path, **options):
 def start(config_path, run) -> subprocess.Popen:
     """The command of the README, on another config."""
     line = re.search(r"^torchrun .*$", (ROOT / "README.md").read_text(), flags=re.M)[0]
-    words = [{"examples/demo/config.yaml": str(config_path), "run": str(run)}.get(word, word) for word in shlex.split(line, comments=True)]
+    words = [
+        {"examples/demo/config.yaml": str(config_path), "run": str(run)}.get(word, word)
+        for word in shlex.split(line, comments=True)
+    ]
     assert words[0] == "torchrun" and {str(config_path), str(run), "2"} <= set(words)
     command = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def workers(process) -> list[int]:
     """Process ids of rank 0 and rank 1."""
-    pids = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    pids = [
+        int(pid)
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     ranks = {}
     for pid in pids:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -74,7 +94,12 @@ def workers(process) -> list[int]:
 def steps(run) -> int:
     try:
         return load_checkpoint(run)[2]["step"]
-    except (FileNotFoundError, NotADirectoryError, RaceError, EOFError):  # none yet, or between the renamings of one
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        RaceError,
+        EOFError,
+    ):  # none yet, or between the renamings of one
         return 0
 
 
@@ -105,7 +130,11 @@ def together(mixed, tmp_path_factory):
 
 def worst(a: dict, b: dict) -> float:
     assert a.keys() == b.keys()
-    return max(float((a[key] - b[key]).abs().max() / b[key].abs().max()) for key in a if b[key].numel() and b[key].any())
+    return max(
+        float((a[key] - b[key]).abs().max() / b[key].abs().max())
+        for key in a
+        if b[key].numel() and b[key].any()
+    )
 
 
 def test_two_ranks_train_what_one_trains(mixed, together, tmp_path):
@@ -117,15 +146,20 @@ def test_two_ranks_train_what_one_trains(mixed, together, tmp_path):
     for two, one in zip(rows_of(together), rows_of(tmp_path / "run"), strict=True):
         assert two.keys() == one.keys()
         for key in two.keys() - {"seconds"}:
-            assert float(two[key]) == pytest.approx(float(one[key]), rel=2e-8), key  # what log.csv keeps: 8 digits
+            # What log.csv keeps: 8 digits
+            assert float(two[key]) == pytest.approx(float(one[key]), rel=2e-8), key
         assert float(two["train/gradient"]) > OPTIONS["clip_norm"]
-    moments = [load_checkpoint(run)[1]["optimizer"]["state"] for run in (together, tmp_path / "run")]
+    moments = [
+        load_checkpoint(run)[1]["optimizer"]["state"] for run in (together, tmp_path / "run")
+    ]
     for two, one in zip(moments[0].values(), moments[1].values(), strict=True):
         assert worst(two, one) < 1e-12
 
 
 def test_ends_together_and_resumes_exactly(mixed, together, tmp_path):
-    """All ranks killed; one rank killed; SIGTERM: each ends everything and the weights are those of the undisturbed run."""
+    """All ranks killed; one rank killed; SIGTERM: each ends everything and the weights are
+    those of the undisturbed run.
+    """
     path, run = tmp_path / "config.yaml", tmp_path / "run"
     write_yaml(path, config_of(mixed))
 
@@ -150,7 +184,11 @@ def test_ends_together_and_resumes_exactly(mixed, together, tmp_path):
     pids = workers(process)
     process.send_signal(signal.SIGTERM)
     text = ended(process, pids)
-    assert process.returncode != 0 and text.count("SIGTERM: saved after epoch") == 1 and "another rank" not in text, text
+    assert (
+        process.returncode != 0
+        and text.count("SIGTERM: saved after epoch") == 1
+        and "another rank" not in text
+    ), text
     assert second + 2 <= steps(run) < STEPS
 
     process = start(path, run)
@@ -164,7 +202,9 @@ def test_ends_together_and_resumes_exactly(mixed, together, tmp_path):
 def test_batch_smaller_than_the_ranks(mixed, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(RaceError, match="train.batch_size: fewer than ranks; expected at least 4; got 3"):
+    with pytest.raises(
+        RaceError, match="train.batch_size: fewer than ranks; expected at least 4; got 3"
+    ):
         train(config_of(mixed), tmp_path, ranks=Ranks())
     with pytest.raises(RaceError, match="each rank takes its own"):
         Ranks("cuda:0")
@@ -175,7 +215,12 @@ def test_alone_nothing_is_sent():
     ranks.add([value])
     ranks.copy_first([value])
     ranks.wait()
-    assert value.tolist() == [1, 1] and ranks.first and ranks.total({"a": 3}) == {"a": 3} and ranks.largest(15) == 15
+    assert (
+        value.tolist() == [1, 1]
+        and ranks.first
+        and ranks.total({"a": 3}) == {"a": 3}
+        and ranks.largest(15) == 15
+    )
     assert ranks.gather("x") == ["x"] and ranks.share([3, 1, 2]) == [0, 1, 2]
 
 
@@ -185,5 +230,7 @@ def test_buckets_hold_every_tensor_once():
     buckets = list(_buckets(tensors))
     assert sorted(id(t) for bucket in buckets for t in bucket) == sorted(id(t) for t in tensors)
     for bucket in buckets:
-        assert len({t.dtype for t in bucket}) == 1 and (len(bucket) == 1 or sum(t.numel() for t in bucket) <= BUCKET)
+        assert len({t.dtype for t in bucket}) == 1 and (
+            len(bucket) == 1 or sum(t.numel() for t in bucket) <= BUCKET
+        )
     assert len(buckets) == 5

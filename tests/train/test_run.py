@@ -33,7 +33,9 @@ from .conftest import batch_of, make_config, resolved, rows_of, write_yaml
 def finished(copper, tmp_path_factory):
     """A run of two members with forces, stress and the default loss."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    train(make_config(copper, model={"n_members": 2}, train={"epochs": 20, "stress_weight": 0.1}), run)
+    train(
+        make_config(copper, model={"n_members": 2}, train={"epochs": 20, "stress_weight": 0.1}), run
+    )
     return run
 
 
@@ -41,11 +43,18 @@ def finished(copper, tmp_path_factory):
 def noisy(copper, tmp_path_factory):
     """The same with noise of the stress."""
     run = tmp_path_factory.mktemp("noisy") / "run"
-    train(make_config(copper, {"n_members": 2, "stress_head": "equivariant"}, {"epochs": 20, "stress_weight": 1.0}), run)
+    train(
+        make_config(
+            copper,
+            {"n_members": 2, "stress_head": "equivariant"},
+            {"epochs": 20, "stress_weight": 1.0},
+        ),
+        run,
+    )
     return run
 
 
-# ---- learning ----------------------------------------------------------------------------------------------------------
+# ---- learning ------------------------------------------------------------------------------------
 
 
 def test_training_learns(finished):
@@ -54,12 +63,16 @@ def test_training_learns(finished):
     first, last = rows[0], rows[-1]
     assert float(last["train/loss"]) < float(first["train/loss"]) - 5.0
     assert float(last["validation/energy_rmse"]) < 0.2 * float(first["validation/energy_rmse"])
-    assert float(last["validation/forces_rmse/member_1"]) < 0.7 * float(first["validation/forces_rmse/member_1"])
+    assert float(last["validation/forces_rmse/member_1"]) < 0.7 * float(
+        first["validation/forces_rmse/member_1"]
+    )
     assert 0.5 < float(last["validation/forces_coverage"]) <= 1.0
 
 
 def test_noise_of_the_stress_learns(noisy):
-    """Its likelihood rises as the error falls, and the error of the validation set is of the size that it says."""
+    """Its likelihood rises as the error falls, and the error of the validation set is of the
+    size that it says.
+    """
     first, *_, last = rows_of(noisy)
     assert float(last["validation/stress_rmse"]) < 0.5 * float(first["validation/stress_rmse"])
     assert 0.2 < float(last["validation/stress_rmse"]) / float(last["validation/stress_std"]) < 3.0
@@ -73,38 +86,65 @@ def test_run_folder(finished):
     assert config.model.elements == ["Cu", "Au"] and config.model.n_members == 2
     assert config.model.sigma0 == pytest.approx(0.1 * config.model.scale[0])
     assert config.model.avg_num_neighbors > 5 and len(config.model.atomic_energies) == 2
-    assert summary["training"]["n_frames"] == 9 and summary["versions"]["torch"] == torch.__version__
+    assert (
+        summary["training"]["n_frames"] == 9 and summary["versions"]["torch"] == torch.__version__
+    )
     assert any(finished.glob("tensorboard/events*"))
-    # the weights are the best of each member: validating them again gives the best scores of the log
+    # the weights are the best of each member: validating them again gives the best scores
+    # of the log
     prepared = prepare(config)
-    model.scale_noise(1 / config.model.energy_noise_factor, 1 / config.model.forces_noise_factor)  # as it was in training
+    # As it was in training
+    model.scale_noise(1 / config.model.energy_noise_factor, 1 / config.model.forces_noise_factor)
     trainer = Trainer(config, model, prepared.train, prepared.validation, finished / "elsewhere")
     scores, metrics = trainer.validate()
     rows = rows_of(finished)
     for member in range(2):
-        assert scores[member] == pytest.approx(min(float(row[f"validation/loss/member_{member}"]) for row in rows), rel=1e-6)
-    assert summary["validation"]["validation/forces_rmse"] == pytest.approx(metrics["validation/forces_rmse"], rel=1e-9)
+        assert scores[member] == pytest.approx(
+            min(float(row[f"validation/loss/member_{member}"]) for row in rows), rel=1e-6
+        )
+    assert summary["validation"]["validation/forces_rmse"] == pytest.approx(
+        metrics["validation/forces_rmse"], rel=1e-9
+    )
 
 
 def test_warm_start(finished, copper, tmp_path):
-    """The weights and the constants of another run, whatever the new data would have given; nothing else of it."""
+    """The weights and the constants of another run, whatever the new data would have given;
+    nothing else of it.
+    """
     run = tmp_path / "run"
     options = {"epochs": 1, "warm_start": finished, "learning_rate": 1e-12, "warmup_epochs": 0}
     train(make_config(copper, model={"n_members": 2}, train=options, split_seed=7), run)
     config, before = load_run(run)[1], load_run(finished)[1]
-    assert untouched(config.model) == untouched(before.model) and config.train.warm_start == finished
+    assert (
+        untouched(config.model) == untouched(before.model) and config.train.warm_start == finished
+    )
     old, new = (read_tensors(folder / "model.safetensors") for folder in (finished, run))
     assert all(torch.allclose(new[name], old[name], atol=1e-9) for name in old)
     cold = tmp_path / "cold"
-    train(make_config(copper, model={"n_members": 2}, train={**options, "warm_start": None}, split_seed=7), cold)
-    assert not torch.allclose(read_tensors(cold / "model.safetensors")["embedding"], old["embedding"], atol=1e-3)
     train(
-        make_config(copper, model={"n_members": 2}, train={**options, "epochs": 2}, split_seed=7), run, resume=True
-    )  # goes on from its own
+        make_config(
+            copper, model={"n_members": 2}, train={**options, "warm_start": None}, split_seed=7
+        ),
+        cold,
+    )
+    assert not torch.allclose(
+        read_tensors(cold / "model.safetensors")["embedding"], old["embedding"], atol=1e-3
+    )
+    # Goes on from its own
+    train(
+        make_config(copper, model={"n_members": 2}, train={**options, "epochs": 2}, split_seed=7),
+        run,
+        resume=True,
+    )
     with pytest.raises(
-        RaceError, match="model.n_layers: differs from the run that train.warm_start names; expected 2; got 1; leave it out"
+        RaceError,
+        match="model.n_layers: differs from the run that train.warm_start names; expected 2; got "
+        "1; leave it out",
     ):
-        train(make_config(copper, model={"n_members": 2, "n_layers": 1}, train=options), tmp_path / "other")
+        train(
+            make_config(copper, model={"n_members": 2, "n_layers": 1}, train=options),
+            tmp_path / "other",
+        )
     with pytest.raises(RaceError, match="not a run"):
         train(make_config(copper, train={"warm_start": tmp_path / "none"}), tmp_path / "other")
 
@@ -114,7 +154,9 @@ def test_metrics_against_numpy(finished, copper):
     batch = batch_of(copper, config, 5)
     out = {name: value.detach() for name, value in model(batch).items()}
     metrics = Metrics(config.model)
-    dataset = Dataset(read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64)
+    dataset = Dataset(
+        read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64
+    )
     for part in dataset.batches(2):  # batches of unequal size must weigh by their rows
         result = {name: value.detach() for name, value in model(part).items()}
         metrics.update(part, result, model.forces_cov(result["raw"]).detach())
@@ -124,14 +166,23 @@ def test_metrics_against_numpy(finished, copper):
     error = forces.mean(1) - batch.forces.numpy()
     spread = forces - forces.mean(1, keepdims=True)
     total = cov.mean(1) + (spread[..., :, None] * spread[..., None, :]).mean(1)
-    nll = [0.5 * (e @ np.linalg.inv(c) @ e + np.log(np.linalg.det(c))) for e, c in zip(error, total, strict=True)]
+    nll = [
+        0.5 * (e @ np.linalg.inv(c) @ e + np.log(np.linalg.det(c)))
+        for e, c in zip(error, total, strict=True)
+    ]
     std = np.sqrt(np.einsum("naa->na", total))
     assert found["forces_rmse"][-1] == pytest.approx(1e3 * np.sqrt((error**2).mean()))
     assert found["forces_nll"][-1] == pytest.approx(np.mean(nll))
     assert found["forces_coverage"][-1] == pytest.approx((abs(error) < 1.6448536 * std).mean())
-    assert found["energy_mae"][0] == pytest.approx(1e3 * np.abs((energy[:, 0] - batch.energy.numpy()) / 4).mean())
-    assert found["energy_std"][-1] == pytest.approx(1e3 * np.sqrt(out["energy_var"].numpy().mean(1) + energy.var(1)).mean() / 4)
-    assert found["stress_rmse"][1] == pytest.approx(1e3 * np.sqrt(((out["stress"][:, 1] - batch.stress) ** 2).mean().item()))
+    assert found["energy_mae"][0] == pytest.approx(
+        1e3 * np.abs((energy[:, 0] - batch.energy.numpy()) / 4).mean()
+    )
+    assert found["energy_std"][-1] == pytest.approx(
+        1e3 * np.sqrt(out["energy_var"].numpy().mean(1) + energy.var(1)).mean() / 4
+    )
+    assert found["stress_rmse"][1] == pytest.approx(
+        1e3 * np.sqrt(((out["stress"][:, 1] - batch.stress) ** 2).mean().item())
+    )
 
 
 def test_head_without_forces_covariance_has_no_force_deviation(copper):
@@ -140,16 +191,24 @@ def test_head_without_forces_covariance_has_no_force_deviation(copper):
     metrics = Metrics(config.model)
     metrics.update(batch, {name: value.detach() for name, value in model(batch).items()}, None)
     result = metrics.result(Ranks())
-    assert torch.isnan(result["forces_std"]).tolist() == [True, True, False]  # the ensemble has its spread
+    # The ensemble has its spread
+    assert torch.isnan(result["forces_std"]).tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert "forces_nll" not in result and "energy_nll" not in result
 
 
-# ---- members -----------------------------------------------------------------------------------------------------------
+# ---- members -------------------------------------------------------------------------------------
 
 
 def test_member_starts_as_its_own_seed(copper):
     config = resolved(copper, model={"n_members": 3}).model
-    together, alone = initial_model(config, 5, torch.float64), initial_model(config.model_copy(update={"n_members": 1}), 7, torch.float64)
+    together, alone = (
+        initial_model(config, 5, torch.float64),
+        initial_model(config.model_copy(update={"n_members": 1}), 7, torch.float64),
+    )
     for name, p in together.named_parameters():
         assert torch.equal(p[2:3], alone.get_parameter(name)), name
         assert p.shape[0] == 3 and (p.numel() == 0 or not torch.equal(p[0], p[1]))
@@ -193,7 +252,11 @@ def test_best_epoch_is_chosen_per_member(copper, tmp_path, monkeypatch):
         weights.append(trainer.average.average[0].clone())
     best = read_tensors(tmp_path / "model.safetensors")["embedding"]
     assert trainer.state.best_epoch == [2, 1] and trainer.state.best == [0.5, 2.0]
-    assert torch.equal(best[0], weights[1][0]) and torch.equal(best[1], weights[0][1]) and not torch.equal(weights[0], weights[1])
+    assert (
+        torch.equal(best[0], weights[1][0])
+        and torch.equal(best[1], weights[0][1])
+        and not torch.equal(weights[0], weights[1])
+    )
 
 
 def test_stack_equals_the_separate_models(finished, copper, tmp_path):
@@ -203,11 +266,18 @@ def test_stack_equals_the_separate_models(finished, copper, tmp_path):
     assert stacked.n_members == 3
     separate = [load_run(finished)[0], load_run(tmp_path / "other")[0]]
     for model in separate:  # the factors on the noise are those of each model by itself
-        model.scale_noise(1 / model.config.energy_noise_factor, 1 / model.config.forces_noise_factor)
+        model.scale_noise(
+            1 / model.config.energy_noise_factor, 1 / model.config.forces_noise_factor
+        )
     batch = batch_of(copper, load_run(finished)[1])
     together = stacked(batch)
     for key, axis in (("energy", 1), ("forces", 1), ("stress", 1), ("raw", 1), ("energy_var", 1)):
-        torch.testing.assert_close(together[key], torch.cat([model(batch)[key] for model in separate], axis), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            together[key],
+            torch.cat([model(batch)[key] for model in separate], axis),
+            rtol=1e-10,
+            atol=1e-10,
+        )
 
 
 def test_stack_refuses_different_models(finished, copper, tmp_path):
@@ -216,13 +286,24 @@ def test_stack_refuses_different_models(finished, copper, tmp_path):
         stack([finished, tmp_path / "other"])
 
 
-# ---- kills ---------------------------------------------------------------------------------------------------------------
+# ---- kills ---------------------------------------------------------------------------------------
 
 
 def start(config_path, run, *options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "race.cli", "train", str(config_path), "--out", str(run), *options]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "race.cli",
+        "train",
+        str(config_path),
+        "--out",
+        str(run),
+        *options,
+    ]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_until(process, condition, deadline=120):
@@ -240,8 +321,17 @@ def wait_until(process, condition, deadline=120):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
-    """Killed inside an epoch, between any two instructions, and continued: bit for bit the run that was left alone."""
-    options = {"batch_size": 2, "schedule": "plateau", "patience": 1, "learning_rate": 0.3, "ema_decay": 0.5}  # 5 batches make an epoch
+    """Killed inside an epoch, between any two instructions, and continued: bit for bit the
+    run that was left alone.
+    """
+    # 5 batches make an epoch
+    options = {
+        "batch_size": 2,
+        "schedule": "plateau",
+        "patience": 1,
+        "learning_rate": 0.3,
+        "ema_decay": 0.5,
+    }
     options["balance"] = number == signal.SIGTERM
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(make_config(copper, model={"n_members": 2}, train=options | {"epochs": 1}), whole)
@@ -252,16 +342,28 @@ def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
 
     minutes = 0.0 if number == signal.SIGKILL else 60.0
     path = tmp_path / "config.yaml"
-    write_yaml(path, make_config(copper, model={"n_members": 2}, train=options | {"checkpoint_minutes": minutes}))
+    write_yaml(
+        path,
+        make_config(
+            copper, model={"n_members": 2}, train=options | {"checkpoint_minutes": minutes}
+        ),
+    )
     process = start(path, killed, "--resume")
     if number == signal.SIGKILL:
-        wait_until(process, lambda: json.loads((killed / "checkpoint" / "state.json").read_text())["step"] >= 13)
+        wait_until(
+            process,
+            lambda: json.loads((killed / "checkpoint" / "state.json").read_text())["step"] >= 13,
+        )
     else:
         wait_until(process, lambda: len(rows_of(killed)) >= 2)
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     if number == signal.SIGTERM:
-        assert process.returncode == 128 + signal.SIGTERM and "SIGTERM: saved" in text and "Traceback" not in text
+        assert (
+            process.returncode == 128 + signal.SIGTERM
+            and "SIGTERM: saved" in text
+            and "Traceback" not in text
+        )
     assert has_checkpoint(killed) and 10 < load_checkpoint(killed)[2]["step"] < 40
 
     train(config, killed, resume=True)
@@ -269,8 +371,13 @@ def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
         a, b = read_tensors(whole / name), read_tensors(killed / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
     a, b = (load_checkpoint(run)[2] | {"seconds": 0} for run in (whole, killed))
-    assert a == b and a["schedule"]["scale"] < 1.0, "the rate has to have been halved for this to test it"
-    timeless = [[{key: x for key, x in row.items() if key != "seconds"} for row in rows_of(run)] for run in (whole, killed)]
+    assert a == b and a["schedule"]["scale"] < 1.0, (
+        "the rate has to have been halved for this to test it"
+    )
+    timeless = [
+        [{key: x for key, x in row.items() if key != "seconds"} for row in rows_of(run)]
+        for run in (whole, killed)
+    ]
     assert timeless[0] == timeless[1] and len(timeless[0]) == 8
 
 
@@ -280,10 +387,12 @@ def test_kill_between_the_renamings_of_a_checkpoint(tmp_path):
     os.rename(tmp_path / "checkpoint", tmp_path / ".checkpoint.old")
     assert has_checkpoint(tmp_path) and load_checkpoint(tmp_path)[2] == {"step": 1}
     save_checkpoint(tmp_path, tensors, {}, {"step": 2})
-    assert load_checkpoint(tmp_path)[2] == {"step": 2} and not (tmp_path / ".checkpoint.old").exists()
+    assert (
+        load_checkpoint(tmp_path)[2] == {"step": 2} and not (tmp_path / ".checkpoint.old").exists()
+    )
 
 
-# ---- refusals: one line, a non-zero status -------------------------------------------------------------------------------
+# ---- refusals: one line, a non-zero status -------------------------------------------------------
 
 
 def refusal(capsys, path, *options) -> str:
@@ -294,13 +403,17 @@ def refusal(capsys, path, *options) -> str:
 
 
 def test_divergence_is_named(copper, tmp_path):
-    config = make_config(copper, model={"n_members": 2}, train={"epochs": 3, "checkpoint_minutes": 0.0})
+    config = make_config(
+        copper, model={"n_members": 2}, train={"epochs": 3, "checkpoint_minutes": 0.0}
+    )
     prepared = prepare(config)
     model = initial_model(prepared.config.model, 0, torch.float64)
     trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
     with torch.no_grad():
         model.embedding[1] = torch.nan
-    with pytest.raises(RaceError, match=r"epoch 1, batch 1: the loss of member 1 is not finite.*learning_rate"):
+    with pytest.raises(
+        RaceError, match=r"epoch 1, batch 1: the loss of member 1 is not finite.*learning_rate"
+    ):
         trainer.fit()
     assert not has_checkpoint(tmp_path)
 
@@ -339,6 +452,10 @@ def test_stress_weight_needs_stress(tmp_path, copper):
 
 def test_energies_alone(copper, tmp_path):
     """QM9's case: no forces in the loss, a mean instead of a sum, one scalar target."""
-    config = make_config(copper, model={"head": "point", "pooling": "mean"}, train={"loss": "mse", "forces_weight": 0.0, "epochs": 2})
+    config = make_config(
+        copper,
+        model={"head": "point", "pooling": "mean"},
+        train={"loss": "mse", "forces_weight": 0.0, "epochs": 2},
+    )
     trainer = train(config, tmp_path / "run")
     assert not trainer.needs_forces and "validation/forces_rmse" not in rows_of(tmp_path / "run")[0]

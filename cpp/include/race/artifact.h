@@ -13,40 +13,54 @@ namespace race {
 struct Metadata {
   int64_t format = 0;  ///< artifact format; this librace reads format_version
   std::string race_version;
-  std::string torch_version;       ///< of the export
-  std::string dtype;               ///< "float32" or "float64": the weights as stored, and the default to run in
-  std::string head;                ///< point, energy, cholesky, equivariant, evidential
+  std::string torch_version;  ///< of the export
+  std::string dtype;  ///< "float32" or "float64": the weights as stored, and the default to run in
+  std::string head;   ///< point, energy, cholesky, equivariant, evidential
   std::string stress_head;         ///< none, equivariant: what says how noisy a stress is
   std::string posterior;           ///< point (one member), ensemble, ...
-  std::string energy_aggregation;  ///< "extensive": node_energy_var is in eV^2 and adds up to the frame's variance; "paper": it is
-                                   ///< s_i, and the frame's variance is exp(mean_i s_i)
+  std::string energy_aggregation;  ///< "extensive": node_energy_var is in eV^2 and adds up to the
+                                   ///< frame's variance; "paper": it is s_i, and the frame's
+                                   ///< variance is exp(mean_i s_i)
   bool portable = false;           ///< stock ATen operators only
   double r_max = 0;                ///< cutoff, Angstrom
   int64_t n_layers = 0;
-  int64_t n_members = 0;                  ///< M
-  int64_t n_trunks = 0;                   ///< T, divides M: member m reads the features of trunk m % T, which are all the layers compute
-  std::vector<std::string> elements;      ///< chemical symbols in species order
-  std::vector<int64_t> halo_widths;       ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
-  std::vector<std::string> keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
-  std::map<std::string, double> calibration;                    ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
-  std::vector<double> interval_levels;                          ///< ascending, in (0, 1): where the factors below are given
-  std::map<std::string, std::vector<double>> interval_factors;  ///< by target (energy, forces, stress); may end before the levels do
-  std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by "B-O", symbols by atomic number
-  std::map<std::string, double> max_force;     ///< eV/Angstrom, largest force norm seen in training by element
-  std::map<std::string, std::pair<double, double>> n_neighbors;  ///< fewest and most neighbours in training by element; may be empty
-  double training_cutoff = 4.0;                                  ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
-  std::string json;                                              ///< metadata.json itself
+  int64_t n_members = 0;  ///< M
+  int64_t n_trunks = 0;   ///< T, divides M: member m reads the features of trunk m % T, which are
+                          ///< all the layers compute
+  std::vector<std::string> elements;  ///< chemical symbols in species order
+  std::vector<int64_t>
+      halo_widths;  ///< [n_layers - 1] scalars per atom in the exchange before layer 1, 2, ...
+  std::vector<std::string>
+      keep_float64;  ///< buffers that stay float64 whatever dtype the model runs in (E0, scale)
+  std::map<std::string, double>
+      calibration;  ///< constants by name, e.g. "force_std_scale"; empty when uncalibrated
+  std::vector<double> interval_levels;  ///< ascending, in (0, 1): where the factors below are given
+  std::map<std::string, std::vector<double>>
+      interval_factors;  ///< by target (energy, forces, stress); may end before the levels do
+  std::map<std::string, double> min_distance;  ///< Angstrom, shortest pair seen in training by
+                                               ///< "B-O", symbols by atomic number
+  std::map<std::string, double>
+      max_force;  ///< eV/Angstrom, largest force norm seen in training by element
+  std::map<std::string, std::pair<double, double>>
+      n_neighbors;  ///< fewest and most neighbours in training by element; may be empty
+  double training_cutoff =
+      4.0;           ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
+  std::string json;  ///< metadata.json itself
 
   /// True when there is noise of the stress / an energy variance / a force covariance.
   bool has_stress_cov() const { return stress_head != "none"; }
   bool has_energy_var() const { return head != "point"; }
-  bool has_force_cov() const { return head == "cholesky" || head == "equivariant" || head == "evidential"; }
+  bool has_force_cov() const {
+    return head == "cholesky" || head == "equivariant" || head == "evidential";
+  }
 
-  /// Half-width of the calibrated central interval that holds the true value with probability `level`, in units of the predicted
-  /// standard deviation (of the energy, or of one component of a force or a stress). Between the tabulated levels it is linear in the
-  /// half-width of the normal distribution, so that a plain factor on the standard deviation is exact at every level. Without a table,
-  /// forces have the normal distribution with "force_std_scale".
-  /// @throws race::Error not calibrated, level outside (0, 1), or beyond what the calibration reaches.
+  /// Half-width of the calibrated central interval that holds the true value with probability
+  /// `level`, in units of the predicted standard deviation (of the energy, or of one component of a
+  /// force or a stress). Between the tabulated levels it is linear in the half-width of the normal
+  /// distribution, so that a plain factor on the standard deviation is exact at every level.
+  /// Without a table, forces have the normal distribution with "force_std_scale".
+  /// @throws race::Error not calibrated, level outside (0, 1), or beyond what the calibration
+  /// reaches.
   double interval_factor(const std::string& target, double level) const;
 };
 
@@ -55,19 +69,24 @@ Metadata parse_metadata(const std::string& json, const std::string& name);
 
 inline constexpr int64_t format_version = 4;
 
-/// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by broadcast and verify them again.
+/// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by
+/// broadcast and verify them again.
 struct Artifact {
   std::string name;  ///< path, for messages
   std::string bytes;
   std::string sha256;  ///< 64 lower-case hex digits: of all bytes but the last 64
 };
 
-/// Verifies bytes *before* anything parses them: torch's zip reader checks no CRC. The file ends in a ZIP archive comment
-/// `race-artifact/N sha256:<64 hex>`, the digest being that of every byte before those 64 digits.
-/// This is integrity and provenance, not a sandbox: whoever can write the file can write its digest.
-/// @param expected_sha256 when not empty, the digest (any case, >= 8 leading digits) the file must have.
-/// @throws race::Error for another kind of file, another format version, a truncated or damaged file, another digest.
-Artifact verify_artifact(std::string bytes, const std::string& name, const std::string& expected_sha256 = "");
+/// Verifies bytes *before* anything parses them: torch's zip reader checks no CRC. The file ends in
+/// a ZIP archive comment `race-artifact/N sha256:<64 hex>`, the digest being that of every byte
+/// before those 64 digits. This is integrity and provenance, not a sandbox: whoever can write the
+/// file can write its digest.
+/// @param expected_sha256 when not empty, the digest (any case, >= 8 leading digits) the file must
+/// have.
+/// @throws race::Error for another kind of file, another format version, a truncated or damaged
+/// file, another digest.
+Artifact verify_artifact(std::string bytes, const std::string& name,
+                         const std::string& expected_sha256 = "");
 
 /// Reads a file and verifies it. @throws race::Error also when it cannot be read.
 Artifact read_artifact(const std::string& path, const std::string& expected_sha256 = "");

@@ -11,12 +11,15 @@ namespace race {
 
 /// How the rows of atoms reach their copies, and how adjoints come back. predict() calls
 ///   forward   once before each layer but the first (n_layers - 1 times), then
-///   reverse   once after the transpose of each layer but the first (n_layers - 1 times; M / T times as often where M members
+///   reverse   once after the transpose of each layer but the first (n_layers - 1 times; M / T
+///   times as often where M members
 ///             with T trunks are to have their own forces),
-/// in the same order and with the same width in every domain, also in domains with no atoms or no edges.
+/// in the same order and with the same width in every domain, also in domains with no atoms or no
+/// edges.
 ///
-/// rows: [n_total, width], in the model's dtype, contiguous, on the model's device (an implementation that needs host
-/// memory copies). width <= Model::comm_width_max(). Changed in place.
+/// rows: [n_total, width], in the model's dtype, contiguous, on the model's device (an
+/// implementation that needs host memory copies). width <= Model::comm_width_max(). Changed in
+/// place.
 class HaloExchange {
  public:
   virtual ~HaloExchange() = default;
@@ -24,18 +27,21 @@ class HaloExchange {
   /// Fills rows[n_owned:] from the rows of their owners.
   virtual void forward(at::Tensor& rows) = 0;
 
-  /// Adds rows[n_owned:] into the rows of their owners: the transpose of forward(). Ghost rows may be left as they are.
+  /// Adds rows[n_owned:] into the rows of their owners: the transpose of forward(). Ghost rows may
+  /// be left as they are.
   virtual void reverse(at::Tensor& rows) = 0;
 };
 
-/// No ghosts: a molecule, or a periodic cell whose senders have been folded onto owned rows already.
+/// No ghosts: a molecule, or a periodic cell whose senders have been folded onto owned rows
+/// already.
 class IdentityHalo final : public HaloExchange {
  public:
   void forward(at::Tensor&) override {}
   void reverse(at::Tensor&) override {}
 };
 
-/// One domain that is its own neighbour: ghost n_owned + k is a periodic image of the owned row owner[k].
+/// One domain that is its own neighbour: ghost n_owned + k is a periodic image of the owned row
+/// owner[k].
 class PeriodicFoldHalo final : public HaloExchange {
  public:
   /// owner: int64 [n_total - n_owned], each in [0, n_owned).
@@ -58,7 +64,8 @@ class DomainsHalo {
   };
   explicit DomainsHalo(std::vector<Ghosts> ghosts);
 
-  /// The exchange of domain `rank`; its calls block until every domain has entered the same exchange.
+  /// The exchange of domain `rank`; its calls block until every domain has entered the same
+  /// exchange.
   class Port final : public HaloExchange {
    public:
     Port(DomainsHalo& shared, int64_t rank) : shared_(shared), rank_(rank) {}
@@ -71,7 +78,8 @@ class DomainsHalo {
   };
   Port port(int64_t rank) { return Port(*this, rank); }
 
-  /// A domain that failed calls this: the others leave the exchange they wait in by race::Error instead of hanging.
+  /// A domain that failed calls this: the others leave the exchange they wait in by race::Error
+  /// instead of hanging.
   void abandon();
 
  private:

@@ -11,42 +11,48 @@
 
 namespace race {
 
-/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, T trunks, G = 1 or T groups,
-/// B radial basis functions, S spherical harmonics, K readout channels. Segments take and return tensors in dtype() on
-/// device() and may be called from several threads at once. None has a derivative: *_vjp are the transposes.
+/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, T
+/// trunks, G = 1 or T groups, B radial basis functions, S spherical harmonics, K readout channels.
+/// Segments take and return tensors in dtype() on device() and may be called from several threads
+/// at once. None has a derivative: *_vjp are the transposes.
 class Model {
  public:
   /// @param device  where the model runs.
   /// @param dtype   at::kFloat or at::kDouble; nullopt: as stored.
   /// @param selftest replay the artifact's own configurations in this dtype on this device.
-  /// On the CPU the process then keeps memory that it has once used, as far as glibc is concerned: see src/allocator.h.
+  /// On the CPU the process then keeps memory that it has once used, as far as glibc is concerned:
+  /// see src/allocator.h.
   /// @throws race::Error on anything that would give wrong numbers, the self-test included.
-  static Model load(const Artifact& artifact, at::Device device = at::kCPU, std::optional<at::ScalarType> dtype = std::nullopt,
-                    bool selftest = true);
+  static Model load(const Artifact& artifact, at::Device device = at::kCPU,
+                    std::optional<at::ScalarType> dtype = std::nullopt, bool selftest = true);
 
   /// Reads, verifies and loads a file.
-  static Model load(const std::string& path, at::Device device = at::kCPU, std::optional<at::ScalarType> dtype = std::nullopt,
-                    bool selftest = true, const std::string& expected_sha256 = "");
+  static Model load(const std::string& path, at::Device device = at::kCPU,
+                    std::optional<at::ScalarType> dtype = std::nullopt, bool selftest = true,
+                    const std::string& expected_sha256 = "");
 
   const Metadata& metadata() const;
   const std::string& sha256() const;
   at::Device device() const;
   at::ScalarType dtype() const;
 
-  /// Largest number of scalars of dtype() per atom in one halo exchange (0 for a single layer). The reverse
-  /// communication of forces by the caller needs 3 * M float64 beside it.
+  /// Largest number of scalars of dtype() per atom in one halo exchange (0 for a single layer). The
+  /// reverse communication of forces by the caller needs 3 * M float64 beside it.
   int64_t comm_width_max() const;
 
   struct Edges {
     at::Tensor radial;       ///< [E, B]
     at::Tensor sh;           ///< [E, S]
-    at::Tensor radial_grad;  ///< [E, B], d/dr, 1/Angstrom; this and the next are empty, [E, 0], where edges_vjp recomputes them
+    at::Tensor radial_grad;  ///< [E, B], d/dr, 1/Angstrom; this and the next are empty, [E, 0],
+                             ///< where edges_vjp recomputes them
     at::Tensor sh_grad;      ///< [E, S, 3], 1/Angstrom
   };
   Edges edges(const at::Tensor& edge_vector) const;
 
-  /// [E, G, 3] dE/d edge_vector, from the adjoints bar_radial [E, G, B] and bar_sh [E, G, S]; eV/Angstrom.
-  at::Tensor edges_vjp(const at::Tensor& edge_vector, const Edges& edges, const at::Tensor& bar_radial, const at::Tensor& bar_sh) const;
+  /// [E, G, 3] dE/d edge_vector, from the adjoints bar_radial [E, G, B] and bar_sh [E, G, S];
+  /// eV/Angstrom.
+  at::Tensor edges_vjp(const at::Tensor& edge_vector, const Edges& edges,
+                       const at::Tensor& bar_radial, const at::Tensor& bar_sh) const;
 
   /// species int64 [n] -> g_0 [n, dim_g]. Ghosts compute their own rows: layer 0 needs no exchange.
   at::Tensor embed(const at::Tensor& species) const;
@@ -61,13 +67,15 @@ class Model {
   };
 
   struct Layer {
-    at::Tensor h;    ///< [n_owned, dim_h] kept by the owner
-    at::Tensor g;    ///< [n_owned, dim_g] what neighbours read: the tensor that is exchanged; width 0 after the last layer
+    at::Tensor h;  ///< [n_owned, dim_h] kept by the owner
+    at::Tensor g;  ///< [n_owned, dim_g] what neighbours read: the tensor that is exchanged; width 0
+                   ///< after the last layer
     at::Tensor out;  ///< [n_owned, M, K] readout channels of this layer
     at::Tensor z;    ///< what layer_vjp wants back
   };
   /// h [n_owned, dim_h], width 0 before layer 0; g [n_total, dim_g].
-  Layer layer(int64_t t, const at::Tensor& h, const at::Tensor& g, const Neighbors& neighbors) const;
+  Layer layer(int64_t t, const at::Tensor& h, const at::Tensor& g,
+              const Neighbors& neighbors) const;
 
   struct LayerVjp {
     at::Tensor h;       ///< adjoint of h; width 0 in layer 0
@@ -75,26 +83,30 @@ class Model {
     at::Tensor radial;  ///< [E, G, B]
     at::Tensor sh;      ///< [E, G, S]
   };
-  /// Adjoints of a layer's inputs, from bar_energy [n_owned, M] (readout_vjp) and the adjoints of what it gave: bar_h, which is
-  /// overwritten, and bar_g. g as layer() had it.
-  LayerVjp layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors, const at::Tensor& z, const at::Tensor& bar_energy,
-                     const at::Tensor& bar_h, const at::Tensor& bar_g) const;
+  /// Adjoints of a layer's inputs, from bar_energy [n_owned, M] (readout_vjp) and the adjoints of
+  /// what it gave: bar_h, which is overwritten, and bar_g. g as layer() had it.
+  LayerVjp layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors,
+                     const at::Tensor& z, const at::Tensor& bar_energy, const at::Tensor& bar_h,
+                     const at::Tensor& bar_g) const;
 
-  /// out summed over layers [n_owned, M, K] -> float64 [n_owned, M] node energies, eV, isolated-atom energies included.
+  /// out summed over layers [n_owned, M, K] -> float64 [n_owned, M] node energies, eV,
+  /// isolated-atom energies included.
   at::Tensor readout(const at::Tensor& out, const at::Tensor& species) const;
 
-  /// The adjoint of the energy channel of every layer's out, [n_owned, M], from those of the members' energies, float64 [M].
+  /// The adjoint of the energy channel of every layer's out, [n_owned, M], from those of the
+  /// members' energies, float64 [M].
   at::Tensor readout_vjp(const at::Tensor& species, const at::Tensor& bar_energy) const;
 
   struct Uncertainty {
     at::Tensor node_energy_var;  ///< [n_owned, M] eV^2
     at::Tensor cov_aleatoric;    ///< [n_owned, M, 6] (eV/Angstrom)^2
-    at::Tensor cov_epistemic;    ///< [n_owned, M, 6] (eV/Angstrom)^2; the evidential head's own, else 0
+    at::Tensor
+        cov_epistemic;  ///< [n_owned, M, 6] (eV/Angstrom)^2; the evidential head's own, else 0
   };
   Uncertainty uncertainty(const at::Tensor& out, const at::Tensor& species) const;
 
-  /// out summed over layers -> float64 [6, 6] eV^2: covariance of the noise of these atoms' virial, mean over members; 0 without a
-  /// stress head. It adds up over atoms, and over domains.
+  /// out summed over layers -> float64 [6, 6] eV^2: covariance of the noise of these atoms' virial,
+  /// mean over members; 0 without a stress head. It adds up over atoms, and over domains.
   at::Tensor virial_cov(const at::Tensor& out) const;
 
  private:

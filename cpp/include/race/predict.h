@@ -10,59 +10,77 @@
 
 namespace race {
 
-/// What to compute beside the mean. Every domain must ask for the same: it decides what is exchanged.
+/// What to compute beside the mean. Every domain must ask for the same: it decides what is
+/// exchanged.
 struct Request {
-  bool members = false;      ///< forces and virial of each member (G = M) instead of the mean (G = 1)
-  bool uncertainty = false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
+  bool members = false;  ///< forces and virial of each member (G = M) instead of the mean (G = 1)
+  bool uncertainty =
+      false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
   bool atom_virial = false;
-  int64_t n_parts = 1;       ///< receivers are taken in this many parts, layer by layer: less memory at once, more work; the same result to
-                             ///< rounding. Domains need not agree on it: exchanges stand between layers, not between parts
-  bool on_device = false;    ///< forces and atom_virial stay on the model's device, for a caller whose atoms are there
+  int64_t n_parts = 1;  ///< receivers are taken in this many parts, layer by layer: less memory at
+                        ///< once, more work; the same result to rounding. Domains need not agree on
+                        ///< it: exchanges stand between layers, not between parts
+  bool on_device = false;    ///< forces and atom_virial stay on the model's device, for a caller
+                             ///< whose atoms are there
   const Zbl* zbl = nullptr;  ///< a core to add; null: none
 };
 
-/// All float64, on the CPU but for what Request::on_device leaves where it is. M members; G = M when Request::members, else 1.
+/// All float64, on the CPU but for what Request::on_device leaves where it is. M members; G = M
+/// when Request::members, else 1.
 struct Prediction {
-  /// [n_owned, M] eV. The energy of member m is the sum over all owned atoms of all domains; the model's is the mean over m.
+  /// [n_owned, M] eV. The energy of member m is the sum over all owned atoms of all domains; the
+  /// model's is the mean over m.
   at::Tensor node_energy;
 
-  /// [n_total, G, 3] eV/Angstrom. Ghost rows hold what must be added to their owners (LAMMPS: reverse_comm with newton on;
-  /// HaloExchange::reverse on forces.view(n_total, 3 G)). A force is complete only after that.
+  /// [n_total, G, 3] eV/Angstrom. Ghost rows hold what must be added to their owners (LAMMPS:
+  /// reverse_comm with newton on; HaloExchange::reverse on forces.view(n_total, 3 G)). A force is
+  /// complete only after that.
   at::Tensor forces;
 
-  /// [G, 9] eV, row-major: -sum over this domain's edges of edge_vector_a dE/d edge_vector_b. Sum over domains; symmetric then
-  /// (to rounding) because E is rotation invariant. LAMMPS's sign (r f); stress = -virial / volume in ASE's sign.
+  /// [G, 9] eV, row-major: -sum over this domain's edges of edge_vector_a dE/d edge_vector_b. Sum
+  /// over domains; symmetric then (to rounding) because E is rotation invariant. LAMMPS's sign (r
+  /// f); stress = -virial / volume in ASE's sign.
   at::Tensor virial;
 
-  /// [n_total, 9] eV, row-major, mean over members: -edge_vector_a dE/d edge_vector_b, half to the sender and half to the receiver. An
-  /// edge being a group of two atoms, this is also LAMMPS's centroid form. Ghost rows are to be added to their owners; the
-  /// sum over all rows is the virial. Undefined unless asked for.
+  /// [n_total, 9] eV, row-major, mean over members: -edge_vector_a dE/d edge_vector_b, half to the
+  /// sender and half to the receiver. An edge being a group of two atoms, this is also LAMMPS's
+  /// centroid form. Ghost rows are to be added to their owners; the sum over all rows is the
+  /// virial. Undefined unless asked for.
   at::Tensor atom_virial;
 
-  at::Tensor node_energy_var;  ///< [n_owned, M] eV^2, aleatoric; 0 for heads without. Undefined unless asked for
-  at::Tensor cov_aleatoric;    ///< [n_owned, 6] (eV/Angstrom)^2, mean over members; 0 for heads without. Undefined unless asked for
-  at::Tensor cov_epistemic;    ///< [n_owned, 6] (eV/Angstrom)^2, the evidential head's own, mean over members, else 0. The spread of
-                               ///< the members is member_covariance() and adds to it. Undefined unless asked for
+  at::Tensor node_energy_var;  ///< [n_owned, M] eV^2, aleatoric; 0 for heads without. Undefined
+                               ///< unless asked for
+  at::Tensor cov_aleatoric;    ///< [n_owned, 6] (eV/Angstrom)^2, mean over members; 0 for heads
+                               ///< without. Undefined unless asked for
+  at::Tensor cov_epistemic;  ///< [n_owned, 6] (eV/Angstrom)^2, the evidential head's own, mean over
+                             ///< members, else 0. The spread of the members is member_covariance()
+                             ///< and adds to it. Undefined unless asked for
 
-  /// [n_owned], mean over members of ln det Sigma_m, the members' aleatoric covariances in (eV/Angstrom)^2. With the total one it
-  /// makes the mutual information of force and member, 1/2 ln det Sigma - 1/2 mean_m ln det Sigma_m (BALD). Undefined unless asked
-  /// for, and for heads without a covariance.
+  /// [n_owned], mean over members of ln det Sigma_m, the members' aleatoric covariances in
+  /// (eV/Angstrom)^2. With the total one it makes the mutual information of force and member, 1/2
+  /// ln det Sigma - 1/2 mean_m ln det Sigma_m (BALD). Undefined unless asked for, and for heads
+  /// without a covariance.
   at::Tensor logdet_aleatoric;
 
-  /// [6, 6] eV^2, columns xx, yy, zz, xy, xz, yz: covariance of the noise of this domain's part of the virial, mean over members. Atoms are
-  /// independent: sum over domains. That of the stress is it over volume^2, beside the members' spread. 0 without a stress head. Undefined
-  /// unless asked for.
+  /// [6, 6] eV^2, columns xx, yy, zz, xy, xz, yz: covariance of the noise of this domain's part of
+  /// the virial, mean over members. Atoms are independent: sum over domains. That of the stress is
+  /// it over volume^2, beside the members' spread. 0 without a stress head. Undefined unless asked
+  /// for.
   at::Tensor virial_cov;
 };
 
-/// Energies by segments with halo exchanges between them, forces by the explicit transpose of that chain: one r_max of ghosts for any
-/// number of layers. Collective: every domain calls it with the same request. Runs on the calling thread, with torch's own thread settings.
-Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo, const Request& request = {});
+/// Energies by segments with halo exchanges between them, forces by the explicit transpose of that
+/// chain: one r_max of ghosts for any number of layers. Collective: every domain calls it with the
+/// same request. Runs on the calling thread, with torch's own thread settings.
+Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
+                   const Request& request = {});
 
-/// Epistemic covariance of *complete* forces: [n, M, 3] -> [n, 6], mean_m (F_m - F)(F_m - F)^T with F = mean_m F_m (population).
+/// Epistemic covariance of *complete* forces: [n, M, 3] -> [n, 6], mean_m (F_m - F)(F_m - F)^T with
+/// F = mean_m F_m (population).
 at::Tensor member_covariance(const at::Tensor& forces);
 
-/// ln det of symmetric matrices: six columns [..., 6] -> [...]; NaN where one is not positive definite.
+/// ln det of symmetric matrices: six columns [..., 6] -> [...]; NaN where one is not positive
+/// definite.
 at::Tensor log_determinant(const at::Tensor& six);
 
 }  // namespace race

@@ -13,14 +13,17 @@ namespace race {
 
 struct Prediction;
 
-/// The screened repulsion of two nuclei at distances that no training set has, added to a model's energy:
+/// The screened repulsion of two nuclei at distances that no training set has, added to a model's
+/// energy:
 ///
 ///     E = sum_pairs s(r) Z_i Z_j e^2 / r phi(r / a),   a = 0.4685 A / (Z_i^0.23 + Z_j^0.23)
-///     phi(x) = 0.18175 exp(-3.1998 x) + 0.50986 exp(-0.94229 x) + 0.28022 exp(-0.4029 x) + 0.02817 exp(-0.20162 x)
+///     phi(x) = 0.18175 exp(-3.1998 x) + 0.50986 exp(-0.94229 x) + 0.28022 exp(-0.4029 x) + 0.02817
+///     exp(-0.20162 x)
 ///
-/// (Ziegler, Biersack, Littmark: The Stopping and Range of Ions in Matter, 1985; e^2 = 14.399645 eV A). The switch s has two continuous
-/// derivatives: 0 from the shortest distance of the two elements in the training set on, where the core is silent, and 1 below
-/// `full` times that. A pair of elements that the training set does not have within its cutoff has no core.
+/// (Ziegler, Biersack, Littmark: The Stopping and Range of Ions in Matter, 1985; e^2 = 14.399645 eV
+/// A). The switch s has two continuous derivatives: 0 from the shortest distance of the two
+/// elements in the training set on, where the core is silent, and 1 below `full` times that. A pair
+/// of elements that the training set does not have within its cutoff has no core.
 ///
 /// Every member has the same core: energies, forces and virials change, no covariance does.
 class Zbl {
@@ -28,19 +31,22 @@ class Zbl {
   static constexpr double full = 0.7;
 
   /// `name` is the file, for messages.
-  /// @throws Error when the model does not know the shortest distances of its training set, or an element is none.
+  /// @throws Error when the model does not know the shortest distances of its training set, or an
+  /// element is none.
   Zbl(const Metadata& metadata, const std::string& name);
 
   /// False for a pair of elements, by index of the model, that has no core.
   bool has(int64_t a, int64_t b) const { return pairs_[a * n_ + b].outer > 0; }
 
-  /// Adds the core to energies of atoms (half of a pair to each), forces, virials and, if there, atom virials. `graph` is what
-  /// `prediction` was made from: each pair stands there as two edges, on the domains of their receivers.
+  /// Adds the core to energies of atoms (half of a pair to each), forces, virials and, if there,
+  /// atom virials. `graph` is what `prediction` was made from: each pair stands there as two edges,
+  /// on the domains of their receivers.
   void add(const Graph& graph, Prediction& prediction) const;
 
  private:
   struct Pair {
-    double outer = 0, charges = 0, length = 0;  ///< Angstrom, where the switch is 0 (0: no core); Z_i Z_j e^2, eV Angstrom; a, Angstrom
+    double outer = 0, charges = 0, length = 0;  ///< Angstrom, where the switch is 0 (0: no core);
+                                                ///< Z_i Z_j e^2, eV Angstrom; a, Angstrom
     /// Energy in eV and its derivative by r in eV/Angstrom.
     double operator()(double r, double& derivative) const;
   };

@@ -1,4 +1,6 @@
-"""`race active config.yaml --out DIR`: strategies compared on one problem. The same command continues what was interrupted."""
+"""`race active config.yaml --out DIR`: strategies compared on one problem. The same command
+continues what was interrupted.
+"""
 
 import argparse
 from pathlib import Path
@@ -8,8 +10,15 @@ from race.active.loop import Loop
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML config; every option is documented in race.active.config")
-    parser.add_argument("--out", type=Path, default=Path("active"), help="folder of the comparison (default: active); continued if there")
+    parser.add_argument(
+        "config", type=Path, help="YAML config; every option is documented in race.active.config"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("active"),
+        help="folder of the comparison (default: active); continued if there",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

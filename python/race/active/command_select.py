@@ -23,18 +23,60 @@ SHOWN = 12  # rows of the table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="[MODEL] POOL", help="a run's folder or an artifact (random, fps on "
-                        "distances and dumps with their own uncertainty need none), then extxyz, traj or LAMMPS text dumps")  # fmt: skip
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="[MODEL] POOL",
+        help="a run's folder or an artifact (random, fps on "
+        "distances and dumps with their own uncertainty need none), then extxyz, traj or LAMMPS "
+        "text dumps",
+    )
     parser.add_argument("--strategy", choices=STRATEGIES, required=True)
     parser.add_argument("--budget", type=int, required=True, metavar="N", help="frames to select")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the selected frames, best first, as extended xyz")
-    parser.add_argument("--exclude", nargs="+", type=Path, default=[], metavar="PATH", help="structures known already (training set)")
-    parser.add_argument("--min-distance", type=float, default=0.0, metavar="D", help="leave out frames whose sorted pair distances differ "
-                        "by less than D Angstrom (RMS) from one chosen before (default 0: only equal structures)")  # fmt: skip
-    parser.add_argument("--features", choices=("distances", "model"), default="distances", help="what fps measures (default: distances)")
-    parser.add_argument("--seed", type=int, default=0, help="of random, and of the first frame of fps")
-    parser.add_argument("--elements", nargs="+", metavar="EL", help="element of each LAMMPS type, for dumps without a column element")
-    parser.add_argument("--compute", metavar="COMMAND", help='what wrote the columns c_ID[k] of a dump, e.g. "u all race/atom force/std"')
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the selected frames, best first, as extended xyz",
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="structures known already (training set)",
+    )
+    parser.add_argument(
+        "--min-distance",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="leave out frames whose sorted pair distances differ "
+        "by less than D Angstrom (RMS) from one chosen before (default 0: only equal structures)",
+    )
+    parser.add_argument(
+        "--features",
+        choices=("distances", "model"),
+        default="distances",
+        help="what fps measures (default: distances)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of random, and of the first frame of fps"
+    )
+    parser.add_argument(
+        "--elements",
+        nargs="+",
+        metavar="EL",
+        help="element of each LAMMPS type, for dumps without a column element",
+    )
+    parser.add_argument(
+        "--compute",
+        metavar="COMMAND",
+        help='what wrote the columns c_ID[k] of a dump, e.g. "u all race/atom force/std"',
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="frames per pass")
     parser.add_argument("--device", default="cpu")
 
@@ -43,12 +85,19 @@ def run(args: argparse.Namespace) -> None:
     has_model = args.inputs[0].is_dir() or args.inputs[0].name.endswith(".race.pt")
     model_path, paths = (args.inputs[0], args.inputs[1:]) if has_model else (None, args.inputs)
     if not paths:
-        raise RaceError("no pool", where=model_path, expected="files with structures after the model")
+        raise RaceError(
+            "no pool", where=model_path, expected="files with structures after the model"
+        )
     pool = read_pool(paths, args.elements, args.compute)
     exclude = read_pool(args.exclude, args.elements) if args.exclude else []
     model = open_scorer(model_path, args.batch_size, args.device) if model_path else None
     selector = Selector(args.strategy, args.budget, args.seed, args.min_distance, args.features)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{args.strategy}: {len(pool)} frames", total=None)
         choices = selector.select(pool, model, exclude, lambda n: bar.update(task, advance=n))
@@ -56,7 +105,9 @@ def run(args: argparse.Namespace) -> None:
     show(pool, choices, args)
 
 
-def write_selected(path: Path, pool: Sequence[Candidate], choices: Sequence[Choice], strategy: str) -> None:
+def write_selected(
+    path: Path, pool: Sequence[Candidate], choices: Sequence[Choice], strategy: str
+) -> None:
     """Extended xyz of the chosen frames with all that they had, and info keys of `describe`."""
     frames = []
     for choice in choices:
@@ -78,7 +129,9 @@ def show(pool: Sequence[Candidate], choices: Sequence[Choice], args: argparse.Na
     console = Console(width=None if Console().is_terminal else 120)
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("", "score", "by", "file", "frame"):
-        table.add_column(column, justify="left" if column in ("by", "file") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("by", "file") else "right", no_wrap=True
+        )
     for rank, choice in enumerate(choices[:SHOWN], 1):
         candidate = pool[choice.index]
         score = "" if choice.score is None else f"{choice.score:.4g}"
@@ -89,7 +142,13 @@ def show(pool: Sequence[Candidate], choices: Sequence[Choice], args: argparse.Na
     n_from = Counter(str(pool[choice.index].source) for choice in choices)
     parts = ", ".join(f"{n} of {source}" for source, n in n_from.items()) if len(n_from) > 1 else ""
     console.print(
-        f"{args.output}: {len(choices)} of {len(pool)} frames" + (f" ({parts})" if parts else ""), highlight=False, soft_wrap=True
+        f"{args.output}: {len(choices)} of {len(pool)} frames" + (f" ({parts})" if parts else ""),
+        highlight=False,
+        soft_wrap=True,
     )
     if len(choices) < args.budget:
-        console.print(f"the budget of {args.budget} is not used up: the other frames are known or too like those chosen", highlight=False)
+        console.print(
+            f"the budget of {args.budget} is not used up: the other frames are known or too like "
+            "those chosen",
+            highlight=False,
+        )

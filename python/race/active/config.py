@@ -1,4 +1,6 @@
-"""Every option of `race active config.yaml`: the data, the oracle, the strategies that are compared, and how each round trains."""
+"""Every option of `race active config.yaml`: the data, the oracle, the strategies that are
+compared, and how each round trains.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +14,21 @@ from race.config import DataConfig, ModelConfig, Options, TrainConfig, locate, r
 class OracleConfig(Options):
     """What labels a structure; one of `lammps`, `calculator`, `labels`."""
 
-    lammps: list[str] = Field(default=[], description="LAMMPS commands of a classical potential: pair_style, pair_coeff; units metal")
-    elements: list[str] = Field(default=[], description="element of each LAMMPS type, as in pair_coeff")
-    calculator: str | None = Field(default=None, description="import path of an ASE calculator, e.g. ase.calculators.emt.EMT")
+    lammps: list[str] = Field(
+        default=[],
+        description="LAMMPS commands of a classical potential: pair_style, pair_coeff; units metal",
+    )
+    elements: list[str] = Field(
+        default=[], description="element of each LAMMPS type, as in pair_coeff"
+    )
+    calculator: str | None = Field(
+        default=None, description="import path of an ASE calculator, e.g. ase.calculators.emt.EMT"
+    )
     arguments: dict[str, Any] = Field(default={}, description="its keyword arguments")
     labels: Literal["pool"] | list[Path] | None = Field(
-        default=None, description="labels that exist already: those of the pool itself, or of files that hold the same structures"
+        default=None,
+        description="labels that exist already: those of the pool itself, or of files that hold "
+        "the same structures",
     )
 
     @model_validator(mode="after")
@@ -30,54 +41,97 @@ class OracleConfig(Options):
 
 
 class ExploreConfig(Options):
-    """Candidates from dynamics with the current model (ASE, Langevin), instead of a pool of files."""
+    """Candidates from dynamics with the current model (ASE, Langevin), instead of a pool
+    of files.
+    """
 
     temperature: float = Field(gt=0, description="K")
-    n_walkers: int = Field(default=4, ge=1, description="trajectories a round, each from a frame of the training set drawn by the seed")
+    n_walkers: int = Field(
+        default=4,
+        ge=1,
+        description="trajectories a round, each from a frame of the training set drawn by the seed",
+    )
     steps: int = Field(default=1000, ge=1, description="of each trajectory")
     every: int = Field(default=50, ge=1, description="steps between candidates")
     timestep: float = Field(default=1.0, gt=0, description="fs")
     friction: float = Field(default=0.02, gt=0, description="1/fs")
-    max_force_std: float = Field(default=5.0, gt=0, description="a trajectory ends where the model's largest force/std exceeds it, eV/A")
-    closest: float = Field(default=0.6, gt=0, description="or where two atoms come closer, Angstrom")
+    max_force_std: float = Field(
+        default=5.0,
+        gt=0,
+        description="a trajectory ends where the model's largest force/std exceeds it, eV/A",
+    )
+    closest: float = Field(
+        default=0.6, gt=0, description="or where two atoms come closer, Angstrom"
+    )
 
 
 class Replay(Options):
-    """A strategy whose choices are known: round k labels the frames of the k-th files that the initial set does not have."""
+    """A strategy whose choices are known: round k labels the frames of the k-th files that
+    the initial set does not have.
+    """
 
     name: str
-    replay: list[Path | list[Path]] = Field(min_length=1, description="files of each round; a round's frames replace those of the last")
+    replay: list[Path | list[Path]] = Field(
+        min_length=1, description="files of each round; a round's frames replace those of the last"
+    )
 
 
 class ActiveConfig(Options):
     """What `race active` reads: one YAML file."""
 
-    initial: list[Path] = Field(min_length=1, description="the first training set; the oracle labels what is not labelled")
+    initial: list[Path] = Field(
+        min_length=1, description="the first training set; the oracle labels what is not labelled"
+    )
     pool: dict[str, list[Path]] = Field(
-        default={}, description="candidates; with names (600K: [...], 1200K: [...]) each group gives `budget` frames"
+        default={},
+        description="candidates; with names (600K: [...], 1200K: [...]) each group gives `budget` "
+        "frames",
     )
     explore: ExploreConfig | None = None
-    test: dict[str, Path] = Field(min_length=1, description="held-out sets by name; the oracle labels what is not labelled")
-    ood: list[str] = Field(default=[], description="test sets that are out of distribution: AUROC against the others")
+    test: dict[str, Path] = Field(
+        min_length=1, description="held-out sets by name; the oracle labels what is not labelled"
+    )
+    ood: list[str] = Field(
+        default=[], description="test sets that are out of distribution: AUROC against the others"
+    )
     oracle: OracleConfig
-    strategies: list[str | Replay] = Field(min_length=1, description=f"any of {' '.join(STRATEGIES)}, or replay: files")
+    strategies: list[str | Replay] = Field(
+        min_length=1, description=f"any of {' '.join(STRATEGIES)}, or replay: files"
+    )
     rounds: int = Field(default=5, ge=1)
-    budget: int | list[int] = Field(default=10, description="labels a round (and a group of the pool); a list: of each round")
+    budget: int | list[int] = Field(
+        default=10, description="labels a round (and a group of the pool); a list: of each round"
+    )
     seeds: list[int] = Field(
         default=[0],
         min_length=1,
-        description="the whole comparison once for each; times model.n_members added to train.seed, so that no two share a member",
+        description="the whole comparison once for each; times model.n_members added to "
+        "train.seed, so that no two share a member",
     )
     min_distance: float = Field(default=0.0, ge=0, description="as in race select, Angstrom")
-    features: Literal["distances", "model"] = Field(default="distances", description="as in race select, for fps")
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="of the initial set, and of every round's labels")
-    warm_start: bool = Field(default=True, description="train each round from the last round's weights")
-    bootstrap: int = Field(default=50, ge=0, description="resamples of frames for the 90 % intervals of the test errors")
-    data: dict[str, Any] = Field(default={}, description="options of race train's data section: keys, units, atomic_energies")
+    features: Literal["distances", "model"] = Field(
+        default="distances", description="as in race select, for fps"
+    )
+    validation_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="of the initial set, and of every round's labels"
+    )
+    warm_start: bool = Field(
+        default=True, description="train each round from the last round's weights"
+    )
+    bootstrap: int = Field(
+        default=50,
+        ge=0,
+        description="resamples of frames for the 90 % intervals of the test errors",
+    )
+    data: dict[str, Any] = Field(
+        default={}, description="options of race train's data section: keys, units, atomic_energies"
+    )
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     retrain: dict[str, Any] = Field(
-        default={}, description="changes of `train` from the second training on; warm-started, warmup_epochs is 0 unless set here"
+        default={},
+        description="changes of `train` from the second training on; warm-started, warmup_epochs "
+        "is 0 unless set here",
     )
 
     @field_validator("pool", mode="before")
@@ -91,25 +145,39 @@ class ActiveConfig(Options):
             raise ValueError("candidates come from either pool or explore")
         if self.explore is not None and self.oracle.labels is not None:
             raise ValueError("frames of explore are new: oracle.labels cannot have them")
-        if unknown := [name for name in self.strategies if isinstance(name, str) and name not in STRATEGIES]:
-            raise ValueError(f"unknown strategy {unknown[0]}; expected {' '.join(STRATEGIES)}, or name: and replay:")
+        if unknown := [
+            name for name in self.strategies if isinstance(name, str) and name not in STRATEGIES
+        ]:
+            raise ValueError(
+                f"unknown strategy {unknown[0]}; expected {' '.join(STRATEGIES)}, or name: and "
+                "replay:"
+            )
         if len(set(self.names)) < len(self.names):
             raise ValueError("two strategies have one name")
         if unknown := sorted(set(self.ood) - set(self.test)):
             raise ValueError(f"ood {unknown[0]} is not one of test: {' '.join(self.test)}")
         if isinstance(self.budget, list) and len(self.budget) < self.rounds:
             raise ValueError(f"budget has {len(self.budget)} entries for {self.rounds} rounds")
-        if short := [s.name for s in self.strategies if isinstance(s, Replay) and len(s.replay) < self.rounds]:
-            raise ValueError(f"replay {short[0]} has fewer files than there are rounds ({self.rounds})")
+        if short := [
+            s.name for s in self.strategies if isinstance(s, Replay) and len(s.replay) < self.rounds
+        ]:
+            raise ValueError(
+                f"replay {short[0]} has fewer files than there are rounds ({self.rounds})"
+            )
         if wrong := {"train", "validation"} & self.data.keys():
-            raise ValueError(f"data.{sorted(wrong)[0]} is what the rounds make; the first training set is `initial`")
+            raise ValueError(
+                f"data.{sorted(wrong)[0]} is what the rounds make; the first training set is "
+                "`initial`"
+            )
         DataConfig(train=[Path("none")], **self.data)
         self.retrained()
         return self
 
     @property
     def names(self) -> list[str]:
-        return [strategy if isinstance(strategy, str) else strategy.name for strategy in self.strategies]
+        return [
+            strategy if isinstance(strategy, str) else strategy.name for strategy in self.strategies
+        ]
 
     def budget_of(self, round_number: int) -> int:
         """Labels of round 1, 2, ..."""
@@ -119,16 +187,24 @@ class ActiveConfig(Options):
         """`train` as it is from the second training on."""
         # A likelihood that is warm already needs no warm-up from MSE.
         warm = {"warmup_epochs": 0} if self.warm_start else {}
-        return TrainConfig.model_validate(self.train.model_dump(exclude_unset=True) | warm | self.retrain)
+        return TrainConfig.model_validate(
+            self.train.model_dump(exclude_unset=True) | warm | self.retrain
+        )
 
     def label_keys(self) -> dict[str, Any]:
         """Arguments of `read_frames`."""
         data = DataConfig(train=[Path("none")], **self.data)
-        return {"energy_key": data.energy_key, "forces_key": data.forces_key, "stress_key": data.stress_key, "units": data.units}
+        return {
+            "energy_key": data.energy_key,
+            "forces_key": data.forces_key,
+            "stress_key": data.stress_key,
+            "units": data.units,
+        }
 
 
 def read_active_config(path: Path) -> ActiveConfig:
-    """Reads and validates; relative paths are taken from the config's folder, ${VARIABLES} are expanded.
+    """Reads and validates; relative paths are taken from the config's folder, ${VARIABLES}
+    are expanded.
 
     Raises:
         RaceError: no such file, not YAML, an option that is unknown or does not fit the others.
@@ -139,14 +215,24 @@ def read_active_config(path: Path) -> ActiveConfig:
         return locate(name, path, key)
 
     config.initial = [found(name, "initial") for name in config.initial]
-    config.pool = {group: [found(name, f"pool.{group}") for name in names] for group, names in config.pool.items()}
+    config.pool = {
+        group: [found(name, f"pool.{group}") for name in names]
+        for group, names in config.pool.items()
+    }
     config.test = {name: found(file, f"test.{name}") for name, file in config.test.items()}
     if isinstance(config.oracle.labels, list):
         config.oracle.labels = [found(name, "oracle.labels") for name in config.oracle.labels]
     for strategy in config.strategies:
         if isinstance(strategy, Replay):
             rounds = [files if isinstance(files, list) else [files] for files in strategy.replay]
-            strategy.replay = [[found(name, f"strategies.{strategy.name}") for name in files] for files in rounds]
-    if isinstance(config.data.get("atomic_energies"), str) and config.data["atomic_energies"] != "least_squares":
-        config.data["atomic_energies"] = str(found(Path(config.data["atomic_energies"]), "data.atomic_energies"))
+            strategy.replay = [
+                [found(name, f"strategies.{strategy.name}") for name in files] for files in rounds
+            ]
+    if (
+        isinstance(config.data.get("atomic_energies"), str)
+        and config.data["atomic_energies"] != "least_squares"
+    ):
+        config.data["atomic_energies"] = str(
+            found(Path(config.data["atomic_energies"]), "data.atomic_energies")
+        )
     return config

@@ -1,4 +1,6 @@
-"""How far apart structures are: sorted pair distances, or the features a model reads its energies from."""
+"""How far apart structures are: sorted pair distances, or the features a model reads its
+energies from.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,11 +19,15 @@ Progress = Callable[[int], Any]
 
 
 class Space:
-    """Points [n, d] in groups; the distance of two points is the RMS difference of their coordinates, infinite between groups."""
+    """Points [n, d] in groups; the distance of two points is the RMS difference of their
+    coordinates, infinite between groups.
+    """
 
     def __init__(self, groups: Sequence[object], vectors: Sequence[np.ndarray]):
         numbers: dict[object, int] = {}
-        self.group = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
+        self.group = np.array(
+            [numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64
+        )
         self.row = np.zeros(len(vectors), dtype=np.int64)
         self.points = []
         for k in range(len(numbers)):
@@ -34,14 +40,18 @@ class Space:
         out = np.full(len(self.group), np.inf)
         points = self.points[self.group[k]]
         difference = points - points[self.row[k]]
-        out[self.group == self.group[k]] = np.sqrt(np.einsum("nd,nd->n", difference, difference) / max(points.shape[1], 1))
+        out[self.group == self.group[k]] = np.sqrt(
+            np.einsum("nd,nd->n", difference, difference) / max(points.shape[1], 1)
+        )
         return out
 
 
 def pair_distance_space(frames: Sequence[ase.Atoms], progress: Progress = lambda n: None) -> Space:
-    """Coordinates: the sorted distances (Angstrom) of the pairs of each two elements; groups: compositions.
+    """Coordinates: the sorted distances (Angstrom) of the pairs of each two elements;
+    groups: compositions.
 
-    Invariant to motions and to permutations of like atoms. The nearest image counts under periodic boundaries.
+    Invariant to motions and to permutations of like atoms. The nearest image counts under
+    periodic boundaries.
     """
     groups, vectors = [], []
     for atoms in frames:
@@ -52,16 +62,27 @@ def pair_distance_space(frames: Sequence[ase.Atoms], progress: Progress = lambda
 
 
 def sorted_pair_distances(atoms: ase.Atoms) -> np.ndarray:
-    """[n (n - 1) / 2] Angstrom: pairs of elements by atomic number, distances of each pair of elements ascending."""
+    """[n (n - 1) / 2] Angstrom: pairs of elements by atomic number, distances of each pair
+    of elements ascending.
+    """
     distance = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
     i, j = np.triu_indices(len(atoms), k=1)
-    low, high = np.minimum(atoms.numbers[i], atoms.numbers[j]), np.maximum(atoms.numbers[i], atoms.numbers[j])
-    parts = [np.sort(distance[i, j][(low == a) & (high == b)]) for a, b in combinations_with_replacement(np.unique(atoms.numbers), 2)]
+    low, high = (
+        np.minimum(atoms.numbers[i], atoms.numbers[j]),
+        np.maximum(atoms.numbers[i], atoms.numbers[j]),
+    )
+    parts = [
+        np.sort(distance[i, j][(low == a) & (high == b)])
+        for a, b in combinations_with_replacement(np.unique(atoms.numbers), 2)
+    ]
     return np.concatenate([np.zeros(0), *parts])
 
 
-def feature_space(scorer: RunScorer, candidates: Sequence[Candidate], progress: Progress = lambda n: None) -> Space:
-    """Coordinates: for each element the mean over its atoms of the invariant features of every layer, of all members; one group.
+def feature_space(
+    scorer: RunScorer, candidates: Sequence[Candidate], progress: Progress = lambda n: None
+) -> Space:
+    """Coordinates: for each element the mean over its atoms of the invariant features of
+    every layer, of all members; one group.
 
     An element that a frame lacks is at zero.
     """
@@ -69,11 +90,14 @@ def feature_space(scorer: RunScorer, candidates: Sequence[Candidate], progress: 
     seen: list[torch.Tensor] = []
 
     def keep(layer: torch.nn.Module, arguments: Any, result: tuple[torch.Tensor, ...]) -> None:
-        # [n, (l, m), member * channel], scalars first (race.model.irreps): as many columns as the readout has rows for them.
+        # [n, (l, m), member * channel], scalars first (race.model.irreps): as many
+        # columns as the readout has rows for them.
         width = layer.readout.w1.shape[0] * layer.readout.w1.shape[1]  # type: ignore[union-attr, index, operator]
         seen.append(result[0].detach()[:, :width])
 
-    hooks = [layer.register_forward_hook(keep) for layer in model.layers if isinstance(layer, Layer)]
+    hooks = [
+        layer.register_forward_hook(keep) for layer in model.layers if isinstance(layer, Layer)
+    ]
     try:
         for batch in dataset.batches(scorer.batch_size):
             seen.clear()
@@ -82,7 +106,9 @@ def feature_space(scorer: RunScorer, candidates: Sequence[Candidate], progress: 
             features = torch.cat(seen, dim=1).double()
             n_elements = len(dataset.elements)
             cell = batch.frame.to(features.device) * n_elements + batch.species.to(features.device)
-            sums = features.new_zeros(batch.n_frames * n_elements, features.shape[1]).index_add(0, cell, features)
+            sums = features.new_zeros(batch.n_frames * n_elements, features.shape[1]).index_add(
+                0, cell, features
+            )
             counts = torch.bincount(cell, minlength=batch.n_frames * n_elements).clamp(min=1)
             vectors += list((sums / counts[:, None]).view(batch.n_frames, -1).cpu().numpy())
             progress(batch.n_frames)

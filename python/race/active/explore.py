@@ -25,19 +25,30 @@ def export_run(run: Path, artifact: Path) -> Path:
 
 
 def walk(start: ase.Atoms, artifact: Path, config: ExploreConfig, seed: int) -> list[ase.Atoms]:
-    """Frames every `every` steps of Langevin dynamics, until it ends or leaves what can be trusted; the frame that does is the last.
+    """Frames every `every` steps of Langevin dynamics, until it ends or leaves what can be
+    trusted; the frame that does is the last.
 
-    A frame on which two atoms coincide (closer than half of `closest`) is left out: no oracle should be asked about it.
+    A frame on which two atoms coincide (closer than half of `closest`) is left out: no
+    oracle should be asked about it.
     """
     from race import Calculator
 
-    atoms = ase.Atoms(numbers=start.numbers, positions=start.positions, cell=start.cell, pbc=start.pbc)
+    atoms = ase.Atoms(
+        numbers=start.numbers, positions=start.positions, cell=start.cell, pbc=start.pbc
+    )
     atoms.calc = Calculator(artifact)
     rng = np.random.RandomState(seed)
     kt = units.kB * config.temperature
-    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(kt * atoms.get_masses())[:, None])
+    atoms.set_momenta(
+        rng.standard_normal((len(atoms), 3)) * np.sqrt(kt * atoms.get_masses())[:, None]
+    )
     dynamics = Langevin(
-        atoms, config.timestep * units.fs, temperature_K=config.temperature, friction=config.friction / units.fs, rng=rng, fixcm=False
+        atoms,
+        config.timestep * units.fs,
+        temperature_K=config.temperature,
+        friction=config.friction / units.fs,
+        rng=rng,
+        fixcm=False,
     )
     frames = []
     for step in range(config.every, config.steps + 1, config.every):
@@ -45,7 +56,9 @@ def walk(start: ase.Atoms, artifact: Path, config: ExploreConfig, seed: int) -> 
         closest = shortest_distance(atoms, config.closest)
         if not np.isfinite(atoms.positions).all() or closest < 0.5 * config.closest:
             break
-        frame = ase.Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        frame = ase.Atoms(
+            numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
+        )
         std = largest_force_std(atoms)
         frame.info = {"step": step, "temperature": config.temperature, "max_force_std": std}
         frames.append(frame)

@@ -1,10 +1,11 @@
-"""The loop: select, label, train, judge, again. Every stage ends in one file that appears whole; what has its file is not done again.
+"""The loop: select, label, train, judge, again. Every stage ends in one file that appears
+whole; what has its file is not done again.
 
-out/config.json                          what the comparison is
-out/labels/HASH.json                     every label that the oracle gave, by structure
-out/data/initial.extxyz, test-NAME.extxyz
+out/config.json                          what the comparison is out/labels/HASH.json
+every label that the oracle gave, by structure out/data/initial.extxyz, test-NAME.extxyz
 out/seed-S/initial/                      round 0, common to all strategies
-out/seed-S/STRATEGY/round-K/             explored-*.extxyz, selected.extxyz, labelled.extxyz, validation.extxyz, train.extxyz,
+out/seed-S/STRATEGY/round-K/             explored-*.extxyz, selected.extxyz,
+labelled.extxyz, validation.extxyz, train.extxyz,
                                          run/ (as race train makes it), metrics.json
 out/report.json, report.md, errors_vs_labels.png
 """
@@ -65,7 +66,8 @@ class Loop:
     """A comparison of strategies in the folder `out`; `run` does what is left of it.
 
     Raises:
-        RaceError: `out` holds another comparison, data or an oracle that cannot be used, test structures in the initial set.
+        RaceError: `out` holds another comparison, data or an oracle that cannot be used,
+            test structures in the initial set.
     """
 
     def __init__(self, config: ActiveConfig, out: Path):
@@ -77,8 +79,13 @@ class Loop:
         files = [path for paths in config.pool.values() for path in paths]
         self.oracle = make_oracle(config.oracle, files, self.keys, out / "labels")
         self.initial = self._labelled_set(out / "data" / "initial.extxyz", config.initial)
-        self.test = {name: self._labelled_set(out / "data" / f"test-{name}.extxyz", [path]) for name, path in config.test.items()}
-        self.held_out = {c.fingerprint: name for name, path in self.test.items() for c in read_pool([path])}
+        self.test = {
+            name: self._labelled_set(out / "data" / f"test-{name}.extxyz", [path])
+            for name, path in config.test.items()
+        }
+        self.held_out = {
+            c.fingerprint: name for name, path in self.test.items() for c in read_pool([path])
+        }
         for candidate in read_pool([self.initial]):
             self._refuse_held_out(candidate)
 
@@ -89,37 +96,60 @@ class Loop:
             last = dict.fromkeys(self.config.names, base)
             for number in range(1, self.config.rounds + 1):
                 for name, strategy in zip(self.config.names, self.config.strategies, strict=True):
-                    this = Round(self.out / f"seed-{seed}" / name.replace("/", "_") / f"round-{number}", name, seed, number)
+                    this = Round(
+                        self.out / f"seed-{seed}" / name.replace("/", "_") / f"round-{number}",
+                        name,
+                        seed,
+                        number,
+                    )
                     self._round(this, last[name], base, strategy)
                     last[name] = this
                     results.write(self.out, self.config)
         results.write(self.out, self.config)
-        self._say(f"{self.oracle.computed} labels computed in this call, {self.oracle.calls} asked for; report: {self.out / 'report.md'}")
+        self._say(
+            f"{self.oracle.computed} labels computed in this call, {self.oracle.calls} asked for; "
+            f"report: {self.out / 'report.md'}"
+        )
 
-    # ---- what is asked for, and what is there already --------------------------------------------------------------
+    # ---- what is asked for, and what is there already --------------------------------------------
 
     def _claim(self) -> None:
         """Writes out/config.json, or refuses a folder that holds another comparison."""
         path, given = self.out / "config.json", self.config.model_dump(mode="json")
         if path.exists():
-            kept = read_options(path, ActiveConfig).model_dump(mode="json")  # options that have come since: at their defaults
+            # Options that have come since: at their defaults
+            kept = read_options(path, ActiveConfig).model_dump(mode="json")
             for key in given.keys() - EXTENDABLE:
                 if given[key] != kept.get(key):
                     remedy = "restore it, or start another comparison with another --out"
-                    raise RaceError("differs from the comparison that is there", where=f"{path}, {key}", expected=kept.get(key),
-                                    got=given[key], remedy=remedy)  # fmt: skip
+                    raise RaceError(
+                        "differs from the comparison that is there",
+                        where=f"{path}, {key}",
+                        expected=kept.get(key),
+                        got=given[key],
+                        remedy=remedy,
+                    )
         checkpoint.write_json(path, given)
 
     def _labelled_set(self, path: Path, sources: Sequence[Path]) -> Path:
         """The frames of `sources` with labels, the oracle's where they have none."""
 
         def make(path: Path) -> None:
-            frames = [atoms for source in sources for atoms in read_frames(source, require=(), **self.keys)]
+            frames = [
+                atoms
+                for source in sources
+                for atoms in read_frames(source, require=(), **self.keys)
+            ]
             shown = self._shown(frames, f"labels of {path.name}")
             label = [
-                label_of(atoms) if is_labelled(atoms) else self.oracle.label(atoms, f"{path}, frame {k}") for k, atoms in enumerate(shown)
+                label_of(atoms)
+                if is_labelled(atoms)
+                else self.oracle.label(atoms, f"{path}, frame {k}")
+                for k, atoms in enumerate(shown)
             ]
-            write_frames(path, [labelled(atoms, value) for atoms, value in zip(frames, label, strict=True)])
+            write_frames(
+                path, [labelled(atoms, value) for atoms, value in zip(frames, label, strict=True)]
+            )
 
         self._stage(path, make)
         return path
@@ -133,7 +163,9 @@ class Loop:
     def _refuse_held_out(self, candidate: Candidate) -> None:
         if (name := self.held_out.get(candidate.fingerprint)) is not None:
             remedy = "test on structures that no training set has"
-            raise RaceError(f"this structure is in the test set {name}", where=candidate.where, remedy=remedy)
+            raise RaceError(
+                f"this structure is in the test set {name}", where=candidate.where, remedy=remedy
+            )
 
     def _shown(self, frames: Sequence[ase.Atoms], what: str) -> Iterable[ase.Atoms]:
         """With a progress bar, on a terminal."""
@@ -143,13 +175,15 @@ class Loop:
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    # ---- rounds ----------------------------------------------------------------------------------------------------
+    # ---- rounds ----------------------------------------------------------------------------------
 
     def _first(self, this: Round) -> None:
         frames = read_frames(self.initial)
         self._stage(
             this.folder / "train.extxyz",
-            lambda _: self._write_sets(this, *validation_split(frames, self.config.validation_fraction, this.seed)),
+            lambda _: self._write_sets(
+                this, *validation_split(frames, self.config.validation_fraction, this.seed)
+            ),
         )
         self._train(this, None)
 
@@ -158,8 +192,14 @@ class Loop:
         folder, sets, oracle = this.folder, last, self.oracle
         if isinstance(strategy, Replay):
             sets, oracle = base, FileOracle(self._replay_files(strategy, this.number), self.keys)
-        self._stage(folder / "selected.extxyz", lambda path: write_frames(path, self._select(this, last, strategy)))
-        self._stage(folder / "labelled.extxyz", lambda path: write_frames(path, self._label(folder / "selected.extxyz", oracle)))
+        self._stage(
+            folder / "selected.extxyz",
+            lambda path: write_frames(path, self._select(this, last, strategy)),
+        )
+        self._stage(
+            folder / "labelled.extxyz",
+            lambda path: write_frames(path, self._label(folder / "selected.extxyz", oracle)),
+        )
         self._stage(folder / "train.extxyz", lambda _: self._grow(this, sets))
         self._train(this, last if self.config.warm_start else None)
 
@@ -169,14 +209,21 @@ class Loop:
         n_validation = round(self.config.validation_fraction * len(new))
         parts = split_indices(len(new), [len(new) - n_validation, n_validation], this.lot)
         old = [read_frames(last.folder / f"{name}.extxyz") for name in ("train", "validation")]
-        self._write_sets(this, *(have + [new[k] for k in part] for have, part in zip(old, parts, strict=True)))
+        self._write_sets(
+            this, *(have + [new[k] for k in part] for have, part in zip(old, parts, strict=True))
+        )
 
-    def _write_sets(self, this: Round, training: Sequence[ase.Atoms], validation: Sequence[ase.Atoms]) -> None:
+    def _write_sets(
+        self, this: Round, training: Sequence[ase.Atoms], validation: Sequence[ase.Atoms]
+    ) -> None:
         """train.extxyz comes last: where it is, both are."""
         for name, frames in (("validation", validation), ("train", training)):
-            write_frames(this.folder / f"{name}.extxyz", [labelled(atoms, label_of(atoms)) for atoms in frames])
+            write_frames(
+                this.folder / f"{name}.extxyz",
+                [labelled(atoms, label_of(atoms)) for atoms in frames],
+            )
 
-    # ---- choosing and labelling --------------------------------------------------------------------------------------
+    # ---- choosing and labelling ------------------------------------------------------------------
 
     def _select(self, this: Round, last: Round, strategy: str | Replay) -> list[ase.Atoms]:
         """Structures to label, with info keys that say why."""
@@ -185,23 +232,36 @@ class Loop:
         known = read_pool([last.folder / "train.extxyz", last.folder / "validation.extxyz"])
         model = RunScorer(last.run, self.config.train.batch_size, self.config.train.device)
         out: list[ase.Atoms] = []
-        for group, frames in (self._explore(this, last) if self.config.explore else self.pool).items():
-            candidates = [candidate for candidate in frames if candidate.fingerprint not in self.held_out]
+        for group, frames in (
+            self._explore(this, last) if self.config.explore else self.pool
+        ).items():
+            candidates = [
+                candidate for candidate in frames if candidate.fingerprint not in self.held_out
+            ]
             budget = self.config.budget_of(this.number)
             if self.config.explore:  # a trajectory may have ended early
                 budget = min(budget, len(candidates))
             left_out = len(frames) - len(candidates)
             self._say(
-                f"{this}: choosing {budget} of {len(candidates)} frames of {group}" + f" ({left_out} test frames left out)" * bool(left_out)
+                f"{this}: choosing {budget} of {len(candidates)} frames of {group}"
+                + f" ({left_out} test frames left out)" * bool(left_out)
             )
-            selector = Selector(strategy, budget, this.lot, self.config.min_distance, self.config.features)
+            selector = Selector(
+                strategy, budget, this.lot, self.config.min_distance, self.config.features
+            )
             choices = selector.select(candidates, model, known)
             if not choices:
-                raise RaceError("no new frame to label", where=f"{this}, {group}", remedy="use fewer rounds or a larger pool")
+                raise RaceError(
+                    "no new frame to label",
+                    where=f"{this}, {group}",
+                    remedy="use fewer rounds or a larger pool",
+                )
             for choice in choices:
                 candidate = candidates[choice.index]
                 atoms, temperature = candidate.bare, candidate.atoms.info.get("temperature")
-                atoms.info = describe(choice, candidate, strategy) | ({} if temperature is None else {"temperature": temperature})
+                atoms.info = describe(choice, candidate, strategy) | (
+                    {} if temperature is None else {"temperature": temperature}
+                )
                 out.append(atoms)
                 known.append(candidate)
         return out
@@ -220,7 +280,11 @@ class Loop:
             self._refuse_held_out(candidate)
             seen.add(candidate.fingerprint)
             atoms = candidate.bare
-            atoms.info = {"race_strategy": strategy.name, "race_source": candidate.source.name, "race_frame": candidate.index}
+            atoms.info = {
+                "race_strategy": strategy.name,
+                "race_source": candidate.source.name,
+                "race_frame": candidate.index,
+            }
             out.append(atoms)
         if not out:
             raise RaceError("its files have no frame that the initial set lacks", where=str(this))
@@ -239,18 +303,27 @@ class Loop:
         for k, path in enumerate(paths):
             if not path.exists():
                 self._say(f"{this}: dynamics {k + 1} of {len(paths)} at {explore.temperature:g} K")
-                write_frames(path, walk(starts[order[k % len(starts)]], artifact, explore, 1000 * this.lot + k))
+                write_frames(
+                    path,
+                    walk(starts[order[k % len(starts)]], artifact, explore, 1000 * this.lot + k),
+                )
         walked = [path for path in paths if path.stat().st_size]
         if not walked:
-            raise RaceError("no trajectory gave a frame", where=str(this), remedy="lower explore.temperature, timestep or every")
+            raise RaceError(
+                "no trajectory gave a frame",
+                where=str(this),
+                remedy="lower explore.temperature, timestep or every",
+            )
         return {"dynamics": read_pool(walked)}
 
     def _label(self, selected: Path, oracle: Oracle) -> list[ase.Atoms]:
         frames = read_frames(selected, require=())
         shown = enumerate(self._shown(frames, "labelling"))
-        return [labelled(atoms, oracle.label(atoms, f"{selected}, frame {k}")) for k, atoms in shown]
+        return [
+            labelled(atoms, oracle.label(atoms, f"{selected}, frame {k}")) for k, atoms in shown
+        ]
 
-    # ---- training and judging ----------------------------------------------------------------------------------------
+    # ---- training and judging --------------------------------------------------------------------
 
     def _train(self, this: Round, warm: Round | None) -> None:
         """Trains and judges on the test sets; metrics.json is the last file of a round."""
@@ -259,10 +332,15 @@ class Loop:
         options = self.config.train if this.number == 0 else self.config.retrained()
         training, validation = (this.folder / f"{name}.extxyz" for name in ("train", "validation"))
         config = Config(
-            data=DataConfig(train=[training], validation=[validation], atomic_energies=self._atomic_energies()),
+            data=DataConfig(
+                train=[training], validation=[validation], atomic_energies=self._atomic_energies()
+            ),
             model=self.config.model,
             train=options.model_copy(
-                update={"seed": options.seed + this.seed * self.config.model.n_members, "warm_start": warm.run if warm else None}
+                update={
+                    "seed": options.seed + this.seed * self.config.model.n_members,
+                    "warm_start": warm.run if warm else None,
+                }
             ),
         )
         self._say(f"{this}: training" + " from the last round's weights" * bool(warm))
@@ -271,19 +349,30 @@ class Loop:
         splits = []
         for name, path in self.test.items():
             frames = source.read(path)
-            splits.append(Split(name, *source.predict(frames), name in self.config.ood, temperatures(frames)))
+            splits.append(
+                Split(name, *source.predict(frames), name in self.config.ood, temperatures(frames))
+            )
         n_train, n_validation = (len(read_pool([path])) for path in (training, validation))
         content = {
-            "strategy": this.strategy, "seed": this.seed, "round": this.number, "n_labels": n_train + n_validation, "n_train": n_train,
+            "strategy": this.strategy,
+            "seed": this.seed,
+            "round": this.number,
+            "n_labels": n_train + n_validation,
+            "n_train": n_train,
             "records": make_records(source, splits, {}, None, self.config.bootstrap),
-        }  # fmt: skip
+        }
         aside = write_json(this.folder / ".metrics.json", content)
         aside.rename(this.folder / "metrics.json")
 
     def _atomic_energies(self) -> Any:
-        """As `race train` takes them, a file being read with the keys of the user's files: the loop's own have ASE's."""
+        """As `race train` takes them, a file being read with the keys of the user's files:
+        the loop's own have ASE's.
+        """
         given = self.config.data.get("atomic_energies", "least_squares")
         if isinstance(given, dict) or given == "least_squares":
             return given
         keys = {key: value for key, value in self.keys.items() if key in ("energy_key", "units")}
-        return {atoms.get_chemical_symbols()[0]: atoms.info["energy"] for atoms in read_frames(given, require=("energy",), **keys)}
+        return {
+            atoms.get_chemical_symbols()[0]: atoms.info["energy"]
+            for atoms in read_frames(given, require=("energy",), **keys)
+        }

@@ -1,4 +1,6 @@
-"""Candidates for labelling: frames of any file that ASE reads, or of a LAMMPS dump, as they are, with where they came from."""
+"""Candidates for labelling: frames of any file that ASE reads, or of a LAMMPS dump, as they
+are, with where they came from.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +16,25 @@ from race.data.graph import ORIGIN
 from race.data.labels import check_geometry
 from race.errors import RaceError
 
-# Keywords of compute race/atom that say how uncertain an atom is -> number of columns (lammps_plugin/README.md). `interval P` has 3.
-KEYWORDS = {"force/std": 1, "force/cov": 6, "force/aleatoric": 6, "force/epistemic": 6, "energy/std": 1, "bald": 1}
+# Keywords of compute race/atom that say how uncertain an atom is -> number of columns
+# (lammps_plugin/README.md). `interval P` has 3.
+KEYWORDS = {
+    "force/std": 1,
+    "force/cov": 6,
+    "force/aleatoric": 6,
+    "force/epistemic": 6,
+    "energy/std": 1,
+    "bald": 1,
+}
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A frame of a pool.
 
-    atoms: as the file has it, labels and all; source, index: the file and the frame's number in it; columns: what a dump knows of its
-    uncertainty, keyword of compute race/atom -> [n_atoms] or [n_atoms, n_columns].
+    atoms: as the file has it, labels and all; source, index: the file and the frame's
+    number in it; columns: what a dump knows of its uncertainty, keyword of compute
+    race/atom -> [n_atoms] or [n_atoms, n_columns].
     """
 
     atoms: ase.Atoms
@@ -39,7 +50,9 @@ class Candidate:
     def bare(self) -> ase.Atoms:
         """The structure alone, which a model is asked about."""
         atoms = self.atoms
-        bare = ase.Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        bare = ase.Atoms(
+            numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
+        )
         bare.info[ORIGIN] = self.where
         return bare
 
@@ -48,17 +61,21 @@ class Candidate:
         return fingerprint(self.atoms)
 
 
-def read_pool(paths: Iterable[Path], elements: Sequence[str] | None = None, compute: str | None = None) -> list[Candidate]:
+def read_pool(
+    paths: Iterable[Path], elements: Sequence[str] | None = None, compute: str | None = None
+) -> list[Candidate]:
     """Every frame of the files, in order.
 
     Args:
         paths: extended xyz, ASE trajectories or LAMMPS text dumps.
         elements: the element of each LAMMPS type, for dumps without a column `element`.
-        compute: the LAMMPS command that made the dumps' columns `c_ID[k]`, as in the input script. Columns that
-            dump_modify colname has given the name of a keyword need none.
+        compute: the LAMMPS command that made the dumps' columns `c_ID[k]`, as in the
+            input script. Columns that dump_modify colname has given the name of a keyword
+            need none.
 
     Raises:
-        RaceError: no such file, not readable, a frame that is no structure, columns that the command does not explain.
+        RaceError: no such file, not readable, a frame that is no structure, columns that
+            the command does not explain.
     """
     out = []
     for path in paths:
@@ -83,13 +100,18 @@ def _read(path: Path) -> list[ase.Atoms]:
         return list(ase.io.iread(str(path)))
     except Exception as error:  # ASE's parsers raise anything
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RaceError(f"ASE cannot read it ({what})", where=path, expected="extxyz, ASE traj or a LAMMPS text dump") from error
+        raise RaceError(
+            f"ASE cannot read it ({what})",
+            where=path,
+            expected="extxyz, ASE traj or a LAMMPS text dump",
+        ) from error
 
 
 def column_names(compute: str) -> dict[str, list[str]]:
     """Keyword -> the columns of a dump that hold it.
 
-    compute: `compute u all race/atom force/std force/cov`, with or without the first word; several are joined by ";".
+    compute: `compute u all race/atom force/std force/cov`, with or without the first
+    word; several are joined by ";".
 
     Raises:
         RaceError: not such a command, or a keyword that compute race/atom does not have.
@@ -99,7 +121,12 @@ def column_names(compute: str) -> dict[str, list[str]]:
         words = command.split()
         words = words[1:] if words[:1] == ["compute"] else words
         if len(words) < 4 or words[2] != "race/atom":
-            raise RaceError("not a compute race/atom", where="--compute", expected='"u all race/atom force/std ..."', got=repr(command))
+            raise RaceError(
+                "not a compute race/atom",
+                where="--compute",
+                expected='"u all race/atom force/std ..."',
+                got=repr(command),
+            )
         keywords, widths, rest = [], [], iter(words[3:])
         for word in rest:
             if word == "interval":
@@ -107,30 +134,52 @@ def column_names(compute: str) -> dict[str, list[str]]:
             elif word in KEYWORDS:
                 width = KEYWORDS[word]
             else:
-                raise RaceError("unknown keyword of compute race/atom", where="--compute", expected=" ".join(KEYWORDS), got=word)
+                raise RaceError(
+                    "unknown keyword of compute race/atom",
+                    where="--compute",
+                    expected=" ".join(KEYWORDS),
+                    got=word,
+                )
             keywords.append(word)
             widths.append(width)
         name, first = f"c_{words[0]}", 1
         for keyword, width in zip(keywords, widths, strict=True):
-            out[keyword] = [name] if sum(widths) == 1 else [f"{name}[{first + k}]" for k in range(width)]
+            out[keyword] = (
+                [name] if sum(widths) == 1 else [f"{name}[{first + k}]" for k in range(width)]
+            )
             first += width
     return out
 
 
 def _columns(atoms: ase.Atoms, names: dict[str, list[str]], where: str) -> dict[str, np.ndarray]:
-    out = {keyword: atoms.arrays[keyword] for keyword, width in KEYWORDS.items() if width == 1 and keyword in atoms.arrays}
+    out = {
+        keyword: atoms.arrays[keyword]
+        for keyword, width in KEYWORDS.items()
+        if width == 1 and keyword in atoms.arrays
+    }
     for keyword, columns in names.items():
         if missing := [column for column in columns if column not in atoms.arrays]:
             got = " ".join(name for name in atoms.arrays if name not in ("numbers", "positions"))
-            raise RaceError(f"no column {missing[0]} for {keyword}", where=where, expected=" ".join(columns), got=got or "none")
+            raise RaceError(
+                f"no column {missing[0]} for {keyword}",
+                where=where,
+                expected=" ".join(columns),
+                got=got or "none",
+            )
         values = np.stack([atoms.arrays[column] for column in columns], axis=1)
         out[keyword] = values[:, 0] if len(columns) == 1 else values
     return out
 
 
 def _renamed(atoms: ase.Atoms, names: dict[str, list[str]]) -> ase.Atoms:
-    """Arrays under names that extended xyz can hold: c_u[1] becomes the keyword it stands for, force_std, force_cov_1, ..."""
-    known = {column: f"{keyword}_{k + 1}" if len(cols) > 1 else keyword for keyword, cols in names.items() for k, column in enumerate(cols)}
+    """Arrays under names that extended xyz can hold: c_u[1] becomes the keyword it stands
+    for, force_std, force_cov_1, ...
+    """
+    known = {
+        column: f"{keyword}_{k + 1}" if len(cols) > 1 else keyword
+        for keyword, cols in names.items()
+        for k, column in enumerate(cols)
+    }
     for old in [name for name in atoms.arrays if name not in ("numbers", "positions")]:
         new = known.get(old, old)
         for character, replacement in (("/", "_"), ("[", "_"), ("]", ""), (" ", "_")):

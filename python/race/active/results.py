@@ -1,4 +1,6 @@
-"""The report of a comparison: test errors against the number of labels, one line per strategy, as table, JSON and figure."""
+"""The report of a comparison: test errors against the number of labels, one line per
+strategy, as table, JSON and figure.
+"""
 
 import json
 from collections.abc import Sequence
@@ -32,12 +34,17 @@ def write(out: Path, config: ActiveConfig) -> None:
 
 
 def collect(out: Path, config: ActiveConfig) -> list[dict[str, Any]]:
-    """One record for each strategy, seed, round and test set; round 0, the initial set, belongs to every strategy."""
+    """One record for each strategy, seed, round and test set; round 0, the initial set,
+    belongs to every strategy.
+    """
     records = []
     for seed in config.seeds:
         for name in config.names:
             rounds = [out / f"seed-{seed}" / "initial"]
-            rounds += [out / f"seed-{seed}" / name.replace("/", "_") / f"round-{k}" for k in range(1, config.rounds + 1)]
+            rounds += [
+                out / f"seed-{seed}" / name.replace("/", "_") / f"round-{k}"
+                for k in range(1, config.rounds + 1)
+            ]
             for path in (folder / "metrics.json" for folder in rounds):
                 if not path.exists():
                     break
@@ -45,12 +52,22 @@ def collect(out: Path, config: ActiveConfig) -> list[dict[str, Any]]:
                 for record in content["records"]:
                     kept = {key: record[key] for key in METRICS if record.get(key) is not None}
                     about = {key: content[key] for key in ("seed", "round", "n_labels")}
-                    interval = {key: value for key, value in record["interval90"].items() if key in METRICS}
-                    records.append({"strategy": name} | about | {"split": record["split"]} | kept | {"interval90": interval})
+                    interval = {
+                        key: value for key, value in record["interval90"].items() if key in METRICS
+                    }
+                    records.append(
+                        {"strategy": name}
+                        | about
+                        | {"split": record["split"]}
+                        | kept
+                        | {"interval90": interval}
+                    )
     return records
 
 
-def means(records: Sequence[dict], strategy: str, split: str, key: str) -> tuple[list[float], list[float], list[float]]:
+def means(
+    records: Sequence[dict], strategy: str, split: str, key: str
+) -> tuple[list[float], list[float], list[float]]:
     """Numbers of labels, mean over seeds of a metric there, and half the range of the seeds."""
     rounds: dict[int, list[dict]] = {}
     for record in records:
@@ -62,8 +79,12 @@ def means(records: Sequence[dict], strategy: str, split: str, key: str) -> tuple
     return labels, [float(np.mean(v)) for v in values], [(max(v) - min(v)) / 2 for v in values]
 
 
-def labels_to_reach(labels: Sequence[float], errors: Sequence[float], target: float) -> float | None:
-    """The number of labels at which the error first falls to `target`, by linear interpolation between rounds; None if it does not."""
+def labels_to_reach(
+    labels: Sequence[float], errors: Sequence[float], target: float
+) -> float | None:
+    """The number of labels at which the error first falls to `target`, by linear
+    interpolation between rounds; None if it does not.
+    """
     for k, error in enumerate(errors):
         if error <= target:
             if k == 0:
@@ -74,37 +95,73 @@ def labels_to_reach(labels: Sequence[float], errors: Sequence[float], target: fl
 
 
 def markdown(records: Sequence[dict], config: ActiveConfig) -> str:
-    """A table per test set, and how many labels each strategy needs for what `random` reaches in the end."""
-    seeds = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"means over seeds {' '.join(map(str, config.seeds))}"
-    lines = ["# Active learning: errors against labels", "", f"{seeds}; energy RMSE in meV/atom / force RMSE in meV/Å.", ""]
+    """A table per test set, and how many labels each strategy needs for what `random`
+    reaches in the end.
+    """
+    seeds = (
+        f"seed {config.seeds[0]}"
+        if len(config.seeds) == 1
+        else f"means over seeds {' '.join(map(str, config.seeds))}"
+    )
+    lines = [
+        "# Active learning: errors against labels",
+        "",
+        f"{seeds}; energy RMSE in meV/atom / force RMSE in meV/Å.",
+        "",
+    ]
     for split in config.test:
         lines += [f"## {split}" + " (out of distribution)" * (split in config.ood), ""]
-        curves = {name: [means(records, name, split, key) for key in UNITS] for name in config.names}
+        curves = {
+            name: [means(records, name, split, key) for key in UNITS] for name in config.names
+        }
         n_rounds = max(len(energy[0]) for energy, _ in curves.values())
         labels = next(energy[0] for energy, _ in curves.values() if len(energy[0]) == n_rounds)
-        lines += ["| labels | " + " | ".join(f"{n:g}" for n in labels) + " | labels for random's last force error |"]
+        lines += [
+            "| labels | "
+            + " | ".join(f"{n:g}" for n in labels)
+            + " | labels for random's last force error |"
+        ]
         lines += ["|" + "---|" * (len(labels) + 2)]
-        target = curves["random"][1][1][-1] if "random" in curves and curves["random"][1][1] else None
+        target = (
+            curves["random"][1][1][-1] if "random" in curves and curves["random"][1][1] else None
+        )
         for name, (energy, force) in curves.items():
             cells = [f"{e:.2f} / {f:.1f}" for e, f in zip(energy[1], force[1], strict=True)]
             if force[0] != labels[: len(force[0])]:  # a replay may have taken other numbers
                 cells = [f"{cell} ({n:g})" for cell, n in zip(cells, force[0], strict=True)]
             reached = None if target is None else labels_to_reach(force[0], force[1], target)
-            cells += [""] * (n_rounds - len(cells)) + ["" if target is None else "not reached" if reached is None else f"{reached:.0f}"]
+            cells += [""] * (n_rounds - len(cells)) + [
+                "" if target is None else "not reached" if reached is None else f"{reached:.0f}"
+            ]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines + ["![errors against labels](errors_vs_labels.png)", ""])
 
 
 def draw(records: Sequence[dict], config: ActiveConfig):
-    """A row per quantity, a column per test set; bars are the range of the seeds, or the bootstrap interval of a single one."""
+    """A row per quantity, a column per test set; bars are the range of the seeds, or the
+    bootstrap interval of a single one.
+    """
     splits = list(config.test)
     figure, axes = panels(2 * len(splits), columns=max(len(splits), 1), legend=True)
     for k, (key, label) in enumerate(UNITS.items()):
         for ax, split in zip(axes[k * len(splits) : (k + 1) * len(splits)], splits, strict=True):
             for j, name in enumerate(config.names):
-                _curve(ax, records, config, name, split, key, COLOURS[j % len(COLOURS)], MARKERS[j % len(MARKERS)])
-            ax.set(xlabel="labels", ylabel=label if split == splits[0] else "", title=split + " (OOD)" * (split in config.ood))
+                _curve(
+                    ax,
+                    records,
+                    config,
+                    name,
+                    split,
+                    key,
+                    COLOURS[j % len(COLOURS)],
+                    MARKERS[j % len(MARKERS)],
+                )
+            ax.set(
+                xlabel="labels",
+                ylabel=label if split == splits[0] else "",
+                title=split + " (OOD)" * (split in config.ood),
+            )
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.set_ylim(0, None)
     handles, names = axes[0].get_legend_handles_labels()
@@ -112,11 +169,32 @@ def draw(records: Sequence[dict], config: ActiveConfig):
     return figure
 
 
-def _curve(ax: Axes, records: Sequence[dict], config: ActiveConfig, name: str, split: str, key: str, colour: str, marker: str) -> None:
+def _curve(
+    ax: Axes,
+    records: Sequence[dict],
+    config: ActiveConfig,
+    name: str,
+    split: str,
+    key: str,
+    colour: str,
+    marker: str,
+) -> None:
     labels, values, ranges = means(records, name, split, key)
     bars: Any = ranges
     if len(config.seeds) == 1:
         own = [r for r in records if r["strategy"] == name and r["split"] == split and key in r]
-        intervals = np.array([record["interval90"].get(key) or [np.nan, np.nan] for record in own], dtype=np.float64)
+        intervals = np.array(
+            [record["interval90"].get(key) or [np.nan, np.nan] for record in own], dtype=np.float64
+        )
         bars = np.abs(intervals.T - np.array(values)) if len(intervals) else None
-    ax.errorbar(labels, values, yerr=bars, color=colour, marker=marker, markersize=4, elinewidth=0.8, capsize=2, label=name)
+    ax.errorbar(
+        labels,
+        values,
+        yerr=bars,
+        color=colour,
+        marker=marker,
+        markersize=4,
+        elinewidth=0.8,
+        capsize=2,
+        label=name,
+    )

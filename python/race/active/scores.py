@@ -1,12 +1,14 @@
 """What a label of a frame would teach the model, from its members' predictions.
 
-Bayesian active learning by disagreement (Houlsby et al. 2011, arXiv:1112.5745): the mutual information of the label and the member,
-with the mixture of the members' Gaussians replaced by the Gaussian of its moments,
+Bayesian active learning by disagreement (Houlsby et al. 2011, arXiv:1112.5745): the
+mutual information of the label and the member, with the mixture of the members' Gaussians
+replaced by the Gaussian of its moments,
 
     BALD_E = 1/2 ln var_total - mean_m 1/2 ln var_m
     BALD_F = mean_atoms ( 1/2 ln det Sigma_total - mean_m 1/2 ln det Sigma_m ),
 
-var_m and Sigma_m being what member m holds to be noise; nats. It is zero where members agree, however large the noise.
+var_m and Sigma_m being what member m holds to be noise; nats. It is zero where members
+agree, however large the noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,20 +52,25 @@ def bald_energy(energy: np.ndarray, var: np.ndarray) -> np.ndarray:
     return 0.5 * np.log(law_of_total_variance(energy, var).total) - 0.5 * np.log(var).mean(axis=1)
 
 
-def bald_forces(forces: np.ndarray, cov: np.ndarray, epistemic: np.ndarray | None = None) -> np.ndarray:
-    """[n] nats per atom, from each member's forces [n, M, 3] eV/A and noise covariances [n, M, 3, 3] (eV/A)^2.
+def bald_forces(
+    forces: np.ndarray, cov: np.ndarray, epistemic: np.ndarray | None = None
+) -> np.ndarray:
+    """[n] nats per atom, from each member's forces [n, M, 3] eV/A and noise covariances [n,
+    M, 3, 3] (eV/A)^2.
 
     epistemic: [n, M, 3, 3], what a member itself holds to be epistemic (evidential head).
     """
-    return half_logdet(law_of_total_variance(forces, cov, epistemic).total) - half_logdet(cov).mean(axis=1)
+    return half_logdet(law_of_total_variance(forces, cov, epistemic).total) - half_logdet(cov).mean(
+        axis=1
+    )
 
 
 @dataclass(frozen=True)
 class FrameScores:
     """Scores of one frame; None where the model does not give it.
 
-    variance: mean over atoms of tr Sigma_total / 3, (eV/A)^2; of a model without force uncertainty the variance of the energy per
-    atom, eV^2. bald_energy, bald_force: nats.
+    variance: mean over atoms of tr Sigma_total / 3, (eV/A)^2; of a model without force
+    uncertainty the variance of the energy per atom, eV^2. bald_energy, bald_force: nats.
     """
 
     variance: float | None
@@ -75,36 +82,56 @@ class FrameScores:
 
 
 def score_pool(
-    candidates: Sequence[Candidate], names: Sequence[str], model: "Scorer | None", progress: Progress = lambda n: None
+    candidates: Sequence[Candidate],
+    names: Sequence[str],
+    model: "Scorer | None",
+    progress: Progress = lambda n: None,
 ) -> dict[str, np.ndarray]:
     """[n] scores, large ones wanted, for each of `names` of SCORES.
 
-    A dump that has the columns needed is taken at its word; other frames are predicted by the model, once.
+    A dump that has the columns needed is taken at its word; other frames are predicted by
+    the model, once.
 
     Raises:
-        RaceError: no model where one is needed, a model that cannot tell, a score that is not finite (naming the frame).
+        RaceError: no model where one is needed, a model that cannot tell, a score that is
+            not finite (naming the frame).
     """
     values = {name: [_of_columns(candidate, name) for candidate in candidates] for name in names}
     ask = [k for k in range(len(candidates)) if any(values[name][k] is None for name in names)]
     if ask and model is None:
         raise RaceError(
-            f"no model to tell {' and '.join(names)}", where=candidates[ask[0]].where, expected="RUN or NAME.race.pt before the pool",
-            remedy="or a dump with compute race/atom, and --compute to say which of its columns are what",
-        )  # fmt: skip
-    for k, scores in zip(ask, model.scores([candidates[k] for k in ask], progress) if model and ask else [], strict=True):
+            f"no model to tell {' and '.join(names)}",
+            where=candidates[ask[0]].where,
+            expected="RUN or NAME.race.pt before the pool",
+            remedy="or a dump with compute race/atom, and --compute to say which of its columns "
+            "are what",
+        )
+    for k, scores in zip(
+        ask,
+        model.scores([candidates[k] for k in ask], progress) if model and ask else [],
+        strict=True,
+    ):
         for name in names:
             if values[name][k] is None:
                 values[name][k] = scores.get(name)
     out = {}
     for name, column in values.items():
         if any(value is None for value in column):
-            remedy = "train an ensemble with a head that predicts noise (equivariant), or use max-variance, fps or random"
-            raise RaceError(f"this model has no {name} score", where=getattr(model, "name", None), remedy=remedy)
+            remedy = (
+                "train an ensemble with a head that predicts noise (equivariant), or use "
+                "max-variance, fps or random"
+            )
+            raise RaceError(
+                f"this model has no {name} score", where=getattr(model, "name", None), remedy=remedy
+            )
         out[name] = np.array(column, dtype=np.float64)
         if not np.isfinite(out[name]).all():
             bad = int(np.flatnonzero(~np.isfinite(out[name]))[0])
             raise RaceError(
-                f"the {name} score is not finite", where=candidates[bad].where, got=out[name][bad], remedy="leave this frame out"
+                f"the {name} score is not finite",
+                where=candidates[bad].where,
+                got=out[name][bad],
+                remedy="leave this frame out",
             )
     return out
 
@@ -125,7 +152,9 @@ class Scorer:
 
     name: Path
 
-    def scores(self, candidates: Sequence[Candidate], progress: Progress = lambda n: None) -> list[FrameScores]:
+    def scores(
+        self, candidates: Sequence[Candidate], progress: Progress = lambda n: None
+    ) -> list[FrameScores]:
         raise NotImplementedError
 
 
@@ -140,9 +169,13 @@ class RunScorer(Scorer):
 
     def dataset(self, candidates: Sequence[Candidate]) -> Dataset:
         config, dtype = self.model.config, next(self.model.parameters()).dtype
-        return Dataset([candidate.bare for candidate in candidates], config.elements, config.r_max, dtype)
+        return Dataset(
+            [candidate.bare for candidate in candidates], config.elements, config.r_max, dtype
+        )
 
-    def scores(self, candidates: Sequence[Candidate], progress: Progress = lambda n: None) -> list[FrameScores]:
+    def scores(
+        self, candidates: Sequence[Candidate], progress: Progress = lambda n: None
+    ) -> list[FrameScores]:
         out: list[FrameScores] = []
         for batch in self.dataset(candidates).batches(self.batch_size):
             out += batch_scores(self.model, batch.to(next(self.model.parameters()).device))
@@ -153,14 +186,17 @@ class RunScorer(Scorer):
 def batch_scores(model: RACE, batch: Batch) -> list[FrameScores]:
     """Scores of the frames of one batch."""
     out = {name: value.detach() for name, value in model(batch).items()}
-    energy, forces = (out[name].double().cpu().numpy() for name in ("energy", "forces"))  # [n_frames, M], [n_atoms, M, 3]
+    # [n_frames, M], [n_atoms, M, 3]
+    energy, forces = (out[name].double().cpu().numpy() for name in ("energy", "forces"))
     energy_var = out["energy_var"].double().cpu().numpy() if model.has_energy_var else None
     cov = epistemic = None
     if model.has_forces_cov:
         with torch.no_grad():
             cov = model.forces_cov(out["raw"]).double().cpu().numpy()
             if model.head == "evidential":
-                epistemic = cov / evidential_kappa(out["raw"]).double().cpu().numpy()[..., None, None]
+                epistemic = (
+                    cov / evidential_kappa(out["raw"]).double().cpu().numpy()[..., None, None]
+                )
     ensemble, counts = energy.shape[1] > 1, batch.n_atoms_per_frame.cpu().numpy()
     frames = np.split(np.arange(len(forces)), np.cumsum(counts)[:-1])
 
@@ -190,7 +226,9 @@ class ArtifactScorer(Scorer):
         self.name = path
         self.calculator = Calculator(path, device=device, uncertainty=True)
 
-    def scores(self, candidates: Sequence[Candidate], progress: Progress = lambda n: None) -> list[FrameScores]:
+    def scores(
+        self, candidates: Sequence[Candidate], progress: Progress = lambda n: None
+    ) -> list[FrameScores]:
         out = []
         for candidate in candidates:
             self.calculator.calculate(candidate.bare)
@@ -216,4 +254,8 @@ def open_scorer(path: Path, batch_size: int = 8, device: str = "cpu") -> Scorer:
         return RunScorer(path, batch_size, device)
     if path.is_file():
         return ArtifactScorer(path, device)
-    raise RaceError("no such run or artifact", where=path, expected="a folder made by `race train` or a .race.pt file")
+    raise RaceError(
+        "no such run or artifact",
+        where=path,
+        expected="a folder made by `race train` or a .race.pt file",
+    )

@@ -1,4 +1,6 @@
-"""Which frames of a pool to label: by lot, by distance, by a score. Ties go to the earlier frame; a seed gives one answer."""
+"""Which frames of a pool to label: by lot, by distance, by a score. Ties go to the earlier
+frame; a seed gives one answer.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ STRATEGIES = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bal
 
 @dataclass(frozen=True)
 class Choice:
-    """A frame that was chosen: its place in the pool, the score that chose it (None for random) and that score's name."""
+    """A frame that was chosen: its place in the pool, the score that chose it (None for
+    random) and that score's name.
+    """
 
     index: int
     score: float | None
@@ -28,9 +32,10 @@ class Choice:
 class Selector:
     """How to choose; `select` chooses.
 
-    strategy: one of STRATEGIES. budget: frames wanted. seed: of `random` and of where `fps` begins. min_distance: RMS difference of
-    sorted pair distances (Angstrom) below which a frame is too like one chosen before; 0: only equal structures are.
-    features: of `fps`, "distances" or "model".
+    strategy: one of STRATEGIES. budget: frames wanted. seed: of `random` and of where
+    `fps` begins. min_distance: RMS difference of sorted pair distances (Angstrom) below
+    which a frame is too like one chosen before; 0: only equal structures are. features:
+    of `fps`, "distances" or "model".
     """
 
     strategy: str
@@ -40,20 +45,31 @@ class Selector:
     features: str = "distances"
 
     def select(
-        self, pool: Sequence[Candidate], model: Scorer | None = None, exclude: Sequence[Candidate] = (), progress: Progress = lambda n: None
+        self,
+        pool: Sequence[Candidate],
+        model: Scorer | None = None,
+        exclude: Sequence[Candidate] = (),
+        progress: Progress = lambda n: None,
     ) -> list[Choice]:
-        """At most `budget` frames of the pool, best first; fewer where min_distance or copies leave no more.
+        """At most `budget` frames of the pool, best first; fewer where min_distance or
+        copies leave no more.
 
-        exclude: structures known already. They are not chosen again, nor what is too like them; `fps` keeps away from them.
+        exclude: structures known already. They are not chosen again, nor what is too like
+        them; `fps` keeps away from them.
 
         Raises:
-            RaceError: unknown strategy, a budget that is not positive or exceeds the pool, a model that cannot tell.
+            RaceError: unknown strategy, a budget that is not positive or exceeds the
+                pool, a model that cannot tell.
         """
         if self.strategy not in STRATEGIES:
-            raise RaceError("unknown strategy", expected=" ".join(STRATEGIES), got=repr(self.strategy))
+            raise RaceError(
+                "unknown strategy", expected=" ".join(STRATEGIES), got=repr(self.strategy)
+            )
         if not 1 <= self.budget <= len(pool):
             expected = f"1 to {len(pool)}, the frames of the pool"
-            raise RaceError("the budget does not fit", where="--budget", expected=expected, got=self.budget)
+            raise RaceError(
+                "the budget does not fit", where="--budget", expected=expected, got=self.budget
+            )
         gate = Gate(pool, exclude, self.min_distance)
         if self.strategy == "random":
             # RandomState's stream is frozen by numpy's compatibility policy; Generator's is not.
@@ -65,11 +81,16 @@ class Selector:
         chosen: list[Choice] = []
         for k, (name, scores) in enumerate(score_pool(pool, halves, model, progress).items()):
             ranked = ((int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable"))
-            # Half each; the first has the odd one. What the energy has chosen the force need not choose again.
-            chosen += self._take(ranked, -(-(self.budget - len(chosen)) // (len(halves) - k)), gate, name)
+            # Half each; the first has the odd one. What the energy has chosen the force
+            # need not choose again.
+            chosen += self._take(
+                ranked, -(-(self.budget - len(chosen)) // (len(halves) - k)), gate, name
+            )
         return chosen
 
-    def _take(self, ranked: Iterable[tuple[int, float | None]], n: int, gate: "Gate", name: str) -> list[Choice]:
+    def _take(
+        self, ranked: Iterable[tuple[int, float | None]], n: int, gate: "Gate", name: str
+    ) -> list[Choice]:
         out: list[Choice] = []
         for index, score in ranked:
             if len(out) == n:
@@ -79,13 +100,24 @@ class Selector:
         return out
 
     def _farthest(
-        self, pool: Sequence[Candidate], model: Scorer | None, exclude: Sequence[Candidate], gate: "Gate", progress: Progress
+        self,
+        pool: Sequence[Candidate],
+        model: Scorer | None,
+        exclude: Sequence[Candidate],
+        gate: "Gate",
+        progress: Progress,
     ) -> list[Choice]:
-        """Each time the frame farthest from all that are chosen or known (Gonzalez 1985); by lot where nothing is."""
+        """Each time the frame farthest from all that are chosen or known (Gonzalez 1985); by
+        lot where nothing is.
+        """
         everything = [*pool, *exclude]
         if self.features == "model":
             if not isinstance(model, RunScorer):
-                raise RaceError("model features need a model", where="--features model", expected="the folder of a run before the pool")
+                raise RaceError(
+                    "model features need a model",
+                    where="--features model",
+                    expected="the folder of a run before the pool",
+                )
             space = feature_space(model, everything, progress)
         else:
             space = pair_distance_space([candidate.atoms for candidate in everything], progress)
@@ -96,12 +128,19 @@ class Selector:
         closed = np.zeros(len(pool), dtype=bool)
         while len(chosen) < self.budget and not closed.all():
             if not chosen and not exclude:
-                index = int(np.random.RandomState(self.seed).permutation(np.flatnonzero(~closed))[0])
+                index = int(
+                    np.random.RandomState(self.seed).permutation(np.flatnonzero(~closed))[0]
+                )
             else:
-                index = int(np.argmax(np.where(closed, -1.0, nearest[: len(pool)])))  # the first of equals
+                # The first of equals
+                index = int(np.argmax(np.where(closed, -1.0, nearest[: len(pool)])))
             closed[index] = True
             if gate.admits(index):
-                chosen.append(Choice(index, float(nearest[index]) if np.isfinite(nearest[index]) else None, "fps"))
+                chosen.append(
+                    Choice(
+                        index, float(nearest[index]) if np.isfinite(nearest[index]) else None, "fps"
+                    )
+                )
                 nearest = np.minimum(nearest, space.from_point(index))
         return chosen
 
@@ -109,7 +148,9 @@ class Selector:
 class Gate:
     """Admits a frame once, and none that is too like a frame admitted before or known."""
 
-    def __init__(self, pool: Sequence[Candidate], exclude: Sequence[Candidate], min_distance: float):
+    def __init__(
+        self, pool: Sequence[Candidate], exclude: Sequence[Candidate], min_distance: float
+    ):
         self.pool, self.min_distance = pool, min_distance
         self.known = {candidate.fingerprint for candidate in exclude}
         self.space: Space | None = None
@@ -121,7 +162,9 @@ class Gate:
 
     def admits(self, index: int) -> bool:
         name = self.pool[index].fingerprint
-        if name in self.known or (self.space is not None and self.nearest[index] < self.min_distance):
+        if name in self.known or (
+            self.space is not None and self.nearest[index] < self.min_distance
+        ):
             return False
         self.known.add(name)
         if self.space is not None:
@@ -130,8 +173,14 @@ class Gate:
 
 
 def describe(choice: Choice, candidate: Candidate, strategy: str) -> dict[str, Any]:
-    """Info keys of a chosen frame: race_strategy, race_score, race_score_name, race_source, race_frame."""
-    out: dict[str, Any] = {"race_strategy": strategy, "race_source": Path(candidate.source).name, "race_frame": candidate.index}
+    """Info keys of a chosen frame: race_strategy, race_score, race_score_name, race_source,
+    race_frame.
+    """
+    out: dict[str, Any] = {
+        "race_strategy": strategy,
+        "race_source": Path(candidate.source).name,
+        "race_frame": candidate.index,
+    }
     if choice.score is not None:
         out |= {"race_score": choice.score, "race_score_name": choice.by}
     return out

@@ -4,7 +4,14 @@ from race.data.dataset import Dataset
 from race.data.graph import Batch, build_graph, collate
 from race.data.io import read_frames
 from race.data.splits import split_indices, validation_split
-from race.data.statistics import atomic_energies, average_neighbors, elements_of, energy_scale, force_scale, summary
+from race.data.statistics import (
+    atomic_energies,
+    average_neighbors,
+    elements_of,
+    energy_scale,
+    force_scale,
+    summary,
+)
 
 __all__ = [
     "Batch",

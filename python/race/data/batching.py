@@ -1,4 +1,6 @@
-"""Which frames make a batch, and which of a batch go to which process. The cost of a frame is its number of edges."""
+"""Which frames make a batch, and which of a batch go to which process. The cost of a frame
+is its number of edges.
+"""
 
 from collections.abc import Sequence
 
@@ -14,12 +16,14 @@ def consecutive_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """As many batches, of as many frames each (give or take one), but with about the same total cost.
+    """As many batches, of as many frames each (give or take one), but with about the same
+    total cost.
 
-    The frames are dealt in rounds from the largest down, one to every batch, and in each round the largest goes to the batch that
-    has least. A batch's number of frames stays what it was because the loss is a mean over the frames of a batch: frames of small
-    batches would weigh more. Frames of like size are dealt as `order` has them, and so are the batches themselves: a random order gives
-    random batches.
+    The frames are dealt in rounds from the largest down, one to every batch, and in each
+    round the largest goes to the batch that has least. A batch's number of frames stays
+    what it was because the loss is a mean over the frames of a batch: frames of small
+    batches would weigh more. Frames of like size are dealt as `order` has them, and so
+    are the batches themselves: a random order gives random batches.
 
     Args:
         order: int64 [n], the frames in the order of the epoch.
@@ -33,16 +37,23 @@ def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> li
     load = np.zeros(n_batches)
     for first in range(0, len(order), n_batches):
         hand = cost[dealt[first : first + n_batches]]
-        place[first + np.argsort(-hand, kind="stable")] = np.argsort(load, kind="stable")[: len(hand)]
+        place[first + np.argsort(-hand, kind="stable")] = np.argsort(load, kind="stable")[
+            : len(hand)
+        ]
         np.add.at(load, place[first : first + len(hand)], hand)
     position = np.empty(int(order.max(initial=-1)) + 1, dtype=np.int64)
     position[order] = np.arange(len(order))
-    batches = np.split(dealt[np.argsort(place, kind="stable")], np.bincount(place, minlength=n_batches).cumsum()[:-1])
+    batches = np.split(
+        dealt[np.argsort(place, kind="stable")],
+        np.bincount(place, minlength=n_batches).cumsum()[:-1],
+    )
     return sorted(batches, key=lambda batch: position[batch[0]])
 
 
 def shares(cost: Sequence[int] | np.ndarray, n: int) -> list[list[int]]:
-    """Items 0, 1, ... divided among n processes, the largest first to whoever has least; some get none when there are fewer than n."""
+    """Items 0, 1, ... divided among n processes, the largest first to whoever has least;
+    some get none when there are fewer than n.
+    """
     load = [0] * n
     parts: list[list[int]] = [[] for _ in range(n)]
     for k in sorted(range(len(cost)), key=lambda k: -cost[k]):

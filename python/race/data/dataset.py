@@ -1,4 +1,6 @@
-"""Frames with graphs that are built once and kept, served in batches whose order is a function of (seed, epoch)."""
+"""Frames with graphs that are built once and kept, served in batches whose order is a
+function of (seed, epoch).
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +23,9 @@ class Dataset:
         dtype: of edge vectors, forces and stresses.
     """
 
-    def __init__(self, frames: Sequence[ase.Atoms], elements: Sequence[str], r_max: float, dtype: torch.dtype):
+    def __init__(
+        self, frames: Sequence[ase.Atoms], elements: Sequence[str], r_max: float, dtype: torch.dtype
+    ):
         self.frames = list(frames)
         self.elements = list(elements)
         self.r_max = r_max
@@ -32,7 +36,9 @@ class Dataset:
         return len(self.frames)
 
     def graph(self, index: int) -> Batch:
-        """The graph of frame `index`, built on first use. Its edge_index is int32, to halve what is kept."""
+        """The graph of frame `index`, built on first use. Its edge_index is int32, to halve
+        what is kept.
+        """
         graph = self._graphs[index]
         if graph is None:
             graph = build_graph(self.frames[index], self.elements, self.r_max, self.dtype)
@@ -55,13 +61,24 @@ class Dataset:
         return -(-len(self) // batch_size)
 
     def n_edges(self, indices: Iterable[int]) -> np.ndarray:
-        """int64: edges of each of the frames `indices`, which is what a frame costs. Builds their graphs."""
+        """int64: edges of each of the frames `indices`, which is what a frame costs. Builds
+        their graphs.
+        """
         return np.array([self.graph(int(index)).n_edges for index in indices], dtype=np.int64)
 
-    def plan(self, batch_size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True, balanced: bool = False) -> list[np.ndarray]:
-        """The frames of every batch of an epoch, a function of the arguments alone: training resumes at any batch of it.
+    def plan(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        balanced: bool = False,
+    ) -> list[np.ndarray]:
+        """The frames of every batch of an epoch, a function of the arguments alone: training
+        resumes at any batch of it.
 
-        `balanced` evens out the number of edges per batch (race.data.batching); else the last batch may be smaller.
+        `balanced` evens out the number of edges per batch (race.data.batching); else the
+        last batch may be smaller.
         """
         order = self.order(seed, epoch, shuffle)
         if balanced:

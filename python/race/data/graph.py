@@ -1,4 +1,6 @@
-"""One periodic structure -> one graph, and many graphs -> one batch (conventions: race.conventions)."""
+"""One periodic structure -> one graph, and many graphs -> one batch (conventions:
+race.conventions).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,9 +15,11 @@ from torch import Tensor
 from race.conventions import SIX_TO_VOIGT
 from race.errors import RaceError
 
-# atoms.info key under which race.data.io keeps "file, frame k", so that later refusals can name the frame.
+# atoms.info key under which race.data.io keeps "file, frame k", so that later refusals
+# can name the frame.
 ORIGIN = "race_origin"
-# Cast by Batch.to(dtype). Energies stay float64: a total energy of -8e4 eV has a float32 spacing of 8 meV.
+# Cast by Batch.to(dtype). Energies stay float64: a total energy of -8e4 eV has a float32
+# spacing of 8 meV.
 _FLOATING = ("edge_vector", "forces", "stress")
 
 
@@ -26,12 +30,14 @@ class Batch:
     Attributes:
         species: int64 [n_atoms], index into the model's elements.
         edge_index: int64 [2, n_edges], row 0 sender, row 1 receiver; sorted by receiver.
-        edge_vector: [n_edges, 3] r_sender - r_receiver + shift @ cell, Angstrom; formed in float64, then cast.
+        edge_vector: [n_edges, 3] r_sender - r_receiver + shift @ cell, Angstrom; formed
+            in float64, then cast.
         row_ptr: int64 [n_atoms + 1], the edges of receiver i are row_ptr[i]:row_ptr[i + 1].
         frame: int64 [n_atoms], the frame of each atom.
         n_atoms_per_frame: int64 [n_frames].
         volume: float64 [n_frames], Angstrom^3; NaN where a frame is not periodic in 3D.
-        energy: float64 [n_frames], eV, or None; NaN where a frame has none but another frame of the batch has.
+        energy: float64 [n_frames], eV, or None; NaN where a frame has none but another
+            frame of the batch has.
         forces: [n_atoms, 3], eV/Angstrom, or None; NaN rows likewise.
         stress: [n_frames, 6] in SIX_ORDER, ASE's sign, eV/Angstrom^3, or None; NaN rows likewise.
         index: int64 [n_frames], the index of each frame in its dataset.
@@ -66,31 +72,41 @@ class Batch:
         """int64 [n_frames + 1]: the atoms of frame k are frame_ptr[k]:frame_ptr[k + 1]."""
         return torch.nn.functional.pad(self.n_atoms_per_frame.cumsum(0), (1, 0))
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batch":
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Batch":
         """Moves every tensor to `device`; casts edge_vector, forces and stress to `dtype`."""
         moved = {}
         for field in fields(self):
             tensor = getattr(self, field.name)
             if tensor is not None:
-                moved[field.name] = tensor.to(device=device, dtype=dtype if field.name in _FLOATING else None)
+                moved[field.name] = tensor.to(
+                    device=device, dtype=dtype if field.name in _FLOATING else None
+                )
         return replace(self, **moved)
 
 
-def neighbors(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All directed pairs closer than `r_max`, periodic images (an atom's own included), in a reproducible order.
+def neighbors(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All directed pairs closer than `r_max`, periodic images (an atom's own included), in a
+    reproducible order.
 
     Args:
         positions: float64 [n_atoms, 3], Angstrom; need not lie inside the cell.
-        cell: float64 [3, 3], rows are lattice vectors; rows of non-periodic directions are not used.
+        cell: float64 [3, 3], rows are lattice vectors; rows of non-periodic directions
+            are not used.
         pbc: bool [3].
         r_max: cutoff, Angstrom; pairs at exactly r_max are dropped.
 
     Returns:
-        sender, receiver int64 [n_edges]; vector float64 [n_edges, 3] = r_sender - r_receiver + shift @ cell.
-        Sorted by receiver, then sender, then shift.
+        sender, receiver int64 [n_edges]; vector float64 [n_edges, 3] = r_sender -
+        r_receiver + shift @ cell. Sorted by receiver, then sender, then shift.
     """
     search = vesin.NeighborList(cutoff=r_max, full_list=True, n_threads=1)
-    receiver, sender, shift = search.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
+    receiver, sender, shift = search.compute(
+        points=positions, box=cell, periodic=pbc, quantities="ijS"
+    )
     sender, receiver = sender.astype(np.int64), receiver.astype(np.int64)
     vector = positions[sender] - positions[receiver] + shift @ cell
     # Two atoms of one frame may be joined by several images, so the shift takes part in the order.
@@ -98,11 +114,14 @@ def neighbors(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: f
     return sender[order], receiver[order], vector[order]
 
 
-def build_graph(atoms: ase.Atoms, elements: Sequence[str], r_max: float, dtype: torch.dtype) -> Batch:
+def build_graph(
+    atoms: ase.Atoms, elements: Sequence[str], r_max: float, dtype: torch.dtype
+) -> Batch:
     """The graph of one frame, with the labels it carries.
 
-    Labels are those that `read_frames` normalised: info["energy"], arrays["forces"], info["stress"] (SIX_ORDER).
-    A frame straight from ASE may instead hold them in its calculator, where stress is in ASE's Voigt order.
+    Labels are those that `read_frames` normalised: info["energy"], arrays["forces"],
+    info["stress"] (SIX_ORDER). A frame straight from ASE may instead hold them in its
+    calculator, where stress is in ASE's Voigt order.
 
     Args:
         atoms: structure, Angstrom.
@@ -133,7 +152,9 @@ def build_graph(atoms: ase.Atoms, elements: Sequence[str], r_max: float, dtype: 
         volume=torch.tensor([volume], dtype=torch.float64),
         energy=None if energy is None else torch.tensor([float(energy)], dtype=torch.float64),
         forces=None if forces is None else torch.as_tensor(np.asarray(forces), dtype=dtype),
-        stress=None if stress is None else torch.as_tensor(np.asarray(stress), dtype=dtype).reshape(1, 6),
+        stress=None
+        if stress is None
+        else torch.as_tensor(np.asarray(stress), dtype=dtype).reshape(1, 6),
         index=torch.zeros(1, dtype=torch.int64),
     )
 
@@ -145,7 +166,9 @@ def species_index(atoms: ase.Atoms, elements: Sequence[str]) -> np.ndarray:
         table[ase.data.atomic_numbers[symbol]] = k
     species = table[atoms.numbers]
     if species.size and species.min() < 0:
-        unknown = sorted({symbol for symbol, k in zip(atoms.symbols, species, strict=True) if k < 0})
+        unknown = sorted(
+            {symbol for symbol, k in zip(atoms.symbols, species, strict=True) if k < 0}
+        )
         raise RaceError(
             f"element {', '.join(unknown)} is unknown to the model",
             where=atoms.info.get(ORIGIN),
@@ -161,9 +184,17 @@ def _labels(atoms: ase.Atoms) -> tuple[float | None, np.ndarray | None, np.ndarr
 
     def computed(name: str):
         # allow_calculation=False: only what is stored, and only if it belongs to these positions.
-        return None if atoms.calc is None else atoms.calc.get_property(name, atoms, allow_calculation=False)
+        return (
+            None
+            if atoms.calc is None
+            else atoms.calc.get_property(name, atoms, allow_calculation=False)
+        )
 
-    energy, forces, stress = atoms.info.get("energy"), atoms.arrays.get("forces"), atoms.info.get("stress")
+    energy, forces, stress = (
+        atoms.info.get("energy"),
+        atoms.arrays.get("forces"),
+        atoms.info.get("stress"),
+    )
     if ORIGIN in atoms.info:
         return energy, forces, stress
     energy = computed("energy") if energy is None else energy
@@ -174,7 +205,9 @@ def _labels(atoms: ase.Atoms) -> tuple[float | None, np.ndarray | None, np.ndarr
 
 
 def collate(graphs: Sequence[Batch]) -> Batch:
-    """Joins graphs into one: atoms renumbered, labels that only some graphs carry padded with NaN."""
+    """Joins graphs into one: atoms renumbered, labels that only some graphs carry padded
+    with NaN.
+    """
     n_atoms = torch.tensor([graph.n_atoms for graph in graphs])
     n_edges = torch.tensor([graph.n_edges for graph in graphs])
     n_frames = torch.tensor([graph.n_frames for graph in graphs])
@@ -191,10 +224,14 @@ def collate(graphs: Sequence[Batch]) -> Batch:
         if dtype is None:
             return None
         missing = [torch.full((int(n), *width), torch.nan, dtype=dtype) for n in rows]
-        return torch.cat([hole if value is None else value for value, hole in zip(values, missing, strict=True)])
+        return torch.cat(
+            [hole if value is None else value for value, hole in zip(values, missing, strict=True)]
+        )
 
     # Stored indices may be int32 (Dataset); a batch is int64.
-    edge_index = torch.cat([graph.edge_index for graph in graphs], dim=1).long() + offset(n_atoms, n_edges)
+    edge_index = torch.cat([graph.edge_index for graph in graphs], dim=1).long() + offset(
+        n_atoms, n_edges
+    )
     row_ptr = torch.cat([graph.row_ptr[:-1] for graph in graphs]) + offset(n_edges, n_atoms)
     return Batch(
         species=joined("species"),

@@ -1,6 +1,8 @@
-"""Public datasets by name: where they come from, whether a local copy is the published one, and how to read it.
+"""Public datasets by name: where they come from, whether a local copy is the published one,
+and how to read it.
 
-Nothing is downloaded here. Unpack a dataset anywhere and name the folder, or set RACE_DATA to a folder of folders.
+Nothing is downloaded here. Unpack a dataset anywhere and name the folder, or set
+RACE_DATA to a folder of folders.
 """
 
 import hashlib
@@ -18,8 +20,9 @@ from race.data.io import read_frames
 from race.data.qm9 import uncharacterized
 from race.errors import RaceError
 
-# Lines of `sha256sum`. Those of psb3 and obn25 are the publisher's own (git LFS object ids); the others were computed
-# from copies of the published files. A file that has no line here cannot be verified: `verify` then returns False.
+# Lines of `sha256sum`. Those of psb3 and obn25 are the publisher's own (git LFS object
+# ids); the others were computed from copies of the published files. A file that has no
+# line here cannot be verified: `verify` then returns False.
 CHECKSUMS = Path(__file__).with_name("checksums.sha256")
 
 
@@ -40,53 +43,81 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-_RMD17 = "aspirin azobenzene benzene ethanol malonaldehyde naphthalene paracetamol salicylic toluene uracil".split()
+_RMD17 = (
+    "aspirin azobenzene benzene ethanol malonaldehyde naphthalene paracetamol salicylic "
+    "toluene uracil"
+).split()
 _RMD17_SPLITS = [f"{part}_{k:02d}" for part in ("train", "test") for k in range(1, 6)]
 
 SOURCES = {
     "3bpa": Source(
-        title="3BPA, a flexible drug-like molecule at 300, 600 and 1200 K (Kovacs et al. 2021, doi:10.1021/acs.jctc.1c00647)",
+        title="3BPA, a flexible drug-like molecule at 300, 600 and 1200 K (Kovacs et al. 2021, "
+        "doi:10.1021/acs.jctc.1c00647)",
         url="https://github.com/davkovacs/BOTNet-datasets/tree/main/dataset_3BPA",
-        files={k: f"{k}.xyz" for k in "train_300K train_mixedT test_300K test_600K test_1200K test_dih iso_atoms".split()},
+        files={
+            k: f"{k}.xyz"
+            for k in (
+                "train_300K",
+                "train_mixedT",
+                "test_300K",
+                "test_600K",
+                "test_1200K",
+                "test_dih",
+                "iso_atoms",
+            )
+        },
     ),
     "rmd17": Source(
         title="revised MD17 (Christensen and von Lilienfeld 2020), kcal/mol",
         url="https://figshare.com/articles/dataset/Revised_MD17_dataset_rMD17_/12672038",
         # A molecule, or one of the five published 1000-frame splits of it.
-        files={m: f"rmd17_{m}.npz" for m in _RMD17} | {f"{m}_{s}": f"rmd17_{m}_{s}.npz" for m in _RMD17 for s in _RMD17_SPLITS},
+        files={m: f"rmd17_{m}.npz" for m in _RMD17}
+        | {f"{m}_{s}": f"rmd17_{m}_{s}.npz" for m in _RMD17 for s in _RMD17_SPLITS},
     ),
     "qm9": Source(
-        title="QM9 (Ramakrishnan et al. 2014, doi:10.1038/sdata.2014.22); energy_key picks the property, U0 by default",
+        title="QM9 (Ramakrishnan et al. 2014, doi:10.1038/sdata.2014.22); energy_key picks the "
+        "property, U0 by default",
         url="https://doi.org/10.6084/m9.figshare.c.978904",
         files={"all": "dsgdb9nsd.xyz.tar.bz2", "c7h10o2": "qm9_C7H10O2_6095.extxyz"},
         options={"energy_key": "U0_Ha", "require": ("energy",)},
     ),
     "psb3": Source(
-        title="penta-2,4-dieniminium cation, SSR(2,2): PPS and OSS energies, squared coupling (delta_sq, in the file's unit)",
+        title="penta-2,4-dieniminium cation, SSR(2,2): PPS and OSS energies, squared coupling "
+        "(delta_sq, in the file's unit)",
         url="https://github.com/myung-group/Data_BAM_RACE/tree/main/Data/PSB3/dataset",
-        files={f"{s}_{part}": f"psb3_{s}_{part}_lattice.traj" for s in ("pps", "oss", "delta_sq") for part in ("train", "test")},
+        files={
+            f"{s}_{part}": f"psb3_{s}_{part}_lattice.traj"
+            for s in ("pps", "oss", "delta_sq")
+            for part in ("train", "test")
+        },
     ),
     "obn25": Source(
-        title="oBN25, liquid and solid boron nitride (doi:10.5281/zenodo.17404713); liquids train, solids are out of distribution",
+        title="oBN25, liquid and solid boron nitride (doi:10.5281/zenodo.17404713); liquids train, "
+        "solids are out of distribution",
         url="https://github.com/myung-group/Data_BAM_RACE/tree/main/Data/oBN25/dataset",
-        files={f"liquid_{part}": f"liquid_bn_{part}.traj" for part in ("train", "valid", "test")} | {"solid": "new_solid.traj"},
+        files={f"liquid_{part}": f"liquid_bn_{part}.traj" for part in ("train", "valid", "test")}
+        | {"solid": "new_solid.traj"},
     ),
 }
 
 
-def load(name: str, split: str, folder: str | Path | None = None, *, check: bool = True, **options: Any) -> list[ase.Atoms]:
+def load(
+    name: str, split: str, folder: str | Path | None = None, *, check: bool = True, **options: Any
+) -> list[ase.Atoms]:
     """Frames of a named dataset from a local folder.
 
     Args:
         name: a key of SOURCES.
-        split: a key of its `files`. A split of rMD17 is also read from the molecule's file and the published
-            index_*.csv; QM9's "all" leaves out the molecules of uncharacterized.txt where that file lies in the folder.
+        split: a key of its `files`. A split of rMD17 is also read from the molecule's
+            file and the published index_*.csv; QM9's "all" leaves out the molecules of
+            uncharacterized.txt where that file lies in the folder.
         folder: searched with all its subfolders; the environment's RACE_DATA when None.
         check: refuse a file whose sha256 is known and differs.
         options: passed on to `read_frames`.
 
     Raises:
-        RaceError: unknown name or split, no folder, no file, a file that is not the published one, bad data.
+        RaceError: unknown name or split, no folder, no file, a file that is not the
+            published one, bad data.
     """
     source = _source(name)
     if split not in source.files:
@@ -102,7 +133,9 @@ def load(name: str, split: str, folder: str | Path | None = None, *, check: bool
         if path is not None and index is not None:
             options["frames"] = np.loadtxt(index, dtype=np.int64, ndmin=1)
     if path is None:
-        raise RaceError(f"no {source.files[split]}", where=root, remedy=f"fetch it from {source.url}")
+        raise RaceError(
+            f"no {source.files[split]}", where=root, remedy=f"fetch it from {source.url}"
+        )
     if check:
         verify(name, path)
     frames = read_frames(path, **options)
@@ -121,7 +154,11 @@ def verify(name: str, path: str | Path) -> bool:
     path = Path(path)
     with path.open("rb") as stream:
         if stream.read(40).startswith(b"version https://git-lfs.github.com"):
-            raise RaceError("is a git LFS pointer, not the data", where=path, remedy="run `git lfs pull` in that repository")
+            raise RaceError(
+                "is a git LFS pointer, not the data",
+                where=path,
+                remedy="run `git lfs pull` in that repository",
+            )
         stream.seek(0)
         expected = _checksums().get(f"{name}/{path.name}")
         if expected is None:
@@ -129,7 +166,13 @@ def verify(name: str, path: str | Path) -> bool:
         found = _sha256(stream)
     if found != expected:
         remedy = f"fetch it again from {_source(name).url}, or pass check=False to read it as it is"
-        raise RaceError("is not the published file", where=path, expected=f"sha256 {expected}", got=found, remedy=remedy)
+        raise RaceError(
+            "is not the published file",
+            where=path,
+            expected=f"sha256 {expected}",
+            got=found,
+            remedy=remedy,
+        )
     return True
 
 
@@ -155,7 +198,10 @@ def _source(name: str) -> Source:
 def _root(name: str, folder: str | Path | None) -> Path:
     folder = folder if folder is not None else os.environ.get("RACE_DATA")
     if not folder:
-        raise RaceError(f"no folder to find {name} in", remedy=f"pass one or set RACE_DATA; the files are at {SOURCES[name].url}")
+        raise RaceError(
+            f"no folder to find {name} in",
+            remedy=f"pass one or set RACE_DATA; the files are at {SOURCES[name].url}",
+        )
     root = Path(folder)
     if not root.is_dir():
         raise RaceError("no such folder", where=root)

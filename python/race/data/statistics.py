@@ -1,4 +1,6 @@
-"""What a training set says about itself: E0, neighbour counts, scales, and the ranges that a guard checks at run time."""
+"""What a training set says about itself: E0, neighbour counts, scales, and the ranges that a
+guard checks at run time.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,13 +36,15 @@ def atomic_energies(
     Args:
         frames: training frames with info["energy"]; used by the fit only.
         elements: chemical symbols in species order.
-        source: energies by symbol, a file of isolated atoms, or "least_squares": the fit of the energies to the
-            compositions, per atom; of minimum norm where compositions do not determine it (all frames alike).
+        source: energies by symbol, a file of isolated atoms, or "least_squares": the fit
+            of the energies to the compositions, per atom; of minimum norm where
+            compositions do not determine it (all frames alike).
         pooling: "mean" fits a target that is the mean over atoms instead of the sum.
         units, energy_key: of the file, as in `read_frames`.
 
     Raises:
-        RaceError: an element without E0, a file frame with more than one atom, frames without energy.
+        RaceError: an element without E0, a file frame with more than one atom, frames
+            without energy.
     """
     if isinstance(source, Mapping):
         return _pick(source, elements, "data.atomic_energies")
@@ -49,7 +53,12 @@ def atomic_energies(
     isolated: dict[str, float] = {}
     for atoms in read_frames(source, energy_key=energy_key, units=units, require=("energy",)):
         if len(atoms) != 1:
-            raise RaceError("not an isolated atom", where=atoms.info[ORIGIN], expected="1 atom", got=f"{len(atoms)} atoms")
+            raise RaceError(
+                "not an isolated atom",
+                where=atoms.info[ORIGIN],
+                expected="1 atom",
+                got=f"{len(atoms)} atoms",
+            )
         isolated[atoms.get_chemical_symbols()[0]] = atoms.info["energy"]
     return _pick(isolated, elements, source)
 
@@ -57,14 +66,20 @@ def atomic_energies(
 def _pick(energies: Mapping[str, float], elements: Sequence[str], where: object) -> list[float]:
     missing = [symbol for symbol in elements if symbol not in energies]
     if missing:
-        raise RaceError("elements without E0", where=where, expected=" ".join(elements), got=" ".join(energies) or "none")
+        raise RaceError(
+            "elements without E0",
+            where=where,
+            expected=" ".join(elements),
+            got=" ".join(energies) or "none",
+        )
     return [float(energies[symbol]) for symbol in elements]
 
 
 def _fit(frames: Sequence[ase.Atoms], elements: Sequence[str], pooling: str) -> list[float]:
     counts, energy = composition(frames, elements), _energies(frames)
     n_atoms = counts.sum(1)
-    # Rows per atom, so that a large cell does not outweigh a small one; lstsq returns the minimum-norm solution.
+    # Rows per atom, so that a large cell does not outweigh a small one; lstsq returns the
+    # minimum-norm solution.
     target = energy if pooling == "mean" else energy / n_atoms
     solution = np.linalg.lstsq(counts / n_atoms[:, None], target, rcond=1e-8)[0]
     return [float(value) for value in solution]
@@ -73,18 +88,24 @@ def _fit(frames: Sequence[ase.Atoms], elements: Sequence[str], pooling: str) -> 
 def composition(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> np.ndarray:
     """float64 [n_frames, n_elements]: how many atoms of each element."""
     numbers = np.array([atomic_numbers[symbol] for symbol in elements])
-    return np.array([(atoms.numbers[:, None] == numbers).sum(0) for atoms in frames], dtype=np.float64)
+    return np.array(
+        [(atoms.numbers[:, None] == numbers).sum(0) for atoms in frames], dtype=np.float64
+    )
 
 
 def _energies(frames: Sequence[ase.Atoms]) -> np.ndarray:
     without = [atoms for atoms in frames if "energy" not in atoms.info]
     if without:
-        raise RaceError("no energy", where=without[0].info.get(ORIGIN), remedy="label it or set data.energy_key")
+        raise RaceError(
+            "no energy", where=without[0].info.get(ORIGIN), remedy="label it or set data.energy_key"
+        )
     return np.array([atoms.info["energy"] for atoms in frames])
 
 
 def average_neighbors(dataset: Dataset) -> float:
-    """Mean number of neighbours within r_max, over all atoms of the dataset; builds (and so caches) its graphs."""
+    """Mean number of neighbours within r_max, over all atoms of the dataset; builds (and so
+    caches) its graphs.
+    """
     n_edges = sum(dataset.graph(k).n_edges for k in range(len(dataset)))
     return n_edges / max(1, sum(len(atoms) for atoms in dataset.frames))
 
@@ -98,44 +119,63 @@ def force_scale(frames: Sequence[ase.Atoms]) -> float:
     forces = [atoms.arrays["forces"].ravel() for atoms in frames if "forces" in atoms.arrays]
     rms = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
     if rms == 0.0:
-        raise RaceError("no force scale", expected="forces that are not all zero", got=f"{len(forces)} frames with forces")
+        raise RaceError(
+            "no force scale",
+            expected="forces that are not all zero",
+            got=f"{len(forces)} frames with forces",
+        )
     return rms
 
 
 def energy_scale(
-    frames: Sequence[ase.Atoms], elements: Sequence[str], e0: Sequence[float], *, pooling: Literal["sum", "mean"] = "sum"
+    frames: Sequence[ase.Atoms],
+    elements: Sequence[str],
+    e0: Sequence[float],
+    *,
+    pooling: Literal["sum", "mean"] = "sum",
 ) -> float:
-    """RMS of what E0 leaves of the targets, per atom (pooling "sum") or per frame ("mean"); 1 if it leaves nothing.
+    """RMS of what E0 leaves of the targets, per atom (pooling "sum") or per frame ("mean");
+    1 if it leaves nothing.
 
     The scale of a model trained without forces.
     """
     counts = composition(frames, elements)
     n_atoms = counts.sum(1)
     baseline = counts @ np.asarray(e0)
-    residual = _energies(frames) - baseline / n_atoms if pooling == "mean" else (_energies(frames) - baseline) / n_atoms
+    residual = (
+        _energies(frames) - baseline / n_atoms
+        if pooling == "mean"
+        else (_energies(frames) - baseline) / n_atoms
+    )
     return float(np.sqrt(np.mean(residual**2))) or 1.0
 
 
 def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:
     """A JSON-ready summary of a training set.
 
-    Keys: n_frames, n_atoms (sum), n_atoms_per_frame [min, max], elements; labels (frames that have each);
-    energy_per_atom [min, max] eV; volume_per_atom [min, max] Angstrom^3 (3D-periodic frames);
-    per_element: {symbol: n_atoms, force_rms, force_max (norm), eV/Angstrom};
-    cutoff: Angstrom; min_distance: {"B-O": Angstrom}, for pairs seen within it, symbols by atomic number;
-    n_neighbors: {symbol: [fewest, most]}, neighbours of an atom within it.
+    Keys: n_frames, n_atoms (sum), n_atoms_per_frame [min, max], elements; labels (frames
+    that have each); energy_per_atom [min, max] eV; volume_per_atom [min, max] Angstrom^3
+    (3D-periodic frames); per_element: {symbol: n_atoms, force_rms, force_max (norm),
+    eV/Angstrom}; cutoff: Angstrom; min_distance: {"B-O": Angstrom}, for pairs seen within
+    it, symbols by atomic number; n_neighbors: {symbol: [fewest, most]}, neighbours of an
+    atom within it.
     """
     elements = elements_of(frames)
     numbers = np.concatenate([atoms.numbers for atoms in frames])
     labelled = [atoms for atoms in frames if "forces" in atoms.arrays]
-    norm = np.linalg.norm(np.concatenate([np.zeros((0, 3)), *(atoms.arrays["forces"] for atoms in labelled)]), axis=1)
+    norm = np.linalg.norm(
+        np.concatenate([np.zeros((0, 3)), *(atoms.arrays["forces"] for atoms in labelled)]), axis=1
+    )
     norm_numbers = np.concatenate([np.zeros(0, dtype=int), *(atoms.numbers for atoms in labelled)])
     per_element: dict[str, dict[str, float]] = {}
     for symbol in elements:
         z = atomic_numbers[symbol]
         per_element[symbol] = {"n_atoms": int((numbers == z).sum())}
         if (mine := norm[norm_numbers == z]).size:
-            per_element[symbol] |= {"force_rms": float(np.sqrt(np.mean(mine**2) / 3)), "force_max": float(mine.max())}
+            per_element[symbol] |= {
+                "force_rms": float(np.sqrt(np.mean(mine**2) / 3)),
+                "force_max": float(mine.max()),
+            }
     return {
         "n_frames": len(frames),
         "n_atoms": len(numbers),
@@ -146,8 +186,12 @@ def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:
             "forces": len(labelled),
             "stress": sum("stress" in atoms.info for atoms in frames),
         },
-        "energy_per_atom": _range([atoms.info["energy"] / len(atoms) for atoms in frames if "energy" in atoms.info]),
-        "volume_per_atom": _range([atoms.get_volume() / len(atoms) for atoms in frames if atoms.pbc.all()]),
+        "energy_per_atom": _range(
+            [atoms.info["energy"] / len(atoms) for atoms in frames if "energy" in atoms.info]
+        ),
+        "volume_per_atom": _range(
+            [atoms.get_volume() / len(atoms) for atoms in frames if atoms.pbc.all()]
+        ),
         "per_element": per_element,
         "cutoff": cutoff,
         **_neighborhoods(frames, cutoff),
@@ -159,15 +203,25 @@ def _range(values: Sequence[float]) -> list[float] | None:
 
 
 def _neighborhoods(frames: Sequence[ase.Atoms], cutoff: float) -> dict[str, Any]:
-    fewest, most = np.full(len(chemical_symbols), np.iinfo(np.int64).max), np.full(len(chemical_symbols), -1)
+    fewest, most = (
+        np.full(len(chemical_symbols), np.iinfo(np.int64).max),
+        np.full(len(chemical_symbols), -1),
+    )
     shortest = np.full((len(chemical_symbols), len(chemical_symbols)), np.inf)
     for atoms in frames:
-        sender, receiver, vector = neighbors(atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, cutoff)
+        sender, receiver, vector = neighbors(
+            atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, cutoff
+        )
         pair = np.sort(np.stack((atoms.numbers[sender], atoms.numbers[receiver])), axis=0)
         np.minimum.at(shortest, (pair[0], pair[1]), np.linalg.norm(vector, axis=1))
         count = np.bincount(receiver, minlength=len(atoms))
         np.minimum.at(fewest, atoms.numbers, count)
         np.maximum.at(most, atoms.numbers, count)
-    min_distance = {f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(shortest[a, b]) for a, b in np.argwhere(np.isfinite(shortest))}
-    n_neighbors = {chemical_symbols[z]: [int(fewest[z]), int(most[z])] for z in np.flatnonzero(most >= 0)}
+    min_distance = {
+        f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(shortest[a, b])
+        for a, b in np.argwhere(np.isfinite(shortest))
+    }
+    n_neighbors = {
+        chemical_symbols[z]: [int(fewest[z]), int(most[z])] for z in np.flatnonzero(most >= 0)
+    }
     return {"min_distance": min_distance, "n_neighbors": n_neighbors}

@@ -1,1 +1,3 @@
-"""From a trained run to one file, and from that file to ASE. LAMMPS reads the same file (lammps_plugin/)."""
+"""From a trained run to one file, and from that file to ASE. LAMMPS reads the same file
+(lammps_plugin/).
+"""

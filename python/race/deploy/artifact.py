@@ -1,7 +1,9 @@
-"""The artifact NAME.race.pt: a TorchScript archive with metadata.json, selftest.json and a trailer that seals it.
+"""The artifact NAME.race.pt: a TorchScript archive with metadata.json, selftest.json and a
+trailer that seals it.
 
-The trailer is the ZIP archive comment `race-artifact/N sha256:<64 hex>`, the digest being that of every byte before those
-64 digits. Verification is librace's (cpp/include/race/artifact.h), the same for Python and LAMMPS.
+The trailer is the ZIP archive comment `race-artifact/N sha256:<64 hex>`, the digest being
+that of every byte before those 64 digits. Verification is librace's
+(cpp/include/race/artifact.h), the same for Python and LAMMPS.
 """
 
 import hashlib
@@ -37,9 +39,13 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], str]:
     """
     digest = race._race.read_artifact(str(path)).sha256
     with zipfile.ZipFile(path) as archive:
-        name = next((name for name in archive.namelist() if name.endswith("/extra/metadata.json")), None)
+        name = next(
+            (name for name in archive.namelist() if name.endswith("/extra/metadata.json")), None
+        )
         if name is None:
-            raise RaceError("no metadata.json in the artifact", where=path, remedy="export the model again")
+            raise RaceError(
+                "no metadata.json in the artifact", where=path, remedy="export the model again"
+            )
         return json.loads(archive.read(name)), digest
 
 

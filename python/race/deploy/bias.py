@@ -14,37 +14,55 @@ class BiasedCalculator(AseCalculator):
 
         U = E + A (exp(-var / (N B^2)) - 1),   var = mean_m (E_m - E)^2,
 
-    N atoms (Kulichenko et al., Nat. Comput. Sci. 3, 230 (2023), with the ensemble's variance for theirs). The bias is 0 where the
-    members agree and -A where they do not at all; it is bounded, and smooth where var = 0. Since var depends on the structure only
-    through the members' energies, its forces are sums of the members' forces: exact, at the cost of the members' forces.
+    N atoms (Kulichenko et al., Nat. Comput. Sci. 3, 230 (2023), with the ensemble's
+    variance for theirs). The bias is 0 where the members agree and -A where they do not
+    at all; it is bounded, and smooth where var = 0. Since var depends on the structure
+    only through the members' energies, its forces are sums of the members' forces: exact,
+    at the cost of the members' forces.
 
     Args:
         calculator: of an artifact with more than one member.
         height: A, eV.
-        width: B, eV per square root of an atom; the bias saturates where the standard deviation of E is above B sqrt(N).
+        width: B, eV per square root of an atom; the bias saturates where the standard
+            deviation of E is above B sqrt(N).
 
-    Results: energy, free_energy, forces, stress (3D-periodic cells) with the bias; energy_bias, energy_var (eV, eV^2).
+    Results: energy, free_energy, forces, stress (3D-periodic cells) with the bias;
+    energy_bias, energy_var (eV, eV^2).
 
     Raises:
         RaceError: one member, a width that is not above 0.
     """
 
-    implemented_properties: list[str] = ["energy", "free_energy", "forces", "stress", "energy_bias", "energy_var"]
+    implemented_properties: list[str] = [
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "energy_bias",
+        "energy_var",
+    ]
 
     def __init__(self, calculator: Calculator, height: float, width: float, **kwargs):
         super().__init__(**kwargs)
         if calculator.metadata["n_members"] < 2:
             raise RaceError("no ensemble to bias by", expected="more than one member", got="one")
         if not (np.isfinite(height) and np.isfinite(width) and width > 0):
-            raise RaceError("bad bias", expected="a finite height and a width > 0", got=f"{height}, {width}")
+            raise RaceError(
+                "bad bias", expected="a finite height and a width > 0", got=f"{height}, {width}"
+            )
         self.unbiased, self.height, self.width = calculator, height, width
 
-    def calculate(self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes) -> None:
+    def calculate(
+        self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes
+    ) -> None:
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None  # ASE has just set it
-        # Asked through get_property, so that what was computed for this structure already is not computed again.
+        # Asked through get_property, so that what was computed for this structure already
+        # is not computed again.
         names = ["energy", "forces", "energy_members", "forces_members"]
-        energy, forces, energy_members, forces_members = (self.unbiased.get_property(name, self.atoms) for name in names)
+        energy, forces, energy_members, forces_members = (
+            self.unbiased.get_property(name, self.atoms) for name in names
+        )
         deviation = energy_members - energy_members.mean()  # [M]
         var, scale = float(np.mean(deviation**2)), len(self.atoms) * self.width**2
         by_var = -self.height / scale * np.exp(-var / scale)
@@ -58,5 +76,8 @@ class BiasedCalculator(AseCalculator):
             "energy_var": var,
         }
         if self.atoms.pbc.all():
-            stress, stress_members = (self.unbiased.get_property(name, self.atoms) for name in ("stress", "stress_members"))
+            stress, stress_members = (
+                self.unbiased.get_property(name, self.atoms)
+                for name in ("stress", "stress_members")
+            )
             self.results["stress"] = stress + by_energy @ stress_members

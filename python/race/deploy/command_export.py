@@ -12,29 +12,58 @@ from race.train.run import load_run
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder that `race train` wrote")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the artifact, NAME.race.pt")
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="of the stored weights (default: as trained)")
-    parser.add_argument("--calibration", type=Path, help="calibration.json that `race evaluate --calibrate` wrote; LAMMPS applies it")
-    parser.add_argument("--portable", action="store_true", help="stock torch operators only: slower, needs no compiled kernel")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the artifact, NAME.race.pt"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        help="of the stored weights (default: as trained)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="calibration.json that `race evaluate --calibrate` wrote; LAMMPS applies it",
+    )
+    parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="stock torch operators only: slower, needs no compiled kernel",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     if not args.output.name.endswith(".race.pt"):
-        raise RaceError("unusual name of an artifact", where="--output", expected="NAME.race.pt", got=args.output.name)
+        raise RaceError(
+            "unusual name of an artifact",
+            where="--output",
+            expected="NAME.race.pt",
+            got=args.output.name,
+        )
     model, _, summary = load_run(args.run)
     calibration, intervals = read_calibration(args.calibration) if args.calibration else ({}, {})
     digest = export_model(
-        model, args.output, dtype=args.dtype, portable=args.portable, summary=summary, calibration=calibration, intervals=intervals
+        model,
+        args.output,
+        dtype=args.dtype,
+        portable=args.portable,
+        summary=summary,
+        calibration=calibration,
+        intervals=intervals,
     )
-    print(f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test passed")
+    print(
+        f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test "
+        "passed"
+    )
 
 
 def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """What librace and LAMMPS apply, out of an evaluation's calibration.json.
 
     Returns:
-        Factors on predicted standard deviations, those there are of force_std_scale (of the whole covariance, where it is regular),
-        energy_std_scale and stress_std_scale; and the table of calibrated intervals (race.evaluate.report.fit_intervals).
+        Factors on predicted standard deviations, those there are of force_std_scale (of
+        the whole covariance, where it is regular), energy_std_scale and stress_std_scale;
+        and the table of calibrated intervals (race.evaluate.report.fit_intervals).
     """
     try:
         content = json.loads(path.read_text())
@@ -42,9 +71,25 @@ def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         raise RaceError(f"cannot read the calibration ({error})", where=path) from None
     intervals = content.get("intervals", {})
     scales = dict(intervals.get("scale", {}))
-    scales["forces"] = content.get("covariance_scale") or scales.get("forces") or content.get("forces", {}).get("scale")
-    named = {"forces": "force_std_scale", "energy": "energy_std_scale", "stress": "stress_std_scale"}
-    calibration = {named[quantity]: scale for quantity, scale in scales.items() if isinstance(scale, float) and scale > 0}
+    scales["forces"] = (
+        content.get("covariance_scale")
+        or scales.get("forces")
+        or content.get("forces", {}).get("scale")
+    )
+    named = {
+        "forces": "force_std_scale",
+        "energy": "energy_std_scale",
+        "stress": "stress_std_scale",
+    }
+    calibration = {
+        named[quantity]: scale
+        for quantity, scale in scales.items()
+        if isinstance(scale, float) and scale > 0
+    }
     if "force_std_scale" not in calibration and "energy" not in intervals:
-        raise RaceError("no factor for the force or energy uncertainty", where=path, expected="a file of `race evaluate --calibrate`")
+        raise RaceError(
+            "no factor for the force or energy uncertainty",
+            where=path,
+            expected="a file of `race evaluate --calibrate`",
+        )
     return calibration, {key: value for key, value in intervals.items() if key != "scale"}

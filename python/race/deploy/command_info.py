@@ -21,17 +21,29 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
     """The lines of the table."""
     model, training = metadata["model"], metadata["training"]
     commit = f", commit {metadata['git_commit'][:10]}" if metadata["git_commit"] else ""
+    operators = "portable (stock torch operators)" if metadata["portable"] else "compiled operators"
     rows = [
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
         ("members", _members(metadata)),
-        ("head", f"{metadata['head']} ({_gives(metadata['head'])}){_stress(metadata['stress_head'])}"),
+        (
+            "head",
+            f"{metadata['head']} ({_gives(metadata['head'])}){_stress(metadata['stress_head'])}",
+        ),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
-        ("stored as", f"{metadata['dtype']}, {'portable (stock torch operators)' if metadata['portable'] else 'compiled operators'}"),
-        ("halo", f"one cutoff; {' '.join(map(str, metadata['halo_widths'])) or 'no'} values per atom exchanged between layers"),
+        ("stored as", f"{metadata['dtype']}, {operators}"),
+        (
+            "halo",
+            f"one cutoff; {' '.join(map(str, metadata['halo_widths'])) or 'no'} values per atom "
+            "exchanged between layers",
+        ),
         ("radial weights", _radial(metadata)),
-        ("calibration", ", ".join(f"{name} {value:.4g}" for name, value in metadata["calibration"].items()) or "none"),
+        (
+            "calibration",
+            ", ".join(f"{name} {value:.4g}" for name, value in metadata["calibration"].items())
+            or "none",
+        ),
         ("intervals", _intervals(metadata.get("intervals", {}))),
         ("made by", f"race {metadata['race_version']}, torch {metadata['torch_version']}{commit}"),
         ("sha256", digest),
@@ -43,7 +55,15 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         rms = training["per_element"][element]["force_rms"]
         rows.append((f"  forces on {element}", f"rms {rms:.3g}, largest {force:.3g} eV/A"))
     if training["min_distance"]:
-        rows.append(("  shortest pairs", ", ".join(f"{pair} {distance:.2f} A" for pair, distance in training["min_distance"].items())))
+        rows.append(
+            (
+                "  shortest pairs",
+                ", ".join(
+                    f"{pair} {distance:.2f} A"
+                    for pair, distance in training["min_distance"].items()
+                ),
+            )
+        )
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
 
@@ -52,7 +72,11 @@ def _members(metadata: dict[str, Any]) -> str:
     n_members, n_trunks = metadata["n_members"], metadata["n_trunks"]
     trunks = ""
     if n_trunks < n_members:
-        count, cost = ("1 trunk", "one member") if n_trunks == 1 else (f"{n_trunks} trunks", f"{n_trunks} members")
+        count, cost = (
+            ("1 trunk", "one member")
+            if n_trunks == 1
+            else (f"{n_trunks} trunks", f"{n_trunks} members")
+        )
         trunks = f", readouts on {count}: mean forces cost {cost}"
     return f"{n_members} ({metadata['posterior']}{trunks})"
 
@@ -61,7 +85,9 @@ def _radial(metadata: dict[str, Any]) -> str:
     table = metadata.get("radial_table", {"knots": metadata["model"]["radial_knots"]})
     if not table["knots"]:
         return "the MLP, for every edge"
-    error = f", forces within {table['force_error']:.1g} of the MLP's" if "force_error" in table else ""
+    error = (
+        f", forces within {table['force_error']:.1g} of the MLP's" if "force_error" in table else ""
+    )
     return f"a spline through {table['knots']} knots, as trained{error}"
 
 
@@ -71,8 +97,15 @@ def _intervals(intervals: dict[str, Any]) -> str:
     for quantity in ("energy", "forces", "stress"):
         if quantity in intervals:
             k = min(bisect_left(intervals["levels"], 0.9), len(intervals[quantity]) - 1)
-            parts.append(f"{quantity} {100 * intervals['levels'][k]:g} % within {intervals[quantity][k]:.3g} sigma")
-    return f"{intervals['method']}, {len(intervals['fingerprints'])} frames: {', '.join(parts)}" if parts else "none"
+            parts.append(
+                f"{quantity} {100 * intervals['levels'][k]:g} % within "
+                f"{intervals[quantity][k]:.3g} sigma"
+            )
+    return (
+        f"{intervals['method']}, {len(intervals['fingerprints'])} frames: {', '.join(parts)}"
+        if parts
+        else "none"
+    )
 
 
 def _stress(stress_head: str) -> str:

@@ -1,4 +1,6 @@
-"""A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp, nowhere else."""
+"""A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp,
+nowhere else.
+"""
 
 import io
 import math
@@ -33,7 +35,8 @@ def export_model(
     calibration: Mapping[str, float] | None = None,
     intervals: Mapping[str, Any] | None = None,
 ) -> str:
-    """Compiles a model into an artifact, then loads and self-tests it; the file appears only when that has passed.
+    """Compiles a model into an artifact, then loads and self-tests it; the file appears only
+    when that has passed.
 
     Args:
         model: not changed.
@@ -42,7 +45,8 @@ def export_model(
         portable: stock torch operators only, slower; else race::conv, which librace brings.
         summary: run/summary.json of the run the model comes from.
         calibration: constants by name, as librace and LAMMPS apply them.
-        intervals: calibrated half-widths (race.evaluate.report.fit_intervals), from which they answer any level.
+        intervals: calibrated half-widths (race.evaluate.report.fit_intervals), from which
+            they answer any level.
 
     Returns:
         The sha256 of the artifact.
@@ -52,7 +56,11 @@ def export_model(
     """
     path, summary = Path(path), summary or {}
     if model.config.pooling != "sum":
-        raise RaceError("only energies that are sums over atoms can be deployed", expected="model.pooling sum", got=model.config.pooling)
+        raise RaceError(
+            "only energies that are sums over atoms can be deployed",
+            expected="model.pooling sum",
+            got=model.config.pooling,
+        )
     if not path.parent.is_dir():
         raise RaceError("no such folder", where=path.parent)
     dtype = dtype or ("float64" if model.embedding.dtype == torch.float64 else "float32")
@@ -79,7 +87,9 @@ def export_model(
 
 
 def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[FoldedRACE, list[str]]:
-    """The deployed form in `dtype`, and the names of the buffers that stay float64 in any dtype (E0, scale, coefficients)."""
+    """The deployed form in `dtype`, and the names of the buffers that stay float64 in any
+    dtype (E0, scale, coefficients).
+    """
     deployed = FoldedRACE(model).set_fused(not portable)
     named = [*deployed.named_parameters(), *deployed.named_buffers()]
     keep_float64 = [name for name, _ in named if name.split(".")[-1] in KEPT_FLOAT64]
@@ -90,7 +100,9 @@ def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[Folde
 
 
 def script(model: FoldedRACE, extra: Mapping[str, str]) -> bytes:
-    """TorchScript archive with the segments as methods. It is frozen on load, once dtype and device are known."""
+    """TorchScript archive with the segments as methods. It is frozen on load, once dtype and
+    device are known.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript announces its deprecation at every call
         scripted = torch.jit.script(model)
@@ -100,10 +112,19 @@ def script(model: FoldedRACE, extra: Mapping[str, str]) -> bytes:
 
 
 def metadata_of(
-    model: RACE, dtype: str, portable: bool, keep_float64: list[str], summary: Mapping[str, Any], calibration: Mapping[str, float]
+    model: RACE,
+    dtype: str,
+    portable: bool,
+    keep_float64: list[str],
+    summary: Mapping[str, Any],
+    calibration: Mapping[str, float],
 ) -> dict[str, Any]:
     """metadata.json; cpp/include/race/artifact.h says what librace reads of it."""
-    config, training, versions = model.config, summary.get("training", {}), summary.get("versions", {})
+    config, training, versions = (
+        model.config,
+        summary.get("training", {}),
+        summary.get("versions", {}),
+    )
     per_element = training.get("per_element", {})
     n_trunks = count_trunks(model)
     return {
@@ -124,15 +145,28 @@ def metadata_of(
         "stress_head": config.stress_head,
         "energy_aggregation": config.energy_aggregation,
         "posterior": posterior_name(config, summary),
-        "units": {"energy": "eV", "length": "Angstrom", "forces_cov": "(eV/Angstrom)^2", "stress": "eV/Angstrom^3"},
+        "units": {
+            "energy": "eV",
+            "length": "Angstrom",
+            "forces_cov": "(eV/Angstrom)^2",
+            "stress": "eV/Angstrom^3",
+        },
         "keep_float64": keep_float64,
         "calibration": dict(calibration),
         "training": {
             **training,
             "min_distance": training.get("min_distance", {}),
-            "max_force": {element: values["force_max"] for element, values in per_element.items() if "force_max" in values},
+            "max_force": {
+                element: values["force_max"]
+                for element, values in per_element.items()
+                if "force_max" in values
+            },
         },
         # A head that predicts no uncertainty has NaN for it, which JSON does not know.
-        "validation": {name: value for name, value in summary.get("validation", {}).items() if math.isfinite(value)},
+        "validation": {
+            name: value
+            for name, value in summary.get("validation", {}).items()
+            if math.isfinite(value)
+        },
         "model": config.model_dump(mode="json"),
     }

@@ -1,10 +1,12 @@
-"""A trained model as it is deployed: segments between which domains exchange rows, each with its transpose.
+"""A trained model as it is deployed: segments between which domains exchange rows, each with
+its transpose.
 
-Nothing here records autograd. Forces are the explicit transpose, segment by segment in reverse, so that one step is a fixed
-sequence of operators.
+Nothing here records autograd. Forces are the explicit transpose, segment by segment in
+reverse, so that one step is a fixed sequence of operators.
 
-Members that differ in the last maps of their readouts alone share a trunk (last-layer posteriors): the convolutions and their
-transposes are those of T <= M trunks. Then the mean forces cost T members, and members' forces M / T transposes after one forward pass.
+Members that differ in the last maps of their readouts alone share a trunk (last-layer
+posteriors): the convolutions and their transposes are those of T <= M trunks. Then the
+mean forces cost T members, and members' forces M / T transposes after one forward pass.
 """
 
 # mypy: disable-error-code="operator"
@@ -25,14 +27,22 @@ from race.model.radial import Radial
 
 
 def count_trunks(model: RACE) -> int:
-    """T: member m has the trunk of member m % T, bit for bit. The weights say so, not the posterior's name."""
+    """T: member m has the trunk of member m % T, bit for bit. The weights say so, not the
+    posterior's name.
+    """
     shared = [p.detach() for name, p in model.named_parameters() if not is_own(name)]
     M = model.n_members
-    return next(T for T in range(1, M + 1) if M % T == 0 and all(torch.equal(p[T:], p[: M - T]) for p in shared))
+    return next(
+        T
+        for T in range(1, M + 1)
+        if M % T == 0 and all(torch.equal(p[T:], p[: M - T]) for p in shared)
+    )
 
 
 class FoldedRACE(Outputs):
-    """The segments of a model, without gradients: what an artifact holds. Shapes and units as in cpp/include/race/model.h."""
+    """The segments of a model, without gradients: what an artifact holds. Shapes and units
+    as in cpp/include/race/model.h.
+    """
 
     scale: Tensor
     atomic_energies: Tensor
@@ -44,11 +54,14 @@ class FoldedRACE(Outputs):
         n_trunks = count_trunks(model)
         twin = RACE(model.config.model_copy(update={"n_members": n_trunks}), torch.float64)
         own = dict(model.named_parameters())  # member axis first
-        twin.load_state_dict({name: p[:n_trunks] if name in own else p for name, p in model.state_dict().items()})
+        twin.load_state_dict(
+            {name: p[:n_trunks] if name in own else p for name, p in model.state_dict().items()}
+        )
         twin.requires_grad_(False)
         self.edge_basis = twin.edge_basis
         a = twin.species_features()
-        embedding = twin.embedding.transpose(0, 1).reshape(twin.embedding.shape[1], -1)  # [S, M * F]
+        # [S, M * F]
+        embedding = twin.embedding.transpose(0, 1).reshape(twin.embedding.shape[1], -1)
         self.register_buffer("g_rows", twin.linear_up(embedding))
         trained = [layer for layer in twin.layers if isinstance(layer, Layer)]
         readouts = [layer.readout for layer in model.layers if isinstance(layer, Layer)]
@@ -56,7 +69,16 @@ class FoldedRACE(Outputs):
         irreps_h = o3.Irreps([])
         for t, layer in enumerate(trained):
             following = trained[t + 1] if t + 1 < self.n_layers else None
-            layers.append(FoldedLayer(layer, readouts[t], a, embedding if t == 0 else embedding[:0], irreps_h, following))
+            layers.append(
+                FoldedLayer(
+                    layer,
+                    readouts[t],
+                    a,
+                    embedding if t == 0 else embedding[:0],
+                    irreps_h,
+                    following,
+                )
+            )
             irreps_h = layers[t].irreps_h
         self.layers = nn.ModuleList(layers)
         self.n_trunks = n_trunks
@@ -72,7 +94,14 @@ class FoldedRACE(Outputs):
         return self.edge_basis(edge_vector)
 
     @torch.jit.export
-    def edges_vjp(self, edge_vector: Tensor, radial_grad: Tensor, sh_grad: Tensor, bar_radial: Tensor, bar_sh: Tensor) -> Tensor:
+    def edges_vjp(
+        self,
+        edge_vector: Tensor,
+        radial_grad: Tensor,
+        sh_grad: Tensor,
+        bar_radial: Tensor,
+        bar_sh: Tensor,
+    ) -> Tensor:
         return self.edge_basis.vjp(edge_vector, radial_grad, sh_grad, bar_radial, bar_sh)
 
     @torch.jit.export
@@ -82,7 +111,15 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def layer(
-        self, t: int, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
+        self,
+        t: int,
+        h: Tensor,
+        g: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         result = (h, g, h, h)
         for k, layer in enumerate(self.layers):
@@ -92,13 +129,25 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def layer_vjp(
-        self, t: int, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor, z: Tensor,
-        bar_energy: Tensor, bar_new: Tensor, bar_g_next: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        self,
+        t: int,
+        g: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
+        z: Tensor,
+        bar_energy: Tensor,
+        bar_new: Tensor,
+        bar_g_next: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         result = (g, g, g, g)
         for k, layer in enumerate(self.layers):
             if k == t:
-                result = layer.vjp(g, radial, sh, sender, row_ptr, species, z, bar_energy, bar_new, bar_g_next)
+                result = layer.vjp(
+                    g, radial, sh, sender, row_ptr, species, z, bar_energy, bar_new, bar_g_next
+                )
         return result
 
     @torch.jit.export
@@ -107,8 +156,12 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def readout_vjp(self, species: Tensor, bar_node_energy: Tensor) -> Tensor:
-        """Adjoint of the energy channel of every layer's out, [n, M], from that of the members' total energies, float64 [M]."""
-        return (self.scale.index_select(0, species).unsqueeze(1) * bar_node_energy).to(self.g_rows.dtype)
+        """Adjoint of the energy channel of every layer's out, [n, M], from that of the
+        members' total energies, float64 [M].
+        """
+        return (self.scale.index_select(0, species).unsqueeze(1) * bar_node_energy).to(
+            self.g_rows.dtype
+        )
 
     @torch.jit.export
     def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +173,9 @@ class FoldedRACE(Outputs):
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "FoldedRACE":
-        """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
+        """Compiled operators (race::conv, race::linear, ..), or stock torch operations
+        only. In place.
+        """
         for module in self.modules():
             if isinstance(module, (Chain, EdgeBasis, FoldedLayer, ForceCovariance, Radial)):
                 module.fused = fused and HAS_FUSED

@@ -1,1 +1,3 @@
-"""How far a predicted uncertainty can be trusted: metrics, recalibration, figures, `race evaluate`."""
+"""How far a predicted uncertainty can be trusted: metrics, recalibration, figures, `race
+evaluate`.
+"""

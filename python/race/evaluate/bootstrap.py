@@ -1,4 +1,6 @@
-"""Bootstrap intervals that resample whole structures: the atoms of a frame share its error, so they are not independent draws."""
+"""Bootstrap intervals that resample whole structures: the atoms of a frame share its error,
+so they are not independent draws.
+"""
 
 from collections.abc import Callable
 
@@ -6,9 +8,15 @@ import numpy as np
 
 
 def clustered_interval(
-    statistic: Callable[[np.ndarray], float], n_clusters: int, level: float = 0.9, n_resamples: int = 200, seed: int = 0
+    statistic: Callable[[np.ndarray], float],
+    n_clusters: int,
+    level: float = 0.9,
+    n_resamples: int = 200,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of `statistic(clusters)`, clusters [n_clusters] being drawn with replacement; NaN for fewer than two."""
+    """Percentile interval of `statistic(clusters)`, clusters [n_clusters] being drawn with
+    replacement; NaN for fewer than two.
+    """
     if n_clusters < 2 or n_resamples < 1:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
@@ -20,7 +28,8 @@ def clustered_interval(
 
 
 class ClusteredMean:
-    """A mean over rows that can be taken again for any multiset of clusters, at the price of a sum over clusters.
+    """A mean over rows that can be taken again for any multiset of clusters, at the price of
+    a sum over clusters.
 
     Args:
         rows: [n] or [n, k].
@@ -40,11 +49,14 @@ class ClusteredMean:
 
     def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
         """`clustered_interval` of function(mean)."""
-        return clustered_interval(lambda clusters: function(self(clusters)), len(self.counts), **options)
+        return clustered_interval(
+            lambda clusters: function(self(clusters)), len(self.counts), **options
+        )
 
 
 class ClusteredRows:
-    """The rows of any multiset of clusters, for statistics that are no function of a mean (ranks, bins, distances of distributions).
+    """The rows of any multiset of clusters, for statistics that are no function of a mean
+    (ranks, bins, distances of distributions).
 
     Args:
         cluster: [n] cluster of each row, in ascending order.
@@ -63,4 +75,6 @@ class ClusteredRows:
 
     def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
         """`clustered_interval` of function(rows)."""
-        return clustered_interval(lambda clusters: function(self(clusters)), len(self.counts), **options)
+        return clustered_interval(
+            lambda clusters: function(self(clusters)), len(self.counts), **options
+        )

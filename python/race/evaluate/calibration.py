@@ -1,7 +1,9 @@
-"""Recalibration: a map from the predicted Gaussian to central intervals that hold what they promise.
+"""Recalibration: a map from the predicted Gaussian to central intervals that hold what
+they promise.
 
-Each method is fitted to the standardised errors z = (reference - mean) / std of a calibration split, and gives the bounds of the
-central interval of any level in units of std: reference in [mean + std * lower, mean + std * upper]. A calibration split must be
+Each method is fitted to the standardised errors z = (reference - mean) / std of a
+calibration split, and gives the bounds of the central interval of any level in units of
+std: reference in [mean + std * lower, mean + std * upper]. A calibration split must be
 disjoint from the training set and from whatever the result is judged on.
 """
 
@@ -15,7 +17,8 @@ from race.errors import RaceError
 from race.evaluate.metrics import LEVELS, gaussian_bounds
 
 MAX_KNOTS = 999  # of a fitted map, so that an artifact stays small
-TABLE_LEVELS = np.append(LEVELS, [0.995, 0.998, 0.999, 0.9999])  # of the table that an artifact carries
+# Of the table that an artifact carries
+TABLE_LEVELS = np.append(LEVELS, [0.995, 0.998, 0.999, 0.9999])
 
 
 class Recalibration(Protocol):
@@ -25,7 +28,9 @@ class Recalibration(Protocol):
 
     @classmethod
     def fit(cls, z: np.ndarray, symmetric: bool = False) -> "Recalibration":
-        """Fits z [n]. symmetric: errors of either sign are alike (force components, whose sign a rotation changes)."""
+        """Fits z [n]. symmetric: errors of either sign are alike (force components, whose
+        sign a rotation changes).
+        """
         ...
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +42,9 @@ class Recalibration(Protocol):
 
 @dataclass(frozen=True)
 class VarianceScaling:
-    """One factor on every std: the maximum of the Gaussian likelihood, scale^2 = <z^2>. Keeps the distribution Gaussian."""
+    """One factor on every std: the maximum of the Gaussian likelihood, scale^2 = <z^2>.
+    Keeps the distribution Gaussian.
+    """
 
     method: ClassVar[str] = "scaling"
     scale: float
@@ -58,9 +65,11 @@ class VarianceScaling:
 class Isotonic:
     """Kuleshov, Fenner & Ermon (2018): the one-sided CDF is mapped onto its observed frequency.
 
-    The isotonic regression of the empirical CDF on the predicted one is the empirical CDF itself, which is monotone already. It is
-    kept as quantiles z(cdf), not as pairs of probabilities: an error of nine sigmas has a predicted CDF of 1 to machine precision. Beyond
-    the outermost knot the quantiles go on as those of a Gaussian through that knot.
+    The isotonic regression of the empirical CDF on the predicted one is the empirical CDF
+    itself, which is monotone already. It is kept as quantiles z(cdf), not as pairs of
+    probabilities: an error of nine sigmas has a predicted CDF of 1 to machine precision.
+    Beyond the outermost knot the quantiles go on as those of a Gaussian through that
+    knot.
     """
 
     method: ClassVar[str] = "isotonic"
@@ -71,7 +80,8 @@ class Isotonic:
     def fit(cls, z: np.ndarray, symmetric: bool = False) -> "Isotonic":
         z = _checked(z)
         z = np.sort(np.concatenate([z, -z]) if symmetric else z)
-        cdf = np.arange(1, len(z) + 1) / (len(z) + 1)  # P(a further draw lies below the k-th of n) = k / (n + 1)
+        # P(a further draw lies below the k-th of n) = k / (n + 1)
+        cdf = np.arange(1, len(z) + 1) / (len(z) + 1)
         if len(z) > MAX_KNOTS:
             knots = np.linspace(cdf[0], cdf[-1], MAX_KNOTS)
             z, cdf = np.interp(knots, cdf, z), knots
@@ -82,8 +92,14 @@ class Isotonic:
         inner = np.interp(probability, self.cdf, self.z)
         low, high = ndtri(self.cdf[[0, -1]])
         gauss = ndtri(probability)
-        inner = np.where(probability < self.cdf[0], self.z[0] + (gauss - low) * max(self.z[0] / low, 0), inner)
-        return np.where(probability > self.cdf[-1], self.z[-1] + (gauss - high) * max(self.z[-1] / high, 0), inner)
+        inner = np.where(
+            probability < self.cdf[0], self.z[0] + (gauss - low) * max(self.z[0] / low, 0), inner
+        )
+        return np.where(
+            probability > self.cdf[-1],
+            self.z[-1] + (gauss - high) * max(self.z[-1] / high, 0),
+            inner,
+        )
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = np.asarray(levels) / 2
@@ -95,9 +111,11 @@ class Isotonic:
 
 @dataclass(frozen=True)
 class SplitConformal:
-    """Split conformal prediction with score |z|: coverage of at least the level for exchangeable frames, whatever the distribution.
+    """Split conformal prediction with score |z|: coverage of at least the level for
+    exchangeable frames, whatever the distribution.
 
-    radius[k] serves every level up to levels[k]; a level too high for the size of the calibration split gets an infinite interval.
+    radius[k] serves every level up to levels[k]; a level too high for the size of the
+    calibration split gets an infinite interval.
     """
 
     method: ClassVar[str] = "conformal"
@@ -112,22 +130,33 @@ class SplitConformal:
         return cls(rank / (n + 1), scores[rank - 1])
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # A level that equals a knot belongs to it, although (n + 1) * level may round just above the integer.
-        upper = np.append(self.radius, np.inf)[np.searchsorted(self.levels, np.asarray(levels) - 1e-12)]
+        # A level that equals a knot belongs to it, although (n + 1) * level may round
+        # just above the integer.
+        upper = np.append(self.radius, np.inf)[
+            np.searchsorted(self.levels, np.asarray(levels) - 1e-12)
+        ]
         return -upper, upper
 
     def to_dict(self) -> dict:
-        return {"method": self.method, "levels": self.levels.tolist(), "radius": self.radius.tolist()}
+        return {
+            "method": self.method,
+            "levels": self.levels.tolist(),
+            "radius": self.radius.tolist(),
+        }
 
 
 @dataclass(frozen=True)
 class IntervalTable:
-    """What an artifact carries: half-widths of symmetric central intervals on a grid of levels, in units of std.
+    """What an artifact carries: half-widths of symmetric central intervals on a grid of
+    levels, in units of std.
 
-    Between levels the half-width is linear in that of the normal distribution: exact for variance scaling, and within one step of the grid
-    for the others (a conformal interval keeps its guarantee at the levels of the grid). librace answers the same (`interval_factor`).
+    Between levels the half-width is linear in that of the normal distribution: exact for
+    variance scaling, and within one step of the grid for the others (a conformal interval
+    keeps its guarantee at the levels of the grid). librace answers the same
+    (`interval_factor`).
 
-    levels, factors: both ascending; factors may end before the levels do: a conformal interval of a higher level needs more frames.
+    levels, factors: both ascending; factors may end before the levels do: a conformal
+    interval of a higher level needs more frames.
     """
 
     method: ClassVar[str] = "table"
@@ -135,10 +164,14 @@ class IntervalTable:
     factors: np.ndarray
 
     @classmethod
-    def fit(cls, z: np.ndarray, symmetric: bool = True, *, method: str = "isotonic") -> "IntervalTable":
+    def fit(
+        cls, z: np.ndarray, symmetric: bool = True, *, method: str = "isotonic"
+    ) -> "IntervalTable":
         """From the standardised errors of a calibration split, by a method of METHODS."""
         _, upper = METHODS[method].fit(z, symmetric=True).bounds(TABLE_LEVELS)
-        return cls(TABLE_LEVELS, np.maximum.accumulate(upper[: np.count_nonzero(np.isfinite(upper))]))
+        return cls(
+            TABLE_LEVELS, np.maximum.accumulate(upper[: np.count_nonzero(np.isfinite(upper))])
+        )
 
     def factor(self, level: float) -> float:
         """Half-width of one level.
@@ -148,7 +181,9 @@ class IntervalTable:
         """
         last = self.levels[len(self.factors) - 1]
         if not 0 < level <= last + 1e-12:
-            raise RaceError("no calibrated interval", expected=f"a level between 0 and {last:g}", got=level)
+            raise RaceError(
+                "no calibrated interval", expected=f"a level between 0 and {last:g}", got=level
+            )
         return float(self.bounds(np.array([level]))[1][0])
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,10 +195,16 @@ class IntervalTable:
         return -upper, upper
 
     def to_dict(self) -> dict:
-        return {"method": self.method, "levels": self.levels.tolist(), "factors": self.factors.tolist()}
+        return {
+            "method": self.method,
+            "levels": self.levels.tolist(),
+            "factors": self.factors.tolist(),
+        }
 
 
-METHODS: dict[str, Any] = {kind.method: kind for kind in (Isotonic, VarianceScaling, SplitConformal)}
+METHODS: dict[str, Any] = {
+    kind.method: kind for kind in (Isotonic, VarianceScaling, SplitConformal)
+}
 
 
 def recalibration_from_dict(data: dict) -> Recalibration:
@@ -172,12 +213,19 @@ def recalibration_from_dict(data: dict) -> Recalibration:
     method = data.pop("method", None)
     if method not in METHODS:
         raise RaceError("unknown recalibration method", expected=sorted(METHODS), got=method)
-    return METHODS[method](**{key: np.asarray(value) if isinstance(value, list) else value for key, value in data.items()})
+    return METHODS[method](
+        **{
+            key: np.asarray(value) if isinstance(value, list) else value
+            for key, value in data.items()
+        }
+    )
 
 
 def _checked(z: np.ndarray) -> np.ndarray:
     z = np.ravel(np.asarray(z, dtype=np.float64))
     if len(z) < 2 or not np.isfinite(z).all():
         got = f"{len(z)}, {np.sum(~np.isfinite(z))} of them not finite"
-        raise RaceError("cannot fit a recalibration", expected="two or more finite standardised errors", got=got)
+        raise RaceError(
+            "cannot fit a recalibration", expected="two or more finite standardised errors", got=got
+        )
     return z

@@ -1,4 +1,6 @@
-"""`race evaluate run|artifact data...`: a table on the terminal, records as JSON, figures as png."""
+"""`race evaluate run|artifact data...`: a table on the terminal, records as JSON, figures
+as png.
+"""
 
 import argparse
 import json
@@ -17,7 +19,13 @@ from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS, Recalibration
 from race.evaluate.ood import ood_record
-from race.evaluate.report import N_BOOTSTRAP, covariance_scale, fit_intervals, fit_recalibration, split_record
+from race.evaluate.report import (
+    N_BOOTSTRAP,
+    covariance_scale,
+    fit_intervals,
+    fit_recalibration,
+    split_record,
+)
 from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
 from race.evaluate.split import Split
@@ -27,14 +35,51 @@ TABLE_WIDTH = 140  # where the output is not a terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="folder made by `race train`, or artifact made by `race export`")
-    parser.add_argument("data", nargs="+", metavar="[NAME=]PATH", help="labelled structures; splits of one name are joined")
-    parser.add_argument("--calibrate", nargs="+", type=Path, default=[], metavar="PATH", help="frames to fit the recalibration on")
-    parser.add_argument("--method", choices=sorted(METHODS), default="isotonic", help="recalibration (default: isotonic)")
-    parser.add_argument("--ood", nargs="+", default=[], metavar="NAME", help="splits unlike the training set: AUROC against the others")
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of the results (default: evaluation)")
-    parser.add_argument("--posterior", help="name of the posterior in the records (default: from the model)")
-    parser.add_argument("--bootstrap", type=int, default=N_BOOTSTRAP, help="resamples of frames for the 90 %% intervals; 0: none")
+    parser.add_argument(
+        "model", type=Path, help="folder made by `race train`, or artifact made by `race export`"
+    )
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="[NAME=]PATH",
+        help="labelled structures; splits of one name are joined",
+    )
+    parser.add_argument(
+        "--calibrate",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="frames to fit the recalibration on",
+    )
+    parser.add_argument(
+        "--method",
+        choices=sorted(METHODS),
+        default="isotonic",
+        help="recalibration (default: isotonic)",
+    )
+    parser.add_argument(
+        "--ood",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="splits unlike the training set: AUROC against the others",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("evaluation"),
+        help="folder of the results (default: evaluation)",
+    )
+    parser.add_argument(
+        "--posterior", help="name of the posterior in the records (default: from the model)"
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=N_BOOTSTRAP,
+        help="resamples of frames for the 90 %% intervals; 0: none",
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="frames per pass")
     parser.add_argument("--device", default="cpu")
 
@@ -49,7 +94,10 @@ def run(args: argparse.Namespace) -> None:
     calibration_frames = _read(source, args.calibrate)
     check_calibration(source, args.calibrate, calibration_frames, frames)
 
-    splits = [Split(name, *source.predict(atoms), name in args.ood, temperatures(atoms)) for name, atoms in frames.items()]
+    splits = [
+        Split(name, *source.predict(atoms), name in args.ood, temperatures(atoms))
+        for name, atoms in frames.items()
+    ]
     fitted, scale = source.fitted, source.force_std_scale
     if calibration_frames:
         calibration = Split("calibration", *source.predict(calibration_frames))
@@ -64,8 +112,17 @@ def run(args: argparse.Namespace) -> None:
         # Recognises the frames in an artifact that is calibrated on them, and judged later.
         fingerprints = sorted(fingerprint(atoms) for atoms in calibration_frames)
         intervals = fit_intervals(calibration, args.method) | {"fingerprints": fingerprints}
-        content = {"frames": [str(path) for path in args.calibrate], "covariance_scale": scale, "intervals": intervals}
-        written.append(write_json(args.out / "calibration.json", content | {name: r.to_dict() for name, r in fitted.items()}))
+        content = {
+            "frames": [str(path) for path in args.calibrate],
+            "covariance_scale": scale,
+            "intervals": intervals,
+        }
+        written.append(
+            write_json(
+                args.out / "calibration.json",
+                content | {name: r.to_dict() for name, r in fitted.items()},
+            )
+        )
     from race.evaluate.figures import draw_all  # matplotlib is slow to import
 
     written += draw_all(splits, fitted, args.out, source.log)
@@ -84,13 +141,19 @@ def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:
 
 
 def make_records(
-    source: Source, splits: list[Split], fitted: dict[str, Recalibration], scale: float | None, n_resamples: int
+    source: Source,
+    splits: list[Split],
+    fitted: dict[str, Recalibration],
+    scale: float | None,
+    n_resamples: int,
 ) -> list[dict]:
     """One record per split, OOD splits being compared to all others."""
     known = [split for split in splits if not split.ood]
     records = []
     for split in splits:
-        record = {"posterior": source.posterior, "ood": split.ood, **source.extra} | split_record(split, fitted, scale, n_resamples)
+        record = {"posterior": source.posterior, "ood": split.ood, **source.extra} | split_record(
+            split, fitted, scale, n_resamples
+        )
         if split.ood and known:
             detection = ood_record(known, split, n_resamples)
             record["interval90"] |= detection.pop("interval90", {})
@@ -110,18 +173,31 @@ def named_paths(arguments: Iterable[str]) -> dict[str, list[Path]]:
     return out
 
 
-def check_calibration(source: Source, paths: list[Path], calibration: list[ase.Atoms], judged: dict[str, list[ase.Atoms]]) -> None:
-    """Refuses a recalibration fitted to frames that the model was trained on or that it would be judged on."""
+def check_calibration(
+    source: Source,
+    paths: list[Path],
+    calibration: list[ase.Atoms],
+    judged: dict[str, list[ase.Atoms]],
+) -> None:
+    """Refuses a recalibration fitted to frames that the model was trained on or that it
+    would be judged on.
+    """
     for path in paths:
         if sha256(path) in source.seen:
-            raise RaceError("the model was trained on it", where=f"--calibrate {path}", expected="frames held out of training")
+            raise RaceError(
+                "the model was trained on it",
+                where=f"--calibrate {path}",
+                expected="frames held out of training",
+            )
     known, what = {fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
     if not calibration:
         known, what = source.calibrated_on, "are those that the artifact was calibrated on"
     for name, frames in judged.items():
         if shared := sum(fingerprint(atoms) in known for atoms in frames):
             remedy = "calibrate on other frames than those you judge"
-            raise RaceError(f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy)
+            raise RaceError(
+                f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy
+            )
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -137,9 +213,17 @@ def show(records: list[dict], written: list[Path]) -> None:
         console = Console(width=TABLE_WIDTH)
     title = f"{records[0]['posterior']}: errors in meV/atom, meV/Å, meV/Å³"
     recalibrated = any("ce_f_recal" in record or "ce_e_recal" in record for record in records)
-    table = Table(title=title + "; second line: recalibrated" * recalibrated, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title + "; second line: recalibrated" * recalibrated,
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     columns = {
-        "split": lambda r: r["split"] + (" (OOD)" if r["ood"] else "") + ("\n(trained on)" if r["in_training"] else ""),
+        "split": lambda r: (
+            r["split"]
+            + (" (OOD)" if r["ood"] else "")
+            + ("\n(trained on)" if r["in_training"] else "")
+        ),
         "frames": lambda r: str(r["n_frames"]),
         "RMSE E": lambda r: _number(r, "rmse_e", ".2f"),
         "RMSE F": lambda r: _number(r, "rmse_f", ".1f"),

@@ -1,4 +1,6 @@
-"""Figures of `race evaluate`: one style, colour-blind-safe (Okabe & Ito 2008): cool colours in distribution, warm colours out of it."""
+"""Figures of `race evaluate`: one style, colour-blind-safe (Okabe & Ito 2008): cool colours
+in distribution, warm colours out of it.
+"""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -21,21 +23,43 @@ from race.evaluate.report import MILLI
 from race.evaluate.split import Residual, Split, rank_rows
 
 STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.9", "grid.linewidth": 0.6,
-    "axes.axisbelow": True, "axes.linewidth": 0.8, "lines.linewidth": 1.5, "legend.frameon": False, "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
     "figure.constrained_layout.use": True,
-}  # fmt: skip
+}
 COOL = ("#0072B2", "#56B4E9", "#009E73")
 WARM = ("#D55E00", "#E69F00", "#CC79A7", "#8C510A")
 GREY = "0.55"
 MAX_POINTS = 1500  # of a scatter plot, per split
 PANEL = 3.1  # inches
-UNITS = {"energy": "energy per atom (eV)", "forces": "force component (eV/Å)", "stress": "stress component (eV/Å³)"}
+UNITS = {
+    "energy": "energy per atom (eV)",
+    "forces": "force component (eV/Å)",
+    "stress": "stress component (eV/Å³)",
+}
 MAX_TEMPERATURES = 6  # lines of one panel; more are pooled
 
 
-def draw_all(splits: Sequence[Split], recalibration: dict[str, Recalibration], out: Path, log: Path | None = None) -> list[Path]:
+def draw_all(
+    splits: Sequence[Split],
+    recalibration: dict[str, Recalibration],
+    out: Path,
+    log: Path | None = None,
+) -> list[Path]:
     """Every figure that the data allow, as png files in `out`; returns their paths."""
     drawings: dict[str, Callable[[], Figure | None]] = {
         "learning_curve": lambda: learning_curve(log) if log is not None and log.exists() else None,
@@ -79,15 +103,20 @@ def colours(splits: Sequence[Split]) -> dict[str, str]:
 
 def _legend(figure: Figure, splits: Sequence[Split], extra: Sequence[Line2D] = ()) -> None:
     colour = colours(splits)
-    handles = [Line2D([], [], color=colour[s.name], label=f"{s.name} (OOD)" if s.ood else s.name) for s in splits]
+    handles = [
+        Line2D([], [], color=colour[s.name], label=f"{s.name} (OOD)" if s.ood else s.name)
+        for s in splits
+    ]
     figure.legend(handles=[*handles, *extra], loc="outside right upper")
 
 
-# --- training ----------------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def learning_curve(log: Path) -> Figure | None:
-    """Loss and validation errors by epoch from run/log.csv; single members as thin lines under their ensemble."""
+    """Loss and validation errors by epoch from run/log.csv; single members as thin lines
+    under their ensemble.
+    """
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
@@ -99,19 +128,25 @@ def learning_curve(log: Path) -> Figure | None:
         ("force RMSE (meV/Å)", {"validation/forces_rmse": "ensemble"}),
         ("coverage of 90 % force intervals", {"validation/forces_coverage": "ensemble"}),
     ]
-    shown = [(label, {n: t for n, t in lines.items() if n in series and np.isfinite(series[n]).any()}) for label, lines in shown]
+    shown = [
+        (label, {n: t for n, t in lines.items() if n in series and np.isfinite(series[n]).any()})
+        for label, lines in shown
+    ]
     shown = [(label, lines) for label, lines in shown if lines]
     figure, axes = panels(len(shown), columns=4)
     for ax, (label, lines) in zip(axes, shown, strict=True):
         several = False
         for (name, title), colour in zip(lines.items(), (COOL[0], WARM[0]), strict=False):
-            members = [values for key, values in series.items() if key.startswith(f"{name}/member_")]
+            members = [
+                values for key, values in series.items() if key.startswith(f"{name}/member_")
+            ]
             several |= bool(members)
             for values in members:
                 ax.plot(series["epoch"], values, color=GREY, linewidth=0.7)
             ax.plot(series["epoch"], series[name], color=colour, label=title)
         if label == "loss":
-            ax.set_yscale("symlog", linthresh=1)  # a likelihood starts in the thousands and ends below zero
+            # A likelihood starts in the thousands and ends below zero
+            ax.set_yscale("symlog", linthresh=1)
         if "RMSE" in label:
             ax.set_yscale("log")
             _few_ticks(ax.yaxis)
@@ -127,26 +162,40 @@ def learning_curve(log: Path) -> Figure | None:
     return figure
 
 
-# --- predictions against references ----------------------------------------------------------------------------------------
+# --- predictions against references ---------------------------------------------------------------
 
 
 def parity(splits: Sequence[Split], n_sigma: float = 2.0) -> Figure:
-    """Predicted against reference energies and force components, bars of two predicted standard deviations."""
+    """Predicted against reference energies and force components, bars of two predicted
+    standard deviations.
+    """
     quantities = [q for q in UNITS if any(split.residual(q) is not None for split in splits)]
     figure, axes = panels(len(quantities), legend=True)
     rng = np.random.default_rng(0)
     for ax, quantity in zip(axes, quantities, strict=True):
-        for split in sorted(splits, key=lambda split: not split.ood):  # those in distribution on top
+        for split in sorted(
+            splits, key=lambda split: not split.ood
+        ):  # those in distribution on top
             residual = split.residual(quantity)
             if residual is None:
                 continue
             reference = getattr(split.labels, quantity)
-            x = reference[np.isfinite(reference)] / np.repeat(residual.size, residual.error.size // len(residual.error))
-            error, std = ((values.T / residual.size).T.ravel() for values in (residual.error, residual.std))
+            x = reference[np.isfinite(reference)] / np.repeat(
+                residual.size, residual.error.size // len(residual.error)
+            )
+            error, std = (
+                (values.T / residual.size).T.ravel() for values in (residual.error, residual.std)
+            )
             pick = rng.permutation(len(x))[:MAX_POINTS]
             bars = n_sigma * std[pick] if residual.probabilistic else None
             colour = colours(splits)[split.name]
-            style: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 2, "elinewidth": 0.5, "markeredgewidth": 0}
+            style: dict[str, Any] = {
+                "fmt": "o",
+                "color": colour,
+                "markersize": 2,
+                "elinewidth": 0.5,
+                "markeredgewidth": 0,
+            }
             _, _, lines = ax.errorbar(x[pick], (x - error)[pick], yerr=bars, **style)
             for line in lines:
                 line.set_alpha(0.3)
@@ -154,12 +203,18 @@ def parity(splits: Sequence[Split], n_sigma: float = 2.0) -> Figure:
         ax.axline((low, low), (high, high), color="black", linewidth=0.8, zorder=3)
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set(xlim=(low, high), title=UNITS[quantity], xlabel="reference", ylabel="predicted")
-    _legend(figure, splits, [Line2D([], [], color=GREY, linewidth=0.8, label=f"bars: ±{n_sigma:g}σ")])
+    _legend(
+        figure, splits, [Line2D([], [], color=GREY, linewidth=0.8, label=f"bars: ±{n_sigma:g}σ")]
+    )
     return figure
 
 
-def calibration_curves(splits: Sequence[Split], recalibration: dict[str, Recalibration]) -> Figure | None:
-    """Observed coverage of central intervals against the nominal one; dashed after recalibration."""
+def calibration_curves(
+    splits: Sequence[Split], recalibration: dict[str, Recalibration]
+) -> Figure | None:
+    """Observed coverage of central intervals against the nominal one; dashed after
+    recalibration.
+    """
     quantities = [q for q in ("energy", "forces", "stress") if _judged(splits, q)]
     if not quantities:
         return None
@@ -171,15 +226,26 @@ def calibration_curves(splits: Sequence[Split], recalibration: dict[str, Recalib
             if quantity in recalibration:
                 levels = np.concatenate([[0], LEVELS, [1]])
                 observed = observed_coverage(z, LEVELS, recalibration[quantity].bounds)
-                ax.plot(levels, np.concatenate([[0], observed, [1]]), color=colours(splits)[split.name], linestyle="--", linewidth=1.1)
+                ax.plot(
+                    levels,
+                    np.concatenate([[0], observed, [1]]),
+                    color=colours(splits)[split.name],
+                    linestyle="--",
+                    linewidth=1.1,
+                )
         _reliability_frame(ax, quantity)
-    styles = [Line2D([], [], color=GREY, label="predicted"), Line2D([], [], color=GREY, linestyle="--", label="recalibrated")]
+    styles = [
+        Line2D([], [], color=GREY, label="predicted"),
+        Line2D([], [], color=GREY, linestyle="--", label="recalibrated"),
+    ]
     _legend(figure, splits, styles if recalibration else ())
     return figure
 
 
 def error_against_sigma(splits: Sequence[Split], n_bins: int = 12) -> Figure | None:
-    """|force error| against predicted sigma: density, quantiles in bins of sigma (bands), and where calibrated ones would be (dotted)."""
+    """|force error| against predicted sigma: density, quantiles in bins of sigma (bands),
+    and where calibrated ones would be (dotted).
+    """
     judged = _judged(splits, "forces")
     if not judged:
         return None
@@ -192,20 +258,43 @@ def error_against_sigma(splits: Sequence[Split], n_bins: int = 12) -> Figure | N
         centre = np.array([np.sqrt(np.mean(sigma[b] ** 2)) for b in bins])
         found = np.array([np.quantile(error[b], quantiles) for b in bins])
         positive = error > 0
-        ax.hexbin(sigma[positive], error[positive], gridsize=45, xscale="log", yscale="log", bins="log", cmap="Greys", mincnt=1, alpha=0.6,
-                  linewidths=0)  # fmt: skip
+        ax.hexbin(
+            sigma[positive],
+            error[positive],
+            gridsize=45,
+            xscale="log",
+            yscale="log",
+            bins="log",
+            cmap="Greys",
+            mincnt=1,
+            alpha=0.6,
+            linewidths=0,
+        )
         colour = colours(splits)[split.name]
-        ax.fill_between(centre, found[:, 0], found[:, 2], color=colour, alpha=0.25, linewidth=0, label="25-75 %")
+        ax.fill_between(
+            centre, found[:, 0], found[:, 2], color=colour, alpha=0.25, linewidth=0, label="25-75 %"
+        )
         ax.plot(centre, found[:, 1], color=colour, label="median")
         ax.plot(centre, found[:, 3], color=colour, linestyle="--", label="95 %")
         ends = np.array([centre[0], centre[-1]])
         for q in quantiles:
-            ax.plot(ends, ndtri(0.5 + q / 2) * ends, color="black", linestyle=":", linewidth=0.9, label=dotted if q == 0.5 else None)
+            ax.plot(
+                ends,
+                ndtri(0.5 + q / 2) * ends,
+                color="black",
+                linestyle=":",
+                linewidth=0.9,
+                label=dotted if q == 0.5 else None,
+            )
         ax.set_ylim(np.quantile(error[positive], 0.005), 1.5 * np.quantile(error, 0.9995))
         ax.set_xlim(*np.quantile(sigma, [0.0005, 0.9995]) * [0.9, 1.1])
         _few_ticks(ax.xaxis)
         _few_ticks(ax.yaxis)
-        ax.set(title=f"{split.name} (OOD)" if split.ood else split.name, xlabel="predicted σ (meV/Å)", ylabel="|force error| (meV/Å)")
+        ax.set(
+            title=f"{split.name} (OOD)" if split.ood else split.name,
+            xlabel="predicted σ (meV/Å)",
+            ylabel="|force error| (meV/Å)",
+        )
         ax.legend(loc="lower right")
     return figure
 
@@ -213,7 +302,9 @@ def error_against_sigma(splits: Sequence[Split], n_bins: int = 12) -> Figure | N
 def element_reliability(splits: Sequence[Split]) -> Figure | None:
     """Coverage of force intervals, one panel per element."""
     judged = _judged(splits, "forces")
-    symbols = sorted({str(symbol) for split, _ in judged for symbol in np.unique(split.labels.symbols)})
+    symbols = sorted(
+        {str(symbol) for split, _ in judged for symbol in np.unique(split.labels.symbols)}
+    )
     if not symbols:
         return None
     figure, axes = panels(len(symbols), legend=True)
@@ -228,8 +319,14 @@ def element_reliability(splits: Sequence[Split]) -> Figure | None:
 
 
 def temperature_reliability(splits: Sequence[Split]) -> Figure | None:
-    """Coverage of force intervals, one panel per split that knows temperatures, one line per temperature, from cold to hot."""
-    judged = [(s, r) for s, r in _judged(splits, "forces") if s.temperature is not None and np.isfinite(s.temperature).any()]
+    """Coverage of force intervals, one panel per split that knows temperatures, one line per
+    temperature, from cold to hot.
+    """
+    judged = [
+        (s, r)
+        for s, r in _judged(splits, "forces")
+        if s.temperature is not None and np.isfinite(s.temperature).any()
+    ]
     if not judged:
         return None
     figure, axes = panels(len(judged))
@@ -247,7 +344,9 @@ def temperature_reliability(splits: Sequence[Split]) -> Figure | None:
 
 
 def sparsification_curves(splits: Sequence[Split]) -> Figure | None:
-    """RMSE of what is left when the most uncertain rows are removed (solid), and when the largest errors are (dashed)."""
+    """RMSE of what is left when the most uncertain rows are removed (solid), and when the
+    largest errors are (dashed).
+    """
     quantities = [q for q in ("energy", "forces", "stress") if _judged(splits, q)]
     if not quantities:
         return None
@@ -257,9 +356,21 @@ def sparsification_curves(splits: Sequence[Split]) -> Figure | None:
             score, magnitude = rank_rows(residual)
             for line, by in (("-", score), ("--", magnitude)):
                 fraction, remaining = sparsification(by, magnitude)
-                ax.plot(fraction, remaining, line, color=colours(splits)[split.name], linewidth=1.5 if line == "-" else 0.9)
+                ax.plot(
+                    fraction,
+                    remaining,
+                    line,
+                    color=colours(splits)[split.name],
+                    linewidth=1.5 if line == "-" else 0.9,
+                )
         title = {"energy": "energy", "forces": "forces on atoms", "stress": "stress"}[quantity]
-        ax.set(xlim=(0, 1), ylim=(0, None), title=title, xlabel="fraction removed", ylabel="RMSE left, relative")
+        ax.set(
+            xlim=(0, 1),
+            ylim=(0, None),
+            title=title,
+            xlabel="fraction removed",
+            ylabel="RMSE left, relative",
+        )
     styles = [
         Line2D([], [], color=GREY, label="most uncertain first"),
         Line2D([], [], color=GREY, linestyle="--", label="largest error first"),
@@ -278,16 +389,32 @@ def _few_ticks(axis: Axis) -> None:
 def _judged(splits: Sequence[Split], quantity: str) -> list[tuple[Split, Residual]]:
     """The splits whose predictions of a quantity carry an uncertainty."""
     found = [(split, split.residual(quantity)) for split in splits]
-    return [(split, residual) for split, residual in found if residual is not None and residual.probabilistic]
+    return [
+        (split, residual)
+        for split, residual in found
+        if residual is not None and residual.probabilistic
+    ]
 
 
 def _reliability_line(ax: Axes, z: np.ndarray, colour: Any, label: str | None = None) -> None:
     levels = np.concatenate([[0], LEVELS, [1]])
-    ax.plot(levels, np.concatenate([[0], observed_coverage(z, LEVELS, gaussian_bounds), [1]]), color=colour, label=label)
+    ax.plot(
+        levels,
+        np.concatenate([[0], observed_coverage(z, LEVELS, gaussian_bounds), [1]]),
+        color=colour,
+        label=label,
+    )
 
 
 def _reliability_frame(ax: Axes, title: str) -> None:
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
     ax.annotate("too cautious", (0.04, 0.93), color=GREY, fontsize=8)
     ax.annotate("overconfident", (0.96, 0.04), color=GREY, fontsize=8, ha="right")
-    ax.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel="nominal coverage", ylabel="observed coverage", aspect="equal")
+    ax.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        title=title,
+        xlabel="nominal coverage",
+        ylabel="observed coverage",
+        aspect="equal",
+    )

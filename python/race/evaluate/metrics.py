@@ -1,7 +1,8 @@
 """Errors, calibration and scoring rules of Gaussian predictions. Plain NumPy, float64.
 
-Conventions: error = reference - mean; std, var, cov are those predicted; z = error / std. Central intervals at level p are given in
-units of std by `bounds(levels) -> (lower, upper)`, so that a recalibrated prediction is judged by the same functions as a raw one.
+Conventions: error = reference - mean; std, var, cov are those predicted; z = error / std.
+Central intervals at level p are given in units of std by `bounds(levels) -> (lower,
+upper)`, so that a recalibrated prediction is judged by the same functions as a raw one.
 Units are those of the arguments.
 """
 
@@ -26,7 +27,7 @@ def mae(error: np.ndarray) -> float:
     return float(np.mean(np.abs(error)))
 
 
-# --- calibration -----------------------------------------------------------------------------------------------------------
+# --- calibration ----------------------------------------------------------------------------------
 
 
 def gaussian_bounds(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,18 +36,28 @@ def gaussian_bounds(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return -upper, upper
 
 
-def covered(z: np.ndarray, levels: np.ndarray = LEVELS, bounds: Bounds = gaussian_bounds) -> np.ndarray:
-    """[n] standardised errors -> [n, n_levels], 1 where the level's central interval holds the reference."""
+def covered(
+    z: np.ndarray, levels: np.ndarray = LEVELS, bounds: Bounds = gaussian_bounds
+) -> np.ndarray:
+    """[n] standardised errors -> [n, n_levels], 1 where the level's central interval holds
+    the reference.
+    """
     lower, upper = bounds(np.atleast_1d(levels))
     z = np.ravel(z)[:, None]
     return (z >= lower) & (z <= upper)
 
 
-def observed_coverage(z: np.ndarray, levels: np.ndarray = LEVELS, bounds: Bounds = gaussian_bounds) -> np.ndarray:
-    """[n_levels] fraction of z inside each level's central interval; `covered(...).mean(0)` without the [n, n_levels] table."""
+def observed_coverage(
+    z: np.ndarray, levels: np.ndarray = LEVELS, bounds: Bounds = gaussian_bounds
+) -> np.ndarray:
+    """[n_levels] fraction of z inside each level's central interval; `covered(...).mean(0)`
+    without the [n, n_levels] table.
+    """
     lower, upper = bounds(np.atleast_1d(levels))
     z = np.sort(np.ravel(z))
-    return (np.searchsorted(z, upper, side="right") - np.searchsorted(z, lower, side="left")) / len(z)
+    return (np.searchsorted(z, upper, side="right") - np.searchsorted(z, lower, side="left")) / len(
+        z
+    )
 
 
 def coverage(z: np.ndarray, level: float = 0.9, bounds: Bounds = gaussian_bounds) -> float:
@@ -55,18 +66,25 @@ def coverage(z: np.ndarray, level: float = 0.9, bounds: Bounds = gaussian_bounds
 
 
 def calibration_error(z: np.ndarray, bounds: Bounds = gaussian_bounds) -> float:
-    """CE = mean over levels p = .01...99 of (p - observed)^2 (Kuleshov et al. 2018, central intervals)."""
+    """CE = mean over levels p = .01...99 of (p - observed)^2 (Kuleshov et al. 2018, central
+    intervals).
+    """
     return float(np.mean((LEVELS - observed_coverage(z, LEVELS, bounds)) ** 2))
 
 
-def miscalibration_area(z: np.ndarray, bounds: Bounds = gaussian_bounds, n_levels: int = 100) -> float:
-    """Area between the calibration curve and the diagonal (Tran et al. 2020), exact for the piecewise linear curve."""
+def miscalibration_area(
+    z: np.ndarray, bounds: Bounds = gaussian_bounds, n_levels: int = 100
+) -> float:
+    """Area between the calibration curve and the diagonal (Tran et al. 2020), exact for the
+    piecewise linear curve.
+    """
     levels = np.linspace(0, 1, n_levels)
     gap = levels - observed_coverage(z, levels, bounds)
     a, b = gap[:-1], gap[1:]
     crossing = a * b < 0
     scale = np.where(crossing, np.abs(a) + np.abs(b), 1.0)
-    area = np.where(crossing, (a**2 + b**2) / scale, np.abs(a + b)) / 2  # two triangles where the curve crosses the diagonal
+    # Two triangles where the curve crosses the diagonal
+    area = np.where(crossing, (a**2 + b**2) / scale, np.abs(a + b)) / 2
     return float(np.sum(area * np.diff(levels)))
 
 
@@ -78,7 +96,9 @@ def binned_rms(error: np.ndarray, std: np.ndarray, n_bins: int) -> tuple[np.ndar
 
 
 def ence(error: np.ndarray, std: np.ndarray, n_bins: int = 20) -> float:
-    """Expected normalised calibration error (Levi et al. 2022): mean over bins of |RMS std - RMS error| / RMS std."""
+    """Expected normalised calibration error (Levi et al. 2022): mean over bins of |RMS std -
+    RMS error| / RMS std.
+    """
     predicted, found = binned_rms(error, std, n_bins)
     return float(np.mean(np.abs(predicted - found) / predicted))
 
@@ -93,7 +113,7 @@ def sharpness(std: np.ndarray) -> float:
     return rmse(std)
 
 
-# --- scoring rules -----------------------------------------------------------------------------------------------------------
+# --- scoring rules --------------------------------------------------------------------------------
 
 
 def nll_rows(error: np.ndarray, var: np.ndarray) -> np.ndarray:
@@ -118,12 +138,16 @@ def multivariate_nll_rows(q: np.ndarray, logdet: np.ndarray, n_dimensions: int =
 
 
 def pit_ks(q: np.ndarray, n_dimensions: int = 3) -> float:
-    """Kolmogorov-Smirnov distance of the Mahalanobis PIT, chi2_d.cdf(q), from uniform: judges the whole covariance at once."""
+    """Kolmogorov-Smirnov distance of the Mahalanobis PIT, chi2_d.cdf(q), from uniform:
+    judges the whole covariance at once.
+    """
     return float(stats.kstest(stats.chi2.cdf(np.ravel(q), n_dimensions), "uniform").statistic)
 
 
 def crps_gaussian(error: np.ndarray, std: np.ndarray) -> float:
-    """Mean continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in the unit of error."""
+    """Mean continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in
+    the unit of error.
+    """
     return float(np.mean(crps_rows(error, std)))
 
 
@@ -135,22 +159,30 @@ def crps_rows(error: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 
 def energy_score_rows(error: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Energy score [n] (Gneiting & Raftery 2007) of errors [n, d] under samples [n, k, d]; unbiased pairs (i, i + 1) for E|X - X'|."""
+    """Energy score [n] (Gneiting & Raftery 2007) of errors [n, d] under samples [n, k, d];
+    unbiased pairs (i, i + 1) for E|X - X'|.
+    """
     spread = np.linalg.norm(samples - np.roll(samples, 1, axis=1), axis=-1).mean(axis=1)
     return np.linalg.norm(samples - error[:, None], axis=-1).mean(axis=1) - spread / 2
 
 
 def energy_score(error: np.ndarray, cov: np.ndarray, **options: int) -> float:
-    """Mean energy score of N(0, cov), [n, d] and [n, d, d], by sampling; the multivariate CRPS, in the unit of error."""
+    """Mean energy score of N(0, cov), [n, d] and [n, d, d], by sampling; the multivariate
+    CRPS, in the unit of error.
+    """
     return float(gaussian_energy_score_rows(error, cov, **options).mean())
 
 
-def gaussian_energy_score_rows(error: np.ndarray, cov: np.ndarray, n_samples: int = 64, seed: int = 0, chunk: int = 4096) -> np.ndarray:
+def gaussian_energy_score_rows(
+    error: np.ndarray, cov: np.ndarray, n_samples: int = 64, seed: int = 0, chunk: int = 4096
+) -> np.ndarray:
     """[n] energy scores of N(0, cov), each from its own samples."""
     rng = np.random.default_rng(seed)
     rows = []
     for start in range(0, len(error), chunk):
         factor = np.linalg.cholesky(cov[start : start + chunk])
         white = rng.standard_normal((len(factor), n_samples, factor.shape[-1]))
-        rows.append(energy_score_rows(error[start : start + chunk], white @ np.swapaxes(factor, -1, -2)))
+        rows.append(
+            energy_score_rows(error[start : start + chunk], white @ np.swapaxes(factor, -1, -2))
+        )
     return np.concatenate(rows)

@@ -1,4 +1,6 @@
-"""Out-of-distribution detection: does the predicted uncertainty of a frame tell it from the frames the model knows?"""
+"""Out-of-distribution detection: does the predicted uncertainty of a frame tell it from the
+frames the model knows?
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,19 +14,26 @@ from race.evaluate.split import Split
 
 
 def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarray]:
-    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom, "energy", std per atom, eV, "stress",
-    RMS of the six standard deviations, eV/Angstrom^3, and "bald", 1/2 ln (var_total / var_aleatoric) of the energy, nats: what its label
-    would tell about the members, which a noisy frame does not raise as it does a variance.
+    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom,
+    "energy", std per atom, eV, "stress", RMS of the six standard deviations,
+    eV/Angstrom^3, and "bald", 1/2 ln (var_total / var_aleatoric) of the energy, nats:
+    what its label would tell about the members, which a noisy frame does not raise as it
+    does a variance.
 
     source: "epistemic" or "total". What is not predicted is left out.
     """
     out = {"energy": np.sqrt(getattr(split.prediction.energy, source)) / split.labels.n_atoms}
     if (split.prediction.energy.aleatoric > 0).all():
-        out["bald"] = 0.5 * np.log(split.prediction.energy.total / split.prediction.energy.aleatoric)
+        out["bald"] = 0.5 * np.log(
+            split.prediction.energy.total / split.prediction.energy.aleatoric
+        )
     if split.prediction.forces is not None:
         cov = getattr(split.prediction.forces, source)
         per_atom = np.sqrt(np.trace(cov, axis1=-2, axis2=-1) / 3)
-        out |= {pooling: frame_score(per_atom, split.labels.frame, split.n_frames, pooling) for pooling in ("mean", "max")}
+        out |= {
+            pooling: frame_score(per_atom, split.labels.frame, split.n_frames, pooling)
+            for pooling in ("mean", "max")
+        }
     if split.prediction.stress is not None:
         stress = np.sqrt(np.trace(getattr(split.prediction.stress, source), axis1=-2, axis2=-1) / 6)
         if np.isfinite(stress).all():  # frames without a volume have none
@@ -33,17 +42,25 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
 
 
 def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRAP) -> dict:
-    """AUROC and AUPRC of an OOD split against the in-distribution splits, each with a bootstrap interval.
+    """AUROC and AUPRC of an OOD split against the in-distribution splits, each with a
+    bootstrap interval.
 
-    The score is the epistemic uncertainty, or the total where no split has an epistemic one (a single member). Keys:
-        auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max, auroc_energy, auroc_stress,
-            auroc_bald (and auprc_...): the other scores.
-        ..._ideal: what the error of a frame reaches as its own score, errors being drawn from the predicted covariances: RMS or
-            largest force error, error of the energy per atom, RMS error of the stress.
-        auroc_observed: what the actual RMS force error reaches; well below auroc, the split is strange but not wrong.
+    The score is the epistemic uncertainty, or the total where no split has an epistemic
+    one (a single member). Keys:
+        auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max,
+            auroc_energy, auroc_stress, auroc_bald (and auprc_...): the other scores.
+        ..._ideal: what the error of a frame reaches as its own score, errors being drawn
+            from the predicted covariances: RMS or largest force error, error of the
+            energy per atom, RMS error of the stress.
+        auroc_observed: what the actual RMS force error reaches; well below auroc, the
+            split is strange but not wrong.
     """
     splits = [*known, ood]
-    source = "epistemic" if any((split.prediction.energy.epistemic > 0).any() for split in splits) else "total"
+    source = (
+        "epistemic"
+        if any((split.prediction.energy.epistemic > 0).any() for split in splits)
+        else "total"
+    )
     positive = np.concatenate([np.full(split.n_frames, split is ood) for split in splits])
     scores = [frame_scores(split, source) for split in splits]
     names = [name for name in scores[0] if all(name in score for score in scores)]
@@ -61,8 +78,12 @@ def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRA
                 out[key] = metric(values, positive)
                 out[f"{key}_ideal"] = float(np.mean([metric(draw, positive) for draw in drawn]))
                 score = partial(_of_rows, metric, values, positive)
-                out["interval90"][key] = clustered_interval(score, len(values), n_resamples=n_resamples)
-    out["auroc_observed"] = auroc(np.concatenate([_observed_errors(split) for split in splits]), positive)
+                out["interval90"][key] = clustered_interval(
+                    score, len(values), n_resamples=n_resamples
+                )
+    out["auroc_observed"] = auroc(
+        np.concatenate([_observed_errors(split) for split in splits]), positive
+    )
     return out
 
 
@@ -71,15 +92,22 @@ def _of_rows(metric: Callable, score: np.ndarray, positive: np.ndarray, rows: np
 
 
 def _drawn_errors(split: Split, score: str) -> np.ndarray:
-    """[n_simulations, n_frames] error magnitudes that go with a score of `frame_scores`, drawn from the prediction."""
+    """[n_simulations, n_frames] error magnitudes that go with a score of `frame_scores`,
+    drawn from the prediction.
+    """
     if score in ("energy", "bald"):
-        return np.abs(simulated_errors(split.prediction.energy.total[:, None, None])[..., 0]) / split.labels.n_atoms
+        return (
+            np.abs(simulated_errors(split.prediction.energy.total[:, None, None])[..., 0])
+            / split.labels.n_atoms
+        )
     if score == "stress":
         assert split.prediction.stress is not None
         return np.linalg.norm(simulated_errors(split.prediction.stress.total), axis=-1)
     assert split.prediction.forces is not None
     square = (simulated_errors(split.prediction.forces.total) ** 2).sum(-1)
-    return np.sqrt([frame_score(draw, split.labels.frame, split.n_frames, score) for draw in square])
+    return np.sqrt(
+        [frame_score(draw, split.labels.frame, split.n_frames, score) for draw in square]
+    )
 
 
 def _observed_errors(split: Split) -> np.ndarray:

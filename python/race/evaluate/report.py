@@ -1,4 +1,6 @@
-"""One record of figures per split: what `race evaluate` prints and writes. Errors in meV/atom, meV/Angstrom, meV/Angstrom^3."""
+"""One record of figures per split: what `race evaluate` prints and writes. Errors in
+meV/atom, meV/Angstrom, meV/Angstrom^3.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -6,7 +8,13 @@ from functools import partial
 import numpy as np
 
 from race.evaluate import metrics, ranking
-from race.evaluate.calibration import METHODS, TABLE_LEVELS, IntervalTable, Recalibration, VarianceScaling
+from race.evaluate.calibration import (
+    METHODS,
+    TABLE_LEVELS,
+    IntervalTable,
+    Recalibration,
+    VarianceScaling,
+)
 from race.evaluate.split import Residual, Split, rank_rows
 
 MILLI = 1000.0
@@ -21,18 +29,22 @@ N_BOOTSTRAP = 200
 
 
 def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
-    """Quantity -> map, for every quantity of a calibration split that has a predicted uncertainty."""
+    """Quantity -> map, for every quantity of a calibration split that has a predicted
+    uncertainty.
+    """
     out = {}
     for quantity in ("energy", "forces", "stress"):
         residual = split.residual(quantity)
         if residual is not None and residual.probabilistic:
-            # A rotation by pi turns a force component into its negative, so the two tails must be alike.
+            # A rotation by pi turns a force component into its negative, so the two tails
+            # must be alike.
             out[quantity] = METHODS[method].fit(residual.z, symmetric=quantity == "forces")
     return out
 
 
 def fit_intervals(split: Split, method: str) -> dict:
-    """What an artifact carries of a calibration: `method`, `levels`, by quantity the half-widths in units of the predicted std, `scale`.
+    """What an artifact carries of a calibration: `method`, `levels`, by quantity the
+    half-widths in units of the predicted std, `scale`.
 
     Intervals in MD are symmetric about the prediction, energies' too.
     """
@@ -48,13 +60,17 @@ def fit_intervals(split: Split, method: str) -> dict:
 
 
 def covariance_scale(split: Split) -> float | None:
-    """Factor on the force std that makes <e^T Sigma^-1 e> = 3: variance scaling of the whole covariance."""
+    """Factor on the force std that makes <e^T Sigma^-1 e> = 3: variance scaling of the whole
+    covariance.
+    """
     q = _mahalanobis(split.residual("forces"))
     return None if q is None else float(np.sqrt(q[0].mean() / 3))
 
 
 def _mahalanobis(residual: Residual | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """q and ln det, or None where a covariance is missing or singular (M members span M - 1 directions)."""
+    """q and ln det, or None where a covariance is missing or singular (M members span M - 1
+    directions).
+    """
     if residual is None or not residual.probabilistic:
         return None
     cov = residual.cov_matrices
@@ -65,7 +81,10 @@ def _mahalanobis(residual: Residual | None) -> tuple[np.ndarray, np.ndarray] | N
 
 
 def split_record(
-    split: Split, recalibration: dict[str, Recalibration] | None = None, scale: float | None = None, n_resamples: int = N_BOOTSTRAP
+    split: Split,
+    recalibration: dict[str, Recalibration] | None = None,
+    scale: float | None = None,
+    n_resamples: int = N_BOOTSTRAP,
 ) -> dict:
     """All figures of one split; `interval90` holds the bootstrap intervals of those that have one.
 
@@ -75,24 +94,35 @@ def split_record(
         scale: from `covariance_scale` on another split.
         n_resamples: bootstrap draws of frames; 0 for no intervals.
     """
-    record: dict = {"split": split.name, "n_frames": split.n_frames, "n_atoms": int(split.labels.n_atoms.sum()), "interval90": {}}
+    record: dict = {
+        "split": split.name,
+        "n_frames": split.n_frames,
+        "n_atoms": int(split.labels.n_atoms.sum()),
+        "interval90": {},
+    }
     recalibration = recalibration or {}
     for quantity, suffix in (("energy", "e"), ("forces", "f"), ("stress", "s")):
         residual = split.residual(quantity)
         if residual is not None:
             record |= _errors(residual, suffix, record["interval90"], n_resamples)
             if residual.probabilistic:
-                record |= _calibration(residual, suffix, recalibration.get(quantity), record["interval90"], n_resamples)
+                record |= _calibration(
+                    residual, suffix, recalibration.get(quantity), record["interval90"], n_resamples
+                )
                 record |= _scores(residual, suffix, record["interval90"], n_resamples)
                 record |= _ranks(residual, suffix, record["interval90"], n_resamples)
             if (q_logdet := _mahalanobis(residual)) is not None:
                 factor = scale if quantity == "forces" else None
-                record |= _whole_covariance(residual, *q_logdet, suffix, factor, record["interval90"], n_resamples)
+                record |= _whole_covariance(
+                    residual, *q_logdet, suffix, factor, record["interval90"], n_resamples
+                )
     record |= _spreads(split)
     forces = split.residual("forces")
     if forces is not None:
         record["by_element"] = {
-            str(s): _part(forces, split.labels.symbols[forces.kept] == s, "f", recalibration.get("forces"))
+            str(s): _part(
+                forces, split.labels.symbols[forces.kept] == s, "f", recalibration.get("forces")
+            )
             for s in np.unique(split.labels.symbols)
         }
     if split.temperature is not None and np.isfinite(split.temperature).any():
@@ -104,25 +134,36 @@ def split_record(
 
 
 def _spreads(split: Split) -> dict:
-    """What a model that knows nothing would err by: the scatter of the energies about the best atomic energies, the RMS force."""
+    """What a model that knows nothing would err by: the scatter of the energies about the
+    best atomic energies, the RMS force.
+    """
     out = {}
     symbols, frame = split.labels.symbols, split.labels.frame
     elements = np.unique(symbols)
-    counts = np.stack([np.bincount(frame, symbols == element, minlength=split.n_frames) for element in elements], axis=1)
+    counts = np.stack(
+        [np.bincount(frame, symbols == element, minlength=split.n_frames) for element in elements],
+        axis=1,
+    )
     per_atom = split.labels.energy / split.labels.n_atoms
     rows = np.isfinite(per_atom)
     composition = (counts / counts.sum(axis=1, keepdims=True))[rows]
     fit = np.linalg.lstsq(composition, per_atom[rows], rcond=1e-8)[0]
     out["spread_e"] = MILLI * metrics.rmse(per_atom[rows] - composition @ fit)
     if split.labels.forces is not None:
-        out["spread_f"] = MILLI * metrics.rmse(split.labels.forces[np.isfinite(split.labels.forces)])
+        out["spread_f"] = MILLI * metrics.rmse(
+            split.labels.forces[np.isfinite(split.labels.forces)]
+        )
     return out
 
 
 def _errors(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
     scaled = MILLI * (residual.error.T / residual.size).T
-    interval[f"rmse_{suffix}"] = residual.per_frame(scaled.ravel() ** 2).interval(_root, n_resamples=n_resamples)
-    interval[f"mae_{suffix}"] = residual.per_frame(np.abs(scaled.ravel())).interval(float, n_resamples=n_resamples)
+    interval[f"rmse_{suffix}"] = residual.per_frame(scaled.ravel() ** 2).interval(
+        _root, n_resamples=n_resamples
+    )
+    interval[f"mae_{suffix}"] = residual.per_frame(np.abs(scaled.ravel())).interval(
+        float, n_resamples=n_resamples
+    )
     return {f"rmse_{suffix}": metrics.rmse(scaled), f"mae_{suffix}": metrics.mae(scaled)}
 
 
@@ -130,10 +171,15 @@ def _root(mean: np.ndarray) -> float:
     return float(np.sqrt(mean))
 
 
-def _calibration(residual: Residual, suffix: str, fitted: Recalibration | None, interval: dict, n_resamples: int) -> dict:
+def _calibration(
+    residual: Residual, suffix: str, fitted: Recalibration | None, interval: dict, n_resamples: int
+) -> dict:
     out: dict = {}
     z = residual.z.ravel()
-    for ending, bounds in (("", metrics.gaussian_bounds), ("_recal", fitted.bounds if fitted else None)):
+    for ending, bounds in (
+        ("", metrics.gaussian_bounds),
+        ("_recal", fitted.bounds if fitted else None),
+    ):
         if bounds is None:
             continue
         out[f"ce_{suffix}{ending}"] = metrics.calibration_error(z, bounds)
@@ -144,7 +190,9 @@ def _calibration(residual: Residual, suffix: str, fitted: Recalibration | None, 
     sharpness = MILLI * (residual.std.T / residual.size).T.ravel()
     out[f"zms_{suffix}"], out[f"sharpness_{suffix}"] = metrics.zms(z), metrics.sharpness(sharpness)
     interval[f"zms_{suffix}"] = residual.per_frame(z**2).interval(float, n_resamples=n_resamples)
-    interval[f"sharpness_{suffix}"] = residual.per_frame(sharpness**2).interval(_root, n_resamples=n_resamples)
+    interval[f"sharpness_{suffix}"] = residual.per_frame(sharpness**2).interval(
+        _root, n_resamples=n_resamples
+    )
     by_rows = {
         "miscalibration": lambda rows: metrics.miscalibration_area(residual.z[rows]),
         "ence": lambda rows: metrics.ence(residual.error[rows], residual.std[rows]),
@@ -152,7 +200,9 @@ def _calibration(residual: Residual, suffix: str, fitted: Recalibration | None, 
     return out | _by_rows(residual, by_rows, suffix, interval, n_resamples)
 
 
-def _by_rows(residual: Residual, functions: Mapping[str, Rows], suffix: str, interval: dict, n_resamples: int) -> dict:
+def _by_rows(
+    residual: Residual, functions: Mapping[str, Rows], suffix: str, interval: dict, n_resamples: int
+) -> dict:
     """Each function of all rows, and its interval."""
     out, frames = {}, residual.frames()
     for name, function in functions.items():
@@ -171,42 +221,73 @@ def _at_90(observed: np.ndarray) -> float:
 
 
 def _scores(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
-    """CRPS of every component, and the likelihood of energies; that of vectors needs the whole covariance."""
-    crps = MILLI * metrics.crps_rows((residual.error.T / residual.size).T, (residual.std.T / residual.size).T).ravel()
+    """CRPS of every component, and the likelihood of energies; that of vectors needs the
+    whole covariance.
+    """
+    crps = (
+        MILLI
+        * metrics.crps_rows(
+            (residual.error.T / residual.size).T, (residual.std.T / residual.size).T
+        ).ravel()
+    )
     interval[f"crps_{suffix}"] = residual.per_frame(crps).interval(float, n_resamples=n_resamples)
     return {f"crps_{suffix}": float(crps.mean())}
 
 
 def _ranks(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
-    """Rank metrics over rows: std (of a component, RMS over them) against |error|, each beside its simulated ideal."""
+    """Rank metrics over rows: std (of a component, RMS over them) against |error|, each
+    beside its simulated ideal.
+    """
     score, magnitude = rank_rows(residual)
-    simulated = np.linalg.norm(ranking.simulated_errors(residual.cov_matrices), axis=-1) / residual.size
+    simulated = (
+        np.linalg.norm(ranking.simulated_errors(residual.cov_matrices), axis=-1) / residual.size
+    )
     by_rows = {name: partial(_ranked, metric, score, magnitude) for name, metric in RANKS.items()}
-    ideal = {f"{name}_{suffix}_ideal": ranking.simulated_ideal(metric, score, simulated) for name, metric in RANKS.items()}
+    ideal = {
+        f"{name}_{suffix}_ideal": ranking.simulated_ideal(metric, score, simulated)
+        for name, metric in RANKS.items()
+    }
     return _by_rows(residual, by_rows, suffix, interval, n_resamples) | ideal
 
 
-def _ranked(metric: Callable, score: np.ndarray, magnitude: np.ndarray, rows: np.ndarray | slice) -> float:
+def _ranked(
+    metric: Callable, score: np.ndarray, magnitude: np.ndarray, rows: np.ndarray | slice
+) -> float:
     return metric(score[rows], magnitude[rows])
 
 
 def _whole_covariance(
-    residual: Residual, q: np.ndarray, logdet: np.ndarray, suffix: str, scale: float | None, interval: dict, n_resamples: int
+    residual: Residual,
+    q: np.ndarray,
+    logdet: np.ndarray,
+    suffix: str,
+    scale: float | None,
+    interval: dict,
+    n_resamples: int,
 ) -> dict:
-    """What judges a covariance as a whole: of the force on each atom (whose pit_ks has no suffix), of a stress, of an energy."""
+    """What judges a covariance as a whole: of the force on each atom (whose pit_ks has no
+    suffix), of a stress, of an energy.
+    """
     d = residual.cov_matrices.shape[-1]
     ks = "pit_ks" if suffix == "f" else f"pit_ks_{suffix}"
     rows = metrics.multivariate_nll_rows(q, logdet, d)
     out = {f"nll_{suffix}": float(rows.mean()), ks: metrics.pit_ks(q, d)}
     interval[f"nll_{suffix}"] = residual.per_frame(rows).interval(float, n_resamples=n_resamples)
-    interval[ks] = residual.frames().interval(lambda rows: metrics.pit_ks(q[rows], d), n_resamples=n_resamples)
+    interval[ks] = residual.frames().interval(
+        lambda rows: metrics.pit_ks(q[rows], d), n_resamples=n_resamples
+    )
     if d > 1:  # in one dimension it is the CRPS
         energy_score = MILLI * metrics.gaussian_energy_score_rows(residual.error, residual.cov)
         out[f"energy_score_{suffix}"] = float(energy_score.mean())
-        interval[f"energy_score_{suffix}"] = residual.per_frame(energy_score).interval(float, n_resamples=n_resamples)
+        interval[f"energy_score_{suffix}"] = residual.per_frame(energy_score).interval(
+            float, n_resamples=n_resamples
+        )
     if scale is not None:
         scaled = metrics.multivariate_nll_rows(q / scale**2, logdet + 2 * d * np.log(scale), d)
-        out |= {f"nll_{suffix}_recal": float(scaled.mean()), f"{ks}_recal": metrics.pit_ks(q / scale**2, d)}
+        out |= {
+            f"nll_{suffix}_recal": float(scaled.mean()),
+            f"{ks}_recal": metrics.pit_ks(q / scale**2, d),
+        }
     return out
 
 

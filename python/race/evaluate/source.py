@@ -1,4 +1,6 @@
-"""What makes the predictions to be judged: a run's folder through its model, or an artifact through `race.Calculator`."""
+"""What makes the predictions to be judged: a run's folder through its model, or an artifact
+through `race.Calculator`.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -29,9 +31,10 @@ QUANTITIES = ("energy", "forces", "stress")
 class Source(ABC):
     """A model with a name for its posterior.
 
-    posterior: goes into the records; extra: further entries of every record; log: training log, if any; seen: sha256 of the files
-    that it was trained on; fitted, force_std_scale: the recalibration that it carries, and calibrated_on the fingerprints of the
-    frames that this was fitted to; keys: arguments of `read_frames`.
+    posterior: goes into the records; extra: further entries of every record; log:
+    training log, if any; seen: sha256 of the files that it was trained on; fitted,
+    force_std_scale: the recalibration that it carries, and calibrated_on the fingerprints
+    of the frames that this was fitted to; keys: arguments of `read_frames`.
     """
 
     posterior: str
@@ -66,11 +69,18 @@ class RunSource(Source):
             self.extra["train_s"] = summary["seconds"]
         data, files = config.data, summary.get("training", {}).get("files", {})
         self.seen = {files[str(name)] for name in data.train if str(name) in files}
-        self.keys = {"energy_key": data.energy_key, "forces_key": data.forces_key, "stress_key": data.stress_key, "units": data.units}
+        self.keys = {
+            "energy_key": data.energy_key,
+            "forces_key": data.forces_key,
+            "stress_key": data.stress_key,
+            "units": data.units,
+        }
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
         config, dtype = self.model.config, next(self.model.parameters()).dtype
-        return predict_dataset(self.model, Dataset(frames, config.elements, config.r_max, dtype), self.batch_size)
+        return predict_dataset(
+            self.model, Dataset(frames, config.elements, config.r_max, dtype), self.batch_size
+        )
 
 
 class ArtifactSource(Source):
@@ -86,7 +96,11 @@ class ArtifactSource(Source):
 
         intervals = about.get("intervals", {})
         levels = np.array(intervals.get("levels", []))
-        self.fitted = {name: IntervalTable(levels, np.array(intervals[name])) for name in QUANTITIES if name in intervals}
+        self.fitted = {
+            name: IntervalTable(levels, np.array(intervals[name]))
+            for name in QUANTITIES
+            if name in intervals
+        }
         self.force_std_scale = about["calibration"].get("force_std_scale")
         self.calibrated_on = set(intervals.get("fingerprints", []))
 
@@ -108,11 +122,17 @@ def open_source(path: Path, batch_size: int = 8, device: str | None = None) -> S
         return RunSource(path, batch_size, device)
     if path.is_file():
         return ArtifactSource(path, device)
-    raise RaceError("no such run or artifact", where=path, expected="a folder made by `race train` or a .race.pt file")
+    raise RaceError(
+        "no such run or artifact",
+        where=path,
+        expected="a folder made by `race train` or a .race.pt file",
+    )
 
 
 def label(posterior: str, head: str) -> str:
-    """The posterior's name; of a single member its head, which is then all that knows of an error."""
+    """The posterior's name; of a single member its head, which is then all that knows of
+    an error.
+    """
     return head if posterior == "point" else posterior
 
 
@@ -124,13 +144,22 @@ def prediction_of_results(results: list[dict[str, Any]]) -> Prediction:
 def _moments(result: dict[str, Any]) -> Prediction:
     energy = law_of_total_variance(result["energy_members"][None])
     if "energy_std" in result:
-        energy = replace(energy, aleatoric=np.maximum(result["energy_std"] ** 2 - energy.epistemic, 0))
+        energy = replace(
+            energy, aleatoric=np.maximum(result["energy_std"] ** 2 - energy.epistemic, 0)
+        )
     zero = np.zeros((*result["forces"].shape, 3))
-    cov = [np.asarray(result.get(f"forces_cov_{part}", zero), dtype=np.float64) for part in ("aleatoric", "epistemic")]
+    cov = [
+        np.asarray(result.get(f"forces_cov_{part}", zero), dtype=np.float64)
+        for part in ("aleatoric", "epistemic")
+    ]
     forces = Estimate(np.asarray(result["forces"], dtype=np.float64), *cov)
     six = list(SIX_TO_VOIGT)
     members = result.get("stress_members", np.full((len(result["energy_members"]), 6), np.nan))
-    noise = np.asarray(result["stress_cov_aleatoric"])[None, None][..., six, :][..., six] if "stress_cov_aleatoric" in result else None
+    noise = (
+        np.asarray(result["stress_cov_aleatoric"])[None, None][..., six, :][..., six]
+        if "stress_cov_aleatoric" in result
+        else None
+    )
     return Prediction(energy, forces, law_of_total_variance(members[None][..., six], noise))
 
 
@@ -142,10 +171,13 @@ def labels_of_frames(frames: list[ase.Atoms]) -> Labels:
 
     parts = [
         Labels(
-            energy=label(atoms.info, "energy", ()).reshape(1), forces=label(atoms.arrays, "forces", (len(atoms), 3)),
-            stress=label(atoms.info, "stress", (6,)).reshape(1, 6), frame=np.zeros(len(atoms), dtype=np.int64),
-            n_atoms=np.array([len(atoms)]), symbols=np.array(atoms.get_chemical_symbols()),
+            energy=label(atoms.info, "energy", ()).reshape(1),
+            forces=label(atoms.arrays, "forces", (len(atoms), 3)),
+            stress=label(atoms.info, "stress", (6,)).reshape(1, 6),
+            frame=np.zeros(len(atoms), dtype=np.int64),
+            n_atoms=np.array([len(atoms)]),
+            symbols=np.array(atoms.get_chemical_symbols()),
         )
         for atoms in frames
-    ]  # fmt: skip
+    ]
     return join_labels(parts)

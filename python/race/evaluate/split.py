@@ -1,4 +1,6 @@
-"""What is judged: frames with predictions and references, and the errors of one quantity in them."""
+"""What is judged: frames with predictions and references, and the errors of one quantity
+in them.
+"""
 
 from dataclasses import dataclass
 
@@ -12,8 +14,9 @@ from race.posterior.prediction import Labels, Prediction, marginal_std
 class Residual:
     """Errors of one quantity in independent rows, each belonging to a frame.
 
-    error [n] or [n, d] = reference - mean; cov [n] variances or [n, d, d]; frame [n]; size [n] what a reported error is divided by
-    (atoms per frame for energies, else 1); kept: which rows of the labels these are.
+    error [n] or [n, d] = reference - mean; cov [n] variances or [n, d, d]; frame [n];
+    size [n] what a reported error is divided by (atoms per frame for energies, else 1);
+    kept: which rows of the labels these are.
     """
 
     error: np.ndarray
@@ -44,7 +47,9 @@ class Residual:
 
     def per_frame(self, rows: np.ndarray) -> ClusteredMean:
         """Means over rows [n_values or n, k] laid out as error, to be bootstrapped by frame."""
-        return ClusteredMean(rows, np.repeat(self.frame, rows.shape[0] // len(self.frame)), int(self.frame[-1]) + 1)
+        return ClusteredMean(
+            rows, np.repeat(self.frame, rows.shape[0] // len(self.frame)), int(self.frame[-1]) + 1
+        )
 
     def frames(self) -> ClusteredRows:
         """The rows of each frame, to be bootstrapped by frame."""
@@ -53,7 +58,9 @@ class Residual:
 
 @dataclass(frozen=True)
 class Split:
-    """A named set of frames with predictions and references; temperature [n_frames] in K, NaN where a frame tells none."""
+    """A named set of frames with predictions and references; temperature [n_frames] in K,
+    NaN where a frame tells none.
+    """
 
     name: str
     prediction: Prediction
@@ -66,7 +73,9 @@ class Split:
         return len(self.labels.n_atoms)
 
     def residual(self, quantity: str) -> Residual | None:
-        """Of "energy", "forces" or "stress"; None where there are no references. Unlabelled rows are left out."""
+        """Of "energy", "forces" or "stress"; None where there are no references. Unlabelled
+        rows are left out.
+        """
         reference, estimate = getattr(self.labels, quantity), getattr(self.prediction, quantity)
         if reference is None or estimate is None:
             return None
@@ -74,7 +83,11 @@ class Split:
         size = self.labels.n_atoms.astype(float) if quantity == "energy" else np.ones(len(frame))
         error = reference - estimate.mean
         rows = np.isfinite(error.reshape(len(error), -1)).all(axis=1)
-        return Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows) if rows.any() else None
+        return (
+            Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows)
+            if rows.any()
+            else None
+        )
 
 
 def rank_rows(residual: Residual) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,30 @@
-"""The convolution of RACE: gather senders, tensor product with Y, radial weights, sum over neighbours.
+"""The convolution of RACE: gather senders, tensor product with Y, radial weights, sum
+over neighbours.
 
     out[j, l3 m3, m, column + c] = sum_{e -> j} R[m, e, weight + c]
                                    sum_{m1 m2} cg[m1, m2, m3] g[sender_e, l1 m1, m, c] sh[e, m2]
 
-`conv_fused` is the compiled operator race::conv, `conv_aten` its slow twin in stock torch operations: the oracle of the tests
-and the body of portable artifacts. Both are TorchScript and differentiable twice. They are two functions, so that a caller
-branching on a Final attribute compiles only one. `conv_vjp_fused` and `conv_vjp_aten` are their transposes, for artifacts, which
-run without autograd.
+`conv_fused` is the compiled operator race::conv, `conv_aten` its slow twin in stock torch
+operations: the oracle of the tests and the body of portable artifacts. Both are
+TorchScript and differentiable twice. They are two functions, so that a caller branching
+on a Final attribute compiles only one. `conv_vjp_fused` and `conv_vjp_aten` are their
+transposes, for artifacts, which run without autograd.
 
 Arguments of both:
     g: [n_nodes, dim_in] features of the senders.
-    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself; with one, the coefficients [M, N, K]
-        of quintic splines on N - 5 equal intervals of 0 <= x < 1, radial is x [E, G] and R the splines there, which the fused operator
-        never stores. From x = 1 on R is zero.
-    sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values in all groups (an expand()): then
-        the gradients with respect to x and sh are each member's own. The first is a constant: its gradient is zero.
+    radial, table: the radial weights R. Without a table radial is R [M, E, K] itself;
+        with one, the coefficients [M, N, K] of quintic splines on N - 5 equal intervals
+        of 0 <= x < 1, radial is x [E, G] and R the splines there, which the fused
+        operator never stores. From x = 1 on R is zero.
+    sh: [E, G, S] spherical harmonics, S = (lmax + 1)^2; G = 1, or G = M with equal values
+        in all groups (an expand()): then the gradients with respect to x and sh are each
+        member's own. The first is a constant: its gradient is zero.
     sender: int64 [E]. row_ptr: int64 [n_receivers + 1], edges are sorted by receiver.
-    paths: rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column, weight_offset, cg_offset):
-        reads g[:, in_offset:] viewed [2l1+1, M, mul], writes columns out_column.. of out[:, out_offset:] viewed
-        [2l3+1, M, out_mul], with weights R[:, :, weight_offset:] and coefficients cg[cg_offset:] [2l1+1, 2l2+1, 2l3+1].
+    paths: rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul,
+        out_column, weight_offset, cg_offset):
+        reads g[:, in_offset:] viewed [2l1+1, M, mul], writes columns out_column.. of
+        out[:, out_offset:] viewed [2l3+1, M, out_mul], with weights R[:, :,
+        weight_offset:] and coefficients cg[cg_offset:] [2l1+1, 2l2+1, 2l3+1].
     cg: float64, coefficients of all paths. dim_out: width of the result [n_receivers, dim_out].
 """
 
@@ -30,7 +36,9 @@ from race.model.scatter import segment_sum
 
 
 def interval(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Of x [E, G] in table [M, N, K]: place t [M, E] in its interval, and the interval's coefficients [M, E, 6, K], zero from x = 1 on."""
+    """Of x [E, G] in table [M, N, K]: place t [M, E] in its interval, and the interval's
+    coefficients [M, E, 6, K], zero from x = 1 on.
+    """
     n_members, n_intervals = table.shape[0], table.shape[1] - 5
     x = x.expand(-1, n_members).t()  # [M, E]
     row = torch.clamp((x.detach() * n_intervals).to(torch.long), 0, n_intervals - 1)
@@ -42,16 +50,32 @@ def interval(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 def splines(t: Tensor) -> Tensor:
     """The six quintic B-splines of an interval at t of it, 0 <= t < 1: [..., 6]"""
     s = 1.0 - t
-    left = [s**5, 1 + s * (5 + s * (10 + s * (10 + s * (5 - 5 * s)))), 26 + s * (50 + s * (20 + s * (-20 + s * (-20 + 10 * s))))]
-    right = [26 + t * (50 + t * (20 + t * (-20 + t * (-20 + 10 * t)))), 1 + t * (5 + t * (10 + t * (10 + t * (5 - 5 * t)))), t**5]
+    left = [
+        s**5,
+        1 + s * (5 + s * (10 + s * (10 + s * (5 - 5 * s)))),
+        26 + s * (50 + s * (20 + s * (-20 + s * (-20 + 10 * s)))),
+    ]
+    right = [
+        26 + t * (50 + t * (20 + t * (-20 + t * (-20 + 10 * t)))),
+        1 + t * (5 + t * (10 + t * (10 + t * (5 - 5 * t)))),
+        t**5,
+    ]
     return torch.stack(left + right, dim=-1) / 120.0
 
 
 def spline_slopes(t: Tensor) -> Tensor:
     """Derivatives of `splines`."""
     s = 1.0 - t
-    left = [-(s**4), -(1 + s * (4 + s * (6 + s * (4 - 5 * s)))), -(10 + s * (8 + s * (-12 + s * (-16 + 10 * s))))]
-    right = [10 + t * (8 + t * (-12 + t * (-16 + 10 * t))), 1 + t * (4 + t * (6 + t * (4 - 5 * t))), t**4]
+    left = [
+        -(s**4),
+        -(1 + s * (4 + s * (6 + s * (4 - 5 * s)))),
+        -(10 + s * (8 + s * (-12 + s * (-16 + 10 * s)))),
+    ]
+    right = [
+        10 + t * (8 + t * (-12 + t * (-16 + 10 * t))),
+        1 + t * (4 + t * (6 + t * (4 - 5 * t))),
+        t**4,
+    ]
     return torch.stack(left + right, dim=-1) / 24.0
 
 
@@ -68,7 +92,15 @@ def spline_slope_aten(x: Tensor, table: Tensor) -> Tensor:
 
 
 def conv_aten(
-    g: Tensor, radial: Tensor, table: Tensor | None, sh: Tensor, sender: Tensor, row_ptr: Tensor, paths: list[int], cg: Tensor, dim_out: int
+    g: Tensor,
+    radial: Tensor,
+    table: Tensor | None,
+    sh: Tensor,
+    sender: Tensor,
+    row_ptr: Tensor,
+    paths: list[int],
+    cg: Tensor,
+    dim_out: int,
 ) -> Tensor:
     """See the module: stock torch operations only; [n_receivers, dim_out]."""
     radial = radial if table is None else spline_aten(radial, table)  # [M, E, K]
@@ -80,7 +112,11 @@ def conv_aten(
         mul, in_offset, out_offset, out_mul = paths[p + 3], paths[p + 4], paths[p + 5], paths[p + 6]
         column, weight_offset, cg_offset = paths[p + 7], paths[p + 8], paths[p + 9]
 
-        x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
+        x = (
+            g.narrow(1, in_offset, d1 * n_members * mul)
+            .index_select(0, sender)
+            .view(n_edges, d1, n_members, mul)
+        )
         y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)  # [E, G, d2]
         if d2 == 1:
             y = y.detach()
@@ -107,7 +143,8 @@ def conv_vjp_aten(
     cg: Tensor,
     want_g: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adjoints of (g, radial, sh) from that of `conv_aten`'s result, grad [n_receivers, dim_out]; stock torch operations only.
+    """Adjoints of (g, radial, sh) from that of `conv_aten`'s result, grad [n_receivers,
+    dim_out]; stock torch operations only.
 
     That of g is meaningless unless wanted.
     """
@@ -121,20 +158,29 @@ def conv_vjp_aten(
         mul, in_offset, out_offset, out_mul = paths[p + 3], paths[p + 4], paths[p + 5], paths[p + 6]
         column, weight_offset, cg_offset = paths[p + 7], paths[p + 8], paths[p + 9]
 
-        x = g.narrow(1, in_offset, d1 * n_members * mul).index_select(0, sender).view(n_edges, d1, n_members, mul)
+        x = (
+            g.narrow(1, in_offset, d1 * n_members * mul)
+            .index_select(0, sender)
+            .view(n_edges, d1, n_members, mul)
+        )
         y = sh.narrow(2, paths[p + 1] * paths[p + 1], d2)
         coupling = cg.narrow(0, cg_offset, d1 * d2 * d3).to(g.dtype).view(d1, d2, d3)
         matrix = torch.einsum("egb,abc->egac", y, coupling).expand(n_edges, n_members, d1, d3)
-        weight = weights.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)  # [E, 1, M, mul]
+        # [E, 1, M, mul]
+        weight = weights.narrow(2, weight_offset, mul).transpose(0, 1).unsqueeze(1)
         bar = grad.narrow(1, out_offset, d3 * n_members * out_mul).view(n, d3, n_members, out_mul)
         bar = bar.narrow(3, column, mul).index_select(0, receiver)  # [E, d3, M, mul]
 
         along = torch.einsum("emac,ecmu->eamu", matrix, bar)  # [E, d1, M, mul]
-        dg.narrow(1, in_offset, d1 * n_members * mul).index_add_(0, sender, (along * weight).reshape(n_edges, d1 * n_members * mul))
+        dg.narrow(1, in_offset, d1 * n_members * mul).index_add_(
+            0, sender, (along * weight).reshape(n_edges, d1 * n_members * mul)
+        )
         dweights.narrow(2, weight_offset, mul).add_((along * x).sum(1).transpose(0, 1))
         if d2 > 1:
             dmatrix = torch.einsum("eamu,ecmu->emac", x * weight, bar)
-            dsh.narrow(2, paths[p + 1] * paths[p + 1], d2).add_(torch.einsum("emac,abc->emb", dmatrix, coupling))
+            dsh.narrow(2, paths[p + 1] * paths[p + 1], d2).add_(
+                torch.einsum("emac,abc->emb", dmatrix, coupling)
+            )
     if table is not None:
         dweights = (dweights * spline_slope_aten(radial, table)).sum(2).t()  # dx [E, M]
         if radial.shape[1] == 1:
@@ -171,7 +217,9 @@ if HAS_FUSED and hasattr(torch.ops.race, "conv"):
         want_g: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `conv_vjp_aten`, by race::conv_backward."""
-        result = torch.ops.race.conv_backward(grad, g, radial, table, sh, sender, row_ptr, paths, cg, [want_g, True, False, True])
+        result = torch.ops.race.conv_backward(
+            grad, g, radial, table, sh, sender, row_ptr, paths, cg, [want_g, True, False, True]
+        )
         return result[0] if want_g else g, result[1], result[3]
 
 else:

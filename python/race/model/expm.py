@@ -5,33 +5,54 @@ from torch import Tensor
 
 
 def expm_traceless(q: Tensor) -> Tensor:
-    """expm(Q) of symmetric traceless Q [..., 3, 3], for spectral norms up to about 5; float64 to 1e-13, differentiable any number of times.
+    """expm(Q) of symmetric traceless Q [..., 3, 3], for spectral norms up to about 5;
+    float64 to 1e-13, differentiable any number of times.
 
-    By Cayley and Hamilton Q^3 = p Q + d with p = tr(Q^2) / 2, d = det Q: every power is x Q^2 + y Q + z with scalars x, y, z, and so are
-    the scaled Taylor series and its squares. Some hundred operations on one number per matrix, which torch.linalg.matrix_exp exceeds
-    tenfold, and its gradient, an exponential of 6x6 matrices, by more.
+    By Cayley and Hamilton Q^3 = p Q + d with p = tr(Q^2) / 2, d = det Q: every power is x
+    Q^2 + y Q + z with scalars x, y, z, and so are the scaled Taylor series and its
+    squares. Some hundred operations on one number per matrix, which
+    torch.linalg.matrix_exp exceeds tenfold, and its gradient, an exponential of 6x6
+    matrices, by more.
     """
-    n_squarings, order = 4, 10  # ||Q|| <= 5 (2/3)^1/2 in the heads: 0.26 after scaling, where the series' remainder is 1e-14
+    # ||Q|| <= 5 (2/3)^1/2 in the heads: 0.26 after scaling, where the series' remainder
+    # is 1e-14
+    n_squarings, order = (
+        4,
+        10,
+    )
     q = q * 0.5**n_squarings
     square = q @ q
     trace = square.diagonal(dim1=-2, dim2=-1).sum(-1)
     p, d = trace / 2.0, (square * q).sum((-2, -1)) / 3.0
     x, y, z = torch.zeros_like(p), torch.zeros_like(p), torch.ones_like(p)
     for k in range(order, 0, -1):  # E <- 1 + (q / k) E
-        x, y, z = y / k, torch.addcmul(z, x, p) / k, torch.addcmul(torch.ones_like(p), x, d, value=1.0 / k)
+        x, y, z = (
+            y / k,
+            torch.addcmul(z, x, p) / k,
+            torch.addcmul(torch.ones_like(p), x, d, value=1.0 / k),
+        )
     for _ in range(n_squarings):
         xx, xy = x * x, 2.0 * x * y
-        x, y, z = xx * p + 2.0 * x * z + y * y, xx * d + xy * p + 2.0 * y * z, torch.addcmul(xy * d, z, z)
+        x, y, z = (
+            xx * p + 2.0 * x * z + y * y,
+            xx * d + xy * p + 2.0 * y * z,
+            torch.addcmul(xy * d, z, z),
+        )
     identity = torch.eye(3, dtype=q.dtype, device=q.device)
     return x[..., None, None] * square + y[..., None, None] * q + z[..., None, None] * identity
 
 
 def expm_symmetric(s: Tensor) -> Tensor:
-    """expm(S) of symmetric S [..., n, n], for spectral norms up to about 10; float64 to 1e-13 of the largest eigenvalue.
+    """expm(S) of symmetric S [..., n, n], for spectral norms up to about 10; float64 to
+    1e-13 of the largest eigenvalue.
 
     Scaled Taylor series by Horner's rule, squared; differentiable any number of times.
     """
-    n_squarings, order = 5, 10  # ||S|| <= 10: 0.31 after scaling, where the series' remainder is 6e-14
+    # ||S|| <= 10: 0.31 after scaling, where the series' remainder is 6e-14
+    n_squarings, order = (
+        5,
+        10,
+    )
     s = s * 0.5**n_squarings
     identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
     e = identity + s / order

@@ -1,6 +1,7 @@
 """What a readout predicts beside the energy, and how it becomes variances and 3x3 covariances.
 
-Raw channels per atom and member, in this order (uncertainty channels are averaged over layers, energies summed):
+Raw channels per atom and member, in this order (uncertainty channels are averaged over
+layers, energies summed):
 
     point        E
     energy       E, s
@@ -24,7 +25,9 @@ from race.model.expm import expm_traceless
 
 SCALARS = {"point": 1, "energy": 2, "cholesky": 8, "equivariant": 3, "evidential": 5}
 TENSOR_HEADS = ("equivariant", "evidential")
-CHOLESKY_JITTER = 1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
+CHOLESKY_JITTER = (
+    1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
+)
 EVIDENTIAL_REGULARISER = 0.1  # lambda_reg
 
 
@@ -37,16 +40,21 @@ def soft_bound(x: Tensor) -> Tensor:
 def soft_bound_norm(t: Tensor) -> Tensor:
     """The same bound on the Euclidean norm of the last axis, so that rotations commute with it."""
     square = (t * t).sum(-1, keepdim=True)
-    norm = torch.sqrt(torch.clamp(square, min=1.0))  # below 4 the factor is 1, whatever the norm: no sqrt(0) gradient
+    # Below 4 the factor is 1, whatever the norm: no sqrt(0) gradient
+    norm = torch.sqrt(torch.clamp(square, min=1.0))
     return t * torch.where(norm > 4.0, (4.0 + torch.tanh(norm - 4.0)) / norm, torch.ones_like(norm))
 
 
 def quadrupole_basis(dtype: torch.dtype) -> Tensor:
-    """[5, 9]: orthonormal symmetric traceless matrices B_m with Y_2m(n) proportional to n^T B_m n."""
+    """[5, 9]: orthonormal symmetric traceless matrices B_m with Y_2m(n) proportional to
+    n^T B_m n.
+    """
     w = o3.wigner_3j(1, 1, 2, dtype=torch.float64)  # [3, 3, 5], sum of squares 1
     basis = w.permute(2, 0, 1).reshape(5, 9) * 5**0.5
     n = torch.tensor([0.3, -0.7, 0.2], dtype=torch.float64)
-    sign = torch.sign((o3.spherical_harmonics(2, n, False) * (basis @ torch.outer(n, n).flatten())).sum())
+    sign = torch.sign(
+        (o3.spherical_harmonics(2, n, False) * (basis @ torch.outer(n, n).flatten())).sum()
+    )
     return (sign * basis).to(dtype)
 
 
@@ -61,12 +69,18 @@ class ForceCovariance(nn.Module):
     def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
         super().__init__()
         self.head = head
-        self.fused = False  # `columns` by the compiled operator, which has no derivative: in deployed models
+        self.fused = (
+            False  # `columns` by the compiled operator, which has no derivative: in deployed models
+        )
         self.sigma0_squared = float(sigma0) ** 2
         self.jitter = CHOLESKY_JITTER
         self.register_buffer("basis", quadrupole_basis(dtype), persistent=False)
         self.register_buffer("identity", torch.eye(3, dtype=dtype), persistent=False)
-        self.register_buffer("six", torch.tensor([3 * a + b for a, b in zip(SIX_ROWS, SIX_COLUMNS, strict=True)]), persistent=False)
+        self.register_buffer(
+            "six",
+            torch.tensor([3 * a + b for a, b in zip(SIX_ROWS, SIX_COLUMNS, strict=True)]),
+            persistent=False,
+        )
 
     def log_parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """a [...], Q [..., 3, 3] of S = a I + Q."""
@@ -79,7 +93,17 @@ class ForceCovariance(nn.Module):
         diagonal = torch.exp(soft_bound(c[..., 0:3])) * self.sigma0_squared**0.5
         low = c[..., 3:6] * self.sigma0_squared**0.5  # L32, L31, L21
         zero = torch.zeros_like(low[..., 0])
-        rows = [diagonal[..., 0], zero, zero, low[..., 2], diagonal[..., 1], zero, low[..., 1], low[..., 0], diagonal[..., 2]]
+        rows = [
+            diagonal[..., 0],
+            zero,
+            zero,
+            low[..., 2],
+            diagonal[..., 1],
+            zero,
+            low[..., 1],
+            low[..., 0],
+            diagonal[..., 2],
+        ]
         return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
     def matrix(self, raw: Tensor) -> Tensor:
@@ -100,19 +124,25 @@ class ForceCovariance(nn.Module):
         """Sigma as six columns in SIX_ORDER: raw [n, M, n_out] -> [n, M, 6]"""
         if self.fused:
             if raw.is_cpu:
-                return torch.ops.race.force_covariance(raw, self.basis, self.head, self.sigma0_squared**0.5, self.jitter)
+                return torch.ops.race.force_covariance(
+                    raw, self.basis, self.head, self.sigma0_squared**0.5, self.jitter
+                )
         return self.matrix(raw).flatten(-2).index_select(-1, self.six)
 
     def mahalanobis_logdet(self, raw: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         """e^T Sigma^-1 e and ln det Sigma, each [...], for errors [..., 3] in eV/A."""
         if self.head == "cholesky":
             factor = torch.linalg.cholesky(self.matrix(raw))
-            white = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).squeeze(-1)
+            white = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).squeeze(
+                -1
+            )
             return (white * white).sum(-1), 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         if self.head == "equivariant" or self.head == "evidential":
             a, q = self.log_parts(raw)
             inverse = expm_traceless(-q)
-            quadratic = (error.unsqueeze(-2) @ inverse @ error.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+            quadratic = (
+                (error.unsqueeze(-2) @ inverse @ error.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+            )
             scale = torch.exp(-a) / self.sigma0_squared
             # Q is traceless, so ln det Sigma = 3 a + 6 ln sigma0, without a factorisation
             return quadratic * scale, 3.0 * a + 3.0 * math.log(self.sigma0_squared)
@@ -120,22 +150,33 @@ class ForceCovariance(nn.Module):
 
 
 def evidential_nu(raw: Tensor) -> Tensor:
-    """Degrees of freedom, above 5: the covariances of the mean and of the noise then exist. Raw channels [..., C] -> [...]."""
+    """Degrees of freedom, above 5: the covariances of the mean and of the noise then exist.
+    Raw channels [..., C] -> [...].
+    """
     return torch.nn.functional.softplus(raw[..., 3]) + 5.0
 
 
 def evidential_kappa(raw: Tensor) -> Tensor:
-    """Pseudo-observations of the mean, above 0: epistemic = aleatoric / kappa. Raw channels [..., C] -> [...]."""
+    """Pseudo-observations of the mean, above 0: epistemic = aleatoric / kappa. Raw channels
+    [..., C] -> [...].
+    """
     return torch.nn.functional.softplus(raw[..., 4]) + 1e-6
 
 
-def evidential_nll(covariance: ForceCovariance, raw: Tensor, error: Tensor, regulariser: float = EVIDENTIAL_REGULARISER) -> Tensor:
-    """Per-atom loss of e2IP: Student-t likelihood of the normal-inverse-Wishart evidence plus (nu + kappa) |e|^2.
+def evidential_nll(
+    covariance: ForceCovariance,
+    raw: Tensor,
+    error: Tensor,
+    regulariser: float = EVIDENTIAL_REGULARISER,
+) -> Tensor:
+    """Per-atom loss of e2IP: Student-t likelihood of the normal-inverse-Wishart evidence
+    plus (nu + kappa) |e|^2.
 
     raw [..., 10], error [..., 3] eV/A -> [...].
     """
     nu, kappa = evidential_nu(raw), evidential_kappa(raw)
-    # mahalanobis_logdet is that of Sigma0 itself: `matrix` carries the factor nu/(nu-4), the log parts do not
+    # mahalanobis_logdet is that of Sigma0 itself: `matrix` carries the factor nu/(nu-4),
+    # the log parts do not
     quadratic, logdet = covariance.mahalanobis_logdet(raw, error)
     spread = (1.0 + kappa) / kappa
     return (

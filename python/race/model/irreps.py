@@ -1,4 +1,6 @@
-"""Irreps as flat rows: where each block lies, which tensor-product paths connect blocks, which features are alive."""
+"""Irreps as flat rows: where each block lies, which tensor-product paths connect blocks,
+which features are alive.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +19,9 @@ class Block:
 
 
 class Layout:
-    """Columns of a flat feature row [n_nodes, dim] for irreps carried by `n_members` members (conventions.py)."""
+    """Columns of a flat feature row [n_nodes, dim] for irreps carried by `n_members` members
+    (conventions.py).
+    """
 
     def __init__(self, irreps: o3.Irreps, n_members: int):
         self.irreps = irreps
@@ -40,8 +44,11 @@ def unique_irreps(irreps: o3.Irreps) -> o3.Irreps:
     return o3.Irreps(irreps).sort().irreps.simplify()
 
 
-def path_irreps(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps) -> list[tuple[int, int, o3.Irrep]]:
-    """Paths of one convolution as (input block, l2, output irrep): g_i itself, then g_i (x) Y_l2 -> target.
+def path_irreps(
+    irreps_in: o3.Irreps, lmax: int, target: o3.Irreps
+) -> list[tuple[int, int, o3.Irrep]]:
+    """Paths of one convolution as (input block, l2, output irrep): g_i itself, then g_i (x)
+    Y_l2 -> target.
 
     The identity path is written as l2 = 0: with `component` normalisation g (x) Y_0 = g exactly.
     """
@@ -55,16 +62,21 @@ def path_irreps(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps) -> list[tupl
 
 @dataclass(frozen=True)
 class ConvPaths:
-    """The path table of race::conv (rows of ten integers, see cpp/include/race/conv.h) and what it produces."""
+    """The path table of race::conv (rows of ten integers, see cpp/include/race/conv.h) and
+    what it produces.
+    """
 
     rows: list[int]
-    cg: torch.Tensor  # float64, dense coefficients [2l1+1, 2l2+1, 2l3+1] of every path, concatenated
+    # Float64, dense coefficients [2l1+1, 2l2+1, 2l3+1] of every path, concatenated
+    cg: torch.Tensor
     irreps_out: o3.Irreps  # one block per output irrep, its paths side by side
     n_weights: int  # K: radial weights per edge and member
 
 
 def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: int) -> ConvPaths:
-    """Every product of a feature and a harmonic up to lmax that `target` has, once per channel of the feature (e3nn's "uvu")."""
+    """Every product of a feature and a harmonic up to lmax that `target` has, once per
+    channel of the feature (e3nn's "uvu").
+    """
     paths = path_irreps(irreps_in, lmax, target)
     columns: dict[o3.Irrep, int] = {ir: 0 for _, ir in target}
     placed = []
@@ -79,8 +91,20 @@ def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: in
     weight_offset = cg_offset = 0
     for k, l2, out, column in placed:
         source, sink = layout_in.blocks[k], layout_out.blocks[layout_out.find(out)]
-        rows += [source.ir.l, l2, out.l, source.mul, source.offset, sink.offset, sink.mul, column, weight_offset, cg_offset]
-        # e3nn's `component` normalisation of one 'uvu' path: sqrt(2 l3 + 1) times the unit-norm Wigner 3j
+        rows += [
+            source.ir.l,
+            l2,
+            out.l,
+            source.mul,
+            source.offset,
+            sink.offset,
+            sink.mul,
+            column,
+            weight_offset,
+            cg_offset,
+        ]
+        # e3nn's `component` normalisation of one 'uvu' path: sqrt(2 l3 + 1) times the
+        # unit-norm Wigner 3j
         table = out.dim**0.5 * o3.wigner_3j(source.ir.l, l2, out.l, dtype=torch.float64)
         tables.append(table.flatten())
         weight_offset += source.mul
@@ -88,11 +112,14 @@ def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: in
     return ConvPaths(rows, torch.cat(tables), irreps_out, weight_offset)
 
 
-def alive_irreps(n_features: int, hidden: o3.Irreps, lmax: int, n_layers: int, readout: list[o3.Irrep]) -> list[o3.Irreps]:
-    """Irreps of h_1 .. h_L that can be non-zero *and* are read later; the rest is never computed (exact).
+def alive_irreps(
+    n_features: int, hidden: o3.Irreps, lmax: int, n_layers: int, readout: list[o3.Irrep]
+) -> list[o3.Irreps]:
+    """Irreps of h_1 .. h_L that can be non-zero *and* are read later; the rest is never
+    computed (exact).
 
-    Returns n_layers entries, each a subset of `hidden`. Forward: what reaches h_t from scalars. Backward: what a later
-    layer or a readout can see.
+    Returns n_layers entries, each a subset of `hidden`. Forward: what reaches h_t from
+    scalars. Backward: what a later layer or a readout can see.
     """
     reachable = []
     source = o3.Irreps([(n_features, "0e")])

@@ -1,4 +1,6 @@
-"""One RACE interaction: convolution over neighbours, restratification by the species feature, skip, readout."""
+"""One RACE interaction: convolution over neighbours, restratification by the species
+feature, skip, readout.
+"""
 
 import torch
 from e3nn import o3
@@ -11,7 +13,8 @@ from race.model.radial import SILU_NORM, Radial
 
 
 def is_own(name: str) -> bool:
-    """Whether a parameter belongs to the last linear maps of a readout, after which nothing mixes channels.
+    """Whether a parameter belongs to the last linear maps of a readout, after which nothing
+    mixes channels.
 
     Members that differ in these alone share a trunk.
     """
@@ -19,7 +22,8 @@ def is_own(name: str) -> bool:
 
 
 class Readout(nn.Module):
-    """E_j^t and the uncertainty channels of one layer: w_2 silu(W_1 h[0e]), and a linear map of h[2e] (paper eq. 16).
+    """E_j^t and the uncertainty channels of one layer: w_2 silu(W_1 h[0e]), and a linear map
+    of h[2e] (paper eq. 16).
 
     channels: scalars and l=2 tensors, see race.model.stress.readout_channels.
     """
@@ -29,15 +33,28 @@ class Readout(nn.Module):
         layout = Layout(irreps, n_members)
         scalar = layout.blocks[layout.find(o3.Irrep("0e"))]
         self.n_scalars, self.n_tensors = channels
-        tensors = [block for block in layout.blocks if self.n_tensors and block.ir == o3.Irrep("2e")]  # none yet in a first layer
+        # None yet in a first layer
+        tensors = [
+            block for block in layout.blocks if self.n_tensors and block.ir == o3.Irrep("2e")
+        ]
         self.w1 = nn.Parameter(torch.randn(n_members, scalar.mul, hidden))
         self.w2 = nn.Parameter(torch.randn(n_members, hidden, self.n_scalars))
-        self.wt = nn.Parameter(torch.randn(n_members, sum(block.mul for block in tensors), max(self.n_tensors, 1)))
-        # h -> the hidden channels, then the five components of each tensor: one map, so that h has one adjoint
+        self.wt = nn.Parameter(
+            torch.randn(n_members, sum(block.mul for block in tensors), max(self.n_tensors, 1))
+        )
+        # h -> the hidden channels, then the five components of each tensor: one map, so
+        # that h has one adjoint
         self.widths = [n_members * hidden, 5 * n_members * self.n_tensors]
         rows = [1, scalar.mul, hidden, scalar.offset, 0, 0]
         for block in tensors:
-            rows += [5, block.mul, self.n_tensors, block.offset, self.widths[0], scalar.mul * hidden]
+            rows += [
+                5,
+                block.mul,
+                self.n_tensors,
+                block.offset,
+                self.widths[0],
+                scalar.mul * hidden,
+            ]
         self.first = BlockLinear(rows, sum(self.widths))
         self.second = BlockLinear([1, hidden, self.n_scalars, 0, 0, 0], n_members * self.n_scalars)
 
@@ -46,9 +63,17 @@ class Readout(nn.Module):
         n, n_members = h.shape[0], self.w1.shape[0]
         weight = torch.cat([flat(self.w1), flat(self.wt)], dim=2)
         hidden, tensor = self.first(h, weight).split(self.widths, dim=1)
-        out = self.second(SILU_NORM * torch.nn.functional.silu(hidden), flat(self.w2)).view(n, n_members, self.w2.shape[2])
+        out = self.second(SILU_NORM * torch.nn.functional.silu(hidden), flat(self.w2)).view(
+            n, n_members, self.w2.shape[2]
+        )
         if self.n_tensors:
-            out = torch.cat([out, tensor.reshape(n, 5, n_members, self.n_tensors).permute(0, 2, 3, 1).flatten(2)], dim=2)
+            out = torch.cat(
+                [
+                    out,
+                    tensor.reshape(n, 5, n_members, self.n_tensors).permute(0, 2, 3, 1).flatten(2),
+                ],
+                dim=2,
+            )
         return out
 
 
@@ -60,9 +85,10 @@ def flat(weight: Tensor) -> Tensor:
 class Layer(nn.Module):
     """h <- W_prod[Z] W_down sum_i m_ij / N + W_skip[Z] h, with the species fold (DESIGN section 3).
 
-    B_j = a_j (x) A_j contracts with W_prod to one matrix per species, W_prod[Z] = sum_f a_f(Z) W_prod[f]: the same
-    function and gradients without the F-fold wider intermediate. The last linear map is the next layer's W_up, so that
-    a layer ends with the narrow tensor that neighbours (and other ranks) need.
+    B_j = a_j (x) A_j contracts with W_prod to one matrix per species, W_prod[Z] = sum_f
+    a_f(Z) W_prod[f]: the same function and gradients without the F-fold wider
+    intermediate. The last linear map is the next layer's W_up, so that a layer ends with
+    the narrow tensor that neighbours (and other ranks) need.
     """
 
     cg: Tensor
@@ -102,8 +128,13 @@ class Layer(nn.Module):
 
         self.linear_down = Linear(paths.irreps_out, irreps_a, M)
         self.product_shapes = weight_shapes(irreps_a, irreps_a)
-        self.skip_shapes = weight_shapes(irreps_in, o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in irreps_in]))
-        product_norm, skip_norm = fan_in_norm(self.product_shapes, n_features), fan_in_norm(self.skip_shapes)
+        self.skip_shapes = weight_shapes(
+            irreps_in, o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in irreps_in])
+        )
+        product_norm, skip_norm = (
+            fan_in_norm(self.product_shapes, n_features),
+            fan_in_norm(self.skip_shapes),
+        )
         self.register_buffer("product_norm", product_norm, persistent=False)
         self.register_buffer("skip_norm", skip_norm, persistent=False)
         self.product_map = block_linear(irreps_a, irreps_out, M)
@@ -112,21 +143,43 @@ class Layer(nn.Module):
         self.weight_skip = nn.Parameter(torch.randn(M, S, skip_norm.numel()))
 
         self.readout = Readout(irreps_out, readout_hidden, readout_channels, M)
-        self.linear_up_next = None if irreps_g_next is None else Linear(irreps_out, irreps_g_next, M)
+        self.linear_up_next = (
+            None if irreps_g_next is None else Linear(irreps_out, irreps_g_next, M)
+        )
 
     def product_weight(self, species_features: Tensor) -> Tensor:
         """W_prod[Z] / N for every species: a [M, S, F] -> [M, S, numel]."""
-        product = torch.ops.race.mixed_weights if self.fused and species_features.is_cpu else torch.bmm
-        return product(species_features, self.weight_product) * (self.product_norm / self.avg_num_neighbors)
+        product = (
+            torch.ops.race.mixed_weights if self.fused and species_features.is_cpu else torch.bmm
+        )
+        return product(species_features, self.weight_product) * (
+            self.product_norm / self.avg_num_neighbors
+        )
 
     def forward(
-        self, species_features: Tensor, h: Tensor, g: Tensor, radial: Tensor, sh: Tensor, sender: Tensor, row_ptr: Tensor, species: Tensor
+        self,
+        species_features: Tensor,
+        h: Tensor,
+        g: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """h [n, dim], g [n_total, dim_g], radial [E, G, B], sh [E, G, S], CSR over receivers -> h', g', out [n, M, n_out]."""
+        """h [n, dim], g [n_total, dim_g], radial [E, G, B], sh [E, G, S], CSR over receivers
+        -> h', g', out [n, M, n_out].
+        """
         weights, table = self.radial(radial)
         conv = conv_fused if self.fused else conv_aten
         mid = conv(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
-        product = self.product_map(self.linear_down(mid), self.product_weight(species_features), species)
+        product = self.product_map(
+            self.linear_down(mid), self.product_weight(species_features), species
+        )
         h_next = product + self.skip_map(h, self.weight_skip * self.skip_norm, species)
-        g_next = h_next.new_zeros((h.shape[0], 0)) if self.linear_up_next is None else self.linear_up_next(h_next)
+        g_next = (
+            h_next.new_zeros((h.shape[0], 0))
+            if self.linear_up_next is None
+            else self.linear_up_next(h_next)
+        )
         return h_next, g_next, self.readout(h_next)

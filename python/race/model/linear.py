@@ -2,15 +2,19 @@
 
     out[i, d, m, v] = sum_u x[i, d, m, u] weight[m, species_i, u, v]          per irrep, d = 0 .. 2l
 
-`linear_fused` is the compiled operator race::linear, `linear_aten` its slow twin in stock torch operations: the oracle of the
-tests and the body of portable artifacts. Both are TorchScript and differentiable twice. They are two functions, so that a
-caller branching on a Final attribute compiles only one.
+`linear_fused` is the compiled operator race::linear, `linear_aten` its slow twin in stock
+torch operations: the oracle of the tests and the body of portable artifacts. Both are
+TorchScript and differentiable twice. They are two functions, so that a caller branching
+on a Final attribute compiles only one.
 
 Arguments of both:
-    x: [n, dim_in] rows. weight: [M, S, numel], used as it is. species: int64 [n] in [0, S); None: S = 1.
-    blocks: rows of six integers (d, mul_in, mul_out, in_offset, out_offset, weight_offset): reads x[:, in_offset:] viewed
-        [d, M, mul_in], writes out[:, out_offset:] viewed [d, M, mul_out], with weight[m, s, weight_offset:] viewed
-        [mul_in, mul_out]. Several may read the same, no two write the same column; columns left out are zero.
+    x: [n, dim_in] rows. weight: [M, S, numel], used as it is. species: int64 [n] in [0,
+        S); None: S = 1.
+    blocks: rows of six integers (d, mul_in, mul_out, in_offset, out_offset,
+        weight_offset): reads x[:, in_offset:] viewed [d, M, mul_in], writes out[:,
+        out_offset:] viewed [d, M, mul_out], with weight[m, s, weight_offset:] viewed
+        [mul_in, mul_out]. Several may read the same, no two write the same column;
+        columns left out are zero.
     dim_out: width of the result [n, dim_out].
 """
 
@@ -22,13 +26,17 @@ from race.model.fused import HAS_FUSED
 from race.model.irreps import Layout
 
 
-def linear_aten(x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int], dim_out: int) -> Tensor:
+def linear_aten(
+    x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int], dim_out: int
+) -> Tensor:
     """See the module: stock torch operations only; [n, dim_out]."""
     n, n_members, n_species = x.shape[0], weight.shape[0], weight.shape[1]
     counts = [n]  # atoms of each species, which are grouped: a few plain products of matrices
     order = torch.zeros(0, dtype=torch.long, device=x.device)
     if species is not None and n_species > 1:
-        counts = torch.jit.annotate(list[int], torch.bincount(species, minlength=n_species).tolist())
+        counts = torch.jit.annotate(
+            list[int], torch.bincount(species, minlength=n_species).tolist()
+        )
         order = torch.argsort(species, stable=True)
         x = x.index_select(0, order)
     parts: list[Tensor] = []
@@ -36,10 +44,18 @@ def linear_aten(x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[
     n_blocks = len(blocks) // 6
     for key in sorted([blocks[6 * k + 4] * n_blocks + k for k in range(n_blocks)]):  # by out_offset
         p = 6 * (key % n_blocks)
-        d, mul_in, mul_out, in_offset, out_offset = blocks[p], blocks[p + 1], blocks[p + 2], blocks[p + 3], blocks[p + 4]
+        d, mul_in, mul_out, in_offset, out_offset = (
+            blocks[p],
+            blocks[p + 1],
+            blocks[p + 2],
+            blocks[p + 3],
+            blocks[p + 4],
+        )
         rows = x.narrow(1, in_offset, d * n_members * mul_in).reshape(n, d, n_members, mul_in)
         rows = rows.permute(2, 0, 1, 3).reshape(n_members, n * d, mul_in)
-        matrix = weight.narrow(2, blocks[p + 5], mul_in * mul_out).reshape(n_members, n_species, mul_in, mul_out)
+        matrix = weight.narrow(2, blocks[p + 5], mul_in * mul_out).reshape(
+            n_members, n_species, mul_in, mul_out
+        )
         pieces: list[Tensor] = []
         start = 0
         for s, count in enumerate(counts):
@@ -60,7 +76,9 @@ def linear_aten(x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[
 
 if HAS_FUSED and hasattr(torch.ops.race, "linear"):
 
-    def linear_fused(x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int], dim_out: int) -> Tensor:
+    def linear_fused(
+        x: Tensor, weight: Tensor, species: Tensor | None, blocks: list[int], dim_out: int
+    ) -> Tensor:
         """See the module: the compiled operator race::linear; [n, dim_out]."""
         return torch.ops.race.linear(x, weight, species, blocks, dim_out)
 
@@ -88,7 +106,9 @@ class BlockLinear(nn.Module):
 
 
 def block_linear(irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_members: int) -> BlockLinear:
-    """Each irrep of the output from the same irrep of the input, or zero; matrices follow each other in the output's order."""
+    """Each irrep of the output from the same irrep of the input, or zero; matrices follow
+    each other in the output's order.
+    """
     source, sink = Layout(irreps_in, n_members), Layout(irreps_out, n_members)
     blocks: list[int] = []
     weight_offset = 0
@@ -96,7 +116,14 @@ def block_linear(irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_members: int) ->
         k = source.find(out.ir)
         if k >= 0:
             mul_in = source.blocks[k].mul
-            blocks += [out.ir.dim, mul_in, out.mul, source.blocks[k].offset, out.offset, weight_offset]
+            blocks += [
+                out.ir.dim,
+                mul_in,
+                out.mul,
+                source.blocks[k].offset,
+                out.offset,
+                weight_offset,
+            ]
             weight_offset += mul_in * out.mul
     return BlockLinear(blocks, sink.dim)
 
@@ -113,7 +140,9 @@ def fan_in_norm(shapes: list[tuple[int, int]], n_features: int = 1) -> Tensor:
 
 
 class Linear(nn.Module):
-    """Equivariant linear map x_k -> x_k W_k / sqrt(fan_in), per irrep k and member; weights are kept flat [M, numel]."""
+    """Equivariant linear map x_k -> x_k W_k / sqrt(fan_in), per irrep k and member; weights
+    are kept flat [M, numel].
+    """
 
     norm: Tensor
 
@@ -121,7 +150,9 @@ class Linear(nn.Module):
         super().__init__()
         self.shapes = weight_shapes(irreps_in, irreps_out)
         if any(rows == 0 for rows, _ in self.shapes):
-            raise ValueError(f"Linear: output {irreps_out} has irreps that the input {irreps_in} lacks")
+            raise ValueError(
+                f"Linear: output {irreps_out} has irreps that the input {irreps_in} lacks"
+            )
         self.map = block_linear(irreps_in, irreps_out, n_members)
         self.register_buffer("norm", fan_in_norm(self.shapes), persistent=False)
         self.weight = nn.Parameter(torch.randn(n_members, self.norm.numel()))

@@ -1,4 +1,6 @@
-"""From readout channels to energies, variances and covariances: what a model in training and its deployed form share."""
+"""From readout channels to energies, variances and covariances: what a model in training and
+its deployed form share.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +26,26 @@ class Outputs(nn.Module):
         self.has_forces_cov = config.head not in ("point", "energy")
         self.paper_energy_var = config.energy_aggregation == "paper"
         self.sigma0_energy_squared = (float(config.sigma0_energy) * config.energy_noise_factor) ** 2
-        self.force_covariance = ForceCovariance(config.head, config.sigma0 * config.forces_noise_factor, dtype)
+        self.force_covariance = ForceCovariance(
+            config.head, config.sigma0 * config.forces_noise_factor, dtype
+        )
         self.has_stress_cov = config.stress_head != "none"
         self.stress_covariance = StressCovariance(config.head, config.sigma0, dtype)
         n_species = len(config.elements)
-        self.register_buffer("scale", torch.tensor(config.scale or [1.0] * n_species, dtype=torch.float64))
-        self.register_buffer("atomic_energies", torch.tensor(config.atomic_energies or [0.0] * n_species, dtype=torch.float64))
+        self.register_buffer(
+            "scale", torch.tensor(config.scale or [1.0] * n_species, dtype=torch.float64)
+        )
+        self.register_buffer(
+            "atomic_energies",
+            torch.tensor(config.atomic_energies or [0.0] * n_species, dtype=torch.float64),
+        )
 
     def node_energy(self, out: Tensor, species: Tensor) -> Tensor:
         """Node energies [n, M] in float64, eV"""
-        scale, shift = self.scale.index_select(0, species), self.atomic_energies.index_select(0, species)
+        scale, shift = (
+            self.scale.index_select(0, species),
+            self.atomic_energies.index_select(0, species),
+        )
         return out.select(2, 0).to(torch.float64) * scale.unsqueeze(1) + shift.unsqueeze(1)
 
     def raw_channels(self, out: Tensor) -> Tensor:
@@ -41,14 +53,18 @@ class Outputs(nn.Module):
         return torch.cat([out[..., :1], out[..., 1:] / self.n_layers], dim=-1)
 
     def node_energy_var(self, raw: Tensor) -> Tensor:
-        """[n, M] eV^2 (sums to the frame's variance); zero for the point head. `paper`: ln of the intensive variance."""
+        """[n, M] eV^2 (sums to the frame's variance); zero for the point head. `paper`: ln
+        of the intensive variance.
+        """
         if not self.has_energy_var:
             return torch.zeros_like(raw[..., 0])
         s = raw[..., 1]
         return s if self.paper_energy_var else self.sigma0_energy_squared * torch.exp(s)
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Node energy variance [n, M], force covariances [n, M, 6] (eV/A)^2: aleatoric, epistemic (evidential head only)"""
+        """Node energy variance [n, M], force covariances [n, M, 6] (eV/A)^2: aleatoric,
+        epistemic (evidential head only)
+        """
         raw = self.raw_channels(out)
         zero = torch.zeros(out.shape[0], out.shape[1], 6, dtype=out.dtype, device=out.device)
         aleatoric, epistemic = zero, zero
@@ -59,7 +75,9 @@ class Outputs(nn.Module):
         return self.node_energy_var(raw), aleatoric, epistemic
 
     def virial_noise(self, out: Tensor) -> Tensor:
-        """Noise of these atoms' virial, mean over members: [6, 6] eV^2 in SIX_ORDER, float64; 0 without a stress_head."""
+        """Noise of these atoms' virial, mean over members: [6, 6] eV^2 in SIX_ORDER,
+        float64; 0 without a stress_head.
+        """
         if not self.has_stress_cov:
             return torch.zeros(6, 6, dtype=torch.float64, device=out.device)
         return self.stress_covariance(self.raw_channels(out)).to(torch.float64).mean(1).sum(0)

@@ -1,7 +1,9 @@
-"""The RACE potential: E = sum_j ( sum_t E_j^t scale[Z_j] + E0[Z_j] ), forces, stress, uncertainty (paper section 4.3).
+"""The RACE potential: E = sum_j ( sum_t E_j^t scale[Z_j] + E0[Z_j] ), forces, stress,
+uncertainty (paper section 4.3).
 
-Members are channels: M members are one network whose channel axis is M times as wide. This is the form that is trained;
-race.deploy.folded is the same function as it runs afterwards.
+Members are channels: M members are one network whose channel axis is M times as wide.
+This is the form that is trained; race.deploy.folded is the same function as it runs
+afterwards.
 """
 
 import torch
@@ -24,34 +26,60 @@ from race.model.stress import readout_channels
 
 
 class RACE(Outputs):
-    """M members of one architecture; see `ModelConfig` for every option. Parameters carry the member axis first."""
+    """M members of one architecture; see `ModelConfig` for every option. Parameters carry
+    the member axis first.
+    """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
         if not config.elements:
-            raise RaceError("a model needs its elements", where="model.elements", expected="chemical symbols", got="an empty list")
+            raise RaceError(
+                "a model needs its elements",
+                where="model.elements",
+                expected="chemical symbols",
+                got="an empty list",
+            )
         super().__init__(config, dtype)
         self.config = config
         M, S, F = config.n_members, len(config.elements), config.n_features
         hidden = unique_irreps(config.irreps_hidden)
         if o3.Irrep("0e") not in hidden:
-            raise RaceError("hidden features need scalars", where="model.irreps_hidden", expected="some 0e", got=config.irreps_hidden)
+            raise RaceError(
+                "hidden features need scalars",
+                where="model.irreps_hidden",
+                expected="some 0e",
+                got=config.irreps_hidden,
+            )
         read = [o3.Irrep("0e")]
         channels = readout_channels(config.head, config.stress_head)
         if channels[1] > 0:
             read.append(o3.Irrep("2e"))
             if o3.Irrep("2e") not in hidden or config.lmax < 2:
-                reader = f"head {config.head}" if config.stress_head == "none" else f"stress_head {config.stress_head}"
+                reader = (
+                    f"head {config.head}"
+                    if config.stress_head == "none"
+                    else f"stress_head {config.stress_head}"
+                )
                 raise RaceError(
-                    f"{reader} reads l=2 features", where="model.irreps_hidden", expected="2e channels and lmax >= 2",
-                    got=f"{config.irreps_hidden}, lmax {config.lmax}", remedy="add 2e, or use head cholesky without a stress_head",
-                )  # fmt: skip
+                    f"{reader} reads l=2 features",
+                    where="model.irreps_hidden",
+                    expected="2e channels and lmax >= 2",
+                    got=f"{config.irreps_hidden}, lmax {config.lmax}",
+                    remedy="add 2e, or use head cholesky without a stress_head",
+                )
 
         previous = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            self.edge_basis = EdgeBasis(config.r_max, config.n_radial_basis, config.envelope_p, config.lmax, config.radial_knots > 0)
+            self.edge_basis = EdgeBasis(
+                config.r_max,
+                config.n_radial_basis,
+                config.envelope_p,
+                config.lmax,
+                config.radial_knots > 0,
+            )
             self.embedding = nn.Parameter(torch.randn(M, S, F))
-            self.weight_a = nn.Parameter(torch.randn(M, F, F))  # a = W_a h0, a function of the species alone
+            # A = W_a h0, a function of the species alone
+            self.weight_a = nn.Parameter(torch.randn(M, F, F))
             outputs = alive_irreps(F, hidden, config.lmax, config.n_layers, read)
             inputs = [o3.Irreps([(F, "0e")]), *outputs[:-1]]
             widths = {ir: mul for mul, ir in hidden}
@@ -59,14 +87,23 @@ class RACE(Outputs):
             self.linear_up = Linear(inputs[0], g_irreps[0], M)
             self.layers = nn.ModuleList(
                 Layer(
-                    g_irreps[t], inputs[t], outputs[t], g_irreps[t + 1] if t + 1 < config.n_layers else None,
-                    lmax=config.lmax, n_species=S, n_features=F, radial_widths=[config.n_radial_basis, *config.radial_mlp],
-                    radial_knots=config.radial_knots, envelope_p=config.envelope_p,
-                    readout_hidden=config.readout_hidden, readout_channels=channels,
-                    avg_num_neighbors=config.avg_num_neighbors, n_members=M,
+                    g_irreps[t],
+                    inputs[t],
+                    outputs[t],
+                    g_irreps[t + 1] if t + 1 < config.n_layers else None,
+                    lmax=config.lmax,
+                    n_species=S,
+                    n_features=F,
+                    radial_widths=[config.n_radial_basis, *config.radial_mlp],
+                    radial_knots=config.radial_knots,
+                    envelope_p=config.envelope_p,
+                    readout_hidden=config.readout_hidden,
+                    readout_channels=channels,
+                    avg_num_neighbors=config.avg_num_neighbors,
+                    n_members=M,
                 )
                 for t in range(config.n_layers)
-            )  # fmt: skip
+            )
         finally:
             torch.set_default_dtype(previous)
         self.g_dims = [Layout(irreps, M).dim for irreps in g_irreps]  # width of each halo exchange
@@ -81,18 +118,23 @@ class RACE(Outputs):
         """a = W_a h_0 [M, S, F]"""
         return torch.bmm(self.embedding, self.weight_a) * self.weight_a.shape[1] ** -0.5
 
-    def forward(self, batch: Batch, forces: bool = True, create_graph: bool = False, stress: bool = True) -> dict[str, Tensor]:
-        """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and with them stress [n_frames, M, 6] eV/A^3.
+    def forward(
+        self, batch: Batch, forces: bool = True, create_graph: bool = False, stress: bool = True
+    ) -> dict[str, Tensor]:
+        """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and with
+        them stress [n_frames, M, 6] eV/A^3.
 
-        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames, M] eV^2 (aleatoric); with stress and a
-        stress_head virial_cov [n_frames, M, 6, 6] eV^2 in SIX_ORDER, the noise of stress times volume.
-        `create_graph` keeps forces differentiable with respect to the weights.
+        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames,
+        M] eV^2 (aleatoric); with stress and a stress_head virial_cov [n_frames, M, 6, 6]
+        eV^2 in SIX_ORDER, the noise of stress times volume. `create_graph` keeps forces
+        differentiable with respect to the weights.
         """
         M, (sender, receiver) = self.n_members, batch.edge_index
         vector = batch.edge_vector
         with torch.no_grad():
             radial_one, sh_one, radial_grad, sh_grad = self.edge_basis(vector)
-        # One leaf per member on the group axis: one backward of sum_m E_m returns every member's own adjoints.
+        # One leaf per member on the group axis: one backward of sum_m E_m returns every
+        # member's own adjoints.
         radial = radial_one.unsqueeze(1).expand(-1, M, -1).requires_grad_(forces)
         sh = sh_one.unsqueeze(1).expand(-1, M, -1).requires_grad_(forces)
 
@@ -105,27 +147,45 @@ class RACE(Outputs):
                 out = out + extra
             node_energy = self.node_energy(out, batch.species)
             raw = self.raw_channels(out)
-            result = {"node_energy": node_energy, "raw": raw, "energy": self.pool(node_energy, batch)}
+            result = {
+                "node_energy": node_energy,
+                "raw": raw,
+                "energy": self.pool(node_energy, batch),
+            }
             if self.has_energy_var:
                 result["energy_var"] = self.energy_var(raw, batch)
         if not forces:
             return result
 
-        # The energy of a single layer does not depend on sh: without fusion autograd has nothing to give for it.
+        # The energy of a single layer does not depend on sh: without fusion autograd has
+        # nothing to give for it.
         bar_radial, bar_sh = torch.autograd.grad(
-            node_energy.sum(), [radial, sh], create_graph=create_graph, allow_unused=True, materialize_grads=True
+            node_energy.sum(),
+            [radial, sh],
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
         )
-        edge_grad = self.edge_basis.vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)  # [E, M, 3]
-        result["forces"] = segment_sum(edge_grad, batch.row_ptr, receiver).index_add(0, sender, edge_grad, alpha=-1)
+        # [E, M, 3]
+        edge_grad = self.edge_basis.vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)
+        result["forces"] = segment_sum(edge_grad, batch.row_ptr, receiver).index_add(
+            0, sender, edge_grad, alpha=-1
+        )
         if not stress:
             return result
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
         virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
-        frame_virial = segment_sum(virial, batch.row_ptr[batch.frame_ptr])  # a frame's receivers are consecutive
-        volume = batch.volume.to(virial.dtype)[:, None, None]  # NaN without 3D periodicity: no stress, and no NaN in gradients
-        result["stress"] = torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0))
+        # A frame's receivers are consecutive
+        frame_virial = segment_sum(virial, batch.row_ptr[batch.frame_ptr])
+        # NaN without 3D periodicity: no stress, and no NaN in gradients
+        volume = batch.volume.to(virial.dtype)[:, None, None]
+        result["stress"] = torch.where(
+            volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0)
+        )
         if self.has_stress_cov:
-            result["virial_cov"] = self.of_frames(self.stress_covariance(raw).flatten(2), batch).unflatten(2, (6, 6))
+            result["virial_cov"] = self.of_frames(
+                self.stress_covariance(raw).flatten(2), batch
+            ).unflatten(2, (6, 6))
         return result
 
     def of_frames(self, node: Tensor, batch: Batch) -> Tensor:
@@ -150,19 +210,24 @@ class RACE(Outputs):
         return self.force_covariance.matrix(raw)
 
     def scale_noise(self, energy: float, forces: float) -> "RACE":
-        """Multiplies the aleatoric standard deviations, and the factors on them in the config. In place."""
+        """Multiplies the aleatoric standard deviations, and the factors on them in the
+        config. In place.
+        """
         self.sigma0_energy_squared *= energy**2
         self.force_covariance.sigma0_squared *= forces**2
         old = self.config
         self.config = old.model_copy(
             update={
-                "energy_noise_factor": old.energy_noise_factor * energy, "forces_noise_factor": old.forces_noise_factor * forces,
+                "energy_noise_factor": old.energy_noise_factor * energy,
+                "forces_noise_factor": old.forces_noise_factor * forces,
             }
-        )  # fmt: skip
+        )
         return self
 
     def set_fused(self, fused: bool) -> "RACE":
-        """Compiled operators (race::conv, race::linear, ..), or stock torch operations only. In place."""
+        """Compiled operators (race::conv, race::linear, ..), or stock torch operations
+        only. In place.
+        """
         for module in self.modules():
             if isinstance(module, (EdgeBasis, Layer, BlockLinear, Radial)):
                 module.fused = fused and HAS_FUSED

@@ -1,7 +1,10 @@
-"""Radial weights R(x), x = r / r_max: an MLP of the Bessel features, evaluated for every edge or interpolated from knots.
+"""Radial weights R(x), x = r / r_max: an MLP of the Bessel features, evaluated for every
+edge or interpolated from knots.
 
-R depends on the distance alone, so with `radial_knots` > 0 the MLP is evaluated at that many knots only, and R is the quintic spline
-through them (four times continuously differentiable; evaluated inside the convolution). It is what is trained and what is deployed:
+R depends on the distance alone, so with `radial_knots` > 0 the MLP is evaluated at that
+many knots only, and R is the quintic spline through them (four times continuously
+differentiable; evaluated inside the convolution). It is what is trained and what is
+deployed:
 forces are the spline's own derivative.
 """
 
@@ -15,34 +18,51 @@ from race.model.fused import HAS_FUSED
 
 
 def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
-    """e_n(x) = sqrt(2) sin(n pi x) / x u(x) and d/dx, n = 1..n_radial, u the polynomial envelope of order p.
+    """e_n(x) = sqrt(2) sin(n pi x) / x u(x) and d/dx, n = 1..n_radial, u the polynomial
+    envelope of order p.
 
     x [..., 1] in units of r_max -> two [..., n_radial]. Zero from x = 1 on; finite at x = 0.
     """
-    u = 1.0 - (p + 1.0) * (p + 2.0) / 2.0 * x**p + p * (p + 2.0) * x ** (p + 1.0) - p * (p + 1.0) / 2.0 * x ** (p + 2.0)
+    u = (
+        1.0
+        - (p + 1.0) * (p + 2.0) / 2.0 * x**p
+        + p * (p + 2.0) * x ** (p + 1.0)
+        - p * (p + 1.0) / 2.0 * x ** (p + 2.0)
+    )
     du = -p * (p + 1.0) * (p + 2.0) / 2.0 * x ** (p - 1.0) * (1.0 - x) ** 2
     inside = (x < 1.0).to(x.dtype)
     u, du = u * inside, du * inside
     frequencies = math.pi * torch.arange(1, n_radial + 1, dtype=x.dtype, device=x.device)
     safe = torch.clamp(x, min=1e-6)
     root2 = math.sqrt(2.0)
-    bessel = torch.where(x > 1e-6, root2 * torch.sin(frequencies * safe) / safe, root2 * frequencies)
-    slope = torch.where(x > 1e-6, (root2 * frequencies * torch.cos(frequencies * safe) - bessel) / safe, torch.zeros_like(bessel))
+    bessel = torch.where(
+        x > 1e-6, root2 * torch.sin(frequencies * safe) / safe, root2 * frequencies
+    )
+    slope = torch.where(
+        x > 1e-6,
+        (root2 * frequencies * torch.cos(frequencies * safe) - bessel) / safe,
+        torch.zeros_like(bessel),
+    )
     return bessel * u, slope * u + bessel * du
 
 
 def spline_conditions(n_knots: int) -> Tensor:
-    """Matrix [N, N], N = n_knots + 4, from the coefficients of a quintic spline to its values at the knots x_n = n / (n_knots - 1), its
-    slope and third derivative at x = 0, its slope and curvature at x = 1 (in units of the knots' distance): float64.
+    """Matrix [N, N], N = n_knots + 4, from the coefficients of a quintic spline to its
+    values at the knots x_n = n / (n_knots - 1), its slope and third derivative at x = 0,
+    its slope and curvature at x = 1 (in units of the knots' distance): float64.
     """
     conditions = torch.zeros(n_knots + 4, n_knots + 4, dtype=torch.float64)
     for n in range(n_knots):
-        conditions[n, n : n + 5] = torch.tensor([1.0, 26.0, 66.0, 26.0, 1.0], dtype=torch.float64) / 120.0
+        conditions[n, n : n + 5] = (
+            torch.tensor([1.0, 26.0, 66.0, 26.0, 1.0], dtype=torch.float64) / 120.0
+        )
     slope = torch.tensor([-1.0, -10.0, 0.0, 10.0, 1.0], dtype=torch.float64)
     conditions[n_knots, :5] = slope
     conditions[n_knots + 1, :5] = torch.tensor([-1.0, 2.0, 0.0, -2.0, 1.0], dtype=torch.float64)
     conditions[n_knots + 2, n_knots - 1 :] = slope
-    conditions[n_knots + 3, n_knots - 1 :] = torch.tensor([1.0, 2.0, -6.0, 2.0, 1.0], dtype=torch.float64)
+    conditions[n_knots + 3, n_knots - 1 :] = torch.tensor(
+        [1.0, 2.0, -6.0, 2.0, 1.0], dtype=torch.float64
+    )
     return conditions
 
 
@@ -55,10 +75,12 @@ cached_spline_matrix = lru_cache(maxsize=8)(spline_matrix)
 
 
 def spline_through(values: Tensor) -> Tensor:
-    """Values at the knots [M, n_knots, W] -> coefficients [M, n_knots + 4, W] of the quintic spline through them.
+    """Values at the knots [M, n_knots, W] -> coefficients [M, n_knots + 4, W] of the quintic
+    spline through them.
 
-    Value (the last of those given is taken as zero), slope and curvature vanish at x = 1; slope and third derivative at x = 0, since
-    Bessel functions are even there. On the CPU race::spline solves the same banded conditions in one sweep.
+    Value (the last of those given is taken as zero), slope and curvature vanish at x = 1;
+    slope and third derivative at x = 0, since Bessel functions are even there. On the CPU
+    race::spline solves the same banded conditions in one sweep.
     """
     n_knots = values.shape[1]
     if torch.jit.is_scripting():
@@ -68,7 +90,9 @@ def spline_through(values: Tensor) -> Tensor:
     return torch.matmul(matrix, values[:, : n_knots - 1])
 
 
-SILU_NORM = 1.6790  # (SILU_NORM silu(z))^2 is one on average for z ~ N(0, 1), as e3nn's normalize2mom
+SILU_NORM = (
+    1.6790  # (SILU_NORM silu(z))^2 is one on average for z ~ N(0, 1), as e3nn's normalize2mom
+)
 
 
 def silu_slope(x: Tensor) -> Tensor:
@@ -78,28 +102,40 @@ def silu_slope(x: Tensor) -> Tensor:
 
 
 class Radial(nn.Module):
-    """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of weights per member."""
+    """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of
+    weights per member.
+    """
 
     __constants__ = ["n_knots", "fused"]
     knots: Tensor
 
     def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
         super().__init__()
-        self.weights = nn.ParameterList([torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
-        self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]  # of the matrices
+        self.weights = nn.ParameterList(
+            [torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        # Of the matrices
+        self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
         self.fused = HAS_FUSED
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
-        self.register_buffer("knots", bessel_basis(x, widths[0], float(envelope_p))[0].to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer(
+            "knots",
+            bessel_basis(x, widths[0], float(envelope_p))[0].to(torch.get_default_dtype()),
+            persistent=False,
+        )
 
     def forward(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the convolution takes as (radial, table): x [E, G] and coefficients [M, N, K], or R [M, E, K] and None.
+        """What the convolution takes as (radial, table): x [E, G] and coefficients [M, N,
+        K], or R [M, E, K] and None.
 
         radial [E, G, 1] = x with knots, else Bessel features [E, G, B].
         """
         if self.n_knots == 0:
-            return self.mlp(radial.transpose(0, 1)), None  # [G, E, B]; G = 1 broadcasts over members
+            return self.mlp(
+                radial.transpose(0, 1)
+            ), None  # [G, E, B]; G = 1 broadcasts over members
         return radial.squeeze(2), self.table()
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -133,7 +169,11 @@ class Radial(nn.Module):
         """Coefficients of R [M, N, K], N = n_knots + 4."""
         x = self.knots.unsqueeze(0)
         for k, weight in enumerate(self.weights):
-            if k == self.n_hidden:  # the last layer is linear: taken after the spline, which then is as narrow as the hidden one
+            if (
+                k == self.n_hidden
+                # The last layer is linear: taken after the spline, which then is as narrow as
+                # the hidden one
+            ):
                 if self.fused and x.is_cpu:
                     x = torch.ops.race.spline(x)
                 else:

@@ -1,6 +1,8 @@
-"""The same function as `race.RACE`, written plainly with e3nn: one member, no fold, nothing dropped, autograd to positions.
+"""The same function as `race.RACE`, written plainly with e3nn: one member, no fold, nothing
+dropped, autograd to positions.
 
-This is the slow obvious twin against which every fast path is tested, and the form in which the paper counts parameters.
+This is the slow obvious twin against which every fast path is tested, and the form in
+which the paper counts parameters.
 """
 
 import math
@@ -40,10 +42,16 @@ class ReferenceLayer(nn.Module):
         self.muls = [mul for mul, _ in irreps_mid]
 
         self.up = o3.Linear(irreps_in, irreps_g)
-        self.product_sh = o3.TensorProduct(irreps_g, irreps_sh, o3.Irreps(mid), paths, shared_weights=False, internal_weights=False)
+        self.product_sh = o3.TensorProduct(
+            irreps_g, irreps_sh, o3.Irreps(mid), paths, shared_weights=False, internal_weights=False
+        )
         sizes = [config.n_radial_basis, *config.radial_mlp, sum(self.muls)]
-        self.radial = nn.ParameterList([torch.randn(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
-        self.expand = o3.ElementwiseTensorProduct(irreps_identity, o3.Irreps([(irreps_identity.num_irreps, "0e")]))
+        self.radial = nn.ParameterList(
+            [torch.randn(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        )
+        self.expand = o3.ElementwiseTensorProduct(
+            irreps_identity, o3.Irreps([(irreps_identity.num_irreps, "0e")])
+        )
         self.down = o3.Linear(irreps_mid, hidden)
         self.product = o3.FullyConnectedTensorProduct(o3.Irreps([(F, "0e")]), hidden, hidden)
         self.skip = o3.FullyConnectedTensorProduct(irreps_in, o3.Irreps([(S, "0e")]), hidden)
@@ -51,7 +59,9 @@ class ReferenceLayer(nn.Module):
         self.w1 = nn.Parameter(torch.randn(scalars, config.readout_hidden))
         n_scalars, n_tensors = readout_channels(config.head, config.stress_head)
         self.w2 = nn.Parameter(torch.randn(config.readout_hidden, n_scalars))
-        self.wt = nn.Parameter(torch.randn(widths[o3.Irrep("2e")], n_tensors)) if n_tensors else None
+        self.wt = (
+            nn.Parameter(torch.randn(widths[o3.Irrep("2e")], n_tensors)) if n_tensors else None
+        )
         self.n = config.avg_num_neighbors
         self.scalar_slice = hidden.slices()[list(ir for _, ir in hidden).index(o3.Irrep("0e"))]
         if self.wt is not None:
@@ -64,24 +74,49 @@ class ReferenceLayer(nn.Module):
                 x = torch.nn.functional.silu(x) * 1.6790
         return x
 
-    def forward(self, a: Tensor, attributes: Tensor, h: Tensor, radial: Tensor, sh: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        a: Tensor,
+        attributes: Tensor,
+        h: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        edge_index: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         g = self.up(h)[edge_index[0]]
         weights = self.mlp(radial)
         n_identity = sum(self.muls[: len(self.identity)])
         copy = torch.cat([g[:, self.slices[k]] for k, _ in self.identity], dim=1)
-        message = torch.cat([self.expand(copy, weights[:, :n_identity]), self.product_sh(g, sh, weights[:, n_identity:])], dim=1)
-        total = torch.zeros(h.shape[0], message.shape[1], dtype=h.dtype).index_add(0, edge_index[1], message)
+        message = torch.cat(
+            [
+                self.expand(copy, weights[:, :n_identity]),
+                self.product_sh(g, sh, weights[:, n_identity:]),
+            ],
+            dim=1,
+        )
+        total = torch.zeros(h.shape[0], message.shape[1], dtype=h.dtype).index_add(
+            0, edge_index[1], message
+        )
         h = self.product(a, self.down(total) / self.n) + self.skip(h, attributes)
         x = h[:, self.scalar_slice] @ self.w1 / math.sqrt(self.w1.shape[0])
         out = (torch.nn.functional.silu(x) * 1.6790) @ self.w2 / math.sqrt(self.w2.shape[0])
         if self.wt is not None:
             t = h[:, self.tensor_slice].unflatten(1, (-1, 5))  # e3nn keeps channels before m
-            out = torch.cat([out, torch.einsum("ncm,cd->ndm", t, self.wt).flatten(1) / math.sqrt(self.wt.shape[0])], dim=1)
+            out = torch.cat(
+                [
+                    out,
+                    torch.einsum("ncm,cd->ndm", t, self.wt).flatten(1)
+                    / math.sqrt(self.wt.shape[0]),
+                ],
+                dim=1,
+            )
         return h, out
 
 
 class Reference(nn.Module):
-    """One member of RACE in plain e3nn. `energy(positions)` is differentiable; use torch.autograd for forces."""
+    """One member of RACE in plain e3nn. `energy(positions)` is differentiable; use
+    torch.autograd for forces.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -91,18 +126,37 @@ class Reference(nn.Module):
         self.embedding = nn.Parameter(torch.randn(S, F))
         self.weight_a = nn.Parameter(torch.randn(F, F))
         first = o3.Irreps([(F, "0e")])
-        self.layers = nn.ModuleList(ReferenceLayer(first if t == 0 else hidden, hidden, config) for t in range(config.n_layers))
-        self.sh = o3.SphericalHarmonics(o3.Irreps.spherical_harmonics(config.lmax), normalize=True, normalization="component")
+        self.layers = nn.ModuleList(
+            ReferenceLayer(first if t == 0 else hidden, hidden, config)
+            for t in range(config.n_layers)
+        )
+        self.sh = o3.SphericalHarmonics(
+            o3.Irreps.spherical_harmonics(config.lmax), normalize=True, normalization="component"
+        )
 
     def basis(self, r: Tensor) -> Tensor:
         x, p = r / self.config.r_max, self.config.envelope_p
-        u = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+        u = (
+            1
+            - (p + 1) * (p + 2) / 2 * x**p
+            + p * (p + 2) * x ** (p + 1)
+            - p * (p + 1) / 2 * x ** (p + 2)
+        )
         n = torch.arange(1, self.config.n_radial_basis + 1, dtype=r.dtype)
-        return math.sqrt(2) * torch.sin(n * math.pi * x) / x * torch.where(x < 1, u, torch.zeros_like(u))
+        return (
+            math.sqrt(2)
+            * torch.sin(n * math.pi * x)
+            / x
+            * torch.where(x < 1, u, torch.zeros_like(u))
+        )
 
-    def forward(self, species: Tensor, edge_vector: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, species: Tensor, edge_vector: Tensor, edge_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """-> node energies [n] eV, outputs summed over layers [n, n_out]"""
-        attributes = torch.nn.functional.one_hot(species, len(self.config.elements)).to(edge_vector.dtype)
+        attributes = torch.nn.functional.one_hot(species, len(self.config.elements)).to(
+            edge_vector.dtype
+        )
         h = attributes @ self.embedding
         a = h @ self.weight_a / math.sqrt(self.weight_a.shape[0])
         radial, sh = self.basis(edge_vector.norm(dim=1, keepdim=True)), self.sh(edge_vector)
@@ -110,13 +164,20 @@ class Reference(nn.Module):
         for layer in self.layers:
             h, extra = layer(a, attributes, h, radial, sh, edge_index)
             out = out + extra
-        scale = torch.tensor(self.config.scale or [1.0] * len(self.config.elements), dtype=edge_vector.dtype)
-        shift = torch.tensor(self.config.atomic_energies or [0.0] * len(self.config.elements), dtype=edge_vector.dtype)
+        scale = torch.tensor(
+            self.config.scale or [1.0] * len(self.config.elements), dtype=edge_vector.dtype
+        )
+        shift = torch.tensor(
+            self.config.atomic_energies or [0.0] * len(self.config.elements),
+            dtype=edge_vector.dtype,
+        )
         return out[:, 0] * scale[species] + shift[species], out
 
     @torch.no_grad()
     def load_member(self, model: nn.Module, member: int) -> "Reference":
-        """Copies member `member` of a RACE model; weights that RACE drops because nothing reads them become zero."""
+        """Copies member `member` of a RACE model; weights that RACE drops because nothing
+        reads them become zero.
+        """
         from race.model.reference_weights import copy_member
 
         copy_member(self, model, member)

@@ -1,4 +1,6 @@
-"""Copies one member of a RACE model into the e3nn reference: index bookkeeping, kept apart from the equations."""
+"""Copies one member of a RACE model into the e3nn reference: index bookkeeping, kept apart
+from the equations.
+"""
 
 from typing import Any
 
@@ -13,19 +15,28 @@ def keyed_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps) -> list[tupl
     """RACE's paths named as the reference names them; identity paths come first."""
     paths = path_irreps(irreps_in, lmax, target)
     n_identity = sum(ir in target for _, ir in irreps_in)
-    return [("identity" if n < n_identity else "product", irreps_in[k].ir, l2, out) for n, (k, l2, out) in enumerate(paths)]
+    return [
+        ("identity" if n < n_identity else "product", irreps_in[k].ir, l2, out)
+        for n, (k, l2, out) in enumerate(paths)
+    ]
 
 
 def set_linear(linear: o3.Linear, wanted: dict[tuple[int, o3.Irrep], Tensor]) -> None:
-    """Fills an o3.Linear; `wanted` maps (input slot, output irrep) to the effective matrix [mul_in, mul_out]."""
+    """Fills an o3.Linear; `wanted` maps (input slot, output irrep) to the effective matrix
+    [mul_in, mul_out].
+    """
     for index, instruction, view in linear.weight_views(yield_instruction=True):
         del index
         matrix = wanted.get((instruction.i_in, linear.irreps_out[instruction.i_out].ir))
         view.zero_() if matrix is None else view.copy_(matrix / instruction.path_weight)
 
 
-def set_product(product: o3.FullyConnectedTensorProduct, wanted: dict[tuple[o3.Irrep, o3.Irrep], Tensor]) -> None:
-    """Fills a fully connected product; keys (irrep of input 1, of input 2), values the effective [mul1, mul2, mul_out]."""
+def set_product(
+    product: o3.FullyConnectedTensorProduct, wanted: dict[tuple[o3.Irrep, o3.Irrep], Tensor]
+) -> None:
+    """Fills a fully connected product; keys (irrep of input 1, of input 2), values the
+    effective [mul1, mul2, mul_out].
+    """
     for index, instruction, view in product.weight_views(yield_instruction=True):
         del index
         a, b = product.irreps_in1[instruction.i_in1].ir, product.irreps_in2[instruction.i_in2].ir
@@ -40,7 +51,9 @@ def set_product(product: o3.FullyConnectedTensorProduct, wanted: dict[tuple[o3.I
 
 def flat_matrices(weight: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
     parts = weight.split([a * b for a, b in shapes], dim=-1)
-    return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [
+        part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 def copy_member(reference: Any, model: Any, m: int) -> None:
@@ -48,11 +61,16 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
     reference.embedding.copy_(model.embedding[m])
     reference.weight_a.copy_(model.weight_a[m])
     scalar = o3.Irrep("0e")
-    up = {(0, scalar): model.linear_up.weight[m].reshape(model.linear_up.shapes[0]) * model.linear_up.shapes[0][0] ** -0.5}
+    up = {
+        (0, scalar): model.linear_up.weight[m].reshape(model.linear_up.shapes[0])
+        * model.linear_up.shapes[0][0] ** -0.5
+    }
     for t, (ref, layer) in enumerate(zip(reference.layers, model.layers, strict=True)):
         irreps_in, irreps_out, irreps_g = layer.irreps_in, layer.irreps_out, layer.irreps_g
         order = [ir for _, ir in ref.up.irreps_in]
-        set_linear(ref.up, {(order.index(ir) if t else slot, ir): w for (slot, ir), w in up.items()})
+        set_linear(
+            ref.up, {(order.index(ir) if t else slot, ir): w for (slot, ir), w in up.items()}
+        )
 
         # Radial weights and W_down: columns and rows of each path, wherever RACE keeps them.
         for source, sink in zip(layer.radial.weights[:-1], ref.radial[:-1], strict=True):
@@ -75,10 +93,17 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
         set_linear(ref.down, down)
 
         product = flat_matrices(layer.weight_product[m] * layer.product_norm, layer.product_shapes)
-        set_product(ref.product, {(scalar, ir): w for (_, ir), w in zip(layer.irreps_a, product, strict=True)})
-        skip = flat_matrices(layer.weight_skip[m] * layer.skip_norm, layer.skip_shapes)  # [S, mul_in, mul_out]
+        set_product(
+            ref.product,
+            {(scalar, ir): w for (_, ir), w in zip(layer.irreps_a, product, strict=True)},
+        )
+        # [S, mul_in, mul_out]
+        skip = flat_matrices(layer.weight_skip[m] * layer.skip_norm, layer.skip_shapes)
         skip_irreps = [ir for _, ir in irreps_out if ir in irreps_in]
-        set_product(ref.skip, {(ir, scalar): w.transpose(0, 1) for ir, w in zip(skip_irreps, skip, strict=True)})
+        set_product(
+            ref.skip,
+            {(ir, scalar): w.transpose(0, 1) for ir, w in zip(skip_irreps, skip, strict=True)},
+        )
 
         ref.w1.copy_(layer.readout.w1[m])
         ref.w2.copy_(layer.readout.w2[m])
@@ -87,4 +112,7 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
         if layer.linear_up_next is not None:
             linear = layer.linear_up_next
             parts = flat_matrices(linear.weight[m], linear.shapes)
-            up = {(0, ir): w * w.shape[0] ** -0.5 for (_, ir), w in zip(irreps_out, parts, strict=True)}
+            up = {
+                (0, ir): w * w.shape[0] ** -0.5
+                for (_, ir), w in zip(irreps_out, parts, strict=True)
+            }

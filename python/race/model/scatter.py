@@ -1,4 +1,6 @@
-"""Sums over consecutive rows (the edges of a receiver, the atoms of a frame): torch-scatter where it is faster, else stock torch."""
+"""Sums over consecutive rows (the edges of a receiver, the atoms of a frame): torch-scatter
+where it is faster, else stock torch.
+"""
 
 import torch
 from torch import Tensor
@@ -9,13 +11,14 @@ except ImportError:
     gather_csr = segment_csr = None
 
 HAS_SCATTER = segment_csr is not None
-# Widest row that torch-scatter sums faster than index_add on one core, derivatives included (benchmarks/scatter.py): at 16 they tie, at 15
-# it is 1.4 to 2.7 times as fast, at 64 it takes twice as long.
+# Widest row that torch-scatter sums faster than index_add on one core, derivatives
+# included (benchmarks/scatter.py): at 16 they tie, at 15 it is 1.4 to 2.7 times as fast,
+# at 64 it takes twice as long.
 WIDEST = 15
 
 
-# torch_scatter's own backward is opaque to autograd: second derivatives through it would silently vanish. These two are each
-# other's derivative, to any order.
+# torch_scatter's own backward is opaque to autograd: second derivatives through it would
+# silently vanish. These two are each other's derivative, to any order.
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, src: Tensor, row_ptr: Tensor) -> Tensor:
@@ -49,15 +52,19 @@ def sum_by_index(src: Tensor, row_ptr: Tensor, receiver: Tensor | None = None) -
     n = row_ptr.shape[0] - 1
     if receiver is None:
         counts = row_ptr[1:] - row_ptr[:-1]
-        receiver = torch.repeat_interleave(torch.arange(n, device=src.device), counts, output_size=src.shape[0])
+        receiver = torch.repeat_interleave(
+            torch.arange(n, device=src.device), counts, output_size=src.shape[0]
+        )
     out = torch.zeros([n] + list(src.shape[1:]), dtype=src.dtype, device=src.device)
     return out.index_add(0, receiver, src)
 
 
 def segment_sum(src: Tensor, row_ptr: Tensor, receiver: Tensor | None = None) -> Tensor:
-    """[E, ...], CSR row_ptr [n + 1] -> [n, ...], row j being the sum of src[row_ptr[j]:row_ptr[j + 1]].
+    """[E, ...], CSR row_ptr [n + 1] -> [n, ...], row j being the sum of
+    src[row_ptr[j]:row_ptr[j + 1]].
 
-    receiver: int64 [E], the row of each summand, where it is at hand: it follows from row_ptr, but takes time to make.
+    receiver: int64 [E], the row of each summand, where it is at hand: it follows from
+    row_ptr, but takes time to make.
     """
     if not torch.jit.is_scripting():
         if HAS_SCATTER and src.device.type == "cpu" and src[:1].numel() <= WIDEST:

@@ -1,19 +1,23 @@
 """Noise of the stress: a 6x6 covariance that rotates as the covariance of a stress does.
 
-A stress is a virial over a volume, and the virial a sum over atoms. Its noise is held to be that of independent atoms, as that of the
-energy is: variances of the virial add up, so that k copies of a cell have k times the variance of the virial and 1/k of the stress's.
+A stress is a virial over a volume, and the virial a sum over atoms. Its noise is held to
+be that of independent atoms, as that of the energy is: variances of the virial add up, so
+that k copies of a cell have k times the variance of the virial and 1/k of the stress's.
 
     cov(stress) = sum_i P C_i P^T / volume^2,        C_i = (sigma0 * 1 Angstrom)^2 expm(a_i I + S_i)
 
-C_i acts on the coefficients of a symmetric matrix in the orthonormal basis I / 3^1/2, B_1 .. B_5 (race.model.heads.quadrupole_basis);
-P makes the six columns of them. In this basis rotations are orthogonal, and a symmetric 6x6 matrix is 2 x 0e + 2 x 2e + 4e:
+C_i acts on the coefficients of a symmetric matrix in the orthonormal basis I / 3^1/2, B_1
+.. B_5 (race.model.heads.quadrupole_basis); P makes the six columns of them. In this basis
+rotations are orthogonal, and a symmetric 6x6 matrix is 2 x 0e + 2 x 2e + 4e:
 
-    a I + S,    S = [ 5 b    t^T          ] / norms,      a, b: 0e;  t, u: 2e;  4e: the product of v and w, both 2e
-                    [  t   -b I + W(u) + (v w)_4 ]
+    a I + S,    S = [ 5 b    t^T          ] / norms,      a, b: 0e;  t, u: 2e;  4e: the
+                product of v and w, both 2e [  t   -b I + W(u) + (v w)_4 ]
 
-Models of lmax <= 3 have no features of l = 4. They need none: every harmonic polynomial of degree 4 is the harmonic part of a product of
-two of degree 2 (Sylvester 1876: of four vectors), so (v w)_4 reaches every 4e. But it vanishes where v and w must, at sites of
-cubic symmetry; so does everything there that is made of l <= 3, but for products of 3o at sites without inversion.
+Models of lmax <= 3 have no features of l = 4. They need none: every harmonic polynomial
+of degree 4 is the harmonic part of a product of two of degree 2 (Sylvester 1876: of four
+vectors), so (v w)_4 reaches every 4e. But it vanishes where v and w must, at sites of
+cubic symmetry; so does everything there that is made of l <= 3, but for products of 3o at
+sites without inversion.
 """
 
 import torch
@@ -30,16 +34,24 @@ STRESS_TENSORS = 4  # t, u, v, w
 
 
 def readout_channels(head: str, stress_head: str) -> tuple[int, int]:
-    """Scalars and l=2 tensors that a readout gives: scalars of the head, then of the stress; tensors of the stress, then of the head.
+    """Scalars and l=2 tensors that a readout gives: scalars of the head, then of the stress;
+    tensors of the stress, then of the head.
 
-    So a head finds its own channels at the beginning and at the end of a row, whether there are others or not.
+    So a head finds its own channels at the beginning and at the end of a row, whether
+    there are others or not.
     """
     scalars, tensors = SCALARS[head], int(head in TENSOR_HEADS)
-    return (scalars, tensors) if stress_head == "none" else (scalars + STRESS_SCALARS, tensors + STRESS_TENSORS)
+    return (
+        (scalars, tensors)
+        if stress_head == "none"
+        else (scalars + STRESS_SCALARS, tensors + STRESS_TENSORS)
+    )
 
 
 def blocks(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """How b, t, u and the coefficients v_m w_n enter S: [36], [5, 36], [5, 36], [25, 36]; each is an isometry on its irrep."""
+    """How b, t, u and the coefficients v_m w_n enter S: [36], [5, 36], [5, 36], [25, 36];
+    each is an isometry on its irrep.
+    """
     of_b = torch.diag(torch.tensor([5.0] + [-1.0] * 5, dtype=torch.float64)) / 30**0.5
     of_t, of_u, of_vw = (torch.zeros(n, 6, 6, dtype=torch.float64) for n in (5, 5, 25))
     for m in range(5):
@@ -47,7 +59,12 @@ def blocks(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_u[:, 1:, 1:] = 5**0.5 * o3.wigner_3j(2, 2, 2, dtype=torch.float64).permute(2, 0, 1)
     four = 3.0 * o3.wigner_3j(2, 2, 4, dtype=torch.float64)  # [5, 5, 9], symmetric in the first two
     of_vw[:, 1:, 1:] = torch.einsum("abk,cdk->abcd", four, four).flatten(0, 1)
-    return of_b.flatten().to(dtype), of_t.flatten(1).to(dtype), of_u.flatten(1).to(dtype), of_vw.flatten(1).to(dtype)
+    return (
+        of_b.flatten().to(dtype),
+        of_t.flatten(1).to(dtype),
+        of_u.flatten(1).to(dtype),
+        of_vw.flatten(1).to(dtype),
+    )
 
 
 class StressCovariance(nn.Module):
@@ -66,8 +83,15 @@ class StressCovariance(nn.Module):
         self.unit = (float(sigma0) * STRESS_LENGTH) ** 2
         for name, tensor in zip(("of_b", "of_t", "of_u", "of_vw"), blocks(dtype), strict=True):
             self.register_buffer(name, tensor, persistent=False)
-        basis = torch.cat([torch.eye(3, dtype=torch.float64).flatten()[None] / 3**0.5, quadrupole_basis(torch.float64)])
-        columns = basis.unflatten(1, (3, 3))[:, SIX_ROWS, SIX_COLUMNS].T  # P [6, 6]: coefficients -> SIX_ORDER
+        basis = torch.cat(
+            [
+                torch.eye(3, dtype=torch.float64).flatten()[None] / 3**0.5,
+                quadrupole_basis(torch.float64),
+            ]
+        )
+        columns = basis.unflatten(1, (3, 3))[
+            :, SIX_ROWS, SIX_COLUMNS
+        ].T  # P [6, 6]: coefficients -> SIX_ORDER
         self.register_buffer("columns", columns.to(dtype), persistent=False)
         self.register_buffer("identity", torch.eye(6, dtype=dtype), persistent=False)
 
@@ -75,12 +99,19 @@ class StressCovariance(nn.Module):
         """a I + S [..., 6, 6], its trace and the norm of its rest smoothly bounded by 5."""
         channels = raw[..., self.first :]
         a, b = soft_bound(channels[..., 0]), channels[..., 1:2]
-        t, u, v, w = channels[..., 2:7], channels[..., 7:12], channels[..., 12:17], channels[..., 17:22]
+        t, u, v, w = (
+            channels[..., 2:7],
+            channels[..., 7:12],
+            channels[..., 12:17],
+            channels[..., 17:22],
+        )
         products = (v.unsqueeze(-1) * w.unsqueeze(-2)).flatten(-2)
         s = soft_bound_norm(b * self.of_b + t @ self.of_t + u @ self.of_u + products @ self.of_vw)
         return a[..., None, None] * self.identity + s.unflatten(-1, (6, 6))
 
     def forward(self, raw: Tensor) -> Tensor:
-        """raw [..., n_out] -> [..., 6, 6] eV^2 in SIX_ORDER: covariance of one atom's part of the virial."""
+        """raw [..., n_out] -> [..., 6, 6] eV^2 in SIX_ORDER: covariance of one atom's part
+        of the virial.
+        """
         cov = self.unit * expm_symmetric(self.generator(raw))
         return self.columns @ cov @ self.columns.transpose(0, 1)

@@ -1,4 +1,6 @@
-"""`race fit --posterior NAME run [run ...] --out folder`: from a finished run to a new one whose members are samples of a posterior."""
+"""`race fit --posterior NAME run [run ...] --out folder`: from a finished run to a new one
+whose members are samples of a posterior.
+"""
 
 import argparse
 import json
@@ -24,18 +26,37 @@ from race.train.noise import fit_noise
 from race.train.parallel import Ranks
 from race.train.run import provenance, write_config, write_summary
 
-FIT = "fit.json"  # in the new run's folder: what is being fitted, so that --resume continues that and nothing else
+# In the new run's folder: what is being fitted, so that --resume continues that and
+# nothing else
+FIT = "fit.json"
 OWN = ("posterior", "runs", "out", "resume", "command")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder made by `race train`; several for an ensemble")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder made by `race train`; several for an ensemble",
+    )
     parser.add_argument("--posterior", required=True, metavar="NAME", help=" | ".join(POSTERIORS))
     parser.add_argument("--out", type=Path, required=True, help="folder of the new run")
-    parser.add_argument("--resume", action="store_true", help="continue a fit that was interrupted, or start if there is none in --out")
-    for flag in sorted({key for posterior in POSTERIORS.values() for key in posterior.options_class().model_fields}):
-        parser.add_argument(f"--{flag.replace('_', '-')}", dest=flag, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a fit that was interrupted, or start if there is none in --out",
+    )
+    for flag in sorted(
+        {key for posterior in POSTERIORS.values() for key in posterior.options_class().model_fields}
+    ):
+        parser.add_argument(
+            f"--{flag.replace('_', '-')}",
+            dest=flag,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
     parser.epilog = "\n".join(describe())
 
 
@@ -45,19 +66,33 @@ def describe() -> list[str]:
     for name, posterior in POSTERIORS.items():
         lines += ["", f"{name}: {posterior.help}"]
         for key, info in posterior.options_class().model_fields.items():
-            lines.append(f"  --{key.replace('_', '-'):20} {info.description} (default: {info.default})")
+            lines.append(
+                f"  --{key.replace('_', '-'):20} {info.description} (default: {info.default})"
+            )
     return lines
 
 
 def run(args: argparse.Namespace) -> None:
     if args.posterior not in POSTERIORS:
-        raise RaceError("no such posterior", where="--posterior", expected=" or ".join(POSTERIORS), got=args.posterior)
+        raise RaceError(
+            "no such posterior",
+            where="--posterior",
+            expected=" or ".join(POSTERIORS),
+            got=args.posterior,
+        )
     given = {key: value for key, value in vars(args).items() if key not in OWN}
     fit(args.posterior, args.runs, args.out, given, args.resume)
 
 
-def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str, Any], resume: bool = False) -> None:
-    """Fits posterior `name` to finished runs and writes the new run `out`, whose config appears last.
+def fit(
+    name: str,
+    paths: Sequence[str | Path],
+    out: Path,
+    options: Mapping[str, Any],
+    resume: bool = False,
+) -> None:
+    """Fits posterior `name` to finished runs and writes the new run `out`, whose config
+    appears last.
 
     Args:
         paths: folders of runs; one, unless the posterior takes several.
@@ -65,15 +100,24 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
         resume: `out` may hold an interrupted fit of the same.
 
     Raises:
-        RaceError: unknown or bad options, runs that the posterior cannot be fitted to, `out` holds something else.
+        RaceError: unknown or bad options, runs that the posterior cannot be fitted to,
+            `out` holds something else.
         SystemExit: after SIGTERM or Ctrl-C; 130 where the fit keeps no checkpoint.
     """
     posterior = POSTERIORS[name]
     chosen = parse_options(name, posterior.options_class(), options)
     if len(paths) > 1 and not posterior.several_runs:
-        raise RaceError(f"posterior {name} is fitted to one run", got=f"{len(paths)} runs", remedy="stack runs with --posterior ensemble")
+        raise RaceError(
+            f"posterior {name} is fitted to one run",
+            got=f"{len(paths)} runs",
+            remedy="stack runs with --posterior ensemble",
+        )
     runs = [Run.load(path) for path in paths]
-    content = {"posterior": name, "runs": [str(path.resolve()) for path in map(Path, paths)], "options": chosen.model_dump(mode="json")}
+    content = {
+        "posterior": name,
+        "runs": [str(path.resolve()) for path in map(Path, paths)],
+        "options": chosen.model_dump(mode="json"),
+    }
     open_folder(out, content, resume)
     if runs[0].config.train.n_threads:
         torch.set_num_threads(runs[0].config.train.n_threads)
@@ -81,26 +125,37 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
     try:
         fitted = posterior.fit()(runs, chosen, out)
     except (RaceError, KeyboardInterrupt) as error:
-        if [path.name for path in out.iterdir()] == [FIT]:  # nothing to continue from: leave no folder behind
+        if [path.name for path in out.iterdir()] == [
+            FIT
+        ]:  # nothing to continue from: leave no folder behind
             (out / FIT).unlink()
             out.rmdir()
         if isinstance(error, RaceError):
             raise
         print("interrupted: nothing written")
         raise SystemExit(130) from None
-    seconds = fitted.about.pop("seconds", time.monotonic() - start)  # of all sittings, where a fit was resumed
+    # Of all sittings, where a fit was resumed
+    seconds = fitted.about.pop("seconds", time.monotonic() - start)
 
     if fitted.validation:
         device = next(fitted.model.parameters()).device
         batches = fitted.validation.batches(runs[0].config.train.batch_size)
-        fitted.about["noise_factors"] = fit_noise(fitted.model, (batch.to(device) for batch in batches))
+        fitted.about["noise_factors"] = fit_noise(
+            fitted.model, (batch.to(device) for batch in batches)
+        )
     validation = judge(runs[0], fitted.model, fitted.validation) if fitted.validation else {}
     model = fitted.model.cpu()
     summary = {
         "training": runs[0].summary.get("training", {}),
         "versions": provenance(),
         "seconds": sum(run.summary.get("seconds", 0.0) for run in runs) + seconds,
-        "posterior": {"name": name, "options": content["options"], "runs": content["runs"], "fit_seconds": seconds, **fitted.about},
+        "posterior": {
+            "name": name,
+            "options": content["options"],
+            "runs": content["runs"],
+            "fit_seconds": seconds,
+            **fitted.about,
+        },
     }
     if validation:
         summary["validation"] = validation
@@ -109,25 +164,43 @@ def fit(name: str, paths: Sequence[str | Path], out: Path, options: Mapping[str,
     write_summary(out, summary)
     write_tensors(out / "model.safetensors", dict(model.named_parameters()))
     # Last: without it the folder is no run.
-    write_config(out, Config.model_validate(config.model_copy(update={"model": model.config, "train": train}).model_dump()))
+    write_config(
+        out,
+        Config.model_validate(
+            config.model_copy(update={"model": model.config, "train": train}).model_dump()
+        ),
+    )
     finish(out)
     (out / FIT).unlink()
-    print(f"done: {out / 'model.safetensors'}; {name}, {model.n_members} member(s); {seconds:.1f} s")
+    print(
+        f"done: {out / 'model.safetensors'}; {name}, {model.n_members} member(s); {seconds:.1f} s"
+    )
 
 
 def judge(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
-    """Validation metrics of the samples, printed beside those of the run: a posterior that is too wide shows in its mean."""
+    """Validation metrics of the samples, printed beside those of the run: a posterior that
+    is too wide shows in its mean.
+    """
     with_forces = run.config.train.forces_weight > 0
     row: dict[str, float] = {}
     for label, model in (("before", run.model), ("after", fitted)):
         metrics, device = Metrics(model.config), next(model.parameters()).device
         batches = validation.batches(run.config.train.batch_size)
-        for batch in progress(batches, f"validation {label} the fit", validation.n_batches(run.config.train.batch_size)):
+        for batch in progress(
+            batches,
+            f"validation {label} the fit",
+            validation.n_batches(run.config.train.batch_size),
+        ):
             batch = batch.to(device)
             out = {name: value.detach() for name, value in model(batch, forces=with_forces).items()}
             with torch.no_grad():
-                metrics.update(batch, out, total_forces_cov(model, out["raw"]) if with_forces else None)
-        row = {f"validation/{name}": float(values[-1]) for name, values in metrics.result(Ranks()).items()}
+                metrics.update(
+                    batch, out, total_forces_cov(model, out["raw"]) if with_forces else None
+                )
+        row = {
+            f"validation/{name}": float(values[-1])
+            for name, values in metrics.result(Ranks()).items()
+        }
         print(f"  {headline(row)}")
     return row
 
@@ -138,27 +211,44 @@ def open_folder(out: Path, content: dict[str, Any], resume: bool) -> None:
         raise RaceError("already holds a run", where=out, remedy="choose another --out")
     if (out / FIT).exists():
         if not resume:
-            raise RaceError("holds an interrupted fit", where=out, remedy="continue it with --resume, or choose another --out")
+            raise RaceError(
+                "holds an interrupted fit",
+                where=out,
+                remedy="continue it with --resume, or choose another --out",
+            )
         before = json.loads((out / FIT).read_text())
         for key, value in content.items():
             if before.get(key) != value:
-                raise RaceError("differs from the fit that --resume continues", where=key, expected=before.get(key), got=value)
+                raise RaceError(
+                    "differs from the fit that --resume continues",
+                    where=key,
+                    expected=before.get(key),
+                    got=value,
+                )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FIT, content)
 
 
 def parse_options(name: str, kind: type[FitOptions], given: Mapping[str, Any]) -> FitOptions:
-    """Raises RaceError, in one line, for an option that the posterior does not have or that is out of range."""
+    """Raises RaceError, in one line, for an option that the posterior does not have or that
+    is out of range.
+    """
     flags = [f"--{key.replace('_', '-')}" for key in kind.model_fields]
     for key in given:
         if key not in kind.model_fields:
             expected = " or ".join(flags) or "no options"
-            raise RaceError(f"posterior {name} has no such option", where=f"--{key.replace('_', '-')}", expected=expected)
+            raise RaceError(
+                f"posterior {name} has no such option",
+                where=f"--{key.replace('_', '-')}",
+                expected=expected,
+            )
     try:
         return kind.model_validate(dict(given))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # options that are fine alone, not together
-            raise RaceError(first["msg"].removeprefix("Value error, "), where=f"posterior {name}") from None
+            raise RaceError(
+                first["msg"].removeprefix("Value error, "), where=f"posterior {name}"
+            ) from None
         where = f"--{str(first['loc'][0]).replace('_', '-')}"
         raise RaceError(first["msg"], where=where, got=repr(first.get("input"))[:80]) from None

@@ -1,6 +1,8 @@
-"""Posteriors that go on training: the run's own trainer from the run's weights, in a folder of its own inside the new run's.
+"""Posteriors that go on training: the run's own trainer from the run's weights, in a folder
+of its own inside the new run's.
 
-out/fit/   checkpoint, log.csv, tensorboard of the fit; --resume continues from it, and it is gone when the new run is complete
+out/fit/   checkpoint, log.csv, tensorboard of the fit; --resume continues from it, and it
+is gone when the new run is complete
 """
 
 import copy
@@ -34,13 +36,18 @@ def continue_training(run: Run, folder: Path, make: Callable[..., T], changes: d
         SystemExit: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RaceError("fits in one process", where="torchrun", remedy="run `race fit` without torchrun")
+        raise RaceError(
+            "fits in one process", where="torchrun", remedy="run `race fit` without torchrun"
+        )
     prepared = run.prepare()
     config = run.config.model_copy(update={"train": run.config.train.model_copy(update=changes)})
     (folder / WORK).mkdir(exist_ok=True)
-    trainer = make(config, copy.deepcopy(run.model).train(), prepared.train, prepared.validation, folder / WORK)
+    trainer = make(
+        config, copy.deepcopy(run.model).train(), prepared.train, prepared.validation, folder / WORK
+    )
     print(
-        f"{len(prepared.train)} training and {len(prepared.validation)} validation frames, {config.train.epochs} epochs "
+        f"{len(prepared.train)} training and {len(prepared.validation)} validation frames, "
+        f"{config.train.epochs} epochs "
         f"from the weights of {run.path}, {config.model.n_members} member(s); writing {folder}"
     )
     trainer.fit()

@@ -1,12 +1,17 @@
-"""Distillation: one member that predicts what an ensemble does, mean and total covariance, at the cost of one.
+"""Distillation: one member that predicts what an ensemble does, mean and total covariance,
+at the cost of one.
 
-The student is a member with the `equivariant` head. It is trained on the ensemble's moments (F, Sigma: mean and total covariance of each
-force; E, var: of the energy) instead of labels, by the Kullback-Leibler divergence of its own Gaussian from the ensemble's,
+The student is a member with the `equivariant` head. It is trained on the ensemble's
+moments (F, Sigma: mean and total covariance of each force; E, var: of the energy) instead
+of labels, by the Kullback-Leibler divergence of its own Gaussian from the ensemble's,
 
-    KL(N(F, Sigma) || N(F_s, Sigma_s)) = 1/2 [ tr(Sigma_s^-1 Sigma) + (F - F_s)^T Sigma_s^-1 (F - F_s) - 3 + ln det Sigma_s / det Sigma ],
+    KL(N(F, Sigma) || N(F_s, Sigma_s)) = 1/2 [ tr(Sigma_s^-1 Sigma) + (F - F_s)^T
+    Sigma_s^-1 (F - F_s) - 3 + ln det Sigma_s / det Sigma ],
 
-one-dimensional for the energy, so that Sigma_s comes to hold the student's own deviation from the mean too. What the members disagree about
-lies away from the training data: beside the training frames the student sees copies of them with rattled atoms, which need no labels.
+one-dimensional for the energy, so that Sigma_s comes to hold the student's own deviation
+from the mean too. What the members disagree about lies away from the training data:
+beside the training frames the student sees copies of them with rattled atoms, which need
+no labels.
 
 Its prediction is all `aleatoric` in name: one network cannot tell the two parts apart.
 """
@@ -33,7 +38,9 @@ from race.train.loss import Loss
 from race.train.members import initial_model
 from race.train.trainer import Trainer
 
-FLOOR = 0.01  # of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree exactly have none
+# Of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
+# exactly have none
+FLOOR = 0.01
 
 
 class DistillOptions(FitOptions):
@@ -41,11 +48,19 @@ class DistillOptions(FitOptions):
 
     epochs: int = Field(default=50, ge=1, description="epochs over the frames and their copies")
     learning_rate: float | None = Field(
-        default=None, gt=0, description="none: a fifth of the run's (all of it for a student that starts from nothing)"
+        default=None,
+        gt=0,
+        description="none: a fifth of the run's (all of it for a student that starts from nothing)",
     )
-    member: int = Field(default=0, ge=0, description="of the ensemble, whose weights the student starts from")
+    member: int = Field(
+        default=0, ge=0, description="of the ensemble, whose weights the student starts from"
+    )
     copies: int = Field(default=1, ge=0, description="rattled copies of each training frame")
-    rattle: float = Field(default=0.08, gt=0, description="largest standard deviation of the displacements, Angstrom; each has its own")
+    rattle: float = Field(
+        default=0.08,
+        gt=0,
+        description="largest standard deviation of the displacements, Angstrom; each has its own",
+    )
     seed: int = Field(default=0, ge=0, description="of the copies and of the order of the data")
 
 
@@ -66,46 +81,69 @@ class Taught(Dataset):
     Args:
         frames: labels are not read.
         teacher: an ensemble, asked once.
-        floor: least standard deviation of a force component, eV/Angstrom, and of the energy per root of atoms, eV; added in quadrature.
+        floor: least standard deviation of a force component, eV/Angstrom, and of the
+            energy per root of atoms, eV; added in quadrature.
     """
 
-    def __init__(self, frames: Sequence[ase.Atoms], teacher: RACE, dtype: torch.dtype, floor: tuple[float, float]):
+    def __init__(
+        self,
+        frames: Sequence[ase.Atoms],
+        teacher: RACE,
+        dtype: torch.dtype,
+        floor: tuple[float, float],
+    ):
         super().__init__(frames, teacher.config.elements, teacher.config.r_max, dtype)
         self.moments: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         device = next(teacher.parameters()).device
-        for k in progress(range(len(frames)), f"predictions of {teacher.n_members} members", len(frames)):
+        for k in progress(
+            range(len(frames)), f"predictions of {teacher.n_members} members", len(frames)
+        ):
             prediction = predict_batch(teacher, super().batch([k]).to(device))
             energy, forces = prediction.energy, prediction.forces
             assert forces is not None
             var = energy.total + len(frames[k]) * floor[1] ** 2
             cov = forces.total + floor[0] ** 2 * np.eye(3)
-            self.moments.append(tuple(torch.from_numpy(array) for array in (energy.mean, var, forces.mean, cov)))  # type: ignore[arg-type]
+            arrays = (energy.mean, var, forces.mean, cov)
+            self.moments.append(tuple(map(torch.from_numpy, arrays)))  # type: ignore[arg-type]
 
     def batch(self, indices: Iterable[int]) -> TaughtBatch:
         indices = [int(index) for index in indices]
         plain = super().batch(indices)
-        energy, var, forces, cov = (torch.cat(parts) for parts in zip(*(self.moments[k] for k in indices), strict=True))
+        energy, var, forces, cov = (
+            torch.cat(parts) for parts in zip(*(self.moments[k] for k in indices), strict=True)
+        )
         labels = {"energy": energy, "forces": forces.to(self.dtype), "stress": None}
         return TaughtBatch(**{**vars(plain), **labels}, energy_var=var, forces_cov=cov)
 
 
 class DivergenceLoss(Loss):
-    """Kullback-Leibler divergence of the student from the teacher's moments of a `TaughtBatch`; beta as in `Loss`."""
+    """Kullback-Leibler divergence of the student from the teacher's moments of a
+    `TaughtBatch`; beta as in `Loss`.
+    """
 
     def rows(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
-        assert isinstance(batch, TaughtBatch) and batch.energy is not None and batch.forces is not None
+        assert (
+            isinstance(batch, TaughtBatch) and batch.energy is not None and batch.forces is not None
+        )
         rows = {}
         if "energy" in self.weights:
             var, taught = out["energy_var"], batch.energy_var.unsqueeze(1)
             square = (out["energy"] - batch.energy.unsqueeze(1)) ** 2
             unit = batch.n_atoms_per_frame.unsqueeze(1) * self.sigma0_energy**2
-            rows["energy"] = (var.detach() / unit) ** beta * 0.5 * ((taught + square) / var - 1.0 + torch.log(var / taught))
+            rows["energy"] = (
+                (var.detach() / unit) ** beta
+                * 0.5
+                * ((taught + square) / var - 1.0 + torch.log(var / taught))
+            )
         if "forces" in self.weights:
-            # e^T Sigma_s^-1 e for the deviation and the columns of the teacher's Cholesky factor: the latter sum to the trace
+            # e^T Sigma_s^-1 e for the deviation and the columns of the teacher's Cholesky
+            # factor: the latter sum to the trace
             factor = torch.linalg.cholesky(batch.forces_cov).to(batch.forces.dtype)
             deviation = (out["forces"] - batch.forces.unsqueeze(1)).unsqueeze(2)  # [n, M, 1, 3]
             columns = factor.transpose(1, 2).unsqueeze(1).expand(-1, deviation.shape[1], -1, -1)
-            quadratic, logdet = self.covariance.mahalanobis_logdet(out["raw"].unsqueeze(2), torch.cat([deviation, columns], 2))
+            quadratic, logdet = self.covariance.mahalanobis_logdet(
+                out["raw"].unsqueeze(2), torch.cat([deviation, columns], 2)
+            )
             taught = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(1)
             divergence = 0.5 * (quadratic.sum(2) - 3.0 + logdet.squeeze(2) - taught)
             var = torch.exp(logdet.detach().squeeze(2) / 3.0)
@@ -121,37 +159,61 @@ class Distiller(Trainer):
 
 
 def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
-    """Trains the student on the run's training set and its rattled copies; the validation set chooses its best epoch.
+    """Trains the student on the run's training set and its rattled copies; the validation
+    set chooses its best epoch.
 
     Raises:
-        RaceError: a run without uncertainty or without forces, a member that it does not have, features without l=2.
+        RaceError: a run without uncertainty or without forces, a member that it does not
+            have, features without l=2.
     """
     (run,) = runs
     old = run.model.config
     if old.n_members == 1 and old.head in ("point", "energy"):
-        raise RaceError("the run predicts no force uncertainty to distil", where=run.path, expected="several members, or a covariance head")
+        raise RaceError(
+            "the run predicts no force uncertainty to distil",
+            where=run.path,
+            expected="several members, or a covariance head",
+        )
     if run.config.train.forces_weight == 0 or old.pooling != "sum":
-        raise RaceError("distillation needs forces", where=run.path, expected="train.forces_weight above 0 and model.pooling sum")
+        raise RaceError(
+            "distillation needs forces",
+            where=run.path,
+            expected="train.forces_weight above 0 and model.pooling sum",
+        )
     if options.member >= old.n_members:
-        raise RaceError("no such member", where="--member", expected=f"0 .. {old.n_members - 1}", got=options.member)
+        raise RaceError(
+            "no such member",
+            where="--member",
+            expected=f"0 .. {old.n_members - 1}",
+            got=options.member,
+        )
     warm = old.head in TENSOR_HEADS
     student = student_of(run.model, options.member, options.seed)
 
-    def make(config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path) -> Distiller:
+    def make(
+        config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path
+    ) -> Distiller:
         teacher = run.model.to(config.train.device)
         floor = (FLOOR * old.sigma0, FLOOR * old.sigma0_energy)
-        frames = [*train.frames, *rattled(train.frames, options.copies, options.rattle, options.seed)]
+        frames = [
+            *train.frames,
+            *rattled(train.frames, options.copies, options.rattle, options.seed),
+        ]
         config = config.model_copy(update={"model": student.config})
-        lessons, examination = (Taught(part, teacher, train.dtype, floor) for part in (frames, validation.frames))
+        lessons, examination = (
+            Taught(part, teacher, train.dtype, floor) for part in (frames, validation.frames)
+        )
         return Distiller(config, student.train(), lessons, examination, work)
 
     changes = {
         "epochs": options.epochs,
-        "learning_rate": options.learning_rate or (0.2 if warm else 1.0) * run.config.train.learning_rate,
+        "learning_rate": options.learning_rate
+        or (0.2 if warm else 1.0) * run.config.train.learning_rate,
         "stress_weight": 0.0,
         "loss": "nll_jef",
         "seed": options.seed,
-        # Where a member meets what the others think of rattled atoms, the divergence of its narrow covariance is in the thousands.
+        # Where a member meets what the others think of rattled atoms, the divergence of
+        # its narrow covariance is in the thousands.
         "warmup_epochs": max(1, options.epochs // 5),
         "beta": 0.0,
     }
@@ -159,21 +221,33 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
     with torch.no_grad():
         for name, p in trainer.parameters.items():
             p.copy_(trainer.best[name])
-    about = {"best_epoch": trainer.state.best_epoch[0], "divergence": trainer.state.best[0], "seconds": trainer.state.seconds}
-    labelled = Dataset(trainer.validation_set.frames, old.elements, old.r_max, trainer.validation_set.dtype)
+    about = {
+        "best_epoch": trainer.state.best_epoch[0],
+        "divergence": trainer.state.best[0],
+        "seconds": trainer.state.seconds,
+    }
+    labelled = Dataset(
+        trainer.validation_set.frames, old.elements, old.r_max, trainer.validation_set.dtype
+    )
     return Fitted(trainer.model.eval(), about, labelled, {"loss": "nll_jef"})
 
 
 def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     """A model of one member with the `equivariant` head.
 
-    It has the member's weights where the teacher's head reads the same features (`equivariant`, `evidential`); other heads leave out the
-    l=2 features that the student needs, and it starts from nothing.
+    It has the member's weights where the teacher's head reads the same features
+    (`equivariant`, `evidential`); other heads leave out the l=2 features that the student
+    needs, and it starts from nothing.
 
     Raises:
         RaceError: hidden features without 2e.
     """
-    changes = {"n_members": 1, "head": "equivariant", "stress_head": "none", "energy_aggregation": "extensive"}
+    changes = {
+        "n_members": 1,
+        "head": "equivariant",
+        "stress_head": "none",
+        "energy_aggregation": "extensive",
+    }
     config = teacher.config.model_copy(update=changes)
     dtype = next(teacher.parameters()).dtype
     if teacher.head not in TENSOR_HEADS:
@@ -181,18 +255,27 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     student, own = RACE(config, dtype), dict(member_of(teacher, member).named_parameters())
     with torch.no_grad():
         for name, p in student.named_parameters():
-            # w_2 of other heads has more after E, s, a (nu and kappa, noise of the stress), w_t more before t
-            p.copy_(own[name][..., -p.shape[-1] :] if name.endswith("readout.wt") else own[name][..., : p.shape[-1]])
+            # w_2 of other heads has more after E, s, a (nu and kappa, noise of the
+            # stress), w_t more before t
+            p.copy_(
+                own[name][..., -p.shape[-1] :]
+                if name.endswith("readout.wt")
+                else own[name][..., : p.shape[-1]]
+            )
     return student
 
 
 def rattled(frames: Sequence[ase.Atoms], copies: int, largest: float, seed: int) -> list[ase.Atoms]:
-    """Copies of every frame with Gaussian displacements, of a standard deviation drawn uniformly up to `largest` Angstrom for each."""
+    """Copies of every frame with Gaussian displacements, of a standard deviation drawn
+    uniformly up to `largest` Angstrom for each.
+    """
     rng = np.random.RandomState(seed)
     out = []
     for _ in range(copies):
         for frame in frames:
             copy = ase.Atoms(frame.symbols, cell=frame.cell, pbc=frame.pbc)
-            copy.positions = frame.positions + rng.uniform(0, largest) * rng.standard_normal((len(frame), 3))
+            copy.positions = frame.positions + rng.uniform(0, largest) * rng.standard_normal(
+                (len(frame), 3)
+            )
             out.append(copy)
     return out

@@ -17,46 +17,68 @@ from race.train.run import load_run
 class EnsembleOptions(FitOptions):
     """The members are the runs'."""
 
-    take: int | None = Field(default=None, ge=0, description="keep this member alone, counted over all runs; none: all")
+    take: int | None = Field(
+        default=None, ge=0, description="keep this member alone, counted over all runs; none: all"
+    )
 
 
 def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
     """Members of all runs, in order (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 
     Raises:
-        RaceError: runs that differ in more than their weights (architecture, elements, E0, scales); no such member to take.
+        RaceError: runs that differ in more than their weights (architecture, elements,
+            E0, scales); no such member to take.
     """
     model = stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval()
     for one, other in combinations(runs, 2):
         if shared := shared_starts(one, other):
             seeds = f"train.seed {one.config.train.seed} and {other.config.train.seed}"
-            print(f"  {one.path} and {other.path} have {shared} initial weights in common ({seeds}): their members differ less than others")
+            print(
+                f"  {one.path} and {other.path} have {shared} initial weights in common ({seeds}): "
+                "their members differ less than others"
+            )
     if options.take is not None:
         if options.take >= model.n_members:
-            raise RaceError("no such member", where="--take", expected=f"0 to {model.n_members - 1}", got=options.take)
+            raise RaceError(
+                "no such member",
+                where="--take",
+                expected=f"0 to {model.n_members - 1}",
+                got=options.take,
+            )
         model = member_of(model, options.take)
     return Fitted(model, validation=common_validation(runs))
 
 
 def shared_starts(one: Run, other: Run) -> int:
-    """How many members of two runs began from the same weights: member m begins from those of train.seed + m.
+    """How many members of two runs began from the same weights: member m begins from those
+    of train.seed + m.
 
-    What is trained from the same weights stays alike, whatever the order of the data: on 3BPA the deviations of forces from the mean of
-    all members correlate by 0.44, those of any other two members by -0.16. Runs that began from other runs are not judged.
+    What is trained from the same weights stays alike, whatever the order of the data: on
+    3BPA the deviations of forces from the mean of all members correlate by 0.44, those of
+    any other two members by -0.16. Runs that began from other runs are not judged.
     """
-    if any(run.config.train.warm_start is not None or "posterior" in run.summary for run in (one, other)):
+    if any(
+        run.config.train.warm_start is not None or "posterior" in run.summary
+        for run in (one, other)
+    ):
         return 0
-    seeds = [{run.config.train.seed + m for m in range(run.model.n_members)} for run in (one, other)]
+    seeds = [
+        {run.config.train.seed + m for m in range(run.model.n_members)} for run in (one, other)
+    ]
     return len(seeds[0] & seeds[1])
 
 
 def common_validation(runs: Sequence[Run]) -> Dataset | None:
-    """The validation set of all the runs, by which the noise of the stack is judged; None where they have none in common, or it is gone.
+    """The validation set of all the runs, by which the noise of the stack is judged; None
+    where they have none in common, or it is gone.
 
     What one run holds out another may have been trained on.
     """
     if any(run.config.data != runs[0].config.data for run in runs):
-        print("  the runs were not trained on one division of one data set: the noise stays as the members predict it")
+        print(
+            "  the runs were not trained on one division of one data set: the noise stays as the "
+            "members predict it"
+        )
         return None
     try:
         return runs[0].prepare().validation
@@ -66,10 +88,12 @@ def common_validation(runs: Sequence[Run]) -> Dataset | None:
 
 
 def stack(runs: Sequence[str | Path]) -> RACE:
-    """Reads the runs and stacks their members, in order; a run that is itself an ensemble brings all its members.
+    """Reads the runs and stacks their members, in order; a run that is itself an ensemble
+    brings all its members.
 
     Raises:
-        RaceError: no runs, or runs that differ in more than their weights (architecture, elements, E0, scales).
+        RaceError: no runs, or runs that differ in more than their weights (architecture,
+            elements, E0, scales).
     """
     if not runs:
         raise RaceError("no runs to stack", expected="one or more run folders")

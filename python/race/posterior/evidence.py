@@ -1,10 +1,12 @@
 """The marginal likelihood of a Laplace approximation, and what of the data it depends on.
 
-    ln p(D) = -1/2 [ r_E / s_E + n_E ln s_E + r_F / s_F + n_F ln s_F + delta |theta*|^2 - P ln delta + ln det H ] + const
+    ln p(D) = -1/2 [ r_E / s_E + n_E ln s_E + r_F / s_F + n_F ln s_F + delta |theta*|^2 -
+    P ln delta + ln det H ] + const
     H       = A_E / s_E + A_F / s_F + delta I
 
-r: sums of squared residuals of energies (E) and forces (F) on the training set, in units of their noise; n: their numbers; A: their
-curvatures (race.posterior.ggn); s: factors on the noise's variance; delta: precision of the prior N(0, 1 / delta) of the P weights.
+r: sums of squared residuals of energies (E) and forces (F) on the training set, in units
+of their noise; n: their numbers; A: their curvatures (race.posterior.ggn); s: factors on
+the noise's variance; delta: precision of the prior N(0, 1 / delta) of the P weights.
 Members share s and delta, and their ln p(D) add.
 """
 
@@ -26,7 +28,9 @@ BOUND = 30.0  # of the logarithms
 
 
 class Observations:
-    """Sums of squared whitened residuals and their numbers: of energies, then of forces; over batches and members."""
+    """Sums of squared whitened residuals and their numbers: of energies, then of forces;
+    over batches and members.
+    """
 
     def __init__(self, config: Config, model: RACE):
         self.config, self.model = config, model
@@ -40,8 +44,12 @@ class Observations:
         assert batch.energy is not None, "energies are required of every run"
         residuals = [noise.whiten_energy(out["energy"].detach() - batch.energy.unsqueeze(1))]
         if self.with_forces:
-            assert batch.forces is not None, "forces_weight without forces: race.train.prepare refuses that"
-            residuals.append(noise.whiten_forces(out["forces"].detach() - batch.forces.unsqueeze(1)))
+            assert batch.forces is not None, (
+                "forces_weight without forces: race.train.prepare refuses that"
+            )
+            residuals.append(
+                noise.whiten_forces(out["forces"].detach() - batch.forces.unsqueeze(1))
+            )
         for k, residual in enumerate(residuals):
             self.residuals[k] += float((residual.double() ** 2).sum())
             self.counts[k] += residual.numel()
@@ -49,15 +57,17 @@ class Observations:
 
     def mean_square(self) -> list[float]:
         """Of energies and forces, in units of the noise; inf where there are none."""
-        return [r / n if n else float("inf") for r, n in zip(self.residuals, self.counts, strict=True)]
+        return [
+            r / n if n else float("inf") for r, n in zip(self.residuals, self.counts, strict=True)
+        ]
 
 
 @dataclass
 class Evidence:
     """ln p(D) as a function of (ln s_E, ln s_F, ln delta).
 
-    energy, forces: curvatures A, [P] (diagonal) or [M, D, D] (full), float64; residuals, counts: r and n, of all members;
-    square: |theta*|^2 of all members.
+    energy, forces: curvatures A, [P] (diagonal) or [M, D, D] (full), float64; residuals,
+    counts: r and n, of all members; square: |theta*|^2 of all members.
     """
 
     energy: Tensor
@@ -73,7 +83,9 @@ class Evidence:
     def precision(self, logs: Tensor) -> Tensor:
         """H, in the shape of A."""
         s_energy, s_forces, delta = torch.exp(logs)
-        prior = delta * torch.eye(self.energy.shape[-1], dtype=torch.float64) if self.full else delta
+        prior = (
+            delta * torch.eye(self.energy.shape[-1], dtype=torch.float64) if self.full else delta
+        )
         return self.energy / s_energy + self.forces / s_forces + prior
 
     def log_likelihood(self, logs: Tensor) -> Tensor:
@@ -84,10 +96,15 @@ class Evidence:
             logdet = 2.0 * torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum()
         else:
             n_weights, logdet = precision.shape[0], precision.log().sum()
-        fit = sum(r * torch.exp(-log) + n * log for r, n, log in zip(self.residuals, self.counts, logs, strict=False))
+        fit = sum(
+            r * torch.exp(-log) + n * log
+            for r, n, log in zip(self.residuals, self.counts, logs, strict=False)
+        )
         return -0.5 * (fit + self.square * torch.exp(logs[2]) - n_weights * logs[2] + logdet)
 
-    def maximise(self, largest_noise: Sequence[float] = (float("inf"), float("inf"))) -> tuple[Tensor, float]:
+    def maximise(
+        self, largest_noise: Sequence[float] = (float("inf"), float("inf"))
+    ) -> tuple[Tensor, float]:
         """The best logarithms and their ln p(D), with s_E and s_F at most `largest_noise`.
 
         Raises:
@@ -103,8 +120,12 @@ class Evidence:
         highest = [min(float(np.log(largest)), BOUND) for largest in largest_noise]
         bounds = [*((-BOUND, high) for high in highest), (-BOUND, BOUND)]
         start = np.minimum(np.zeros(3), [*highest, 0.0])
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
+        found = minimize(
+            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}
+        )
         if not np.isfinite(found.fun):
             remedy = "look at the training log: has the run diverged?"
-            raise RaceError("the marginal likelihood is not finite", got=f"{found.fun}", remedy=remedy)
+            raise RaceError(
+                "the marginal likelihood is not finite", got=f"{found.fun}", remedy=remedy
+            )
         return torch.from_numpy(found.x), -float(found.fun)

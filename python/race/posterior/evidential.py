@@ -1,13 +1,17 @@
-"""An evidential run as a posterior (e2IP, arXiv:2602.10419): it already tells aleatoric from epistemic, but not their size.
+"""An evidential run as a posterior (e2IP, arXiv:2602.10419): it already tells aleatoric from
+epistemic, but not their size.
 
-kappa, the ratio of the two, is not identified by the likelihood: only the regulariser of the loss sets it, so training calibrates neither
-part, nor their total. What is fitted is one factor on the standard deviation of the force, and one on that of the energy, so that
+kappa, the ratio of the two, is not identified by the likelihood: only the regulariser of
+the loss sets it, so training calibrates neither part, nor their total. What is fitted is
+one factor on the standard deviation of the force, and one on that of the energy, so that
 on the validation set
 
-    mean_i e_i^T Sigma_i^-1 e_i = 3   and   mean_k (E_k - E_ref,k)^2 / var_k = 1,      Sigma, var: totals
+    mean_i e_i^T Sigma_i^-1 e_i = 3   and   mean_k (E_k - E_ref,k)^2 / var_k = 1,
+                                      Sigma, var: totals
 
-(the maximum of the Gaussian likelihood). The ratio of the parts stays what it was: kappa is a score, not a variance. The factors go into
-sigma0 and sigma0_energy of the config; the weights are the run's.
+(the maximum of the Gaussian likelihood). The ratio of the parts stays what it was: kappa
+is a score, not a variance. The factors go into sigma0 and sigma0_energy of the config;
+the weights are the run's.
 """
 
 from collections.abc import Sequence
@@ -28,7 +32,8 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     """Calibrates the total on the run's validation set.
 
     Raises:
-        RaceError: another head, or several members: the factors would not scale their spread (`race evaluate --calibrate` does).
+        RaceError: another head, or several members: the factors would not scale their
+            spread (`race evaluate --calibrate` does).
     """
     (run,) = runs
     require_head(run, ["evidential"], "evidential")
@@ -38,7 +43,9 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     scale = {"energy": rms((labels.energy - prediction.energy.mean) / prediction.energy.std)}
     changes = {"sigma0_energy": run.model.config.sigma0_energy * scale["energy"]}
     if prediction.forces is not None and labels.forces is not None:
-        scale["forces"] = mahalanobis_scale(labels.forces - prediction.forces.mean, prediction.forces.total)
+        scale["forces"] = mahalanobis_scale(
+            labels.forces - prediction.forces.mean, prediction.forces.total
+        )
         changes["sigma0"] = run.model.config.sigma0 * scale["forces"]
     calibrated = RACE(run.model.config.model_copy(update=changes), run.model.embedding.dtype)
     calibrated.load_state_dict(run.model.state_dict())
@@ -50,7 +57,9 @@ def rms(z: np.ndarray) -> float:
 
 
 def mahalanobis_scale(error: np.ndarray, cov: np.ndarray) -> float:
-    """The factor c for which the mean of e^T (c^2 cov)^-1 e over labelled rows is their dimension; error [n, d], cov [n, d, d]."""
+    """The factor c for which the mean of e^T (c^2 cov)^-1 e over labelled rows is their
+    dimension; error [n, d], cov [n, d, d].
+    """
     rows = np.isfinite(error).all(1)
     white = np.linalg.solve(np.linalg.cholesky(cov[rows]), error[rows][..., None])
     return rms(white)

@@ -1,13 +1,17 @@
-"""Generalised Gauss-Newton curvature of a run's Gaussian likelihood: what Laplace approximations are made of.
+"""Generalised Gauss-Newton curvature of a run's Gaussian likelihood: what Laplace
+approximations are made of.
 
-Observations are the energy of every frame and the force on every atom, each in units of its noise: `Noise.whiten` makes independent
-observations of unit variance of them, up to one factor for all energies and one for all forces. With J the Jacobian of the whitened
+Observations are the energy of every frame and the force on every atom, each in units of
+its noise: `Noise.whiten` makes independent observations of unit variance of them, up to
+one factor for all energies and one for all forces. With J the Jacobian of the whitened
 predictions with respect to the weights, the curvature is J^T J.
 
-    diagonal    (J^T z)^2 has the expectation diag(J^T J) for any z of independent signs: one backward pass gives every weight of every
-                member, and the frames of a batch do not mix on average. Energies and forces are probed apart.
-    last layer  the energy is linear in the readouts' last weights w2, and so are the forces: the column of J of one weight is what the
-                model predicts with that weight 1 and all others 0.
+    diagonal    (J^T z)^2 has the expectation diag(J^T J) for any z of independent signs:
+                one backward pass gives every weight of every member, and the frames of a
+                batch do not mix on average. Energies and forces are probed apart.
+    last layer  the energy is linear in the readouts' last weights w2, and so are the
+                forces: the column of J of one weight is what the model predicts with that
+                weight 1 and all others 0.
 """
 
 import copy
@@ -27,9 +31,11 @@ from race.train.loss import Loss
 
 @dataclass
 class Noise:
-    """Standard deviations of the observations of one batch, as the loss of the run has them (race.train.loss).
+    """Standard deviations of the observations of one batch, as the loss of the run has them
+    (race.train.loss).
 
-    energy [n_frames, M] eV; forces [n_atoms, M, 3, 3] eV/A, lower triangular factor of the covariance.
+    energy [n_frames, M] eV; forces [n_atoms, M, 3, 3] eV/A, lower triangular factor of
+    the covariance.
     """
 
     energy: Tensor
@@ -37,10 +43,16 @@ class Noise:
 
     @classmethod
     def of(cls, config: Config, model: RACE, batch: Batch, out: dict[str, Tensor]) -> "Noise":
-        """The head's own where the run was trained with its likelihood, else the constants of the `mse` loss."""
+        """The head's own where the run was trained with its likelihood, else the constants
+        of the `mse` loss.
+        """
         energy = out["energy"].detach()
         if config.train.loss == "mse":
-            size = batch.n_atoms_per_frame.unsqueeze(1) if config.model.pooling == "sum" else torch.ones_like(energy)
+            size = (
+                batch.n_atoms_per_frame.unsqueeze(1)
+                if config.model.pooling == "sum"
+                else torch.ones_like(energy)
+            )
             energy_std = config.model.sigma0_energy * size.to(energy.dtype).sqrt().expand_as(energy)
         else:
             energy_std = out["energy_var"].detach().sqrt()
@@ -52,27 +64,41 @@ class Noise:
         return cls(energy_std, factor)
 
     def whiten_energy(self, energy: Tensor) -> Tensor:
-        """Energies [n_frames, M] or rows of derivatives [n_frames, M, D], in eV, in units of the noise."""
+        """Energies [n_frames, M] or rows of derivatives [n_frames, M, D], in eV, in units of
+        the noise.
+        """
         return energy / (self.energy if energy.dim() == 2 else self.energy.unsqueeze(-1))
 
     def whiten_forces(self, forces: Tensor) -> Tensor:
         """Forces [n_atoms, M, 3] or rows of derivatives [n_atoms, M, 3, D], in eV/A: L^-1 F."""
         columns = forces.unsqueeze(-1) if forces.dim() == 3 else forces
-        return torch.linalg.solve_triangular(self.forces, columns, upper=False).reshape(forces.shape)
+        return torch.linalg.solve_triangular(self.forces, columns, upper=False).reshape(
+            forces.shape
+        )
 
 
 def squared_vjp(parameters: Sequence[Tensor], output: Tensor, z: Tensor) -> list[Tensor]:
     """(J^T z)^2 of every parameter, in float64; zero where nothing depends on it."""
-    grads = torch.autograd.grad((output * z).sum(), parameters, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p, dtype=torch.float64) if g is None else g.double() ** 2 for p, g in zip(parameters, grads, strict=True)]
+    grads = torch.autograd.grad(
+        (output * z).sum(), parameters, retain_graph=True, allow_unused=True
+    )
+    return [
+        torch.zeros_like(p, dtype=torch.float64) if g is None else g.double() ** 2
+        for p, g in zip(parameters, grads, strict=True)
+    ]
 
 
-def loss_curvature(config: Config, model: RACE, loss: Loss, batches: Iterable[Batch], generator: torch.Generator) -> list[Tensor]:
-    """Fisher information per weight of the mean loss, float64: its curvature where the model is right about its noise.
+def loss_curvature(
+    config: Config, model: RACE, loss: Loss, batches: Iterable[Batch], generator: torch.Generator
+) -> list[Tensor]:
+    """Fisher information per weight of the mean loss, float64: its curvature where the model
+    is right about its noise.
 
-    The squared gradients for labels that are drawn from the model's own predictions, one draw per batch. Those of a batch's n rows are
-    independent with mean zero, so that n times the square of the mean gradient is an estimate of the mean square; a term of weight lambda
-    counts lambda of it. Unlike J^T J it holds the weights of the uncertainty channels.
+    The squared gradients for labels that are drawn from the model's own predictions, one
+    draw per batch. Those of a batch's n rows are independent with mean zero, so that n
+    times the square of the mean gradient is an estimate of the mean square; a term of
+    weight lambda counts lambda of it. Unlike J^T J it holds the weights of the
+    uncertainty channels.
     """
     parameters = list(model.parameters())
     total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
@@ -88,23 +114,34 @@ def loss_curvature(config: Config, model: RACE, loss: Loss, batches: Iterable[Ba
             z = torch.randn(out["forces"].shape, generator=generator, device=noise.forces.device)
             errors["forces"] = (noise.forces @ z.to(noise.forces).unsqueeze(-1)).squeeze(-1)
             labels["forces"] = torch.zeros_like(out["forces"][:, 0])
-        # Predictions with the errors of the draw and the gradients of the model, against labels that are zero.
-        drawn = out | {name: out[name] - out[name].detach() + error for name, error in errors.items()}
+        # Predictions with the errors of the draw and the gradients of the model, against
+        # labels that are zero.
+        drawn = out | {
+            name: out[name] - out[name].detach() + error for name, error in errors.items()
+        }
         for term, rows in loss.rows(drawn, replace(batch, stress=None, **labels)).items():
             if rows.shape[0]:
-                scale = loss.weights[term] / rows.shape[0]  # n times the square of the mean is the square of the sum over n
-                for into, square in zip(total, squared_vjp(parameters, rows, torch.ones_like(rows)), strict=True):
+                # N times the square of the mean is the square of the sum over n
+                scale = loss.weights[term] / rows.shape[0]
+                for into, square in zip(
+                    total, squared_vjp(parameters, rows, torch.ones_like(rows)), strict=True
+                ):
                     into += scale * square
     return [square / max(n_batches, 1) for square in total]
 
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Independent +-1 in the shape of `like`."""
-    return 2.0 * torch.randint(2, like.shape, generator=generator, device=like.device).to(like.dtype) - 1.0
+    return (
+        2.0 * torch.randint(2, like.shape, generator=generator, device=like.device).to(like.dtype)
+        - 1.0
+    )
 
 
 class LastLayer:
-    """The readouts' last weights of the energy, w2[:, :, 0] of all layers: D = n_layers * readout_hidden for each member."""
+    """The readouts' last weights of the energy, w2[:, :, 0] of all layers: D = n_layers *
+    readout_hidden for each member.
+    """
 
     def __init__(self, model: RACE):
         self.model = copy.deepcopy(model).requires_grad_(False)
@@ -125,7 +162,9 @@ class LastLayer:
         return weights.split([readout.w2.shape[1] for readout in self.readouts], dim=-1)
 
     def jacobian(self, batch: Batch, forces: bool) -> tuple[Tensor, Tensor]:
-        """d energy / d w [n_frames, M, D] in eV, d forces / d w [n_atoms, M, 3, D] in eV/A (no rows without `forces`)."""
+        """d energy / d w [n_frames, M, D] in eV, d forces / d w [n_atoms, M, 3, D] in eV/A
+        (no rows without `forces`).
+        """
         by_energy = last_layer.frame_features(self.model, batch)
         if not forces:
             return by_energy, self.weights.new_empty(0, len(self.weights), 3, self.weights.shape[1])

@@ -1,16 +1,27 @@
-"""IVON: variational inference at the price of Adam (Shen et al. 2024, arXiv:2402.17641, algorithm 1).
+"""IVON: variational inference at the price of Adam (Shen et al. 2024, arXiv:2402.17641,
+algorithm 1).
 
-The posterior is N(m, 1 / [ess (h + delta)]), diagonal; ess is the number of data that the mean loss stands for, delta the weight decay, and
-ess * delta the precision of a normal prior. Every step takes the gradient g at one sample theta = m + sigma eps:
+The posterior is N(m, 1 / [ess (h + delta)]), diagonal; ess is the number of data that the
+mean loss stands for, delta the weight decay, and ess * delta the precision of a normal
+prior. Every step takes the gradient g at one sample theta = m + sigma eps:
 
-    h^ = g eps / sigma                                                          (Stein: unbiased for the Hessian's diagonal)
+    h^ = g eps / sigma                                                          (Stein:
+                                                                                unbiased
+                                                                                for the
+                                                                                Hessian's
+                                                                                diagonal)
     g_ = beta1 g_ + (1 - beta1) g
-    h  = beta2 h + (1 - beta2) h^ + 1/2 (1 - beta2)^2 (h - h^)^2 / (h + delta)   (the last term keeps h + delta positive)
+    h  = beta2 h + (1 - beta2) h^ + 1/2 (1 - beta2)^2 (h - h^)^2 / (h + delta)   (the last
+                                                                                 term
+                                                                                 keeps h +
+                                                                                 delta
+                                                                                 positive)
     m  = m - rate * clip( (g_ / (1 - beta1^t) + delta m) / (h + delta) )
 
-Everything is elementwise, so members stay independent. The information on the weights differs by many orders of magnitude, so h starts
-from that on each. A diagonal posterior of far more weights than data is wide; a larger ess (a cold posterior) narrows it: the validation
-metrics printed after the fit show it.
+Everything is elementwise, so members stay independent. The information on the weights
+differs by many orders of magnitude, so h starts from that on each. A diagonal posterior
+of far more weights than data is wide; a larger ess (a cold posterior) narrows it: the
+validation metrics printed after the fit show it.
 """
 
 import math
@@ -28,7 +39,15 @@ from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
 from race.posterior.ggn import loss_curvature
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, normal_draws, progress
+from race.posterior.protocol import (
+    Fitted,
+    Run,
+    SampleOptions,
+    dealt,
+    model_of,
+    normal_draws,
+    progress,
+)
 from race.train.checkpoint import has_checkpoint
 from race.train.trainer import Trainer
 
@@ -37,42 +56,72 @@ class IvonOptions(SampleOptions):
     """How the posterior is trained."""
 
     epochs: int = Field(default=50, ge=1, description="epochs of training from the run's weights")
-    learning_rate: float = Field(default=0.1, gt=0, description="step, in units of gradient / curvature")
+    learning_rate: float = Field(
+        default=0.1, gt=0, description="step, in units of gradient / curvature"
+    )
     ess: float | None = Field(
         default=None,
         gt=0,
-        description="effective sample size; none: atoms / forces_weight, so that the loss is a log likelihood",
+        description="effective sample size; none: atoms / forces_weight, so that the loss is a log "
+        "likelihood",
     )
-    hess_init: float | None = Field(default=None, gt=0, description="initial h of every weight; none: the Fisher information of each")
+    hess_init: float | None = Field(
+        default=None,
+        gt=0,
+        description="initial h of every weight; none: the Fisher information of each",
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="memory of the gradient")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="memory of the curvature")
     weight_decay: float | None = Field(
         default=None,
         gt=0,
-        description="delta: ess * delta is the precision of the prior; none: 1 / ess, the prior of initial weights",
+        description="delta: ess * delta is the precision of the prior; none: 1 / ess, the prior of "
+        "initial weights",
     )
-    clip_radius: float = Field(default=0.01, gt=0, description="largest change of a weight in a step, before the learning rate")
+    clip_radius: float = Field(
+        default=0.01,
+        gt=0,
+        description="largest change of a weight in a step, before the learning rate",
+    )
 
 
 class Ivon(torch.optim.Optimizer):
-    """The update above. `perturb`, then gradients, then `step`, which leaves the mean in the parameters.
+    """The update above. `perturb`, then gradients, then `step`, which leaves the mean in the
+    parameters.
 
     Args:
         parameters: hold the mean m.
-        lr, ess, hess_init, beta1, beta2, weight_decay, clip_radius: as `IvonOptions` describes them.
+        lr, ess, hess_init, beta1, beta2, weight_decay, clip_radius: as `IvonOptions`
+            describes them.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, ess: float, hess_init: float, beta1: float, beta2: float, weight_decay: float,
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        ess: float,
+        hess_init: float,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
         clip_radius: float = math.inf,
-    ):  # fmt: skip
+    ):
         defaults = {
-            "lr": lr, "ess": ess, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay, "clip_radius": clip_radius,
-        }  # fmt: skip
+            "lr": lr,
+            "ess": ess,
+            "beta1": beta1,
+            "beta2": beta2,
+            "weight_decay": weight_decay,
+            "clip_radius": clip_radius,
+        }
         super().__init__(parameters, defaults)
         self.perturbed = False
         for _, p in self._all():
-            self.state[p] = {"hessian": torch.full_like(p, hess_init), "momentum": torch.zeros_like(p), "step": 0}
+            self.state[p] = {
+                "hessian": torch.full_like(p, hess_init),
+                "momentum": torch.zeros_like(p),
+                "step": 0,
+            }
 
     @torch.no_grad()
     def perturb(self, generator: torch.Generator) -> None:
@@ -86,7 +135,9 @@ class Ivon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Updates m and h from the gradients at the sample; weights without a gradient return to their mean."""
+        """Updates m and h from the gradients at the sample; weights without a gradient
+        return to their mean.
+        """
         assert self.perturbed, "Ivon.step without perturb"
         self.perturbed = False
         for group, p in self._all():
@@ -101,7 +152,12 @@ class Ivon(torch.optim.Optimizer):
             state["momentum"].lerp_(p.grad, 1.0 - group["beta1"])
             h.add_(rho * (h_hat - h) + 0.5 * rho**2 * (h - h_hat) ** 2 / (h + delta))
             gradient = state["momentum"] / (1.0 - group["beta1"] ** state["step"])
-            p.sub_(((gradient + delta * p) / (h + delta)).clamp_(-group["clip_radius"], group["clip_radius"]), alpha=group["lr"])
+            p.sub_(
+                ((gradient + delta * p) / (h + delta)).clamp_(
+                    -group["clip_radius"], group["clip_radius"]
+                ),
+                alpha=group["lr"],
+            )
 
     def std(self) -> list[Tensor]:
         """sigma of every parameter, in order."""
@@ -117,38 +173,72 @@ class Ivon(torch.optim.Optimizer):
 class IvonTrainer(Trainer):
     """Training with `Ivon`; the gradients are those of the run's loss, unclipped."""
 
-    def __init__(self, ivon: IvonOptions, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path):
+    def __init__(
+        self,
+        ivon: IvonOptions,
+        config: Config,
+        model: RACE,
+        train: Dataset,
+        validation: Dataset,
+        run: Path,
+    ):
         self.ivon_options = ivon
         super().__init__(config, model, train, validation, run)
 
     def make_optimizer(self) -> Ivon:
         o, frames = self.ivon_options, range(len(self.train_set))
-        ess = o.ess or default_ess(self.options, len(frames), sum(self.train_set.graph(k).n_atoms for k in frames))
+        ess = o.ess or default_ess(
+            self.options, len(frames), sum(self.train_set.graph(k).n_atoms for k in frames)
+        )
         self.ivon = Ivon(
-            self.parameters.values(), lr=o.learning_rate, ess=ess, hess_init=o.hess_init or 1.0, beta1=o.beta1, beta2=o.beta2,
-            weight_decay=o.weight_decay or 1.0 / ess, clip_radius=o.clip_radius,
-        )  # fmt: skip
+            self.parameters.values(),
+            lr=o.learning_rate,
+            ess=ess,
+            hess_init=o.hess_init or 1.0,
+            beta1=o.beta1,
+            beta2=o.beta2,
+            weight_decay=o.weight_decay or 1.0 / ess,
+            clip_radius=o.clip_radius,
+        )
         if o.hess_init is None and not has_checkpoint(self.run):
             generator = torch.Generator(self.device).manual_seed(self.options.seed)
-            batches = progress(self.train_set.batches(self.options.batch_size), "curvature of the loss", self.n_batches)
-            curvature = loss_curvature(self.config, self.model, self.loss, (batch.to(self.device) for batch in batches), generator)
+            batches = progress(
+                self.train_set.batches(self.options.batch_size),
+                "curvature of the loss",
+                self.n_batches,
+            )
+            curvature = loss_curvature(
+                self.config,
+                self.model,
+                self.loss,
+                (batch.to(self.device) for batch in batches),
+                generator,
+            )
             for p, hessian in zip(self.parameters.values(), curvature, strict=True):
                 self.ivon.state[p]["hessian"] = hessian.to(p.dtype)
         return self.ivon
 
     def step(self, batch: Batch | None) -> None:
         # A function of the step alone: a resumed fit draws what an uninterrupted one does.
-        self.ivon.perturb(torch.Generator(self.device).manual_seed((self.options.seed << 32) + self.state.step))
+        self.ivon.perturb(
+            torch.Generator(self.device).manual_seed((self.options.seed << 32) + self.state.step)
+        )
         super().step(batch)
 
 
 def default_ess(train: TrainConfig, n_frames: int, n_atoms: int) -> float:
-    """The number that makes ess * loss minus the log likelihood of all forces (of all energies, where forces are not learned)."""
-    return n_atoms / train.forces_weight if train.forces_weight > 0 else n_frames / train.energy_weight
+    """The number that makes ess * loss minus the log likelihood of all forces (of all
+    energies, where forces are not learned).
+    """
+    return (
+        n_atoms / train.forces_weight if train.forces_weight > 0 else n_frames / train.energy_weight
+    )
 
 
 def fit(runs: Sequence[Run], options: IvonOptions, folder: Path) -> Fitted:
-    """Trains on, and draws `members` samples of the final Gaussian; any head, with the run's own loss."""
+    """Trains on, and draws `members` samples of the final Gaussian; any head, with the
+    run's own loss.
+    """
     (run,) = runs
     changes = {
         "epochs": options.epochs,
@@ -156,13 +246,20 @@ def fit(runs: Sequence[Run], options: IvonOptions, folder: Path) -> Fitted:
         "schedule": "cosine",
         "warmup_epochs": 0,
         "seed": options.seed,
-        "clip_norm": math.inf,  # a gradient scaled down would make h too small: steps are bounded by clip_radius instead
+        # A gradient scaled down would make h too small: steps are bounded by clip_radius
+        # instead
+        "clip_norm": math.inf,
     }
     trainer = continue_training(run, folder, partial(IvonTrainer, options), changes)
-    generator, members = torch.Generator().manual_seed(options.seed), dealt(options.members, run.model.n_members)
+    generator, members = (
+        torch.Generator().manual_seed(options.seed),
+        dealt(options.members, run.model.n_members),
+    )
     samples = {}
     for (name, mean), std in zip(trainer.parameters.items(), trainer.ivon.std(), strict=True):
         z = normal_draws(members, mean.shape[1:], generator)
-        samples[name] = (mean.detach().double().cpu()[members] + std.double().cpu()[members] * z).to(mean.dtype)
+        samples[name] = (
+            mean.detach().double().cpu()[members] + std.double().cpu()[members] * z
+        ).to(mean.dtype)
     about = {"ess": trainer.ivon.param_groups[0]["ess"], "seconds": trainer.state.seconds}
     return Fitted(model_of(run.model, samples), about, trainer.validation_set)

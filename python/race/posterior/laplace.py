@@ -2,18 +2,22 @@
 
     q(theta) = N( theta*, T H^-1 ),      H = A_E / s_E + A_F / s_F + delta I
 
-A_E and A_F are the generalised Gauss-Newton curvatures of energies and forces (race.posterior.ggn), of all weights on the diagonal or of
-the readouts' last weights in full. The noise factors s_E and s_F (variances, in units of the head's own or the loss's) and the
-prior's precision delta maximise the marginal likelihood of race.posterior.evidence; the mean square error of the validation set, in the
-same units, bounds the noise from above. s_E and s_F also scale the aleatoric variances of the new run, by its sigma0_energy and sigma0,
-where its head predicts these.
+A_E and A_F are the generalised Gauss-Newton curvatures of energies and forces
+(race.posterior.ggn), of all weights on the diagonal or of the readouts' last weights in
+full. The noise factors s_E and s_F (variances, in units of the head's own or the loss's)
+and the prior's precision delta maximise the marginal likelihood of
+race.posterior.evidence; the mean square error of the validation set, in the same units,
+bounds the noise from above. s_E and s_F also scale the aleatoric variances of the new
+run, by its sigma0_energy and sigma0, where its head predicts these.
 
-Weights on which no energy or force depends (the readouts of uncertainty channels) have no curvature, and stay as trained. The mean is
-the trained weights in any case.
+Weights on which no energy or force depends (the readouts of uncertainty channels) have no
+curvature, and stay as trained. The mean is the trained weights in any case.
 
-The full posterior of the last layer is exact: predictions are linear in it. The diagonal one is not, in two ways. It ignores that weights
-can make up for each other, so that with more weights than observations even its linearised predictions vary more than the noise;
-and its samples go through the network as it is. Therefore its temperature T is chosen by the samples' predictions of the validation set.
+The full posterior of the last layer is exact: predictions are linear in it. The diagonal
+one is not, in two ways. It ignores that weights can make up for each other, so that with
+more weights than observations even its linearised predictions vary more than the noise;
+and its samples go through the network as it is. Therefore its temperature T is chosen by
+the samples' predictions of the validation set.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +34,16 @@ from race.data import Dataset
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
 from race.posterior.ggn import LastLayer, Noise, signs, squared_vjp
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, normal_draws, progress, require_head
+from race.posterior.protocol import (
+    Fitted,
+    Run,
+    SampleOptions,
+    dealt,
+    model_of,
+    normal_draws,
+    progress,
+    require_head,
+)
 
 HEADS = ("point", "energy", "cholesky", "equivariant")  # evidential's likelihood is no Gaussian
 TEMPERATURES = [4.0**-k for k in range(11)]  # tried: 1 to 1e-6
@@ -40,18 +53,26 @@ class LaplaceOptions(SampleOptions):
     """Which curvature, and how it is estimated."""
 
     structure: Literal["diagonal", "last-layer"] = Field(
-        default="last-layer", description="diagonal: of all weights; last-layer: in full, of the readouts' last weights"
+        default="last-layer",
+        description="diagonal: of all weights; last-layer: in full, of the readouts' last weights",
     )
     probes: int = Field(default=4, ge=1, description="diagonal: random vectors per batch")
-    batch_size: int = Field(default=4, ge=1, description="frames per pass; fewer make the diagonal's estimate better")
+    batch_size: int = Field(
+        default=4, ge=1, description="frames per pass; fewer make the diagonal's estimate better"
+    )
     temperature: float | None = Field(
-        default=None, gt=0, description="T, factor on the covariance; none: 1 for last-layer, the best on the validation set for diagonal"
+        default=None,
+        gt=0,
+        description="T, factor on the covariance; none: 1 for last-layer, the best on the "
+        "validation set for diagonal",
     )
 
 
 @dataclass
 class Gaussian:
-    """N(theta*, T H^-1) but for its hyperparameters: `draw` takes their logarithms and T, and gives `members` samples by name."""
+    """N(theta*, T H^-1) but for its hyperparameters: `draw` takes their logarithms and T,
+    and gives `members` samples by name.
+    """
 
     evidence: Evidence
     draw: Callable[[Tensor, float], dict[str, Tensor]]
@@ -67,7 +88,9 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
     require_head(run, HEADS, "laplace")
     prepared, config = run.prepare(), run.config
     model = run.model.to(config.train.device)
-    gaussian = (diagonal if options.structure == "diagonal" else last_layer)(config, model, prepared.train, options)
+    gaussian = (diagonal if options.structure == "diagonal" else last_layer)(
+        config, model, prepared.train, options
+    )
     held_out = Observations(config, model)
     for batch in prepared.validation.batches(options.batch_size):
         held_out.add(batch.to(config.train.device))
@@ -79,17 +102,30 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
         scores = []
         for t in progress(TEMPERATURES, "temperature", len(TEMPERATURES)):
             tried = model_of(scaled, gaussian.draw(logs, t))
-            scores.append(predictive_score(tried, config, prepared.validation, (s_energy, s_forces), options.batch_size))
+            scores.append(
+                predictive_score(
+                    tried, config, prepared.validation, (s_energy, s_forces), options.batch_size
+                )
+            )
         temperature = TEMPERATURES[scores.index(max(scores))]
         if temperature == TEMPERATURES[-1]:
-            print("the validation set wants no spread from the diagonal at all: try --structure last-layer, or swag")
+            print(
+                "the validation set wants no spread from the diagonal at all: try --structure "
+                "last-layer, or swag"
+            )
     about = {
-        "noise_energy": s_energy, "noise_forces": s_forces, "prior_precision": delta, "temperature": temperature,
+        "noise_energy": s_energy,
+        "noise_forces": s_forces,
+        "prior_precision": delta,
+        "temperature": temperature,
         "log_marginal_likelihood": best,
-    }  # fmt: skip
+    }
     print(
-        f"ln p(D) {gaussian.evidence.log_likelihood(torch.zeros(3, dtype=torch.float64)).item():.1f} -> {best:.1f}: noise variances times "
-        f"{s_energy:.3g} (energies) and {s_forces:.3g} (forces), prior precision {delta:.3g}, temperature {temperature:.2g}"
+        "ln p(D) "
+        f"{gaussian.evidence.log_likelihood(torch.zeros(3, dtype=torch.float64)).item():.1f} -> "
+        f"{best:.1f}: noise variances times "
+        f"{s_energy:.3g} (energies) and {s_forces:.3g} (forces), prior precision {delta:.3g}, "
+        f"temperature {temperature:.2g}"
     )
     fitted, changes = model_of(scaled, gaussian.draw(logs, temperature)), {}
     if model.head == "point" and model.config.pooling == "sum":
@@ -104,24 +140,41 @@ def diagonal(config: Config, model: RACE, train: Dataset, options: LaplaceOption
     tensors = list(parameters.values())
     curvature = [[torch.zeros_like(p, dtype=torch.float64) for p in tensors] for _ in range(2)]
     generator = torch.Generator(tensors[0].device).manual_seed(options.seed)
-    for batch in progress(train.batches(options.batch_size), "curvature", train.n_batches(options.batch_size)):
+    for batch in progress(
+        train.batches(options.batch_size), "curvature", train.n_batches(options.batch_size)
+    ):
         out, noise = data.add(batch.to(tensors[0].device), create_graph=True)
-        whitened = [noise.whiten_energy(out["energy"])] + ([noise.whiten_forces(out["forces"])] if data.with_forces else [])
+        whitened = [noise.whiten_energy(out["energy"])] + (
+            [noise.whiten_forces(out["forces"])] if data.with_forces else []
+        )
         for total, output in zip(curvature, whitened, strict=False):
             for _ in range(options.probes):
-                for into, square in zip(total, squared_vjp(tensors, output, signs(output, generator)), strict=True):
+                for into, square in zip(
+                    total, squared_vjp(tensors, output, signs(output, generator)), strict=True
+                ):
                     into += square / options.probes
     energy, forces = (torch.cat([part.flatten() for part in total]).cpu() for total in curvature)
     flat = torch.cat([p.detach().flatten() for p in tensors]).double().cpu()
     sampled = energy + forces > 0
-    evidence = Evidence(energy[sampled], forces[sampled], data.residuals, data.counts, float((flat[sampled] ** 2).sum()))
+    evidence = Evidence(
+        energy[sampled],
+        forces[sampled],
+        data.residuals,
+        data.counts,
+        float((flat[sampled] ** 2).sum()),
+    )
 
     def draw(logs: Tensor, temperature: float) -> dict[str, Tensor]:
         std = torch.zeros_like(flat)
         std[sampled] = (temperature / evidence.precision(logs)).sqrt()
-        members, generator = dealt(options.members, model.n_members), torch.Generator().manual_seed(options.seed)
+        members, generator = (
+            dealt(options.members, model.n_members),
+            torch.Generator().manual_seed(options.seed),
+        )
         samples = {}
-        for (name, p), part in zip(parameters.items(), std.split([p.numel() for p in tensors]), strict=True):
+        for (name, p), part in zip(
+            parameters.items(), std.split([p.numel() for p in tensors]), strict=True
+        ):
             z = normal_draws(members, p.shape[1:], generator)
             samples[name] = p.detach().cpu().double()[members] + part.view(p.shape)[members] * z
         return samples
@@ -134,8 +187,15 @@ def last_layer(config: Config, model: RACE, train: Dataset, options: LaplaceOpti
     data, last = Observations(config, model), LastLayer(model)
     n_members, n_weights = last.weights.shape
     device = last.weights.device
-    energy, forces = (torch.zeros(n_members, n_weights, n_weights, dtype=torch.float64, device=device) for _ in range(2))
-    for batch in progress(train.batches(options.batch_size), f"{n_weights} derivatives", train.n_batches(options.batch_size)):
+    energy, forces = (
+        torch.zeros(n_members, n_weights, n_weights, dtype=torch.float64, device=device)
+        for _ in range(2)
+    )
+    for batch in progress(
+        train.batches(options.batch_size),
+        f"{n_weights} derivatives",
+        train.n_batches(options.batch_size),
+    ):
         batch = batch.to(device)
         _, noise = data.add(batch)
         by_energy, by_forces = last.jacobian(batch, data.with_forces)
@@ -148,10 +208,19 @@ def last_layer(config: Config, model: RACE, train: Dataset, options: LaplaceOpti
     evidence = Evidence(energy.cpu(), forces.cpu(), data.residuals, data.counts, square)
 
     def draw(logs: Tensor, temperature: float) -> dict[str, Tensor]:
-        factor = torch.linalg.cholesky(evidence.precision(logs))  # H = L L^T, so that L^-T z has the covariance H^-1
-        members, generator = dealt(options.members, n_members), torch.Generator().manual_seed(options.seed)
+        # H = L L^T, so that L^-T z has the covariance H^-1
+        factor = torch.linalg.cholesky(evidence.precision(logs))
+        members, generator = (
+            dealt(options.members, n_members),
+            torch.Generator().manual_seed(options.seed),
+        )
         z = normal_draws(members, (n_weights, 1), generator)
-        shift = torch.linalg.solve_triangular(factor[members].transpose(-1, -2), z, upper=True).squeeze(-1) * temperature**0.5
+        shift = (
+            torch.linalg.solve_triangular(factor[members].transpose(-1, -2), z, upper=True).squeeze(
+                -1
+            )
+            * temperature**0.5
+        )
         samples = {name: p.detach().cpu().double()[members] for name, p in model.named_parameters()}
         for t, part in enumerate(last.split(shift)):
             samples[f"layers.{t}.readout.w2"][..., 0] += part
@@ -160,10 +229,18 @@ def last_layer(config: Config, model: RACE, train: Dataset, options: LaplaceOpti
     return Gaussian(evidence, draw)
 
 
-def predictive_score(model: RACE, config: Config, dataset: Dataset, noise_factors: tuple[float, float], batch_size: int) -> float:
-    """Log predictive density of a data set under the samples' mean and variance, each number taken alone; larger is better.
+def predictive_score(
+    model: RACE,
+    config: Config,
+    dataset: Dataset,
+    noise_factors: tuple[float, float],
+    batch_size: int,
+) -> float:
+    """Log predictive density of a data set under the samples' mean and variance, each number
+    taken alone; larger is better.
 
-    The noise is that of `Noise`, whose constants are multiplied by `noise_factors` where they are not the model's own.
+    The noise is that of `Noise`, whose constants are multiplied by `noise_factors` where
+    they are not the model's own.
     """
     total = 0.0
     device = config.train.device
@@ -176,20 +253,31 @@ def predictive_score(model: RACE, config: Config, dataset: Dataset, noise_factor
         observed = [(out["energy"], batch.energy, noise.energy**2)]
         if with_forces:
             observed.append((out["forces"], batch.forces, (noise.forces**2).sum(-1)))
-        for (members, label, noise_var), factor, is_own in zip(observed, noise_factors, carried(config), strict=False):
-            var = members.double().var(1, correction=0) + noise_var.double().mean(1) * (1.0 if is_own else factor)
+        for (members, label, noise_var), factor, is_own in zip(
+            observed, noise_factors, carried(config), strict=False
+        ):
+            var = members.double().var(1, correction=0) + noise_var.double().mean(1) * (
+                1.0 if is_own else factor
+            )
             total -= 0.5 * float(((members.double().mean(1) - label) ** 2 / var + var.log()).sum())
     return total if total == total else -float("inf")  # samples so wide that they overflow
 
 
 def carried(config: Config) -> tuple[bool, bool]:
-    """Whether the head was trained to predict the noise of energies and of forces, in units that can be changed."""
+    """Whether the head was trained to predict the noise of energies and of forces, in units
+    that can be changed.
+    """
     loss = config.train.loss
-    return loss in ("nll_e", "nll_jef") and config.model.energy_aggregation == "extensive", loss == "nll_jef"
+    return loss in (
+        "nll_e",
+        "nll_jef",
+    ) and config.model.energy_aggregation == "extensive", loss == "nll_jef"
 
 
 def rescaled(model: RACE, config: Config, s_energy: float, s_forces: float) -> RACE:
-    """The model with its heads' units multiplied by the noise factors, where it carries the noise."""
+    """The model with its heads' units multiplied by the noise factors, where it carries
+    the noise.
+    """
     changes, (by_energy, by_forces) = {}, carried(config)
     if by_energy:
         changes["sigma0_energy"] = config.model.sigma0_energy * s_energy**0.5
@@ -203,14 +291,17 @@ def rescaled(model: RACE, config: Config, s_energy: float, s_forces: float) -> R
 def with_noise(model: RACE, s_energy: float, s_forces: float, forces: bool) -> RACE:
     """A `point` model whose head predicts the noise that was found, the same for every atom.
 
-    It becomes `cholesky` (`energy` without forces), which reads scalar features alone as `point` does, with zero in all channels but
-    the energy: Sigma = sigma0^2 I, sigma_E^2 = n_atoms sigma0_energy^2, the constants of the loss `mse` times the factors.
+    It becomes `cholesky` (`energy` without forces), which reads scalar features alone as
+    `point` does, with zero in all channels but the energy: Sigma = sigma0^2 I, sigma_E^2
+    = n_atoms sigma0_energy^2, the constants of the loss `mse` times the factors.
     """
     old = model.config
     changes = {
-        "head": "cholesky" if forces else "energy", "energy_aggregation": "extensive", "sigma0": old.sigma0 * s_forces**0.5,
+        "head": "cholesky" if forces else "energy",
+        "energy_aggregation": "extensive",
+        "sigma0": old.sigma0 * s_forces**0.5,
         "sigma0_energy": old.sigma0_energy * s_energy**0.5,
-    }  # fmt: skip
+    }
     twin = RACE(old.model_copy(update=changes), next(model.parameters()).dtype)
     own = dict(model.named_parameters())
     with torch.no_grad():

@@ -1,8 +1,11 @@
-"""Predictive moments of a model: mean, aleatoric and epistemic covariance of energy, forces and stress.
+"""Predictive moments of a model: mean, aleatoric and epistemic covariance of energy, forces
+and stress.
 
 Members m = 1..M are weight samples. By the law of total variance
-    mean = <mean_m>,   aleatoric = <cov_m>,   epistemic = <(mean_m - mean)(mean_m - mean)^T> (+ <epistemic_m>),
-<.> being the average over members (so the variance is the population one, 1/M); the last term is the evidential head's own.
+    mean = <mean_m>,   aleatoric = <cov_m>,   epistemic = <(mean_m - mean)(mean_m -
+                       mean)^T> (+ <epistemic_m>),
+<.> being the average over members (so the variance is the population one, 1/M); the last
+term is the evidential head's own.
 """
 
 from collections.abc import Iterable
@@ -23,7 +26,8 @@ from race.model.race import RACE
 class Estimate:
     """A random quantity by its first two moments.
 
-    mean [n] or [n, d]; aleatoric and epistemic: variances [n] or covariances [n, d, d], in the unit of mean squared.
+    mean [n] or [n, d]; aleatoric and epistemic: variances [n] or covariances [n, d, d],
+    in the unit of mean squared.
     """
 
     mean: np.ndarray
@@ -43,7 +47,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Energy of frames (eV), forces of atoms (eV/Angstrom), stress of frames (eV/Angstrom^3, six columns in SIX_ORDER)."""
+    """Energy of frames (eV), forces of atoms (eV/Angstrom), stress of frames (eV/Angstrom^3,
+    six columns in SIX_ORDER).
+    """
 
     energy: Estimate
     forces: Estimate | None = None
@@ -54,8 +60,10 @@ class Prediction:
 class Labels:
     """Reference values in the rows of a `Prediction`.
 
-    energy [n_frames] eV; forces [n_atoms, 3] eV/Angstrom; stress [n_frames, 6] eV/Angstrom^3; frame [n_atoms] frame of each atom,
-    ascending; n_atoms [n_frames]; symbols [n_atoms]. Forces and stress: rows of NaN where a frame has none, None where no frame has any.
+    energy [n_frames] eV; forces [n_atoms, 3] eV/Angstrom; stress [n_frames, 6]
+    eV/Angstrom^3; frame [n_atoms] frame of each atom, ascending; n_atoms [n_frames];
+    symbols [n_atoms]. Forces and stress: rows of NaN where a frame has none, None where
+    no frame has any.
     """
 
     energy: np.ndarray
@@ -71,7 +79,9 @@ def marginal_std(cov: np.ndarray) -> np.ndarray:
     return np.sqrt(cov if cov.ndim == 1 else np.diagonal(cov, axis1=-2, axis2=-1))
 
 
-def law_of_total_variance(mean: np.ndarray, aleatoric: np.ndarray | None = None, epistemic: np.ndarray | None = None) -> Estimate:
+def law_of_total_variance(
+    mean: np.ndarray, aleatoric: np.ndarray | None = None, epistemic: np.ndarray | None = None
+) -> Estimate:
     """Combines M members.
 
     Args:
@@ -82,16 +92,29 @@ def law_of_total_variance(mean: np.ndarray, aleatoric: np.ndarray | None = None,
     mean = np.asarray(mean, dtype=np.float64)
     centre = mean.mean(axis=1)
     spread = mean - centre[:, None]
-    between = (spread**2).mean(axis=1) if mean.ndim == 2 else np.einsum("nma,nmb->nab", spread, spread) / mean.shape[1]
+    between = (
+        (spread**2).mean(axis=1)
+        if mean.ndim == 2
+        else np.einsum("nma,nmb->nab", spread, spread) / mean.shape[1]
+    )
     if epistemic is not None:
         between = between + np.asarray(epistemic, dtype=np.float64).mean(axis=1)
-    within = np.zeros_like(between) if aleatoric is None else np.asarray(aleatoric, dtype=np.float64).mean(axis=1)
+    within = (
+        np.zeros_like(between)
+        if aleatoric is None
+        else np.asarray(aleatoric, dtype=np.float64).mean(axis=1)
+    )
     return Estimate(centre, within, between)
 
 
 def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
-    """Moments of one batch, from the members' outputs of `model.forward`; NaN stress for frames without a volume."""
-    out = {name: value.detach().double().cpu().numpy() for name, value in model(batch, forces=forces).items()}
+    """Moments of one batch, from the members' outputs of `model.forward`; NaN stress for
+    frames without a volume.
+    """
+    out = {
+        name: value.detach().double().cpu().numpy()
+        for name, value in model(batch, forces=forces).items()
+    }
     energy = law_of_total_variance(out["energy"], out.get("energy_var"))
     if not forces:
         return Prediction(energy)
@@ -101,13 +124,21 @@ def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
         with torch.no_grad():
             aleatoric = model.forces_cov(raw).double().cpu().numpy()
             if model.head == "evidential":
-                epistemic = aleatoric / evidential_kappa(raw).double().cpu().numpy()[..., None, None]
-    noise = out["virial_cov"] / batch.volume.double().cpu().numpy()[:, None, None, None] ** 2 if model.has_stress_cov else None
+                epistemic = (
+                    aleatoric / evidential_kappa(raw).double().cpu().numpy()[..., None, None]
+                )
+    noise = (
+        out["virial_cov"] / batch.volume.double().cpu().numpy()[:, None, None, None] ** 2
+        if model.has_stress_cov
+        else None
+    )
     stress = law_of_total_variance(out["stress"], noise)
     return Prediction(energy, law_of_total_variance(out["forces"], aleatoric, epistemic), stress)
 
 
-def predict_dataset(model: RACE, dataset: Dataset, batch_size: int = 8) -> tuple[Prediction, Labels]:
+def predict_dataset(
+    model: RACE, dataset: Dataset, batch_size: int = 8
+) -> tuple[Prediction, Labels]:
     """Moments and references of every frame, in the dataset's order; float64.
 
     Forces and stress are predicted where the dataset has force labels.
@@ -138,12 +169,17 @@ def batch_labels(batch: Batch, elements: list[str]) -> Labels:
     symbols = np.array(elements)[batch.species.cpu().numpy()]
     forces, stress = rows(batch.forces, (batch.n_atoms, 3)), rows(batch.stress, (batch.n_frames, 6))
     n_atoms = batch.n_atoms_per_frame.cpu().numpy()
-    return Labels(rows(batch.energy, (0, 0)), forces, stress, batch.frame.cpu().numpy(), n_atoms, symbols)
+    return Labels(
+        rows(batch.energy, (0, 0)), forces, stress, batch.frame.cpu().numpy(), n_atoms, symbols
+    )
 
 
 def join_labels(parts: list[Labels]) -> Labels:
     """Joins labels along their rows, renumbering frames."""
-    joined: dict[str, Any] = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Labels)}
+    joined: dict[str, Any] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Labels)
+    }
     joined["frame"] = np.repeat(np.arange(len(joined["n_atoms"])), joined["n_atoms"])
     for name in ("forces", "stress"):
         if np.isnan(joined[name]).all():
@@ -159,4 +195,6 @@ def concatenate(parts: Iterable):
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     kind = type(parts[0])
-    return kind(*(concatenate(getattr(part, field.name) for part in parts) for field in fields(kind)))
+    return kind(
+        *(concatenate(getattr(part, field.name) for part in parts) for field in fields(kind))
+    )

@@ -1,11 +1,13 @@
-"""What a posterior is to the rest: options, finished runs in, a model whose members are the weight samples out.
+"""What a posterior is to the rest: options, finished runs in, a model whose members are the
+weight samples out.
 
 Each posterior is one module with an options class, a subclass of `FitOptions`, and
 
     def fit(runs: Sequence[Run], options: TheOptions, folder: Path) -> Fitted
 
-`folder` is where the new run will be written: a fit that takes long may keep a checkpoint in it and continues from what it finds
-there. `race.posterior.command` writes config.yaml, model.safetensors and summary.json of the new run from what `fit` returns.
+`folder` is where the new run will be written: a fit that takes long may keep a checkpoint
+in it and continues from what it finds there. `race.posterior.command` writes config.yaml,
+model.safetensors and summary.json of the new run from what `fit` returns.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -35,8 +37,16 @@ class FitOptions(Options):
 class SampleOptions(FitOptions):
     """Options of posteriors that are sampled."""
 
-    members: int = Field(default=8, ge=1, description="weight samples: members of the new run, dealt over those of the run")
-    seed: int = Field(default=0, ge=0, description="of the samples (and of the order of the data, where a fit trains)")
+    members: int = Field(
+        default=8,
+        ge=1,
+        description="weight samples: members of the new run, dealt over those of the run",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="of the samples (and of the order of the data, where a fit trains)",
+    )
 
 
 @dataclass
@@ -73,10 +83,12 @@ class Run:
 class Fitted:
     """What a fit returns.
 
-    model: on any device; its config may differ from the run's in `n_members` (and `head`, where a fit changes it).
-    about: figures of the fit for summary.json, e.g. a prior precision; JSON types. `seconds`: of all sittings, where it was resumed.
-    validation: the run's validation set, on which the samples are then judged beside the run; None: the fit read no data.
-    train: training options of the new run's config that differ from the first run's, e.g. the loss that belongs to a new head.
+    model: on any device; its config may differ from the run's in `n_members` (and `head`,
+    where a fit changes it). about: figures of the fit for summary.json, e.g. a prior
+    precision; JSON types. `seconds`: of all sittings, where it was resumed. validation:
+    the run's validation set, on which the samples are then judged beside the run; None:
+    the fit read no data. train: training options of the new run's config that differ from
+    the first run's, e.g. the loss that belongs to a new head.
     """
 
     model: RACE
@@ -90,37 +102,60 @@ def require_head(run: Run, allowed: Collection[str], posterior: str) -> None:
     head = run.config.model.head
     if head not in allowed:
         expected = " or ".join(allowed)
-        raise RaceError(f"no {posterior} posterior for this head", where=f"{run.path}, model.head", expected=expected, got=head)
+        raise RaceError(
+            f"no {posterior} posterior for this head",
+            where=f"{run.path}, model.head",
+            expected=expected,
+            got=head,
+        )
 
 
 def require_one_member(run: Run, remedy: str) -> None:
     """Refuses an ensemble where a posterior is made of one trained network."""
     n_members = run.config.model.n_members
     if n_members != 1:
-        raise RaceError("the fit starts from one member", where=f"{run.path}, model.n_members", expected=1, got=n_members, remedy=remedy)
+        raise RaceError(
+            "the fit starts from one member",
+            where=f"{run.path}, model.n_members",
+            expected=1,
+            got=n_members,
+            remedy=remedy,
+        )
 
 
 def member_of(model: RACE, member: int) -> RACE:
     """One member of a model, as a model of one."""
-    return model_of(model, {name: p.detach()[member : member + 1] for name, p in model.named_parameters()})
+    return model_of(
+        model, {name: p.detach()[member : member + 1] for name, p in model.named_parameters()}
+    )
 
 
 def tiled(model: RACE, n_members: int) -> RACE:
     """`n_members` copies of a model of one member."""
-    return model_of(model, {name: p.detach().expand(n_members, *p.shape[1:]) for name, p in model.named_parameters()})
+    return model_of(
+        model,
+        {name: p.detach().expand(n_members, *p.shape[1:]) for name, p in model.named_parameters()},
+    )
 
 
 def dealt(n_samples: int, n_members: int) -> list[int]:
-    """The member of the run that each sample is drawn around: 0, .., M-1, 0, ..: a mixture of equal weights where M divides it."""
+    """The member of the run that each sample is drawn around: 0, .., M-1, 0, ..: a mixture
+    of equal weights where M divides it.
+    """
     return [k % n_members for k in range(n_samples)]
 
 
-def normal_draws(members: Sequence[int], shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    """Standard normal numbers for the samples of `dealt`: [len(members), *shape], float64, on the CPU.
+def normal_draws(
+    members: Sequence[int], shape: Sequence[int], generator: torch.Generator
+) -> torch.Tensor:
+    """Standard normal numbers for the samples of `dealt`: [len(members), *shape],
+    float64, on the CPU.
 
-    The n samples drawn around one member are centred, and widened by sqrt(n / (n - 1)): each is still standard normal, their mean is the
-    member itself, and their spread (with 1/n, as predictions are combined) is 1 on average. Independent draws would shift the
-    mean of few samples by 1/sqrt(n) of the spread, which is what the mean prediction would then err by.
+    The n samples drawn around one member are centred, and widened by sqrt(n / (n - 1)):
+    each is still standard normal, their mean is the member itself, and their spread (with
+    1/n, as predictions are combined) is 1 on average. Independent draws would shift the
+    mean of few samples by 1/sqrt(n) of the spread, which is what the mean prediction
+    would then err by.
     """
     z = torch.randn(len(members), *shape, generator=generator, dtype=torch.float64)
     for member in set(members):
@@ -131,7 +166,9 @@ def normal_draws(members: Sequence[int], shape: Sequence[int], generator: torch.
 
 
 def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:
-    """A model with the architecture of `like` and the given weights, every parameter [n_members, ...]."""
+    """A model with the architecture of `like` and the given weights, every parameter
+    [n_members, ...].
+    """
     n_members = next(iter(members.values())).shape[0]
     parameter = next(like.parameters())
     model = RACE(like.config.model_copy(update={"n_members": n_members}), parameter.dtype)

@@ -1,4 +1,6 @@
-"""The posteriors by name. Adding one is a module that keeps `race.posterior.protocol` and a line here."""
+"""The posteriors by name. Adding one is a module that keeps `race.posterior.protocol` and
+a line here.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -26,17 +28,48 @@ class Posterior:
 
 
 POSTERIORS = {
-    "ensemble": Posterior("race.posterior.ensemble", "EnsembleOptions", "runs trained apart, stacked", several_runs=True),
-    "swag": Posterior("race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"),
-    "ivon": Posterior("race.posterior.ivon", "IvonOptions", "a diagonal Gaussian, trained variationally"),
-    "laplace": Posterior("race.posterior.laplace", "LaplaceOptions", "a Gaussian from the curvature at the trained weights"),
-    "llpr": Posterior("race.posterior.llpr", "LlprOptions", "last-layer prediction rigidity: readouts drawn from their Gaussian posterior"),
-    "shallow": Posterior("race.posterior.shallow", "ShallowOptions", "readouts on one trunk, trained together with a likelihood"),
-    "evidential": Posterior("race.posterior.evidential", "EvidentialOptions", "a run with the evidential head, its total calibrated"),
-    "distill": Posterior("race.posterior.distill", "DistillOptions", "one member that predicts an ensemble's mean and total covariance"),
+    "ensemble": Posterior(
+        "race.posterior.ensemble",
+        "EnsembleOptions",
+        "runs trained apart, stacked",
+        several_runs=True,
+    ),
+    "swag": Posterior(
+        "race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"
+    ),
+    "ivon": Posterior(
+        "race.posterior.ivon", "IvonOptions", "a diagonal Gaussian, trained variationally"
+    ),
+    "laplace": Posterior(
+        "race.posterior.laplace",
+        "LaplaceOptions",
+        "a Gaussian from the curvature at the trained weights",
+    ),
+    "llpr": Posterior(
+        "race.posterior.llpr",
+        "LlprOptions",
+        "last-layer prediction rigidity: readouts drawn from their Gaussian posterior",
+    ),
+    "shallow": Posterior(
+        "race.posterior.shallow",
+        "ShallowOptions",
+        "readouts on one trunk, trained together with a likelihood",
+    ),
+    "evidential": Posterior(
+        "race.posterior.evidential",
+        "EvidentialOptions",
+        "a run with the evidential head, its total calibrated",
+    ),
+    "distill": Posterior(
+        "race.posterior.distill",
+        "DistillOptions",
+        "one member that predicts an ensemble's mean and total covariance",
+    ),
 }
 
 
 def posterior_name(model: ModelConfig, summary: Mapping[str, Any]) -> str:
     """What `race fit` made the run with; else `ensemble` for several members, `point` for one."""
-    return summary.get("posterior", {}).get("name") or ("ensemble" if model.n_members > 1 else "point")
+    return summary.get("posterior", {}).get("name") or (
+        "ensemble" if model.n_members > 1 else "point"
+    )

@@ -1,13 +1,18 @@
-"""Shallow ensembles (Kellner and Ceriotti 2024, Mach. Learn.: Sci. Technol. 5, 035006): M readouts on one trunk, trained together.
+"""Shallow ensembles (Kellner and Ceriotti 2024, Mach. Learn.: Sci. Technol. 5, 035006): M
+readouts on one trunk, trained together.
 
-The members differ in the last linear maps of every layer's readout (w_2 and, where the head has one, the map of l=2 features); all
-else is shared. In training the shared parameters are those of one member, expanded to M, so that autograd sums the gradients of all.
-The members are not trained each by its own loss, but all by the Gaussian likelihood of their mean and total variance:
+The members differ in the last linear maps of every layer's readout (w_2 and, where the
+head has one, the map of l=2 features); all else is shared. In training the shared
+parameters are those of one member, expanded to M, so that autograd sums the gradients of
+all. The members are not trained each by its own loss, but all by the Gaussian likelihood
+of their mean and total variance:
 
-    mean = <E_m>,   var = <var_m> + <(E_m - mean)^2>;      F likewise with 3x3 covariances,      <.>: average over members
+    mean = <E_m>,   var = <var_m> + <(E_m - mean)^2>;      F likewise with 3x3
+                    covariances,      <.>: average over members
 
-(the paper's is diagonal in the force components, which does not rotate). It starts from a run, whose readouts get random changes of a size
-that makes the spread of the forces on a batch as large as their errors.
+(the paper's is diagonal in the force components, which does not rotate). It starts from a
+run, whose readouts get random changes of a size that makes the spread of the forces on a
+batch as large as their errors.
 """
 
 import math
@@ -26,11 +31,22 @@ from race.model.layer import is_own
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
-from race.posterior.protocol import Fitted, Run, SampleOptions, model_of, normal_draws, require_head, require_one_member, tiled
+from race.posterior.protocol import (
+    Fitted,
+    Run,
+    SampleOptions,
+    model_of,
+    normal_draws,
+    require_head,
+    require_one_member,
+    tiled,
+)
 from race.train.loss import Loss
 from race.train.trainer import Trainer
 
-FLOOR = 0.01  # added in quadrature, in units of sigma0 and sigma0_energy: forces that vanish by symmetry have no spread
+# Added in quadrature, in units of sigma0 and sigma0_energy: forces that vanish by
+# symmetry have no spread
+FLOOR = 0.01
 HEADS = ("point", "energy", "cholesky", "equivariant")
 
 
@@ -39,7 +55,9 @@ class ShallowOptions(SampleOptions):
 
     members: int = Field(default=16, ge=2, description="readouts: members of the new run")
     epochs: int = Field(default=20, ge=1, description="epochs of training from the run's weights")
-    learning_rate: float | None = Field(default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's"
+    )
 
 
 class Expanded(nn.Module):
@@ -57,11 +75,15 @@ class Expanded(nn.Module):
 
 
 def share_trunk(model: RACE) -> RACE:
-    """Replaces all parameters but the members' own by those of the first member, expanded. In place."""
+    """Replaces all parameters but the members' own by those of the first member,
+    expanded. In place.
+    """
     for name, _ in list(model.named_parameters()):
         if not is_own(name):
             path, _, attribute = name.rpartition(".")
-            parametrize.register_parametrization(model.get_submodule(path), attribute, Expanded(model.n_members), unsafe=True)
+            parametrize.register_parametrization(
+                model.get_submodule(path), attribute, Expanded(model.n_members), unsafe=True
+            )
     return model
 
 
@@ -98,24 +120,34 @@ class JointLoss(Loss):
         if self.covariance.head in ("cholesky", "equivariant"):
             cov = cov + self.covariance.matrix(out["raw"]).mean(1)
         factor = torch.linalg.cholesky(cov)
-        white = torch.linalg.solve_triangular(factor, (mean - batch.forces).unsqueeze(-1), upper=False).squeeze(-1)
+        white = torch.linalg.solve_triangular(
+            factor, (mean - batch.forces).unsqueeze(-1), upper=False
+        ).squeeze(-1)
         logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-        return 0.5 * ((white * white).sum(-1, keepdim=True) + logdet), torch.exp(logdet.detach() / 3.0)
+        return 0.5 * ((white * white).sum(-1, keepdim=True) + logdet), torch.exp(
+            logdet.detach() / 3.0
+        )
 
     @staticmethod
     def _joint_stress(out: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """The members' mean in place of them, with the total covariance of the virial where they have a noise of their own."""
+        """The members' mean in place of them, with the total covariance of the virial where
+        they have a noise of their own.
+        """
         mean = out["stress"].mean(1, keepdim=True)
         joint = {**out, "stress": mean}
         if "virial_cov" in out:
-            spread = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(mean.dtype) * (out["stress"] - mean)
+            spread = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(mean.dtype) * (
+                out["stress"] - mean
+            )
             between = torch.einsum("nma,nmb->nab", spread, spread) / spread.shape[1]
             joint["virial_cov"] = (out["virial_cov"].mean(1) + between).unsqueeze(1)
         return joint
 
 
 class ShallowTrainer(Trainer):
-    """Trains a model whose trunk is shared: one loss, one gradient norm, one best epoch for all members."""
+    """Trains a model whose trunk is shared: one loss, one gradient norm, one best epoch for
+    all members.
+    """
 
     @property
     def n_scores(self) -> int:
@@ -132,14 +164,22 @@ def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
     """Trains on with `members` readouts.
 
     Raises:
-        RaceError: an ensemble, or the evidential head, whose variances are no sum of members' spread and noise.
+        RaceError: an ensemble, or the evidential head, whose variances are no sum of
+            members' spread and noise.
     """
     (run,) = runs
     require_one_member(run, "take one: race fit RUN --posterior ensemble --take 0 --out NEW")
     require_head(run, HEADS, "shallow")
 
-    def make(config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path) -> ShallowTrainer:
-        start = perturbed(model, train.batch(train.order(options.seed, 0)[: config.train.batch_size]), options.members, options.seed)
+    def make(
+        config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path
+    ) -> ShallowTrainer:
+        start = perturbed(
+            model,
+            train.batch(train.order(options.seed, 0)[: config.train.batch_size]),
+            options.members,
+            options.seed,
+        )
         config = config.model_copy(update={"model": start.config})
         return ShallowTrainer(config, share_trunk(start.train()), train, validation, work)
 
@@ -151,16 +191,23 @@ def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
         "seed": options.seed,
     }
     trainer = continue_training(run, folder, make, changes)
-    best = {name.replace("parametrizations.", "").removesuffix(".original"): p for name, p in trainer.best.items()}
+    best = {
+        name.replace("parametrizations.", "").removesuffix(".original"): p
+        for name, p in trainer.best.items()
+    }
     members = {name: p.expand(options.members, *p.shape[1:]) for name, p in best.items()}
     about = {"best_epoch": trainer.state.best_epoch[0], "seconds": trainer.state.seconds}
     return Fitted(model_of(run.model, members), about, trainer.validation_set)
 
 
 def perturbed(model: RACE, batch: Batch, n_members: int, seed: int) -> RACE:
-    """`n_members` copies whose energy readouts differ by centred noise: on a batch their forces (else energies) spread as they err."""
+    """`n_members` copies whose energy readouts differ by centred noise: on a batch their
+    forces (else energies) spread as they err.
+    """
     w = last_layer.weights(model).detach().double().cpu()
-    noise = normal_draws([0] * n_members, (w.shape[1],), torch.Generator().manual_seed(seed)) * w.std()
+    noise = (
+        normal_draws([0] * n_members, (w.shape[1],), torch.Generator().manual_seed(seed)) * w.std()
+    )
 
     def moved(factor: float) -> RACE:
         out = tiled(model, n_members).to(model.embedding.device)

@@ -1,16 +1,20 @@
 """SWAG: a Gaussian from the path of training (Maddox et al. 2019, arXiv:1902.02476).
 
-Training goes on from the run at a constant or cyclic learning rate, and every so often the weights are a snapshot. Per member,
+Training goes on from the run at a constant or cyclic learning rate, and every so often
+the weights are a snapshot. Per member,
 
     q(theta) = N( mean, 1/2 [ diag(var) + D D^T / (K - 1) ] )
-    sample   = mean + diag(var)^1/2 z / sqrt(2) + D z' / sqrt(2 (K - 1)),        z, z' standard normal
+    sample   = mean + diag(var)^1/2 z / sqrt(2) + D z' / sqrt(2 (K - 1)),        z, z'
+             standard normal
 
-with mean and var over all snapshots and the columns of D the deviations of the last K. They are taken from the final mean and not, as in
-the paper, from the mean at the time, which would make the early columns too small (the first one zero). var is accumulated by Welford's
-update: the paper's <theta^2> - <theta>^2 cancels in float32.
+with mean and var over all snapshots and the columns of D the deviations of the last K.
+They are taken from the final mean and not, as in the paper, from the mean at the time,
+which would make the early columns too small (the first one zero). var is accumulated by
+Welford's update: the paper's <theta^2> - <theta>^2 cancels in float32.
 
-The two halves are each an estimate of the covariance, so that a sample has the variance of the snapshots. Several members are several such
-Gaussians (Wilson and Izmailov 2020, arXiv:2002.08791): sample k is drawn around member k mod M.
+The two halves are each an estimate of the covariance, so that a sample has the variance
+of the snapshots. Several members are several such Gaussians (Wilson and Izmailov 2020,
+arXiv:2002.08791): sample k is drawn around member k mod M.
 """
 
 import math
@@ -37,23 +41,42 @@ class SwagOptions(SampleOptions):
 
     epochs: int = Field(default=20, ge=1, description="epochs of training from the run's weights")
     start: float = Field(default=5.0, ge=0, description="epochs before the first snapshot")
-    every: float = Field(default=0.5, gt=0, description="epochs between snapshots; a fraction is rounded to steps, at least one")
-    rank: int = Field(default=20, ge=2, description="K: the last K snapshots are kept; memory is K and about ten copies of the weights")
-    learning_rate: float | None = Field(default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's")
-    schedule: Literal["constant", "cyclic"] = Field(
-        default="constant", description="cyclic: falls linearly to 1 % between snapshots, which are taken at the bottom"
+    every: float = Field(
+        default=0.5,
+        gt=0,
+        description="epochs between snapshots; a fraction is rounded to steps, at least one",
     )
-    scale: float = Field(default=1.0, gt=0, description="factor on the deviations of the samples from the mean")
+    rank: int = Field(
+        default=20,
+        ge=2,
+        description="K: the last K snapshots are kept; memory is K and about ten copies of the "
+        "weights",
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's"
+    )
+    schedule: Literal["constant", "cyclic"] = Field(
+        default="constant",
+        description="cyclic: falls linearly to 1 % between snapshots, which are taken at the "
+        "bottom",
+    )
+    scale: float = Field(
+        default=1.0, gt=0, description="factor on the deviations of the samples from the mean"
+    )
 
     @model_validator(mode="after")
     def _enough(self) -> "SwagOptions":
         if self.start + 2 * self.every > self.epochs:
-            raise ValueError(f"too short for two snapshots: start {self.start:g} + 2 * every {self.every:g} exceed epochs {self.epochs}")
+            raise ValueError(
+                f"too short for two snapshots: start {self.start:g} + 2 * every {self.every:g} "
+                f"exceed epochs {self.epochs}"
+            )
         return self
 
 
 class Moments:
-    """Mean, sum of squared deviations and the last `rank` snapshots of weights that come one after the other.
+    """Mean, sum of squared deviations and the last `rank` snapshots of weights that come one
+    after the other.
 
     Args:
         parameters: by name, each [n_members, ...].
@@ -85,8 +108,11 @@ class Moments:
         return self.last[name][: min(self.count, self.rank)] - self.mean[name]
 
     @torch.no_grad()
-    def sample(self, members: Sequence[int], generator: torch.Generator, scale: float = 1.0) -> dict[str, Tensor]:
-        """One draw around each of `members`: by name, [len(members), ...]. z' is one vector for all weights of a draw.
+    def sample(
+        self, members: Sequence[int], generator: torch.Generator, scale: float = 1.0
+    ) -> dict[str, Tensor]:
+        """One draw around each of `members`: by name, [len(members), ...]. z' is one vector
+        for all weights of a draw.
 
         float64 on the CPU: the same draws wherever the fit has run.
         """
@@ -94,17 +120,31 @@ class Moments:
         weights = normal_draws(rows, (n_deviations,), generator) / math.sqrt(2 * (n_deviations - 1))
         samples = {}
         for name, mean in self.mean.items():
-            centre, std, deviations = (x.double().cpu() for x in (mean, self.variance(name).sqrt(), self.deviations(name)))
-            samples[name] = centre[rows] + scale * std[rows] * normal_draws(rows, mean.shape[1:], generator) / math.sqrt(2.0)
+            centre, std, deviations = (
+                x.double().cpu() for x in (mean, self.variance(name).sqrt(), self.deviations(name))
+            )
+            samples[name] = centre[rows] + scale * std[rows] * normal_draws(
+                rows, mean.shape[1:], generator
+            ) / math.sqrt(2.0)
             for k, member in enumerate(rows):
-                samples[name][k] += scale * torch.tensordot(weights[k], deviations[:, member], dims=1)
+                samples[name][k] += scale * torch.tensordot(
+                    weights[k], deviations[:, member], dims=1
+                )
             samples[name] = samples[name].to(mean.dtype)
         return samples
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """For a checkpoint, snapshot by snapshot; `load` takes them back."""
-        kept = {f"swag_last_{k}": {name: ring[k] for name, ring in self.last.items()} for k in range(min(self.count, self.rank))}
-        return {"swag_mean": self.mean, "swag_m2": self.m2, "swag": {"count": torch.tensor([self.count])}, **kept}
+        kept = {
+            f"swag_last_{k}": {name: ring[k] for name, ring in self.last.items()}
+            for k in range(min(self.count, self.rank))
+        }
+        return {
+            "swag_mean": self.mean,
+            "swag_m2": self.m2,
+            "swag": {"count": torch.tensor([self.count])},
+            **kept,
+        }
 
     def load(self, groups: dict[str, dict[str, Tensor]]) -> None:
         self.count = int(groups["swag"]["count"])
@@ -116,11 +156,16 @@ class Moments:
 
 
 class SwagSchedule(Schedule):
-    """A rise, then the same rate all along, or a saw that falls to `FINAL` of it at every snapshot."""
+    """A rise, then the same rate all along, or a saw that falls to `FINAL` of it at every
+    snapshot.
+    """
 
     def __init__(self, config: TrainConfig, n_batches: int, swag: SwagOptions):
         super().__init__(config, config.epochs * n_batches)
-        self.first, self.period = round(swag.start * n_batches), max(1, round(swag.every * n_batches))
+        self.first, self.period = (
+            round(swag.start * n_batches),
+            max(1, round(swag.every * n_batches)),
+        )
         self.cyclic = swag.schedule == "cyclic"
 
     def rate(self, step: int) -> float:
@@ -131,16 +176,27 @@ class SwagSchedule(Schedule):
         return rate * (1.0 - phase + phase * self.FINAL)
 
     def snapshot(self, n_steps: int) -> bool:
-        """Whether the weights after `n_steps` steps are one: every `period` steps beyond the first `first`."""
+        """Whether the weights after `n_steps` steps are one: every `period` steps beyond the
+        first `first`.
+        """
         return n_steps > self.first and (n_steps - self.first) % self.period == 0
 
 
 class SwagTrainer(Trainer):
     """Training that takes snapshots."""
 
-    def __init__(self, swag: SwagOptions, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path):
+    def __init__(
+        self,
+        swag: SwagOptions,
+        config: Config,
+        model: RACE,
+        train: Dataset,
+        validation: Dataset,
+        run: Path,
+    ):
         self.swag = swag
-        self.moments = Moments(dict(model.named_parameters()), swag.rank)  # before a checkpoint is read
+        # Before a checkpoint is read
+        self.moments = Moments(dict(model.named_parameters()), swag.rank)
         super().__init__(config, model, train, validation, run)
 
     def make_schedule(self) -> Schedule:
@@ -174,9 +230,15 @@ def fit(runs: Sequence[Run], options: SwagOptions, folder: Path) -> Fitted:
     }
     trainer = continue_training(run, folder, partial(SwagTrainer, options), changes)
     members = dealt(options.members, run.model.n_members)
-    samples = trainer.moments.sample(members, torch.Generator().manual_seed(options.seed), options.scale)
+    samples = trainer.moments.sample(
+        members, torch.Generator().manual_seed(options.seed), options.scale
+    )
     return Fitted(
         model_of(run.model, samples),
-        {"snapshots": trainer.moments.count, "learning_rate": changes["learning_rate"], "seconds": trainer.state.seconds},
+        {
+            "snapshots": trainer.moments.count,
+            "learning_rate": changes["learning_rate"],
+            "seconds": trainer.state.seconds,
+        },
         trainer.validation_set,
     )

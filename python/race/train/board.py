@@ -1,7 +1,9 @@
-"""Scalars for TensorBoard, written by the caller's own thread: what an epoch logs is in the file when the epoch ends.
+"""Scalars for TensorBoard, written by the caller's own thread: what an epoch logs is in the
+file when the epoch ends.
 
-torch's SummaryWriter hands every event to a thread of its own; a program that is killed, or that runs signal handlers and compiled code of
-many libraries beside that thread, is better off without it.
+torch's SummaryWriter hands every event to a thread of its own; a program that is killed,
+or that runs signal handlers and compiled code of many libraries beside that thread, is
+better off without it.
 """
 
 import os
@@ -16,7 +18,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Board:
-    """One event file in `folder`. Steps from `purge_step` on that earlier files of the folder hold are forgotten by TensorBoard."""
+    """One event file in `folder`. Steps from `purge_step` on that earlier files of the
+    folder hold are forgotten by TensorBoard.
+    """
 
     def __init__(self, folder: Path, purge_step: int):
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +31,9 @@ class Board:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds the values of one step and flushes them."""
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        summary = Summary(
+            value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        )
         self._write(Event(summary=summary, step=step))
 
     def close(self) -> None:

@@ -1,10 +1,11 @@
-"""Checkpoints that survive a kill at any moment: a folder is written aside and swapped in by renaming.
+"""Checkpoints that survive a kill at any moment: a folder is written aside and swapped in
+by renaming.
 
-run/model.safetensors                  averaged weights, each member's best by validation: the ones to use
-run/checkpoint/last.safetensors        weights, their average and the best so far
-run/checkpoint/GROUP.safetensors       what else a subclass of the trainer keeps
-run/checkpoint/optimizer.pt            moments of the optimiser, sums of the unfinished epoch
-run/checkpoint/state.json              epoch, batch, step, scores
+run/model.safetensors                  averaged weights, each member's best by validation:
+the ones to use run/checkpoint/last.safetensors        weights, their average and the best
+so far run/checkpoint/GROUP.safetensors       what else a subclass of the trainer keeps
+run/checkpoint/optimizer.pt            moments of the optimiser, sums of the unfinished
+epoch run/checkpoint/state.json              epoch, batch, step, scores
 """
 
 import json
@@ -52,20 +53,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise RaceError("no such file", where=path) from None
     except SafetensorError as error:
-        raise RaceError(f"not a safetensors file ({str(error).splitlines()[0]})", where=path) from None
+        raise RaceError(
+            f"not a safetensors file ({str(error).splitlines()[0]})", where=path
+        ) from None
 
 
 def save_checkpoint(
-    run: Path, weights: dict[str, dict[str, Tensor]], optimizer: dict, state: dict, more: dict[str, dict[str, Tensor]] | None = None
+    run: Path,
+    weights: dict[str, dict[str, Tensor]],
+    optimizer: dict,
+    state: dict,
+    more: dict[str, dict[str, Tensor]] | None = None,
 ) -> None:
-    """Replaces run/checkpoint by a new one; `weights` are groups such as {"weights": {name: tensor}, "average": {...}}.
+    """Replaces run/checkpoint by a new one; `weights` are groups such as {"weights": {name:
+    tensor}, "average": {...}}.
 
     `more`: further groups, a file each: writing a file takes as much memory as it is long.
     """
     folder, aside, old = run / "checkpoint", run / ".checkpoint.new", run / ".checkpoint.old"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    flat = {f"{group}/{name}": tensor for group, part in weights.items() for name, tensor in part.items()}
+    flat = {
+        f"{group}/{name}": tensor
+        for group, part in weights.items()
+        for name, tensor in part.items()
+    }
     write_tensors(aside / "last.safetensors", flat)
     for group, tensors in (more or {}).items():
         write_tensors(aside / f"{group}.safetensors", tensors)
@@ -93,6 +105,10 @@ def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict
     for key, tensor in read_tensors(folder / "last.safetensors").items():
         group, name = key.split("/", 1)
         weights.setdefault(group, {})[name] = tensor
-    weights |= {path.stem: read_tensors(path) for path in folder.glob("*.safetensors") if path.name != "last.safetensors"}
+    weights |= {
+        path.stem: read_tensors(path)
+        for path in folder.glob("*.safetensors")
+        if path.name != "last.safetensors"
+    }
     optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     return weights, optimizer, json.loads((folder / "state.json").read_text())

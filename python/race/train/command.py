@@ -15,14 +15,31 @@ from race.train.prepare import DTYPES, Prepared, prepare
 from race.train.run import load_weights, provenance, warm_started, write_config, write_summary
 from race.train.trainer import Trainer
 
-# What may change when a run is continued: nothing that the weights or the order of the data depend on so far.
-CHANGEABLE = {"learning_rate", "clip_norm", "patience", "epochs", "checkpoint_minutes", "device", "n_threads"}
+# What may change when a run is continued: nothing that the weights or the order of the
+# data depend on so far.
+CHANGEABLE = {
+    "learning_rate",
+    "clip_norm",
+    "patience",
+    "epochs",
+    "checkpoint_minutes",
+    "device",
+    "n_threads",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML config; every option is documented in race.config")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="folder of the run (default: run)")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out, or start if there is none")
+    parser.add_argument(
+        "config", type=Path, help="YAML config; every option is documented in race.config"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("run"), help="folder of the run (default: run)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in --out, or start if there is none",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,19 +52,29 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
     """Trains in the folder `out` until done.
 
     Raises:
-        RaceError: `out` holds a run already, bad data, a config that does not match the run, divergence, another rank's end.
+        RaceError: `out` holds a run already, bad data, a config that does not match the
+            run, divergence, another rank's end.
         SystemExit: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     ranks = ranks or Ranks(config.train.device)
     if config.train.batch_size < ranks.size:
-        raise RaceError("fewer than ranks", where="train.batch_size", expected=f"at least {ranks.size}", got=config.train.batch_size)
+        raise RaceError(
+            "fewer than ranks",
+            where="train.batch_size",
+            expected=f"at least {ranks.size}",
+            got=config.train.batch_size,
+        )
     out.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         has_checkpoint(out)  # mends, once
     ranks.wait()
     continued = has_checkpoint(out)
     if not resume and (continued or (out / "model.safetensors").exists()):
-        raise RaceError("already holds a run", where=out, remedy="continue it with --resume, or choose another --out")
+        raise RaceError(
+            "already holds a run",
+            where=out,
+            remedy="continue it with --resume, or choose another --out",
+        )
     if config.train.n_threads:
         torch.set_num_threads(config.train.n_threads)
     if continued:
@@ -69,13 +96,25 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
     _, metrics = trainer.validate()
     if ranks.first:
         write_config(out, config.model_copy(update={"model": model.config}))
-        write_summary(out, about | {"validation": metrics, "best_epoch": trainer.state.best_epoch, "seconds": trainer.state.seconds})
-        print(f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; {trainer.numbers(metrics)}")
+        write_summary(
+            out,
+            about
+            | {
+                "validation": metrics,
+                "best_epoch": trainer.state.best_epoch,
+                "seconds": trainer.state.seconds,
+            },
+        )
+        print(
+            f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; "
+            f"{trainer.numbers(metrics)}"
+        )
     return trainer
 
 
 def continue_config(new: Config, old: Config) -> Config:
-    """The config of a continued run: as resolved before, with the changeable training options as given now.
+    """The config of a continued run: as resolved before, with the changeable training
+    options as given now.
 
     Raises:
         RaceError: another option that the user set differs from the run's.
@@ -101,9 +140,11 @@ def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path, ranks: Ran
     config = prepared.config.model
     n_parameters = sum(p.numel() for p in model.parameters()) / config.n_members
     print(
-        f"{len(prepared.train)} training and {len(prepared.validation)} validation frames of {' '.join(config.elements)}; "
+        f"{len(prepared.train)} training and {len(prepared.validation)} validation frames of "
+        f"{' '.join(config.elements)}; "
         f"{config.avg_num_neighbors:.1f} neighbours within {config.r_max:g} A; "
-        f"{config.n_members} member(s) of {n_parameters:,.0f} parameters; sigma0 {config.sigma0:.3g} eV/A; "
+        f"{config.n_members} member(s) of {n_parameters:,.0f} parameters; sigma0 "
+        f"{config.sigma0:.3g} eV/A; "
         + (f"{ranks.size} ranks; " if ranks.size > 1 else "")
         + f"writing {out}"
     )

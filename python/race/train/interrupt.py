@@ -6,7 +6,9 @@ from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """Context inside which the two signals only set `received`; outside the main thread it does nothing."""
+    """Context inside which the two signals only set `received`; outside the main thread it
+    does nothing.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -21,7 +23,12 @@ class Interrupt:
             self.previous = {}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,6 @@
-"""What a run tells: log.csv, TensorBoard, a progress bar on a terminal and one line per epoch anywhere."""
+"""What a run tells: log.csv, TensorBoard, a progress bar on a terminal and one line per
+epoch anywhere.
+"""
 
 import csv
 import io
@@ -15,7 +17,9 @@ REFRESH = 0.5  # seconds between readings of the device for the bar
 
 
 class Log:
-    """Writers of one run. Epochs later than `epoch` (0 for a new run) that a killed run had logged are dropped: they are trained again."""
+    """Writers of one run. Epochs later than `epoch` (0 for a new run) that a killed run had
+    logged are dropped: they are trained again.
+    """
 
     def __init__(self, run: Path, n_epochs: int, n_batches: int, epoch: int):
         from race.train.board import Board  # slow to import
@@ -28,9 +32,16 @@ class Log:
         self.n_epochs, self.n_batches = n_epochs, n_batches
         columns = ("{task.description}", "{task.fields[numbers]}")
         self.bar = Progress(
-            TextColumn(columns[0]), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn(columns[1]),
-            console=self.console, auto_refresh=False, transient=True, disable=not self.console.is_terminal,
-        )  # fmt: skip
+            TextColumn(columns[0]),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn(columns[1]),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
         self.task = self.bar.add_task("", total=n_epochs * n_batches, numbers="")
         self.refreshed = time.monotonic()
 
@@ -38,7 +49,12 @@ class Log:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bar.stop()
         self.board.close()
 
@@ -49,7 +65,13 @@ class Log:
     def progress(self, epoch: int, batch: int, numbers: str) -> None:
         self.refreshed = time.monotonic()
         done = epoch * self.n_batches + batch
-        self.bar.update(self.task, completed=done, description=f"epoch {epoch + 1}/{self.n_epochs}", numbers=numbers, refresh=True)
+        self.bar.update(
+            self.task,
+            completed=done,
+            description=f"epoch {epoch + 1}/{self.n_epochs}",
+            numbers=numbers,
+            refresh=True,
+        )
 
     def epoch(self, epoch: int, row: dict[str, float], numbers: str) -> None:
         """Records epoch number `epoch` (counted from 1)."""
@@ -57,7 +79,9 @@ class Log:
         if not self.columns:
             self.columns = list(row)
             self._append(self.columns)
-        self._append(["" if row[name] != row[name] else f"{row[name]:.8g}" for name in self.columns])
+        self._append(
+            ["" if row[name] != row[name] else f"{row[name]:.8g}" for name in self.columns]
+        )
         self.board.scalars({name: value for name, value in row.items() if value == value}, epoch)
         self.say(f"epoch {epoch:>{len(str(self.n_epochs))}}  {numbers}")
 
@@ -69,7 +93,9 @@ class Log:
             csv.writer(file).writerow(cells)
 
     def _truncate(self, epoch: int) -> None:
-        """Keeps the rows of epochs up to `epoch`; a last line cut short by a kill is never among them."""
+        """Keeps the rows of epochs up to `epoch`; a last line cut short by a kill is
+        never among them.
+        """
         if epoch == 0 or not self.path.exists():
             self.path.unlink(missing_ok=True)
             return
@@ -86,10 +112,15 @@ class Log:
 def headline(row: dict[str, float]) -> str:
     """The few numbers of a row of the log worth reading."""
     shown = (
-        ("loss", "train/loss", ".3f"), ("val", "validation/loss", ".3f"), ("E", "validation/energy_rmse", ".2f meV/atom"),
-        ("F", "validation/forces_rmse", ".1f meV/A"), ("S", "validation/stress_rmse", ".2f meV/A^3"),
-        ("sigma_F", "validation/forces_std", ".1f"), ("in 90%", "validation/forces_coverage", ".3f"), ("|g|", "train/gradient", ".1f"),
-    )  # fmt: skip
+        ("loss", "train/loss", ".3f"),
+        ("val", "validation/loss", ".3f"),
+        ("E", "validation/energy_rmse", ".2f meV/atom"),
+        ("F", "validation/forces_rmse", ".1f meV/A"),
+        ("S", "validation/stress_rmse", ".2f meV/A^3"),
+        ("sigma_F", "validation/forces_std", ".1f"),
+        ("in 90%", "validation/forces_coverage", ".3f"),
+        ("|g|", "train/gradient", ".1f"),
+    )
     parts = []
     for label, name, form in shown:
         value = row.get(name, float("nan"))

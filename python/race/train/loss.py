@@ -1,20 +1,29 @@
 """Losses, one value per member: the members of an ensemble never see each other's gradients.
 
-    L   = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F + lambda_S mean_frames (MSE_S or NLL_S)
+    L   = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F + lambda_S mean_frames
+        (MSE_S or NLL_S)
     NLL_E = 1/2 [ dE^2 / sigma_E^2 + ln sigma_E^2 ]
-    NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]          (`evidential`: the Student-t loss of race.model.heads)
-    NLL_S = 1/2 [ w^T C^-1 w + ln det C ]                  six components of the virial error w; models with a stress_head
+    NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]          (`evidential`: the Student-t
+                                                           loss of race.model.heads)
+    NLL_S = 1/2 [ w^T C^-1 w + ln det C ]                  six components of the virial
+                                                           error w; models with a
+                                                           stress_head
 
-The weight is on the whole term: on the quadratic part alone it would move the optimum to lambda * Sigma.
+The weight is on the whole term: on the quadratic part alone it would move the optimum to
+lambda * Sigma.
 
-`mse` is the same with constant variances, so that both kinds are dimensionless, of like size, and share their weights:
-sigma0^2 I for a force, n_atoms sigma0_energy^2 for the energy of a frame (errors of independent atoms add in quadrature;
-no n_atoms for mean pooling), n_atoms (1 Angstrom * sigma)^2 for each component of the virial, sigma being the force deviation
-in the frame: the predicted one (detached) where the head predicts it, else sigma0.
+`mse` is the same with constant variances, so that both kinds are dimensionless, of like
+size, and share their weights:
+sigma0^2 I for a force, n_atoms sigma0_energy^2 for the energy of a frame (errors of
+independent atoms add in quadrature; no n_atoms for mean pooling), n_atoms (1 Angstrom *
+sigma)^2 for each component of the virial, sigma being the force deviation in the frame:
+the predicted one (detached) where the head predicts it, else sigma0.
 
-beta-NLL (Seitzer et al., ICLR 2022, arXiv:2203.09168) multiplies each row by its detached variance^beta, in the units above:
-beta = 0 is the likelihood, beta = 1 gives the mean the gradient of `mse` (exactly, if Sigma is isotropic) while the variance learns. The
-MSE warm-up is therefore beta falling from 1: no loss, gradient or optimiser state jumps where the likelihood takes over.
+beta-NLL (Seitzer et al., ICLR 2022, arXiv:2203.09168) multiplies each row by its detached
+variance^beta, in the units above:
+beta = 0 is the likelihood, beta = 1 gives the mean the gradient of `mse` (exactly, if
+Sigma is isotropic) while the variance learns. The MSE warm-up is therefore beta falling
+from 1: no loss, gradient or optimiser state jumps where the likelihood takes over.
 """
 
 import math
@@ -41,17 +50,26 @@ class Loss:
         self.covariance = covariance
         self.sigma0, self.sigma0_energy = config.model.sigma0, config.model.sigma0_energy
         self.extensive = config.model.pooling == "sum"
-        weights = {"energy": config.train.energy_weight, "forces": config.train.forces_weight, "stress": config.train.stress_weight}
+        weights = {
+            "energy": config.train.energy_weight,
+            "forces": config.train.forces_weight,
+            "stress": config.train.stress_weight,
+        }
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
 
-    def __call__(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+    def __call__(
+        self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0
+    ) -> dict[str, Tensor]:
         """`loss` and its unweighted terms, each [n_members]."""
         rows = self.rows(out, batch, beta)
         return self.means(rows, {term: value.shape[0] for term, value in rows.items()})
 
     def means(self, rows: dict[str, Tensor], counts: dict[str, int]) -> dict[str, Tensor]:
-        """`loss` and its terms from their `rows`, divided by `counts` (of the whole batch, where these are some of its rows)."""
-        terms = {term: value.sum(0) / max(counts[term], 1) for term, value in rows.items()}  # 0 without stress labels
+        """`loss` and its terms from their `rows`, divided by `counts` (of the whole batch,
+        where these are some of its rows).
+        """
+        # 0 without stress labels
+        terms = {term: value.sum(0) / max(counts[term], 1) for term, value in rows.items()}
         return {"loss": self.total(terms)} | terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -59,7 +77,9 @@ class Loss:
         return torch.stack([self.weights[term] * value for term, value in terms.items()]).sum(0)
 
     def rows(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
-        """Terms before averaging: energy [n_frames, n_members], forces [n_atoms, n_members], stress [n_labelled, n_members]."""
+        """Terms before averaging: energy [n_frames, n_members], forces [n_atoms, n_members],
+        stress [n_labelled, n_members].
+        """
         rows = {}
         force_var = None
         if "energy" in self.weights:
@@ -71,27 +91,42 @@ class Loss:
         return rows
 
     def _energy(self, out: dict[str, Tensor], batch: Batch, beta: float) -> Tensor:
-        assert batch.energy is not None, "energy_weight without energies: race.train.prepare refuses that"
+        assert batch.energy is not None, (
+            "energy_weight without energies: race.train.prepare refuses that"
+        )
         square = (out["energy"] - batch.energy.unsqueeze(1)) ** 2
-        size = batch.n_atoms_per_frame.to(square.dtype).unsqueeze(1) if self.extensive else 1  # an integer times a number is float32
+        # An integer times a number is float32
+        size = batch.n_atoms_per_frame.to(square.dtype).unsqueeze(1) if self.extensive else 1
         unit = size * self.sigma0_energy**2
         if self.kind == "mse":
             return 0.5 * square / unit
         var = out["energy_var"]
         return (var.detach() / unit) ** beta * 0.5 * (square / var + torch.log(var))
 
-    def _forces(self, out: dict[str, Tensor], batch: Batch, beta: float) -> tuple[Tensor, Tensor | None]:
-        """Rows, and the detached scalar variance det(Sigma)^(1/3) [n_atoms, n_members] where the head has one."""
-        assert batch.forces is not None, "forces_weight without forces: race.train.prepare refuses that"
+    def _forces(
+        self, out: dict[str, Tensor], batch: Batch, beta: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows, and the detached scalar variance det(Sigma)^(1/3) [n_atoms, n_members] where
+        the head has one.
+        """
+        assert batch.forces is not None, (
+            "forces_weight without forces: race.train.prepare refuses that"
+        )
         error = out["forces"] - batch.forces.unsqueeze(1)
         if self.kind in ("mse", "nll_e"):
             return 0.5 * (error * error).sum(-1) / self.sigma0**2, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out["raw"], error)
         var = torch.exp(logdet.detach() / 3.0)
-        nll = evidential_nll(self.covariance, out["raw"], error) if self.kind == "evidential" else 0.5 * (quadratic + logdet)
+        nll = (
+            evidential_nll(self.covariance, out["raw"], error)
+            if self.kind == "evidential"
+            else 0.5 * (quadratic + logdet)
+        )
         return (var / self.sigma0**2) ** beta * nll, var
 
-    def _stress(self, out: dict[str, Tensor], batch: Batch, force_var: Tensor | None, beta: float) -> Tensor:
+    def _stress(
+        self, out: dict[str, Tensor], batch: Batch, force_var: Tensor | None, beta: float
+    ) -> Tensor:
         if batch.stress is None:  # no frame of this batch has one
             return out["energy"].new_zeros(0, out["energy"].shape[1])
         labelled = ~torch.isnan(batch.stress).any(1)
@@ -100,15 +135,23 @@ class Loss:
         n_atoms = batch.n_atoms_per_frame[labelled].unsqueeze(1)
         if "virial_cov" in out:
             factor = torch.linalg.cholesky(out["virial_cov"][labelled])
-            white = torch.linalg.solve_triangular(factor, virial.unsqueeze(-1), upper=False).squeeze(-1)
+            white = torch.linalg.solve_triangular(
+                factor, virial.unsqueeze(-1), upper=False
+            ).squeeze(-1)
             logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             # of isotropic noise of variance c an off-diagonal component has c/2: det C = c^6 / 8
             var = torch.exp((logdet.detach() + math.log(8.0)) / 6.0)
-            return (var / (n_atoms * (self.sigma0 * STRESS_LENGTH) ** 2)) ** beta * 0.5 * ((white * white).sum(-1) + logdet)
+            return (
+                (var / (n_atoms * (self.sigma0 * STRESS_LENGTH) ** 2)) ** beta
+                * 0.5
+                * ((white * white).sum(-1) + logdet)
+            )
         if force_var is None:
             unit = n_atoms * self.sigma0**2
         else:
-            unit = force_var.new_zeros(batch.n_frames, force_var.shape[1]).index_add_(0, batch.frame, force_var)[labelled]
+            unit = force_var.new_zeros(batch.n_frames, force_var.shape[1]).index_add_(
+                0, batch.frame, force_var
+            )[labelled]
         return 0.5 * (virial * virial).sum(-1) / (unit * STRESS_LENGTH**2)
 
 

@@ -1,4 +1,6 @@
-"""Weights of many members from the weights of few: the member axis comes first in every parameter."""
+"""Weights of many members from the weights of few: the member axis comes first in every
+parameter.
+"""
 
 from collections.abc import Sequence
 
@@ -14,8 +16,9 @@ from race.train.noise import untouched
 def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) -> RACE:
     """One model whose members are those of `models`, in order.
 
-    All must share their architecture and what members share: elements, E0, scale, sigma0, average neighbours. The factors on their noise
-    (race.train.noise) belong to each model by itself, and are 1 in the stack.
+    All must share their architecture and what members share: elements, E0, scale, sigma0,
+    average neighbours. The factors on their noise (race.train.noise) belong to each model
+    by itself, and are 1 in the stack.
 
     Raises:
         RaceError: two models differ in more than their weights; names the first option that does.
@@ -26,9 +29,13 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
         for key, value in untouched(model.config).model_dump().items():
             if key != "n_members" and value != first[key]:
                 raise RaceError(
-                    f"model.{key} differs, so the models cannot share one ensemble", where=name, expected=f"{first[key]} as in {names[0]}",
-                    got=str(value), remedy="train the members on the same data and split, or set this option in their configs",
-                )  # fmt: skip
+                    f"model.{key} differs, so the models cannot share one ensemble",
+                    where=name,
+                    expected=f"{first[key]} as in {names[0]}",
+                    got=str(value),
+                    remedy="train the members on the same data and split, or set this option in "
+                    "their configs",
+                )
     n_members = sum(model.config.n_members for model in models)
     config = untouched(models[0].config).model_copy(update={"n_members": n_members})
     parameters = dict(models[0].named_parameters())
@@ -52,4 +59,7 @@ def initial_model(config: ModelConfig, seed: int, dtype: torch.dtype) -> RACE:
 
 def best_rows(new: dict[str, Tensor], old: dict[str, Tensor], better: Tensor) -> dict[str, Tensor]:
     """Takes the rows `better` [n_members] of `new`, the others of `old`."""
-    return {name: torch.where(better.view(-1, *[1] * (tensor.dim() - 1)), tensor, old[name]) for name, tensor in new.items()}
+    return {
+        name: torch.where(better.view(-1, *[1] * (tensor.dim() - 1)), tensor, old[name])
+        for name, tensor in new.items()
+    }

@@ -1,6 +1,8 @@
-"""Validation metrics of every member and of the ensemble, accumulated on the device without a loop over members.
+"""Validation metrics of every member and of the ensemble, accumulated on the device without
+a loop over members.
 
-The ensemble is one more column: mean of the members, with the law of total variance for its uncertainty.
+The ensemble is one more column: mean of the members, with the law of total variance for
+its uncertainty.
 """
 
 import torch
@@ -23,18 +25,23 @@ def with_ensemble(value: Tensor, covariance: Tensor | None) -> tuple[Tensor, Ten
         covariance: [n, M, d, d] of each member, or None.
 
     Returns:
-        [n, M + 1, d] and [n, M + 1, d, d]; the last column has Sigma = mean_m Sigma_m + mean_m (v_m - v)(v_m - v)^T.
+        [n, M + 1, d] and [n, M + 1, d, d]; the last column has Sigma = mean_m Sigma_m +
+        mean_m (v_m - v)(v_m - v)^T.
     """
     mean = value.mean(1, keepdim=True)
     spread = value - mean
     if covariance is None:
         covariance = value.new_zeros(*value.shape, value.shape[-1])
-    total = covariance.mean(1, keepdim=True) + (torch.einsum("nma,nmb->nab", spread, spread) / value.shape[1]).unsqueeze(1)
+    total = covariance.mean(1, keepdim=True) + (
+        torch.einsum("nma,nmb->nab", spread, spread) / value.shape[1]
+    ).unsqueeze(1)
     return torch.cat([value, mean], 1), torch.cat([covariance, total], 1)
 
 
 def total_forces_cov(model: RACE, raw: Tensor) -> Tensor | None:
-    """What each member says of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential: with its epistemic part); None: nothing."""
+    """What each member says of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential:
+    with its epistemic part); None: nothing.
+    """
     if not model.has_forces_cov:
         return None
     covariance = model.forces_cov(raw)
@@ -57,10 +64,14 @@ class Means:
     def result(self, ranks: Ranks) -> dict[str, Tensor]:
         """[columns] each, on the CPU, over what all ranks have added."""
         all_ranks = Means()
-        for sums, counts in ranks.gather(({name: total.cpu() for name, total in self.sums.items()}, self.counts)):
+        for sums, counts in ranks.gather(
+            ({name: total.cpu() for name, total in self.sums.items()}, self.counts)
+        ):
             for name, total in sums.items():
                 all_ranks._merge(name, total, counts[name])
-        return {name: total / max(all_ranks.counts[name], 1) for name, total in all_ranks.sums.items()}
+        return {
+            name: total / max(all_ranks.counts[name], 1) for name, total in all_ranks.sums.items()
+        }
 
     def _merge(self, name: str, total: Tensor, count: int) -> None:
         self.sums[name] = self.sums[name] + total if name in self.sums else total
@@ -70,10 +81,13 @@ class Means:
 class Metrics:
     """Sums over a validation set.
 
-    `update` takes batches and detached predictions; `result` gives a [n_members + 1] tensor per metric, ensemble last:
-    energy_rmse, energy_mae, energy_std (meV/atom), forces_rmse, forces_mae, forces_std (meV/A), stress_rmse (meV/A^3),
-    energy_nll, forces_nll (Gaussian, per frame and per atom, without the constant), forces_coverage (of the central 90 % interval
-    of each component), stress_std (meV/A^3) and stress_coverage. Those that the head does not give are absent or NaN.
+    `update` takes batches and detached predictions; `result` gives a [n_members + 1]
+    tensor per metric, ensemble last:
+    energy_rmse, energy_mae, energy_std (meV/atom), forces_rmse, forces_mae, forces_std
+    (meV/A), stress_rmse (meV/A^3), energy_nll, forces_nll (Gaussian, per frame and per
+    atom, without the constant), forces_coverage (of the central 90 % interval of each
+    component), stress_std (meV/A^3) and stress_coverage. Those that the head does not
+    give are absent or NaN.
     """
 
     def __init__(self, config: ModelConfig):
@@ -93,22 +107,32 @@ class Metrics:
             if self.energy_var:
                 self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()))
         if batch.forces is not None and "forces" in out:
-            value, cov = with_ensemble(out["forces"].double(), None if forces_cov is None else forces_cov.double())
+            value, cov = with_ensemble(
+                out["forces"].double(), None if forces_cov is None else forces_cov.double()
+            )
             error, std = value - batch.forces.unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
             self._errors("forces", error, std)
             self.means.add("forces_coverage", (error.abs() <= Z90 * std).double())
             if self.forces_cov:
                 factor = torch.linalg.cholesky_ex(cov).L
-                white = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).squeeze(-1)
+                white = torch.linalg.solve_triangular(
+                    factor, error.unsqueeze(-1), upper=False
+                ).squeeze(-1)
                 logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
                 self.means.add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
         if batch.stress is not None and "stress" in out:
             labelled = ~torch.isnan(batch.stress).any(1)
             noise = None
             if "virial_cov" in out:
-                noise = out["virial_cov"][labelled].double() / batch.volume[labelled].double().view(-1, 1, 1, 1) ** 2
+                noise = (
+                    out["virial_cov"][labelled].double()
+                    / batch.volume[labelled].double().view(-1, 1, 1, 1) ** 2
+                )
             value, cov = with_ensemble(out["stress"][labelled].double(), noise)
-            error, std = value - batch.stress[labelled].unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
+            error, std = (
+                value - batch.stress[labelled].unsqueeze(1),
+                cov.diagonal(dim1=-2, dim2=-1).sqrt(),
+            )
             self._errors("stress", error, None if noise is None else std)
             if noise is not None:
                 self.means.add("stress_coverage", (error.abs() <= Z90 * std).double())

@@ -1,14 +1,22 @@
-"""How wide the predicted noise is: a factor on its standard deviation, one for energies and one for forces, fitted after training.
+"""How wide the predicted noise is: a factor on its standard deviation, one for energies and
+one for forces, fitted after training.
 
-The likelihood makes the noise of each member as wide as that member's own error. The mean of the members errs by less: of any numbers
-    (y - <y_m>)^2 = <(y - y_m)^2> - <(y_m - <y_m>)^2>                  (ambiguity decomposition, Krogh and Vedelsby 1995)
-so by noise minus spread, where the law of total variance gives noise plus spread. And the noise of energies, which have one label
-a frame, is often still following the errors down when the learning rate is spent.
+The likelihood makes the noise of each member as wide as that member's own error. The mean
+of the members errs by less: of any numbers
+    (y - <y_m>)^2 = <(y - y_m)^2> - <(y_m - <y_m>)^2>                  (ambiguity
+                                                                       decomposition,
+                                                                       Krogh and Vedelsby
+                                                                       1995)
+so by noise minus spread, where the law of total variance gives noise plus spread. And the
+noise of energies, which have one label a frame, is often still following the errors down
+when the learning rate is spent.
 
-The factors c minimise the CRPS of the validation set's errors under c^2 aleatoric + epistemic, in units of the noise. It is proper as the
-likelihood is, but grows with the size of an error, not with its square: a few large ones, which forces always have, do not decide how
-wide the noise of all others is. The factors are fields of the model's config and change neither a weight, nor a mean, nor a
-spread of members. Training itself always runs with factors of 1.
+The factors c minimise the CRPS of the validation set's errors under c^2 aleatoric +
+epistemic, in units of the noise. It is proper as the likelihood is, but grows with the
+size of an error, not with its square: a few large ones, which forces always have, do not
+decide how wide the noise of all others is. The factors are fields of the model's config
+and change neither a weight, nor a mean, nor a spread of members. Training itself always
+runs with factors of 1.
 """
 
 from collections.abc import Iterable
@@ -43,19 +51,24 @@ def untouched(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"energy_noise_factor": 1.0, "forces_noise_factor": 1.0})
 
 
-def fit_noise(model: RACE, batches: Iterable[Batch | None], ranks: Ranks | None = None) -> dict[str, float]:
+def fit_noise(
+    model: RACE, batches: Iterable[Batch | None], ranks: Ranks | None = None
+) -> dict[str, float]:
     """Fits the factors, and multiplies those of `model` by them, in place.
 
-    The evidential head tells aleatoric from epistemic by itself, and the paper's intensive energy variance has no unit to scale:
+    The evidential head tells aleatoric from epistemic by itself, and the paper's
+    intensive energy variance has no unit to scale:
     these are left alone.
 
     Args:
         model: trained.
-        batches: of the validation set, on the model's device; of several ranks, each its share (None: an empty one).
+        batches: of the validation set, on the model's device; of several ranks, each its
+            share (None: an empty one).
         ranks: those that share the validation set.
 
     Returns:
-        "energy" and "forces" -> factor, of those that the head predicts and the batches have labels for.
+        "energy" and "forces" -> factor, of those that the head predicts and the batches
+        have labels for.
     """
     if model.head in ("point", "evidential"):
         return {}
@@ -68,7 +81,9 @@ def fit_noise(model: RACE, batches: Iterable[Batch | None], ranks: Ranks | None 
     for name in parts:
         shares = [rows for share in (ranks or Ranks()).gather(parts[name]) for rows in share]
         if shares:
-            factors[name] = noise_factor(*(np.concatenate(columns) for columns in zip(*shares, strict=True)))
+            factors[name] = noise_factor(
+                *(np.concatenate(columns) for columns in zip(*shares, strict=True))
+            )
     model.scale_noise(factors.get("energy", 1.0), factors.get("forces", 1.0))
     return factors
 
@@ -78,7 +93,11 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
     out = {name: value.detach() for name, value in model(batch, forces=labels is not None).items()}
     rows = {}
     if not model.paper_energy_var and batch.energy is not None:
-        rows["energy"] = _split(out["energy"].unsqueeze(2), out["energy_var"][..., None, None], batch.energy.unsqueeze(1))
+        rows["energy"] = _split(
+            out["energy"].unsqueeze(2),
+            out["energy_var"][..., None, None],
+            batch.energy.unsqueeze(1),
+        )
     if labels is not None:
         with torch.no_grad():
             rows["forces"] = _split(out["forces"], model.forces_cov(out["raw"]), labels)
@@ -86,19 +105,28 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
 
 
 def _split(members: Tensor, covariance: Tensor, label: Tensor) -> Rows:
-    """members [n, M, d], covariance [n, M, d, d], label [n, d]; rows without a label are left out."""
+    """members [n, M, d], covariance [n, M, d, d], label [n, d]; rows without a label are
+    left out.
+    """
     known = torch.isfinite(label).all(1)
     members, covariance = members[known].double(), covariance[known].double()
     value, total = with_ensemble(members, covariance)
     noise = covariance.mean(1)
-    return Rows(*(part.cpu().numpy() for part in (label[known].double() - value[:, -1], noise, total[:, -1] - noise)))
+    return Rows(
+        *(
+            part.cpu().numpy()
+            for part in (label[known].double() - value[:, -1], noise, total[:, -1] - noise)
+        )
+    )
 
 
 def noise_factor(error: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray) -> float:
-    """The best c for errors [n, d] with the predicted covariance c^2 aleatoric + epistemic, both [n, d, d]; aleatoric is regular.
+    """The best c for errors [n, d] with the predicted covariance c^2 aleatoric + epistemic,
+    both [n, d, d]; aleatoric is regular.
 
-    Minimises the sum over components, in a frame where the noise is the unit matrix and the spread diagonal, of the CRPS of a normal
-    distribution (Gneiting and Raftery 2007, eq. 21), and PRIOR_ERRORS times its expectation over standard normal errors.
+    Minimises the sum over components, in a frame where the noise is the unit matrix and
+    the spread diagonal, of the CRPS of a normal distribution (Gneiting and Raftery 2007,
+    eq. 21), and PRIOR_ERRORS times its expectation over standard normal errors.
     """
     whiten = np.linalg.inv(np.linalg.cholesky(aleatoric))
     spread, axes = np.linalg.eigh(whiten @ epistemic @ whiten.swapaxes(1, 2))
@@ -108,8 +136,16 @@ def noise_factor(error: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray
         square = np.exp(2 * log_c)
         std = np.sqrt(square + np.maximum(spread, 0))
         z = rotated / std
-        crps = std * (z * (2 * ndtr(z) - 1) + np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z) - np.sqrt(1 / np.pi))
+        crps = std * (
+            z * (2 * ndtr(z) - 1) + np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z) - np.sqrt(1 / np.pi)
+        )
         expected = np.sqrt(2 * (1 + square) / np.pi) - np.sqrt(square / np.pi)
         return float(np.sum(crps)) + PRIOR_ERRORS * float(expected)
 
-    return float(np.exp(minimize_scalar(cost, bounds=(-LARGEST, LARGEST), method="bounded", options={"xatol": 1e-6}).x))
+    return float(
+        np.exp(
+            minimize_scalar(
+                cost, bounds=(-LARGEST, LARGEST), method="bounded", options={"xatol": 1e-6}
+            ).x
+        )
+    )

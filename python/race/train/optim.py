@@ -1,4 +1,6 @@
-"""Optimiser, learning rate, clipping and weight averaging. Every parameter is [n_members, ...]: members are rows."""
+"""Optimiser, learning rate, clipping and weight averaging. Every parameter is [n_members,
+...]: members are rows.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,13 +14,19 @@ from race.config import TrainConfig
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Adam:
     """Adam or AMSGrad in one fused kernel. Both are elementwise, so members stay independent."""
-    return torch.optim.Adam(parameters, lr=config.learning_rate, amsgrad=config.optimizer == "amsgrad", fused=True)
+    return torch.optim.Adam(
+        parameters, lr=config.learning_rate, amsgrad=config.optimizer == "amsgrad", fused=True
+    )
 
 
 def clip_per_member(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales each member's gradient to at most `max_norm` in the norm over all its parameters; returns the norms [n_members]."""
+    """Scales each member's gradient to at most `max_norm` in the norm over all its
+    parameters; returns the norms [n_members].
+    """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]).norm(dim=0)
+    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]).norm(
+        dim=0
+    )
     factor = (max_norm / norms).clamp(max=1.0)  # max_norm / 0 is inf, clamped to 1
     for grad in grads:
         grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
@@ -26,7 +34,9 @@ def clip_per_member(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
 
 
 class Ema:
-    """Exponential moving average of the weights; early on with the shorter memory (1 + step) / (10 + step)."""
+    """Exponential moving average of the weights; early on with the shorter memory (1 + step)
+    / (10 + step).
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         self.parameters = list(parameters)
@@ -52,7 +62,9 @@ class Ema:
 
 
 class Schedule:
-    """Learning rate as a function of the step: linear rise, then constant, cosine to 1 %, or halved on plateaus."""
+    """Learning rate as a function of the step: linear rise, then constant, cosine to 1 %, or
+    halved on plateaus.
+    """
 
     RISE = 100  # steps; a tenth of a short run at most
     FINAL = 0.01
@@ -68,7 +80,11 @@ class Schedule:
         rise = min(1.0, (step + 1) / (self.rise + 1))
         if self.config.schedule == "cosine":
             phase = max(0, step - self.rise) / max(1, self.n_steps - self.rise)
-            return self.config.learning_rate * rise * (self.FINAL + (1 - self.FINAL) * 0.5 * (1 + math.cos(math.pi * min(1.0, phase))))
+            return (
+                self.config.learning_rate
+                * rise
+                * (self.FINAL + (1 - self.FINAL) * 0.5 * (1 + math.cos(math.pi * min(1.0, phase))))
+            )
         return self.config.learning_rate * rise * self.scale
 
     def observe(self, score: float) -> None:

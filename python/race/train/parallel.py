@@ -1,9 +1,12 @@
-"""Data parallelism: the processes of `torchrun` share every batch and add up their gradients, so that N of them train as one does.
+"""Data parallelism: the processes of `torchrun` share every batch and add up their
+gradients, so that N of them train as one does.
 
-Each rank computes the loss of its frames, divided by the number of frames (atoms) of the whole batch; the sum of the gradients is
-then that of one process, and clipping and the optimiser's step follow on every rank alike. Gradients travel in a few flat
-buckets after the backward pass: a force loss differentiates through autograd.grad, for which DistributedDataParallel's hooks are not made.
-Counts and signals of the host go by gloo, which notices at once when a rank has died; tensors by nccl where they are on GPUs.
+Each rank computes the loss of its frames, divided by the number of frames (atoms) of the
+whole batch; the sum of the gradients is then that of one process, and clipping and the
+optimiser's step follow on every rank alike. Gradients travel in a few flat buckets after
+the backward pass: a force loss differentiates through autograd.grad, for which
+DistributedDataParallel's hooks are not made. Counts and signals of the host go by gloo,
+which notices at once when a rank has died; tensors by nccl where they are on GPUs.
 """
 
 import os
@@ -24,7 +27,8 @@ BUCKET = 1 << 24  # numbers per message; bounds the copy that a message needs
 
 
 class Ranks:
-    """This process among those that train together. Alone, every sum is what it was and nothing is sent.
+    """This process among those that train together. Alone, every sum is what it was and
+    nothing is sent.
 
     As a context it joins the group that torchrun's environment describes, and leaves it at the end.
 
@@ -47,16 +51,25 @@ class Ranks:
     def __enter__(self) -> "Ranks":
         if self.size > 1:
             with self._together():
-                dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+                )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         # Not after an error: the others may never come.
         if self.size > 1 and (kind is None or kind is SystemExit):
             dist.destroy_process_group()
 
     def share(self, cost: Sequence[int] | np.ndarray) -> list[int]:
-        """Which items of a batch are this rank's, by their costs; the same division on every rank."""
+        """Which items of a batch are this rank's, by their costs; the same division on
+        every rank.
+        """
         return shares(cost, self.size)[self.rank]
 
     def total(self, numbers: Mapping[str, int]) -> dict[str, int]:
@@ -85,7 +98,9 @@ class Ranks:
             for bucket in _buckets(tensors):
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
                 dist.all_reduce(flat)
-                for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                for tensor, part in zip(
+                    bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True
+                ):
                     tensor.copy_(part.view_as(tensor))
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
@@ -113,22 +128,31 @@ class Ranks:
             yield
         except RuntimeError as error:  # gloo, nccl and the store each have their own
             raise RaceError(
-                "another rank has ended or cannot be reached", where=f"rank {self.rank} of {self.size}",
-                got=str(error).strip().splitlines()[0], remedy="its own message says why; then continue with --resume",
-            ) from None  # fmt: skip
+                "another rank has ended or cannot be reached",
+                where=f"rank {self.rank} of {self.size}",
+                got=str(error).strip().splitlines()[0],
+                remedy="its own message says why; then continue with --resume",
+            ) from None
 
     def _device(self, name: str) -> torch.device:
         try:
             device = torch.device(name)
             if device.type == "cuda" and self.size > 1:
                 if device.index is not None:
-                    raise RaceError("one GPU for several ranks", where="train.device", expected="cuda: each rank takes its own", got=name)
+                    raise RaceError(
+                        "one GPU for several ranks",
+                        where="train.device",
+                        expected="cuda: each rank takes its own",
+                        got=name,
+                    )
                 device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
                 torch.cuda.set_device(device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             where = f"train.device, rank {self.rank}" if self.size > 1 else "train.device"
-            raise RaceError("device is not available", where=where, got=name, remedy=str(error).splitlines()[0]) from None
+            raise RaceError(
+                "device is not available", where=where, got=name, remedy=str(error).splitlines()[0]
+            ) from None
         return device
 
 

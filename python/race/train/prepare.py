@@ -1,4 +1,6 @@
-"""From the config a user wrote to the one a run uses: data read and split, everything left open filled from the training set."""
+"""From the config a user wrote to the one a run uses: data read and split, everything left
+open filled from the training set.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,16 +13,24 @@ import torch
 from race.config import Config
 from race.data import Dataset, read_frames
 from race.data.splits import validation_split
-from race.data.statistics import atomic_energies, average_neighbors, elements_of, energy_scale, force_scale, summary
+from race.data.statistics import (
+    atomic_energies,
+    average_neighbors,
+    elements_of,
+    energy_scale,
+    force_scale,
+    summary,
+)
 from race.errors import RaceError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-# sigma0 is the unit of the covariance heads, which reach about sigma0 / 12 to 12 sigma0. An untrained model errs by the RMS
-# force, a very good one by 1 % of it; their geometric mean puts both ends within reach.
+# sigma0 is the unit of the covariance heads, which reach about sigma0 / 12 to 12 sigma0.
+# An untrained model errs by the RMS force, a very good one by 1 % of it; their geometric
+# mean puts both ends within reach.
 SIGMA0_PER_FORCE = 0.1
-# sigma_E = 0.1 Angstrom * sigma_F * sqrt(n_atoms) is what trained potentials show, from 27-atom molecules to 265-atom cells, within
-# a factor of 3.
+# sigma_E = 0.1 Angstrom * sigma_F * sqrt(n_atoms) is what trained potentials show, from
+# 27-atom molecules to 265-atom cells, within a factor of 3.
 ENERGY_PER_SIGMA0 = 0.1  # Angstrom
 
 
@@ -35,24 +45,35 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Reads and splits the data and fills elements, avg_num_neighbors, E0, scale and sigma0 where the config leaves them open.
+    """Reads and splits the data and fills elements, avg_num_neighbors, E0, scale and sigma0
+    where the config leaves them open.
 
     Raises:
-        RaceError: unreadable or unlabelled data, elements that the config lacks, stress_weight without stress labels.
+        RaceError: unreadable or unlabelled data, elements that the config lacks,
+            stress_weight without stress labels.
     """
     data, train = config.data, config.train
     with_forces = train.forces_weight > 0
-    labels = [name for name, weight in (("energy", train.energy_weight), ("forces", train.forces_weight)) if weight > 0]
+    labels = [
+        name
+        for name, weight in (("energy", train.energy_weight), ("forces", train.forces_weight))
+        if weight > 0
+    ]
     frames = _read(data.train, config, labels)
     if data.validation:
         validation = _read(data.validation, config, labels)
     else:
         frames, validation = validation_split(frames, data.validation_fraction, data.split_seed)
-    if train.stress_weight > 0 and not all(any("stress" in atoms.info for atoms in part) for part in (frames, validation)):
+    if train.stress_weight > 0 and not all(
+        any("stress" in atoms.info for atoms in part) for part in (frames, validation)
+    ):
         raise RaceError(
-            "no stress labels", where="train.stress_weight", expected="0, or training and validation frames with stress",
-            got=train.stress_weight, remedy="set it to 0 or data.stress_key",
-        )  # fmt: skip
+            "no stress labels",
+            where="train.stress_weight",
+            expected="0, or training and validation frames with stress",
+            got=train.stress_weight,
+            remedy="set it to 0 or data.stress_key",
+        )
 
     given, dtype = config.model.model_fields_set, DTYPES[train.dtype]
     model = config.model.model_copy()
@@ -63,7 +84,12 @@ def prepare(config: Config) -> Prepared:
     if not model.atomic_energies:
         source = data.atomic_energies
         model.atomic_energies = atomic_energies(
-            frames, model.elements, source, pooling=model.pooling, units=data.units, energy_key=data.energy_key
+            frames,
+            model.elements,
+            source,
+            pooling=model.pooling,
+            units=data.units,
+            energy_key=data.energy_key,
         )
     if with_forces:
         scale = force_scale(frames)
@@ -77,12 +103,19 @@ def prepare(config: Config) -> Prepared:
     for name in ("atomic_energies", "scale"):
         if len(getattr(model, name)) != len(model.elements):
             elements = " ".join(model.elements)
-            raise RaceError("wrong length", where=f"model.{name}", expected=f"one value for each of {elements}", got=getattr(model, name))
+            raise RaceError(
+                "wrong length",
+                where=f"model.{name}",
+                expected=f"one value for each of {elements}",
+                got=getattr(model, name),
+            )
 
     files = {str(path): sha256(path) for path in [*data.train, *data.validation]}
     about = summary(frames, model.r_max) | {"n_validation": len(validation), "files": files}
     resolved = config.model_copy(update={"model": model})
-    return Prepared(resolved, training_set, Dataset(validation, model.elements, model.r_max, dtype), about)
+    return Prepared(
+        resolved, training_set, Dataset(validation, model.elements, model.r_max, dtype), about
+    )
 
 
 def _read(paths: list[Path], config: Config, labels: list[str]) -> list[ase.Atoms]:

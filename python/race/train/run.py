@@ -1,8 +1,9 @@
 """A run's folder: what training writes and everything after it reads.
 
-run/config.yaml          the fully resolved config            run/log.csv, run/tensorboard/    learning curves
-run/model.safetensors    the weights to use                   run/summary.json                 training set, versions, result
-run/checkpoint/          what --resume continues from (race.train.checkpoint)
+run/config.yaml          the fully resolved config            run/log.csv,
+run/tensorboard/    learning curves run/model.safetensors    the weights to use
+run/summary.json                 training set, versions, result run/checkpoint/
+what --resume continues from (race.train.checkpoint)
 """
 
 import json
@@ -23,17 +24,27 @@ from race.train.prepare import DTYPES
 
 
 def load_run(path: str | Path) -> tuple[RACE, Config, dict[str, Any]]:
-    """The trained model (averaged weights, each member's best epoch by validation), its resolved config and its summary.
+    """The trained model (averaged weights, each member's best epoch by validation), its
+    resolved config and its summary.
 
     Raises:
-        RaceError: not a run, a run that has not finished an epoch, or weights that do not fit the config.
+        RaceError: not a run, a run that has not finished an epoch, or weights that do not
+            fit the config.
     """
     run = Path(path)
     if not (run / "config.yaml").exists():
-        raise RaceError("not a run", where=run, expected="a folder with config.yaml, as `race train` makes", remedy="check the path")
+        raise RaceError(
+            "not a run",
+            where=run,
+            expected="a folder with config.yaml, as `race train` makes",
+            remedy="check the path",
+        )
     if not (run / "model.safetensors").exists():
         raise RaceError(
-            "no weights yet", where=run, expected="model.safetensors, written after the first epoch", remedy="train with --resume"
+            "no weights yet",
+            where=run,
+            expected="model.safetensors, written after the first epoch",
+            remedy="train with --resume",
         )
     config = read_config(run / "config.yaml")
     model = RACE(config.model, DTYPES[config.train.dtype])
@@ -46,17 +57,28 @@ def load_weights(model: RACE, path: Path) -> None:
     tensors, parameters = read_tensors(path), dict(model.named_parameters())
     if tensors.keys() != parameters.keys():
         odd = sorted(tensors.keys() ^ parameters.keys())[0]
-        raise RaceError(f"weights do not fit the config: {odd}", where=path, expected=f"{len(parameters)} tensors", got=len(tensors))
+        raise RaceError(
+            f"weights do not fit the config: {odd}",
+            where=path,
+            expected=f"{len(parameters)} tensors",
+            got=len(tensors),
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if tensors[name].shape != parameter.shape:
                 expected, got = tuple(parameter.shape), tuple(tensors[name].shape)
-                raise RaceError("weights do not fit the config", where=f"{path}, {name}", expected=expected, got=got)
+                raise RaceError(
+                    "weights do not fit the config",
+                    where=f"{path}, {name}",
+                    expected=expected,
+                    got=got,
+                )
             parameter.copy_(tensors[name])
 
 
 def warm_started(config: Config) -> Config:
-    """`config` with the model section of the run that `train.warm_start` names: weights mean nothing under other constants.
+    """`config` with the model section of the run that `train.warm_start` names: weights mean
+    nothing under other constants.
 
     Raises:
         RaceError: no such run, or an option of the model that the user set to something else.
@@ -66,16 +88,26 @@ def warm_started(config: Config) -> Config:
     model = untouched(load_run(config.train.warm_start)[1].model)
     for key in config.model.model_fields_set:
         given, kept = getattr(config.model, key), getattr(model, key)
-        if given not in (kept, []):  # an empty list means "fill from the data", which that run has done
+        if given not in (
+            kept,
+            [],
+        ):  # an empty list means "fill from the data", which that run has done
             remedy = f"leave it out: the model section is that of {config.train.warm_start}"
             raise RaceError(
-                "differs from the run that train.warm_start names", where=f"model.{key}", expected=kept, got=given, remedy=remedy
+                "differs from the run that train.warm_start names",
+                where=f"model.{key}",
+                expected=kept,
+                got=given,
+                remedy=remedy,
             )
     return config.model_copy(update={"model": model})
 
 
 def write_config(run: Path, config: Config) -> None:
-    write_atomic(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    write_atomic(
+        run / "config.yaml",
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode(),
+    )
 
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
@@ -85,5 +117,7 @@ def write_summary(run: Path, summary: dict[str, Any]) -> None:
 def provenance() -> dict[str, str | None]:
     """Versions of what trained the model."""
     folder = Path(race.__file__).parent
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+    )
     return {"race": race.__version__, "torch": torch.__version__, "git": git.stdout.strip() or None}

@@ -1,4 +1,6 @@
-"""The training loop. One step trains every member; nothing is read from the device except for the bar and at epoch ends."""
+"""The training loop. One step trains every member; nothing is read from the device except
+for the bar and at epoch ends.
+"""
 
 import time
 from collections.abc import Iterator
@@ -40,19 +42,35 @@ class State:
 
 
 class Trainer:
-    """Trains `model` on `train`, judges it on `validation`, and keeps everything in the folder `run`.
+    """Trains `model` on `train`, judges it on `validation`, and keeps everything in the
+    folder `run`.
 
     Args:
         config: resolved config.
         model: freshly initialised, on any device.
         train, validation: labelled datasets.
         run: existing folder. A checkpoint in it is continued.
-        ranks: those that train together, all with the same arguments. The state is the same on all; the first writes it.
+        ranks: those that train together, all with the same arguments. The state is the
+            same on all; the first writes it.
     """
 
-    def __init__(self, config: Config, model: RACE, train: Dataset, validation: Dataset, run: Path, ranks: Ranks | None = None):
+    def __init__(
+        self,
+        config: Config,
+        model: RACE,
+        train: Dataset,
+        validation: Dataset,
+        run: Path,
+        ranks: Ranks | None = None,
+    ):
         self.ranks = ranks or Ranks(config.train.device)
-        self.config, self.options, self.train_set, self.validation_set, self.run = config, config.train, train, validation, run
+        self.config, self.options, self.train_set, self.validation_set, self.run = (
+            config,
+            config.train,
+            train,
+            validation,
+            run,
+        )
         self.device = self.ranks.device
         if self.device.type == "cpu":
             keep_memory()
@@ -66,14 +84,20 @@ class Trainer:
         self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.state = State(best=[float("inf")] * self.n_scores, best_epoch=[0] * self.n_scores)
         self.sums: dict[str, Tensor] = {}  # of the epoch under way, [n_members] each
-        self.shown: tuple[int, dict[str, float]] = (0, {})  # batch and totals when the bar was last refreshed
+        # Batch and totals when the bar was last refreshed
+        self.shown: tuple[int, dict[str, float]] = (
+            0,
+            {},
+        )
         self.row: dict[str, float] = {}  # of the log, last epoch
         self.saved = time.monotonic()
         if has_checkpoint(run):
             self._load()
-        self.ranks.copy_first([p.data for p in self.parameters.values()] + list(self.model.buffers()))
+        self.ranks.copy_first(
+            [p.data for p in self.parameters.values()] + list(self.model.buffers())
+        )
 
-    # ---- what a subclass may change ------------------------------------------------------------------------------
+    # ---- what a subclass may change --------------------------------------------------------------
 
     @property
     def n_scores(self) -> int:
@@ -100,50 +124,78 @@ class Trainer:
     def load_more(self, groups: dict[str, dict[str, Tensor]]) -> None:
         """Takes what `more_tensors` gave, from a checkpoint that is continued."""
 
-    # ---- the loop ------------------------------------------------------------------------------------------------
+    # ---- the loop --------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Trains until `train.epochs` epochs are complete; on SIGTERM or Ctrl-C saves and leaves with SystemExit."""
+        """Trains until `train.epochs` epochs are complete; on SIGTERM or Ctrl-C saves and
+        leaves with SystemExit.
+        """
         options, state = self.options, self.state
         with Interrupt() as interrupt, self._log() as log:
             while state.epoch < options.epochs:
                 start = time.monotonic()
-                plan = self.train_set.plan(options.batch_size, options.seed, state.epoch, balanced=options.balance)
+                plan = self.train_set.plan(
+                    options.batch_size, options.seed, state.epoch, balanced=options.balance
+                )
                 for batch in self._shares(self.train_set, plan[state.batch :]):
                     self.step(batch)
                     if log and log.due():
-                        log.progress(state.epoch, state.batch, self.numbers(self.row | self._recent_means()))
-                    received = self.ranks.largest(interrupt.received or 0)  # by any rank: all stop after the same step
+                        log.progress(
+                            state.epoch, state.batch, self.numbers(self.row | self._recent_means())
+                        )
+                    # By any rank: all stop after the same step
+                    received = self.ranks.largest(interrupt.received or 0)
                     if received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
-                        state.seconds, start = state.seconds + time.monotonic() - start, time.monotonic()
+                        state.seconds, start = (
+                            state.seconds + time.monotonic() - start,
+                            time.monotonic(),
+                        )
                         self.save()
                     if received:
                         self.ranks.wait()
-                        name, where = Signals(received).name, f"epoch {state.epoch}, batch {state.batch}"
+                        name, where = (
+                            Signals(received).name,
+                            f"epoch {state.epoch}, batch {state.batch}",
+                        )
                         if log:
                             log.say(f"{name}: saved after {where}; continue with --resume")
                         raise SystemExit(128 + received)
                 self.row = self.end_epoch()
                 state.seconds += time.monotonic() - start
                 if log:
-                    log.epoch(state.epoch, self.row | {"seconds": state.seconds}, self.numbers(self.row))
+                    log.epoch(
+                        state.epoch, self.row | {"seconds": state.seconds}, self.numbers(self.row)
+                    )
             self.save()
             self.ranks.wait()
 
     def step(self, batch: Batch | None) -> None:
-        """One update of every member, from this rank's share of a batch; None where there are fewer frames than ranks."""
+        """One update of every member, from this rank's share of a batch; None where there
+        are fewer frames than ranks.
+        """
         state = self.state
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(state.step)
         self.optimizer.zero_grad(set_to_none=True)
         beta = warmup_beta(self.config, state.epoch + state.batch / self.n_batches)
         if batch is None:
-            rows = {term: torch.zeros(0, self.n_scores, device=self.device) for term in self.loss.weights}
+            rows = {
+                term: torch.zeros(0, self.n_scores, device=self.device)
+                for term in self.loss.weights
+            }
         else:
-            out = self.model(batch, forces=self.needs_forces, create_graph=True, stress="stress" in self.loss.weights)
+            out = self.model(
+                batch,
+                forces=self.needs_forces,
+                create_graph=True,
+                stress="stress" in self.loss.weights,
+            )
             rows = self.loss.rows(out, batch, beta)
-        terms = self.loss.means(rows, self.ranks.total({term: value.shape[0] for term, value in rows.items()}))
-        # Members share no parameter: the sum gives each its own gradient. Named inputs spare the edge basis, whose leaves want one too.
+        terms = self.loss.means(
+            rows, self.ranks.total({term: value.shape[0] for term, value in rows.items()})
+        )
+        # Members share no parameter: the sum gives each its own gradient. Named inputs
+        # spare the edge basis, whose leaves want one too.
         if batch is not None:
             terms["loss"].sum().backward(inputs=list(self.parameters.values()))
         terms = {name: value.detach().double() for name, value in terms.items()}
@@ -166,7 +218,11 @@ class Trainer:
     def _shares(self, dataset: Dataset, plan: list[np.ndarray]) -> Iterator[Batch | None]:
         """This rank's share of every batch of `plan`."""
         for indices in plan:
-            mine = indices[self.ranks.share(dataset.n_edges(indices))] if self.ranks.size > 1 else indices
+            mine = (
+                indices[self.ranks.share(dataset.n_edges(indices))]
+                if self.ranks.size > 1
+                else indices
+            )
             yield dataset.batch(mine).to(self.device) if len(mine) else None
 
     def _log(self) -> AbstractContextManager[Log | None]:
@@ -181,12 +237,17 @@ class Trainer:
             scores, metrics = self.validate()
             averages = {name: p.detach().clone() for name, p in self.parameters.items()}
         state = self.state
-        better = torch.tensor([score < best for score, best in zip(scores, state.best, strict=True)])
+        better = torch.tensor(
+            [score < best for score, best in zip(scores, state.best, strict=True)]
+        )
         state.epoch, state.batch, self.sums = state.epoch + 1, 0, {}
         if better.any():
             self.best = best_rows(averages, self.best, better.to(self.device))
             state.best = [min(pair) for pair in zip(scores, state.best, strict=True)]
-            state.best_epoch = [state.epoch if is_better else old for is_better, old in zip(better.tolist(), state.best_epoch, strict=True)]
+            state.best_epoch = [
+                state.epoch if is_better else old
+                for is_better, old in zip(better.tolist(), state.best_epoch, strict=True)
+            ]
             if self.ranks.first:
                 write_tensors(self.run / "model.safetensors", self.best)
         rate = self.schedule.rate(state.step - 1)
@@ -197,59 +258,87 @@ class Trainer:
     def needs_forces(self) -> bool:
         return bool({"forces", "stress"} & self.loss.weights.keys())
 
-    # ---- validation ------------------------------------------------------------------------------------------------
+    # ---- validation ------------------------------------------------------------------------------
 
     def validation_batches(self) -> Iterator[Batch | None]:
         """This rank's shares of the validation set."""
-        return self._shares(self.validation_set, self.validation_set.plan(self.options.batch_size, shuffle=False))
+        return self._shares(
+            self.validation_set, self.validation_set.plan(self.options.batch_size, shuffle=False)
+        )
 
     def validate(self) -> tuple[list[float], dict[str, float]]:
-        """The likelihood loss of each member [n_members], and metrics by name (`validation/forces_rmse`, `.../member_0`)."""
+        """The likelihood loss of each member [n_members], and metrics by name
+        (`validation/forces_rmse`, `.../member_0`).
+        """
         metrics, loss = Metrics(self.config.model), Means()
         for batch in self.validation_batches():
             if batch is None:
                 continue
-            out = {name: value.detach() for name, value in self.model(batch, forces=self.needs_forces).items()}
+            out = {
+                name: value.detach()
+                for name, value in self.model(batch, forces=self.needs_forces).items()
+            }
             with torch.no_grad():
-                metrics.update(batch, out, total_forces_cov(self.model, out["raw"]) if self.needs_forces else None)
+                metrics.update(
+                    batch,
+                    out,
+                    total_forces_cov(self.model, out["raw"]) if self.needs_forces else None,
+                )
                 for term, rows in self.loss.rows(out, batch).items():
                     loss.add(term, rows.double().unsqueeze(2))
         scores = self.loss.total(loss.result(self.ranks))
-        table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(self.ranks)
+        table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(
+            self.ranks
+        )
         row = {f"validation/{name}": values[-1].item() for name, values in table.items()}
         if self.config.model.n_members > 1:
-            row |= {f"validation/{name}/member_{m}": x for name, values in table.items() for m, x in enumerate(values[:-1].tolist())}
+            row |= {
+                f"validation/{name}/member_{m}": x
+                for name, values in table.items()
+                for m, x in enumerate(values[:-1].tolist())
+            }
         return scores.tolist(), row
 
-    # ---- numbers -----------------------------------------------------------------------------------------------------
+    # ---- numbers ---------------------------------------------------------------------------------
 
     def _training_means(self) -> dict[str, float]:
-        """Means of the epoch so far over its batches and members. Refuses a run that has diverged."""
+        """Means of the epoch so far over its batches and members. Refuses a run that has
+        diverged.
+        """
         names = list(self.sums)
-        values = torch.stack([self.sums[name].double() for name in names]) / max(self.state.batch, 1)  # [term, n_members]
+        # [term, n_members]
+        values = torch.stack([self.sums[name].double() for name in names]) / max(
+            self.state.batch, 1
+        )
         finite = torch.isfinite(values).all(0).tolist()
         if not all(finite):
             raise RaceError(
                 f"the loss of member {finite.index(False)} is not finite",
                 where=f"epoch {self.state.epoch + 1}, batch {self.state.batch}",
-                remedy=f"lower train.learning_rate (now {self.options.learning_rate:g}) and continue with --resume, "
+                remedy=f"lower train.learning_rate (now {self.options.learning_rate:g}) and "
+                "continue with --resume, "
                 "or look for wrong labels in the data",
             )
         return dict(zip((f"train/{name}" for name in names), values.mean(1).tolist(), strict=True))
 
     def _recent_means(self) -> dict[str, float]:
-        """Means since the bar was last refreshed: those of the whole epoch remember its beginning for long."""
+        """Means since the bar was last refreshed: those of the whole epoch remember its
+        beginning for long.
+        """
         batch = self.state.batch
         totals = {name: mean * batch for name, mean in self._training_means().items()}
         before, subtracted = self.shown if self.shown[0] < batch else (0, {})
         self.shown = (batch, totals)
-        return {name: (total - subtracted.get(name, 0.0)) / (batch - before) for name, total in totals.items()}
+        return {
+            name: (total - subtracted.get(name, 0.0)) / (batch - before)
+            for name, total in totals.items()
+        }
 
     def numbers(self, row: dict[str, float]) -> str:
         """The few numbers worth reading."""
         return headline(row)
 
-    # ---- checkpoints ---------------------------------------------------------------------------------------------------
+    # ---- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
         """Writes a checkpoint from which training continues with the same numbers."""
@@ -261,7 +350,12 @@ class Trainer:
         weights = {name: p.detach() for name, p in self.parameters.items()}
         average = dict(zip(self.parameters, self.average.average, strict=True))
         # Buffers are rebuilt from the config, but through LAPACK: not to the last bit.
-        groups = {"weights": weights, "average": average, "best": self.best, "buffers": dict(self.model.named_buffers())}
+        groups = {
+            "weights": weights,
+            "average": average,
+            "best": self.best,
+            "buffers": dict(self.model.named_buffers()),
+        }
         optimizer = {"optimizer": self.optimizer.state_dict(), "sums": self.sums}
         save_checkpoint(self.run, groups, optimizer, asdict(self.state), self.more_tensors())
         self.saved = time.monotonic()
@@ -274,7 +368,8 @@ class Trainer:
                 self.average.average[k].copy_(groups["average"][name])
                 self.best[name].copy_(groups["best"][name])
             for name, buffer in self.model.named_buffers():
-                buffer.copy_(groups["buffers"].get(name, buffer))  # one that has come since the checkpoint: as it is built
+                # One that has come since the checkpoint: as it is built
+                buffer.copy_(groups["buffers"].get(name, buffer))
         self.load_more(groups)
         self.optimizer.load_state_dict(optimizer["optimizer"])
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}

@@ -1,8 +1,9 @@
 #pragma once
-// Stands in for CUDA's own header where cpp/cuda is compiled for the CPU, to be tested without a GPU. Each lane of a warp is a
-// coroutine with its own stack; all run until they meet at a shuffle or __syncwarp, exchange, and go on. What the hardware
-// leaves undefined ends the process here: lanes that meet at different places, or that have left while others wait for them.
-// Barriers of a whole block are not offered, since the kernels use none: warps run one after the other.
+// Stands in for CUDA's own header where cpp/cuda is compiled for the CPU, to be tested without a
+// GPU. Each lane of a warp is a coroutine with its own stack; all run until they meet at a shuffle
+// or __syncwarp, exchange, and go on. What the hardware leaves undefined ends the process here:
+// lanes that meet at different places, or that have left while others wait for them. Barriers of a
+// whole block are not offered, since the kernels use none: warps run one after the other.
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -66,7 +67,8 @@ class Warp {
     for (started = false;; started = true) {
       waiting = 0;
       for (turn = 0; turn < kLanes; ++turn) {
-        lane = round ? kLanes - 1 - turn : turn;  // now forwards, now backwards: a missing __syncwarp shows
+        lane = round ? kLanes - 1 - turn
+                     : turn;  // now forwards, now backwards: a missing __syncwarp shows
         place[lane] = nullptr;
         if (_setjmp(scheduler) == 0) {  // these, unlike swapcontext, make no system call
           if (started) _longjmp(resume[lane], 1);
@@ -76,7 +78,8 @@ class Warp {
       }
       if (waiting == 0) return;
       for (int other = 0; other < kLanes; ++other)
-        if (!place[other] || std::strcmp(place[other], place[0])) fail("lanes do not meet at the same place");
+        if (!place[other] || std::strcmp(place[other], place[0]))
+          fail("lanes do not meet at the same place");
       round ^= 1;
     }
   }
@@ -87,7 +90,8 @@ class Warp {
     std::memcpy(slots[now][mine], &value, sizeof(T));
     place[mine] = name;
     if (_setjmp(resume[mine]) == 0) _longjmp(scheduler, 1);
-    std::memcpy(&value, slots[now][from], sizeof(T));  // the lanes that run before this one write to the other half
+    std::memcpy(&value, slots[now][from],
+                sizeof(T));  // the lanes that run before this one write to the other half
     return value;
   }
 
@@ -119,7 +123,9 @@ class Warp {
 
 struct ThreadIndex {
   struct {
-    operator unsigned() const { return Warp::get().first_thread + static_cast<unsigned>(Warp::get().lane); }
+    operator unsigned() const {
+      return Warp::get().first_thread + static_cast<unsigned>(Warp::get().lane);
+    }
   } x;
 };
 
@@ -143,7 +149,8 @@ void atomicAdd(T* address, T value) {
 }
 
 template <class Job>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Job), const Job& job) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Job),
+                               const Job& job) {
   struct Launch {
     void (*kernel)(Job);
     const Job* job;

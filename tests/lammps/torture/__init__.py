@@ -1,1 +1,3 @@
-"""Tries to break the LAMMPS side: `make torture` runs all of it, test_torture.py a part. Everything is generated from a seed."""
+"""Tries to break the LAMMPS side: `make torture` runs all of it, test_torture.py a part.
+Everything is generated from a seed.
+"""

@@ -1,4 +1,6 @@
-"""`make torture`: everything, with a line for each block and a total. Status 0 only when nothing crashed, hung, or was silently wrong."""
+"""`make torture`: everything, with a line for each block and a total. Status 0 only when
+nothing crashed, hung, or was silently wrong.
+"""
 
 import argparse
 import sys
@@ -28,7 +30,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="race-torture-") as name:
         folder = Path(name)
         small, other = folder / "small.race.pt", folder / "other.race.pt"
-        export_model(small_model(**SMALL), small, calibration={"force_std_scale": 1.3}, summary={"training": TRAINING})
+        export_model(
+            small_model(**SMALL),
+            small,
+            calibration={"force_std_scale": 1.3},
+            summary={"training": TRAINING},
+        )
         export_model(small_model(**{**SMALL, "scale": [0.1, 0.2, 0.3]}), other)
         atoms = boron_nitride((1, 1, 1))
         write_data(folder / "bn.data", atoms, ELEMENTS)
@@ -36,11 +43,18 @@ def main() -> int:
 
         def report(tally: Tally, since: float) -> None:
             nonlocal total
-            print(f"{tally}   ({time.monotonic() - since:.0f} s)", *tally.trouble, sep="\n  ", flush=True)
+            print(
+                f"{tally}   ({time.monotonic() - since:.0f} s)",
+                *tally.trouble,
+                sep="\n  ",
+                flush=True,
+            )
             total = total + tally
 
         start = time.monotonic()
-        tally = run_block("model files", model_files.cases(small, folder, plugin, options.seed), folder)
+        tally = run_block(
+            "model files", model_files.cases(small, folder, plugin, options.seed), folder
+        )
         if (folder / model_files.MARKER).exists():
             tally.wrong += 1
             tally.trouble.append("code in a model file was executed")
@@ -48,7 +62,14 @@ def main() -> int:
         start = time.monotonic()
         report(run_block("commands by hand", commands.by_hand(bench), folder), start)
         start = time.monotonic()
-        report(run_block("commands generated", commands.generated(bench, options.mutants, options.seed), folder), start)
+        report(
+            run_block(
+                "commands generated",
+                commands.generated(bench, options.mutants, options.seed),
+                folder,
+            ),
+            start,
+        )
         start = time.monotonic()
         report(faults.run(faults.Bench(Lammps(plugin, folder), small, other)), start)
         start = time.monotonic()

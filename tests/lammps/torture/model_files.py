@@ -1,7 +1,9 @@
-"""Model files that must be refused: damaged, of another kind, hostile, of another version, with bad metadata.
+"""Model files that must be refused: damaged, of another kind, hostile, of another version,
+with bad metadata.
 
-Hostile archives and bad metadata are sealed with a right digest, so that they get past the check of integrity. Whoever is to blame
-for a file like that: LAMMPS must end with a message, and nothing in the file may run.
+Hostile archives and bad metadata are sealed with a right digest, so that they get past
+the check of integrity. Whoever is to blame for a file like that: LAMMPS must end with a
+message, and nothing in the file may run.
 """
 
 import io
@@ -40,7 +42,14 @@ class Trap:
         return (exec, (f"open({str(self.folder / MARKER)!r}, 'w').close()",))
 
 
-def cases(artifact: Path, folder: Path, plugin: Path, seed: int = 0, n_truncations: int = 64, n_flips: int = 256) -> list[Case]:
+def cases(
+    artifact: Path,
+    folder: Path,
+    plugin: Path,
+    seed: int = 0,
+    n_truncations: int = 64,
+    n_flips: int = 256,
+) -> list[Case]:
     """Writes the files into `folder`, and names what each message must say."""
     found = []
     for name, content, words in _files(artifact.read_bytes(), folder, seed, n_truncations, n_flips):
@@ -53,18 +62,35 @@ def cases(artifact: Path, folder: Path, plugin: Path, seed: int = 0, n_truncatio
     return found
 
 
-def _files(whole: bytes, folder: Path, seed: int, n_truncations: int, n_flips: int) -> Iterator[tuple[str, bytes | None, tuple[str, ...]]]:
+def _files(
+    whole: bytes, folder: Path, seed: int, n_truncations: int, n_flips: int
+) -> Iterator[tuple[str, bytes | None, tuple[str, ...]]]:
     draw = random.Random(seed)
-    for length in [0, 1, 4, len(whole) - 1, len(whole) - 64, *(draw.randrange(5, len(whole)) for _ in range(n_truncations - 5))]:
+    for length in [
+        0,
+        1,
+        4,
+        len(whole) - 1,
+        len(whole) - 64,
+        *(draw.randrange(5, len(whole)) for _ in range(n_truncations - 5)),
+    ]:
         yield f"truncated to {length}", whole[:length], ()
     for _ in range(n_flips):
         byte, bit = draw.randrange(len(whole)), draw.randrange(8)
-        yield f"bit {bit} of byte {byte}", whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :], ()
+        yield (
+            f"bit {bit} of byte {byte}",
+            whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :],
+            (),
+        )
     yield from _wrong_kinds(whole, folder)
     for version in ("0", str(FORMAT_VERSION + 1), "99", "-1", "one", ""):
         current = f"race-artifact/{FORMAT_VERSION}".encode()
         assert current in whole
-        yield f"version {version or 'empty'}", whole.replace(current, f"race-artifact/{version}".encode()), ()
+        yield (
+            f"version {version or 'empty'}",
+            whole.replace(current, f"race-artifact/{version}".encode()),
+            (),
+        )
     yield from _hostile(whole, folder)
     yield from _metadata(whole)
 
@@ -84,11 +110,20 @@ def _wrong_kinds(whole: bytes, folder: Path) -> Iterator[tuple[str, bytes | None
     yield "folder", None, ("folder",)
 
 
-def _resealed(whole: bytes, change: Callable[[str, bytes], bytes | None], more: dict[str, bytes] | None = None) -> bytes:
-    """The archive with members changed (None: left out) or added; torch wants them stored, at multiples of 64 bytes."""
+def _resealed(
+    whole: bytes, change: Callable[[str, bytes], bytes | None], more: dict[str, bytes] | None = None
+) -> bytes:
+    """The archive with members changed (None: left out) or added; torch wants them stored,
+    at multiples of 64 bytes.
+    """
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new:
-        members = [(name, change(name, old.read(name))) for name in old.namelist()] + list((more or {}).items())
+    with (
+        zipfile.ZipFile(io.BytesIO(whole)) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new,
+    ):
+        members = [(name, change(name, old.read(name))) for name in old.namelist()] + list(
+            (more or {}).items()
+        )
         for name, content in members:
             if content is None:
                 continue
@@ -100,7 +135,9 @@ def _resealed(whole: bytes, change: Callable[[str, bytes], bytes | None], more: 
 
 
 def same(whole: bytes) -> bytes:
-    """Taken apart and sealed again without a change: must load, or refusals below would be of the archive, not of what was changed."""
+    """Taken apart and sealed again without a change: must load, or refusals below would be
+    of the archive, not of what was changed.
+    """
     return _resealed(whole, lambda _, content: content)
 
 
@@ -112,12 +149,22 @@ def _hostile(whole: bytes, folder: Path) -> Iterator[tuple[str, bytes | None, tu
 
     def replace(ending: str, new: Callable[[bytes], bytes | None]) -> bytes:
         assert any(name.endswith(ending) for name in names), ending
-        return _resealed(whole, lambda name, content: new(content) if name.endswith(ending) else content)
+        return _resealed(
+            whole, lambda name, content: new(content) if name.endswith(ending) else content
+        )
 
     yield "hostile data.pkl", replace("/data.pkl", lambda _: trap), ()
     yield "hostile constants.pkl", replace("/constants.pkl", lambda _: trap), ()
-    yield "hostile os.system", replace("/data.pkl", lambda _: b"cos\nsystem\n(S'touch executed'\ntR."), ()
-    yield "hostile code", replace(source, lambda c: b"import os\nos.system('touch executed')\n" + c), ()
+    yield (
+        "hostile os.system",
+        replace("/data.pkl", lambda _: b"cos\nsystem\n(S'touch executed'\ntR."),
+        (),
+    )
+    yield (
+        "hostile code",
+        replace(source, lambda c: b"import os\nos.system('touch executed')\n" + c),
+        (),
+    )
     yield "hostile no code", replace(source, lambda _: None), ()
     yield "hostile data.pkl cut", replace("/data.pkl", lambda c: c[: len(c) // 2]), ()
     yield "hostile data.pkl empty", replace("/data.pkl", lambda _: b""), ()
@@ -129,7 +176,11 @@ def _hostile(whole: bytes, folder: Path) -> Iterator[tuple[str, bytes | None, tu
         replace("/extra/selftest.json", lambda _: b'{"tolerance": {"float32": 1, "float64": 1}}'),
         ("cases",),
     )
-    yield "hostile deep json", replace("/extra/metadata.json", lambda _: b"[" * 1_000_000), ("metadata.json",)
+    yield (
+        "hostile deep json",
+        replace("/extra/metadata.json", lambda _: b"[" * 1_000_000),
+        ("metadata.json",),
+    )
 
 
 def _metadata(whole: bytes) -> Iterator[tuple[str, bytes | None, tuple[str, ...]]]:
@@ -138,12 +189,16 @@ def _metadata(whole: bytes) -> Iterator[tuple[str, bytes | None, tuple[str, ...]
             if not name.endswith("/extra/metadata.json"):
                 return content
             data = {**json.loads(content), **changes}
-            return json.dumps({key: value for key, value in data.items() if value is not ...}).encode()
+            return json.dumps(
+                {key: value for key, value in data.items() if value is not ...}
+            ).encode()
 
         return _resealed(whole, edit)
 
     def text(new: bytes) -> bytes:
-        return _resealed(whole, lambda name, content: new if name.endswith("/extra/metadata.json") else content)
+        return _resealed(
+            whole, lambda name, content: new if name.endswith("/extra/metadata.json") else content
+        )
 
     yield "metadata format", changed(format=FORMAT_VERSION + 1), (f"format {FORMAT_VERSION + 1}",)
     yield "metadata no r_max", changed(r_max=...), ("r_max",)

@@ -1,4 +1,6 @@
-"""The same numbers on any grid of processors: energy, forces, virial, per-atom virials and covariances, against one rank and Python."""
+"""The same numbers on any grid of processors: energy, forces, virial, per-atom virials and
+covariances, against one rank and Python.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,11 @@ from ..harness import Finished, Lammps, read_snapshot, thermo
 from .runner import Outcome, Tally
 
 SECONDS = 60.0  # for one structure; the slowest take three
-DTYPES = {"float64": (1e-10, 1e-9), "float32": (5e-4, 5e-4)}  # tolerance against one rank and against Python in float64
+# Tolerance against one rank and against Python in float64
+DTYPES = {
+    "float64": (1e-10, 1e-9),
+    "float32": (5e-4, 5e-4),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,9 @@ class Grid:
 
 
 TILED = "comm_style tiled"
-REFUSED = "comm_style tiled cannot exceed periodic box length"  # LAMMPS, of boxes smaller than the cutoff
+REFUSED = (
+    "comm_style tiled cannot exceed periodic box length"  # LAMMPS, of boxes smaller than the cutoff
+)
 NARROW = ("tiny", "needle")
 GRIDS = (
     Grid("2x1x1", 2, "2 1 1"),
@@ -47,10 +55,18 @@ GRIDS = (
 SYSTEMS = {
     make.__name__: make
     for make in (
-        systems.b2o3, systems.boron_nitride, systems.crystal, systems.tiny, systems.needle, systems.slab, systems.surface, systems.pore,
-        systems.molecule, systems.atom,
+        systems.b2o3,
+        systems.boron_nitride,
+        systems.crystal,
+        systems.tiny,
+        systems.needle,
+        systems.slab,
+        systems.surface,
+        systems.pore,
+        systems.molecule,
+        systems.atom,
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -72,20 +88,30 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.atoms: dict[str, ase.Atoms] = {name: make() for name, make in SYSTEMS.items()}
-        self.python = {name: from_python(atoms, self.artifact, "float64") for name, atoms in self.atoms.items()}
+        self.python = {
+            name: from_python(atoms, self.artifact, "float64") for name, atoms in self.atoms.items()
+        }
         self.one_rank: dict[str, dict] = {}
         for dtype in DTYPES:
             found = self.run.single_points(self.atoms, f"{self.artifact} dtype {dtype}", ELEMENTS)
-            self.one_rank |= {Case(name, dtype).name: as_dict(snapshot) for name, snapshot in found.items()}
+            self.one_rank |= {
+                Case(name, dtype).name: as_dict(snapshot) for name, snapshot in found.items()
+            }
 
     def start(self, grid: Grid, cases: Sequence[Case]) -> Finished:
         blocks = [
             self.run.block(
-                case.name, self.atoms[case.system], ELEMENTS, grid=grid.grid, setup=grid.setup, before_run=grid.balance,
-                pair=f"pair_style race {self.artifact} dtype {case.dtype}\npair_coeff * * {' '.join(ELEMENTS)}",
+                case.name,
+                self.atoms[case.system],
+                ELEMENTS,
+                grid=grid.grid,
+                setup=grid.setup,
+                before_run=grid.balance,
+                pair=f"pair_style race {self.artifact} dtype {case.dtype}\npair_coeff * * "
+                f"{' '.join(ELEMENTS)}",
             )
             for case in cases
-        ]  # fmt: skip
+        ]
         return self.run.run("\nclear\n".join(blocks), grid.ranks, timeout=SECONDS * len(cases))
 
     def verdict(self, case: Case, found: dict) -> str:
@@ -106,7 +132,9 @@ class Bench:
                 yield (
                     case,
                     Outcome(energy=row["PotEng"]),
-                    self.verdict(case, as_dict(read_snapshot(row, self.run.folder / f"{case.name}.dump"))),
+                    self.verdict(
+                        case, as_dict(read_snapshot(row, self.run.folder / f"{case.name}.dump"))
+                    ),
                 )
             first += len(rows)
             if first < len(cases):
@@ -114,10 +142,19 @@ class Bench:
                 first += 1
 
     def ended(self, grid: Grid, case: Case, finished: Finished) -> tuple[Outcome, str]:
-        """Of a process that did not come to the end of this case: right only where LAMMPS itself must refuse."""
-        if grid.setup.startswith(TILED) and case.system in NARROW and any(REFUSED in line for line in finished.errors()):
+        """Of a process that did not come to the end of this case: right only where LAMMPS
+        itself must refuse.
+        """
+        if (
+            grid.setup.startswith(TILED)
+            and case.system in NARROW
+            and any(REFUSED in line for line in finished.errors())
+        ):
             return Outcome(error=REFUSED), ""
-        return Outcome(hang=finished.hung, crash=None if finished.hung else f"status {finished.status}: {finished.output[-400:]}"), ""
+        return Outcome(
+            hang=finished.hung,
+            crash=None if finished.hung else f"status {finished.status}: {finished.output[-400:]}",
+        ), ""
 
 
 ALL = tuple(Case(system, dtype) for dtype in DTYPES for system in SYSTEMS)

@@ -1,5 +1,6 @@
-"""What a potential must be, whatever it was trained on: smooth pairs, symmetries, and memory that a long run does not take (after OpenKIM's
-verification checks; forces and stress against finite differences of the energy are in tests/model and tests/deploy).
+"""What a potential must be, whatever it was trained on: smooth pairs, symmetries, and memory
+that a long run does not take (after OpenKIM's verification checks; forces and stress
+against finite differences of the energy are in tests/model and tests/deploy).
 """
 
 import itertools
@@ -67,7 +68,11 @@ print("ROWS", json.dumps(resident), flush=True)
 def run(lammps: Lammps, model: Path, small: Path, n_steps: int = STEPS) -> Tally:
     """model: float64, of B N O with the cutoff above; small: one that runs fast."""
     tally = Tally("physics")
-    for name, verdict in [*dimers(lammps, model), *symmetries(lammps, model), ("memory", memory(lammps, small, n_steps))]:
+    for name, verdict in [
+        *dimers(lammps, model),
+        *symmetries(lammps, model),
+        ("memory", memory(lammps, small, n_steps)),
+    ]:
         tally.count(name, Outcome(energy=0.0), verdict)
     return tally
 
@@ -75,15 +80,23 @@ def run(lammps: Lammps, model: Path, small: Path, n_steps: int = STEPS) -> Tally
 def rows_of(lammps: Lammps, script: str, *arguments: str, timeout: float) -> list:
     finished = lammps.execute([sys.executable, "-c", script, *arguments], timeout)
     assert finished.status == 0, finished.output[-2000:]
-    return [json.loads(line.removeprefix("ROWS ")) for line in finished.output.splitlines() if line.startswith("ROWS ")]
+    return [
+        json.loads(line.removeprefix("ROWS "))
+        for line in finished.output.splitlines()
+        if line.startswith("ROWS ")
+    ]
 
 
 def dimers(lammps: Lammps, model: Path) -> list[tuple[str, str]]:
-    """Every pair, from deep inside the core to beyond the cutoff: the force is the energy's derivative, never jumps, and ends there."""
+    """Every pair, from deep inside the core to beyond the cutoff: the force is the energy's
+    derivative, never jumps, and ends there.
+    """
     atoms = ase.Atoms("BN", positions=[[5, 5, 5], [6, 5, 5]], cell=[12, 12, 12])
     write_data(lammps.folder / "dimer.data", atoms, ELEMENTS)
     points = np.append(np.arange(0.6, CUTOFF + 0.1, 0.05), [CUTOFF, CUTOFF - H / 2])
-    (lammps.folder / "distances.json").write_text(json.dumps((points[:, None] + [-H, 0, H]).ravel().tolist()))
+    (lammps.folder / "distances.json").write_text(
+        json.dumps((points[:, None] + [-H, 0, H]).ravel().tolist())
+    )
     pairs = list(itertools.combinations_with_replacement(range(1, len(ELEMENTS) + 1), 2))
     head = HEAD.format(boundary="f f f", data="dimer.data", plugin=lammps.plugin, model=model)
     tables = rows_of(lammps, DIMERS, head, json.dumps(pairs), timeout=300.0)
@@ -104,7 +117,10 @@ def judge_dimer(points: np.ndarray, table: np.ndarray) -> str:
     jump = np.abs(force[:, 2] - force[:, 0]).max() / scale
     beyond = np.abs(force[points > CUTOFF + H]).max() / scale
     if slope > 1e-6 or jump > 1e-3 or beyond > 0:
-        return f"slope of the energy off by {slope:.1e}, jump of {jump:.1e}, {beyond:.1e} beyond the cutoff, of {scale:.2e} eV/A"
+        return (
+            f"slope of the energy off by {slope:.1e}, jump of {jump:.1e}, {beyond:.1e} beyond "
+            f"the cutoff, of {scale:.2e} eV/A"
+        )
     return ""
 
 
@@ -129,18 +145,32 @@ def symmetries(lammps: Lammps, model: Path) -> list[tuple[str, str]]:
 
 
 def judge_symmetry(base: Snapshot, other: Snapshot, turn: np.ndarray, rows: np.ndarray) -> str:
-    """rows: those of `other` in the order of `base`, whose vectors `turn` takes to those of `other`."""
+    """rows: those of `other` in the order of `base`, whose vectors `turn` takes to those
+    of `other`.
+    """
     energy = abs(other.energy - base.energy) / max(1.0, abs(base.energy))
     forces = np.abs(other.forces[rows] - base.forces @ turn.T).max() / np.abs(base.forces).max()
-    std = np.abs(other.columns["f_std"][rows] - base.columns["f_std"]).max() / base.columns["f_std"].max()
-    return "" if max(energy, forces, std) < 1e-9 else f"energy off by {energy:.1e}, forces {forces:.1e}, their uncertainty {std:.1e}"
+    std = (
+        np.abs(other.columns["f_std"][rows] - base.columns["f_std"]).max()
+        / base.columns["f_std"].max()
+    )
+    return (
+        ""
+        if max(energy, forces, std) < 1e-9
+        else f"energy off by {energy:.1e}, forces {forces:.1e}, their uncertainty {std:.1e}"
+    )
 
 
 def memory(lammps: Lammps, model: Path, n_steps: int) -> str:
-    """Dynamics with uncertainties on every tenth step takes no more memory at its end than after a tenth of it."""
+    """Dynamics with uncertainties on every tenth step takes no more memory at its end than
+    after a tenth of it.
+    """
     write_data(lammps.folder / "long.data", boron_nitride((1, 1, 1)), ELEMENTS)
     head = HEAD.format(boundary="p p p", data="long.data", plugin=lammps.plugin, model=model)
-    head += "compute u all race/atom force/cov\ncompute s all reduce max c_u[1]\nthermo_style custom step pe c_s\nthermo 10\n"
+    head += (
+        "compute u all race/atom force/cov\ncompute s all reduce max c_u[1]\nthermo_style "
+        "custom step pe c_s\nthermo 10\n"
+    )
     head += "velocity all create 50 3\ntimestep 0.0001\nfix n all nvt temp 50 50 0.01\n"
     (resident,) = rows_of(lammps, LONG, head, str(n_steps), timeout=900.0)
     taken = resident[-1] - resident[0]

@@ -18,7 +18,9 @@ PER_PROCESS = 150  # cases
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one case did: `error` (LAMMPS's message, without the echo of the input line) or `energy`, or the end of its process."""
+    """What one case did: `error` (LAMMPS's message, without the echo of the input line) or
+    `energy`, or the end of its process.
+    """
 
     energy: float | None = None
     error: str | None = None
@@ -28,7 +30,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """An input and what it may do. `judge(outcome)` says what is wrong with an outcome that is no crash or hang; empty: nothing."""
+    """An input and what it may do. `judge(outcome)` says what is wrong with an outcome that
+    is no crash or hang; empty: nothing.
+    """
 
     name: str
     commands: str
@@ -58,19 +62,27 @@ class Tally:
             self.trouble.append(f"{self.block}, {name}: {bad}")
 
     def __add__(self, other: "Tally") -> "Tally":
-        numbers = {key: getattr(self, key) + getattr(other, key) for key in ("tried", "good", "crashes", "hangs", "wrong", "trouble")}
+        numbers = {
+            key: getattr(self, key) + getattr(other, key)
+            for key in ("tried", "good", "crashes", "hangs", "wrong", "trouble")
+        }
         return Tally("total", **numbers)
 
     def __str__(self) -> str:
         return (
-            f"{self.block}: {self.tried} tried, {self.good} refused or equal, {self.crashes} crashes, {self.hangs} hangs, "
+            f"{self.block}: {self.tried} tried, {self.good} refused or equal, {self.crashes} "
+            f"crashes, {self.hangs} hangs, "
             f"{self.wrong} silently wrong"
         )
 
 
 def environment() -> dict[str, str]:
     libraries = [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {**os.environ, "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": ":".join(filter(None, libraries))}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+    }
 
 
 def refused(*words: str) -> Callable[[Outcome], str]:
@@ -87,8 +99,12 @@ def refused(*words: str) -> Callable[[Outcome], str]:
 
 def run_block(block: str, cases: Sequence[Case], folder: Path, seconds: float = SECONDS) -> Tally:
     tally = Tally(block)
-    for case, outcome in zip(cases, outcomes([case.commands for case in cases], folder, seconds), strict=True):
-        tally.count(case.name, outcome, "" if outcome.crash or outcome.hang else case.judge(outcome))
+    for case, outcome in zip(
+        cases, outcomes([case.commands for case in cases], folder, seconds), strict=True
+    ):
+        tally.count(
+            case.name, outcome, "" if outcome.crash or outcome.hang else case.judge(outcome)
+        )
     return tally
 
 
@@ -109,9 +125,15 @@ def outcomes(commands: Sequence[str], folder: Path, seconds: float = SECONDS) ->
 def _process(folder: Path, first: int, n_cases: int, seconds: float) -> Iterator[Outcome]:
     """One worker, to its end: of the last case, or at the one that crashed or hung."""
     process = subprocess.Popen(
-        [sys.executable, str(WORKER), "cases.json", str(first)], cwd=folder, env=environment(), text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, str(WORKER), "cases.json", str(first)],
+        cwd=folder,
+        env=environment(),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     assert process.stdout is not None
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
@@ -125,13 +147,20 @@ def _process(folder: Path, first: int, n_cases: int, seconds: float) -> Iterator
                 return
             if line is None:
                 status = process.wait(timeout=seconds)
-                yield Outcome(crash=signal.Signals(-status).name if status < 0 else f"ended with status {status}")
+                yield Outcome(
+                    crash=signal.Signals(-status).name
+                    if status < 0
+                    else f"ended with status {status}"
+                )
                 return
             if not line.startswith('{"end"'):
                 continue
             said = json.loads(line)
             error = said.get("error")
-            yield Outcome(energy=said.get("energy"), error=None if error is None else error.split("\nLast input line")[0].strip())
+            yield Outcome(
+                energy=said.get("energy"),
+                error=None if error is None else error.split("\nLast input line")[0].strip(),
+            )
             case += 1
     finally:
         if process.poll() is None and case < n_cases:

@@ -9,11 +9,20 @@ import pytest
 from ..harness import Finished, Lammps
 from . import faults
 
-FAST = ("rank killed", "NaN position", "NaN position, guarded", "model replaced", "SIGTERM", "out of memory")
+FAST = (
+    "rank killed",
+    "NaN position",
+    "NaN position, guarded",
+    "model replaced",
+    "SIGTERM",
+    "out of memory",
+)
 
 
 def test_faults(tmp_path, plugin, small_artifact, artifacts):
-    bench = faults.Bench(Lammps(plugin, tmp_path), small_artifact, artifacts("small_other", scale=[0.1, 0.2, 0.3]))
+    bench = faults.Bench(
+        Lammps(plugin, tmp_path), small_artifact, artifacts("small_other", scale=[0.1, 0.2, 0.3])
+    )
     chosen = [fault for fault in faults.FAULTS if fault.name in FAST]
     tally = faults.run(bench, chosen)
     assert tally.good == tally.tried == len(FAST), "\n".join([str(tally), *tally.trouble])
@@ -29,10 +38,19 @@ def test_survivors_are_seen(monkeypatch):
 
 @pytest.mark.parametrize(
     "status, output, reasons",
-    [(0, "", ("Lost atoms",)), (1, "ERROR: other", ("Lost atoms",)), (1, "", ()), (0, "Step PotEng\n0 -3.1\nLoop time", ())],
+    [
+        (0, "", ("Lost atoms",)),
+        (1, "ERROR: other", ("Lost atoms",)),
+        (1, "", ()),
+        (0, "Step PotEng\n0 -3.1\nLoop time", ()),
+    ],
 )
 def test_verdict(status, output, reasons):
     """What it must not let pass."""
     fault = faults.Fault("x", lambda bench: Finished(0, "", False), reasons)
     assert faults.verdict(fault, Finished(status, output, False), [-3.0])
-    assert not faults.verdict(faults.Fault("x", fault.provoke), Finished(0, "Step PotEng\n0 -3.0\nLoop time", False), [-3.0])
+    assert not faults.verdict(
+        faults.Fault("x", fault.provoke),
+        Finished(0, "Step PotEng\n0 -3.0\nLoop time", False),
+        [-3.0],
+    )

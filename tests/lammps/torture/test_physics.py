@@ -22,15 +22,21 @@ def test_judges(tmp_path, plugin, artifact, small_artifact, monkeypatch):
     assert "slope" in physics.judge_dimer(points, right * [1.0, 1.0001])
     step = right + np.stack([np.zeros_like(r), 0.02 * (r > 2.0)], axis=1)
     assert "jump" in physics.judge_dimer(points, step)
-    assert "beyond" in physics.judge_dimer(points, right + np.stack([0 * r, 1e-9 * (r > 3.22)], axis=1))
+    assert "beyond" in physics.judge_dimer(
+        points, right + np.stack([0 * r, 1e-9 * (r > 3.22)], axis=1)
+    )
     assert "no interaction" in physics.judge_dimer(points, 0 * right)
 
     lammps = Lammps(plugin, tmp_path)
     base = lammps.single_point(physics.molecule(), str(artifact), physics.ELEMENTS)
     same = np.arange(len(base.forces))
     assert physics.judge_symmetry(base, base, np.eye(3), same) == ""
-    assert physics.judge_symmetry(base, replace(base, energy=base.energy * (1 + 1e-8)), np.eye(3), same)
-    assert physics.judge_symmetry(base, base, -np.eye(3), same) and physics.judge_symmetry(base, base, np.eye(3), same[::-1])
+    assert physics.judge_symmetry(
+        base, replace(base, energy=base.energy * (1 + 1e-8)), np.eye(3), same
+    )
+    assert physics.judge_symmetry(base, base, -np.eye(3), same) and physics.judge_symmetry(
+        base, base, np.eye(3), same[::-1]
+    )
 
     leaking = physics.LONG.replace("resident = []", "resident, lost = [], []").replace(
         "    lmp.command(", "    lost.append(b'x' * 2**20)\n    lmp.command("

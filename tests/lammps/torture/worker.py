@@ -1,6 +1,8 @@
-"""Runs LAMMPS inputs one after another in this process, a fresh LAMMPS for each, and prints what came of each as a line of JSON.
+"""Runs LAMMPS inputs one after another in this process, a fresh LAMMPS for each, and prints
+what came of each as a line of JSON.
 
-Started by runner.py as `python worker.py CASES.json FIRST`: a crash or a hang of one case ends this process, and the next goes on after it.
+Started by runner.py as `python worker.py CASES.json FIRST`: a crash or a hang of one case
+ends this process, and the next goes on after it.
 """
 
 import json
