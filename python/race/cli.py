@@ -34,6 +34,10 @@ COMMANDS = {
         "race.active.command_active",
         "compare selection strategies: select, label, train, judge, again",
     ),
+    "reweight": (
+        "race.evaluate.command_reweight",
+        "averages of an MD run with the error bar that the potential leaves",
+    ),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
 }
 
