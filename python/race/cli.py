@@ -38,6 +38,8 @@ COMMANDS = {
         "race.evaluate.command_reweight",
         "averages of an MD run with the error bar that the potential leaves",
     ),
+    "lmp": ("race.deploy.command_lmp", "run LAMMPS with pair_style race"),
+    "plugin": ("race.deploy.command_plugin", "where the LAMMPS plugin is"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
 }
 
@@ -50,7 +52,13 @@ def main(argv: list[str] | None = None) -> int:
         sub = subparsers.add_parser(name, help=help_text)
         if argv[:1] == [name]:
             importlib.import_module(module).configure(sub)
-    args = parser.parse_args(argv)
+    # `race lmp` hands on all from the first word that is no option of its own.
+    own = 1
+    while argv[:1] == ["lmp"] and own < len(argv) and argv[own].startswith("--"):
+        own += 1 if "=" in argv[own] or argv[own] == "--help" else 2
+    rest = argv[own:] if argv[:1] == ["lmp"] else []
+    args = parser.parse_args(argv[: len(argv) - len(rest)])
+    args.rest = rest
     try:
         importlib.import_module(COMMANDS[args.command][0]).run(args)
     except RaceError as error:
