@@ -56,10 +56,10 @@ def moments(run: Path, pool: Sequence[str]) -> Moments:
         with torch.no_grad():
             parts.append(
                 [
-                    out["energy"],
-                    out["energy_var"],
-                    out["forces"],
-                    scorer.model.forces_cov(out["raw"]),
+                    out.energy,
+                    out.energy_var,
+                    out.forces,
+                    scorer.model.forces_cov(out.raw),
                 ]
             )
     return tuple(torch.cat(column).detach().double().numpy() for column in zip(*parts, strict=True))

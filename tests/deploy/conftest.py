@@ -187,17 +187,17 @@ def eager(model: RACE, graph: Batch) -> dict[str, torch.Tensor]:
     """
     result = model(graph)
     with torch.no_grad():
-        raw = result["raw"]
+        raw = result.raw
         out = torch.cat([raw[..., :1], raw[..., 1:] * model.n_layers], dim=-1)
         energy_var, aleatoric, epistemic = model.moments(out)
     return {
-        "node_energy": result["node_energy"].detach(),
-        "forces": result["forces"].detach(),
-        "virial": -result["stress"][0].detach() * graph.volume,
+        "node_energy": result.node_energy.detach(),
+        "forces": result.forces.detach(),
+        "virial": -result.stress[0].detach() * graph.volume,
         "node_energy_var": energy_var,
         "cov_aleatoric": aleatoric.mean(1),
         "cov_epistemic": epistemic.mean(1),
-        "virial_cov": result["virial_cov"][0].detach().mean(0)
+        "virial_cov": result.virial_cov[0].detach().mean(0)
         if model.has_stress_cov
         else torch.zeros(6, 6, dtype=torch.float64),
     }

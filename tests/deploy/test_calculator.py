@@ -27,7 +27,9 @@ def close(got, want, tolerance=1e-9):
 
 def test_equals_the_model(calculator, model, atoms):
     atoms.calc = calculator
-    result = {name: value.detach().numpy() for name, value in model(graph_of(atoms)).items()}
+    result = {
+        name: value.detach().numpy() for name, value in model(graph_of(atoms)).tensors().items()
+    }
     energy, forces, stress = result["energy"][0], result["forces"], result["stress"][0]
     close(atoms.get_potential_energy(), energy.mean())
     close(atoms.get_potential_energies(), result["node_energy"].mean(1))
@@ -150,10 +152,8 @@ def test_noise_of_the_stress(n_members, atoms, tmp_path):
     export_model(model, tmp_path / "x.race.pt")
     calculator = race.Calculator(tmp_path / "x.race.pt")
     result, voigt = model(graph_of(atoms)), list(SIX_TO_VOIGT)
-    noise = (
-        result["virial_cov"][0].detach().numpy().mean(0)[voigt][:, voigt] / atoms.get_volume() ** 2
-    )
-    spread = np.cov(result["stress"][0].detach().numpy()[:, voigt].T, bias=True)
+    noise = result.virial_cov[0].detach().numpy().mean(0)[voigt][:, voigt] / atoms.get_volume() ** 2
+    spread = np.cov(result.stress[0].detach().numpy()[:, voigt].T, bias=True)
     get = calculator.get_property
     np.testing.assert_allclose(get("stress_cov_aleatoric", atoms), noise, rtol=1e-9)
     np.testing.assert_allclose(get("stress_cov", atoms), noise + spread, rtol=1e-9)
@@ -171,7 +171,7 @@ def test_one_evidential_member_has_bald(atoms, tmp_path):
     """Its two covariances are proportional: 3/2 ln(1 + 1/kappa)."""
     model = make_model(n_members=1, head="evidential")
     export_model(model, tmp_path / "x.race.pt")
-    kappa = evidential_kappa(model(graph_of(atoms))["raw"]).detach().numpy()[:, 0]
+    kappa = evidential_kappa(model(graph_of(atoms)).raw).detach().numpy()[:, 0]
     close(
         race.Calculator(tmp_path / "x.race.pt").get_property("bald", atoms),
         1.5 * np.log1p(1 / kappa),
@@ -190,7 +190,7 @@ def test_the_papers_intensive_energy_variance(atoms, tmp_path):
     model = make_model(head="energy", energy_aggregation="paper")
     export_model(model, tmp_path / "x.race.pt")
     result = model(graph_of(atoms))
-    want = np.sqrt(result["energy_var"].mean().item() + result["energy"].detach().numpy().var())
+    want = np.sqrt(result.energy_var.mean().item() + result.energy.detach().numpy().var())
     close(race.Calculator(tmp_path / "x.race.pt").get_property("energy_std", atoms), want)
 
 

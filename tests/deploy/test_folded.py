@@ -35,20 +35,20 @@ def test_deployed_is_trained(changes, fused):
     deployed.prepare()
     with torch.no_grad():
         result = predict(deployed, graph)
-    assert torch.allclose(result["node_energy"], trained["node_energy"], rtol=0, atol=1e-11)
-    assert torch.allclose(result["forces"], trained["forces"], rtol=0, atol=1e-11)
+    assert torch.allclose(result["node_energy"], trained.node_energy, rtol=0, atol=1e-11)
+    assert torch.allclose(result["forces"], trained.forces, rtol=0, atol=1e-11)
     stress = -result["virial"].flatten(1)[:, [0, 4, 8, 1, 2, 5]] / graph.volume
-    assert torch.allclose(stress, trained["stress"][0], rtol=0, atol=1e-11)
+    assert torch.allclose(stress, trained.stress[0], rtol=0, atol=1e-11)
     if model.has_forces_cov:
-        aleatoric = model.forces_cov(trained["raw"])[..., list(SIX_ROWS), list(SIX_COLUMNS)]
+        aleatoric = model.forces_cov(trained.raw)[..., list(SIX_ROWS), list(SIX_COLUMNS)]
         assert torch.allclose(result["cov_aleatoric"], aleatoric.mean(1), rtol=0, atol=1e-11)
     if model.has_stress_cov:
         assert torch.allclose(
-            result["virial_cov"], trained["virial_cov"][0].mean(0), rtol=0, atol=1e-11
+            result["virial_cov"], trained.virial_cov[0].mean(0), rtol=0, atol=1e-11
         )
     if model.has_energy_var:
         assert torch.allclose(
-            result["node_energy_var"].sum(0), trained["energy_var"][0], rtol=0, atol=1e-11
+            result["node_energy_var"].sum(0), trained.energy_var[0], rtol=0, atol=1e-11
         )
 
 

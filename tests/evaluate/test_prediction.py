@@ -168,11 +168,10 @@ def test_noise_of_the_stress(tmp_path):
     """
     noisy, data = model("equivariant", stress_head="equivariant"), dataset(structures())
     stress = predict_dataset(noisy, data)[0].stress
-    plain = law_of_total_variance(noisy(data.batch([0, 1]))["stress"].detach().numpy())
+    plain = law_of_total_variance(noisy(data.batch([0, 1])).stress.detach().numpy())
     volume = data.batch([0, 1]).volume.numpy()
     noise = (
-        noisy(data.batch([0, 1]))["virial_cov"].detach().numpy().mean(1)
-        / volume[:, None, None] ** 2
+        noisy(data.batch([0, 1])).virial_cov.detach().numpy().mean(1) / volume[:, None, None] ** 2
     )
     np.testing.assert_allclose(stress.aleatoric[:2], noise, rtol=1e-9)
     np.testing.assert_allclose(stress.epistemic[:2], plain.epistemic, rtol=1e-6, atol=1e-15)

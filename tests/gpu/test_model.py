@@ -26,7 +26,7 @@ def test_gradients_of_a_loss_on_forces(dtype):
         model = make_model(getattr(torch, dtype)).to(device)
         graph = graph_of(triclinic(), getattr(torch, dtype)).to(device)
         result = model(graph, create_graph=True)
-        loss = result["forces"].square().mean() + result["node_energy"].square().mean()
+        loss = result.forces.square().mean() + result.node_energy.square().mean()
         loss.backward()
         gradients.append(
             {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}

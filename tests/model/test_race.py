@@ -31,13 +31,13 @@ def transformed(frame, matrix):
 def predictions(model, frame, dtype):
     """All that must transform as a scalar, a vector or a tensor, as float64 numpy."""
     result = model(graph_of(frame, dtype))
-    out = {"energy": result["energy"], "forces": result["forces"]}
-    stress = torch.zeros(*result["stress"].shape[:2], 3, 3, dtype=dtype)
-    stress[..., SIX_ROWS, SIX_COLUMNS] = result["stress"]
-    stress[..., SIX_COLUMNS, SIX_ROWS] = result["stress"]
+    out = {"energy": result.energy, "forces": result.forces}
+    stress = torch.zeros(*result.stress.shape[:2], 3, 3, dtype=dtype)
+    stress[..., SIX_ROWS, SIX_COLUMNS] = result.stress
+    stress[..., SIX_COLUMNS, SIX_ROWS] = result.stress
     out["stress"] = stress
     if model.has_forces_cov:
-        out["cov"] = model.forces_cov(result["raw"])
+        out["cov"] = model.forces_cov(result.raw)
     return {key: value.detach().double().numpy() for key, value in out.items()}
 
 
@@ -109,9 +109,9 @@ def test_forces_and_stress_match_finite_differences(atoms):
     step = 1e-4
 
     def energy(frame):
-        return model(graph_of(frame), forces=False)["energy"][0].detach().numpy()
+        return model(graph_of(frame), forces=False).energy[0].detach().numpy()
 
-    forces = result["forces"].detach().numpy()
+    forces = result.forces.detach().numpy()
     scale = np.abs(forces).max()
     for atom, axis in [(0, 0), (3, 2), (5, 1)]:
         plus, minus = atoms.copy(), atoms.copy()
@@ -121,7 +121,7 @@ def test_forces_and_stress_match_finite_differences(atoms):
             np.abs(-(energy(plus) - energy(minus)) / (2 * step) - forces[atom, :, axis]).max()
             < 1e-6 * scale
         )
-    stress = result["stress"][0].detach().numpy()
+    stress = result.stress[0].detach().numpy()
     for column, (a, b) in enumerate(zip(SIX_ROWS, SIX_COLUMNS, strict=True)):
         energies = []
         for sign in (1, -1):
@@ -138,9 +138,8 @@ def test_forces_and_stress_match_finite_differences(atoms):
 def test_what_is_not_asked_for(atoms):
     model, graph = make_model(), graph_of(atoms)
     everything, forces, energies = (
-        model(graph),
-        model(graph, stress=False),
-        model(graph, forces=False),
+        part.tensors()
+        for part in (model(graph), model(graph, stress=False), model(graph, forces=False))
     )
     assert everything.keys() - forces.keys() == {"stress"} and forces.keys() - energies.keys() == {
         "forces"
@@ -167,16 +166,16 @@ def test_equals_the_e3nn_reference(atoms, head):
                 .index_add(0, graph.edge_index[1], gradient)
                 .index_add(0, graph.edge_index[0], -gradient)
             )
-            assert torch.allclose(energy, result["node_energy"][:, member], rtol=0, atol=1e-12)
-            assert torch.allclose(forces, result["forces"][:, member], rtol=0, atol=1e-11)
+            assert torch.allclose(energy, result.node_energy[:, member], rtol=0, atol=1e-12)
+            assert torch.allclose(forces, result.forces[:, member], rtol=0, atol=1e-11)
             if head != "point":
                 assert torch.allclose(
-                    out[:, 1:] / model.n_layers, result["raw"][:, member, 1:], rtol=0, atol=1e-12
+                    out[:, 1:] / model.n_layers, result.raw[:, member, 1:], rtol=0, atol=1e-12
                 )
         reference.layers[0].radial[0].data += 1e-9  # a planted error is seen
         assert not torch.allclose(
             reference(graph.species, vector, graph.edge_index)[0],
-            result["node_energy"][:, 1],
+            result.node_energy[:, 1],
             rtol=0,
             atol=1e-12,
         )
@@ -204,9 +203,7 @@ def test_dropping_dead_features_is_exact(atoms, irreps, lmax):
         )
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.allclose(
-        energy, model(graph, forces=False)["node_energy"][:, 0], rtol=0, atol=1e-12
-    )
+    assert torch.allclose(energy, model(graph, forces=False).node_energy[:, 0], rtol=0, atol=1e-12)
 
 
 def test_members_are_independent_models(atoms):
@@ -214,7 +211,7 @@ def test_members_are_independent_models(atoms):
     the weights.
     """
     model, graph = make_model(), graph_of(atoms)
-    joint = model(graph)
+    joint = model(graph).tensors()
     for member in range(2):
         single = RACE(small_config(n_members=1), torch.float64)
         state = {
@@ -222,7 +219,7 @@ def test_members_are_independent_models(atoms):
             for key, value in model.state_dict().items()
         }
         single.load_state_dict(state)
-        alone = single(graph)
+        alone = single(graph).tensors()
         for key in ("energy", "forces", "stress", "raw"):
             assert torch.allclose(alone[key][:, 0], joint[key][:, member], rtol=0, atol=1e-11), key
 
@@ -234,11 +231,11 @@ def test_batched_equals_single(atoms):
     joint = model(collate([graph_of(atoms), graph_of(other)]))
     for k, frame in enumerate([atoms, other]):
         alone = model(graph_of(frame))
-        assert torch.allclose(alone["energy"][0], joint["energy"][k], atol=1e-11)
-        assert torch.allclose(alone["energy_var"][0], joint["energy_var"][k], atol=1e-11)
-        assert torch.allclose(alone["stress"][0], joint["stress"][k], atol=1e-11)
+        assert torch.allclose(alone.energy[0], joint.energy[k], atol=1e-11)
+        assert torch.allclose(alone.energy_var[0], joint.energy_var[k], atol=1e-11)
+        assert torch.allclose(alone.stress[0], joint.stress[k], atol=1e-11)
         assert torch.allclose(
-            alone["forces"], joint["forces"][k * len(atoms) : (k + 1) * len(atoms)], atol=1e-11
+            alone.forces, joint.forces[k * len(atoms) : (k + 1) * len(atoms)], atol=1e-11
         )
 
 
@@ -248,13 +245,13 @@ def test_one_layer_has_forces(atoms, fused):
     an edge.
     """
     model = make_model(n_layers=1, head="point").set_fused(fused)
-    forces = model(graph_of(atoms))["forces"]
+    forces = model(graph_of(atoms)).forces
     step = 1e-4
     energies = []
     for sign in (1, -1):
         moved = atoms.copy()
         moved.positions[0, 0] += sign * step
-        energies.append(model(graph_of(moved))["energy"][0])
+        energies.append(model(graph_of(moved)).energy[0])
     assert torch.allclose(
         forces[0, :, 0], -(energies[0] - energies[1]) / (2 * step), rtol=1e-6, atol=1e-9
     )
@@ -265,8 +262,8 @@ def test_isolated_atom_has_its_own_energy_and_no_force():
 
     model = make_model()
     result = model(graph_of(ase.Atoms("B", positions=[[0, 0, 0]])))
-    assert result["forces"].abs().max() == 0
-    assert torch.isfinite(result["energy"]).all()
+    assert result.forces.abs().max() == 0
+    assert torch.isfinite(result.energy).all()
 
 
 def test_energy_is_smooth_at_the_cutoff():
@@ -278,8 +275,8 @@ def test_energy_is_smooth_at_the_cutoff():
         for r in (3.2 - 1e-5, 3.2 + 1e-5):
             frame = ase.Atoms("BN", positions=[[0, 0, 0], [0, 0, r]])
             result = model(graph_of(frame))
-            energies.append(result["energy"])
-            forces.append(result["forces"])
+            energies.append(result.energy)
+            forces.append(result.forces)
         assert (energies[0] - energies[1]).abs().max() < 1e-9
         assert (forces[0] - forces[1]).abs().max() < 1e-4 * 1e-3
 
@@ -288,7 +285,7 @@ def test_energy_variance_is_extensive_or_the_papers(atoms):
     double = atoms.repeat((2, 1, 1))
     for aggregation, factor in (("extensive", 2.0), ("paper", 1.0)):
         model = make_model(energy_aggregation=aggregation)
-        one, two = model(graph_of(atoms))["energy_var"], model(graph_of(double))["energy_var"]
+        one, two = model(graph_of(atoms)).energy_var, model(graph_of(double)).energy_var
         assert torch.allclose(two, factor * one, rtol=1e-10)
 
 
@@ -324,7 +321,7 @@ def test_a_molecule_beside_a_crystal_leaves_the_stress_gradient_finite(atoms):
     molecule.pbc = False
     model = make_model()
     result = model(collate([graph_of(atoms), graph_of(molecule)]), create_graph=True)
-    assert result["stress"][1].isnan().all() and result["stress"][0].isfinite().all()
-    result["stress"][0].square().sum().backward()
+    assert result.stress[1].isnan().all() and result.stress[0].isfinite().all()
+    result.stress[0].square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert model.layers[0].weight_skip.grad is not None

@@ -37,7 +37,7 @@ def on_six(matrix: np.ndarray) -> np.ndarray:
 
 def virial_cov(model, *frames) -> np.ndarray:
     """[n_frames, M, 6, 6] eV^2"""
-    return model(collate([graph_of(frame) for frame in frames]))["virial_cov"].detach().numpy()
+    return model(collate([graph_of(frame) for frame in frames])).virial_cov.detach().numpy()
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -181,7 +181,7 @@ def test_other_channels_are_where_they_were(atoms, head):
         )
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.allclose(out[:, 1:] / model.n_layers, result["raw"][:, 1, 1:], rtol=0, atol=1e-12)
+    assert torch.allclose(out[:, 1:] / model.n_layers, result.raw[:, 1, 1:], rtol=0, atol=1e-12)
     if head not in TENSOR_HEADS:
         return  # without a reader of l=2 features the model has fewer weights
     n_scalars, own = plain.layers[0].readout.n_scalars, dict(model.named_parameters())
@@ -193,9 +193,11 @@ def test_other_channels_are_where_they_were(atoms, head):
                 p.copy_(own[name][..., :n_scalars] if name.endswith("readout.w2") else own[name])
     without = plain(graph)
     for name in ("energy", "forces", "energy_var"):
-        torch.testing.assert_close(result[name], without[name], rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            getattr(result, name), getattr(without, name), rtol=0, atol=1e-11
+        )
     torch.testing.assert_close(
-        model.forces_cov(result["raw"]), plain.forces_cov(without["raw"]), rtol=0, atol=1e-11
+        model.forces_cov(result.raw), plain.forces_cov(without.raw), rtol=0, atol=1e-11
     )
 
 

@@ -76,7 +76,7 @@ def test_members(case, model, fitted, trained):
     )
     assert summary["training"] == load_run(trained())[2]["training"]
     together = (
-        model(build_graph(structure(), ELEMENTS, R_MAX, torch.float64))["forces"].detach().numpy()
+        model(build_graph(structure(), ELEMENTS, R_MAX, torch.float64)).forces.detach().numpy()
     )
     for m in range(expected):
         alone = predict(

@@ -28,14 +28,14 @@ def runs(seed: int = 2) -> list[Run]:
 def test_members_in_order_and_one_alone():
     pair, graph = runs(), graph_of(triclinic())
     # Members 0, 1 of the first run, 2 of the second
-    expected = torch.cat([run.model(graph)["forces"] for run in pair], dim=1)
+    expected = torch.cat([run.model(graph).forces for run in pair], dim=1)
     assert torch.allclose(
-        fit(pair, EnsembleOptions(), Path()).model(graph)["forces"], expected, rtol=0, atol=1e-11
+        fit(pair, EnsembleOptions(), Path()).model(graph).forces, expected, rtol=0, atol=1e-11
     )
     for member in range(3):
         alone = fit(pair, EnsembleOptions(take=member), Path()).model
         assert alone.n_members == 1
-        assert torch.allclose(alone(graph)["forces"][:, 0], expected[:, member], rtol=0, atol=1e-11)
+        assert torch.allclose(alone(graph).forces[:, 0], expected[:, member], rtol=0, atol=1e-11)
 
 
 def test_a_member_that_is_not_there():

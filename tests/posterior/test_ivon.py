@@ -129,11 +129,11 @@ def test_initial_curvature(trained, head):
         out = run.model(batch, create_graph=True)
         noise = Noise.of(run.config, run.model, batch, out)
         terms = [
-            (1.0 / len(train), noise.whiten_energy(out["energy"])),
-            (10.0 / (4 * len(train)), noise.whiten_forces(out["forces"])),
+            (1.0 / len(train), noise.whiten_energy(out.energy)),
+            (10.0 / (4 * len(train)), noise.whiten_forces(out.forces)),
         ]
         if head == "equivariant":
-            terms.append((0.5 / len(train), out["energy_var"].log()))
+            terms.append((0.5 / len(train), out.energy_var.log()))
         for weight, outputs in terms:
             for output in outputs.flatten():
                 (gradient,) = torch.autograd.grad(output, parameters[name], retain_graph=True)

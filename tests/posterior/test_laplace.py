@@ -39,10 +39,10 @@ def batch(run) -> Batch:
 def whitened(run: Run, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Energies [n_frames, M] and forces [n_atoms, M, 3] in units of the noise, by NumPy's means."""
     out = run.model(batch, create_graph=True)
-    covariance = run.model.forces_cov(out["raw"]).detach()
+    covariance = run.model.forces_cov(out.raw).detach()
     roots = torch.from_numpy(np.linalg.inv(np.linalg.cholesky(covariance.numpy())))
-    return out["energy"] / out["energy_var"].detach().sqrt(), torch.einsum(
-        "nmab,nmb->nma", roots, out["forces"]
+    return out.energy / out.energy_var.detach().sqrt(), torch.einsum(
+        "nmab,nmb->nma", roots, out.forces
     )
 
 
@@ -128,7 +128,7 @@ def test_last_layer_jacobian(run, batch):
     by_energy, by_forces = last.jacobian(batch, True)
     weights = [layer.readout.w2 for layer in run.model.layers]
     out = run.model(batch, create_graph=True)
-    for got, output in ((by_energy, out["energy"]), (by_forces, out["forces"])):
+    for got, output in ((by_energy, out.energy), (by_forces, out.forces)):
         # [outputs, M, D]
         jacobian = np.concatenate([j[..., 0] for j in explicit_jacobian(output, weights)], axis=-1)
         jacobian = jacobian.reshape(*output.shape, 2, -1)
@@ -190,13 +190,13 @@ def test_noise_is_the_loss(trained):
         batch = run.prepare().train.batch([0, 1, 2])
         out = run.model(batch)
         noise = Noise.of(run.config, run.model, batch, out)
-        energy = noise.whiten_energy(out["energy"] - batch.energy.unsqueeze(1))
-        forces = noise.whiten_forces(out["forces"] - batch.forces.unsqueeze(1))
+        energy = noise.whiten_energy(out.energy - batch.energy.unsqueeze(1))
+        forces = noise.whiten_forces(out.forces - batch.forces.unsqueeze(1))
         rows = Loss(run.config, run.model.force_covariance).rows(out, batch)
         if head != "point":  # less the logarithm of the variance
-            rows["energy"] = rows["energy"] - 0.5 * out["energy_var"].log()
+            rows["energy"] = rows["energy"] - 0.5 * out.energy_var.log()
         if head == "cholesky":
-            rows["forces"] = rows["forces"] - 0.5 * torch.logdet(run.model.forces_cov(out["raw"]))
+            rows["forces"] = rows["forces"] - 0.5 * torch.logdet(run.model.forces_cov(out.raw))
         torch.testing.assert_close(0.5 * energy**2, rows["energy"], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(0.5 * (forces**2).sum(-1), rows["forces"], rtol=1e-9, atol=1e-9)
 
@@ -277,9 +277,9 @@ def test_noise_goes_into_the_heads_units(run, batch):
     """sigma0 changes so that the aleatoric covariance is multiplied by s, and nothing else is."""
     before, after = run.model, rescaled(run.model, run.config, 4.0, 0.25)
     out, other = before(batch), after(batch)
-    torch.testing.assert_close(other["energy_var"], 4.0 * out["energy_var"])
-    torch.testing.assert_close(after.forces_cov(other["raw"]), 0.25 * before.forces_cov(out["raw"]))
-    torch.testing.assert_close(other["forces"], out["forces"])
+    torch.testing.assert_close(other.energy_var, 4.0 * out.energy_var)
+    torch.testing.assert_close(after.forces_cov(other.raw), 0.25 * before.forces_cov(out.raw))
+    torch.testing.assert_close(other.forces, out.forces)
 
 
 def test_fit_reports_what_it_chose(fitted, trained):
@@ -311,18 +311,16 @@ def test_a_point_head_gets_one_that_tells_the_noise(fitted, trained):
     factors = about["noise_factors"]
     noise = about["noise_forces"] * (factors["forces"] * old.sigma0) ** 2 + CHOLESKY_JITTER
     torch.testing.assert_close(
-        after.forces_cov(out["raw"]),
-        (noise * torch.eye(3)).to(out["raw"]).expand(*out["forces"].shape, 3),
+        after.forces_cov(out.raw),
+        (noise * torch.eye(3)).to(out.raw).expand(*out.forces.shape, 3),
     )
     per_atom = about["noise_energy"] * (factors["energy"] * old.sigma0_energy) ** 2
     torch.testing.assert_close(
-        out["energy_var"],
-        (batch.n_atoms_per_frame * per_atom)[:, None]
-        .to(out["energy_var"])
-        .expand_as(out["energy_var"]),
+        out.energy_var,
+        (batch.n_atoms_per_frame * per_atom)[:, None].to(out.energy_var).expand_as(out.energy_var),
     )
     # Linear in what was sampled, and the samples are centred.
-    torch.testing.assert_close(out["forces"].mean(1), plain["forces"].mean(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(out.forces.mean(1), plain.forces.mean(1), rtol=1e-3, atol=1e-4)
     assert carried(load_run(trained("point"))[1]) == (False, False) and carried(
         load_run(trained("energy"))[1]
     ) == (True, False)
@@ -334,11 +332,11 @@ def test_predictive_score(run):
     total = 0.0
     for k in range(len(dataset)):
         batch = dataset.batch([k])
-        out = {name: value.detach() for name, value in run.model(batch).items()}
-        cov = run.model.forces_cov(out["raw"]).detach().numpy()
+        out = run.model(batch).detach()
+        cov = run.model.forces_cov(out.raw).detach().numpy()
         for value, label, noise in (
-            (out["energy"].numpy(), batch.energy.numpy(), out["energy_var"].numpy().mean(1)),
-            (out["forces"].numpy(), batch.forces.numpy(), np.einsum("nmaa->nma", cov).mean(1)),
+            (out.energy.numpy(), batch.energy.numpy(), out.energy_var.numpy().mean(1)),
+            (out.forces.numpy(), batch.forces.numpy(), np.einsum("nmaa->nma", cov).mean(1)),
         ):
             var = value.var(1) + noise
             total -= 0.5 * ((value.mean(1) - label) ** 2 / var + np.log(var)).sum()

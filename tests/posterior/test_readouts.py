@@ -58,16 +58,16 @@ def test_energy_and_forces_are_linear_in_the_features(runs, n_members):
         torch.einsum("nmd,md->nm", last_layer.features(model, batch), w)
         + model.atomic_energies[batch.species][:, None]
     )
-    torch.testing.assert_close(energy, out["node_energy"].detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(energy, out.node_energy.detach(), rtol=1e-12, atol=1e-12)
     J = last_layer.force_features(model, batch, chunk=5)
     torch.testing.assert_close(
-        torch.einsum("nmad,md->nma", J, w), out["forces"].detach(), rtol=1e-9, atol=1e-10
+        torch.einsum("nmad,md->nma", J, w), out.forces.detach(), rtol=1e-9, atol=1e-10
     )
-    assert J.shape == (8, n_members, 3, 16) and out["forces"].abs().max() > 1e-3
+    assert J.shape == (8, n_members, 3, 16) and out.forces.abs().max() > 1e-3
     # The features of the frame are what unit readouts predict, without hooks.
     unit = tiled(member_of(model, n_members - 1), 16)
     last_layer.set_weights(unit, torch.eye(16))
-    expected = unit(batch)["energy"].detach() - model.pool(
+    expected = unit(batch).energy.detach() - model.pool(
         model.atomic_energies[batch.species][:, None], batch
     )
     torch.testing.assert_close(
@@ -144,19 +144,20 @@ def test_samples_converge_to_the_closed_form(point, batch):
     errors = {}
     for n in (16, 400):
         members = llpr.sampled(model, root, draws(n))
-        out = {name: value.detach().numpy() for name, value in members(batch).items()}
+        out = members(batch).detach()
+        energy, forces = out.energy.numpy(), out.forces.numpy()
         # Centred
         np.testing.assert_allclose(
-            out["energy"].mean(1), model(batch)["energy"][:, 0].detach().numpy(), atol=1e-9
+            energy.mean(1), model(batch).energy[:, 0].detach().numpy(), atol=1e-9
         )
-        spread = out["forces"] - out["forces"].mean(1, keepdims=True)
+        spread = forces - forces.mean(1, keepdims=True)
         errors[n] = np.linalg.norm(
             np.einsum("nma,nmb->nab", spread, spread) / n - forces_cov
         ) / np.linalg.norm(forces_cov)
-        scale = out["energy"].var(1) / energy_var
+        scale = energy.var(1) / energy_var
         assert np.abs(scale - 1).max() < 4 * np.sqrt(2 / n), n
     assert errors[400] < 4 * np.sqrt(2 / 400) and errors[400] < 0.5 * errors[16]
-    wrong = llpr.sampled(model, 1.5 * root, draws(400))(batch)["energy"].detach().numpy()
+    wrong = llpr.sampled(model, 1.5 * root, draws(400))(batch).energy.detach().numpy()
     # The tolerance sees a wrong scale
     assert np.abs(wrong.var(1) / energy_var - 1).max() > 4 * np.sqrt(2 / 400)
 

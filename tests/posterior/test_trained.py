@@ -138,10 +138,10 @@ def test_joint_likelihood_of_the_stress(one, batch):
 
 
 def test_start_spreads_as_it_errs(one, batch):
-    out = shallow.perturbed(one.model, batch, 64, seed=1)(batch)["forces"].detach()
+    out = shallow.perturbed(one.model, batch, 64, seed=1)(batch).forces.detach()
     error, spread = out.mean(1) - batch.forces, out.std(1, unbiased=False)
     torch.testing.assert_close(
-        out.mean(1), one.model(batch)["forces"][:, 0].detach(), rtol=1e-8, atol=1e-9
+        out.mean(1), one.model(batch).forces[:, 0].detach(), rtol=1e-8, atol=1e-9
     )
     assert (error**2).mean().item() == pytest.approx((spread**2).mean().item(), rel=1e-6)
 
@@ -202,13 +202,13 @@ def test_divergence_against_torch(runs):
     out = student(taught)
     rows = distill.DivergenceLoss(run.config, student.force_covariance).rows(out, taught)
     forces = MultivariateNormal(taught.forces, taught.forces_cov)
-    own = MultivariateNormal(out["forces"][:, 0], student.forces_cov(out["raw"])[:, 0])
+    own = MultivariateNormal(out.forces[:, 0], student.forces_cov(out.raw)[:, 0])
     torch.testing.assert_close(
         rows["forces"][:, 0], kl_divergence(forces, own), rtol=1e-8, atol=1e-8
     )
     assert (rows["forces"][:, 0] - kl_divergence(own, forces)).abs().max() > 1e-3
     energy = Normal(taught.energy, taught.energy_var.sqrt())
-    own = Normal(out["energy"][:, 0], out["energy_var"][:, 0].sqrt())
+    own = Normal(out.energy[:, 0], out.energy_var[:, 0].sqrt())
     torch.testing.assert_close(
         rows["energy"][:, 0], kl_divergence(energy, own), rtol=1e-8, atol=1e-8
     )
@@ -259,9 +259,9 @@ def test_student_starts_from_the_member(runs):
         )
         out, member = student(batch), member_of(teacher, 1)(batch)
         for name in ("forces", "energy", "energy_var"):
-            torch.testing.assert_close(out[name], member[name])
-        torch.testing.assert_close(out["raw"][..., 2], member["raw"][..., 2])
-        torch.testing.assert_close(out["raw"][..., -5:], member["raw"][..., -5:])
+            torch.testing.assert_close(getattr(out, name), getattr(member, name))
+        torch.testing.assert_close(out.raw[..., 2], member.raw[..., 2])
+        torch.testing.assert_close(out.raw[..., -5:], member.raw[..., -5:])
 
 
 @pytest.mark.parametrize("head", ["equivariant", "point"])

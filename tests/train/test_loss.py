@@ -7,6 +7,7 @@ from torch.func import functional_call
 from race.config import Config, ModelConfig, TrainConfig
 from race.data import Batch
 from race.model.heads import ForceCovariance
+from race.model.outputs import ModelOutput
 from race.model.stress import StressCovariance
 from race.train.loss import Loss, warmup_beta
 from race.train.members import initial_model
@@ -140,6 +141,12 @@ def plain_batch(n_frames: int, n_atoms: int, stress=None) -> Batch:
     )
 
 
+def output(**tensors) -> ModelOutput:
+    """What a model would have predicted, as far as a loss reads it."""
+    unread = torch.empty(0)
+    return ModelOutput(**{"node_energy": unread, "raw": unread, **tensors})
+
+
 def plain_loss(kind, head, **train) -> Loss:
     model = ModelConfig(elements=["Cu"], head=head, sigma0=0.3, sigma0_energy=0.05)
     config = Config(data={"train": ["none"]}, model=model, train=TrainConfig(loss=kind, **train))
@@ -175,12 +182,12 @@ def test_optimum_is_the_true_covariance(head, channels, weight, beta):
     def closure():
         optimizer.zero_grad()
         var = (log_var.exp() * 0.05**2 * n_atoms).expand(n_frames, 1)
-        out = {
-            "energy": energy,
-            "energy_var": var,
-            "forces": forces,
-            "raw": channel.expand(batch.n_atoms, 1, -1),
-        }
+        out = output(
+            energy=energy,
+            energy_var=var,
+            forces=forces,
+            raw=channel.expand(batch.n_atoms, 1, -1),
+        )
         # beta's weights are detached and so not part of a function that a line search may
         # follow: they go by gradient below
         value = loss(out, batch, 0.0)["loss"].sum()
@@ -190,12 +197,12 @@ def test_optimum_is_the_true_covariance(head, channels, weight, beta):
     optimizer.step(closure)
     if beta:  # the same point is stationary for the weighted loss
         optimizer.zero_grad()
-        out = {
-            "energy": energy,
-            "energy_var": (log_var.exp() * 0.05**2 * n_atoms).expand(n_frames, 1),
-            "forces": forces,
-            "raw": channel.expand(batch.n_atoms, 1, -1),
-        }
+        out = output(
+            energy=energy,
+            energy_var=(log_var.exp() * 0.05**2 * n_atoms).expand(n_frames, 1),
+            forces=forces,
+            raw=channel.expand(batch.n_atoms, 1, -1),
+        )
         loss(out, batch, beta)["loss"].sum().backward()
         assert channel.grad.abs().max() < 1e-4 * weight and log_var.grad.abs() < 1e-4
     sample = (forces.transpose(1, 2) @ forces).mean(0)
@@ -242,11 +249,11 @@ def test_optimum_of_the_stress_noise(volume, n_atoms):
 
     def closure():
         optimizer.zero_grad()
-        out = {
-            "energy": error[:, :, 0],
-            "stress": error / volume,
-            "virial_cov": n_atoms * covariance(raw).expand(n_frames, 1, 6, 6),
-        }
+        out = output(
+            energy=error[:, :, 0],
+            stress=error / volume,
+            virial_cov=n_atoms * covariance(raw).expand(n_frames, 1, 6, 6),
+        )
         value = loss(out, batch, 0.0)["loss"].sum()
         value.backward()
         return value
@@ -268,7 +275,7 @@ def test_beta_one_is_the_mse_gradient():
     raw = torch.zeros(6, 2, 8, dtype=torch.float64)
     raw[..., 1:3] = torch.randn(6, 2, 2, dtype=torch.float64, generator=generator)
     var = raw[..., 1].exp().view(2, 3, 2).sum(1)
-    out = {"energy": energy, "energy_var": var, "forces": forces, "raw": raw}
+    out = output(energy=energy, energy_var=var, forces=forces, raw=raw)
     grads = []
     for kind, head, beta in (("mse", "equivariant", 0.0), ("nll_jef", "equivariant", 1.0)):
         loss = plain_loss(kind, head)(out, batch, beta)["loss"].sum()
@@ -293,7 +300,7 @@ def test_beta_one_is_the_mse_gradient_of_the_stress():
         loss = plain_loss(
             kind, "equivariant", energy_weight=0.0, forces_weight=0.0, stress_weight=1.0
         )
-        value = loss({"energy": stress[..., 0], "stress": stress} | extra, batch, beta)[
+        value = loss(output(energy=stress[..., 0], stress=stress, **extra), batch, beta)[
             "loss"
         ].sum()
         grads.append(torch.autograd.grad(value, stress)[0])

@@ -152,17 +152,17 @@ def test_warm_start(finished, copper, tmp_path):
 def test_metrics_against_numpy(finished, copper):
     model, config, _ = load_run(finished)
     batch = batch_of(copper, config, 5)
-    out = {name: value.detach() for name, value in model(batch).items()}
+    out = model(batch).detach()
     metrics = Metrics(config.model)
     dataset = Dataset(
         read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64
     )
     for part in dataset.batches(2):  # batches of unequal size must weigh by their rows
-        result = {name: value.detach() for name, value in model(part).items()}
-        metrics.update(part, result, model.forces_cov(result["raw"]).detach())
+        result = model(part).detach()
+        metrics.update(part, result, model.forces_cov(result.raw).detach())
     found = {name: value.numpy() for name, value in metrics.result(Ranks()).items()}
-    forces, energy = out["forces"].numpy(), out["energy"].numpy()
-    cov = model.forces_cov(out["raw"]).detach().numpy()
+    forces, energy = out.forces.numpy(), out.energy.numpy()
+    cov = model.forces_cov(out.raw).detach().numpy()
     error = forces.mean(1) - batch.forces.numpy()
     spread = forces - forces.mean(1, keepdims=True)
     total = cov.mean(1) + (spread[..., :, None] * spread[..., None, :]).mean(1)
@@ -178,10 +178,10 @@ def test_metrics_against_numpy(finished, copper):
         1e3 * np.abs((energy[:, 0] - batch.energy.numpy()) / 4).mean()
     )
     assert found["energy_std"][-1] == pytest.approx(
-        1e3 * np.sqrt(out["energy_var"].numpy().mean(1) + energy.var(1)).mean() / 4
+        1e3 * np.sqrt(out.energy_var.numpy().mean(1) + energy.var(1)).mean() / 4
     )
     assert found["stress_rmse"][1] == pytest.approx(
-        1e3 * np.sqrt(((out["stress"][:, 1] - batch.stress) ** 2).mean().item())
+        1e3 * np.sqrt(((out.stress[:, 1] - batch.stress) ** 2).mean().item())
     )
 
 
@@ -189,7 +189,7 @@ def test_head_without_forces_covariance_has_no_force_deviation(copper):
     config = resolved(copper, model={"head": "point", "n_members": 2}, train={"loss": "mse"})
     model, batch = initial_model(config.model, 0, torch.float64), batch_of(copper, config)
     metrics = Metrics(config.model)
-    metrics.update(batch, {name: value.detach() for name, value in model(batch).items()}, None)
+    metrics.update(batch, model(batch).detach(), None)
     result = metrics.result(Ranks())
     # The ensemble has its spread
     assert torch.isnan(result["forces_std"]).tolist() == [
@@ -270,11 +270,11 @@ def test_stack_equals_the_separate_models(finished, copper, tmp_path):
             1 / model.config.energy_noise_factor, 1 / model.config.forces_noise_factor
         )
     batch = batch_of(copper, load_run(finished)[1])
-    together = stacked(batch)
+    together, parts = stacked(batch), [model(batch) for model in separate]
     for key, axis in (("energy", 1), ("forces", 1), ("stress", 1), ("raw", 1), ("energy_var", 1)):
         torch.testing.assert_close(
-            together[key],
-            torch.cat([model(batch)[key] for model in separate], axis),
+            getattr(together, key),
+            torch.cat([getattr(part, key) for part in parts], axis),
             rtol=1e-10,
             atol=1e-10,
         )

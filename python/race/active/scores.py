@@ -185,7 +185,7 @@ class RunScorer(Scorer):
 
 def batch_scores(model: RACE, batch: Batch) -> list[FrameScores]:
     """Scores of the frames of one batch."""
-    out = {name: value.detach() for name, value in model(batch).items()}
+    out = {name: value.detach() for name, value in model(batch).tensors().items()}
     # [n_frames, M], [n_atoms, M, 3]
     energy, forces = (out[name].double().cpu().numpy() for name in ("energy", "forces"))
     energy_var = out["energy_var"].double().cpu().numpy() if model.has_energy_var else None

@@ -74,7 +74,7 @@ def make_selftest(
                 remedy="look at the training log: the weights have diverged",
             )
         scale = scales(expected, graph, config)
-        trained_forces = twin.eval().set_fused(False)(graph)["forces"].detach()
+        trained_forces = twin.eval().set_fused(False)(graph).forces.detach()
         error = float((trained_forces - expected["forces"]).abs().max()) / scale["forces"]
         if not error <= allowed:
             raise RaceError(
@@ -193,7 +193,7 @@ def table_error(model: RACE, min_distance: Mapping[str, float] | None = None) ->
     for knots in (model.config.radial_knots, 0):
         twin = RACE(model.config.model_copy(update={"radial_knots": knots}), torch.float64)
         twin.load_state_dict(model.state_dict())
-        forces.append(twin.eval()(graph)["forces"].detach())
+        forces.append(twin.eval()(graph).forces.detach())
     return float((forces[0] - forces[1]).abs().max()) / _largest(forces[1])
 
 

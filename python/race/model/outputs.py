@@ -2,12 +2,43 @@
 its deployed form share.
 """
 
+from dataclasses import dataclass, fields, replace
+
 import torch
 from torch import Tensor, nn
 
 from race.config import ModelConfig
 from race.model.heads import ForceCovariance, evidential_kappa
 from race.model.stress import StressCovariance, readout_channels
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What M members predict for a batch; None where it was not asked for or the head does
+    not give it.
+
+    energy: [n_frames, M] eV; node_energy: [n_atoms, M] eV; raw: [n_atoms, M, n_out]
+    channels of the head; energy_var: [n_frames, M] eV^2, aleatoric; forces: [n_atoms, M,
+    3] eV/A; stress: [n_frames, M, 6] eV/A^3 in SIX_ORDER, NaN without a volume;
+    virial_cov: [n_frames, M, 6, 6] eV^2 in SIX_ORDER, noise of stress times volume.
+    """
+
+    energy: Tensor
+    node_energy: Tensor
+    raw: Tensor
+    energy_var: Tensor | None = None
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+    virial_cov: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in every.items() if tensor is not None}
+
+    def detach(self) -> "ModelOutput":
+        """Without their graph."""
+        return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
 
 class Outputs(nn.Module):

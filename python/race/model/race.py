@@ -6,6 +6,8 @@ This is the form that is trained; race.deploy.folded is the same function as it 
 afterwards.
 """
 
+from dataclasses import replace
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from race.model.fused import HAS_FUSED
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
 from race.model.linear import BlockLinear, Linear
-from race.model.outputs import Outputs
+from race.model.outputs import ModelOutput, Outputs
 from race.model.radial import Radial
 from race.model.scatter import segment_sum
 from race.model.stress import readout_channels
@@ -120,14 +122,10 @@ class RACE(Outputs):
 
     def forward(
         self, batch: Batch, forces: bool = True, create_graph: bool = False, stress: bool = True
-    ) -> dict[str, Tensor]:
-        """Energies [n_frames, M] eV and, on request, forces [n_atoms, M, 3] eV/A and with
-        them stress [n_frames, M, 6] eV/A^3.
-
-        Also node_energy [n_atoms, M], raw [n_atoms, M, n_out] and energy_var [n_frames,
-        M] eV^2 (aleatoric); with stress and a stress_head virial_cov [n_frames, M, 6, 6]
-        eV^2 in SIX_ORDER, the noise of stress times volume. `create_graph` keeps forces
-        differentiable with respect to the weights.
+    ) -> ModelOutput:
+        """Energies and, on request, forces and with them stress (and the noise of the virial,
+        with a stress_head). `create_graph` keeps forces differentiable with respect to the
+        weights.
         """
         M, (sender, receiver) = self.n_members, batch.edge_index
         vector = batch.edge_vector
@@ -147,13 +145,12 @@ class RACE(Outputs):
                 out = out + extra
             node_energy = self.node_energy(out, batch.species)
             raw = self.raw_channels(out)
-            result = {
-                "node_energy": node_energy,
-                "raw": raw,
-                "energy": self.pool(node_energy, batch),
-            }
-            if self.has_energy_var:
-                result["energy_var"] = self.energy_var(raw, batch)
+            result = ModelOutput(
+                energy=self.pool(node_energy, batch),
+                node_energy=node_energy,
+                raw=raw,
+                energy_var=self.energy_var(raw, batch) if self.has_energy_var else None,
+            )
         if not forces:
             return result
 
@@ -168,25 +165,27 @@ class RACE(Outputs):
         )
         # [E, M, 3]
         edge_grad = self.edge_basis.vjp(vector, radial_grad, sh_grad, bar_radial, bar_sh)
-        result["forces"] = segment_sum(edge_grad, batch.row_ptr, receiver).index_add(
+        atom_forces = segment_sum(edge_grad, batch.row_ptr, receiver).index_add(
             0, sender, edge_grad, alpha=-1
         )
         if not stress:
-            return result
+            return replace(result, forces=atom_forces)
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
         virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
         # A frame's receivers are consecutive
         frame_virial = segment_sum(virial, batch.row_ptr[batch.frame_ptr])
         # NaN without 3D periodicity: no stress, and no NaN in gradients
         volume = batch.volume.to(virial.dtype)[:, None, None]
-        result["stress"] = torch.where(
-            volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0)
-        )
+        virial_cov = None
         if self.has_stress_cov:
-            result["virial_cov"] = self.of_frames(
-                self.stress_covariance(raw).flatten(2), batch
-            ).unflatten(2, (6, 6))
-        return result
+            noise = self.stress_covariance(raw).flatten(2)
+            virial_cov = self.of_frames(noise, batch).unflatten(2, (6, 6))
+        return replace(
+            result,
+            forces=atom_forces,
+            stress=torch.where(volume.isnan(), volume, frame_virial / volume.nan_to_num(1.0)),
+            virial_cov=virial_cov,
+        )
 
     def of_frames(self, node: Tensor, batch: Batch) -> Tensor:
         """Sums over the atoms of each frame, [n_atoms, ...] -> [n_frames, ...]"""

@@ -192,10 +192,10 @@ def judge(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
             validation.n_batches(run.config.train.batch_size),
         ):
             batch = batch.to(device)
-            out = {name: value.detach() for name, value in model(batch, forces=with_forces).items()}
+            out = model(batch, forces=with_forces).detach()
             with torch.no_grad():
                 metrics.update(
-                    batch, out, total_forces_cov(model, out["raw"]) if with_forces else None
+                    batch, out, total_forces_cov(model, out.raw) if with_forces else None
                 )
         row = {
             f"validation/{name}": float(values[-1])

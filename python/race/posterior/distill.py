@@ -30,6 +30,7 @@ from race.config import Config
 from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.heads import TENSOR_HEADS
+from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.continued import continue_training
 from race.posterior.prediction import predict_batch
@@ -121,14 +122,15 @@ class DivergenceLoss(Loss):
     `TaughtBatch`; beta as in `Loss`.
     """
 
-    def rows(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+    def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
         assert (
             isinstance(batch, TaughtBatch) and batch.energy is not None and batch.forces is not None
         )
         rows = {}
         if "energy" in self.weights:
-            var, taught = out["energy_var"], batch.energy_var.unsqueeze(1)
-            square = (out["energy"] - batch.energy.unsqueeze(1)) ** 2
+            assert out.energy_var is not None
+            var, taught = out.energy_var, batch.energy_var.unsqueeze(1)
+            square = (out.energy - batch.energy.unsqueeze(1)) ** 2
             unit = batch.n_atoms_per_frame.unsqueeze(1) * self.sigma0_energy**2
             rows["energy"] = (
                 (var.detach() / unit) ** beta
@@ -136,13 +138,14 @@ class DivergenceLoss(Loss):
                 * ((taught + square) / var - 1.0 + torch.log(var / taught))
             )
         if "forces" in self.weights:
+            assert out.forces is not None
             # e^T Sigma_s^-1 e for the deviation and the columns of the teacher's Cholesky
             # factor: the latter sum to the trace
             factor = torch.linalg.cholesky(batch.forces_cov).to(batch.forces.dtype)
-            deviation = (out["forces"] - batch.forces.unsqueeze(1)).unsqueeze(2)  # [n, M, 1, 3]
+            deviation = (out.forces - batch.forces.unsqueeze(1)).unsqueeze(2)  # [n, M, 1, 3]
             columns = factor.transpose(1, 2).unsqueeze(1).expand(-1, deviation.shape[1], -1, -1)
             quadratic, logdet = self.covariance.mahalanobis_logdet(
-                out["raw"].unsqueeze(2), torch.cat([deviation, columns], 2)
+                out.raw.unsqueeze(2), torch.cat([deviation, columns], 2)
             )
             taught = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(1)
             divergence = 0.5 * (quadratic.sum(2) - 3.0 + logdet.squeeze(2) - taught)

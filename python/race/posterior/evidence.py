@@ -21,6 +21,7 @@ from torch import Tensor
 from race.config import Config
 from race.data import Batch
 from race.errors import RaceError
+from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.ggn import Noise
 
@@ -37,19 +38,17 @@ class Observations:
         self.with_forces = config.train.forces_weight > 0
         self.residuals, self.counts = [0.0, 0.0], [0, 0]
 
-    def add(self, batch: Batch, create_graph: bool = False) -> tuple[dict[str, Tensor], Noise]:
+    def add(self, batch: Batch, create_graph: bool = False) -> tuple[ModelOutput, Noise]:
         """Takes a batch in; returns its predictions and noise."""
         out = self.model(batch, forces=self.with_forces, create_graph=create_graph)
         noise = Noise.of(self.config, self.model, batch, out)
         assert batch.energy is not None, "energies are required of every run"
-        residuals = [noise.whiten_energy(out["energy"].detach() - batch.energy.unsqueeze(1))]
+        residuals = [noise.whiten_energy(out.energy.detach() - batch.energy.unsqueeze(1))]
         if self.with_forces:
             assert batch.forces is not None, (
                 "forces_weight without forces: race.train.prepare refuses that"
             )
-            residuals.append(
-                noise.whiten_forces(out["forces"].detach() - batch.forces.unsqueeze(1))
-            )
+            residuals.append(noise.whiten_forces(out.forces.detach() - batch.forces.unsqueeze(1)))
         for k, residual in enumerate(residuals):
             self.residuals[k] += float((residual.double() ** 2).sum())
             self.counts[k] += residual.numel()

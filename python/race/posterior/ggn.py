@@ -24,6 +24,7 @@ from torch import Tensor
 from race.config import Config
 from race.data import Batch
 from race.model.layer import Layer
+from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.train.loss import Loss
@@ -42,11 +43,11 @@ class Noise:
     forces: Tensor
 
     @classmethod
-    def of(cls, config: Config, model: RACE, batch: Batch, out: dict[str, Tensor]) -> "Noise":
+    def of(cls, config: Config, model: RACE, batch: Batch, out: ModelOutput) -> "Noise":
         """The head's own where the run was trained with its likelihood, else the constants
         of the `mse` loss.
         """
-        energy = out["energy"].detach()
+        energy = out.energy.detach()
         if config.train.loss == "mse":
             size = (
                 batch.n_atoms_per_frame.unsqueeze(1)
@@ -55,12 +56,13 @@ class Noise:
             )
             energy_std = config.model.sigma0_energy * size.to(energy.dtype).sqrt().expand_as(energy)
         else:
-            energy_std = out["energy_var"].detach().sqrt()
+            assert out.energy_var is not None
+            energy_std = out.energy_var.detach().sqrt()
         if config.train.loss in ("mse", "nll_e"):
-            identity = torch.eye(3, dtype=out["raw"].dtype, device=energy.device)
+            identity = torch.eye(3, dtype=out.raw.dtype, device=energy.device)
             factor = (config.model.sigma0 * identity).expand(batch.n_atoms, energy.shape[1], 3, 3)
         else:
-            factor = torch.linalg.cholesky(model.forces_cov(out["raw"].detach()))
+            factor = torch.linalg.cholesky(model.forces_cov(out.raw.detach()))
         return cls(energy_std, factor)
 
     def whiten_energy(self, energy: Tensor) -> Tensor:
@@ -108,17 +110,22 @@ def loss_curvature(
         out = model(batch, forces=with_forces, create_graph=with_forces)
         noise = Noise.of(config, model, batch, out)
         assert batch.energy is not None
-        z = torch.randn(out["energy"].shape, generator=generator, device=noise.energy.device)
+        z = torch.randn(out.energy.shape, generator=generator, device=noise.energy.device)
         errors, labels = {"energy": noise.energy * z}, {"energy": torch.zeros_like(batch.energy)}
         if with_forces:
-            z = torch.randn(out["forces"].shape, generator=generator, device=noise.forces.device)
+            z = torch.randn(out.forces.shape, generator=generator, device=noise.forces.device)
             errors["forces"] = (noise.forces @ z.to(noise.forces).unsqueeze(-1)).squeeze(-1)
-            labels["forces"] = torch.zeros_like(out["forces"][:, 0])
+            labels["forces"] = torch.zeros_like(out.forces[:, 0])
         # Predictions with the errors of the draw and the gradients of the model, against
         # labels that are zero.
-        drawn = out | {
-            name: out[name] - out[name].detach() + error for name, error in errors.items()
-        }
+        predicted = out.tensors()
+        drawn = replace(
+            out,
+            **{
+                name: predicted[name] - predicted[name].detach() + error
+                for name, error in errors.items()
+            },
+        )
         for term, rows in loss.rows(drawn, replace(batch, stress=None, **labels)).items():
             if rows.shape[0]:
                 # N times the square of the mean is the square of the sum over n

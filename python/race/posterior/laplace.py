@@ -144,8 +144,8 @@ def diagonal(config: Config, model: RACE, train: Dataset, options: LaplaceOption
         train.batches(options.batch_size), "curvature", train.n_batches(options.batch_size)
     ):
         out, noise = data.add(batch.to(tensors[0].device), create_graph=True)
-        whitened = [noise.whiten_energy(out["energy"])] + (
-            [noise.whiten_forces(out["forces"])] if data.with_forces else []
+        whitened = [noise.whiten_energy(out.energy)] + (
+            [noise.whiten_forces(out.forces)] if out.forces is not None else []
         )
         for total, output in zip(curvature, whitened, strict=False):
             for _ in range(options.probes):
@@ -248,11 +248,11 @@ def predictive_score(
     model = model.to(device)
     for batch in dataset.batches(batch_size):
         batch = batch.to(device)
-        out = {name: value.detach() for name, value in model(batch, forces=with_forces).items()}
+        out = model(batch, forces=with_forces).detach()
         noise = Noise.of(config, model, batch, out)
-        observed = [(out["energy"], batch.energy, noise.energy**2)]
+        observed = [(out.energy, batch.energy, noise.energy**2)]
         if with_forces:
-            observed.append((out["forces"], batch.forces, (noise.forces**2).sum(-1)))
+            observed.append((out.forces, batch.forces, (noise.forces**2).sum(-1)))
         for (members, label, noise_var), factor, is_own in zip(
             observed, noise_factors, carried(config), strict=False
         ):

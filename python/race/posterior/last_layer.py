@@ -87,6 +87,6 @@ def force_features(model: RACE, batch: Batch, chunk: int = 16) -> Tensor:
         # No backward through the radial weights
         unit = model_of(model, copies).to(model.embedding.device).requires_grad_(False)
         set_weights(unit, torch.eye(n_features)[first : first + n].repeat(n_members, 1))
-        forces = unit(batch)["forces"].detach().double()
+        forces = unit(batch).forces.detach().double()
         parts.append(forces.unflatten(1, (n_members, n)).transpose(2, 3))
     return torch.cat(parts, dim=3)

@@ -113,7 +113,7 @@ def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
     """
     out = {
         name: value.detach().double().cpu().numpy()
-        for name, value in model(batch, forces=forces).items()
+        for name, value in model(batch, forces=forces).tensors().items()
     }
     energy = law_of_total_variance(out["energy"], out.get("energy_var"))
     if not forces:

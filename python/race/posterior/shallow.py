@@ -17,6 +17,7 @@ batch as large as their errors.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,7 @@ from torch.nn.utils import parametrize
 from race.config import Config
 from race.data import Batch, Dataset
 from race.model.layer import is_own
+from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
@@ -90,7 +92,7 @@ def share_trunk(model: RACE) -> RACE:
 class JointLoss(Loss):
     """The likelihood of all members together: one column where `Loss` has one per member."""
 
-    def rows(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+    def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
         rows, force_var = {}, None
         if "energy" in self.weights:
             rows["energy"] = self._joint_energy(out, batch)
@@ -100,25 +102,25 @@ class JointLoss(Loss):
             rows["stress"] = self._stress(self._joint_stress(out, batch), batch, force_var, 0.0)
         return rows
 
-    def _joint_energy(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
+    def _joint_energy(self, out: ModelOutput, batch: Batch) -> Tensor:
         assert batch.energy is not None
-        energy = out["energy"]
+        energy = out.energy
         size = batch.n_atoms_per_frame if self.extensive else 1
         var = energy.var(1, unbiased=False) + size * (FLOOR * self.sigma0_energy) ** 2
-        if "energy_var" in out:
-            var = var + out["energy_var"].mean(1)
+        if out.energy_var is not None:
+            var = var + out.energy_var.mean(1)
         return (0.5 * ((energy.mean(1) - batch.energy) ** 2 / var + torch.log(var))).unsqueeze(1)
 
-    def _joint_forces(self, out: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def _joint_forces(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows [n_atoms, 1] and the detached det(Sigma)^(1/3), likewise."""
-        assert batch.forces is not None
-        forces = out["forces"]
+        assert batch.forces is not None and out.forces is not None
+        forces = out.forces
         mean = forces.mean(1)
         spread = forces - mean.unsqueeze(1)
         cov = torch.einsum("nma,nmb->nab", spread, spread) / forces.shape[1]
         cov = cov + (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=cov.dtype, device=cov.device)
         if self.covariance.head in ("cholesky", "equivariant"):
-            cov = cov + self.covariance.matrix(out["raw"]).mean(1)
+            cov = cov + self.covariance.matrix(out.raw).mean(1)
         factor = torch.linalg.cholesky(cov)
         white = torch.linalg.solve_triangular(
             factor, (mean - batch.forces).unsqueeze(-1), upper=False
@@ -129,19 +131,20 @@ class JointLoss(Loss):
         )
 
     @staticmethod
-    def _joint_stress(out: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def _joint_stress(out: ModelOutput, batch: Batch) -> ModelOutput:
         """The members' mean in place of them, with the total covariance of the virial where
         they have a noise of their own.
         """
-        mean = out["stress"].mean(1, keepdim=True)
-        joint = {**out, "stress": mean}
-        if "virial_cov" in out:
+        assert out.stress is not None
+        mean = out.stress.mean(1, keepdim=True)
+        virial_cov = None
+        if out.virial_cov is not None:
             spread = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(mean.dtype) * (
-                out["stress"] - mean
+                out.stress - mean
             )
             between = torch.einsum("nma,nmb->nab", spread, spread) / spread.shape[1]
-            joint["virial_cov"] = (out["virial_cov"].mean(1) + between).unsqueeze(1)
-        return joint
+            virial_cov = (out.virial_cov.mean(1) + between).unsqueeze(1)
+        return replace(out, stress=mean, virial_cov=virial_cov)
 
 
 class ShallowTrainer(Trainer):
@@ -217,7 +220,7 @@ def perturbed(model: RACE, batch: Batch, n_members: int, seed: int) -> RACE:
     batch = batch.to(model.embedding.device)
     with_forces = batch.forces is not None
     quantity, reference = ("forces", batch.forces) if with_forces else ("energy", batch.energy)
-    values = moved(1.0)(batch, forces=with_forces)[quantity].detach()
+    values = getattr(moved(1.0)(batch, forces=with_forces), quantity).detach()
     error, spread = values.mean(1) - cast(Tensor, reference), values.std(1, unbiased=False)
     labelled = torch.isfinite(error)
     return moved(math.sqrt(float((error[labelled] ** 2).mean() / (spread[labelled] ** 2).mean())))

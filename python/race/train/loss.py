@@ -34,6 +34,7 @@ from torch import Tensor
 from race.config import Config
 from race.data import Batch
 from race.model.heads import ForceCovariance, evidential_nll
+from race.model.outputs import ModelOutput
 from race.model.stress import STRESS_LENGTH
 
 
@@ -57,9 +58,7 @@ class Loss:
         }
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
 
-    def __call__(
-        self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0
-    ) -> dict[str, Tensor]:
+    def __call__(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
         """`loss` and its unweighted terms, each [n_members]."""
         rows = self.rows(out, batch, beta)
         return self.means(rows, {term: value.shape[0] for term, value in rows.items()})
@@ -76,7 +75,7 @@ class Loss:
         """sum_k lambda_k term_k."""
         return torch.stack([self.weights[term] * value for term, value in terms.items()]).sum(0)
 
-    def rows(self, out: dict[str, Tensor], batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+    def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
         """Terms before averaging: energy [n_frames, n_members], forces [n_atoms, n_members],
         stress [n_labelled, n_members].
         """
@@ -90,51 +89,52 @@ class Loss:
             rows["stress"] = self._stress(out, batch, force_var, beta)
         return rows
 
-    def _energy(self, out: dict[str, Tensor], batch: Batch, beta: float) -> Tensor:
+    def _energy(self, out: ModelOutput, batch: Batch, beta: float) -> Tensor:
         assert batch.energy is not None, (
             "energy_weight without energies: race.train.prepare refuses that"
         )
-        square = (out["energy"] - batch.energy.unsqueeze(1)) ** 2
+        square = (out.energy - batch.energy.unsqueeze(1)) ** 2
         # An integer times a number is float32
         size = batch.n_atoms_per_frame.to(square.dtype).unsqueeze(1) if self.extensive else 1
         unit = size * self.sigma0_energy**2
         if self.kind == "mse":
             return 0.5 * square / unit
-        var = out["energy_var"]
+        var = out.energy_var
+        assert var is not None, "a likelihood of energies needs a head with their noise"
         return (var.detach() / unit) ** beta * 0.5 * (square / var + torch.log(var))
 
-    def _forces(
-        self, out: dict[str, Tensor], batch: Batch, beta: float
-    ) -> tuple[Tensor, Tensor | None]:
+    def _forces(self, out: ModelOutput, batch: Batch, beta: float) -> tuple[Tensor, Tensor | None]:
         """Rows, and the detached scalar variance det(Sigma)^(1/3) [n_atoms, n_members] where
         the head has one.
         """
         assert batch.forces is not None, (
             "forces_weight without forces: race.train.prepare refuses that"
         )
-        error = out["forces"] - batch.forces.unsqueeze(1)
+        assert out.forces is not None
+        error = out.forces - batch.forces.unsqueeze(1)
         if self.kind in ("mse", "nll_e"):
             return 0.5 * (error * error).sum(-1) / self.sigma0**2, None
-        quadratic, logdet = self.covariance.mahalanobis_logdet(out["raw"], error)
+        quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
         var = torch.exp(logdet.detach() / 3.0)
         nll = (
-            evidential_nll(self.covariance, out["raw"], error)
+            evidential_nll(self.covariance, out.raw, error)
             if self.kind == "evidential"
             else 0.5 * (quadratic + logdet)
         )
         return (var / self.sigma0**2) ** beta * nll, var
 
     def _stress(
-        self, out: dict[str, Tensor], batch: Batch, force_var: Tensor | None, beta: float
+        self, out: ModelOutput, batch: Batch, force_var: Tensor | None, beta: float
     ) -> Tensor:
         if batch.stress is None:  # no frame of this batch has one
-            return out["energy"].new_zeros(0, out["energy"].shape[1])
+            return out.energy.new_zeros(0, out.energy.shape[1])
+        assert out.stress is not None
         labelled = ~torch.isnan(batch.stress).any(1)
         volume = batch.volume[labelled].view(-1, 1, 1)
-        virial = volume * (out["stress"][labelled] - batch.stress[labelled].unsqueeze(1))
+        virial = volume * (out.stress[labelled] - batch.stress[labelled].unsqueeze(1))
         n_atoms = batch.n_atoms_per_frame[labelled].unsqueeze(1)
-        if "virial_cov" in out:
-            factor = torch.linalg.cholesky(out["virial_cov"][labelled])
+        if out.virial_cov is not None:
+            factor = torch.linalg.cholesky(out.virial_cov[labelled])
             white = torch.linalg.solve_triangular(
                 factor, virial.unsqueeze(-1), upper=False
             ).squeeze(-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from race.config import ModelConfig
 from race.data import Batch
 from race.model.heads import evidential_kappa
+from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.train.parallel import Ranks
 
@@ -96,19 +97,19 @@ class Metrics:
         self.extensive = config.pooling == "sum"
         self.means = Means()
 
-    def update(self, batch: Batch, out: dict[str, Tensor], forces_cov: Tensor | None) -> None:
+    def update(self, batch: Batch, out: ModelOutput, forces_cov: Tensor | None) -> None:
         """out of `RACE.forward`; forces_cov [n_atoms, M, 3, 3] or None."""
         if batch.energy is not None:
-            var = out["energy_var"].double()[..., None, None] if self.energy_var else None
-            value, var = with_ensemble(out["energy"].double().unsqueeze(2), var)
+            var = None if out.energy_var is None else out.energy_var.double()[..., None, None]
+            value, var = with_ensemble(out.energy.double().unsqueeze(2), var)
             size = batch.n_atoms_per_frame.view(-1, 1, 1) if self.extensive else 1
             error, var = value - batch.energy.view(-1, 1, 1), var.squeeze(3)
             self._errors("energy", error / size, var.sqrt() / size)
             if self.energy_var:
                 self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()))
-        if batch.forces is not None and "forces" in out:
+        if batch.forces is not None and out.forces is not None:
             value, cov = with_ensemble(
-                out["forces"].double(), None if forces_cov is None else forces_cov.double()
+                out.forces.double(), None if forces_cov is None else forces_cov.double()
             )
             error, std = value - batch.forces.unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
             self._errors("forces", error, std)
@@ -120,15 +121,15 @@ class Metrics:
                 ).squeeze(-1)
                 logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
                 self.means.add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
-        if batch.stress is not None and "stress" in out:
+        if batch.stress is not None and out.stress is not None:
             labelled = ~torch.isnan(batch.stress).any(1)
             noise = None
-            if "virial_cov" in out:
+            if out.virial_cov is not None:
                 noise = (
-                    out["virial_cov"][labelled].double()
+                    out.virial_cov[labelled].double()
                     / batch.volume[labelled].double().view(-1, 1, 1, 1) ** 2
                 )
-            value, cov = with_ensemble(out["stress"][labelled].double(), noise)
+            value, cov = with_ensemble(out.stress[labelled].double(), noise)
             error, std = (
                 value - batch.stress[labelled].unsqueeze(1),
                 cov.diagonal(dim1=-2, dim2=-1).sqrt(),

@@ -90,17 +90,17 @@ def fit_noise(
 
 def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
     labels = batch.forces if model.has_forces_cov else None
-    out = {name: value.detach() for name, value in model(batch, forces=labels is not None).items()}
+    out = model(batch, forces=labels is not None).detach()
     rows = {}
     if not model.paper_energy_var and batch.energy is not None:
         rows["energy"] = _split(
-            out["energy"].unsqueeze(2),
-            out["energy_var"][..., None, None],
+            out.energy.unsqueeze(2),
+            out.energy_var[..., None, None],
             batch.energy.unsqueeze(1),
         )
     if labels is not None:
         with torch.no_grad():
-            rows["forces"] = _split(out["forces"], model.forces_cov(out["raw"]), labels)
+            rows["forces"] = _split(out.forces, model.forces_cov(out.raw), labels)
     return rows
 
 

@@ -274,15 +274,12 @@ class Trainer:
         for batch in self.validation_batches():
             if batch is None:
                 continue
-            out = {
-                name: value.detach()
-                for name, value in self.model(batch, forces=self.needs_forces).items()
-            }
+            out = self.model(batch, forces=self.needs_forces).detach()
             with torch.no_grad():
                 metrics.update(
                     batch,
                     out,
-                    total_forces_cov(self.model, out["raw"]) if self.needs_forces else None,
+                    total_forces_cov(self.model, out.raw) if self.needs_forces else None,
                 )
                 for term, rows in self.loss.rows(out, batch).items():
                     loss.add(term, rows.double().unsqueeze(2))
