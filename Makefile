@@ -23,12 +23,13 @@ export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test torture bench lint format cuda-compile cuda-check sanitize clean distclean
+.PHONY: help setup demo test docs torture bench lint format cuda-compile cuda-check sanitize clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 4 minutes on 2 cores, and as long to set up"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make torture damaged models, wrong commands, faults, processor grids and physics in LAMMPS, hundreds of each, with counts; about a quarter of an hour"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
+	@echo "make docs    the documentation, in build/docs; warnings and dead links are errors"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
 	@echo "make sanitize      kernels, runtime and LAMMPS plugin on a build with address and undefined-behaviour sanitizers"
@@ -44,6 +45,10 @@ demo: $(STAMPS)/build
 PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
+
+docs: $(STAMPS)/build
+	sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 torture: $(STAMPS)/build
 	OMP_NUM_THREADS=1 python -m tests.lammps.torture

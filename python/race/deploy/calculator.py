@@ -41,7 +41,8 @@ UNCERTAINTY = [
 class Calculator(AseCalculator):
     """Energies, forces and stress of an artifact, with their uncertainty.
 
-    Beside ASE's own properties, `atoms.calc.get_property(name, atoms)` gives
+    Beside ASE's own properties, `atoms.calc.get_property(name, atoms)` gives ::
+
         energy_std            eV, total: aleatoric and spread of the members
         forces_cov            [n_atoms, 3, 3] (eV/A)^2, total = forces_cov_aleatoric +
                               forces_cov_epistemic
@@ -61,6 +62,7 @@ class Calculator(AseCalculator):
                               `interval`, component by component
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6]
         eV/A^3 in Voigt order.
+
     A property that the artifact cannot give (one member, a head without covariance,
     stress without 3D periodicity) raises ASE's PropertyNotImplementedError. Plain
     energies and forces do not pay for the members' forces.
