@@ -8,7 +8,9 @@
 #include "race/allocator.h"
 #include "race/error.h"
 #include "race/memory.h"
+#include "race/moments.h"
 #include "race/predict.h"
+#include "race/quantities.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -40,6 +42,24 @@ race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor 
   graph.row_ptr = std::move(row_ptr);
   race::check(graph, static_cast<int64_t>(model.metadata().elements.size()));
   return graph;
+}
+
+py::list quantity_rows() {
+  py::list rows;
+  for (const race::Quantity& row : race::quantities())
+    rows.append(py::dict("name"_a = row.name, "per_atom"_a = row.per_atom,
+                         "n_columns"_a = row.n_columns,
+                         "dimension"_a = race::name_of(row.dimension), "symbol"_a = row.symbol,
+                         "property"_a = row.property, "interval_of"_a = row.interval_of,
+                         "meaning"_a = row.meaning, "in_lammps"_a = row.of_atoms || row.of_frame));
+  return rows;
+}
+
+std::string missing(const race::Model& model, const std::string& name, bool per_atom) {
+  for (const race::Quantity& row : race::quantities())
+    if (row.name == name && row.per_atom == per_atom) return race::missing(model.metadata(), row);
+  throw race::Error("quantities: expected a name and per_atom of race._race.quantities(), got " +
+                    name);
 }
 
 /// One domain per thread; a domain is (species, edge_vector, sender, row_ptr, ghost_domain,
@@ -142,6 +162,8 @@ PYBIND11_MODULE(_race, m) {
           },
           "target"_a, "level"_a,
           "Half-width of a calibrated interval in units of the predicted standard deviation; see artifact.h.")
+      .def("missing", &missing, "name"_a, "per_atom"_a,
+           "Why the model cannot give a quantity of quantities(), in one line; empty where it can.")
       .def_property_readonly("device",
                              [](const race::Model& model) { return model.device().str(); })
       .def_property_readonly("dtype",
@@ -220,6 +242,11 @@ PYBIND11_MODULE(_race, m) {
       },
       "path"_a, "device"_a = "cpu", "dtype"_a = py::none(), "sha256"_a = "", "selftest"_a = true,
       "Reads, verifies, loads and self-tests an artifact. Raises race.RaceError.");
+  m.def(
+      "quantities", &quantity_rows,
+      "The table of what a prediction says of its own error, a dict per row: name (of LAMMPS's computes), per_atom, n_columns (0: one per\n"
+      "member), dimension (energy, force, force^2, stress, stress^2, nats), symbol (of extract_peratom), property (of the ASE calculator),\n"
+      "interval_of (values are a standard deviation times Model.interval_factor of this target), meaning, in_lammps; see quantities.h.");
   m.def("member_covariance", &race::member_covariance, "forces"_a,
         "[n, M, 3] -> [n, 6] spread of the members, mean over M.");
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "race/conventions.h"
+#include "race/moments.h"
 
 AtomUncertainty atom_uncertainty(const race::Prediction& prediction, const at::Tensor& forces) {
   AtomUncertainty atoms;

@@ -188,20 +188,24 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   return data;
 }
 
+bool Metadata::is_calibrated(const std::string& target) const {
+  return interval_factors.contains(target) ||
+         (target == "forces" && calibration.contains("force_std_scale"));
+}
+
+std::string Metadata::not_calibrated(const std::string& target) {
+  return "interval of " + target +
+         ": the model is not calibrated for it; expected an artifact of `race export --calibration`";
+}
+
 double Metadata::interval_factor(const std::string& target, double level) const {
   const std::string what = "interval of " + target;
   if (!(level > 0 && level < 1))
     throw Error(what + ": expected a level between 0 and 1, got " + std::to_string(level));
   const double gauss = normal_half_width(level);
+  if (!is_calibrated(target)) throw Error(not_calibrated(target));
   const auto table = interval_factors.find(target);
-  if (table == interval_factors.end()) {
-    const auto scale = calibration.find("force_std_scale");
-    if (target != "forces" || scale == calibration.end())
-      throw Error(
-          what +
-          ": the model is not calibrated for it; expected an artifact of `race export --calibration`");
-    return scale->second * gauss;
-  }
+  if (table == interval_factors.end()) return calibration.at("force_std_scale") * gauss;
   const std::vector<double>& factors = table->second;
   // Written with as many digits as it was asked for: 0.95 is 0.95.
   const std::size_t above =

@@ -8,6 +8,7 @@
 
 #include "edge_forces.h"
 #include "race/error.h"
+#include "race/moments.h"
 
 namespace race {
 namespace {
@@ -245,29 +246,6 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
                                                               : at::zeros({6, 6}, at::kDouble);
   }
   return prediction;
-}
-
-at::Tensor member_covariance(const at::Tensor& forces) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor deviation =
-      forces.to(at::kDouble) - forces.to(at::kDouble).mean(1, /*keepdim=*/true);  // [n, M, 3]
-  const auto columns = [&](at::IntArrayRef of) {
-    return deviation.index_select(2, at::tensor(of, deviation.options().dtype(at::kLong)));
-  };
-  return (columns(six_rows) * columns(six_columns)).mean(1);
-}
-
-at::Tensor log_determinant(const at::Tensor& six) {
-  const at::Tensor rows = six.to(at::kCPU, at::kDouble).contiguous(),
-                   result = at::empty(six.sizes().slice(0, six.dim() - 1), rows.options());
-  const double* c = rows.const_data_ptr<double>();  // xx, yy, zz, xy, xz, yz
-  double* to = result.mutable_data_ptr<double>();
-  for (int64_t k = 0; k < result.numel(); ++k, c += 6) {
-    // Pivots of L D L^T: no determinant of six products, whose terms cancel.
-    const double d0 = c[0], d1 = c[1] - c[3] * c[3] / d0, yz = c[5] - c[3] * c[4] / d0;
-    to[k] = std::log(d0) + std::log(d1) + std::log(c[2] - c[4] * c[4] / d0 - yz * yz / d1);
-  }
-  return result;
 }
 
 }  // namespace race

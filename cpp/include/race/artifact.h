@@ -62,6 +62,8 @@ struct Metadata {
   /// @throws race::Error not calibrated, level outside (0, 1), or beyond what the calibration
   /// reaches.
   double interval_factor(const std::string& target, double level) const;
+  bool is_calibrated(const std::string& target) const;  ///< whether there is any such factor
+  static std::string not_calibrated(const std::string& target);  ///< the error where there is none
 };
 
 /// Reads metadata.json. `name` is the file, for messages.

@@ -54,7 +54,7 @@ struct Prediction {
                                ///< without. Undefined unless asked for
   at::Tensor cov_epistemic;  ///< [n_owned, 6] (eV/Angstrom)^2, the evidential head's own, mean over
                              ///< members, else 0. The spread of the members is member_covariance()
-                             ///< and adds to it. Undefined unless asked for
+                             ///< (moments.h) and adds to it. Undefined unless asked for
 
   /// [n_owned], mean over members of ln det Sigma_m, the members' aleatoric covariances in
   /// (eV/Angstrom)^2. With the total one it makes the mutual information of force and member, 1/2
@@ -74,13 +74,5 @@ struct Prediction {
 /// same request. Runs on the calling thread, with torch's own thread settings.
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
                    const Request& request = {});
-
-/// Epistemic covariance of *complete* forces: [n, M, 3] -> [n, 6], mean_m (F_m - F)(F_m - F)^T with
-/// F = mean_m F_m (population).
-at::Tensor member_covariance(const at::Tensor& forces);
-
-/// ln det of symmetric matrices: six columns [..., 6] -> [...]; NaN where one is not positive
-/// definite.
-at::Tensor log_determinant(const at::Tensor& six);
 
 }  // namespace race
