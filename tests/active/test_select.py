@@ -182,7 +182,7 @@ def test_columns_of_a_compute():
         (["--budget", "99", "POOL"], "the budget does not fit; expected 1 to 12"),
         (["--budget", "2", "RUN"], "no pool"),
         (["--budget", "2", "missing.extxyz"], "missing.extxyz: no such file"),
-        (["--budget", "2", "broken.extxyz"], "ASE cannot read it"),
+        (["--budget", "2", "broken.extxyz"], "the file ends inside this frame"),
         (["--budget", "2", "coincide.extxyz"], "coincide.extxyz, frame 1: atoms"),
     ],
 )

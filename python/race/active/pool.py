@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ase
-import ase.io
 import numpy as np
 
-from race.data.dump import is_dump, read_dump
+from race.data.dump import is_dump
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
+from race.data.io import raw_frames
 from race.data.labels import check_geometry
 from race.errors import RaceError
 
@@ -79,32 +79,17 @@ def read_pool(
     """
     out = []
     for path in paths:
-        if not path.is_file():
-            raise RaceError("no such file", where=path, expected="structures to choose from")
-        if is_dump(path):
-            names = column_names(compute) if compute else {}
-            for k, atoms in enumerate(read_dump(path, elements)):
-                columns = _columns(atoms, names, f"{path}, frame {k}")
-                out.append(Candidate(_renamed(atoms, names), path, k, columns))
-        else:
-            out += [Candidate(atoms, path, k) for k, atoms in enumerate(_read(path))]
-    for candidate in out:
-        check_geometry(candidate.atoms, candidate.where)
+        dump = is_dump(path)
+        names = column_names(compute) if compute and dump else {}
+        for k, atoms in raw_frames(path, types=elements):
+            if isinstance(atoms, RaceError):
+                raise atoms
+            check_geometry(atoms, f"{path}, frame {k}")
+            columns = _columns(atoms, names, f"{path}, frame {k}") if dump else {}
+            out.append(Candidate(_renamed(atoms, names) if dump else atoms, path, k, columns))
     if not out:
         raise RaceError("the pool is empty", expected="structures to choose from")
     return out
-
-
-def _read(path: Path) -> list[ase.Atoms]:
-    try:
-        return list(ase.io.iread(str(path)))
-    except Exception as error:  # ASE's parsers raise anything
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RaceError(
-            f"ASE cannot read it ({what})",
-            where=path,
-            expected="extxyz, ASE traj or a LAMMPS text dump",
-        ) from error
 
 
 def column_names(compute: str) -> dict[str, list[str]]:

@@ -2,7 +2,6 @@
 computes, fixes and variables wrote.
 """
 
-import gzip
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import ase
 import numpy as np
 from ase.data import atomic_numbers
 
+from race.data.textfile import open_text
 from race.errors import RaceError
 
 # Of the positions: plain, unwrapped, scaled, scaled and unwrapped. The first that a dump
@@ -37,9 +37,9 @@ NOT_KEPT = {
 def is_dump(path: Path) -> bool:
     """Whether a file begins as LAMMPS's text dumps do."""
     try:
-        with _open(path) as stream:
-            return stream.readline().startswith("ITEM:")
-    except (OSError, UnicodeDecodeError, EOFError):
+        with open_text(path) as stream:
+            return stream.readline(20).startswith("ITEM:")
+    except RaceError:
         return False
 
 
@@ -58,7 +58,7 @@ def read_dump(path: Path, elements: Sequence[str] | None = None) -> Iterator[ase
         RaceError: not a dump, another unit system, a missing column, a type without
             element, a frame cut short.
     """
-    with _open(path) as stream:
+    with open_text(path) as stream:
         for k in itertools.count():
             header = _header(stream, f"{path}, frame {k}")
             if header is None:
@@ -66,10 +66,6 @@ def read_dump(path: Path, elements: Sequence[str] | None = None) -> Iterator[ase
                     raise RaceError("no frames", where=path)
                 return
             yield _frame(stream, header, f"{path}, frame {k}", elements)
-
-
-def _open(path: Path) -> IO[str]:
-    return gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
 
 
 def _header(stream: IO[str], where: str) -> dict[str, list[str]] | None:

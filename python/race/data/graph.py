@@ -13,6 +13,7 @@ import vesin
 from torch import Tensor
 
 from race.conventions import SIX_TO_VOIGT
+from race.data.guard import plan_search
 from race.errors import RaceError
 
 # atoms.info key under which race.data.io keeps "file, frame k", so that later refusals
@@ -87,7 +88,11 @@ class Batch:
 
 
 def neighbors(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    r_max: float,
+    where: object = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All directed pairs closer than `r_max`, periodic images (an atom's own included), in a
     reproducible order.
@@ -98,17 +103,28 @@ def neighbors(
             are not used.
         pbc: bool [3].
         r_max: cutoff, Angstrom; pairs at exactly r_max are dropped.
+        where: file and frame, for messages.
+
+    Raises:
+        RaceError: a structure that no search should see (race.data.guard).
 
     Returns:
         sender, receiver int64 [n_edges]; vector float64 [n_edges, 3] = r_sender -
         r_receiver + shift @ cell. Sorted by receiver, then sender, then shift.
     """
-    search = vesin.NeighborList(cutoff=r_max, full_list=True, n_threads=1)
+    positions, cell = np.asarray(positions, np.float64), np.asarray(cell, np.float64)
+    plan = plan_search(positions, cell, pbc, r_max, where)
+    search = vesin.NeighborList(cutoff=plan.radius, full_list=True, n_threads=1)
     receiver, sender, shift = search.compute(
-        points=positions, box=cell, periodic=pbc, quantities="ijS"
+        points=plan.positions, box=plan.box, periodic=plan.periodic, quantities="ijS"
     )
     sender, receiver = sender.astype(np.int64), receiver.astype(np.int64)
     vector = positions[sender] - positions[receiver] + shift @ cell
+    if plan.radius > r_max:
+        near = np.linalg.norm(vector, axis=1) < r_max
+        sender, receiver, shift, vector = (
+            array[near] for array in (sender, receiver, shift, vector)
+        )
     # Two atoms of one frame may be joined by several images, so the shift takes part in the order.
     order = np.lexsort((*shift.T, sender, receiver))
     return sender[order], receiver[order], vector[order]
@@ -135,7 +151,7 @@ def build_graph(
     positions = atoms.get_positions()
     cell = np.asarray(atoms.cell.array, dtype=np.float64)
     n_atoms = len(atoms)
-    sender, receiver, vector = neighbors(positions, cell, atoms.pbc, r_max)
+    sender, receiver, vector = neighbors(positions, cell, atoms.pbc, r_max, atoms.info.get(ORIGIN))
     row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
     np.cumsum(np.bincount(receiver, minlength=n_atoms), out=row_ptr[1:])
     volume = float(abs(np.linalg.det(cell))) if atoms.pbc.all() else float("nan")

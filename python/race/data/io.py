@@ -4,6 +4,7 @@ doubtful gets through.
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from rich.console import Console
 from rich.progress import track
 
 from race.conventions import HARTREE, KCAL_PER_MOL
+from race.data.dump import is_dump, read_dump
+from race.data.extxyz import SUFFIXES, extxyz_frames
 from race.data.labels import normalize
+from race.data.notes import Notes, log
 from race.data.qm9 import qm9_frames
+from race.data.textfile import open_text, stem_suffix
 from race.errors import RaceError
 
 # One unit of energy in eV; lengths are always Angstrom, so forces and stresses carry the
@@ -43,6 +48,8 @@ def read_frames(
     units: str = "auto",
     require: Sequence[str] = ("energy", "forces"),
     frames: slice | Sequence[int] = slice(None),
+    tolerance: "Tolerance | None" = None,
+    wanted: Sequence[str] = (),
 ) -> list[ase.Atoms]:
     """Reads extxyz, .traj, rMD17/MD17 .npz, QM9's .tar.bz2, or whatever else ASE can, and
     refuses bad data.
@@ -60,13 +67,14 @@ def read_frames(
         units: "eV", "kcal/mol", or "auto": kcal/mol for npz (as rMD17 is), eV for anything else.
         require: labels without which a frame is refused; any of "energy", "forces", "stress".
         frames: which frames to read; a list is read in the file's order.
+        tolerance: leaves bad frames out instead of raising.
+        wanted: labels of which a frame needs one; of those that it lacks none may stand
+            under another name.
 
     Raises:
         RaceError: naming the file, the frame (counted from 0), what was expected, and the remedy.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RaceError("is a folder, not a file" if path.is_dir() else "no such file", where=path)
     npz = path.suffix == ".npz"
     if units == "auto":
         units = "kcal/mol" if npz else "eV"
@@ -84,26 +92,106 @@ def read_frames(
     keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     factors = {"energy": energy_unit, "forces": UNITS[units], "stress": UNITS[units]}
 
-    raw = (
-        _npz_frames(path, frames)
-        if npz
-        else _select(
-            qm9_frames(path) if path.name.endswith(".tar.bz2") else _ase_frames(path), frames
-        )
-    )
-    out = []
-    for k, atoms in _shown(raw, path):
+    found = raw_frames(path, frames)
+    out, notes = [], Notes()
+    for k, atoms in _shown(found, path):
         where = f"{path}, frame {k}"
-        _check_declared_units(atoms, units, where)
-        out.append(normalize(atoms, keys, factors, require, where))
+        try:
+            if isinstance(atoms, RaceError):
+                raise atoms
+            _check_declared_units(atoms, units, where)
+            out.append(normalize(atoms, keys, factors, require, where, notes, wanted))
+        except RaceError as error:
+            if tolerance is None:
+                raise
+            tolerance.leave_out(error)
+    notes.say(path, len(out))
     if not out:
         raise RaceError("no frames", where=path)
     return out
 
 
+class Tolerance:
+    """How many bad frames are left out before one stops the work: `data.skip_bad_frames`."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.left_out: list[str] = []
+
+    def leave_out(self, error: RaceError) -> None:
+        """Takes note of a frame, whose error says which and why.
+
+        Raises:
+            RaceError: there are too many.
+        """
+        if not self.limit:
+            raise error
+        self.left_out.append(str(error))
+        log.warning("left out: %s", error)
+        if len(self.left_out) > self.limit:
+            raise RaceError(
+                f"more bad frames than data.skip_bad_frames; the last: {error}",
+                expected=f"at most {self.limit}",
+            )
+
+
+def raw_frames(
+    path: Path,
+    frames: slice | Sequence[int] = slice(None),
+    types: Sequence[str] | None = None,
+) -> Iterator[tuple[int, ase.Atoms | RaceError]]:
+    """The one reader behind training sets, pools and evaluation: (number, frame) as the file
+    has them, labels and all; a RaceError in place of a frame that cannot be read while the
+    next one can.
+
+    Args:
+        path: extended xyz, a LAMMPS text dump, rMD17's npz, QM9's archive, or what else ASE
+            reads; xyz and dumps may be compressed.
+        frames: which; a list is read in the file's order.
+        types: the element of each LAMMPS type, for dumps.
+
+    Raises:
+        RaceError: no such file, or it cannot be read on.
+    """
+    if not path.is_file():
+        raise RaceError("is a folder, not a file" if path.is_dir() else "no such file", where=path)
+    if path.suffix == ".npz":
+        yield from _npz_frames(path, frames)
+        return
+    notes = Notes()
+    n_frames = 0
+    for item in _select(_items(path, types, notes), frames):
+        n_frames += 1
+        yield item
+    notes.say(path, n_frames)
+
+
+def _items(
+    path: Path, types: Sequence[str] | None, notes: Notes
+) -> Iterator[ase.Atoms | RaceError]:
+    if path.name.endswith(".tar.bz2"):
+        return iter(qm9_frames(path))
+    if is_dump(path):
+        return read_dump(path, types)
+    if stem_suffix(path) in SUFFIXES or _looks_like_xyz(path):
+        return extxyz_frames(path, notes)
+    return _ase_frames(path)
+
+
+def _looks_like_xyz(path: Path) -> bool:
+    """Of a file whose suffix ASE does not know: a number alone on the first line."""
+    if stem_suffix(path).lstrip(".") in ("traj", "db", "json", "cif", "vasp", "hdf5", "h5"):
+        return False
+    try:
+        return ase.io.formats.filetype(str(path)) in ("extxyz", "xyz")
+    except Exception:  # ASE raises anything
+        with open_text(path) as stream:
+            return stream.readline(20).strip().isdigit()
+
+
 def _select(
-    items: Iterable[ase.Atoms], frames: slice | Sequence[int]
-) -> Iterator[tuple[int, ase.Atoms]]:
+    items: Iterable[ase.Atoms | RaceError], frames: slice | Sequence[int]
+) -> Iterator[tuple[int, ase.Atoms | RaceError]]:
     """The numbered frames that were asked for, reading no further than the last."""
     if isinstance(frames, slice):
         yield from itertools.islice(enumerate(items), frames.start, frames.stop, frames.step)
@@ -117,7 +205,8 @@ def _select(
 def _ase_frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
-        for atoms in ase.io.iread(str(path)):
+        # ASE takes what follows an @ in a name for the numbers of frames.
+        for atoms in ase.io.iread(str(path), do_not_split_by_at_sign=True):
             yield atoms
             count += 1
     except Exception as error:  # ASE's parsers raise anything, from StopIteration to AssertionError
@@ -125,7 +214,7 @@ def _ase_frames(path: Path) -> Iterator[ase.Atoms]:
         raise RaceError(
             f"ASE cannot read it ({what})",
             where=f"{path}, after {count} frames",
-            expected="extxyz, ASE traj or rMD17 npz",
+            expected="extxyz, ASE traj, a LAMMPS text dump or rMD17 npz",
             remedy="check that the file is whole and its suffix right",
         ) from error
 
@@ -167,7 +256,9 @@ def _npz_frames(path: Path, frames: slice | Sequence[int]) -> Iterator[tuple[int
             expected=expected,
             got=list(positions.shape),
         )
-    for k in np.arange(n_frames)[frames if isinstance(frames, slice) else np.sort(frames)]:
+    for k in np.arange(n_frames)[
+        frames if isinstance(frames, slice) else np.sort(np.asarray(frames, dtype=np.int64))
+    ]:
         atoms = ase.Atoms(numbers=data["numbers"], positions=positions[k])
         if "energy" in data:
             atoms.info["energy"] = float(np.squeeze(data["energy"][k]))
@@ -177,13 +268,23 @@ def _npz_frames(path: Path, frames: slice | Sequence[int]) -> Iterator[tuple[int
         yield int(k), atoms
 
 
+_UNIT_KEY = re.compile(
+    r"^((energy|energies|forces?|stress|virial|pressure|length|distance|dist|positions?|pos|cell"
+    r"|lattice)_?)?units?$"
+)
+# Lengths are Angstrom, so a word for it fits whatever the unit of energy.
+_LENGTH_WORDS = {"angstrom", "angstroms", "ang", "a", "å", "metal"}
+
+
 def _check_declared_units(atoms: ase.Atoms, units: str, where: str) -> None:
     """Some writers state units in the comment line; labels in a unit we were not told to
     expect are refused.
     """
-    for key in ("units", "unit", "energy_units", "energy_unit"):
-        declared = atoms.info.get(key)
-        if isinstance(declared, str) and declared.lower() != units.lower():
+    known = {*re.findall("[a-z]+", units.lower()), *_LENGTH_WORDS}
+    for key, declared in atoms.info.items():
+        if not isinstance(declared, str) or not _UNIT_KEY.match(key.lower()):
+            continue
+        if not set(re.findall("[a-zå]+", declared.lower())) <= known:
             remedy = (
                 f"set data.units to {declared}"
                 if declared in UNITS
@@ -192,7 +293,7 @@ def _check_declared_units(atoms: ase.Atoms, units: str, where: str) -> None:
             raise RaceError(
                 f"info[{key!r}] names another unit",
                 where=where,
-                expected=units,
+                expected=f"{units} and Angstrom",
                 got=declared,
                 remedy=remedy,
             )
@@ -201,7 +302,7 @@ def _check_declared_units(atoms: ase.Atoms, units: str, where: str) -> None:
 def _shown(items: Iterable[Any], path: Path) -> Iterable[Any]:
     """A progress bar on stderr, for long reads in a terminal only."""
     console = Console(stderr=True)
-    hidden = not console.is_terminal or os.path.getsize(path) < _LONG_READ
+    hidden = not console.is_terminal or not path.is_file() or os.path.getsize(path) < _LONG_READ
     return track(
         items, description=f"reading {path.name}", console=console, transient=True, disable=hidden
     )

@@ -210,7 +210,11 @@ def _neighborhoods(frames: Sequence[ase.Atoms], cutoff: float) -> dict[str, Any]
     shortest = np.full((len(chemical_symbols), len(chemical_symbols)), np.inf)
     for atoms in frames:
         sender, receiver, vector = neighbors(
-            atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, cutoff
+            atoms.positions,
+            np.asarray(atoms.cell.array),
+            atoms.pbc,
+            cutoff,
+            atoms.info.get(ORIGIN),
         )
         pair = np.sort(np.stack((atoms.numbers[sender], atoms.numbers[receiver])), axis=0)
         np.minimum.at(shortest, (pair[0], pair[1]), np.linalg.norm(vector, axis=1))
