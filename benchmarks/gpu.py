@@ -236,7 +236,9 @@ def artifact(folder: Path, name: str, members: int) -> Path:
     path = folder / f"{name}-{members}.race.pt"
     if not path.exists():
         torch.manual_seed(0)
-        export_model(RACE(ModelConfig(**MODELS[name], n_members=members), torch.float32), path)
+        export_model(
+            RACE.untrained(ModelConfig(**MODELS[name], n_members=members), torch.float32), path
+        )
     return path
 
 

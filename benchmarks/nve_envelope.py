@@ -28,8 +28,8 @@ import race
 from race.config import Config
 from race.data.graph import neighbors
 from race.deploy.export import export_model
-from race.train.command import train
 from race.train.run import load_run
+from race.train.training import train
 
 # A cutoff so short that pairs cross it all the time.
 MODEL = dict(

@@ -35,7 +35,7 @@ def config(size: str, members: int = 1, head: str = "point") -> ModelConfig:
 
 def build(size: str, members: int = 1, head: str = "point", dtype: str = "float32") -> RACE:
     torch.manual_seed(0)
-    return RACE(config(size, members, head), getattr(torch, dtype))
+    return RACE.untrained(config(size, members, head), getattr(torch, dtype))
 
 
 def artifact(

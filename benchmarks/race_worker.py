@@ -27,7 +27,7 @@ from protocol import Prepared, serve
 from systems import ELEMENTS, molecules
 
 import race
-from race.config import Config
+from race.config import RunConfig
 from race.data import Dataset
 from race.model.reference import Reference
 from race.train.trainer import Trainer
@@ -109,8 +109,8 @@ def training(args: argparse.Namespace, n: int) -> Prepared:
     model = race_models.build(args.model, args.members, args.head, args.dtype)
     dataset, frames = batches(n, model.config.r_max, getattr(torch, args.dtype))
     options = {"loss": "mse", "batch_size": n, "dtype": args.dtype}
-    config = Config.model_validate({"data": {"train": ["unused"]}, "train": options}).model_copy(
-        update={"model": model.config}
+    config = RunConfig(
+        data={"train": ["unused"]}, train=options, model=model.config, constants=model.constants
     )
     # The folder is for checkpoints, of which these steps write none.
     trainer = Trainer(

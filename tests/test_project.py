@@ -55,7 +55,8 @@ def folder(tmp_path_factory) -> Path:
     }
     torch.manual_seed(0)
     export_model(
-        RACE(ModelConfig(**{**model.model_dump(), **filled}), torch.float32), folder / "bn.race.pt"
+        RACE.untrained(ModelConfig(**{**model.model_dump(), **filled}), torch.float32),
+        folder / "bn.race.pt",
     )
     return folder
 

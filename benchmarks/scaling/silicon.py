@@ -57,7 +57,7 @@ def export(path: Path, members: int, layers: int, dtype: str) -> list[int]:
         avg_num_neighbors=28.0,
         head="cholesky" if members > 1 else "point",
     )
-    export_model(RACE(config, getattr(torch, dtype)), path)
+    export_model(RACE.untrained(config, getattr(torch, dtype)), path)
     return json.loads(race._race.load(str(path), selftest=False).metadata)["halo_widths"]
 
 

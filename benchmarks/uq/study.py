@@ -29,8 +29,8 @@ from race.evaluate.report import covariance_scale, fit_recalibration
 from race.evaluate.source import open_source
 from race.evaluate.split import Split
 from race.posterior.command import fit
-from race.train.command import train
 from race.train.run import load_run
+from race.train.training import train
 
 HERE = Path(__file__).resolve().parent
 METRICS = (

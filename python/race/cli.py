@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 
+from race import __version__
 from race.errors import RaceError
 
 # name -> (module with `configure(parser)` and `run(args)`, one-line help). Imported only
@@ -40,6 +41,7 @@ COMMANDS = {
     ),
     "lmp": ("race.deploy.command_lmp", "run LAMMPS with pair_style race"),
     "plugin": ("race.deploy.command_plugin", "where the LAMMPS plugin is"),
+    "config": ("race.command_config", "print every option of a config, or explain one"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
 }
 
@@ -47,6 +49,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="race", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"race {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         sub = subparsers.add_parser(name, help=help_text)
@@ -61,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     args.rest = rest
     try:
         importlib.import_module(COMMANDS[args.command][0]).run(args)
+        sys.stdout.flush()
     except RaceError as error:
         print(f"race {args.command}: {error}", file=sys.stderr)
         return 2

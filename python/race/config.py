@@ -1,33 +1,32 @@
 """Every option of a run, in one place: type, default, unit, meaning. `race train
-config.yaml` reads a `Config`.
+config.yaml` reads a `Config`; `race config` prints it.
+
+What a model has from its data and not from its user is `ModelConstants`; a run's folder
+keeps both (`RunConfig`).
 """
 
-import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from race.errors import RaceError
-from race.presets import preset
+from race.options import Options, locate, read_raw, read_yaml, unit, validated
 
 Head = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
-
-
-class Options(BaseModel):
-    """A section of a config: an option that it does not have is an error."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+SEED = 2**32  # seeds are below it: numpy's RandomState takes no larger one
 
 
 class ModelConfig(Options):
-    """The RACE architecture (paper section 4.3)."""
+    """The RACE architecture (paper section 4.3). None: the training set decides."""
 
-    elements: list[str] = Field(
-        default=[], description="chemical symbols in species order; filled from the data when empty"
+    elements: list[str] | None = Field(
+        default=None, description="chemical symbols in species order; -: those of the data"
     )
-    r_max: float = Field(default=5.0, gt=0, description="cutoff radius, Angstrom")
+    r_max: float = Field(
+        default=5.0, gt=0, description="cutoff radius", json_schema_extra=unit("Angstrom")
+    )
     n_layers: int = Field(
         default=2, ge=1, description="interaction layers L; layer t adds (t+1)-body terms"
     )
@@ -49,8 +48,8 @@ class ModelConfig(Options):
     readout_hidden: int = Field(
         default=64, ge=1, description="hidden width of each layer's readout"
     )
-    avg_num_neighbors: float = Field(
-        default=1.0, gt=0, description="N of the aggregation; filled from the data"
+    avg_num_neighbors: float | None = Field(
+        default=None, gt=0, description="N of the aggregation; -: the mean of the training set"
     )
     n_members: int = Field(default=1, ge=1, description="ensemble members M, carried as channels")
     head: Head = Field(
@@ -67,30 +66,98 @@ class ModelConfig(Options):
     pooling: Literal["sum", "mean"] = Field(
         default="sum", description="how node values make the frame's target"
     )
+    sigma0: float | None = Field(
+        default=None,
+        gt=0,
+        description="force noise scale sigma_0 of the covariance heads; -: a tenth of the RMS "
+        "force",
+        json_schema_extra=unit("eV/Angstrom"),
+    )
+    sigma0_energy: float | None = Field(
+        default=None,
+        gt=0,
+        description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i); -: "
+        "0.1 Angstrom * sigma0",
+        json_schema_extra=unit("eV"),
+    )
+    atomic_energies: list[float] | None = Field(
+        default=None,
+        description="E0 per element; -: as data.atomic_energies says",
+        json_schema_extra=unit("eV"),
+    )
+    scale: list[float] | None = Field(
+        default=None,
+        description="energy scale per element; -: RMS force times 1 Angstrom",
+        json_schema_extra=unit("eV"),
+    )
+
+    @field_validator("elements", "atomic_energies", "scale", mode="before")
+    @classmethod
+    def _empty_is_open(cls, value: Any) -> Any:
+        return None if value == [] else value
+
+
+class ModelConstants(Options):
+    """What a model has from its data: derived from the training set when training starts, or
+    fitted to the validation set afterwards. All members share it.
+    """
+
+    elements: list[str] = Field(min_length=1, description="chemical symbols in species order")
+    avg_num_neighbors: float = Field(default=1.0, gt=0, description="N of the aggregation")
     sigma0: float = Field(
-        default=0.1,
-        gt=0,
-        description="force noise scale sigma_0 of the covariance heads, eV/Angstrom; filled from "
-        "the data",
+        default=0.1, gt=0, description="force noise scale of the covariance heads, eV/Angstrom"
     )
-    sigma0_energy: float = Field(
-        default=0.02,
-        gt=0,
-        description="energy noise scale per atom: var_i = sigma0_energy^2 exp(s_i), eV",
-    )
+    sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom, eV")
+    atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; empty: 0")
+    scale: list[float] = Field(default=[], description="energy scale per element, eV; empty: 1")
     energy_noise_factor: float = Field(
         default=1.0,
         gt=0,
-        description="on the aleatoric standard deviation of energies; fitted on the validation set "
-        "after training",
+        description="on the aleatoric standard deviation of energies; fitted after training",
     )
-    forces_noise_factor: float = Field(default=1.0, gt=0, description="the same of forces")
-    atomic_energies: list[float] = Field(
-        default=[], description="E0 per element, eV; filled from the data"
+    forces_noise_factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="on the aleatoric standard deviation of forces; fitted after training",
     )
-    scale: list[float] = Field(
-        default=[], description="energy scale per element, eV; filled from the data"
-    )
+
+    @model_validator(mode="after")
+    def _one_each(self) -> "ModelConstants":
+        n = len(self.elements)
+        self.atomic_energies = self.atomic_energies or [0.0] * n
+        self.scale = self.scale or [1.0] * n
+        for name in ("atomic_energies", "scale"):
+            if len(getattr(self, name)) != n:
+                raise RaceError(
+                    "wrong length",
+                    where=f"model.{name}",
+                    expected=f"one value for each of {' '.join(self.elements)}",
+                    got=getattr(self, name),
+                )
+        return self
+
+    @classmethod
+    def given(cls, config: ModelConfig) -> "ModelConstants":
+        """Those that the options give, and neutral values of the others.
+
+        Raises:
+            RaceError: the options name no elements.
+        """
+        if not config.elements:
+            raise RaceError(
+                "a model needs its elements", where="model.elements", expected="chemical symbols"
+            )
+        given = {name: getattr(config, name) for name in cls.model_fields if name in OPEN}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def as_trained(self) -> "ModelConstants":
+        """With noise factors of 1: they are fitted when the training is over."""
+        return self.model_copy(update=dict.fromkeys(NOISE_FACTORS, 1.0))
+
+
+NOISE_FACTORS = ("energy_noise_factor", "forces_noise_factor")
+# Options of a model that the data decides where the user does not
+OPEN = ("elements", "avg_num_neighbors", "sigma0", "sigma0_energy", "atomic_energies", "scale")
 
 
 class DataConfig(Options):
@@ -100,24 +167,33 @@ class DataConfig(Options):
     validation: list[Path] = Field(
         default=[], description="empty: split off `validation_fraction` of train"
     )
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    split_seed: int = Field(default=0)
+    validation_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="of `train`, drawn by `split_seed`"
+    )
+    split_seed: int = Field(default=0, ge=0, lt=SEED, description="of the random split")
     units: Literal["auto", "eV", "kcal/mol"] = Field(
         default="auto", description="auto: eV, but rMD17 npz is kcal/mol"
     )
-    energy_key: str = Field(default="energy")
-    forces_key: str = Field(default="forces")
-    stress_key: str = Field(default="stress")
+    energy_key: str = Field(default="energy", description="name of the energies in the files")
+    forces_key: str = Field(default="forces", description="name of the forces in the files")
+    stress_key: str = Field(
+        default="stress", description="name of the stresses; one with `virial` in it is a virial"
+    )
     atomic_energies: dict[str, float] | Path | Literal["least_squares"] = Field(
         default="least_squares",
-        description="E0 in eV by element, a file of isolated atoms, or a fit",
+        description="E0 by element, a file of isolated atoms, or a fit",
+        json_schema_extra=unit("eV"),
     )
 
 
 class TrainConfig(Options):
-    """Loss, optimiser and schedule (DESIGN sections 4, 5)."""
+    """Loss, optimiser and schedule."""
 
-    loss: Literal["mse", "nll_e", "nll_jef", "evidential"] = "nll_jef"
+    loss: Literal["mse", "nll_e", "nll_jef", "evidential"] = Field(
+        default="nll_jef",
+        description="mean squared error, likelihood of energies, of energies and forces, or "
+        "evidential",
+    )
     energy_weight: float = Field(
         default=1.0, ge=0, description="lambda_E, on the whole energy term"
     )
@@ -136,25 +212,32 @@ class TrainConfig(Options):
         ge=0,
         description="epochs over which beta falls from 1 (MSE gradient for the mean) to `beta`",
     )
-    epochs: int = Field(default=100, ge=1)
+    epochs: int = Field(default=100, ge=1, description="passes over the training set")
     batch_size: int = Field(
         default=4, ge=1, description="frames per step, of all processes together"
     )
     balance: bool = Field(
         default=False, description="even out the edges per batch: for frames of very different size"
     )
-    optimizer: Literal["amsgrad", "adam"] = "adam"
-    learning_rate: float = Field(default=0.02, gt=0)
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    optimizer: Literal["amsgrad", "adam"] = Field(default="adam", description="Adam or AMSGrad")
+    learning_rate: float = Field(default=0.02, gt=0, description="its largest value")
+    schedule: Literal["cosine", "plateau", "constant"] = Field(
+        default="cosine",
+        description="of the learning rate: to 1 % along a cosine, halved on plateaus, or as it is",
+    )
     patience: int = Field(
         default=25,
         ge=1,
         description="plateau: epochs without a better validation loss before the rate is halved",
     )
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    ema_decay: float = Field(
+        default=0.99, ge=0, lt=1, description="of the moving average of the weights, per step"
+    )
     clip_norm: float = Field(default=10.0, gt=0, description="gradient norm cap, per member")
     seed: int = Field(
         default=0,
+        ge=0,
+        lt=SEED,
         description="member m starts from the weights of seed + m: runs to be stacked, seeds "
         "n_members apart",
     )
@@ -162,97 +245,119 @@ class TrainConfig(Options):
         default=None,
         description="a run whose weights training starts from, and whose model section it takes",
     )
-    dtype: Literal["float32", "float64"] = "float32"
-    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="of weights and features"
+    )
+    device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
     checkpoint_minutes: float = Field(
         default=5.0,
         ge=0,
         description="between checkpoints, inside an epoch too; 0 is after every step",
+        json_schema_extra=unit("minutes"),
     )
     n_threads: int = Field(
-        default=0, ge=0, description="torch threads; 0 leaves torch's own choice"
+        default=0,
+        ge=0,
+        le=1024,
+        description="torch threads; 0 leaves torch's own choice",
     )
-
-
-AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Config(Options):
     """What `race train` reads: one YAML file."""
 
-    data: DataConfig
+    data: DataConfig = Field(description="structures: at least `train`, a list of files")
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
+        if problems := [*self._clashes()]:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _clashes(self) -> Iterator[str]:
+        """Options that are right alone and wrong together, one line each."""
+        model, train = self.model, self.train
         needed = {
             "nll_e": ("energy", "cholesky", "equivariant"),
             "nll_jef": ("cholesky", "equivariant"),
             "evidential": ("evidential",),
         }
-        allowed = needed.get(self.train.loss)
-        if allowed and self.model.head not in allowed:
-            raise ValueError(
-                f"train.loss {self.train.loss} needs model.head in {allowed}, got {self.model.head}"
+        allowed = needed.get(train.loss)
+        if allowed and model.head not in allowed:
+            yield (
+                f"train.loss {train.loss} needs model.head {' or '.join(allowed)}, got {model.head}"
             )
-        if self.model.stress_head != "none":
-            if self.train.loss == "mse" or self.train.stress_weight == 0:
-                got = (
-                    f"train.loss {self.train.loss}, train.stress_weight "
-                    f"{self.train.stress_weight:g}"
-                )
-                raise ValueError(
-                    "model.stress_head needs a likelihood of stresses: train.loss other than mse "
-                    f"and stress_weight > 0, got {got}"
-                )
-            if self.model.pooling != "sum":
-                raise ValueError(
-                    f"model.stress_head needs model.pooling sum, got {self.model.pooling}"
-                )
-        return self
+        if model.atomic_energies is not None and self.data.atomic_energies != "least_squares":
+            yield "model.atomic_energies and data.atomic_energies are both given: leave out one"
+        if model.stress_head == "none":
+            return
+        if train.loss == "mse" or train.stress_weight == 0:
+            yield (
+                "model.stress_head needs a likelihood of stresses: train.loss other than mse and "
+                f"stress_weight > 0, got train.loss {train.loss}, train.stress_weight "
+                f"{train.stress_weight:g}"
+            )
+        if model.pooling != "sum":
+            yield f"model.stress_head needs model.pooling sum, got {model.pooling}"
 
 
-def expand_preset(model: object) -> object:
-    """`model: race-3bpa`, or `model: {preset: race-3bpa, n_members: 4}`, as plain options."""
-    if isinstance(model, str):
-        return preset(model)
-    if isinstance(model, dict) and "preset" in model:
-        changes = dict(model)
-        return preset(changes.pop("preset")) | changes
-    return model
+class RunConfig(Config):
+    """config.yaml of a run's folder: the options, with their defaults, and the constants."""
+
+    constants: ModelConstants
 
 
-def read_options(path: Path, kind: type[AnyOptions]) -> AnyOptions:
-    """Reads a YAML file into `kind`, a preset in its section `model` being expanded.
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
+    """Reads and validates a YAML config; relative data paths are taken from the config's folder.
+
+    Args:
+        path: the file; also a run's own config.yaml, whose constants are then derived anew.
+        changes: `KEY=VALUE`, as `--set` takes them.
 
     Raises:
-        RaceError: no such file, not YAML, or an option that `kind` refuses, naming its key.
+        RaceError: the file cannot be read, or options that are refused: all of them.
     """
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RaceError("no such file", where=path) from None
-    except yaml.YAMLError as error:
-        raise RaceError(f"not valid YAML ({str(error).splitlines()[0]})", where=path) from None
-    if isinstance(raw, dict) and raw.get("model") is not None:
-        raw["model"] = expand_preset(raw["model"])
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RaceError(
-            first["msg"],
-            where=f"{path}, key {key or '(top level)'}",
-            got=repr(first.get("input"))[:80],
-        ) from None
-
-
-def read_config(path: str | Path) -> Config:
-    """Reads and validates a YAML config; relative data paths are taken from the config's folder."""
     path = Path(path)
-    config = read_options(path, Config)
+    raw = read_raw(path, changes)
+    raw.pop("constants", None)
+    if isinstance(raw.get("model"), dict):  # of a run of an earlier version
+        raw["model"] = {k: v for k, v in raw["model"].items() if k not in NOISE_FACTORS}
+    return _located(validated(raw, Config, str(path)), path)
+
+
+def read_run_config(path: str | Path) -> RunConfig:
+    """The config.yaml of a run's folder.
+
+    Raises:
+        RaceError: it cannot be read, or is not one that `race train` wrote.
+    """
+    path = Path(path)
+    return _located(validated(upgraded(read_yaml(path)), RunConfig, str(path)), path)
+
+
+def upgraded(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config as this version writes it. Before 0.2 the constants stood among the
+    options of the model.
+    """
+    if "constants" in raw or not isinstance(raw.get("model"), dict):
+        return dict(raw)
+    options, constants = split_model(raw["model"])
+    return {**raw, "model": options, "constants": constants}
+
+
+def split_model(both: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and constants of a section that holds both."""
+    constants = {key: value for key, value in both.items() if key in ModelConstants.model_fields}
+    return {key: value for key, value in both.items() if key not in constants}, constants
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def _located(config: AnyConfig, path: Path) -> AnyConfig:
+    """Paths taken from the folder of the config."""
     data = config.data
     data.train = [locate(name, path, "data.train") for name in data.train]
     data.validation = [locate(name, path, "data.validation") for name in data.validation]
@@ -261,15 +366,3 @@ def read_config(path: str | Path) -> Config:
     if config.train.warm_start is not None:
         config.train.warm_start = locate(config.train.warm_start, path, "train.warm_start")
     return config
-
-
-def locate(name: Path, config_path: Path, key: str) -> Path:
-    """Expands ${VARIABLES}; a relative path is taken from the config's folder."""
-    text = os.path.expandvars(str(name))
-    if "$" in text:
-        raise RaceError(
-            f"unset variable in {name}",
-            where=f"{config_path}, key {key}",
-            remedy="export it, e.g. RACE_DATA=/path/to/data",
-        )
-    return (config_path.parent / text).resolve()

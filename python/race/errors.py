@@ -1,6 +1,8 @@
-"""The one exception a user sees: what went wrong, where, what was expected, what came,
-how to mend it.
+"""The one exception a user sees: what is wrong, where, what was expected, what was received,
+and the remedy.
 """
+
+from collections.abc import Sequence
 
 
 class RaceError(Exception):
@@ -30,3 +32,12 @@ class RaceError(Exception):
         if remedy is not None:
             parts.append(remedy)
         super().__init__("; ".join(parts))
+
+    @classmethod
+    def of(cls, problems: "Sequence[RaceError]") -> "RaceError":
+        """Several problems as one error, one line each."""
+        if len(problems) == 1:
+            return problems[0]
+        error = cls("")
+        error.args = ("\n  ".join([f"{len(problems)} problems", *map(str, problems)]),)
+        return error

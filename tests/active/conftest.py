@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from race.config import Config, DataConfig, ModelConfig, TrainConfig
+from race.config import DataConfig, ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.model.race import RACE
 from race.train.run import write_config, write_summary
 
@@ -45,9 +45,10 @@ def write_run(run: Path, **changes) -> Path:
     run.mkdir()
     write_config(
         run,
-        Config(
+        RunConfig(
             data=DataConfig(train=[Path("none.extxyz")]),
             model=model,
+            constants=ModelConstants.given(model),
             train=TrainConfig(loss="mse", dtype="float64"),
         ),
     )
@@ -55,7 +56,7 @@ def write_run(run: Path, **changes) -> Path:
     save_file(
         {
             name: p.detach().contiguous()
-            for name, p in RACE(model, torch.float64).named_parameters()
+            for name, p in RACE.untrained(model, torch.float64).named_parameters()
         },
         run / "model.safetensors",
     )

@@ -22,7 +22,6 @@ from race.cli import main
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.train.members import initial_model
-from race.train.noise import untouched
 from race.train.run import load_run
 
 from .problem import write_problem
@@ -134,9 +133,8 @@ def test_members_go_on_from_the_last_weights(done):
     first, second = (
         load_run(out / folder)[1] for folder in ("seed-0/initial/run", "seed-0/random/round-1/run")
     )
-    assert second.train.warm_start == out / "seed-0/initial/run" and untouched(
-        second.model
-    ) == untouched(first.model)
+    assert second.train.warm_start == out / "seed-0/initial/run" and second.model == first.model
+    assert second.constants.as_trained() == first.constants.as_trained()
     assert (second.train.epochs, second.train.warmup_epochs) == (1, 0)
 
 
@@ -150,11 +148,14 @@ def test_seeds_share_no_member(done, tmp_path):
     Loop(both, out).run()
     first, second = (load_run(out / f"seed-{seed}/initial/run")[1] for seed in (0, 1))
     starts = [
-        initial_model(c.model, c.train.seed, torch.float64).embedding for c in (first, second)
+        initial_model(c.model, c.constants, c.train.seed, torch.float64).embedding
+        for c in (first, second)
     ]
     assert not any(torch.equal(one, other) for one in starts[0] for other in starts[1])
     # What seed 1 as it stands would share
-    assert torch.equal(initial_model(second.model, 1, torch.float64).embedding[0], starts[0][1])
+    assert torch.equal(
+        initial_model(second.model, second.constants, 1, torch.float64).embedding[0], starts[0][1]
+    )
     frames = [
         {fingerprint(a) for a in ase.io.read(out / f"seed-{seed}/initial/validation.extxyz", ":")}
         for seed in (0, 1)

@@ -34,7 +34,7 @@ def make_model(dtype=torch.float64, seed=0, **changes) -> RACE:
         atomic_energies=[-3.0, 2.0],
         scale=[0.7, 1.3],
     )
-    return RACE(ModelConfig(**{**options, **changes}), dtype)
+    return RACE.untrained(ModelConfig(**{**options, **changes}), dtype)
 
 
 def readouts_on(run: RACE, n_members: int) -> RACE:
@@ -51,7 +51,7 @@ def readouts_on(run: RACE, n_members: int) -> RACE:
 
 def unshared(model: RACE) -> RACE:
     """The same but for the last bit of one weight of every trunk: nothing is shared any more."""
-    twin = RACE(model.config, torch.float64)
+    twin = RACE(model.config, model.constants, torch.float64)
     twin.load_state_dict(model.state_dict())
     weight = twin.layers[0].linear_down.weight.data
     for m in range(model.n_members):

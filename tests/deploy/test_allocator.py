@@ -30,7 +30,7 @@ STARTS = {
 import pathlib
 from ase.build import molecule
 from ase.calculators.emt import EMT
-from race.config import Config
+from race.config import RunConfig
 from race.data import Dataset
 from race.model.race import RACE
 from race.train.trainer import Trainer
@@ -38,9 +38,10 @@ atoms = molecule("N2")
 atoms.calc = EMT()
 model = {"elements": ["N"], "irreps_hidden": "2x0e", "lmax": 0, "n_features": 2,
          "radial_mlp": [4], "head": "point"}
-config = Config.model_validate({"data": {"train": ["-"]}, "model": model, "train": {"loss": "mse"}})
-data = Dataset([atoms], config.model.elements, config.model.r_max, torch.float32)
-Trainer(config, RACE(config.model), data, data, pathlib.Path(sys.argv[1]).parent)
+config = RunConfig.model_validate({"data": {"train": ["-"]}, "model": model,
+                                   "train": {"loss": "mse"}, "constants": {"elements": ["N"]}})
+data = Dataset([atoms], config.constants.elements, config.model.r_max, torch.float32)
+Trainer(config, RACE(config.model, config.constants), data, data, pathlib.Path(sys.argv[1]).parent)
 """,
 }
 

@@ -13,7 +13,7 @@ import race._race
 import torch
 
 from race.cli import main
-from race.config import Config, DataConfig
+from race.config import DataConfig, RunConfig
 from race.deploy.artifact import FORMAT_VERSION, TRAILER, read_metadata, seal, to_json
 from race.deploy.export import export_model, fold, metadata_of, script
 from race.deploy.selftest import make_selftest
@@ -232,7 +232,9 @@ def run_folder(model, tmp_path):
 
     run = tmp_path / "run"
     run.mkdir()
-    config = Config(data=DataConfig(train=["train.extxyz"]), model=model.config)
+    config = RunConfig(
+        data=DataConfig(train=["train.extxyz"]), model=model.config, constants=model.constants
+    )
     config.train.dtype = "float64"
     write_config(run, config)
     save_file(

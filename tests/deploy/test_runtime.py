@@ -88,11 +88,11 @@ def test_float32(stored, model, atoms, tmp_path):
 
 
 def test_float32_artifact_runs_in_float64(model, atoms, tmp_path):
-    single = RACE(model.config, torch.float32)
+    single = RACE(model.config, model.constants, torch.float32)
     single.load_state_dict(model.state_dict())
     export_model(single, tmp_path / "x.race.pt")
     runtime = race._race.load(str(tmp_path / "x.race.pt"), dtype="float64")
-    double = RACE(model.config, torch.float64)
+    double = RACE(model.config, model.constants, torch.float64)
     double.load_state_dict(single.state_dict())
     # The fold is rounded to float32 on export; everything after it is in float64.
     assert (
@@ -133,7 +133,9 @@ def test_members_from_one_backward(model, runtime, atoms):
     graph = graph_of(atoms)
     got = predict(runtime, graph, members=True)
     for m in range(model.n_members):
-        alone = RACE(model.config.model_copy(update={"n_members": 1}), torch.float64)
+        alone = RACE(
+            model.config.model_copy(update={"n_members": 1}), model.constants, torch.float64
+        )
         alone.load_state_dict(
             {
                 **model.state_dict(),

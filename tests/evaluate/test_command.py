@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from race.cli import main
-from race.config import Config, DataConfig, ModelConfig, TrainConfig
+from race.config import DataConfig, ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.evaluate.command import named_paths
 from race.evaluate.score import unified_score
 from race.model.race import RACE
@@ -64,9 +64,10 @@ def folder(tmp_path_factory) -> Path:
     run.mkdir()
     write_config(
         run,
-        Config(
+        RunConfig(
             data=DataConfig(train=[folder / "train.extxyz"]),
             model=model,
+            constants=ModelConstants.given(model),
             train=TrainConfig(dtype="float64"),
         ),
     )
@@ -74,7 +75,7 @@ def folder(tmp_path_factory) -> Path:
     save_file(
         {
             name: p.detach().contiguous()
-            for name, p in RACE(model, torch.float64).named_parameters()
+            for name, p in RACE.untrained(model, torch.float64).named_parameters()
         },
         run / "model.safetensors",
     )

@@ -58,7 +58,7 @@ def model(head: str, n_members: int = 3, stress_head: str = "none") -> RACE:
         avg_num_neighbors=8.0,
         stress_head=stress_head,
     )
-    built = RACE(config, torch.float64)
+    built = RACE.untrained(config, torch.float64)
     with torch.no_grad():  # far from the symmetric initialisation of the heads
         for parameter in built.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -66,7 +66,7 @@ def small_model(**changes) -> RACE:
         scale=[0.3, 0.5, 0.4],
     )
     torch.manual_seed(7)
-    return RACE(ModelConfig(**{**options, **changes}), torch.float64)
+    return RACE.untrained(ModelConfig(**{**options, **changes}), torch.float64)
 
 
 @pytest.fixture(scope="session")

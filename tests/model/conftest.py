@@ -45,4 +45,4 @@ def graph_of(frame, dtype=torch.float64, r_max=3.2):
 
 def make_model(dtype=torch.float64, seed=0, **changes) -> RACE:
     torch.manual_seed(seed)
-    return RACE(small_config(**changes), dtype)
+    return RACE.untrained(small_config(**changes), dtype)

@@ -27,7 +27,7 @@ def convolutions() -> list:
     found = {}
     for name in PRESETS:
         config = ModelConfig(**preset(name))
-        for t, layer in enumerate(RACE(config).layers):
+        for t, layer in enumerate(RACE.untrained(config).layers):
             assert isinstance(layer, Layer)
             key = (*layer.path_rows, config.lmax)
             found.setdefault(key, pytest.param(layer, config.lmax, id=f"{name}-layer{t + 1}"))

@@ -213,7 +213,7 @@ def test_members_are_independent_models(atoms):
     model, graph = make_model(), graph_of(atoms)
     joint = model(graph).tensors()
     for member in range(2):
-        single = RACE(small_config(n_members=1), torch.float64)
+        single = RACE.untrained(small_config(n_members=1), torch.float64)
         state = {
             key: value[member : member + 1] if value.dim() > 1 else value
             for key, value in model.state_dict().items()
@@ -306,7 +306,10 @@ def test_paper_configurations_have_the_papers_parameter_counts():
             assert math.isclose(
                 count, float(digits), abs_tol=0.51 * 10 ** -len(digits.split(".")[1])
             ), (name, count)
-        assert RACE(ModelConfig(**preset(name))).config.elements == PRESETS[name]["elements"]
+        assert (
+            RACE.untrained(ModelConfig(**preset(name))).constants.elements
+            == PRESETS[name]["elements"]
+        )
 
 
 def test_covariance_heads_need_l2():

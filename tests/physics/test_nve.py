@@ -35,7 +35,7 @@ def artifacts(tmp_path_factory):
         avg_num_neighbors=16.0,
         scale=[0.3, 0.3],
     )
-    model = RACE(config, torch.float64)
+    model = RACE.untrained(config, torch.float64)
     paths = {}
     for dtype in ("float64", "float32"):
         paths[dtype] = folder / f"{dtype}.race.pt"

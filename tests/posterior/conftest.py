@@ -17,7 +17,7 @@ import torch
 
 from race.config import Config
 from race.posterior.command import fit
-from race.train.command import train
+from race.train.training import train
 from tests.lammps.conftest import plugin  # noqa: F401  the fixture
 from tests.train.conftest import labelled
 

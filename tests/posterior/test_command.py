@@ -12,7 +12,7 @@ import torch
 
 import race
 from race.cli import main
-from race.config import Options
+from race.options import Options
 from race.posterior.command import describe, fit
 from race.posterior.registry import POSTERIORS
 from race.train.checkpoint import read_tensors

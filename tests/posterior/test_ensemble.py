@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from race.config import Config, DataConfig, TrainConfig
+from race.config import DataConfig, RunConfig, TrainConfig
 from race.errors import RaceError
 from race.posterior.ensemble import EnsembleOptions, fit, shared_starts
 from race.posterior.protocol import Run
@@ -17,8 +17,11 @@ def runs(seed: int = 2) -> list[Run]:
     """Two members and one; seed: train.seed of the second run."""
     models = [make_model(seed=0), make_model(seed=1, n_members=1)]
     configs = [
-        Config(
-            data=DataConfig(train=["x"]), model=models[k].config, train=TrainConfig(seed=k * seed)
+        RunConfig(
+            data=DataConfig(train=["x"]),
+            model=models[k].config,
+            train=TrainConfig(seed=k * seed),
+            constants=models[k].constants,
         )
         for k in range(2)
     ]
@@ -49,7 +52,9 @@ def test_members_that_began_alike_are_pointed_out(trained, capsys):
     """
     pair = Run.load(trained(n_members=3, seed=0)), Run.load(trained(n_members=1, seed=2))
     firsts = [
-        initial_model(run.config.model, run.config.train.seed, torch.float64).embedding
+        initial_model(
+            run.config.model, run.config.constants, run.config.train.seed, torch.float64
+        ).embedding
         for run in pair
     ]
     assert torch.equal(firsts[0][2], firsts[1][0]) and shared_starts(*pair) == 1

@@ -284,10 +284,10 @@ def test_noise_goes_into_the_heads_units(run, batch):
 
 def test_fit_reports_what_it_chose(fitted, trained):
     model, config, summary = load_run(fitted("laplace"))
-    before = load_run(trained())[1].model
+    before = load_run(trained())[1].constants
     about = summary["posterior"]
-    assert config.model.sigma0 == pytest.approx(before.sigma0 * about["noise_forces"] ** 0.5)
-    assert config.model.sigma0_energy == pytest.approx(
+    assert config.constants.sigma0 == pytest.approx(before.sigma0 * about["noise_forces"] ** 0.5)
+    assert config.constants.sigma0_energy == pytest.approx(
         before.sigma0_energy * about["noise_energy"] ** 0.5
     )
     assert (
@@ -304,7 +304,7 @@ def test_a_point_head_gets_one_that_tells_the_noise(fitted, trained):
         load_run(trained("point"))[0],
         load_run(fitted("laplace", "point")),
     )
-    about, old = summary["posterior"], before.config
+    about, old = summary["posterior"], before.constants
     assert (config.model.head, config.train.loss) == ("cholesky", "nll_jef")
     batch = next(iter(Run.load(trained("point")).prepare().validation.batches(2)))
     out, plain = after(batch), before(batch)

@@ -13,7 +13,7 @@ from race.posterior import last_layer, llpr
 from race.posterior.command import fit
 from race.posterior.prediction import predict_dataset
 from race.posterior.protocol import Run, member_of, normal_draws, tiled
-from race.train.command import train
+from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 
 HEADS = {"point": "mse", "equivariant": "nll_jef", "evidential": "evidential"}
@@ -83,10 +83,10 @@ def test_normal_matrix_by_hand(point):
         one = dataset.batch([k])
         # Four atoms
         energy_rows.append(
-            last_layer.features(model, one)[:, 0].sum(0) / (model.config.sigma0_energy * 2)
+            last_layer.features(model, one)[:, 0].sum(0) / (model.constants.sigma0_energy * 2)
         )
         force_rows += list(
-            last_layer.force_features(model, one)[:, 0].reshape(-1, 16) / model.config.sigma0
+            last_layer.force_features(model, one)[:, 0].reshape(-1, 16) / model.constants.sigma0
         )
     expected = sum(torch.outer(row, row) for row in energy_rows).numpy()
     np.testing.assert_allclose(llpr.normal_matrix(model, dataset, 4, False), expected, rtol=1e-9)

@@ -18,8 +18,8 @@ from race.posterior.command import fit
 from race.posterior.prediction import predict_batch, predict_dataset
 from race.posterior.protocol import Run, member_of, tiled
 from race.train.checkpoint import read_tensors
-from race.train.command import train
 from race.train.loss import Loss
+from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 
 HEADS = {"point": "mse", "equivariant": "nll_jef", "evidential": "evidential"}
@@ -94,7 +94,9 @@ def test_joint_likelihood_against_torch(runs, head):
     batch, model = run.prepare().train.batch([1, 2]), spread_out(run.model, 5)
     rows = shallow.JointLoss(run.config, model.force_covariance).rows(model(batch), batch)
     moments = predict_batch(model, batch)
-    floor = shallow.FLOOR * np.array([run.model.config.sigma0, run.model.config.sigma0_energy])
+    floor = shallow.FLOOR * np.array(
+        [run.model.constants.sigma0, run.model.constants.sigma0_energy]
+    )
     cov = torch.from_numpy(moments.forces.total + floor[0] ** 2 * np.eye(3))
     likelihood = MultivariateNormal(torch.from_numpy(moments.forces.mean), cov).log_prob(
         batch.forces
@@ -120,7 +122,7 @@ def test_joint_likelihood_of_the_stress(one, batch):
     config = one.config.model_copy(deep=True)
     config.model.stress_head, config.train.stress_weight = "equivariant", 1.0
     torch.manual_seed(0)
-    model = spread_out(RACE(config.model, torch.float64), 5)
+    model = spread_out(RACE(config.model, config.constants, torch.float64), 5)
     batch = replace(batch, stress=torch.randn(batch.n_frames, 6, dtype=torch.float64))
     rows = shallow.JointLoss(config, model.force_covariance).rows(model(batch), batch)["stress"]
     moments, volume = predict_batch(model, batch).stress, batch.volume.view(-1, 1)
@@ -215,7 +217,7 @@ def test_divergence_against_torch(runs):
     # What is taught are the moments of the frames asked for, in their order.
     moments = predict_batch(
         run.model,
-        Dataset(frames, run.model.config.elements, run.model.config.r_max, torch.float64).batch(
+        Dataset(frames, run.model.constants.elements, run.model.config.r_max, torch.float64).batch(
             [2, 0]
         ),
     )
@@ -250,7 +252,9 @@ def test_student_starts_from_the_member(runs):
         teacher = Run.load(runs(head, 2)).model
         if stress_head != "none":  # which the student has not
             teacher = RACE(
-                teacher.config.model_copy(update={"stress_head": stress_head}), torch.float64
+                teacher.config.model_copy(update={"stress_head": stress_head}),
+                teacher.constants,
+                torch.float64,
             )
         batch = Run.load(runs(head, 2)).prepare().train.batch([0])
         student = distill.student_of(teacher, 1, 0)
@@ -275,8 +279,8 @@ def test_distillation_approaches_the_teacher(runs, tmp_path, head):
     assert student.model.n_members == 1 and student.config.train.loss == "nll_jef"
     start = distill.student_of(teacher.model, 0, 0)
     floor = (
-        distill.FLOOR * teacher.model.config.sigma0,
-        distill.FLOOR * teacher.model.config.sigma0_energy,
+        distill.FLOOR * teacher.model.constants.sigma0,
+        distill.FLOOR * teacher.model.constants.sigma0_energy,
     )
     frames = distill.rattled(teacher.prepare().validation.frames, 2, 0.1, seed=5)
     taught = distill.Taught(frames, teacher.model, torch.float64, floor).batch(range(len(frames)))

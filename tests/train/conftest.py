@@ -71,7 +71,7 @@ def resolved(path, **options) -> Config:
 def batch_of(path, config: Config, n=4):
     frames = read_frames(path)[:n]
     dtype = getattr(torch, config.train.dtype)
-    return Dataset(frames, config.model.elements, config.model.r_max, dtype).batch(range(n))
+    return Dataset(frames, config.constants.elements, config.model.r_max, dtype).batch(range(n))
 
 
 def rows_of(run):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from race.config import Config, ModelConfig, TrainConfig
+from race.config import ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.data import Batch
 from race.model.heads import ForceCovariance
 from race.model.outputs import ModelOutput
@@ -29,7 +29,7 @@ def setting(path, loss="nll_jef", head="equivariant", n_members=2, dtype="float6
         model={"head": head, "n_members": n_members},
         train={"loss": loss, "dtype": dtype, **train},
     )
-    model = initial_model(config.model, 0, getattr(torch, dtype))
+    model = initial_model(config.model, config.constants, 0, getattr(torch, dtype))
     return config, model, Loss(config, model.force_covariance), batch_of(path, config)
 
 
@@ -59,7 +59,7 @@ def test_every_channel_of_the_stress_noise_gets_gradient(copper, head, beta):
         model={"head": head, "n_members": 2, "stress_head": "equivariant"},
         train={"loss": kind, "stress_weight": 1.0},
     )
-    model = initial_model(config.model, 0, torch.float64)
+    model = initial_model(config.model, config.constants, 0, torch.float64)
     grads = backward(model, Loss(config, model.force_covariance), batch_of(copper, config), beta)
     for name, grad in grads.items():
         assert torch.isfinite(grad).all(), name
@@ -89,7 +89,9 @@ def test_members_do_not_see_each_other(copper, loss, head):
     for name, grad in before.items():
         assert torch.equal(grad[[0, 2]], after[name][[0, 2]]), name
     assert any(not torch.equal(grad[1], after[name][1]) for name, grad in before.items())
-    alone = initial_model(config.model.model_copy(update={"n_members": 1}), 2, torch.float64)
+    alone = initial_model(
+        config.model.model_copy(update={"n_members": 1}), config.constants, 2, torch.float64
+    )
     for name, grad in backward(alone, Loss(config, alone.force_covariance), batch).items():
         torch.testing.assert_close(
             grad[0], before[name][2], rtol=1e-8, atol=1e-8 * float(grad.abs().max())
@@ -149,7 +151,12 @@ def output(**tensors) -> ModelOutput:
 
 def plain_loss(kind, head, **train) -> Loss:
     model = ModelConfig(elements=["Cu"], head=head, sigma0=0.3, sigma0_energy=0.05)
-    config = Config(data={"train": ["none"]}, model=model, train=TrainConfig(loss=kind, **train))
+    config = RunConfig(
+        data={"train": ["none"]},
+        model=model,
+        train=TrainConfig(loss=kind, **train),
+        constants=ModelConstants.given(model),
+    )
     return Loss(config, ForceCovariance(head, 0.3, torch.float64))
 
 

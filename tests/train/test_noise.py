@@ -11,15 +11,14 @@ import scoringrules
 import torch
 from scipy.linalg import eigh
 
-from race.config import read_config
 from race.data import Dataset
 from race.posterior.command import fit
 from race.posterior.ensemble import fit as stack
 from race.posterior.prediction import predict_dataset
 from race.posterior.protocol import Run
-from race.train.command import continue_config, train
-from race.train.noise import LARGEST, PRIOR_ERRORS, fit_noise, noise_factor, untouched
+from race.train.noise import LARGEST, PRIOR_ERRORS, fit_noise, noise_factor
 from race.train.run import load_run
+from race.train.training import continue_config, train
 
 from .conftest import make_config
 
@@ -122,14 +121,14 @@ def runs(copper, tmp_path_factory):
 def test_training_leaves_the_factors_of_its_validation_set(runs):
     model, config, summary = load_run(runs[0])
     factors = summary["noise_factors"]
-    assert (config.model.energy_noise_factor, config.model.forces_noise_factor) == (
+    assert (config.constants.energy_noise_factor, config.constants.forces_noise_factor) == (
         factors["energy"],
         factors["forces"],
     )
     # Else this test sees nothing
     assert abs(np.log(factors["energy"])) > 0.02 and abs(np.log(factors["forces"])) > 0.02
     validation = Run.load(runs[0]).prepare().validation
-    plain = type(model)(untouched(config.model), torch.float64)
+    plain = type(model)(config.model, config.constants.as_trained(), torch.float64)
     plain.load_state_dict(model.state_dict())
     after, before = (predict_dataset(m, validation)[0] for m in (model, plain))
     for name, quantity in (("energy", "energy"), ("forces", "forces")):
@@ -139,7 +138,7 @@ def test_training_leaves_the_factors_of_its_validation_set(runs):
         np.testing.assert_allclose(new.aleatoric, factors[name] ** 2 * old.aleatoric, rtol=1e-10)
     again = fit_noise(plain, validation.batches(2))  # in other batches
     assert again == pytest.approx(factors, rel=1e-4)
-    assert plain.config == model.config.model_copy(
+    assert plain.constants == model.constants.model_copy(
         update={f"{name}_noise_factor": again[name] for name in again}
     )
     np.testing.assert_allclose(
@@ -148,12 +147,12 @@ def test_training_leaves_the_factors_of_its_validation_set(runs):
 
 
 def test_further_training_starts_without_them(runs, copper):
-    old = read_config(runs[0] / "config.yaml")
+    old = load_run(runs[0])[1]
     continued = continue_config(
         make_config(copper, model={"n_members": 2}, train={"epochs": 20}), old
     )
-    assert old.model.forces_noise_factor != 1 == continued.model.forces_noise_factor
-    assert old.model.energy_noise_factor != 1 == continued.model.energy_noise_factor
+    assert old.constants.forces_noise_factor != 1 == continued.constants.forces_noise_factor
+    assert old.constants.energy_noise_factor != 1 == continued.constants.energy_noise_factor
 
 
 def test_a_stack_is_judged_anew(runs, tmp_path):
@@ -161,7 +160,7 @@ def test_a_stack_is_judged_anew(runs, tmp_path):
     fit("ensemble", runs, tmp_path / "stack", {})
     model, config, summary = load_run(tmp_path / "stack")
     found = summary["posterior"]["noise_factors"]
-    assert (config.model.energy_noise_factor, config.model.forces_noise_factor) == (
+    assert (config.constants.energy_noise_factor, config.constants.forces_noise_factor) == (
         found["energy"],
         found["forces"],
     )
@@ -179,11 +178,11 @@ def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path,
     other = tmp_path / "other"
     frames = Run.load(runs[0]).prepare()
     options = {
-        "avg_num_neighbors": frames.config.model.avg_num_neighbors,
-        "scale": frames.config.model.scale,
-        "atomic_energies": frames.config.model.atomic_energies,
-        "sigma0": frames.config.model.sigma0,
-        "sigma0_energy": frames.config.model.sigma0_energy,
+        "avg_num_neighbors": frames.config.constants.avg_num_neighbors,
+        "scale": frames.config.constants.scale,
+        "atomic_energies": frames.config.constants.atomic_energies,
+        "sigma0": frames.config.constants.sigma0,
+        "sigma0_energy": frames.config.constants.sigma0_energy,
     }
     train(
         make_config(copper, model={"n_members": 2, **options}, train={"epochs": 1}, split_seed=3),
@@ -194,7 +193,7 @@ def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path,
         type("Options", (), {"take": None})(),
         tmp_path,
     )
-    assert stacked.validation is None and stacked.model.config.forces_noise_factor == 1
+    assert stacked.validation is None and stacked.model.constants.forces_noise_factor == 1
     assert "one division" in capsys.readouterr().out
 
 
@@ -202,7 +201,7 @@ def test_frames_without_a_label_are_left_out(runs, copper):
     """NaN in an energy and in a force, as files with labels for some frames give them."""
     model, config, _ = load_run(runs[0])
     frames = ase.io.read(copper, index=":6")
-    dataset = Dataset(frames, config.model.elements, config.model.r_max, torch.float64)
+    dataset = Dataset(frames, config.constants.elements, config.model.r_max, torch.float64)
     (batch,) = dataset.batches(6)
     whole = fit_noise(load_run(runs[0])[0], [batch])
     batch.energy[2] = torch.nan
@@ -219,7 +218,5 @@ def test_heads_that_have_no_such_noise_are_left_alone(copper, tmp_path, head):
         tmp_path / "run",
     )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["noise_factors"] == {}
-    assert (
-        untouched(read_config(tmp_path / "run" / "config.yaml").model)
-        == read_config(tmp_path / "run" / "config.yaml").model
-    )
+    constants = load_run(tmp_path / "run")[1].constants
+    assert constants == constants.as_trained()

@@ -18,8 +18,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from race.errors import RaceError
 from race.train.checkpoint import load_checkpoint, read_tensors
-from race.train.command import train
 from race.train.parallel import BUCKET, Ranks, _buckets
+from race.train.training import train
 
 from .conftest import make_config, write_yaml
 from .test_run import rows_of

@@ -17,14 +17,13 @@ from race.data import Dataset, read_frames
 from race.errors import RaceError
 from race.posterior.ensemble import stack
 from race.train.checkpoint import has_checkpoint, load_checkpoint, read_tensors, save_checkpoint
-from race.train.command import train
 from race.train.members import initial_model
 from race.train.metrics import Metrics
-from race.train.noise import untouched
 from race.train.parallel import Ranks
 from race.train.prepare import prepare
 from race.train.run import load_run
 from race.train.trainer import Trainer
+from race.train.training import train
 
 from .conftest import batch_of, make_config, resolved, rows_of, write_yaml
 
@@ -83,9 +82,9 @@ def test_noise_of_the_stress_learns(noisy):
 
 def test_run_folder(finished):
     model, config, summary = load_run(finished)
-    assert config.model.elements == ["Cu", "Au"] and config.model.n_members == 2
-    assert config.model.sigma0 == pytest.approx(0.1 * config.model.scale[0])
-    assert config.model.avg_num_neighbors > 5 and len(config.model.atomic_energies) == 2
+    assert config.constants.elements == ["Cu", "Au"] and config.model.n_members == 2
+    assert config.constants.sigma0 == pytest.approx(0.1 * config.constants.scale[0])
+    assert config.constants.avg_num_neighbors > 5 and len(config.constants.atomic_energies) == 2
     assert (
         summary["training"]["n_frames"] == 9 and summary["versions"]["torch"] == torch.__version__
     )
@@ -94,7 +93,9 @@ def test_run_folder(finished):
     # of the log
     prepared = prepare(config)
     # As it was in training
-    model.scale_noise(1 / config.model.energy_noise_factor, 1 / config.model.forces_noise_factor)
+    model.scale_noise(
+        1 / config.constants.energy_noise_factor, 1 / config.constants.forces_noise_factor
+    )
     trainer = Trainer(config, model, prepared.train, prepared.validation, finished / "elsewhere")
     scores, metrics = trainer.validate()
     rows = rows_of(finished)
@@ -115,9 +116,8 @@ def test_warm_start(finished, copper, tmp_path):
     options = {"epochs": 1, "warm_start": finished, "learning_rate": 1e-12, "warmup_epochs": 0}
     train(make_config(copper, model={"n_members": 2}, train=options, split_seed=7), run)
     config, before = load_run(run)[1], load_run(finished)[1]
-    assert (
-        untouched(config.model) == untouched(before.model) and config.train.warm_start == finished
-    )
+    assert config.model == before.model and config.train.warm_start == finished
+    assert config.constants.as_trained() == before.constants.as_trained()
     old, new = (read_tensors(folder / "model.safetensors") for folder in (finished, run))
     assert all(torch.allclose(new[name], old[name], atol=1e-9) for name in old)
     cold = tmp_path / "cold"
@@ -155,7 +155,7 @@ def test_metrics_against_numpy(finished, copper):
     out = model(batch).detach()
     metrics = Metrics(config.model)
     dataset = Dataset(
-        read_frames(copper)[:5], config.model.elements, config.model.r_max, torch.float64
+        read_frames(copper)[:5], config.constants.elements, config.model.r_max, torch.float64
     )
     for part in dataset.batches(2):  # batches of unequal size must weigh by their rows
         result = model(part).detach()
@@ -187,7 +187,10 @@ def test_metrics_against_numpy(finished, copper):
 
 def test_head_without_forces_covariance_has_no_force_deviation(copper):
     config = resolved(copper, model={"head": "point", "n_members": 2}, train={"loss": "mse"})
-    model, batch = initial_model(config.model, 0, torch.float64), batch_of(copper, config)
+    model, batch = (
+        initial_model(config.model, config.constants, 0, torch.float64),
+        batch_of(copper, config),
+    )
     metrics = Metrics(config.model)
     metrics.update(batch, model(batch).detach(), None)
     result = metrics.result(Ranks())
@@ -204,10 +207,12 @@ def test_head_without_forces_covariance_has_no_force_deviation(copper):
 
 
 def test_member_starts_as_its_own_seed(copper):
-    config = resolved(copper, model={"n_members": 3}).model
+    config = resolved(copper, model={"n_members": 3})
     together, alone = (
-        initial_model(config, 5, torch.float64),
-        initial_model(config.model_copy(update={"n_members": 1}), 7, torch.float64),
+        initial_model(config.model, config.constants, 5, torch.float64),
+        initial_model(
+            config.model.model_copy(update={"n_members": 1}), config.constants, 7, torch.float64
+        ),
     )
     for name, p in together.named_parameters():
         assert torch.equal(p[2:3], alone.get_parameter(name)), name
@@ -219,7 +224,7 @@ def test_step_gives_members_their_own_gradient(copper, tmp_path):
     norms = []
     for n_members, seed in ((2, 0), (1, 1)):
         prepared = prepare(make_config(copper, model={"n_members": n_members}))
-        model = initial_model(prepared.config.model, seed, torch.float64)
+        model = initial_model(prepared.config.model, prepared.config.constants, seed, torch.float64)
         trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
         trainer.step(prepared.train.batch([0, 1, 2]))
         norms.append(trainer.sums["gradient"][-1].item())
@@ -228,7 +233,7 @@ def test_step_gives_members_their_own_gradient(copper, tmp_path):
 
 def test_bar_shows_means_since_its_last_refresh(copper, tmp_path):
     prepared = prepare(make_config(copper))
-    model = initial_model(prepared.config.model, 0, torch.float64)
+    model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
     trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
     losses = []
     for k in range(5):
@@ -242,7 +247,7 @@ def test_bar_shows_means_since_its_last_refresh(copper, tmp_path):
 
 def test_best_epoch_is_chosen_per_member(copper, tmp_path, monkeypatch):
     prepared = prepare(make_config(copper, model={"n_members": 2}, train={"ema_decay": 0.0}))
-    model = initial_model(prepared.config.model, 0, torch.float64)
+    model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
     trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
     weights = []
     for scores in ([1.0, 2.0], [0.5, 3.0]):
@@ -267,7 +272,7 @@ def test_stack_equals_the_separate_models(finished, copper, tmp_path):
     separate = [load_run(finished)[0], load_run(tmp_path / "other")[0]]
     for model in separate:  # the factors on the noise are those of each model by itself
         model.scale_noise(
-            1 / model.config.energy_noise_factor, 1 / model.config.forces_noise_factor
+            1 / model.constants.energy_noise_factor, 1 / model.constants.forces_noise_factor
         )
     batch = batch_of(copper, load_run(finished)[1])
     together, parts = stacked(batch), [model(batch) for model in separate]
@@ -407,7 +412,7 @@ def test_divergence_is_named(copper, tmp_path):
         copper, model={"n_members": 2}, train={"epochs": 3, "checkpoint_minutes": 0.0}
     )
     prepared = prepare(config)
-    model = initial_model(prepared.config.model, 0, torch.float64)
+    model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
     trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
     with torch.no_grad():
         model.embedding[1] = torch.nan

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from race.active.strategies import STRATEGIES
-from race.config import DataConfig, ModelConfig, Options, TrainConfig, locate, read_options
+from race.config import DataConfig, ModelConfig, TrainConfig
+from race.options import Options, locate, read_options
 
 
 class OracleConfig(Options):

@@ -28,14 +28,15 @@ from race.active.oracle import FileOracle, Oracle, is_labelled, label_of, labell
 from race.active.pool import Candidate, read_pool
 from race.active.scores import RunScorer
 from race.active.strategies import Selector, describe
-from race.config import Config, DataConfig, read_options
+from race.config import Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
 from race.errors import RaceError
 from race.evaluate.command import make_records, temperatures, write_json
 from race.evaluate.source import RunSource
 from race.evaluate.split import Split
+from race.options import read_options
 from race.train import checkpoint
-from race.train.command import train
+from race.train.training import train
 
 EXTENDABLE = {"rounds", "strategies", "seeds"}  # what may change when a comparison is continued
 

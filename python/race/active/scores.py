@@ -168,9 +168,12 @@ class RunScorer(Scorer):
         self.model = load_run(path)[0].to(device)
 
     def dataset(self, candidates: Sequence[Candidate]) -> Dataset:
-        config, dtype = self.model.config, next(self.model.parameters()).dtype
+        dtype = next(self.model.parameters()).dtype
         return Dataset(
-            [candidate.bare for candidate in candidates], config.elements, config.r_max, dtype
+            [candidate.bare for candidate in candidates],
+            self.model.constants.elements,
+            self.model.config.r_max,
+            dtype,
         )
 
     def scores(

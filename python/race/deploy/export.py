@@ -134,7 +134,7 @@ def metadata_of(
         "torch_version": torch.__version__,
         "dtype": dtype,
         "portable": portable,
-        "elements": config.elements,
+        "elements": model.constants.elements,
         "r_max": config.r_max,
         "n_layers": config.n_layers,
         "n_members": config.n_members,
@@ -169,4 +169,5 @@ def metadata_of(
             if math.isfinite(value)
         },
         "model": config.model_dump(mode="json"),
+        "constants": model.constants.model_dump(mode="json"),
     }

@@ -50,9 +50,11 @@ class FoldedRACE(Outputs):
 
     def __init__(self, model: RACE):
         """A copy in float64."""
-        super().__init__(model.config, torch.float64)
+        super().__init__(model.config, model.constants, torch.float64)
         n_trunks = count_trunks(model)
-        twin = RACE(model.config.model_copy(update={"n_members": n_trunks}), torch.float64)
+        twin = RACE(
+            model.config.model_copy(update={"n_members": n_trunks}), model.constants, torch.float64
+        )
         own = dict(model.named_parameters())  # member axis first
         twin.load_state_dict(
             {name: p[:n_trunks] if name in own else p for name, p in model.state_dict().items()}

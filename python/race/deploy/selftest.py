@@ -18,7 +18,7 @@ import torch
 from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor
 
-from race.config import ModelConfig
+from race.config import ModelConstants
 from race.data.graph import Batch, build_graph
 from race.deploy.folded import FoldedRACE
 from race.errors import RaceError
@@ -43,8 +43,7 @@ def make_selftest(
     Raises:
         RaceError: NaN or infinite predictions, or a deployed form that is not the trained model.
     """
-    config = trained.config
-    elements = config.elements
+    r_max, elements = trained.config.r_max, trained.constants.elements
     allowed = TOLERANCE["float32" if deployed.g_rows.dtype == torch.float32 else "float64"]
     reference = copy.deepcopy(deployed).set_fused(False)
     for tensor in chain(reference.parameters(), reference.buffers()):
@@ -57,12 +56,12 @@ def make_selftest(
         symbols[: len(elements) + 3], min_distance or {}, rng, periodic=False
     )
     # An atom without edges
-    cluster += ase.Atoms(elements[:1], cluster.positions.max(0, keepdims=True) + 2 * config.r_max)
-    twin = RACE(config, torch.float64)
+    cluster += ase.Atoms(elements[:1], cluster.positions.max(0, keepdims=True) + 2 * r_max)
+    twin = RACE(trained.config, trained.constants, torch.float64)
     twin.load_state_dict(trained.state_dict())
     cases = []
     for name, atoms in (("crystal", crystal), ("cluster", cluster)):
-        graph = build_graph(atoms, elements, config.r_max, torch.float64)
+        graph = build_graph(atoms, elements, r_max, torch.float64)
         expected = predict(reference, graph)
         if not torch.isfinite(
             torch.cat(
@@ -73,7 +72,7 @@ def make_selftest(
                 "the model's predictions are not finite",
                 remedy="look at the training log: the weights have diverged",
             )
-        scale = scales(expected, graph, config)
+        scale = scales(expected, graph, trained.constants, r_max)
         trained_forces = twin.eval().set_fused(False)(graph).forces.detach()
         error = float((trained_forces - expected["forces"]).abs().max()) / scale["forces"]
         if not error <= allowed:
@@ -161,14 +160,14 @@ def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
     }
 
 
-def scales(expected: Mapping[str, Tensor], graph: Batch, config: ModelConfig) -> dict[str, float]:
+def scales(
+    expected: Mapping[str, Tensor], graph: Batch, constants: ModelConstants, r_max: float
+) -> dict[str, float]:
     """By what the error of each quantity is measured."""
-    isolated = torch.tensor(
-        config.atomic_energies or [0.0] * len(config.elements), dtype=torch.float64
-    )[graph.species]
+    isolated = torch.tensor(constants.atomic_energies, dtype=torch.float64)[graph.species]
     result = {key: _largest(value) for key, value in expected.items()}
     result["node_energy"] = _largest(expected["node_energy"] - isolated.unsqueeze(1))
-    result["virial"] = max(result["virial"], result["forces"] * config.r_max)
+    result["virial"] = max(result["virial"], result["forces"] * r_max)
     return result
 
 
@@ -179,7 +178,7 @@ def table_error(model: RACE, min_distance: Mapping[str, float] | None = None) ->
     The table is what was trained, so this is no error of the artifact: it says that knots
     are dense enough for the MLP between them.
     """
-    elements = model.config.elements
+    elements = model.constants.elements
     if model.config.radial_knots == 0:
         return 0.0
     atoms = random_structure(
@@ -191,7 +190,8 @@ def table_error(model: RACE, min_distance: Mapping[str, float] | None = None) ->
     graph = build_graph(atoms, elements, model.config.r_max, torch.float64)
     forces = []
     for knots in (model.config.radial_knots, 0):
-        twin = RACE(model.config.model_copy(update={"radial_knots": knots}), torch.float64)
+        config = model.config.model_copy(update={"radial_knots": knots})
+        twin = RACE(config, model.constants, torch.float64)
         twin.load_state_dict(model.state_dict())
         forces.append(twin.eval()(graph).forces.detach())
     return float((forces[0] - forces[1]).abs().max()) / _largest(forces[1])

@@ -77,10 +77,9 @@ class RunSource(Source):
         }
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
-        config, dtype = self.model.config, next(self.model.parameters()).dtype
-        return predict_dataset(
-            self.model, Dataset(frames, config.elements, config.r_max, dtype), self.batch_size
-        )
+        dtype = next(self.model.parameters()).dtype
+        elements, r_max = self.model.constants.elements, self.model.config.r_max
+        return predict_dataset(self.model, Dataset(frames, elements, r_max, dtype), self.batch_size)
 
 
 class ArtifactSource(Source):

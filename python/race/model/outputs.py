@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from race.config import ModelConfig
+from race.config import ModelConfig, ModelConstants
 from race.model.heads import ForceCovariance, evidential_kappa
 from race.model.stress import StressCovariance, readout_channels
 
@@ -47,7 +47,7 @@ class Outputs(nn.Module):
     scale: Tensor
     atomic_energies: Tensor
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype):
+    def __init__(self, config: ModelConfig, constants: ModelConstants, dtype: torch.dtype):
         super().__init__()
         self.n_members, self.n_layers = config.n_members, config.n_layers
         self.head = config.head
@@ -56,20 +56,15 @@ class Outputs(nn.Module):
         self.has_energy_var = config.head != "point"
         self.has_forces_cov = config.head not in ("point", "energy")
         self.paper_energy_var = config.energy_aggregation == "paper"
-        self.sigma0_energy_squared = (float(config.sigma0_energy) * config.energy_noise_factor) ** 2
+        self.sigma0_energy_squared = (constants.sigma0_energy * constants.energy_noise_factor) ** 2
         self.force_covariance = ForceCovariance(
-            config.head, config.sigma0 * config.forces_noise_factor, dtype
+            config.head, constants.sigma0 * constants.forces_noise_factor, dtype
         )
         self.has_stress_cov = config.stress_head != "none"
-        self.stress_covariance = StressCovariance(config.head, config.sigma0, dtype)
-        n_species = len(config.elements)
-        self.register_buffer(
-            "scale", torch.tensor(config.scale or [1.0] * n_species, dtype=torch.float64)
-        )
-        self.register_buffer(
-            "atomic_energies",
-            torch.tensor(config.atomic_energies or [0.0] * n_species, dtype=torch.float64),
-        )
+        self.stress_covariance = StressCovariance(config.head, constants.sigma0, dtype)
+        for name in ("scale", "atomic_energies"):
+            values = torch.tensor(getattr(constants, name), dtype=torch.float64)
+            self.register_buffer(name, values)  # [n_species]
 
     def node_energy(self, out: Tensor, species: Tensor) -> Tensor:
         """Node energies [n, M] in float64, eV"""

@@ -12,7 +12,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from race.config import ModelConfig
+from race.config import ModelConfig, ModelConstants
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import Batch
 from race.errors import RaceError
@@ -30,19 +30,22 @@ from race.model.stress import readout_channels
 class RACE(Outputs):
     """M members of one architecture; see `ModelConfig` for every option. Parameters carry
     the member axis first.
+
+    Args:
+        config: the architecture; constants that it gives are not read.
+        constants: what the data decided, the order of species included.
+        dtype: of parameters and features.
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
-        if not config.elements:
-            raise RaceError(
-                "a model needs its elements",
-                where="model.elements",
-                expected="chemical symbols",
-                got="an empty list",
-            )
-        super().__init__(config, dtype)
-        self.config = config
-        M, S, F = config.n_members, len(config.elements), config.n_features
+    def __init__(
+        self,
+        config: ModelConfig,
+        constants: ModelConstants,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(config, constants, dtype)
+        self.config, self.constants = config, constants
+        M, S, F = config.n_members, len(constants.elements), config.n_features
         hidden = unique_irreps(config.irreps_hidden)
         if o3.Irrep("0e") not in hidden:
             raise RaceError(
@@ -101,7 +104,7 @@ class RACE(Outputs):
                     envelope_p=config.envelope_p,
                     readout_hidden=config.readout_hidden,
                     readout_channels=channels,
-                    avg_num_neighbors=config.avg_num_neighbors,
+                    avg_num_neighbors=constants.avg_num_neighbors,
                     n_members=M,
                 )
                 for t in range(config.n_layers)
@@ -110,6 +113,13 @@ class RACE(Outputs):
             torch.set_default_dtype(previous)
         self.g_dims = [Layout(irreps, M).dim for irreps in g_irreps]  # width of each halo exchange
         self.mean_pooling = config.pooling == "mean"
+
+    @classmethod
+    def untrained(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> "RACE":
+        """A model that has seen no data: the constants that its options give, and neutral
+        values of the others.
+        """
+        return cls(config, ModelConstants.given(config), dtype)
 
     def embed(self, species: Tensor) -> tuple[Tensor, Tensor]:
         """species [n] -> h_0 [n, M * F], g_0 [n, dim]"""
@@ -210,12 +220,12 @@ class RACE(Outputs):
 
     def scale_noise(self, energy: float, forces: float) -> "RACE":
         """Multiplies the aleatoric standard deviations, and the factors on them in the
-        config. In place.
+        constants. In place.
         """
         self.sigma0_energy_squared *= energy**2
         self.force_covariance.sigma0_squared *= forces**2
-        old = self.config
-        self.config = old.model_copy(
+        old = self.constants
+        self.constants = old.model_copy(
             update={
                 "energy_noise_factor": old.energy_noise_factor * energy,
                 "forces_noise_factor": old.forces_noise_factor * forces,

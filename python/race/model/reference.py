@@ -11,7 +11,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from race.config import ModelConfig
+from race.config import ModelConfig, ModelConstants
 from race.model.irreps import unique_irreps
 from race.model.stress import readout_channels
 
@@ -19,9 +19,15 @@ from race.model.stress import readout_channels
 class ReferenceLayer(nn.Module):
     """Equations of DESIGN section 3, one e3nn module per arrow."""
 
-    def __init__(self, irreps_in: o3.Irreps, hidden: o3.Irreps, config: ModelConfig):
+    def __init__(
+        self,
+        irreps_in: o3.Irreps,
+        hidden: o3.Irreps,
+        config: ModelConfig,
+        constants: ModelConstants,
+    ):
         super().__init__()
-        S, F = len(config.elements), config.n_features
+        S, F = len(constants.elements), config.n_features
         widths = {ir: mul for mul, ir in hidden}
         irreps_g = o3.Irreps([(widths[ir], ir) for _, ir in irreps_in])
         irreps_sh = o3.Irreps.spherical_harmonics(config.lmax)
@@ -62,7 +68,7 @@ class ReferenceLayer(nn.Module):
         self.wt = (
             nn.Parameter(torch.randn(widths[o3.Irrep("2e")], n_tensors)) if n_tensors else None
         )
-        self.n = config.avg_num_neighbors
+        self.n = constants.avg_num_neighbors
         self.scalar_slice = hidden.slices()[list(ir for _, ir in hidden).index(o3.Irrep("0e"))]
         if self.wt is not None:
             self.tensor_slice = hidden.slices()[list(ir for _, ir in hidden).index(o3.Irrep("2e"))]
@@ -118,16 +124,17 @@ class Reference(nn.Module):
     torch.autograd for forces.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, constants: ModelConstants | None = None):
         super().__init__()
-        self.config = config
-        S, F = len(config.elements), config.n_features
+        constants = constants or ModelConstants.given(config)
+        self.config, self.constants = config, constants
+        S, F = len(constants.elements), config.n_features
         hidden = unique_irreps(config.irreps_hidden)
         self.embedding = nn.Parameter(torch.randn(S, F))
         self.weight_a = nn.Parameter(torch.randn(F, F))
         first = o3.Irreps([(F, "0e")])
         self.layers = nn.ModuleList(
-            ReferenceLayer(first if t == 0 else hidden, hidden, config)
+            ReferenceLayer(first if t == 0 else hidden, hidden, config, constants)
             for t in range(config.n_layers)
         )
         self.sh = o3.SphericalHarmonics(
@@ -154,7 +161,7 @@ class Reference(nn.Module):
         self, species: Tensor, edge_vector: Tensor, edge_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """-> node energies [n] eV, outputs summed over layers [n, n_out]"""
-        attributes = torch.nn.functional.one_hot(species, len(self.config.elements)).to(
+        attributes = torch.nn.functional.one_hot(species, len(self.constants.elements)).to(
             edge_vector.dtype
         )
         h = attributes @ self.embedding
@@ -164,11 +171,9 @@ class Reference(nn.Module):
         for layer in self.layers:
             h, extra = layer(a, attributes, h, radial, sh, edge_index)
             out = out + extra
-        scale = torch.tensor(
-            self.config.scale or [1.0] * len(self.config.elements), dtype=edge_vector.dtype
-        )
+        scale = torch.tensor(self.constants.scale, dtype=edge_vector.dtype)
         shift = torch.tensor(
-            self.config.atomic_energies or [0.0] * len(self.config.elements),
+            self.constants.atomic_energies,
             dtype=edge_vector.dtype,
         )
         return out[:, 0] * scale[species] + shift[species], out

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Dataset
 from race.errors import RaceError
 from race.model.race import RACE
@@ -166,8 +166,10 @@ def fit(
     # Last: without it the folder is no run.
     write_config(
         out,
-        Config.model_validate(
-            config.model_copy(update={"model": model.config, "train": train}).model_dump()
+        RunConfig.model_validate(
+            config.model_copy(
+                update={"model": model.config, "train": train, "constants": model.constants}
+            ).model_dump()
         ),
     )
     finish(out)

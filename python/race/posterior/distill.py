@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.heads import TENSOR_HEADS
@@ -93,7 +93,7 @@ class Taught(Dataset):
         dtype: torch.dtype,
         floor: tuple[float, float],
     ):
-        super().__init__(frames, teacher.config.elements, teacher.config.r_max, dtype)
+        super().__init__(frames, teacher.constants.elements, teacher.config.r_max, dtype)
         self.moments: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         device = next(teacher.parameters()).device
         for k in progress(
@@ -194,10 +194,11 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
     student = student_of(run.model, options.member, options.seed)
 
     def make(
-        config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path
+        config: RunConfig, model: RACE, train: Dataset, validation: Dataset, work: Path
     ) -> Distiller:
         teacher = run.model.to(config.train.device)
-        floor = (FLOOR * old.sigma0, FLOOR * old.sigma0_energy)
+        constants = run.model.constants
+        floor = (FLOOR * constants.sigma0, FLOOR * constants.sigma0_energy)
         frames = [
             *train.frames,
             *rattled(train.frames, options.copies, options.rattle, options.seed),
@@ -230,7 +231,10 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
         "seconds": trainer.state.seconds,
     }
     labelled = Dataset(
-        trainer.validation_set.frames, old.elements, old.r_max, trainer.validation_set.dtype
+        trainer.validation_set.frames,
+        run.model.constants.elements,
+        old.r_max,
+        trainer.validation_set.dtype,
     )
     return Fitted(trainer.model.eval(), about, labelled, {"loss": "nll_jef"})
 
@@ -254,8 +258,9 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     config = teacher.config.model_copy(update=changes)
     dtype = next(teacher.parameters()).dtype
     if teacher.head not in TENSOR_HEADS:
-        return initial_model(config, seed, dtype)
-    student, own = RACE(config, dtype), dict(member_of(teacher, member).named_parameters())
+        return initial_model(config, teacher.constants, seed, dtype)
+    student = RACE(config, teacher.constants, dtype)
+    own = dict(member_of(teacher, member).named_parameters())
     with torch.no_grad():
         for name, p in student.named_parameters():
             # w_2 of other heads has more after E, s, a (nu and kappa, noise of the

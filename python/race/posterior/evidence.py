@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Batch
 from race.errors import RaceError
 from race.model.outputs import ModelOutput
@@ -33,7 +33,7 @@ class Observations:
     over batches and members.
     """
 
-    def __init__(self, config: Config, model: RACE):
+    def __init__(self, config: RunConfig, model: RACE):
         self.config, self.model = config, model
         self.with_forces = config.train.forces_weight > 0
         self.residuals, self.counts = [0.0, 0.0], [0, 0]

@@ -10,7 +10,7 @@ on the validation set
                                       Sigma, var: totals
 
 (the maximum of the Gaussian likelihood). The ratio of the parts stays what it was: kappa
-is a score, not a variance. The factors go into sigma0 and sigma0_energy of the config;
+is a score, not a variance. The factors go into sigma0 and sigma0_energy of the constants;
 the weights are the run's.
 """
 
@@ -41,13 +41,17 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     validation = run.prepare().validation
     prediction, labels = predict_dataset(run.model, validation, run.config.train.batch_size)
     scale = {"energy": rms((labels.energy - prediction.energy.mean) / prediction.energy.std)}
-    changes = {"sigma0_energy": run.model.config.sigma0_energy * scale["energy"]}
+    changes = {"sigma0_energy": run.model.constants.sigma0_energy * scale["energy"]}
     if prediction.forces is not None and labels.forces is not None:
         scale["forces"] = mahalanobis_scale(
             labels.forces - prediction.forces.mean, prediction.forces.total
         )
-        changes["sigma0"] = run.model.config.sigma0 * scale["forces"]
-    calibrated = RACE(run.model.config.model_copy(update=changes), run.model.embedding.dtype)
+        changes["sigma0"] = run.model.constants.sigma0 * scale["forces"]
+    calibrated = RACE(
+        run.model.config,
+        run.model.constants.model_copy(update=changes),
+        run.model.embedding.dtype,
+    )
     calibrated.load_state_dict(run.model.state_dict())
     return Fitted(calibrated.eval(), {"std_scale": scale}, validation)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Batch
 from race.model.layer import Layer
 from race.model.outputs import ModelOutput
@@ -43,7 +43,7 @@ class Noise:
     forces: Tensor
 
     @classmethod
-    def of(cls, config: Config, model: RACE, batch: Batch, out: ModelOutput) -> "Noise":
+    def of(cls, config: RunConfig, model: RACE, batch: Batch, out: ModelOutput) -> "Noise":
         """The head's own where the run was trained with its likelihood, else the constants
         of the `mse` loss.
         """
@@ -54,13 +54,17 @@ class Noise:
                 if config.model.pooling == "sum"
                 else torch.ones_like(energy)
             )
-            energy_std = config.model.sigma0_energy * size.to(energy.dtype).sqrt().expand_as(energy)
+            energy_std = config.constants.sigma0_energy * size.to(energy.dtype).sqrt().expand_as(
+                energy
+            )
         else:
             assert out.energy_var is not None
             energy_std = out.energy_var.detach().sqrt()
         if config.train.loss in ("mse", "nll_e"):
             identity = torch.eye(3, dtype=out.raw.dtype, device=energy.device)
-            factor = (config.model.sigma0 * identity).expand(batch.n_atoms, energy.shape[1], 3, 3)
+            factor = (config.constants.sigma0 * identity).expand(
+                batch.n_atoms, energy.shape[1], 3, 3
+            )
         else:
             factor = torch.linalg.cholesky(model.forces_cov(out.raw.detach()))
         return cls(energy_std, factor)
@@ -91,7 +95,7 @@ def squared_vjp(parameters: Sequence[Tensor], output: Tensor, z: Tensor) -> list
 
 
 def loss_curvature(
-    config: Config, model: RACE, loss: Loss, batches: Iterable[Batch], generator: torch.Generator
+    config: RunConfig, model: RACE, loss: Loss, batches: Iterable[Batch], generator: torch.Generator
 ) -> list[Tensor]:
     """Fisher information per weight of the mean loss, float64: its curvature where the model
     is right about its noise.

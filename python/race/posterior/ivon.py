@@ -34,7 +34,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from race.config import Config, TrainConfig
+from race.config import RunConfig, TrainConfig
 from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
@@ -176,7 +176,7 @@ class IvonTrainer(Trainer):
     def __init__(
         self,
         ivon: IvonOptions,
-        config: Config,
+        config: RunConfig,
         model: RACE,
         train: Dataset,
         validation: Dataset,

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Dataset
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
@@ -134,7 +134,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
     return Fitted(fitted, about, prepared.validation, changes)
 
 
-def diagonal(config: Config, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
+def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
     """Of all weights that an energy or a force depends on."""
     data, parameters = Observations(config, model), dict(model.named_parameters())
     tensors = list(parameters.values())
@@ -182,7 +182,7 @@ def diagonal(config: Config, model: RACE, train: Dataset, options: LaplaceOption
     return Gaussian(evidence, draw)
 
 
-def last_layer(config: Config, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
+def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
     """Of the last weights of the energy readouts, with their full covariance."""
     data, last = Observations(config, model), LastLayer(model)
     n_members, n_weights = last.weights.shape
@@ -231,7 +231,7 @@ def last_layer(config: Config, model: RACE, train: Dataset, options: LaplaceOpti
 
 def predictive_score(
     model: RACE,
-    config: Config,
+    config: RunConfig,
     dataset: Dataset,
     noise_factors: tuple[float, float],
     batch_size: int,
@@ -263,7 +263,7 @@ def predictive_score(
     return total if total == total else -float("inf")  # samples so wide that they overflow
 
 
-def carried(config: Config) -> tuple[bool, bool]:
+def carried(config: RunConfig) -> tuple[bool, bool]:
     """Whether the head was trained to predict the noise of energies and of forces, in units
     that can be changed.
     """
@@ -274,16 +274,17 @@ def carried(config: Config) -> tuple[bool, bool]:
     ) and config.model.energy_aggregation == "extensive", loss == "nll_jef"
 
 
-def rescaled(model: RACE, config: Config, s_energy: float, s_forces: float) -> RACE:
+def rescaled(model: RACE, config: RunConfig, s_energy: float, s_forces: float) -> RACE:
     """The model with its heads' units multiplied by the noise factors, where it carries
     the noise.
     """
     changes, (by_energy, by_forces) = {}, carried(config)
     if by_energy:
-        changes["sigma0_energy"] = config.model.sigma0_energy * s_energy**0.5
+        changes["sigma0_energy"] = config.constants.sigma0_energy * s_energy**0.5
     if by_forces:
-        changes["sigma0"] = config.model.sigma0 * s_forces**0.5
-    twin = RACE(model.config.model_copy(update=changes), next(model.parameters()).dtype)
+        changes["sigma0"] = config.constants.sigma0 * s_forces**0.5
+    constants = model.constants.model_copy(update=changes)
+    twin = RACE(model.config, constants, next(model.parameters()).dtype)
     twin.load_state_dict(model.state_dict())
     return twin
 
@@ -295,14 +296,17 @@ def with_noise(model: RACE, s_energy: float, s_forces: float, forces: bool) -> R
     `point` does, with zero in all channels but the energy: Sigma = sigma0^2 I, sigma_E^2
     = n_atoms sigma0_energy^2, the constants of the loss `mse` times the factors.
     """
-    old = model.config
-    changes = {
-        "head": "cholesky" if forces else "energy",
-        "energy_aggregation": "extensive",
-        "sigma0": old.sigma0 * s_forces**0.5,
-        "sigma0_energy": old.sigma0_energy * s_energy**0.5,
-    }
-    twin = RACE(old.model_copy(update=changes), next(model.parameters()).dtype)
+    head, old = "cholesky" if forces else "energy", model.constants
+    twin = RACE(
+        model.config.model_copy(update={"head": head, "energy_aggregation": "extensive"}),
+        old.model_copy(
+            update={
+                "sigma0": old.sigma0 * s_forces**0.5,
+                "sigma0_energy": old.sigma0_energy * s_energy**0.5,
+            }
+        ),
+        next(model.parameters()).dtype,
+    )
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name, p in twin.named_parameters():

@@ -177,7 +177,9 @@ def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) 
         )
         total += rows.T @ rows
         if forces:
-            rows = last_layer.force_features(model, batch)[:, 0].flatten(0, 1) / model.config.sigma0
+            rows = (
+                last_layer.force_features(model, batch)[:, 0].flatten(0, 1) / model.constants.sigma0
+            )
             total += rows.T @ rows
     return total.cpu().numpy()
 
@@ -185,7 +187,7 @@ def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) 
 def energy_noise(model: RACE, batch: Batch) -> Tensor:
     """The standard deviation that the loss `mse` gives the energy of each frame, [n_frames] eV."""
     size = torch.ones_like(batch.volume) if model.mean_pooling else batch.n_atoms_per_frame.double()
-    return model.config.sigma0_energy * size.sqrt()
+    return model.constants.sigma0_energy * size.sqrt()
 
 
 def calibration_target(

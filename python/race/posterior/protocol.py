@@ -20,10 +20,11 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 
-from race.config import Config, Options
+from race.config import RunConfig
 from race.data import Dataset
 from race.errors import RaceError
 from race.model.race import RACE
+from race.options import Options
 from race.train.prepare import Prepared, prepare, sha256
 from race.train.run import load_run
 
@@ -55,7 +56,7 @@ class Run:
 
     path: Path
     model: RACE
-    config: Config
+    config: RunConfig
     summary: dict[str, Any]
 
     @classmethod
@@ -76,7 +77,7 @@ class Run:
                     where=name,
                     expected=f"sha256 {digest[:12]}..., as {self.path} was trained on",
                 )
-        return prepare(self.config)
+        return prepare(self.config, self.config.constants)
 
 
 @dataclass
@@ -171,7 +172,9 @@ def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:
     """
     n_members = next(iter(members.values())).shape[0]
     parameter = next(like.parameters())
-    model = RACE(like.config.model_copy(update={"n_members": n_members}), parameter.dtype)
+    model = RACE(
+        like.config.model_copy(update={"n_members": n_members}), like.constants, parameter.dtype
+    )
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(members[name])

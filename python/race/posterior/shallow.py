@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.model.layer import is_own
 from race.model.outputs import ModelOutput
@@ -175,7 +175,7 @@ def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
     require_head(run, HEADS, "shallow")
 
     def make(
-        config: Config, model: RACE, train: Dataset, validation: Dataset, work: Path
+        config: RunConfig, model: RACE, train: Dataset, validation: Dataset, work: Path
     ) -> ShallowTrainer:
         start = perturbed(
             model,

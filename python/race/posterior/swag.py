@@ -27,7 +27,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from race.config import Config, TrainConfig
+from race.config import RunConfig, TrainConfig
 from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
@@ -188,7 +188,7 @@ class SwagTrainer(Trainer):
     def __init__(
         self,
         swag: SwagOptions,
-        config: Config,
+        config: RunConfig,
         model: RACE,
         train: Dataset,
         validation: Dataset,

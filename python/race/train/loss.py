@@ -31,7 +31,7 @@ import math
 import torch
 from torch import Tensor
 
-from race.config import Config
+from race.config import Config, RunConfig
 from race.data import Batch
 from race.model.heads import ForceCovariance, evidential_nll
 from race.model.outputs import ModelOutput
@@ -46,10 +46,10 @@ class Loss:
         covariance: the model's `ForceCovariance`.
     """
 
-    def __init__(self, config: Config, covariance: ForceCovariance):
+    def __init__(self, config: RunConfig, covariance: ForceCovariance):
         self.kind = config.train.loss
         self.covariance = covariance
-        self.sigma0, self.sigma0_energy = config.model.sigma0, config.model.sigma0_energy
+        self.sigma0, self.sigma0_energy = config.constants.sigma0, config.constants.sigma0_energy
         self.extensive = config.model.pooling == "sum"
         weights = {
             "energy": config.train.energy_weight,

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from race.config import ModelConfig
+from race.config import OPEN, ModelConfig, ModelConstants
 from race.errors import RaceError
 from race.model.race import RACE
-from race.train.noise import untouched
 
 
 def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) -> RACE:
@@ -24,10 +23,10 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
         RaceError: two models differ in more than their weights; names the first option that does.
     """
     names = names or [f"model {k}" for k in range(len(models))]
-    first = untouched(models[0].config).model_dump()
+    first = _shared(models[0])
     for model, name in zip(models[1:], names[1:], strict=True):
-        for key, value in untouched(model.config).model_dump().items():
-            if key != "n_members" and value != first[key]:
+        for key, value in _shared(model).items():
+            if value != first[key]:
                 raise RaceError(
                     f"model.{key} differs, so the models cannot share one ensemble",
                     where=name,
@@ -37,23 +36,31 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
                     "their configs",
                 )
     n_members = sum(model.config.n_members for model in models)
-    config = untouched(models[0].config).model_copy(update={"n_members": n_members})
+    config = models[0].config.model_copy(update={"n_members": n_members})
     parameters = dict(models[0].named_parameters())
-    stacked = RACE(config, next(iter(parameters.values())).dtype)
+    stacked = RACE(config, models[0].constants.as_trained(), next(iter(parameters.values())).dtype)
     with torch.no_grad():
         for name, parameter in stacked.named_parameters():
             torch.cat([model.get_parameter(name) for model in models], out=parameter.data)
     return stacked
 
 
-def initial_model(config: ModelConfig, seed: int, dtype: torch.dtype) -> RACE:
+def _shared(model: RACE) -> dict[str, object]:
+    """Which options and constants all members of an ensemble have alike."""
+    options = model.config.model_dump(exclude={"n_members", *OPEN})
+    return options | model.constants.as_trained().model_dump()
+
+
+def initial_model(
+    config: ModelConfig, constants: ModelConstants, seed: int, dtype: torch.dtype
+) -> RACE:
     """M independent initialisations: member m is what a single model with seed + m starts from."""
     single = config.model_copy(update={"n_members": 1})
     models = []
     with torch.random.fork_rng(devices=[]):
         for member in range(config.n_members):
             torch.manual_seed(seed + member)
-            models.append(RACE(single, dtype))
+            models.append(RACE(single, constants, dtype))
     return stack_members(models)
 
 

@@ -14,7 +14,7 @@ when the learning rate is spent.
 The factors c minimise the CRPS of the validation set's errors under c^2 aleatoric +
 epistemic, in units of the noise. It is proper as the likelihood is, but grows with the
 size of an error, not with its square: a few large ones, which forces always have, do not
-decide how wide the noise of all others is. The factors are fields of the model's config
+decide how wide the noise of all others is. The factors are among the model's constants
 and change neither a weight, nor a mean, nor a spread of members. Training itself always
 runs with factors of 1.
 """
@@ -28,7 +28,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 from torch import Tensor
 
-from race.config import ModelConfig
 from race.data import Batch
 from race.model.race import RACE
 from race.train.metrics import with_ensemble
@@ -44,11 +43,6 @@ class Rows(NamedTuple):
     error: np.ndarray
     aleatoric: np.ndarray
     epistemic: np.ndarray
-
-
-def untouched(config: ModelConfig) -> ModelConfig:
-    """The model as it is trained: with factors of 1."""
-    return config.model_copy(update={"energy_noise_factor": 1.0, "forces_noise_factor": 1.0})
 
 
 def fit_noise(

@@ -10,7 +10,7 @@ from typing import Any
 import ase
 import torch
 
-from race.config import Config
+from race.config import Config, ModelConstants, RunConfig
 from race.data import Dataset, read_frames
 from race.data.splits import validation_split
 from race.data.statistics import (
@@ -36,24 +36,27 @@ ENERGY_PER_SIGMA0 = 0.1  # Angstrom
 
 @dataclass
 class Prepared:
-    """A resolved config, its datasets, and what run/summary.json says about the training set."""
+    """The config of a run, its datasets, and what run/summary.json says about the training set."""
 
-    config: Config
+    config: RunConfig
     train: Dataset
     validation: Dataset
     summary: dict[str, Any]
 
 
-def prepare(config: Config) -> Prepared:
-    """Reads and splits the data and fills elements, avg_num_neighbors, E0, scale and sigma0
-    where the config leaves them open.
+def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared:
+    """Reads and splits the data.
+
+    Args:
+        config: what the user asks for.
+        constants: of the run that is continued; None: derived from the training set where
+            the config leaves them open.
 
     Raises:
         RaceError: unreadable or unlabelled data, elements that the config lacks,
             stress_weight without stress labels.
     """
     data, train = config.data, config.train
-    with_forces = train.forces_weight > 0
     labels = [
         name
         for name, weight in (("energy", train.energy_weight), ("forces", train.forces_weight))
@@ -75,46 +78,55 @@ def prepare(config: Config) -> Prepared:
             remedy="set it to 0 or data.stress_key",
         )
 
-    given, dtype = config.model.model_fields_set, DTYPES[train.dtype]
-    model = config.model.model_copy()
-    model.elements = model.elements or elements_of([*frames, *validation])
-    training_set = Dataset(frames, model.elements, model.r_max, dtype)
-    if "avg_num_neighbors" not in given:
-        model.avg_num_neighbors = average_neighbors(training_set) or 1.0
-    if not model.atomic_energies:
-        source = data.atomic_energies
-        model.atomic_energies = atomic_energies(
+    dtype = DTYPES[train.dtype]
+    elements = constants.elements if constants else config.model.elements
+    elements = elements or elements_of([*frames, *validation])
+    training_set, validation_set = (
+        Dataset(part, elements, config.model.r_max, dtype) for part in (frames, validation)
+    )
+    constants = constants or derive_constants(config, training_set)
+    files = {str(path): sha256(path) for path in [*data.train, *data.validation]}
+    about = summary(frames, config.model.r_max) | {"n_validation": len(validation), "files": files}
+    resolved = RunConfig(
+        **{name: getattr(config, name) for name in Config.model_fields}, constants=constants
+    )
+    return Prepared(resolved, training_set, validation_set, about)
+
+
+def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
+    """Neighbour count, E0, scale and sigma0: as the config gives them, else from the training
+    set, in its order of elements.
+
+    Raises:
+        RaceError: they cannot be derived, or a list has not one value for each element.
+    """
+    data, model = config.data, config.model
+    elements, frames = training_set.elements, training_set.frames
+    neighbors = model.avg_num_neighbors
+    if neighbors is None:
+        neighbors = average_neighbors(training_set) or 1.0
+    energies = model.atomic_energies
+    if energies is None:
+        energies = atomic_energies(
             frames,
-            model.elements,
-            source,
+            elements,
+            data.atomic_energies,
             pooling=model.pooling,
             units=data.units,
             energy_key=data.energy_key,
         )
-    if with_forces:
+    if config.train.forces_weight > 0:
         scale = force_scale(frames)
     else:
-        scale = energy_scale(frames, model.elements, model.atomic_energies, pooling=model.pooling)
-    model.scale = model.scale or [scale] * len(model.elements)
-    if "sigma0" not in given:
-        model.sigma0 = SIGMA0_PER_FORCE * scale
-    if "sigma0_energy" not in given:
-        model.sigma0_energy = ENERGY_PER_SIGMA0 * model.sigma0
-    for name in ("atomic_energies", "scale"):
-        if len(getattr(model, name)) != len(model.elements):
-            elements = " ".join(model.elements)
-            raise RaceError(
-                "wrong length",
-                where=f"model.{name}",
-                expected=f"one value for each of {elements}",
-                got=getattr(model, name),
-            )
-
-    files = {str(path): sha256(path) for path in [*data.train, *data.validation]}
-    about = summary(frames, model.r_max) | {"n_validation": len(validation), "files": files}
-    resolved = config.model_copy(update={"model": model})
-    return Prepared(
-        resolved, training_set, Dataset(validation, model.elements, model.r_max, dtype), about
+        scale = energy_scale(frames, elements, energies, pooling=model.pooling)
+    sigma0 = model.sigma0 or SIGMA0_PER_FORCE * scale
+    return ModelConstants(
+        elements=elements,
+        avg_num_neighbors=neighbors,
+        atomic_energies=energies,
+        scale=model.scale or [scale] * len(elements),
+        sigma0=sigma0,
+        sigma0_energy=model.sigma0_energy or ENERGY_PER_SIGMA0 * sigma0,
     )
 
 

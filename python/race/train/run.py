@@ -15,15 +15,14 @@ import torch
 import yaml
 
 import race
-from race.config import Config, read_config
+from race.config import OPEN, Config, ModelConstants, RunConfig, read_run_config
 from race.errors import RaceError
 from race.model.race import RACE
 from race.train.checkpoint import read_tensors, write_atomic, write_json
-from race.train.noise import untouched
 from race.train.prepare import DTYPES
 
 
-def load_run(path: str | Path) -> tuple[RACE, Config, dict[str, Any]]:
+def load_run(path: str | Path) -> tuple[RACE, RunConfig, dict[str, Any]]:
     """The trained model (averaged weights, each member's best epoch by validation), its
     resolved config and its summary.
 
@@ -46,8 +45,8 @@ def load_run(path: str | Path) -> tuple[RACE, Config, dict[str, Any]]:
             expected="model.safetensors, written after the first epoch",
             remedy="train with --resume",
         )
-    config = read_config(run / "config.yaml")
-    model = RACE(config.model, DTYPES[config.train.dtype])
+    config = read_run_config(run / "config.yaml")
+    model = RACE(config.model, config.constants, DTYPES[config.train.dtype])
     load_weights(model, run / "model.safetensors")
     return model.eval(), config, json.loads((run / "summary.json").read_text())
 
@@ -76,34 +75,40 @@ def load_weights(model: RACE, path: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def warm_started(config: Config) -> Config:
-    """`config` with the model section of the run that `train.warm_start` names: weights mean
-    nothing under other constants.
+def warm_started(config: Config) -> tuple[Config, ModelConstants | None]:
+    """`config` with the model section of the run that `train.warm_start` names, and that
+    run's constants: weights mean nothing under others. None without a warm start.
 
     Raises:
         RaceError: no such run, or an option of the model that the user set to something else.
     """
-    if config.train.warm_start is None:
-        return config
-    model = untouched(load_run(config.train.warm_start)[1].model)
+    source = config.train.warm_start
+    if source is None:
+        return config, None
+    old = load_run(source)[1]
+    refuse_other_model(
+        config,
+        old,
+        "differs from the run that train.warm_start names",
+        f"leave it out: the model section is that of {source}",
+    )
+    return config.model_copy(update={"model": old.model}), old.constants.as_trained()
+
+
+def refuse_other_model(config: Config, run: RunConfig, what: str, remedy: str) -> None:
+    """Refuses an option that the user wrote into the section `model` and that is not `run`'s.
+
+    Raises:
+        RaceError: says `what` and `remedy`.
+    """
     for key in config.model.model_fields_set:
-        given, kept = getattr(config.model, key), getattr(model, key)
-        if given not in (
-            kept,
-            [],
-        ):  # an empty list means "fill from the data", which that run has done
-            remedy = f"leave it out: the model section is that of {config.train.warm_start}"
-            raise RaceError(
-                "differs from the run that train.warm_start names",
-                where=f"model.{key}",
-                expected=kept,
-                got=given,
-                remedy=remedy,
-            )
-    return config.model_copy(update={"model": model})
+        given = getattr(config.model, key)
+        kept = getattr(run.constants if key in OPEN else run.model, key)
+        if given != kept and not (key in OPEN and given is None):
+            raise RaceError(what, where=f"model.{key}", expected=kept, got=given, remedy=remedy)
 
 
-def write_config(run: Path, config: Config) -> None:
+def write_config(run: Path, config: RunConfig) -> None:
     write_atomic(
         run / "config.yaml",
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode(),

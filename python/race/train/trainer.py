@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from race.config import Config
+from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.fused import keep_memory
@@ -46,7 +46,7 @@ class Trainer:
     folder `run`.
 
     Args:
-        config: resolved config.
+        config: options and constants.
         model: freshly initialised, on any device.
         train, validation: labelled datasets.
         run: existing folder. A checkpoint in it is continued.
@@ -56,7 +56,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        config: RunConfig,
         model: RACE,
         train: Dataset,
         validation: Dataset,
