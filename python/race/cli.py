@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         own += 1 if "=" in argv[own] or argv[own] == "--help" else 2
     rest = argv[own:] if argv[:1] == ["lmp"] else []
     args = parser.parse_args(argv[: len(argv) - len(rest)])
-    args.rest = rest
+    if argv[:1] == ["lmp"]:  # others take their options from `vars(args)`
+        args.rest = rest
     try:
         importlib.import_module(COMMANDS[args.command][0]).run(args)
         sys.stdout.flush()
