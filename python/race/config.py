@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from race.errors import RaceError
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
+from race.presets import with_default_size
 
 Head = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
 SEED = 2**32  # seeds are below it: numpy's RandomState takes no larger one
@@ -33,6 +34,13 @@ class ModelConfig(Options):
     irreps_hidden: str = Field(default="32x0e+32x1o+32x2e", description="node features h_t")
     lmax: int = Field(
         default=2, ge=0, le=3, description="highest degree of the spherical harmonics of edges"
+    )
+    correlation: Literal[1, 2, 3] = Field(
+        default=1,
+        description="factors A of an atom's products with itself: body order nu + 1 within a layer",
+    )
+    gate: bool = Field(
+        default=False, description="equivariant nonlinearity between layers; the paper has none"
     )
     n_features: int = Field(default=64, ge=1, description="species embedding width F")
     n_radial_basis: int = Field(default=8, ge=1, description="Bessel functions e_n")
@@ -87,7 +95,8 @@ class ModelConfig(Options):
     )
     scale: list[float] | None = Field(
         default=None,
-        description="energy scale per element; -: RMS force times 1 Angstrom",
+        description="energy scale per element; -: RMS force times 1 Angstrom, a twentieth of that "
+        "with a gate or products",
         json_schema_extra=unit("eV"),
     )
 
@@ -322,6 +331,8 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     path = Path(path)
     raw = read_raw(path, changes)
     raw.pop("constants", None)
+    if not (isinstance(raw.get("train"), dict) and raw["train"].get("warm_start")):
+        raw["model"] = with_default_size(raw.get("model"))
     if isinstance(raw.get("model"), dict):  # of a run of an earlier version
         raw["model"] = {k: v for k, v in raw["model"].items() if k not in NOISE_FACTORS}
     return _located(validated(raw, Config, str(path)), path)

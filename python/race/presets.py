@@ -1,5 +1,6 @@
-"""The paper's configurations by name (sections 2.1-2.3; supplementary B-F). `model:
-race-3bpa` in a config selects one.
+"""Architectures by name: `model: medium`, or `model: {preset: race-3bpa, n_members: 4}`.
+
+Sizes, and the paper's configurations (sections 2.1-2.3; supplementary B-F).
 """
 
 from race.errors import RaceError
@@ -9,6 +10,8 @@ _LMAX2 = "64x0e+64x0o+64x1o+64x1e+64x2e+64x2o"
 _OBN25 = "32x0o+32x0e+16x1o+16x1e+8x2o+8x2e"
 _COMMON = {
     "n_layers": 5,
+    "correlation": 1,
+    "gate": False,
     "n_radial_basis": 8,
     "radial_mlp": [64, 64],
     "readout_hidden": 64,
@@ -40,10 +43,28 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# Errors and costs of each are in docs/decisions.md; a layer more is worth less than products
+_SIZE = {"n_layers": 2, "lmax": 2, "correlation": 2, "gate": True}
+SIZES: dict[str, dict] = {
+    "small": _SIZE | {"irreps_hidden": "16x0e+16x1o+16x2e"},
+    "medium": _SIZE | {"irreps_hidden": "32x0e+32x1o+32x2e"},
+    "large": _SIZE | {"irreps_hidden": "32x0e+32x1o+32x2e+32x3o", "lmax": 3},
+}
+DEFAULT = "medium"
+
+
 def preset(name: str) -> dict:
-    """The options of a named configuration, as `ModelConfig` takes them."""
-    if name not in PRESETS:
-        raise RaceError(
-            "no such configuration", where="model", expected=", ".join(PRESETS), got=name
-        )
-    return dict(PRESETS[name])
+    """The options of a named architecture, as `ModelConfig` takes them."""
+    known = SIZES | PRESETS
+    if name not in known:
+        raise RaceError("no such architecture", where="model", expected=", ".join(known), got=name)
+    return dict(known[name])
+
+
+def with_default_size(model: object) -> object:
+    """A section `model` that writes out no architecture is that of the default size."""
+    if model is None:
+        return preset(DEFAULT)
+    if isinstance(model, dict) and "irreps_hidden" not in model:
+        return preset(DEFAULT) | model
+    return model

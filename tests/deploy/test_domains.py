@@ -11,11 +11,11 @@ from tests.deploy.conftest import difference, domains_of, folded, graph_of, make
 REQUEST = dict(members=True, uncertainty=True, atom_virial=True)
 
 
-@pytest.fixture(scope="module")
-def noisy(tmp_path_factory):
+@pytest.fixture(scope="module", params=[{}, {"correlation": 2, "gate": True}], ids=str)
+def noisy(request, tmp_path_factory):
     """A runtime with noise of the stress, too."""
     path = tmp_path_factory.mktemp("noisy") / "x.race.pt"
-    export_model(make_model(stress_head="equivariant"), path)
+    export_model(make_model(stress_head="equivariant", **request.param), path)
     return race._race.load(str(path))
 
 

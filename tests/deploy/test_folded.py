@@ -23,6 +23,11 @@ SHAPES = [
     },
     {"readout_hidden": 200},  # and kept apart
     {"irreps_hidden": "4x0e+2x0o+3x1o+3x1e+5x2e+4x2o"},
+    {"gate": True},
+    {"gate": True, "n_layers": 1, "head": "point"},
+    {"gate": True, "correlation": 2, "radial_knots": 0},
+    {"gate": True, "correlation": 3},
+    {"correlation": 3, "n_members": 1},
 ]
 
 

@@ -65,6 +65,17 @@ def test_ranks_agree(lammps_run, artifact, one_rank, ranks):
         )
 
 
+@pytest.mark.parametrize("correlation", [2, 3])
+def test_ranks_agree_with_products_and_gate(lammps_run, artifacts, correlation):
+    """What is nonlinear within a layer is done atom by atom: by the owner alone."""
+    path = artifacts(f"products-{correlation}", correlation=correlation, gate=True)
+    one = lammps_run.single_point(b2o3(), f"{path}", ELEMENTS)
+    two = lammps_run.single_point(b2o3(), f"{path}", ELEMENTS, ranks=2, grid="1 1 2")
+    assert np.abs(one.forces).max() > 0.5
+    assert_close(as_dict(one), from_python(b2o3(), path, "float64"), 1e-9, "python")
+    assert_close(as_dict(two), as_dict(one), 1e-10, "ranks")
+
+
 def test_ranks_agree_in_float32(lammps_run, artifact, one_rank):
     found = lammps_run.single_point(
         b2o3(), f"{artifact} dtype float32", ELEMENTS, ranks=2, grid="1 1 2"

@@ -19,6 +19,13 @@ from race.presets import PRESETS, preset
 from .conftest import graph_of, make_model, small_config
 
 HEADS = ["point", "energy", "cholesky", "equivariant", "evidential"]
+# What a layer does beside the paper's
+LAYERS = [
+    {},
+    {"gate": True},
+    {"correlation": 2, "gate": True},
+    {"correlation": 3},
+]
 
 
 def transformed(frame, matrix):
@@ -57,8 +64,9 @@ def largest_difference(a, b):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("head", ["equivariant", "evidential"])
 @pytest.mark.parametrize("inversion", [1.0, -1.0])
-def test_equivariance(atoms, head, dtype, tolerance, inversion):
-    model = make_model(dtype, head=head)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_equivariance(atoms, layer, head, dtype, tolerance, inversion):
+    model = make_model(dtype, head=head, **layer)
     matrix = inversion * Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
     before, after = (
         predictions(model, atoms, dtype),
@@ -103,8 +111,9 @@ def test_covariance_is_positive_definite(atoms, head):
     assert torch.allclose(logdet, torch.logdet(cov), rtol=1e-6, atol=1e-6)
 
 
-def test_forces_and_stress_match_finite_differences(atoms):
-    model = make_model()
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_forces_and_stress_match_finite_differences(atoms, layer):
+    model = make_model(**layer)
     result = model(graph_of(atoms))
     step = 1e-4
 
@@ -149,9 +158,9 @@ def test_what_is_not_asked_for(atoms):
             assert torch.equal(value, everything[name]), name
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_equals_the_e3nn_reference(atoms, head):
-    model = make_model(head=head, radial_knots=0)
+@pytest.mark.parametrize("changes", [{"head": head} for head in HEADS] + LAYERS[1:], ids=str)
+def test_equals_the_e3nn_reference(atoms, changes):
+    model = make_model(radial_knots=0, **changes)
     graph = graph_of(atoms)
     result = model(graph)
     torch.set_default_dtype(torch.float64)
@@ -168,7 +177,7 @@ def test_equals_the_e3nn_reference(atoms, head):
             )
             assert torch.allclose(energy, result.node_energy[:, member], rtol=0, atol=1e-12)
             assert torch.allclose(forces, result.forces[:, member], rtol=0, atol=1e-11)
-            if head != "point":
+            if model.head != "point":
                 assert torch.allclose(
                     out[:, 1:] / model.n_layers, result.raw[:, member, 1:], rtol=0, atol=1e-12
                 )
@@ -191,9 +200,16 @@ def test_equals_the_e3nn_reference(atoms, head):
         ("2x0e+2x0o+2x1o+2x1e+2x2e+2x2o+2x3o+2x3e", 3),
     ],
 )
-def test_dropping_dead_features_is_exact(atoms, irreps, lmax):
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_dropping_dead_features_is_exact(atoms, layer, irreps, lmax):
     model = make_model(
-        irreps_hidden=irreps, lmax=lmax, head="point", n_members=1, n_layers=2, radial_knots=0
+        irreps_hidden=irreps,
+        lmax=lmax,
+        head="point",
+        n_members=1,
+        n_layers=2,
+        radial_knots=0,
+        **layer,
     )
     graph = graph_of(atoms)
     torch.set_default_dtype(torch.float64)
@@ -206,14 +222,15 @@ def test_dropping_dead_features_is_exact(atoms, irreps, lmax):
     assert torch.allclose(energy, model(graph, forces=False).node_energy[:, 0], rtol=0, atol=1e-12)
 
 
-def test_members_are_independent_models(atoms):
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_members_are_independent_models(atoms, layer):
     """Each member of the joint network equals the one-member network with its slice of
     the weights.
     """
-    model, graph = make_model(), graph_of(atoms)
+    model, graph = make_model(**layer), graph_of(atoms)
     joint = model(graph).tensors()
     for member in range(2):
-        single = RACE.untrained(small_config(n_members=1), torch.float64)
+        single = RACE.untrained(small_config(n_members=1, **layer), torch.float64)
         state = {
             key: value[member : member + 1] if value.dim() > 1 else value
             for key, value in model.state_dict().items()

@@ -6,19 +6,26 @@ The fold is exact; it leaves
     the readout's first map after it where that is less work (in the last layer, h itself
     is read by nothing else)
     the skip of the first layer      a row per species, since h_0 is a function of the species
+
+Products of A and the gate are nonlinear, and part it: W_down stands before the product, and
+what reads h' after the gate.
 """
 
 # mypy: disable-error-code="operator"
 # (TorchScript iterates over plain ModuleLists, whose items have no type.)
+import math
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
 from race.deploy.chain import Link, Matrices, chain_of, transpose_of
 from race.model.conv import conv_aten, conv_fused, conv_vjp_aten, conv_vjp_fused
+from race.model.gate import gate_aten, gate_vjp_aten
 from race.model.irreps import Layout
 from race.model.layer import Layer, Readout
 from race.model.linear import linear_aten, linear_fused
+from race.model.product import product_aten, product_fused, product_vjp_aten, product_vjp_fused
 from race.model.radial import SILU_NORM
 
 
@@ -40,9 +47,13 @@ class FoldedLayer(nn.Module):
     __constants__ = [
         "fused",
         "first",
+        "gated",
+        "powers",
         "n_readouts",
     ]
     cg: Tensor
+    power_cg: Tensor
+    power_weight: Tensor
     table: Tensor
     rows: Tensor
     second: Tensor
@@ -77,15 +88,34 @@ class FoldedLayer(nn.Module):
         w1 = layer.readout.w1  # [T, mul, H]; the later maps are the members' own
         mid, out = layer.irreps_mid, layer.irreps_out
         widths = {ir: mul for mul, ir in out}
-        product = then(
-            matrices_of(layer.linear_down.matrices(), layer.linear_down.shapes, layer.irreps_a),
-            matrices_of(
-                layer.product_weight(species_features), layer.product_shapes, layer.irreps_a
-            ),
-        )
-        skip_irreps = o3.Irreps([(mul, ir) for mul, ir in out if ir in layer.irreps_in])
-        skip = matrices_of(layer.weight_skip * layer.skip_norm, layer.skip_shapes, skip_irreps)
+        down = matrices_of(layer.linear_down.matrices(), layer.linear_down.shapes, layer.irreps_a)
         scalar, tensor = o3.Irrep("0e"), o3.Irrep("2e")
+        self.gated, self.powers = layer.gated, layer.correlation > 1
+        self.gate_rows, S = layer.gate_rows, species_features.shape[1]
+        gates = o3.Irreps([(sum(mul for mul, ir in out if ir != scalar), scalar)])
+        product, product_gates = matrices_and_gates(
+            layer.product_weight(species_features),
+            layer.product_shapes,
+            layer.irreps_product,
+            layer.n_gates > 0,
+        )
+        skip, skip_gates = matrices_and_gates(
+            layer.weight_skip * layer.skip_norm,
+            layer.skip_shapes,
+            layer.irreps_skip,
+            layer.n_gates > 0,
+        )
+        source = layer.irreps_a if self.powers else mid
+        self.dim_source = Layout(source, T).dim
+        if self.powers:
+            scaled = {ir: matrix * layer.power_scale() for ir, matrix in down.items()}
+            self.down = chain_of([(0, 1, scaled)], [mid, source], 1, T, S)
+            self.back_down = transpose_of(self.down, [1], [0], [self.dim_mid])
+            self.power_rows = layer.power_rows
+            self.register_buffer("power_cg", layer.power_cg.clone())
+            self.register_buffer("power_weight", layer.weight_power * layer.power_norm)
+        else:
+            product, product_gates = then(down, product), then(down, product_gates)
         read: Matrices = {scalar: normalized(w1)}
         if readout.wt.shape[1] > 0:
             read[tensor] = of_trunks(normalized(readout.wt), T)
@@ -98,15 +128,16 @@ class FoldedLayer(nn.Module):
             g_next = next_layer.irreps_g
             up = matrices_of(linear.matrices(), linear.shapes, g_next)
             kept = {ir for _, ir in next_layer.irreps_out} & widths.keys()
-        if worth_keeping(mid, irreps_h, widths, scalar, w1.shape[2]):
+        if worth_keeping(source, irreps_h, widths, scalar, w1.shape[2]):
             kept = kept | {scalar}
+        if self.gated:
+            kept = set(widths)
         hidden = o3.Irreps([(w1.shape[2], scalar)])
         self.irreps_h = o3.Irreps([(mul, ir) for mul, ir in out if ir in kept])
 
         # What the layer computes, in this order: h', g', z, tensor channels. Each adds up
-        # from mid, from h and from h' itself.
-        targets: list[tuple[o3.Irreps, Matrices]] = [
-            (self.irreps_h, {}),
+        # from mid (or the products), from h and from h' itself.
+        readers: list[tuple[o3.Irreps, Matrices]] = [
             (g_next, up),
             (hidden, only(read, {scalar})),
             (
@@ -114,16 +145,31 @@ class FoldedLayer(nn.Module):
                 only(read, {tensor}),
             ),
         ]
-        made, S = [irreps for irreps, _ in targets], species_features.shape[1]
-        from_mid: list[Link] = []  # tensors of the chain: 0 mid, 1 h, then the targets
-        from_h: list[Link] = []
-        from_new: list[Link] = []
-        for to, (_, after) in enumerate(targets, start=2):
-            # Not by way of h'
-            beyond = {ir: matrix for ir, matrix in after.items() if ir not in kept}
-            from_mid.append((0, to, only(product, kept) if to == 2 else then(product, beyond)))
-            from_h.append((1, to, only(skip, kept) if to == 2 else then(skip, beyond)))
-            from_new.append((2, to, only(after, kept)))
+        made = [self.irreps_h]
+        from_source: list[Link] = [(0, 2, only(product, kept))]
+        from_h: list[Link] = [(1, 2, only(skip, kept))]
+        from_new: list[Link] = []  # tensors of the chain: 0 mid, 1 h, then those made
+        if self.gated:
+            made.append(gates)
+            from_source.append((0, 3, product_gates))
+            from_h.append((1, 3, skip_gates))
+            self.after = chain_of(
+                [(0, to, after) for to, (_, after) in enumerate(readers, start=1)],
+                [self.irreps_h, *(irreps for irreps, _ in readers)],
+                1,
+                T,
+                S,
+            )
+            # To that of h' from those of g' and z. The energy reads no tensor channel.
+            self.back_after = transpose_of(self.after, [0, 1, 2], [], [])
+        else:
+            for to, (irreps, after) in enumerate(readers, start=3):
+                # Not by way of h'
+                beyond = {ir: matrix for ir, matrix in after.items() if ir not in kept}
+                made.append(irreps)
+                from_source.append((0, to, then(product, beyond)))
+                from_h.append((1, to, then(skip, beyond)))
+                from_new.append((2, to, only(after, kept)))
         rows = torch.zeros(0, dtype=torch.float64)
         if self.first:
             of_h = chain_of(
@@ -135,10 +181,17 @@ class FoldedLayer(nn.Module):
             ).set_fused(False)
             rows = torch.cat(of_h([embedding], None, torch.arange(S)), dim=1)
             from_h = []
-        self.register_buffer("rows", rows)  # [S, all targets] in the first layer: what h_0 gives
-        self.chain = chain_of(from_mid + from_h + from_new, [mid, irreps_h, *made], 2, T, S)
-        # The energy reads no tensor channel
-        self.back = transpose_of(self.chain, [2, 3, 4], [0, 1], [self.dim_mid, self.dim_h])
+        self.register_buffer("rows", rows)  # [S, all made] in the first layer: what h_0 gives
+        links = from_source + from_h + from_new
+        self.chain = chain_of(links, [source, irreps_h, *made], 2, T, S)
+        self.back = transpose_of(
+            self.chain,
+            [2, 3] if self.gated else [2, 3, 4],
+            [0, 1],
+            [self.dim_source, self.dim_h],
+        )
+        self.n_gates = gates.dim if self.gated else 0
+        self.dim_new = Layout(self.irreps_h, T).dim
 
         # outputs from silu(z): scalars of the head, the energy first
         self.n_trunks, self.n_readouts, self.n_scalars, self.n_tensors = (
@@ -158,6 +211,10 @@ class FoldedLayer(nn.Module):
         if self.radial.n_knots > 0:
             self.table = self.radial.table()
         self.back.take_transposed(self.chain.weight)
+        if self.powers:
+            self.back_down.take_transposed(self.down.weight)
+        if self.gated:
+            self.back_after.take_transposed(self.after.weight)
 
     def weights(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
         """(radial, table) as the convolution takes them."""
@@ -188,10 +245,30 @@ class FoldedLayer(nn.Module):
                 g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid
             )
         n, T, R = species.shape[0], self.n_trunks, self.n_readouts
+        kept: list[Tensor] = []
+        source = mid
+        if self.powers:
+            a = self.down([mid], None, species)[0]
+            kept.append(a)
+            if self.fused:
+                source = product_fused(
+                    a, self.power_weight, species, self.power_rows, self.power_cg
+                )
+            else:
+                source = product_aten(a, self.power_weight, species, self.power_rows, self.power_cg)
         rows: Tensor | None = None
         if self.first:
             rows = self.rows
-        new, g_next, z, tensor = self.chain([mid, h], rows, species)
+        if self.gated:
+            u, gates = self.chain([source, h], rows, species)
+            kept.append(u)
+            kept.append(gates)
+            new = gate_aten(u, gates, self.gate_rows, T)
+            g_next, z, tensor = self.after([new], None, species)
+        else:
+            new, g_next, z, tensor = self.chain([source, h], rows, species)
+        if len(kept) > 0:
+            kept.insert(0, z)
         active = torch.nn.functional.silu(z)
         if self.fused:
             out = linear_fused(
@@ -206,7 +283,7 @@ class FoldedLayer(nn.Module):
                 dim=3,
             )
         out = out.reshape(n, R * T, out.shape[3])
-        return new, g_next, out, z
+        return new, g_next, out, torch.cat(kept, dim=1) if len(kept) > 0 else z
 
     def vjp(
         self,
@@ -222,8 +299,15 @@ class FoldedLayer(nn.Module):
         bar_g_next: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Adjoints of (h, g, radial, sh) from those of the energy out[:, :, 0] [n, M], of h'
-        and g' (overwritten).
+        and g' (overwritten); z as `forward` gave it.
         """
+        a, u, gates = z, z, z
+        if self.powers or self.gated:
+            n_power = self.dim_source if self.powers else 0
+            n_gated = self.dim_new if self.gated else 0
+            n_gates = self.n_trunks * self.n_gates
+            n_z = z.shape[1] - n_power - n_gated - n_gates
+            z, a, u, gates = z.split([n_z, n_power, n_gated, n_gates], dim=1)
         if self.n_readouts == 1:
             bar_active = bar_energy.unsqueeze(2) * self.energy_weight[0]
         else:
@@ -232,7 +316,23 @@ class FoldedLayer(nn.Module):
             # [n, T, H]
             bar_active = torch.bmm(by_trunk, self.energy_weight.transpose(0, 1)).transpose(0, 1)
         bar_z = torch.ops.aten.silu_backward(bar_active.flatten(1), z)
-        bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
+        if self.gated:
+            self.back_after([bar_new, bar_g_next, bar_z], None, species)
+            bar_u, bar_gates = gate_vjp_aten(bar_new, u, gates, self.gate_rows, self.n_trunks)
+            bar_mid, bar_h = self.back([bar_u, bar_gates], None, species)
+        else:
+            bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
+        if self.powers:
+            a = a.contiguous()
+            if self.fused:
+                bar_mid = product_vjp_fused(
+                    bar_mid, a, self.power_weight, species, self.power_rows, self.power_cg
+                )
+            else:
+                bar_mid = product_vjp_aten(
+                    bar_mid, a, self.power_weight, species, self.power_rows, self.power_cg
+                )
+            bar_mid = self.back_down([bar_mid], None, species)[0]
         weights, table = self.weights(radial)
         want_g = not self.first
         if self.fused:
@@ -260,6 +360,19 @@ def of_trunks(weight: Tensor, n_trunks: int) -> Tensor:
     -> [T, 1, mul_in, M / T * mul_out]
     """
     return weight.unflatten(0, (-1, n_trunks)).permute(1, 2, 3, 0, 4).flatten(3)
+
+
+def matrices_and_gates(
+    flat: Tensor, shapes: list[tuple[int, int]], irreps: o3.Irreps, has_gates: bool
+) -> tuple[Matrices, Matrices]:
+    """The matrices of `irreps`, and that from scalars to the gates, which follows them."""
+    n_gates = math.prod(shapes[-1]) if has_gates else 0
+    own, last = flat.split([flat.shape[2] - n_gates, n_gates], dim=2)
+    scalar = o3.Irreps("1x0e")
+    return (
+        matrices_of(own, shapes[: len(irreps)], irreps),
+        matrices_of(last, shapes[-1:], scalar) if has_gates else {},
+    )
 
 
 def matrices_of(flat: Tensor, shapes: list[tuple[int, int]], irreps: o3.Irreps) -> Matrices:

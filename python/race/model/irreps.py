@@ -113,13 +113,20 @@ def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: in
 
 
 def alive_irreps(
-    n_features: int, hidden: o3.Irreps, lmax: int, n_layers: int, readout: list[o3.Irrep]
-) -> list[o3.Irreps]:
+    n_features: int,
+    hidden: o3.Irreps,
+    lmax: int,
+    n_layers: int,
+    readout: list[o3.Irrep],
+    correlation: int = 1,
+) -> tuple[list[o3.Irreps], list[o3.Irreps]]:
     """Irreps of h_1 .. h_L that can be non-zero *and* are read later; the rest is never
-    computed (exact).
+    computed (exact). And those of A_1 .. A_L, which the convolutions aim at.
 
-    Returns n_layers entries, each a subset of `hidden`. Forward: what reaches h_t from
-    scalars. Backward: what a later layer or a readout can see.
+    Each has n_layers entries. h: subsets of `hidden`. Forward: what reaches h_t from
+    scalars. Backward: what a later layer or a readout can see. Where products of A are
+    taken, all that is reached is seen, and every irrep of A has as many channels as the
+    widest of `hidden`.
     """
     reachable = []
     source = o3.Irreps([(n_features, "0e")])
@@ -135,7 +142,10 @@ def alive_irreps(
         alive.insert(0, kept)
         seen = set(readout) | {ir for _, ir in kept}  # the skip connection reads h itself
         for mul, ir in hidden:
-            if path_irreps(o3.Irreps([(mul, ir)]), lmax, kept):
+            if correlation > 1 or path_irreps(o3.Irreps([(mul, ir)]), lmax, kept):
                 seen.add(ir)
         needed = seen
-    return alive
+    if correlation == 1:
+        return alive, alive
+    widest = max(mul for mul, _ in hidden)
+    return alive, [o3.Irreps([(widest, ir) for _, ir in irreps]) for irreps in reachable]

@@ -7,9 +7,21 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.model.conv import conv_aten, conv_fused
+from race.model.gate import gate_aten, gate_blocks
 from race.model.irreps import Layout, conv_paths
-from race.model.linear import BlockLinear, Linear, block_linear, fan_in_norm, weight_shapes
+from race.model.linear import (
+    BlockLinear,
+    Linear,
+    block_linear_gated,
+    fan_in_norm,
+)
+from race.model.product import product_aten, product_fused, product_paths
 from race.model.radial import SILU_NORM, Radial
+
+# Typical size of A before its powers are taken, and that of the weights of P2 and P3: at
+# unit size of both, cubic terms of an untrained model explode.
+POWER_SCALE = 0.15
+POWER_INIT = 0.5
 
 
 def is_own(name: str) -> bool:
@@ -83,7 +95,8 @@ def flat(weight: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """h <- W_prod[Z] W_down sum_i m_ij / N + W_skip[Z] h, with the species fold (DESIGN section 3).
+    """h <- gate( W_prod[Z] product( W_down sum_i m_ij ) + W_skip[Z] h ), with the species
+    fold (DESIGN section 3); gate and product are the identity where the model has none.
 
     B_j = a_j (x) A_j contracts with W_prod to one matrix per species, W_prod[Z] = sum_f
     a_f(Z) W_prod[f]: the same function and gradients without the F-fold wider
@@ -94,15 +107,20 @@ class Layer(nn.Module):
     cg: Tensor
     product_norm: Tensor
     skip_norm: Tensor
+    power_cg: Tensor
+    power_norm: Tensor
 
     def __init__(
         self,
         irreps_g: o3.Irreps,
         irreps_in: o3.Irreps,
+        aggregated: o3.Irreps,
         irreps_out: o3.Irreps,
         irreps_g_next: o3.Irreps | None,
         *,
         lmax: int,
+        correlation: int,
+        gate: bool,
         n_species: int,
         n_features: int,
         radial_widths: list[int],
@@ -113,13 +131,14 @@ class Layer(nn.Module):
         avg_num_neighbors: float,
         n_members: int,
     ):
+        """aggregated: the irreps and channels of A, less those that g does not reach."""
         super().__init__()
         M, S = n_members, n_species
-        paths = conv_paths(irreps_g, lmax, irreps_out, M)
-        irreps_a = o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in paths.irreps_out])
+        paths = conv_paths(irreps_g, lmax, aggregated, M)
+        irreps_a = o3.Irreps([(mul, ir) for mul, ir in aggregated if ir in paths.irreps_out])
         self.irreps_g, self.irreps_in, self.irreps_out = irreps_g, irreps_in, irreps_out
         self.irreps_mid, self.irreps_a = paths.irreps_out, irreps_a
-        self.fused = True
+        self.fused, self.correlation, self.gated = True, correlation, gate
         self.path_rows = paths.rows
         self.register_buffer("cg", paths.cg, persistent=False)
         self.dim_mid = Layout(paths.irreps_out, M).dim
@@ -127,18 +146,21 @@ class Layer(nn.Module):
         self.radial = Radial([*radial_widths, paths.n_weights], M, radial_knots, envelope_p)
 
         self.linear_down = Linear(paths.irreps_out, irreps_a, M)
-        self.product_shapes = weight_shapes(irreps_a, irreps_a)
-        self.skip_shapes = weight_shapes(
-            irreps_in, o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in irreps_in])
+        self.gate_rows, self.n_gates = gate_blocks(irreps_out, M) if gate else ([], 0)
+        self.irreps_product, self.irreps_skip = (
+            o3.Irreps([(mul, ir) for mul, ir in irreps_out if ir in source])
+            for source in (irreps_a, irreps_in)
         )
+        self.product_map, self.product_shapes = block_linear_gated(
+            irreps_a, irreps_out, self.n_gates, M
+        )
+        self.skip_map, self.skip_shapes = block_linear_gated(irreps_in, irreps_out, self.n_gates, M)
         product_norm, skip_norm = (
             fan_in_norm(self.product_shapes, n_features),
             fan_in_norm(self.skip_shapes),
         )
         self.register_buffer("product_norm", product_norm, persistent=False)
         self.register_buffer("skip_norm", skip_norm, persistent=False)
-        self.product_map = block_linear(irreps_a, irreps_out, M)
-        self.skip_map = block_linear(irreps_in, irreps_out, M)
         self.weight_product = nn.Parameter(torch.randn(M, n_features, product_norm.numel()))
         self.weight_skip = nn.Parameter(torch.randn(M, S, skip_norm.numel()))
 
@@ -146,15 +168,29 @@ class Layer(nn.Module):
         self.linear_up_next = (
             None if irreps_g_next is None else Linear(irreps_out, irreps_g_next, M)
         )
+        if correlation > 1:
+            power = product_paths(irreps_a, correlation, [ir for _, ir in irreps_out])
+            self.power_rows = power.rows
+            self.register_buffer("power_cg", power.cg, persistent=False)
+            norm = POWER_INIT * power.norm.to(product_norm.dtype)
+            self.register_buffer("power_norm", norm.unsqueeze(1), persistent=False)  # [P, 1]
+            self.weight_power = nn.Parameter(torch.randn(M, S, norm.numel(), irreps_a[0].mul))
 
     def product_weight(self, species_features: Tensor) -> Tensor:
-        """W_prod[Z] / N for every species: a [M, S, F] -> [M, S, numel]."""
+        """W_prod[Z], over N where A itself is not, for every species: a [M, S, F] -> [M, S,
+        numel].
+        """
         product = (
             torch.ops.race.mixed_weights if self.fused and species_features.is_cpu else torch.bmm
         )
-        return product(species_features, self.weight_product) * (
-            self.product_norm / self.avg_num_neighbors
-        )
+        norm = self.product_norm
+        if self.correlation == 1:
+            norm = norm / self.avg_num_neighbors
+        return product(species_features, self.weight_product) * norm
+
+    def power_scale(self) -> float:
+        """On A, where powers of it are taken: N^-1/2 leaves it with a size of one."""
+        return POWER_SCALE * self.avg_num_neighbors**-0.5
 
     def forward(
         self,
@@ -173,12 +209,20 @@ class Layer(nn.Module):
         weights, table = self.radial(radial)
         conv = conv_fused if self.fused else conv_aten
         mid = conv(g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid)
-        product = self.product_map(
-            self.linear_down(mid), self.product_weight(species_features), species
-        )
+        a = self.linear_down(mid)
+        if self.correlation > 1:
+            power = product_fused if self.fused else product_aten
+            weight = self.weight_power * self.power_norm
+            a = power(a * self.power_scale(), weight, species, self.power_rows, self.power_cg)
+        product = self.product_map(a, self.product_weight(species_features), species)
         h_next = product + self.skip_map(h, self.weight_skip * self.skip_norm, species)
+        if self.gated:
+            n_members = self.weight_skip.shape[0]
+            dim = Layout(self.irreps_out, n_members).dim
+            u, gates = h_next.split([dim, h_next.shape[1] - dim], dim=1)
+            h_next = gate_aten(u, gates, self.gate_rows, n_members)
         g_next = (
-            h_next.new_zeros((h.shape[0], 0))
+            h_next.new_zeros((h_next.shape[0], 0))
             if self.linear_up_next is None
             else self.linear_up_next(h_next)
         )

@@ -128,6 +128,26 @@ def block_linear(irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_members: int) ->
     return BlockLinear(blocks, sink.dim)
 
 
+def block_linear_gated(
+    irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_gates: int, n_members: int
+) -> tuple[BlockLinear, list[tuple[int, int]]]:
+    """`block_linear`, then from the scalars of the input `n_gates` further scalars, which
+    follow the output's irreps; and the shapes of its matrices.
+    """
+    shapes = [shape for shape in weight_shapes(irreps_in, irreps_out) if shape[0] > 0]
+    linear = block_linear(irreps_in, irreps_out, n_members)
+    if n_gates == 0:
+        return linear, shapes
+    source, dim = Layout(irreps_in, n_members), linear.dim_out
+    scalar = source.blocks[source.find(o3.Irrep("0e"))]
+    offset = sum(a * b for a, b in shapes)
+    gates = [1, scalar.mul, n_gates, scalar.offset, dim, offset]
+    return (
+        BlockLinear(linear.blocks + gates, dim + n_members * n_gates),
+        [*shapes, (scalar.mul, n_gates)],
+    )
+
+
 def weight_shapes(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> list[tuple[int, int]]:
     """(mul_in, mul_out) for each output irrep; mul_in = 0 where the input lacks it."""
     count = {ir: mul for mul, ir in irreps_in}

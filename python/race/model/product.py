@@ -126,6 +126,12 @@ def couple_vjp(
     return bar_x, bar_y
 
 
+def by_component(x: Tensor, weight: Tensor) -> Tensor:
+    """[n, D * M * C] -> [n, D, M, C], also without atoms"""
+    n_members, channels = weight.shape[0], weight.shape[3]
+    return x.view(x.shape[0], x.shape[1] // (n_members * channels), n_members, channels)
+
+
 def has_order(paths: list[int], order: int) -> bool:
     return any([paths[k] == order for k in range(0, len(paths), 8)])
 
@@ -134,7 +140,7 @@ def product_aten(
     x: Tensor, weight: Tensor, species: Tensor, paths: list[int], cg: Tensor
 ) -> Tensor:
     """See the module: stock torch operations only; [n, D * M * C]."""
-    a = x.view(x.shape[0], -1, weight.shape[0], weight.shape[3])
+    a = by_component(x, weight)
     second = couple(a, a, weight, species, paths, cg, 2)
     out = a + second
     if has_order(paths, 3):
@@ -146,7 +152,7 @@ def product_vjp_aten(
     grad: Tensor, x: Tensor, weight: Tensor, species: Tensor, paths: list[int], cg: Tensor
 ) -> Tensor:
     """The adjoint of x from that of `product_aten`'s result; stock torch operations only."""
-    a = x.view(x.shape[0], -1, weight.shape[0], weight.shape[3])
+    a = by_component(x, weight)
     bar = grad.view(a.shape)
     bar_a, bar_second = bar, bar
     if has_order(paths, 3):

@@ -85,7 +85,9 @@ class RACE(Outputs):
             self.embedding = nn.Parameter(torch.randn(M, S, F))
             # A = W_a h0, a function of the species alone
             self.weight_a = nn.Parameter(torch.randn(M, F, F))
-            outputs = alive_irreps(F, hidden, config.lmax, config.n_layers, read)
+            outputs, aggregated = alive_irreps(
+                F, hidden, config.lmax, config.n_layers, read, config.correlation
+            )
             inputs = [o3.Irreps([(F, "0e")]), *outputs[:-1]]
             widths = {ir: mul for mul, ir in hidden}
             g_irreps = [o3.Irreps([(widths[ir], ir) for _, ir in irreps]) for irreps in inputs]
@@ -94,9 +96,12 @@ class RACE(Outputs):
                 Layer(
                     g_irreps[t],
                     inputs[t],
+                    aggregated[t],
                     outputs[t],
                     g_irreps[t + 1] if t + 1 < config.n_layers else None,
                     lmax=config.lmax,
+                    correlation=config.correlation,
+                    gate=config.gate,
                     n_species=S,
                     n_features=F,
                     radial_widths=[config.n_radial_basis, *config.radial_mlp],

@@ -12,8 +12,72 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.config import ModelConfig, ModelConstants
+from race.model.gate import SIGMOID_NORM
 from race.model.irreps import unique_irreps
+from race.model.layer import POWER_SCALE
+from race.model.radial import SILU_NORM
 from race.model.stress import readout_channels
+
+
+class ReferencePower(nn.Module):
+    """P1 + P2 + P3 of A with itself, channel by channel; weights per species."""
+
+    def __init__(self, irreps: o3.Irreps, correlation: int, n_species: int):
+        super().__init__()
+        self.orders = nn.ModuleList()
+        self.keys: list[list[tuple]] = []  # of each order: irreps of the factors and the result
+        self.weights = nn.ParameterList()
+        irs = [ir for _, ir in irreps]
+        for order in range(2, correlation + 1):
+            paths = [
+                (a, b, irs.index(out), "uuu", True)
+                for a in range(len(irs))
+                for b in range(a if order == 2 else 0, len(irs))
+                for out in irs[a] * irs[b]
+                if out in irs
+            ]
+            self.orders.append(
+                o3.TensorProduct(
+                    irreps,
+                    irreps,
+                    irreps,
+                    paths,
+                    path_normalization="none",
+                    shared_weights=False,
+                    internal_weights=False,
+                )
+            )
+            self.keys.append([(order, irs[a], irs[b], irs[k]) for a, b, k, _, _ in paths])
+            self.weights.append(torch.randn(n_species, len(paths), irreps[0].mul))
+
+    def forward(self, a: Tensor, species: Tensor) -> Tensor:
+        total = power = a
+        for product, weight in zip(self.orders, self.weights, strict=True):
+            power = product(power, a, weight[species].flatten(1))
+            total = total + power
+        return total
+
+
+class ReferenceGate(nn.Module):
+    """silu of the scalars; every other irrep times a sigmoid, one to a channel."""
+
+    def __init__(self, irreps: o3.Irreps):
+        super().__init__()
+        scalar = o3.Irrep("0e")
+        self.slices = irreps.slices()
+        self.position = [ir for _, ir in irreps].index(scalar)
+        self.gated = o3.Irreps([(mul, ir) for mul, ir in irreps if ir != scalar])
+        self.gates = o3.Irreps([(self.gated.num_irreps, scalar)])
+        self.product = o3.ElementwiseTensorProduct(self.gated, self.gates)
+
+    def forward(self, u: Tensor, gates: Tensor) -> Tensor:
+        blocks = [u[:, s] for s in self.slices]
+        scalars = SILU_NORM * torch.nn.functional.silu(blocks.pop(self.position))
+        gated = self.product(torch.cat(blocks, dim=1), SIGMOID_NORM * torch.sigmoid(gates))
+        widths = [block.shape[1] for block in blocks]
+        parts = list(gated.split(widths, dim=1))
+        parts.insert(self.position, scalars)
+        return torch.cat(parts, dim=1)
 
 
 class ReferenceLayer(nn.Module):
@@ -58,9 +122,22 @@ class ReferenceLayer(nn.Module):
         self.expand = o3.ElementwiseTensorProduct(
             irreps_identity, o3.Irreps([(irreps_identity.num_irreps, "0e")])
         )
-        self.down = o3.Linear(irreps_mid, hidden)
-        self.product = o3.FullyConnectedTensorProduct(o3.Irreps([(F, "0e")]), hidden, hidden)
-        self.skip = o3.FullyConnectedTensorProduct(irreps_in, o3.Irreps([(S, "0e")]), hidden)
+        features, species = o3.Irreps([(F, "0e")]), o3.Irreps([(S, "0e")])
+        aggregated = hidden
+        self.power = None
+        if config.correlation > 1:
+            aggregated = o3.Irreps([(max(widths.values()), ir) for _, ir in hidden])
+            self.power = ReferencePower(aggregated, config.correlation, S)
+        self.down = o3.Linear(irreps_mid, aggregated)
+        self.product = o3.FullyConnectedTensorProduct(features, aggregated, hidden)
+        self.skip = o3.FullyConnectedTensorProduct(irreps_in, species, hidden)
+        self.gate = None
+        if config.gate:
+            self.gate = ReferenceGate(hidden)
+            self.product_gate = o3.FullyConnectedTensorProduct(
+                features, aggregated, self.gate.gates
+            )
+            self.skip_gate = o3.FullyConnectedTensorProduct(irreps_in, species, self.gate.gates)
         scalars = widths[o3.Irrep("0e")]
         self.w1 = nn.Parameter(torch.randn(scalars, config.readout_hidden))
         n_scalars, n_tensors = readout_channels(config.head, config.stress_head)
@@ -103,7 +180,17 @@ class ReferenceLayer(nn.Module):
         total = torch.zeros(h.shape[0], message.shape[1], dtype=h.dtype).index_add(
             0, edge_index[1], message
         )
-        h = self.product(a, self.down(total) / self.n) + self.skip(h, attributes)
+        aggregated = self.down(total)
+        if self.power is None:
+            aggregated = aggregated / self.n
+        else:
+            aggregated = self.power(
+                aggregated * POWER_SCALE / math.sqrt(self.n), attributes.argmax(1)
+            )
+        u = self.product(a, aggregated) + self.skip(h, attributes)
+        if self.gate is not None:
+            u = self.gate(u, self.product_gate(a, aggregated) + self.skip_gate(h, attributes))
+        h = u
         x = h[:, self.scalar_slice] @ self.w1 / math.sqrt(self.w1.shape[0])
         out = (torch.nn.functional.silu(x) * 1.6790) @ self.w2 / math.sqrt(self.w2.shape[0])
         if self.wt is not None:

@@ -56,6 +56,43 @@ def flat_matrices(weight: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]
     ]
 
 
+def gate_columns(gated: o3.Irreps, irreps_out: o3.Irreps) -> tuple[list[int], int]:
+    """Where the reference, which gates every hidden irrep, has the gates of those that RACE
+    keeps; and how many it has.
+    """
+    kept = {ir for _, ir in irreps_out}
+    columns, start = [], 0
+    for mul, ir in gated:
+        columns += list(range(start, start + mul)) if ir in kept else []
+        start += mul
+    return columns, start
+
+
+def spread(matrix: Tensor, columns: list[int], width: int) -> Tensor:
+    """[.., mul_in, K] -> [.., mul_in, width], zero in other columns."""
+    out = matrix.new_zeros(*matrix.shape[:-1], width)
+    out[..., columns] = matrix
+    return out
+
+
+def copy_power(power: Any, layer: Any, m: int) -> None:
+    """Weights of products: zero where RACE has no such path."""
+    order_of: dict[tuple, Tensor] = {}
+    offsets: dict[int, o3.Irrep] = {}
+    start = 0
+    for _, ir in layer.irreps_a:
+        offsets[start] = ir
+        start += ir.dim
+    effective = layer.weight_power[m] * layer.power_norm  # [S, P, C]
+    for p in range(effective.shape[1]):
+        row = layer.power_rows[8 * p : 8 * p + 8]
+        a, b, out = (offsets[offset] for offset in row[4:7])
+        order_of[row[0], a, b, out] = effective[:, p]
+    for keys, weight in zip(power.keys, power.weights, strict=True):
+        for k, key in enumerate(keys):
+            weight[:, k] = order_of.get(key, torch.zeros(()))
+
+
 def copy_member(reference: Any, model: Any, m: int) -> None:
     config = model.config
     reference.embedding.copy_(model.embedding[m])
@@ -66,7 +103,7 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
         * model.linear_up.shapes[0][0] ** -0.5
     }
     for t, (ref, layer) in enumerate(zip(reference.layers, model.layers, strict=True)):
-        irreps_in, irreps_out, irreps_g = layer.irreps_in, layer.irreps_out, layer.irreps_g
+        irreps_out, irreps_g = layer.irreps_out, layer.irreps_g
         order = [ir for _, ir in ref.up.irreps_in]
         set_linear(
             ref.up, {(order.index(ir) if t else slot, ir): w for (slot, ir), w in up.items()}
@@ -77,7 +114,7 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
             sink.copy_(source[m])
         last, down = layer.radial.weights[-1][m], {}
         ref.radial[-1].zero_()
-        keys = keyed_paths(irreps_g, config.lmax, irreps_out)
+        keys = keyed_paths(irreps_g, config.lmax, layer.irreps_a)
         widths = {ir: mul for mul, ir in irreps_g}
         parts = flat_matrices(layer.linear_down.weight[m], layer.linear_down.shapes)
         matrices = {ir: part for (_, ir), part in zip(layer.irreps_a, parts, strict=True)}
@@ -93,17 +130,27 @@ def copy_member(reference: Any, model: Any, m: int) -> None:
         set_linear(ref.down, down)
 
         product = flat_matrices(layer.weight_product[m] * layer.product_norm, layer.product_shapes)
+        skip = flat_matrices(layer.weight_skip[m] * layer.skip_norm, layer.skip_shapes)
+        if layer.n_gates:  # their last matrix makes the gates
+            columns = gate_columns(ref.gate.gated, irreps_out)
+            set_product(ref.product_gate, {(scalar, scalar): spread(product.pop(), *columns)})
+            set_product(
+                ref.skip_gate, {(scalar, scalar): spread(skip.pop(), *columns).transpose(0, 1)}
+            )
         set_product(
             ref.product,
-            {(scalar, ir): w for (_, ir), w in zip(layer.irreps_a, product, strict=True)},
+            {(scalar, ir): w for (_, ir), w in zip(layer.irreps_product, product, strict=True)},
         )
         # [S, mul_in, mul_out]
-        skip = flat_matrices(layer.weight_skip[m] * layer.skip_norm, layer.skip_shapes)
-        skip_irreps = [ir for _, ir in irreps_out if ir in irreps_in]
         set_product(
             ref.skip,
-            {(ir, scalar): w.transpose(0, 1) for ir, w in zip(skip_irreps, skip, strict=True)},
+            {
+                (ir, scalar): w.transpose(0, 1)
+                for (_, ir), w in zip(layer.irreps_skip, skip, strict=True)
+            },
         )
+        if ref.power is not None:
+            copy_power(ref.power, layer, m)
 
         ref.w1.copy_(layer.readout.w1[m])
         ref.w2.copy_(layer.readout.w2[m])
