@@ -18,6 +18,7 @@ from race.config import (
 )
 from race.errors import RaceError
 from race.options import describe, walk
+from race.presets import preset
 
 DATA = {"data": {"train": ["a.xyz"]}}
 
@@ -32,6 +33,29 @@ def refusal(path, *changes) -> list[str]:
     with pytest.raises(RaceError) as error:
         read_config(path, changes)
     return str(error.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    "model, size",
+    [
+        (None, "medium"),
+        ("small", "small"),
+        ({"n_members": 4}, "medium"),
+        ({"preset": "large", "n_members": 4}, "large"),
+    ],
+)
+def test_a_model_that_is_not_written_out_has_a_size(tmp_path, model, size):
+    config = read_config(written(tmp_path, DATA if model is None else {**DATA, "model": model}))
+    for name, value in preset(size).items():
+        assert getattr(config.model, name) == value, name
+    assert config.model.n_members == (4 if isinstance(model, dict) else 1)
+
+
+def test_a_model_that_is_written_out_is_taken_as_it_is(tmp_path):
+    model = {"irreps_hidden": "8x0e+8x1o", "lmax": 1}
+    config = read_config(written(tmp_path, {**DATA, "model": model}))
+    assert config.model == ModelConfig(**model)
+    assert config.model.correlation == 1
 
 
 def test_every_problem_is_shown_at_once_with_key_and_remedy(tmp_path):
