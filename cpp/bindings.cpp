@@ -55,6 +55,25 @@ py::list quantity_rows() {
   return rows;
 }
 
+/// Every row of the table by (name, per_atom), of one domain without ghosts.
+py::dict quantity_values(const race::Model& model, at::Tensor species, at::Tensor edge_vector,
+                         at::Tensor sender, at::Tensor row_ptr) {
+  const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
+  race::PeriodicFoldHalo fold(at::zeros({graph.n_total - graph.n_owned}, at::kLong));
+  const race::Prediction prediction =
+      race::predict(model, graph, fold, {.members = true, .uncertainty = true});
+  const race::AtomMoments atoms = race::atom_moments(prediction, prediction.forces);
+  const race::FrameMoments frame =
+      race::frame_moments(race::frame_sums(prediction, atoms), model.metadata());
+  py::dict values;
+  for (const race::Quantity& row : race::quantities()) {
+    const py::tuple key = py::make_tuple(row.name, row.per_atom);
+    if (row.of_atoms) values[key] = row.of_atoms(atoms);
+    if (row.of_frame) values[key] = row.of_frame(frame);
+  }
+  return values;
+}
+
 std::string missing(const race::Model& model, const std::string& name, bool per_atom) {
   for (const race::Quantity& row : race::quantities())
     if (row.name == name && row.per_atom == per_atom) return race::missing(model.metadata(), row);
@@ -164,6 +183,10 @@ PYBIND11_MODULE(_race, m) {
           "Half-width of a calibrated interval in units of the predicted standard deviation; see artifact.h.")
       .def("missing", &missing, "name"_a, "per_atom"_a,
            "Why the model cannot give a quantity of quantities(), in one line; empty where it can.")
+      .def(
+          "quantities", &quantity_values, "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a,
+          "Values of the rows of quantities() that LAMMPS has, by (name, per_atom): those of a structure that is one domain without ghosts;\n"
+          "intervals are standard deviations, stresses virials in eV.")
       .def_property_readonly("device",
                              [](const race::Model& model) { return model.device().str(); })
       .def_property_readonly("dtype",

@@ -21,7 +21,9 @@ from study import arguments, say
 from tables import write
 
 from race.active.pool import read_pool
-from race.active.scores import RunScorer, bald_energy, bald_forces
+from race.predict.moments import bald, log_determinant, total_variance
+from race.predict.predictor import ModelPredictor
+from race.train.run import load_run
 
 SIZES = (2, 3, 4, 6)
 TOP = 10  # frames that the first round of acquisition.py labels
@@ -47,19 +49,18 @@ def main() -> None:
 
 def moments(run: Path, pool: Sequence[str]) -> Moments:
     """Of every frame of the pool by every member of a run."""
-    scorer = RunScorer(run)
+    predictor = ModelPredictor(load_run(run)[0])
+    frames = [candidate.bare for candidate in read_pool([Path(path) for path in pool])]
     parts = []
-    for batch in scorer.dataset(read_pool([Path(path) for path in pool])).batches(
-        scorer.batch_size
-    ):
-        out = scorer.model(batch)
+    for batch in predictor.dataset(frames).batches(predictor.batch_size):
+        out = predictor.model(batch)
         with torch.no_grad():
             parts.append(
                 [
                     out.energy,
                     out.energy_var,
                     out.forces,
-                    scorer.model.forces_cov(out.raw),
+                    predictor.model.forces_cov(out.raw),
                 ]
             )
     return tuple(torch.cat(column).detach().double().numpy() for column in zip(*parts, strict=True))
@@ -67,10 +68,12 @@ def moments(run: Path, pool: Sequence[str]) -> Moments:
 
 def scores(members: Moments, chosen: Sequence[int]) -> dict[str, np.ndarray]:
     """[n] of each of KEYS, by the members that are chosen; all frames have as many atoms."""
-    energy, var, forces, cov = (column[:, chosen] for column in members)
+    energy, var, forces, cov = (torch.from_numpy(column[:, chosen]) for column in members)
+    of_energy = bald(total_variance(energy, var.mean(1)).total, var.log().mean(1))
+    of_forces = bald(total_variance(forces, cov.mean(1)).total, log_determinant(cov).mean(1))
     return {
-        "bald-energy": bald_energy(energy, var),
-        "bald-force": bald_forces(forces, cov).reshape(len(energy), -1).mean(1),
+        "bald-energy": of_energy.numpy(),
+        "bald-force": of_forces.view(len(energy), -1).mean(1).numpy(),
     }
 
 

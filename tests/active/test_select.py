@@ -10,7 +10,7 @@ import pytest
 import race._race
 
 from race.active.pool import column_names, read_pool
-from race.active.scores import RunScorer
+from race.active.scores import open_scorer
 from race.cli import main
 from race.errors import RaceError
 
@@ -44,7 +44,7 @@ def test_selected_frames_keep_all_and_gain_why(run, pool, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "4 of 12 frames" in printed
     pool_frames, picked = ase.io.read(pool, ":"), ase.io.read(out, ":")
-    scores = RunScorer(run).scores(read_pool([pool]))
+    scores = open_scorer(run).scores(read_pool([pool]))
     for k, atoms in enumerate(picked):
         source = pool_frames[atoms.info["race_frame"]]
         np.testing.assert_allclose(atoms.positions, source.positions)

@@ -8,7 +8,7 @@ import pytest
 
 from race.active.distances import Space, feature_space, pair_distance_space, sorted_pair_distances
 from race.active.pool import Candidate
-from race.active.scores import FrameScores, RunScorer, Scorer
+from race.active.scores import FrameScores, Scorer, open_scorer
 from race.active.strategies import Selector
 from race.errors import RaceError
 
@@ -138,13 +138,15 @@ def test_other_compositions_are_far():
 def test_model_features_tell_structures_apart_and_ignore_order(run):
     frames = pool(3)
     frames.append(Candidate(frames[0].atoms[[2, 1, 0, 3, 4, 7, 6, 5]], Path("pool.extxyz"), 3))
-    distance = feature_space(RunScorer(run), frames).from_point(0)
+    distance = feature_space(open_scorer(run).predictor, frames).from_point(0)
     assert distance[3] < 1e-12 < 1e-4 < distance[1] < distance[2]
-    whole = feature_space(RunScorer(run, batch_size=1), frames).from_point(2)
+    whole = feature_space(open_scorer(run, batch_size=1).predictor, frames).from_point(2)
     np.testing.assert_allclose(
-        whole, feature_space(RunScorer(run, batch_size=4), frames).from_point(2), atol=1e-12
+        whole,
+        feature_space(open_scorer(run, batch_size=4).predictor, frames).from_point(2),
+        atol=1e-12,
     )
-    assert len(chosen("fps", 3, frames, RunScorer(run), features="model")) == 3
+    assert len(chosen("fps", 3, frames, open_scorer(run), features="model")) == 3
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,14 @@ def test_equals_the_model(calculator, model, atoms):
 
 def test_plain_forces_do_not_pay_for_members(calculator, atoms, monkeypatch):
     requests = []
-    model = calculator.model
+    model = calculator.predictor.model
 
     class Spy:
         def predict(self, *arguments, **request):
             requests.append(request)
             return model.predict(*arguments, **request)
 
-    calculator.model = Spy()
+    calculator.predictor.model = Spy()
     atoms.calc = calculator
     atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy()
     assert requests == [{"members": False, "uncertainty": False, "zbl": None}]
@@ -220,7 +220,7 @@ def calibrated(model, tmp_path_factory):
 
 def test_interval_factors_are_pythons_own(calibrated):
     path, tables = calibrated
-    runtime = race.Calculator(path).model
+    runtime = race.Calculator(path).predictor.model
     for name, table in tables.items():
         last = table.levels[len(table.factors) - 1]
         for level in [

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from race.posterior.prediction import Estimate, Labels, Prediction
+from race.predict.prediction import Estimate, Labels, Prediction
 
 
 def random_covariances(rng: np.random.Generator, n: int, scale: float = 0.1) -> np.ndarray:

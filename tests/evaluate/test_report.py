@@ -11,7 +11,7 @@ from scipy import stats
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import covariance_scale, fit_recalibration, split_record
 from race.evaluate.split import Split
-from race.posterior.prediction import Estimate, Prediction
+from race.predict.prediction import Estimate, Prediction
 
 
 def split(synthetic, name: str = "test", **options) -> Split:

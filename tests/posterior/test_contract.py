@@ -15,8 +15,9 @@ from race.data.graph import build_graph, collate
 from race.deploy.artifact import read_metadata
 from race.deploy.export import export_model
 from race.model.race import RACE
-from race.posterior.prediction import Prediction, predict_batch
 from race.posterior.protocol import model_of
+from race.predict.prediction import Prediction
+from race.predict.predictor import predict_batch
 from race.train.run import load_run
 from tests.lammps.harness import COLUMNS, ONE_MEMBER, Lammps, Snapshot
 

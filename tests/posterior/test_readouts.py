@@ -11,8 +11,8 @@ import torch
 from race.errors import RaceError
 from race.posterior import last_layer, llpr
 from race.posterior.command import fit
-from race.posterior.prediction import predict_dataset
 from race.posterior.protocol import Run, member_of, normal_draws, tiled
+from race.predict.predictor import predict_dataset
 from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 

@@ -15,8 +15,8 @@ from race.errors import RaceError
 from race.model.race import RACE
 from race.posterior import distill, shallow
 from race.posterior.command import fit
-from race.posterior.prediction import predict_batch, predict_dataset
 from race.posterior.protocol import Run, member_of, tiled
+from race.predict.predictor import predict_batch, predict_dataset
 from race.train.checkpoint import read_tensors
 from race.train.loss import Loss
 from race.train.training import train

@@ -1,12 +1,13 @@
 """The losses: their optimum, their gradients, and that members never mix."""
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call
 
 from race.config import ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.data import Batch
-from race.model.heads import ForceCovariance
+from race.model.heads import HEADS, ForceCovariance, evidential_epistemic
 from race.model.outputs import ModelOutput
 from race.model.stress import StressCovariance
 from race.train.loss import Loss, warmup_beta
@@ -313,6 +314,35 @@ def test_beta_one_is_the_mse_gradient_of_the_stress():
         grads.append(torch.autograd.grad(value, stress)[0])
     weight = torch.tensor([1, 1, 1, 2, 2, 2], dtype=torch.float64)
     torch.testing.assert_close(grads[1], weight * grads[0], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential"])
+def test_stress_and_beta_are_in_units_of_the_total_covariance(head):
+    """det(Sigma)^(1/3) of all that the head says, by NumPy; the evidential Sigma0 alone is
+    hundreds of times smaller where kappa is small.
+    """
+    generator = torch.Generator().manual_seed(2)
+    raw = torch.randn(6, 1, HEADS[head].scalars + 5, dtype=torch.float64, generator=generator)
+    if head == "evidential":
+        raw[..., 4] -= 4.0  # kappa of 0.01 .. 0.1
+    forces = torch.randn(6, 1, 3, dtype=torch.float64, generator=generator)
+    stress = torch.randn(2, 1, 6, dtype=torch.float64, generator=generator)
+    batch = plain_batch(2, 3, stress=torch.zeros(2, 6, dtype=torch.float64))
+    loss = plain_loss("evidential" if head == "evidential" else "nll_jef", head, stress_weight=1.0)
+    cov = loss.covariance.matrix(raw)
+    total = cov + evidential_epistemic(cov, raw) if head == "evidential" else cov
+    var = np.linalg.det(total.numpy())[:, 0] ** (1 / 3)
+    out = output(
+        energy=torch.ones(2, 1), energy_var=torch.ones(2, 1), forces=forces, raw=raw, stress=stress
+    )
+    plain, weighted = loss.rows(out, batch, 0.0), loss.rows(out, batch, 1.0)
+    square = ((50.0 * stress) ** 2).sum(-1)[:, 0].numpy()
+    want = 0.5 * square / (3.5**2 * var.reshape(2, 3).sum(1))
+    np.testing.assert_allclose(plain["stress"][:, 0], want, rtol=1e-10)
+    ratio = (weighted["forces"] / plain["forces"])[:, 0]
+    np.testing.assert_allclose(ratio, var / 0.3**2, rtol=1e-10)
+    if head == "evidential":
+        assert (var > 10 * np.linalg.det(cov.numpy())[:, 0] ** (1 / 3)).all()
 
 
 def test_stress_noise_needs_its_likelihood():

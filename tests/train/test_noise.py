@@ -14,8 +14,8 @@ from scipy.linalg import eigh
 from race.data import Dataset
 from race.posterior.command import fit
 from race.posterior.ensemble import fit as stack
-from race.posterior.prediction import predict_dataset
 from race.posterior.protocol import Run
+from race.predict.predictor import predict_dataset
 from race.train.noise import LARGEST, PRIOR_ERRORS, fit_noise, noise_factor
 from race.train.run import load_run
 from race.train.training import continue_config, train

@@ -15,9 +15,8 @@ import torch
 from race.cli import main
 from race.data import Dataset, read_frames
 from race.errors import RaceError
-from race.posterior.ensemble import stack
 from race.train.checkpoint import has_checkpoint, load_checkpoint, read_tensors, save_checkpoint
-from race.train.members import initial_model
+from race.train.members import initial_model, stack_members
 from race.train.metrics import Metrics
 from race.train.parallel import Ranks
 from race.train.prepare import prepare
@@ -267,9 +266,9 @@ def test_best_epoch_is_chosen_per_member(copper, tmp_path, monkeypatch):
 def test_stack_equals_the_separate_models(finished, copper, tmp_path):
     config = make_config(copper, train={"epochs": 1, "seed": 7})
     train(config, tmp_path / "other")
-    stacked = stack([finished, tmp_path / "other"])
-    assert stacked.n_members == 3
     separate = [load_run(finished)[0], load_run(tmp_path / "other")[0]]
+    stacked = stack_members(separate).eval()
+    assert stacked.n_members == 3
     for model in separate:  # the factors on the noise are those of each model by itself
         model.scale_noise(
             1 / model.constants.energy_noise_factor, 1 / model.constants.forces_noise_factor
@@ -288,7 +287,7 @@ def test_stack_equals_the_separate_models(finished, copper, tmp_path):
 def test_stack_refuses_different_models(finished, copper, tmp_path):
     train(make_config(copper, model={"r_max": 3.4}, train={"epochs": 1}), tmp_path / "other")
     with pytest.raises(RaceError, match="model.r_max differs"):
-        stack([finished, tmp_path / "other"])
+        stack_members([load_run(finished)[0], load_run(tmp_path / "other")[0]])
 
 
 # ---- kills ---------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ energies from.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -12,10 +12,8 @@ import numpy as np
 import torch
 
 from race.active.pool import Candidate
-from race.active.scores import RunScorer
 from race.model.layer import Layer
-
-Progress = Callable[[int], Any]
+from race.predict.predictor import ModelPredictor, Progress
 
 
 class Space:
@@ -79,14 +77,15 @@ def sorted_pair_distances(atoms: ase.Atoms) -> np.ndarray:
 
 
 def feature_space(
-    scorer: RunScorer, candidates: Sequence[Candidate], progress: Progress = lambda n: None
+    predictor: ModelPredictor, candidates: Sequence[Candidate], progress: Progress = lambda n: None
 ) -> Space:
     """Coordinates: for each element the mean over its atoms of the invariant features of
     every layer, of all members; one group.
 
     An element that a frame lacks is at zero.
     """
-    model, dataset, vectors = scorer.model, scorer.dataset(candidates), []
+    model, vectors = predictor.model, []
+    dataset = predictor.dataset([candidate.bare for candidate in candidates])
     seen: list[torch.Tensor] = []
 
     def keep(layer: torch.nn.Module, arguments: Any, result: tuple[torch.Tensor, ...]) -> None:
@@ -99,7 +98,7 @@ def feature_space(
         layer.register_forward_hook(keep) for layer in model.layers if isinstance(layer, Layer)
     ]
     try:
-        for batch in dataset.batches(scorer.batch_size):
+        for batch in dataset.batches(predictor.batch_size):
             seen.clear()
             with torch.no_grad():
                 model(batch.to(next(model.parameters()).device), forces=False)

@@ -26,13 +26,13 @@ from race.active.config import ActiveConfig, Replay
 from race.active.explore import export_run, walk
 from race.active.oracle import FileOracle, Oracle, is_labelled, label_of, labelled, make_oracle
 from race.active.pool import Candidate, read_pool
-from race.active.scores import RunScorer
+from race.active.scores import open_scorer
 from race.active.strategies import Selector, describe
 from race.config import Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
 from race.errors import RaceError
 from race.evaluate.command import make_records, temperatures, write_json
-from race.evaluate.source import RunSource
+from race.evaluate.source import run_source
 from race.evaluate.split import Split
 from race.options import read_options
 from race.train import checkpoint
@@ -231,7 +231,7 @@ class Loop:
         if isinstance(strategy, Replay):
             return self._replayed(this, strategy)
         known = read_pool([last.folder / "train.extxyz", last.folder / "validation.extxyz"])
-        model = RunScorer(last.run, self.config.train.batch_size, self.config.train.device)
+        model = open_scorer(last.run, self.config.train.batch_size, self.config.train.device)
         out: list[ase.Atoms] = []
         for group, frames in (
             self._explore(this, last) if self.config.explore else self.pool
@@ -346,7 +346,7 @@ class Loop:
         )
         self._say(f"{this}: training" + " from the last round's weights" * bool(warm))
         train(config, this.run, resume=True)
-        source = RunSource(this.run, options.batch_size, options.device)
+        source = run_source(this.run, options.batch_size, options.device)
         splits = []
         for name, path in self.test.items():
             frames = source.read(path)

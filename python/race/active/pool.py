@@ -9,6 +9,7 @@ from pathlib import Path
 import ase
 import numpy as np
 
+import race._race
 from race.data.dump import is_dump
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
@@ -16,16 +17,11 @@ from race.data.io import raw_frames
 from race.data.labels import check_geometry
 from race.errors import RaceError
 
-# Keywords of compute race/atom that say how uncertain an atom is -> number of columns
-# (lammps_plugin/README.md). `interval P` has 3.
-KEYWORDS = {
-    "force/std": 1,
-    "force/cov": 6,
-    "force/aleatoric": 6,
-    "force/epistemic": 6,
-    "energy/std": 1,
-    "bald": 1,
-}
+# Keywords of compute race/atom -> number of columns, and those that are followed by a
+# probability
+ROWS = [row for row in race._race.quantities() if row["per_atom"] and row["in_lammps"]]
+KEYWORDS = {row["name"]: row["n_columns"] for row in ROWS}
+INTERVALS = {row["name"] for row in ROWS if row["interval_of"]}
 
 
 @dataclass(frozen=True)
@@ -114,10 +110,9 @@ def column_names(compute: str) -> dict[str, list[str]]:
             )
         keywords, widths, rest = [], [], iter(words[3:])
         for word in rest:
-            if word == "interval":
-                word, width = f"interval {next(rest, '')}", 3
-            elif word in KEYWORDS:
+            if word in KEYWORDS:
                 width = KEYWORDS[word]
+                word += f" {next(rest, '')}" if word in INTERVALS else ""
             else:
                 raise RaceError(
                     "unknown keyword of compute race/atom",

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from race.active.distances import Progress, Space, feature_space, pair_distance_space
+from race.active.distances import Space, feature_space, pair_distance_space
 from race.active.pool import Candidate
-from race.active.scores import RunScorer, Scorer, score_pool
+from race.active.scores import Scorer, score_pool
 from race.errors import RaceError
+from race.predict.predictor import ModelPredictor, Progress
 
 STRATEGIES = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
 
@@ -112,13 +113,14 @@ class Selector:
         """
         everything = [*pool, *exclude]
         if self.features == "model":
-            if not isinstance(model, RunScorer):
+            predictor = model.predictor if model else None
+            if not isinstance(predictor, ModelPredictor):
                 raise RaceError(
                     "model features need a model",
                     where="--features model",
                     expected="the folder of a run before the pool",
                 )
-            space = feature_space(model, everything, progress)
+            space = feature_space(predictor, everything, progress)
         else:
             space = pair_distance_space([candidate.atoms for candidate in everything], progress)
         nearest = np.full(len(everything), np.inf)

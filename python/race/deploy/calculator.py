@@ -1,6 +1,5 @@
 """ASE calculator over librace: `atoms.calc = race.Calculator("x.race.pt")`."""
 
-import json
 import warnings
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -8,34 +7,21 @@ from typing import Literal
 
 import ase
 import numpy as np
-import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
 import race._race
-from race.conventions import SIX_TO_VOIGT, matrix_from_six
-from race.data.graph import neighbors, species_index
+from race.conventions import SIX_TO_VOIGT
+from race.data.graph import species_index
 from race.errors import RaceError
+from race.predict.artifact import ArtifactPredictor, Members
 
 Results = dict[str, float | np.ndarray]
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
-MEMBERS = ["energy_members", "forces_members", "stress_members"]
-INTERVALS = {"energy_interval": "energy", "forces_interval": "forces", "stress_interval": "stress"}
-UNCERTAINTY = [
-    *INTERVALS,
-    "energy_std",
-    "forces_cov",
-    "forces_cov_aleatoric",
-    "forces_cov_epistemic",
-    "bald",
-    "energy_bald",
-    "stress_std",
-    "stress_cov",
-    "stress_cov_aleatoric",
-    "stress_cov_epistemic",
-    *MEMBERS,
-]
+ROWS = [row for row in race._race.quantities() if row["property"]]
+UNCERTAINTY = [row["property"] for row in ROWS]
+INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 
 
 class Calculator(AseCalculator):
@@ -101,36 +87,18 @@ class Calculator(AseCalculator):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.path = path
-        self.model = race._race.load(str(path), device, dtype, sha256)
-        self.metadata = json.loads(self.model.metadata)
-        self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
+        self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
+        self.metadata = self.predictor.metadata
         self.always_uncertain = uncertainty
-        ensemble = self.metadata["n_members"] > 1
-        energy_var, forces_cov = (
-            self.metadata["head"] != "point",
-            self.metadata["head"] not in ("point", "energy"),
-        )
-        stress_noise = self.metadata["stress_head"] != "none"
-        available = {
-            "energy_std": ensemble or energy_var,
-            "forces_cov": ensemble or forces_cov,
-            "forces_cov_aleatoric": forces_cov,
-            "forces_cov_epistemic": ensemble or self.metadata["head"] == "evidential",
-            "bald": forces_cov and (ensemble or self.metadata["head"] == "evidential"),
-            "energy_bald": ensemble and energy_var,
-            "stress_std": ensemble or stress_noise,
-            "stress_cov": ensemble or stress_noise,
-            "stress_cov_aleatoric": stress_noise,
-            "stress_cov_epistemic": ensemble,
-        }
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
-        available |= {
-            name: quantity in self.interval_factors for name, quantity in INTERVALS.items()
-        }
-        self.uncertainty_properties = [name for name in UNCERTAINTY if available.get(name, True)]
+        self.uncertainty_properties = [row["property"] for row in ROWS if self._gives(row)]
         self.implemented_properties = [*MEAN, *self.uncertainty_properties]
+
+    def _gives(self, row: dict) -> bool:
+        if row["interval_of"]:
+            return row["interval_of"] in self.interval_factors
+        return not self.predictor.model.missing(row["name"], row["per_atom"])
 
     def calculate(
         self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes
@@ -142,93 +110,55 @@ class Calculator(AseCalculator):
         )
 
     def _predict(self, atoms: ase.Atoms, uncertain: bool) -> Results:
-        out = self._run(atoms, uncertain)
-        energy_members = out["node_energy"].sum(0)
-        energy = float(energy_members.mean())
+        if self.predictor.zbl is not None:
+            species = species_index(atoms, self.metadata["elements"])
+            self._warn_without_core(self.predictor.zbl, species)
+        members = self.predictor.members(atoms, uncertain)
+        energy = float(members.energy.mean())
         results: Results = {
             "energy": energy,
             "free_energy": energy,
-            "energies": out["node_energy"].mean(1),
-            "forces": out["forces"].mean(1),
+            "energies": members.node_energy.mean(1).numpy(),
+            "forces": members.forces.mean(1).numpy(),
         }
-        if uncertain:
-            results |= self._energy_uncertainty(out, energy_members) | self._forces_uncertainty(out)
         if atoms.pbc.all():
-            results |= self._stress(out, atoms.get_volume(), uncertain)
+            results["stress"] = members.stress.mean(0).numpy()[list(SIX_TO_VOIGT)]
         if uncertain:
+            results |= self._uncertainty(members, atoms.pbc.all())
             results |= self._intervals(results)
         return {
             name: value for name, value in results.items() if name in self.implemented_properties
         }
 
-    def _run(self, atoms: ase.Atoms, uncertain: bool) -> dict[str, np.ndarray]:
-        """What librace gives for all atoms as one domain: periodic images fold onto their
-        atoms, so that it needs no ghosts.
-        """
-        if not np.isfinite(atoms.positions).all():
-            raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))
-        cell = np.asarray(atoms.cell.array, dtype=np.float64)
-        sender, receiver, vector = neighbors(
-            atoms.positions, cell, atoms.pbc, self.metadata["r_max"]
-        )
-        row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
-        species = species_index(atoms, self.metadata["elements"])
-        if self.zbl is not None:
-            self._warn_without_core(self.zbl, species)
-        arrays = (
-            torch.from_numpy(np.ascontiguousarray(array))
-            for array in (species, vector, sender, row_ptr)
-        )
-        out = self.model.predict(*arrays, members=uncertain, uncertainty=uncertain, zbl=self.zbl)
-        return {name: tensor.numpy() for name, tensor in out.items()}
-
-    def _energy_uncertainty(
-        self, out: dict[str, np.ndarray], energy_members: np.ndarray
-    ) -> Results:
-        energy_var = self._energy_var(out["node_energy_var"])  # [M]
-        total_var = energy_var.mean() + energy_members.var()
+    def _uncertainty(self, members: Members, has_stress: bool) -> Results:
+        moments = self.predictor.moments(members)
+        forces, stress, voigt = moments.forces, moments.stress, list(SIX_TO_VOIGT)
+        assert forces is not None and stress is not None
         results: Results = {
-            "energy_std": float(np.sqrt(total_var)),
-            "energy_members": energy_members,
+            "energy_std": float(moments.energy.std[0]),
+            "energy_members": members.energy.numpy(),
+            "forces_cov": forces.total,
+            "forces_cov_aleatoric": forces.aleatoric,
+            "forces_cov_epistemic": forces.epistemic,
+            "forces_members": members.forces.numpy(),
         }
-        if "energy_bald" in self.implemented_properties:
-            results["energy_bald"] = float(0.5 * (np.log(total_var) - np.log(energy_var).mean()))
-        return results
-
-    def _forces_uncertainty(self, out: dict[str, np.ndarray]) -> Results:
-        aleatoric, spread = (
-            out["cov_aleatoric"],
-            race._race.member_covariance(torch.from_numpy(out["forces"])).numpy(),
-        )
-        epistemic = spread + out["cov_epistemic"]
-        results: Results = {
-            "forces_cov_aleatoric": matrix_from_six(aleatoric),
-            "forces_cov_epistemic": matrix_from_six(epistemic),
-            "forces_cov": matrix_from_six(aleatoric + epistemic),
-            "forces_members": out["forces"],
-        }
-        if "logdet_aleatoric" in out:
-            results["bald"] = 0.5 * (
-                np.linalg.slogdet(results["forces_cov"])[1] - out["logdet_aleatoric"]
+        if moments.energy_bald is not None:
+            results["energy_bald"] = float(moments.energy_bald[0])
+        if moments.forces_bald is not None:
+            results["bald"] = moments.forces_bald
+        if has_stress:
+            cov, aleatoric, epistemic = (
+                part[0][voigt][:, voigt]
+                for part in (stress.total, stress.aleatoric, stress.epistemic)
             )
+            results |= {
+                "stress_std": stress.std[0][voigt],
+                "stress_cov": cov,
+                "stress_cov_aleatoric": aleatoric,
+                "stress_cov_epistemic": epistemic,
+                "stress_members": members.stress.numpy()[:, voigt],
+            }
         return results
-
-    def _stress(self, out: dict[str, np.ndarray], volume: float, uncertain: bool) -> Results:
-        virial, voigt = out["virial"].reshape(-1, 3, 3), list(SIX_TO_VOIGT)
-        six = 0.5 * (virial + virial.transpose(0, 2, 1)).reshape(-1, 9)[:, [0, 4, 8, 1, 2, 5]]
-        stress = -six[:, voigt] / volume  # [G, 6]
-        if not uncertain:
-            return {"stress": stress.mean(0)}
-        noise, spread = out["virial_cov"][voigt][:, voigt] / volume**2, np.cov(stress.T, bias=True)
-        return {
-            "stress": stress.mean(0),
-            "stress_cov_aleatoric": noise,
-            "stress_cov_epistemic": spread,
-            "stress_cov": noise + spread,
-            "stress_std": np.sqrt(np.diagonal(noise + spread)),
-            "stress_members": stress,
-        }
 
     def _intervals(self, results: Results) -> Results:
         std = {
@@ -252,7 +182,7 @@ class Calculator(AseCalculator):
                 # Python prints one line of many that are the same.
                 warnings.warn(
                     f"zbl: no core between {pair}, a pair that the training set of model "
-                    f"{self.path} does not have",
+                    f"{self.predictor.path} does not have",
                     stacklevel=2,
                 )
 
@@ -276,17 +206,9 @@ class Calculator(AseCalculator):
         factors, refusals = {}, []
         for quantity in calibrated:
             try:
-                factors[quantity] = self.model.interval_factor(quantity, level)
+                factors[quantity] = self.predictor.model.interval_factor(quantity, level)
             except RaceError as error:
                 refusals.append(error)
         if not factors:
             raise refusals[0]
         return factors
-
-    def _energy_var(self, node_energy_var: np.ndarray) -> np.ndarray:
-        """[n, M] -> aleatoric variance of the total energy, [M] eV^2."""
-        if self.metadata["head"] == "point":
-            return np.zeros(node_energy_var.shape[1])
-        if self.metadata["energy_aggregation"] == "paper":  # exp(mean_i s_i)
-            return np.exp(node_energy_var.mean(0))
-        return node_energy_var.sum(0)

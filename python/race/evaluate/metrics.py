@@ -9,8 +9,11 @@ Units are those of the arguments.
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy import stats
 from scipy.special import ndtr, ndtri
+
+from race.predict import moments
 
 LEVELS = np.arange(1, 100) / 100
 
@@ -116,20 +119,10 @@ def sharpness(std: np.ndarray) -> float:
 # --- scoring rules --------------------------------------------------------------------------------
 
 
-def nll_rows(error: np.ndarray, var: np.ndarray) -> np.ndarray:
-    """Negative log likelihood [n] of N(0, var), constants included (nats)."""
-    return 0.5 * (error**2 / var + np.log(2 * np.pi * var))
-
-
 def mahalanobis(error: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """q = e^T cov^-1 e and ln det cov, each [n], of errors [n, d] and covariances [n, d, d].
-
-    Raises:
-        numpy.linalg.LinAlgError: a covariance is not positive definite.
-    """
-    factor = np.linalg.cholesky(cov)
-    white = np.linalg.solve(factor, error[..., None])[..., 0]
-    return (white**2).sum(-1), 2 * np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+    """q = e^T cov^-1 e and ln det cov, each [n], of errors [n, d] and covariances [n, d, d]."""
+    q, logdet = moments.mahalanobis(torch.tensor(error), torch.tensor(cov))
+    return q.numpy(), logdet.numpy()
 
 
 def multivariate_nll_rows(q: np.ndarray, logdet: np.ndarray, n_dimensions: int = 3) -> np.ndarray:
@@ -144,15 +137,10 @@ def pit_ks(q: np.ndarray, n_dimensions: int = 3) -> float:
     return float(stats.kstest(stats.chi2.cdf(np.ravel(q), n_dimensions), "uniform").statistic)
 
 
-def crps_gaussian(error: np.ndarray, std: np.ndarray) -> float:
-    """Mean continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in
-    the unit of error.
-    """
-    return float(np.mean(crps_rows(error, std)))
-
-
 def crps_rows(error: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """The same of each entry."""
+    """Continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in the unit
+    of error, of each entry.
+    """
     z = error / std
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     return std * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
@@ -164,13 +152,6 @@ def energy_score_rows(error: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """
     spread = np.linalg.norm(samples - np.roll(samples, 1, axis=1), axis=-1).mean(axis=1)
     return np.linalg.norm(samples - error[:, None], axis=-1).mean(axis=1) - spread / 2
-
-
-def energy_score(error: np.ndarray, cov: np.ndarray, **options: int) -> float:
-    """Mean energy score of N(0, cov), [n, d] and [n, d, d], by sampling; the multivariate
-    CRPS, in the unit of error.
-    """
-    return float(gaussian_energy_score_rows(error, cov, **options).mean())
 
 
 def gaussian_energy_score_rows(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from race.evaluate.bootstrap import ClusteredMean, ClusteredRows
-from race.posterior.prediction import Labels, Prediction, marginal_std
+from race.predict.prediction import Labels, Prediction, marginal_std
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ Energy noise: sigma_E^2 = sum_i sigma0_E^2 exp(s_i) (extensive), or the paper's 
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -23,8 +26,55 @@ from torch import Tensor, nn
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.model.expm import expm_traceless
 
-SCALARS = {"point": 1, "energy": 2, "cholesky": 8, "equivariant": 3, "evidential": 5}
-TENSOR_HEADS = ("equivariant", "evidential")
+
+@dataclass(frozen=True)
+class Head:
+    """What a head reads and gives.
+
+    scalars: channels of l=0; tensors: of l=2; energy_noise, forces_noise: it predicts a
+    variance of the energy, a covariance of forces; own_epistemic: one member tells
+    aleatoric from epistemic by itself.
+    """
+
+    scalars: int
+    tensors: int = 0
+    energy_noise: bool = False
+    forces_noise: bool = False
+    own_epistemic: bool = False
+
+
+HEADS = {
+    "point": Head(1),
+    "energy": Head(2, energy_noise=True),
+    "cholesky": Head(8, energy_noise=True, forces_noise=True),
+    "equivariant": Head(3, 1, energy_noise=True, forces_noise=True),
+    "evidential": Head(5, 1, energy_noise=True, forces_noise=True, own_epistemic=True),
+}
+GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
+
+
+class Capabilities:
+    """Which uncertainties a model gives.
+
+    Args:
+        about: its config, or the metadata of its artifact: n_members, head, stress_head.
+    """
+
+    def __init__(self, about: Mapping[str, Any]):
+        head = HEADS[about["head"]]
+        self.ensemble = about["n_members"] > 1
+        self.energy_noise, self.forces_noise = head.energy_noise, head.forces_noise
+        self.stress_noise = about.get("stress_head", "none") != "none"
+        self.energy = self.ensemble or self.energy_noise
+        self.forces = self.ensemble or self.forces_noise
+        self.forces_epistemic = self.ensemble or head.own_epistemic
+        self.stress = self.ensemble or self.stress_noise
+        # Information about which member is right: members that differ, and noise to
+        # measure it by
+        self.energy_bald = self.ensemble and self.energy_noise
+        self.forces_bald = self.forces_noise and self.forces_epistemic
+
+
 CHOLESKY_JITTER = (
     1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
 )
@@ -161,6 +211,20 @@ def evidential_kappa(raw: Tensor) -> Tensor:
     [..., C] -> [...].
     """
     return torch.nn.functional.softplus(raw[..., 4]) + 1e-6
+
+
+def evidential_epistemic(aleatoric: Tensor, raw: Tensor) -> Tensor:
+    """aleatoric / kappa, of covariances [..., 3, 3] or columns [..., 6]; raw channels [..., C]."""
+    kappa = evidential_kappa(raw)
+    for _ in range(aleatoric.dim() - kappa.dim()):
+        kappa = kappa.unsqueeze(-1)
+    return aleatoric / kappa
+
+
+def evidential_spread(raw: Tensor) -> Tensor:
+    """nu/(nu-4) (1 + 1/kappa), [...]: the total predictive covariance in units of Sigma0."""
+    nu = evidential_nu(raw)
+    return nu / (nu - 4.0) * (1.0 + 1.0 / evidential_kappa(raw))
 
 
 def evidential_nll(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from race.config import ModelConfig, ModelConstants
-from race.model.heads import ForceCovariance, evidential_kappa
+from race.model.heads import HEADS, ForceCovariance, evidential_epistemic
 from race.model.stress import StressCovariance, readout_channels
 
 
@@ -53,8 +53,9 @@ class Outputs(nn.Module):
         self.head = config.head
         n_scalars, n_tensors = readout_channels(config.head, config.stress_head)
         self.n_out = n_scalars + 5 * n_tensors
-        self.has_energy_var = config.head != "point"
-        self.has_forces_cov = config.head not in ("point", "energy")
+        self.has_energy_var = HEADS[config.head].energy_noise
+        self.has_forces_cov = HEADS[config.head].forces_noise
+        self.own_epistemic = HEADS[config.head].own_epistemic
         self.paper_energy_var = config.energy_aggregation == "paper"
         self.sigma0_energy_squared = (constants.sigma0_energy * constants.energy_noise_factor) ** 2
         self.force_covariance = ForceCovariance(
@@ -96,8 +97,8 @@ class Outputs(nn.Module):
         aleatoric, epistemic = zero, zero
         if self.has_forces_cov:
             aleatoric = self.force_covariance.columns(raw)
-            if self.head == "evidential":
-                epistemic = aleatoric / evidential_kappa(raw).unsqueeze(-1)
+            if self.own_epistemic:
+                epistemic = evidential_epistemic(aleatoric, raw)
         return self.node_energy_var(raw), aleatoric, epistemic
 
     def virial_noise(self, out: Tensor) -> Tensor:

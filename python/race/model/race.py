@@ -18,6 +18,7 @@ from race.data.graph import Batch
 from race.errors import RaceError
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
+from race.model.heads import evidential_epistemic
 from race.model.irreps import Layout, alive_irreps, unique_irreps
 from race.model.layer import Layer
 from race.model.linear import BlockLinear, Linear
@@ -222,6 +223,15 @@ class RACE(Outputs):
     def forces_cov(self, raw: Tensor) -> Tensor:
         """Aleatoric force covariance [n_atoms, M, 3, 3], (eV/A)^2."""
         return self.force_covariance.matrix(raw)
+
+    def own_forces_cov(self, raw: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What each member says of its force: aleatoric and epistemic covariance [n_atoms, M,
+        3, 3], (eV/A)^2; None where the head does not tell.
+        """
+        if not self.has_forces_cov:
+            return None, None
+        aleatoric = self.forces_cov(raw)
+        return aleatoric, evidential_epistemic(aleatoric, raw) if self.own_epistemic else None
 
     def scale_noise(self, energy: float, forces: float) -> "RACE":
         """Multiplies the aleatoric standard deviations, and the factors on them in the

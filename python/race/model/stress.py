@@ -26,9 +26,11 @@ from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.model.expm import expm_symmetric
-from race.model.heads import SCALARS, TENSOR_HEADS, quadrupole_basis, soft_bound, soft_bound_norm
+from race.model.heads import HEADS, quadrupole_basis, soft_bound, soft_bound_norm
 
-STRESS_LENGTH = 1.0  # Angstrom: a force error of sigma0 acts over this length
+# Angstrom, of the unit sigma0 * UNIT_LENGTH of the virial's noise. The weights of a model
+# mean multiples of it: another value would change the predictions of every run.
+UNIT_LENGTH = 1.0
 STRESS_SCALARS = 2  # a, b
 STRESS_TENSORS = 4  # t, u, v, w
 
@@ -40,7 +42,7 @@ def readout_channels(head: str, stress_head: str) -> tuple[int, int]:
     So a head finds its own channels at the beginning and at the end of a row, whether
     there are others or not.
     """
-    scalars, tensors = SCALARS[head], int(head in TENSOR_HEADS)
+    scalars, tensors = HEADS[head].scalars, HEADS[head].tensors
     return (
         (scalars, tensors)
         if stress_head == "none"
@@ -79,8 +81,8 @@ class StressCovariance(nn.Module):
 
     def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
         super().__init__()
-        self.first = SCALARS[head]  # of the stress channels in a row
-        self.unit = (float(sigma0) * STRESS_LENGTH) ** 2
+        self.first = HEADS[head].scalars  # of the stress channels in a row
+        self.unit = (float(sigma0) * UNIT_LENGTH) ** 2
         for name, tensor in zip(("of_b", "of_t", "of_u", "of_vw"), blocks(dtype), strict=True):
             self.register_buffer(name, tensor, persistent=False)
         basis = torch.cat(

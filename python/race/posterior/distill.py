@@ -29,12 +29,13 @@ from torch import Tensor
 from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
-from race.model.heads import TENSOR_HEADS
+from race.model.heads import HEADS, Capabilities
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.continued import continue_training
-from race.posterior.prediction import predict_batch
 from race.posterior.protocol import FitOptions, Fitted, Run, member_of, progress
+from race.predict.moments import log_determinant
+from race.predict.predictor import predict_batch
 from race.train.loss import Loss
 from race.train.members import initial_model
 from race.train.trainer import Trainer
@@ -147,7 +148,7 @@ class DivergenceLoss(Loss):
             quadratic, logdet = self.covariance.mahalanobis_logdet(
                 out.raw.unsqueeze(2), torch.cat([deviation, columns], 2)
             )
-            taught = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(1)
+            taught = log_determinant(batch.forces_cov).to(factor).unsqueeze(1)
             divergence = 0.5 * (quadratic.sum(2) - 3.0 + logdet.squeeze(2) - taught)
             var = torch.exp(logdet.detach().squeeze(2) / 3.0)
             rows["forces"] = (var / self.sigma0**2) ** beta * divergence
@@ -171,7 +172,7 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
     """
     (run,) = runs
     old = run.model.config
-    if old.n_members == 1 and old.head in ("point", "energy"):
+    if not Capabilities(old.model_dump()).forces:
         raise RaceError(
             "the run predicts no force uncertainty to distil",
             where=run.path,
@@ -190,7 +191,7 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
             expected=f"0 .. {old.n_members - 1}",
             got=options.member,
         )
-    warm = old.head in TENSOR_HEADS
+    warm = HEADS[old.head].tensors > 0
     student = student_of(run.model, options.member, options.seed)
 
     def make(
@@ -257,7 +258,7 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     }
     config = teacher.config.model_copy(update=changes)
     dtype = next(teacher.parameters()).dtype
-    if teacher.head not in TENSOR_HEADS:
+    if HEADS[teacher.head].tensors == 0:
         return initial_model(config, teacher.constants, seed, dtype)
     student = RACE(config, teacher.constants, dtype)
     own = dict(member_of(teacher, member).named_parameters())

@@ -8,10 +8,8 @@ from pydantic import Field
 
 from race.data import Dataset
 from race.errors import RaceError
-from race.model.race import RACE
 from race.posterior.protocol import FitOptions, Fitted, Run, member_of
 from race.train.members import stack_members
-from race.train.run import load_run
 
 
 class EnsembleOptions(FitOptions):
@@ -85,16 +83,3 @@ def common_validation(runs: Sequence[Run]) -> Dataset | None:
     except RaceError as error:
         print(f"  the noise stays as the members predict it, without a validation set: {error}")
         return None
-
-
-def stack(runs: Sequence[str | Path]) -> RACE:
-    """Reads the runs and stacks their members, in order; a run that is itself an ensemble
-    brings all its members.
-
-    Raises:
-        RaceError: no runs, or runs that differ in more than their weights (architecture,
-            elements, E0, scales).
-    """
-    if not runs:
-        raise RaceError("no runs to stack", expected="one or more run folders")
-    return stack_members([load_run(run)[0] for run in runs], [str(run) for run in runs]).eval()

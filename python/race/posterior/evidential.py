@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from race.model.race import RACE
-from race.posterior.prediction import predict_dataset
 from race.posterior.protocol import FitOptions, Fitted, Run, require_head, require_one_member
+from race.predict.predictor import predict_dataset
 
 
 class EvidentialOptions(FitOptions):

@@ -14,7 +14,6 @@ predictions with respect to the weights, the curvature is J^T J.
                 weight 1 and all others 0.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,10 +22,8 @@ from torch import Tensor
 
 from race.config import RunConfig
 from race.data import Batch
-from race.model.layer import Layer
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
-from race.posterior import last_layer
 from race.train.loss import Loss
 
 
@@ -147,36 +144,3 @@ def signs(like: Tensor, generator: torch.Generator) -> Tensor:
         2.0 * torch.randint(2, like.shape, generator=generator, device=like.device).to(like.dtype)
         - 1.0
     )
-
-
-class LastLayer:
-    """The readouts' last weights of the energy, w2[:, :, 0] of all layers: D = n_layers *
-    readout_hidden for each member.
-    """
-
-    def __init__(self, model: RACE):
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.readouts = [layer.readout for layer in self.model.layers if isinstance(layer, Layer)]
-        self.weights = self.get()
-
-    def get(self) -> Tensor:
-        """[M, D]"""
-        return torch.cat([readout.w2[..., 0] for readout in self.readouts], dim=1).clone()
-
-    def put(self, weights: Tensor) -> None:
-        """[M, D] into the model held here."""
-        for readout, part in zip(self.readouts, self.split(weights), strict=True):
-            readout.w2[..., 0] = part
-
-    def split(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """[.., D] -> the part of every layer, [.., readout_hidden]."""
-        return weights.split([readout.w2.shape[1] for readout in self.readouts], dim=-1)
-
-    def jacobian(self, batch: Batch, forces: bool) -> tuple[Tensor, Tensor]:
-        """d energy / d w [n_frames, M, D] in eV, d forces / d w [n_atoms, M, 3, D] in eV/A
-        (no rows without `forces`).
-        """
-        by_energy = last_layer.frame_features(self.model, batch)
-        if not forces:
-            return by_energy, self.weights.new_empty(0, len(self.weights), 3, self.weights.shape[1])
-        return by_energy, last_layer.force_features(self.model, batch).to(self.weights.dtype)

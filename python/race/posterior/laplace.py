@@ -31,9 +31,11 @@ from torch import Tensor
 
 from race.config import RunConfig
 from race.data import Dataset
+from race.model.heads import GAUSSIAN
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
-from race.posterior.ggn import LastLayer, Noise, signs, squared_vjp
+from race.posterior.ggn import Noise, signs, squared_vjp
+from race.posterior.last_layer import force_features, frame_features, weights
 from race.posterior.protocol import (
     Fitted,
     Run,
@@ -45,7 +47,6 @@ from race.posterior.protocol import (
     require_head,
 )
 
-HEADS = ("point", "energy", "cholesky", "equivariant")  # evidential's likelihood is no Gaussian
 TEMPERATURES = [4.0**-k for k in range(11)]  # tried: 1 to 1e-6
 
 
@@ -85,7 +86,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
         RaceError: head evidential, whose likelihood is not Gaussian.
     """
     (run,) = runs
-    require_head(run, HEADS, "laplace")
+    require_head(run, GAUSSIAN, "laplace")
     prepared, config = run.prepare(), run.config
     model = run.model.to(config.train.device)
     gaussian = (diagonal if options.structure == "diagonal" else last_layer)(
@@ -128,9 +129,9 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
         f"temperature {temperature:.2g}"
     )
     fitted, changes = model_of(scaled, gaussian.draw(logs, temperature)), {}
-    if model.head == "point" and model.config.pooling == "sum":
+    if not model.has_energy_var and model.config.pooling == "sum":
         fitted = with_noise(fitted, s_energy, s_forces, forces=config.train.forces_weight > 0)
-        changes = {"loss": "nll_jef" if fitted.head == "cholesky" else "nll_e"}
+        changes = {"loss": "nll_jef" if fitted.has_forces_cov else "nll_e"}
     return Fitted(fitted, about, prepared.validation, changes)
 
 
@@ -184,9 +185,8 @@ def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOpt
 
 def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
     """Of the last weights of the energy readouts, with their full covariance."""
-    data, last = Observations(config, model), LastLayer(model)
-    n_members, n_weights = last.weights.shape
-    device = last.weights.device
+    data, trained = Observations(config, model), weights(model).detach()
+    (n_members, n_weights), device = trained.shape, trained.device
     energy, forces = (
         torch.zeros(n_members, n_weights, n_weights, dtype=torch.float64, device=device)
         for _ in range(2)
@@ -198,13 +198,13 @@ def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceO
     ):
         batch = batch.to(device)
         _, noise = data.add(batch)
-        by_energy, by_forces = last.jacobian(batch, data.with_forces)
-        rows = noise.whiten_energy(by_energy).double()
+        rows = noise.whiten_energy(frame_features(model, batch)).double()
         energy += torch.einsum("nmd,nme->mde", rows, rows)
         if data.with_forces:
+            by_forces = force_features(model, batch).to(noise.forces)
             rows = noise.whiten_forces(by_forces).double()
             forces += torch.einsum("nmad,nmae->mde", rows, rows)
-    square = float((last.weights.double() ** 2).sum())
+    square = float((trained.double() ** 2).sum())
     evidence = Evidence(energy.cpu(), forces.cpu(), data.residuals, data.counts, square)
 
     def draw(logs: Tensor, temperature: float) -> dict[str, Tensor]:
@@ -222,7 +222,7 @@ def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceO
             * temperature**0.5
         )
         samples = {name: p.detach().cpu().double()[members] for name, p in model.named_parameters()}
-        for t, part in enumerate(last.split(shift)):
+        for t, part in enumerate(shift.split(model.config.readout_hidden, dim=-1)):
             samples[f"layers.{t}.readout.w2"][..., 0] += part
         return samples
 

@@ -33,7 +33,6 @@ from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.race import RACE
 from race.posterior import last_layer
-from race.posterior.prediction import predict_batch
 from race.posterior.protocol import (
     Fitted,
     Run,
@@ -43,6 +42,7 @@ from race.posterior.protocol import (
     require_one_member,
     tiled,
 )
+from race.predict.predictor import predict_batch
 
 ZETAS = np.logspace(-6, 1, 15)  # zeta^2 that are tried, in units of the largest eigenvalue of F^T F
 CALIBRATION_BATCH = 8  # frames: the radial weights of 16 members are made anew for every pass

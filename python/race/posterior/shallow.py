@@ -28,6 +28,7 @@ from torch.nn.utils import parametrize
 
 from race.config import RunConfig
 from race.data import Batch, Dataset
+from race.model.heads import GAUSSIAN, HEADS
 from race.model.layer import is_own
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
@@ -43,13 +44,13 @@ from race.posterior.protocol import (
     require_one_member,
     tiled,
 )
+from race.predict.moments import mahalanobis, total_variance
 from race.train.loss import Loss
 from race.train.trainer import Trainer
 
 # Added in quadrature, in units of sigma0 and sigma0_energy: forces that vanish by
 # symmetry have no spread
 FLOOR = 0.01
-HEADS = ("point", "energy", "cholesky", "equivariant")
 
 
 class ShallowOptions(SampleOptions):
@@ -105,29 +106,27 @@ class JointLoss(Loss):
     def _joint_energy(self, out: ModelOutput, batch: Batch) -> Tensor:
         assert batch.energy is not None
         energy = out.energy
-        size = batch.n_atoms_per_frame if self.extensive else 1
-        var = energy.var(1, unbiased=False) + size * (FLOOR * self.sigma0_energy) ** 2
-        if out.energy_var is not None:
-            var = var + out.energy_var.mean(1)
-        return (0.5 * ((energy.mean(1) - batch.energy) ** 2 / var + torch.log(var))).unsqueeze(1)
+        size = batch.n_atoms_per_frame if self.extensive else torch.ones_like(batch.energy)
+        noise = size * (FLOOR * self.sigma0_energy) ** 2
+        moments = total_variance(
+            energy, noise if out.energy_var is None else noise + out.energy_var.mean(1)
+        )
+        square = (moments.mean - batch.energy) ** 2
+        return (0.5 * (square / moments.total + torch.log(moments.total))).unsqueeze(1)
 
     def _joint_forces(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows [n_atoms, 1] and the detached det(Sigma)^(1/3), likewise."""
         assert batch.forces is not None and out.forces is not None
         forces = out.forces
-        mean = forces.mean(1)
-        spread = forces - mean.unsqueeze(1)
-        cov = torch.einsum("nma,nmb->nab", spread, spread) / forces.shape[1]
-        cov = cov + (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=cov.dtype, device=cov.device)
-        if self.covariance.head in ("cholesky", "equivariant"):
-            cov = cov + self.covariance.matrix(out.raw).mean(1)
-        factor = torch.linalg.cholesky(cov)
-        white = torch.linalg.solve_triangular(
-            factor, (mean - batch.forces).unsqueeze(-1), upper=False
-        ).squeeze(-1)
-        logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-        return 0.5 * ((white * white).sum(-1, keepdim=True) + logdet), torch.exp(
-            logdet.detach() / 3.0
+        floor = (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=forces.dtype, device=forces.device)
+        noise = HEADS[self.covariance.head].forces_noise
+        moments = total_variance(
+            forces, floor + self.covariance.matrix(out.raw).mean(1) if noise else floor
+        )
+        quadratic, logdet = mahalanobis(moments.mean - batch.forces, moments.total)
+        return (
+            0.5 * (quadratic + logdet).unsqueeze(1),
+            torch.exp(logdet.detach() / 3.0).unsqueeze(1),
         )
 
     @staticmethod
@@ -136,15 +135,12 @@ class JointLoss(Loss):
         they have a noise of their own.
         """
         assert out.stress is not None
-        mean = out.stress.mean(1, keepdim=True)
         virial_cov = None
         if out.virial_cov is not None:
-            spread = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(mean.dtype) * (
-                out.stress - mean
-            )
-            between = torch.einsum("nma,nmb->nab", spread, spread) / spread.shape[1]
-            virial_cov = (out.virial_cov.mean(1) + between).unsqueeze(1)
-        return replace(out, stress=mean, virial_cov=virial_cov)
+            volume = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(out.stress.dtype)
+            virial_cov = total_variance(volume * out.stress, out.virial_cov.mean(1)).total
+            virial_cov = virial_cov.unsqueeze(1)
+        return replace(out, stress=out.stress.mean(1, keepdim=True), virial_cov=virial_cov)
 
 
 class ShallowTrainer(Trainer):
@@ -172,7 +168,7 @@ def fit(runs: Sequence[Run], options: ShallowOptions, folder: Path) -> Fitted:
     """
     (run,) = runs
     require_one_member(run, "take one: race fit RUN --posterior ensemble --take 0 --out NEW")
-    require_head(run, HEADS, "shallow")
+    require_head(run, GAUSSIAN, "shallow")
 
     def make(
         config: RunConfig, model: RACE, train: Dataset, validation: Dataset, work: Path

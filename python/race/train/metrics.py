@@ -10,9 +10,10 @@ from torch import Tensor
 
 from race.config import ModelConfig
 from race.data import Batch
-from race.model.heads import evidential_kappa
+from race.model.heads import HEADS
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
+from race.predict.moments import mahalanobis, total_variance
 from race.train.parallel import Ranks
 
 Z90 = 1.6448536269514722  # central 90 % of a normal distribution
@@ -29,26 +30,21 @@ def with_ensemble(value: Tensor, covariance: Tensor | None) -> tuple[Tensor, Ten
         [n, M + 1, d] and [n, M + 1, d, d]; the last column has Sigma = mean_m Sigma_m +
         mean_m (v_m - v)(v_m - v)^T.
     """
-    mean = value.mean(1, keepdim=True)
-    spread = value - mean
     if covariance is None:
         covariance = value.new_zeros(*value.shape, value.shape[-1])
-    total = covariance.mean(1, keepdim=True) + (
-        torch.einsum("nma,nmb->nab", spread, spread) / value.shape[1]
-    ).unsqueeze(1)
-    return torch.cat([value, mean], 1), torch.cat([covariance, total], 1)
+    ensemble = total_variance(value, covariance.mean(1))
+    return (
+        torch.cat([value, ensemble.mean.unsqueeze(1)], 1),
+        torch.cat([covariance, ensemble.total.unsqueeze(1)], 1),
+    )
 
 
 def total_forces_cov(model: RACE, raw: Tensor) -> Tensor | None:
     """What each member says of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential:
     with its epistemic part); None: nothing.
     """
-    if not model.has_forces_cov:
-        return None
-    covariance = model.forces_cov(raw)
-    if model.head == "evidential":
-        covariance = covariance * (1.0 + 1.0 / evidential_kappa(raw))[..., None, None]
-    return covariance
+    aleatoric, epistemic = model.own_forces_cov(raw)
+    return aleatoric if aleatoric is None or epistemic is None else aleatoric + epistemic
 
 
 class Means:
@@ -92,8 +88,7 @@ class Metrics:
     """
 
     def __init__(self, config: ModelConfig):
-        self.energy_var = config.head != "point"
-        self.forces_cov = config.head not in ("point", "energy")
+        self.forces_cov = HEADS[config.head].forces_noise
         self.extensive = config.pooling == "sum"
         self.means = Means()
 
@@ -105,7 +100,7 @@ class Metrics:
             size = batch.n_atoms_per_frame.view(-1, 1, 1) if self.extensive else 1
             error, var = value - batch.energy.view(-1, 1, 1), var.squeeze(3)
             self._errors("energy", error / size, var.sqrt() / size)
-            if self.energy_var:
+            if out.energy_var is not None:
                 self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()))
         if batch.forces is not None and out.forces is not None:
             value, cov = with_ensemble(
@@ -115,12 +110,8 @@ class Metrics:
             self._errors("forces", error, std)
             self.means.add("forces_coverage", (error.abs() <= Z90 * std).double())
             if self.forces_cov:
-                factor = torch.linalg.cholesky_ex(cov).L
-                white = torch.linalg.solve_triangular(
-                    factor, error.unsqueeze(-1), upper=False
-                ).squeeze(-1)
-                logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-                self.means.add("forces_nll", 0.5 * ((white**2).sum(-1) + logdet).unsqueeze(2))
+                quadratic, logdet = mahalanobis(error, cov)
+                self.means.add("forces_nll", 0.5 * (quadratic + logdet).unsqueeze(2))
         if batch.stress is not None and out.stress is not None:
             labelled = ~torch.isnan(batch.stress).any(1)
             noise = None

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from race.data import Batch
 from race.model.race import RACE
-from race.train.metrics import with_ensemble
+from race.predict.moments import total_variance
 from race.train.parallel import Ranks
 
 PRIOR_ERRORS = 5  # so many further errors of the size that c = 1 predicts: few frames change little
@@ -64,7 +64,7 @@ def fit_noise(
         "energy" and "forces" -> factor, of those that the head predicts and the batches
         have labels for.
     """
-    if model.head in ("point", "evidential"):
+    if not model.has_energy_var or model.own_epistemic:
         return {}
     parts: dict[str, list[Rows]] = {"energy": [], "forces": []}
     for batch in batches:
@@ -103,15 +103,9 @@ def _split(members: Tensor, covariance: Tensor, label: Tensor) -> Rows:
     left out.
     """
     known = torch.isfinite(label).all(1)
-    members, covariance = members[known].double(), covariance[known].double()
-    value, total = with_ensemble(members, covariance)
-    noise = covariance.mean(1)
-    return Rows(
-        *(
-            part.cpu().numpy()
-            for part in (label[known].double() - value[:, -1], noise, total[:, -1] - noise)
-        )
-    )
+    moments = total_variance(members[known].double(), covariance[known].double().mean(1))
+    parts = (label[known].double() - moments.mean, moments.aleatoric, moments.epistemic)
+    return Rows(*(part.cpu().numpy() for part in parts))
 
 
 def noise_factor(error: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray) -> float:

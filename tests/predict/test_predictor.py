@@ -1,4 +1,4 @@
-"""The law of total variance, and what predictions of a model must satisfy whatever its weights."""
+"""What predictions of a model must satisfy whatever its weights."""
 
 from dataclasses import fields, replace
 
@@ -9,13 +9,14 @@ import torch
 
 from race.config import ModelConfig
 from race.data import Dataset
-from race.deploy.calculator import Calculator
 from race.deploy.export import export_model
 from race.errors import RaceError
-from race.evaluate.source import prediction_of_results
 from race.model.heads import evidential_nu
 from race.model.race import RACE
-from race.posterior.prediction import law_of_total_variance, predict_dataset
+from race.predict.artifact import ArtifactPredictor
+from race.predict.moments import total_variance
+from race.predict.prediction import Estimate
+from race.predict.predictor import predict_dataset
 
 HEADS = ("point", "energy", "cholesky", "equivariant", "evidential")
 IDENTITY = np.eye(3)
@@ -67,25 +68,6 @@ def model(head: str, n_members: int = 3, stress_head: str = "none") -> RACE:
 
 def dataset(frames: list[ase.Atoms]) -> Dataset:
     return Dataset(frames, ["B", "N"], 3.0, torch.float64)
-
-
-def test_law_of_total_variance_is_that_of_the_mixture():
-    """Against the moments of draws from the equal mixture of Gaussian members."""
-    rng = np.random.default_rng(0)
-    mean = rng.standard_normal((1, 4, 3))
-    root = rng.standard_normal((1, 4, 3, 3))
-    cov = root @ np.swapaxes(root, -1, -2)
-    estimate = law_of_total_variance(mean, cov)
-    draws = np.concatenate(
-        [rng.multivariate_normal(mean[0, m], cov[0, m], 100000) for m in range(4)]
-    )
-    np.testing.assert_allclose(estimate.mean[0], draws.mean(0), atol=0.03)
-    np.testing.assert_allclose(estimate.total[0], np.cov(draws.T), atol=0.1)
-    # 1/M, not 1/(M - 1)
-    np.testing.assert_allclose(estimate.epistemic[0], np.cov(mean[0].T, bias=True), atol=1e-12)
-    scalar = law_of_total_variance(mean[..., 0], cov[..., 0, 0])
-    np.testing.assert_allclose(scalar.epistemic, mean[..., 0].var(axis=1))
-    np.testing.assert_allclose(scalar.std**2, scalar.total)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -168,7 +150,7 @@ def test_noise_of_the_stress(tmp_path):
     """
     noisy, data = model("equivariant", stress_head="equivariant"), dataset(structures())
     stress = predict_dataset(noisy, data)[0].stress
-    plain = law_of_total_variance(noisy(data.batch([0, 1])).stress.detach().numpy())
+    plain = Estimate.of(total_variance(noisy(data.batch([0, 1])).stress))
     volume = data.batch([0, 1]).volume.numpy()
     noise = (
         noisy(data.batch([0, 1])).virial_cov.detach().numpy().mean(1) / volume[:, None, None] ** 2
@@ -180,11 +162,7 @@ def test_noise_of_the_stress(tmp_path):
         np.linalg.eigvalsh(stress.aleatoric[:2]).min() > 0 and np.isnan(stress.aleatoric[2]).all()
     )
     export_model(noisy, tmp_path / "x.race.pt")
-    calculator, results = Calculator(tmp_path / "x.race.pt", uncertainty=True), []
-    for atoms in structures():
-        calculator.calculate(atoms)
-        results.append(calculator.results)
-    deployed = prediction_of_results(results[:2]).stress
+    deployed = ArtifactPredictor(tmp_path / "x.race.pt").predict(structures()[:2]).stress
     for part in ("mean", "aleatoric", "epistemic"):
         want = getattr(stress, part)[:2]
         np.testing.assert_allclose(
@@ -213,7 +191,7 @@ def test_frames_without_energy_are_refused():
 
 
 def test_estimates_are_immutable():
-    estimate = law_of_total_variance(np.ones((2, 3)))
+    estimate = Estimate(np.ones(2), np.zeros(2), np.zeros(2))
     assert replace(estimate, mean=estimate.mean + 1).mean.tolist() == [
         2,
         2,

@@ -1,0 +1,160 @@
+"""An artifact as a predictor: librace runs it, as it does for LAMMPS."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+from torch import Tensor
+
+import race._race
+from race.conventions import SIX_COLUMNS, SIX_ROWS, matrix_from_six
+from race.data.graph import neighbors, species_index
+from race.errors import RaceError
+from race.model.heads import Capabilities
+from race.predict.moments import bald, total_variance
+from race.predict.prediction import Estimate, Prediction, concatenate
+from race.predict.predictor import Predictor, Progress
+
+
+@dataclass(frozen=True)
+class Members:
+    """What librace gives for one structure, float64 on the CPU; M columns, or one for each
+    trunk where members were not asked for.
+
+    node_energy [n, M] eV; forces [n, M, 3] eV/A; stress [M, 6] eV/A^3 in SIX_ORDER, NaN
+    without a volume. None without uncertainty: energy_var [M] eV^2, aleatoric and
+    epistemic [n, 3, 3] (eV/A)^2 what the members themselves say of a force, averaged;
+    mean_logdet [n] of their aleatoric covariances; stress_noise [6, 6].
+    """
+
+    node_energy: Tensor
+    forces: Tensor
+    stress: Tensor
+    energy_var: Tensor | None = None
+    aleatoric: Tensor | None = None
+    epistemic: Tensor | None = None
+    mean_logdet: Tensor | None = None
+    stress_noise: Tensor | None = None
+
+    @property
+    def energy(self) -> Tensor:
+        """[M] eV"""
+        return self.node_energy.sum(0)
+
+
+class ArtifactPredictor(Predictor):
+    """A compiled artifact.
+
+    Args:
+        path: NAME.race.pt.
+        device: cpu, cuda or cuda:N.
+        dtype: "float32" or "float64"; None: as exported.
+        sha256: refuse another artifact than this (8 or more leading digits).
+        zbl: add the screened nuclear repulsion between close atoms.
+
+    Raises:
+        RaceError: on loading, whatever would give wrong numbers.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | None = None,
+        dtype: str | None = None,
+        sha256: str = "",
+        zbl: bool = False,
+    ):
+        self.path = path
+        self.model = race._race.load(str(path), device or "cpu", dtype, sha256)
+        self.metadata: dict[str, Any] = json.loads(self.model.metadata)
+        self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
+        self.gives = Capabilities(self.metadata)
+
+    def predict(
+        self, frames: Sequence[ase.Atoms], forces: bool = True, progress: Progress = lambda n: None
+    ) -> Prediction:
+        if not frames:
+            raise RaceError("no frames to predict")
+        parts = []
+        for atoms in frames:
+            parts.append(self.moments(self.members(atoms)))
+            progress(1)
+        return concatenate(parts)
+
+    def graph(self, atoms: ase.Atoms) -> tuple[Tensor, ...]:
+        """species, edge vectors, senders and row pointers of all atoms as one domain: periodic
+        images fold onto their atoms, so that it needs no ghosts.
+        """
+        if not np.isfinite(atoms.positions).all():
+            raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))
+        cell = np.asarray(atoms.cell.array, dtype=np.float64)
+        sender, receiver, vector = neighbors(
+            atoms.positions, cell, atoms.pbc, self.metadata["r_max"]
+        )
+        row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
+        species = species_index(atoms, self.metadata["elements"])
+        return tuple(
+            torch.from_numpy(np.ascontiguousarray(array))
+            for array in (species, vector, sender, row_ptr)
+        )
+
+    def members(self, atoms: ase.Atoms, uncertainty: bool = True) -> Members:
+        """Of one structure. Without `uncertainty` members are not told apart where they share
+        a trunk.
+
+        Raises:
+            RaceError: an element that the model does not know, positions that are no numbers.
+        """
+        out = self.model.predict(
+            *self.graph(atoms), members=uncertainty, uncertainty=uncertainty, zbl=self.zbl
+        )
+        volume = atoms.get_volume() if atoms.pbc.all() else np.nan
+        virial = out["virial"].double().view(-1, 3, 3)
+        stress = -0.5 * (virial + virial.transpose(1, 2))[:, list(SIX_ROWS), list(SIX_COLUMNS)]
+        means = (out["node_energy"].double(), out["forces"].double(), stress / volume)
+        if not uncertainty:
+            return Members(*means)
+        aleatoric, epistemic = (
+            torch.from_numpy(matrix_from_six(out[f"cov_{part}"].double().numpy()))
+            for part in ("aleatoric", "epistemic")
+        )
+        return Members(
+            *means,
+            self._energy_var(out["node_energy_var"].double()),
+            aleatoric,
+            epistemic,
+            out["logdet_aleatoric"].double() if "logdet_aleatoric" in out else None,
+            out["virial_cov"].double() / volume**2 if self.gives.stress_noise else None,
+        )
+
+    def moments(self, members: Members) -> Prediction:
+        """Of one structure; `members` with uncertainty."""
+        noise = members.energy_var
+        energy = total_variance(members.energy[None], None if noise is None else noise.mean()[None])
+        forces = total_variance(members.forces, members.aleatoric, members.epistemic)
+        stress_noise = members.stress_noise
+        stress = total_variance(
+            members.stress[None], None if stress_noise is None else stress_noise[None]
+        )
+        energy_bald = forces_bald = None
+        if noise is not None and self.gives.energy_bald:
+            energy_bald = bald(energy.total, noise.log().mean()[None]).numpy()
+        if members.mean_logdet is not None and self.gives.forces_bald:
+            forces_bald = bald(forces.total, members.mean_logdet).numpy()
+        return Prediction(
+            Estimate.of(energy), Estimate.of(forces), Estimate.of(stress), energy_bald, forces_bald
+        )
+
+    def _energy_var(self, node_energy_var: Tensor) -> Tensor:
+        """[n, M] -> aleatoric variance of the total energy, [M] eV^2."""
+        if not self.gives.energy_noise:
+            return node_energy_var.new_zeros(node_energy_var.shape[1])
+        if self.metadata["energy_aggregation"] == "paper":  # exp(mean_i s_i)
+            return node_energy_var.mean(0).exp()
+        return node_energy_var.sum(0)
