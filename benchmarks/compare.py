@@ -14,6 +14,7 @@ import results
 import systems
 from contests import Contender, Contest
 from protocol import Worker, WorkerError
+from provenance import commit
 
 SLOW = 2.0  # seconds: above it a code takes part in the first SLOW_ROUNDS rounds only
 SLOW_ROUNDS = 2
@@ -134,7 +135,7 @@ def describe(
         else {"versions": {}, "architecture": "", "parameters": None, "timed": ""}
     )
     versions = hello["versions"] | (
-        {"commit": results.commit()} if contender.model.startswith("RACE") else {}
+        {"commit": commit()} if contender.model.startswith("RACE") else {}
     )
     n_atoms, n_edges = (loaded["n_atoms"], loaded["n_edges"]) if loaded else (None, None)
     return {

@@ -21,6 +21,7 @@ import race._race
 import race_models
 import results
 import systems
+from provenance import commit
 
 import race
 
@@ -31,7 +32,7 @@ newton on
 boundary p p p
 read_data si.data
 plugin load {plugin}
-pair_style race model.race.pt
+pair_style race model.race.pt device {device}
 pair_coeff * * Si
 {uncertainty}
 velocity all create 300 1
@@ -79,8 +80,9 @@ def simulate(
     artifact: Path,
     steps: int,
     uncertain: bool,
-    ranks: int,
-    threads: int,
+    ranks: int = 1,
+    threads: int = 1,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Seconds of the loop and of its parts (LAMMPS's own breakdown, mean over ranks), and
     the time step's processor use in percent.
@@ -89,9 +91,12 @@ def simulate(
     (folder / "model.race.pt").unlink(missing_ok=True)
     (folder / "model.race.pt").symlink_to(artifact)
     plugin = Path(race._race.__file__).parent / "raceplugin.so"
-    columns = "c_m[1]" if uncertain else ""
     text = INPUT.format(
-        plugin=plugin, steps=steps, uncertainty=UNCERTAINTY if uncertain else "", columns=columns
+        plugin=plugin,
+        steps=steps,
+        device=device,
+        uncertainty=UNCERTAINTY if uncertain else "",
+        columns="c_m[1]" if uncertain else "",
     )
     (folder / "in.si").write_text(text)
     command = [str(Path(lammps.__file__).parent / "lmp"), "-in", "in.si", "-log", "none", "-nocite"]
@@ -195,7 +200,7 @@ def to_record(
         "versions": {
             "race": race.__version__,
             "lammps": version("lammps"),
-            "commit": results.commit(),
+            "commit": commit(),
         },
     }
 

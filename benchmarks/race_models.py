@@ -23,6 +23,8 @@ SMALL = {
 SIZES = {
     "small": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o", "lmax": 1},
     "l2": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o+64x2e", "lmax": 2},
+    "gpu-l1": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o+8x2e", "lmax": 2},
+    "gpu-l3": {**SMALL, "n_layers": 3, "irreps_hidden": "64x0e+64x1o+64x2e+64x3o", "lmax": 3},
 }
 
 

@@ -1,15 +1,16 @@
-"""Draws up benchmarks/README.md from results/cpu.json: targets met or missed, then every
-measurement. No figure comes from elsewhere.
+"""Fills the tables of benchmarks/README.md from results/cpu.json: targets met or missed,
+then every measurement. No figure comes from elsewhere.
 
 python benchmarks/report.py
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from contests import COVARIANCE, ENERGY, ENSEMBLE, MEAN, PAPER, STEP
+from pages import fill, table
 from results import FINAL, find, ratio
 
 PAGE = Path(__file__).with_name("README.md")
@@ -32,17 +33,14 @@ class Target:
     unit: str = "x"
     at_least: bool = True
 
-    def row(self, records: Records) -> str:
+    def row(self, records: Records) -> list[str]:
         measured = self.value(records)
         sign = ">=" if self.at_least else "<="
         goal = f"{sign} {show(self.goal, self.unit)}"
         if measured is None:
-            return f"| {self.text} | {goal} | - | not measured |"
+            return [self.text, goal, "-", "not measured"]
         met = measured >= self.goal if self.at_least else measured <= self.goal
-        return (
-            f"| {self.text} | {goal} | {show(measured, self.unit)} | "
-            f"{'met' if met else '**missed**'} |"
-        )
+        return [self.text, goal, show(measured, self.unit), "met" if met else "**missed**"]
 
 
 def show(value: float, unit: str) -> str:
@@ -231,48 +229,22 @@ TARGETS = (
 )
 
 
-def table(head: Iterable[str], rows: Iterable[str]) -> list[str]:
-    head = list(head)
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows, ""]
-
-
 def memory(record: dict) -> str:
     return f"{record['bytes_per_atom'] / 1024:.1f}" if record.get("bytes_per_atom") else ""
 
 
-def speed_row(record: dict, last: str) -> str:
-    setting = (
-        record["system"],
-        record["model"],
-        record["size"],
-        record["members"],
-        record["outputs"],
-        record["dtype"],
-        record["threads"],
-    )
-    time = (
-        f"omitted: {record['omitted']}"
-        if record["us_per_atom"] is None
-        else f"{record['us_per_atom']:.2f}"
-    )
-    return "| " + " | ".join(map(str, setting)) + f" | {time} | {last} |"
+def speed_row(record: dict, *last: str) -> list[object]:
+    fields = ("system", "model", "size", "members", "outputs", "dtype", "threads")
+    us = record["us_per_atom"]
+    time = f"omitted: {record['omitted']}" if us is None else f"{us:.2f}"
+    return [*(record[name] for name in fields), time, *last]
 
 
-def lammps_row(record: dict) -> str:
+def lammps_row(record: dict) -> list[object]:
+    fields = ("system", "members", "outputs", "dtype", "ranks", "threads")
     parts = ", ".join(f"{name} {part:.1%}" for name, part in record["breakdown"].items())
-    setting = (
-        record["system"],
-        record["members"],
-        record["outputs"],
-        record["dtype"],
-        record["ranks"],
-        record["threads"],
-    )
-    return (
-        "| "
-        + " | ".join(map(str, setting))
-        + f" | {record['katom_steps_per_second']:.1f} | {record['us_per_atom']:.2f} | {parts} |"
-    )
+    speed = f"{record['katom_steps_per_second']:.1f}"
+    return [*(record[name] for name in fields), speed, f"{record['us_per_atom']:.2f}", parts]
 
 
 def versions(records: Records) -> list[str]:
@@ -288,152 +260,74 @@ def versions(records: Records) -> list[str]:
 
 
 def ensembles(records: Records) -> list[str]:
-    """Why eight members do not cost five."""
+    """One member alone and one of eight, in training."""
     steps = [
         (n, trained(records, "RACE", n), trained(records, "RACE", n, members=8)) for n in (5, 16)
     ]
     rows = [
-        f"| {n} frames | {alone['us_per_atom']:.1f} | {eight['us_per_atom'] / 8:.1f} |"
+        (f"{n} frames", f"{alone['us_per_atom']:.1f}", f"{eight['us_per_atom'] / 8:.1f}")
         for n, alone, eight in steps
         if alone and eight
     ]
-    return [
-        "## What members share",
-        "",
-        "The edges, their harmonics and their places in the radial table, and the calls: what is "
-        "not arithmetic. Every member has",
-        "kernels, matrix products, gradients and optimiser of its own. So a member of eight saves "
-        "the overhead of a training step, and",
-        "the less of it one member has, the closer is the ratio to eight. Above eight it is, "
-        "probably, where the features of eight",
-        "members leave a cache that those of one fit.",
-        "",
-        *table(("training on 3BPA, us/atom", "one member", "one of eight"), rows),
-    ]
+    return table(("training on 3BPA, us/atom", "one member", "one of eight"), rows)
 
 
 def payload(records: Records) -> list[str]:
-    """Why artifacts hold TorchScript: what AOTInductor could win at most."""
+    """What compiling the code between the kernels could win at most."""
     share = kernel_share(records)
     if share is None:
-        return []
+        return ["Not measured."]
     return [
-        "## Why there is no AOTInductor payload",
-        "",
-        "An artifact is TorchScript around compiled kernels. AOTInductor would compile what lies "
-        "between them, which on Si-4096 is",
-        f"{1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x, if that took no "
-        "time at all. Its file would be bound to",
-        "one version of torch and one kind of processor, and segments with exchanges between them "
-        "would be several files: there is none.",
-        "",
+        f"On Si-4096 that is {1 - share:.1%} of a prediction: a gain of at most {1 / share:.2f} x."
     ]
 
 
-def page(records: Records) -> str:
-    """benchmarks/README.md."""
+def measured(records: Records) -> list[str]:
+    dates = sorted(r["date"] for r in records)
+    machines = ", ".join(dict.fromkeys(r["machine"] for r in records))
+    return [f"Measured on {machines}, {dates[0]} to {dates[-1]}."]
+
+
+SETTING = ("system", "code", "model", "members")
+
+
+def page(template: str, records: Records) -> str:
+    """benchmarks/README.md with its tables drawn anew."""
     inference = [r for r in records if r["contest"] in ("inference", "same l", "latency")]
     training = [r for r in records if r["contest"] == "training"]
     runs = [r for r in records if r["contest"] == "LAMMPS"]
-    dates = sorted(r["date"] for r in records)
-    lines = [
-        "# Benchmarks",
-        "",
-        "`make bench` measures all of this and writes this page, "
-        "[results/cpu.json](results/cpu.json), [ROOFLINE.md](ROOFLINE.md) and",
-        "the chart of the main README; `make bench QUICK=1` checks in a few minutes that "
-        "everything runs. Peers come from PyPI into",
-        "environments of their own.",
-        "",
-        f"Measured on {', '.join(dict.fromkeys(r['machine'] for r in records))}, {dates[0]} to "
-        f"{dates[-1]}.",
-        "",
-        "## Targets",
-        "",
-        "Unless it says otherwise: the small model (2 layers, 64x0e+64x1o, lmax 1, r_max 5), "
-        "Si-512, float32, one core, random weights.",
-        "A ratio is the median of the ratios in each round, in which all codes take turns. The "
-        "time of a compiled peer varies with what",
-        "its process did before: a target met narrowly is not safely met.",
-        "",
-        *table(("", "target", "measured", ""), (target.row(records) for target in TARGETS)),
-        *ensembles(records),
-        "## What is timed",
-        "",
-        *(
-            f"- {model}: {timed}."
-            for model, timed in dict.fromkeys((r["model"], r["timed"]) for r in inference)
-        ),
-        "- Training: energies, forces, a squared loss on both, gradients and an Adam step, from "
-        "batches ready in memory; RACE's step",
-        "  also clips gradients and averages weights. Neighbour lists are ready in every case.",
-        "- Memory: peak resident memory of one call above that before the call.",
-        "- Layers, channels, l of the features and cutoff are matched. MACE's correlation is 3, "
-        "and its edges have max_ell one above the",
-        "  l of the features; `MACE compiled, max_ell 1` has the same l throughout.",
-        "",
-        *versions(records),
-        "",
-        "## Inference",
-        "",
-        *table(
-            (
-                "system",
-                "code",
-                "model",
-                "members",
-                "outputs",
-                "dtype",
-                "threads",
-                "us/atom",
-                "KiB/atom",
+    timed = dict.fromkeys((r["model"], r["timed"]) for r in inference)
+    speeds = ((r, f"{r.get('configurations_per_second', 0):.1f}, {memory(r)}") for r in training)
+    return fill(
+        template,
+        {
+            "measured": measured(records),
+            "targets": table(
+                ("", "target", "measured", ""), (target.row(records) for target in TARGETS)
             ),
-            (speed_row(r, memory(r)) for r in inference),
-        ),
-        "## Training on 3BPA",
-        "",
-        *table(
-            (
-                "system",
-                "code",
-                "model",
-                "members",
-                "step",
-                "dtype",
-                "threads",
-                "us/atom",
-                "configurations/s, KiB/atom",
+            "ensembles": ensembles(records),
+            "timed": (f"- {model}: {what}." for model, what in timed),
+            "versions": versions(records),
+            "inference": table(
+                (*SETTING, "outputs", "dtype", "threads", "us/atom", "KiB/atom"),
+                (speed_row(r, memory(r)) for r in inference),
             ),
-            (
-                speed_row(r, f"{r.get('configurations_per_second', 0):.1f}, {memory(r)}")
-                for r in training
+            "training": table(
+                (*SETTING, "step", "dtype", "threads", "us/atom", "configurations/s, KiB/atom"),
+                (speed_row(*row) for row in speeds),
             ),
-        ),
-        "## LAMMPS",
-        "",
-        "Peers are left out: their pair styles need a patched LAMMPS built from source.",
-        "",
-        *table(
-            (
-                "system",
-                "members",
-                "outputs",
-                "dtype",
-                "ranks",
-                "threads",
-                "katom-step/s",
-                "us/atom",
-                "parts of the loop",
+            "LAMMPS": table(
+                ("system", "members", "outputs", "dtype", "ranks", "threads")
+                + ("katom-step/s", "us/atom", "parts of the loop"),
+                map(lammps_row, runs),
             ),
-            (lammps_row(r) for r in runs),
-        ),
-        *payload(records),
-    ]
-    return "\n".join(lines)
+            "payload": payload(records),
+        },
+    )
 
 
 def main() -> None:
-    PAGE.write_text(page(json.loads(FINAL.read_text())))
+    PAGE.write_text(page(PAGE.read_text(), json.loads(FINAL.read_text())))
 
 
 if __name__ == "__main__":

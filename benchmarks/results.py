@@ -17,14 +17,13 @@ One record:
 """
 
 import json
-import os
-import platform
 import statistics
-import subprocess
-from datetime import datetime, timezone
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from provenance import ROOT, now, processor
+
 BUILD = ROOT / "build" / "bench"
 FINAL = Path(__file__).parent / "results" / "cpu.json"
 REQUIRED = (
@@ -63,35 +62,36 @@ class Journal:
     def add(self, records: list[dict], *key: object) -> None:
         """Records measured side by side; stamped with machine and date."""
         name = " / ".join(map(str, key))
-        stamp = {
-            "machine": machine(),
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
-        }
+        stamp = {"machine": processor(), "date": now()}
         self.groups[name] = [{**record, **stamp} for record in records]
         with self.path.open("a") as file:
             file.write(json.dumps({"key": name, "records": self.groups[name]}) + "\n")
 
     def finish(self, path: Path) -> None:
         """Writes all records as one list, and forgets the journal: the next run starts anew."""
-        records = [record for group in self.groups.values() for record in group]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
+        write(path, [record for group in self.groups.values() for record in group])
         self.path.unlink()
 
 
-def machine() -> str:
-    """Processor and number of cores."""
-    lines = (
-        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    )
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+def write(
+    path: Path, records: Sequence[Mapping[str, Any]], about: Mapping[str, Any] | None = None
+) -> None:
+    """A JSON list, one record to a line; with `about`, {"about": ..., "records": the list}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ",\n".join(json.dumps(record) for record in records)
+    text = f"[\n{rows}\n]"
+    if about is not None:
+        text = f'{{"about": {json.dumps(about)},\n"records": {text}}}'
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.replace(path)
 
 
-def commit() -> str:
-    """Of the working tree, with a + if it differs."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+def said(about: Mapping[str, Any]) -> str:
+    """The stamp of a run as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    note = f" {about['note']}" if about.get("note") else ""
+    return f"Measured on {about['machine']}, {about['date']}; {versions}.{note}"
 
 
 def timing(rounds: list[dict], n_atoms: int) -> dict:

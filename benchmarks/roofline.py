@@ -1,4 +1,5 @@
-"""Kernels against what this machine can do at best: writes ROOFLINE.md and results/roofline.json.
+"""Kernels against what this machine can do at best: fills ROOFLINE.md and writes
+results/roofline.json.
 
     python benchmarks/roofline.py [--quick]
 
@@ -9,11 +10,13 @@ by formula below.
 """
 
 import argparse
-import json
-import statistics
-import time
+import ctypes
+import os
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,9 @@ import results
 import systems
 import torch
 from e3nn import o3
+from pages import fill, table
+from provenance import stamp
+from timer import seconds_per_call
 
 from race.config import ModelConfig
 from race.model.conv import conv_fused
@@ -29,6 +35,7 @@ from race.model.linear import block_linear
 
 PAGE = Path(__file__).with_name("ROOFLINE.md")
 DATA = Path(__file__).parent / "results" / "roofline.json"
+TURNS = 200_000  # of the loop in fma.c
 # Coefficients of each radial weight, six to an interval
 TABLE_ROWS = ModelConfig().radial_knots + 4
 CASES = {
@@ -41,7 +48,7 @@ CASES = {
 
 @dataclass
 class Ceilings:
-    gflops: float  # matrix product of 1024
+    gflops: float  # of fused multiply-adds in registers
     memory: float  # GB/s read + written, copy of 256 MB
     cache: float  # GB/s, copy of 256 kB
 
@@ -67,23 +74,26 @@ class Row:
         }
 
 
-def seconds_of(function: Callable[[], object], budget: float) -> float:
-    """Median processor time of one call on this thread, which other work on the machine
-    disturbs less than the wall clock.
-    """
-    function()
-    each, begin = [], time.thread_time()
-    while len(each) < 3 or time.thread_time() - begin < budget:
-        start = time.thread_time()
-        function()
-        each.append(time.thread_time() - start)
-    return statistics.median(each)
+def fma_peak(dtype: torch.dtype, budget: float) -> float:
+    """Flop/s of `fma.c`, at the better of the vector widths that the compiler offers."""
+    real = {torch.float32: "float", torch.float64: "double"}[dtype]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for width in (32, 64):
+            library = Path(folder) / f"fma{width}.so"
+            flags = ["-O3", "-march=native", "-ffp-contract=fast", "-funroll-loops", "-shared"]
+            command = [os.environ.get("CC", "gcc"), *flags, f"-DREAL={real}", f"-DWIDTH={width}"]
+            source = str(Path(__file__).with_name("fma.c"))
+            subprocess.run([*command, "-fPIC", source, "-o", str(library)], check=True)
+            loop = ctypes.CDLL(str(library))
+            loop.run.restype, loop.run.argtypes = ctypes.c_double, [ctypes.c_long]
+            seconds = seconds_per_call(partial(loop.run, TURNS), budget, best=True)
+            found.append(2.0 * 24 * loop.lanes() * TURNS / seconds)
+    return max(found)
 
 
 def ceilings(dtype: torch.dtype, budget: float) -> Ceilings:
-    n, size = 1024, dtype.itemsize
-    a, b, c = (torch.randn(n, n, dtype=dtype) for _ in range(3))
-    gemm = 2 * n**3 / seconds_of(lambda: torch.mm(a, b, out=c), budget)
+    size = dtype.itemsize
 
     def copy(n_bytes: int, repeats: int) -> float:
         source, sink = (
@@ -95,9 +105,9 @@ def ceilings(dtype: torch.dtype, budget: float) -> Ceilings:
             for _ in range(repeats):
                 sink.copy_(source)
 
-        return 2 * n_bytes * repeats / seconds_of(run, budget)
+        return 2 * n_bytes * repeats / seconds_per_call(run, budget, best=True)
 
-    return Ceilings(gemm / 1e9, copy(1 << 28, 1) / 1e9, copy(1 << 18, 200) / 1e9)
+    return Ceilings(fma_peak(dtype, budget) / 1e9, copy(1 << 28, 1) / 1e9, copy(1 << 18, 200) / 1e9)
 
 
 def conv_counts(
@@ -235,12 +245,14 @@ def measure(budget: float) -> list[Row]:
                         f"conv, {kernel}",
                         name,
                         *counts[kernel],
-                        seconds_of(step, budget),
+                        seconds_per_call(step, budget),
                         roof,
                     )
                 )
             step, count = linear_step(irreps, members, dtype, n)
-            rows.append(Row(case, "linear, forward", name, *count, seconds_of(step, budget), roof))
+            rows.append(
+                Row(case, "linear, forward", name, *count, seconds_per_call(step, budget), roof)
+            )
             for row in rows[-4:]:
                 print(
                     f"  {row.case:36} {row.kernel:26} {row.dtype}  {1e6 * row.seconds / n:8.3f} "
@@ -250,42 +262,47 @@ def measure(budget: float) -> list[Row]:
     return rows
 
 
-def page(rows: list[Row], machine: str, n_atoms: int) -> str:
-    """ROOFLINE.md."""
-    lines = [
-        "# Roofline",
-        "",
-        f"Si-512 (28 edges per atom), one thread of {machine}. Made by `benchmarks/roofline.py`, "
-        "which also states how flops and",
-        "bytes are counted.",
-        "",
-        "Ceilings measured in the same run:",
-        "",
-        "| | matrix product, GFLOP/s | copy from memory, GB/s | copy in cache, GB/s |",
-        "|---|---|---|---|",
+def page(template: str, rows: list[Row], about: dict, n_atoms: int) -> str:
+    """ROOFLINE.md with its tables drawn anew."""
+    roofs = {row.dtype: row.ceilings for row in rows}
+    return fill(
+        template,
+        {
+            "measured": [results.said(about)],
+            "ceilings": table(
+                (
+                    "",
+                    "multiply-adds, GFLOP/s",
+                    "copy from memory, GB/s",
+                    "copy in cache, GB/s",
+                ),
+                (
+                    (dtype, f"{c.gflops:.0f}", f"{c.memory:.0f}", f"{c.cache:.0f}")
+                    for dtype, c in roofs.items()
+                ),
+            ),
+            "kernels": table(
+                ("channels", "kernel", "dtype", "kflop/atom", "memory, kB/atom")
+                + ("caches, kB/atom", "us/atom", "GFLOP/s", "bound, us/atom", "bound/time"),
+                (kernel_row(row, n_atoms) for row in rows),
+            ),
+        },
+    )
+
+
+def kernel_row(row: Row, n_atoms: int) -> list[str]:
+    bound, least = max(row.bounds().items(), key=lambda item: item[1])
+    counts = (row.flops, row.memory_bytes, row.cache_bytes)
+    return [
+        row.case,
+        row.kernel,
+        row.dtype,
+        *(f"{count / n_atoms / 1e3:.1f}" for count in counts),
+        f"{1e6 * row.seconds / n_atoms:.2f}",
+        f"{row.flops / row.seconds / 1e9:.1f}",
+        f"{1e6 * least / n_atoms:.2f} ({bound})",
+        f"{least / row.seconds:.0%}",
     ]
-    for dtype in dict.fromkeys(row.dtype for row in rows):
-        c = next(row.ceilings for row in rows if row.dtype == dtype)
-        lines.append(f"| {dtype} | {c.gflops:.0f} | {c.memory:.0f} | {c.cache:.0f} |")
-    lines += [
-        "",
-        "The bound is the least time that the ceilings allow, and what sets it; the last column is "
-        "the bound over the time measured.",
-        "",
-        "| channels | kernel | dtype | kflop/atom | memory, kB/atom | caches, kB/atom | us/atom | "
-        "GFLOP/s | bound, us/atom | bound/time |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        bound, least = max(row.bounds().items(), key=lambda item: item[1])
-        lines.append(
-            f"| {row.case} | {row.kernel} | {row.dtype} | {row.flops / n_atoms / 1e3:.1f} | "
-            f"{row.memory_bytes / n_atoms / 1e3:.1f} "
-            f"| {row.cache_bytes / n_atoms / 1e3:.1f} | {1e6 * row.seconds / n_atoms:.2f} | "
-            f"{row.flops / row.seconds / 1e9:.1f} "
-            f"| {1e6 * least / n_atoms:.2f} ({bound}) | {least / row.seconds:.0%} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -300,13 +317,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = measure(0.02 if args.quick else 0.5)
-    text = page(rows, results.machine(), 512)
+    rows, about = measure(0.02 if args.quick else 0.5), stamp()
+    text = page(PAGE.read_text(), rows, about, 512)
     if args.quick:
+        results.BUILD.mkdir(parents=True, exist_ok=True)
         (results.BUILD / PAGE.name).write_text(text)
         return
-    DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    results.write(DATA, [asdict(row) for row in rows], about)
     PAGE.write_text(text)
 
 

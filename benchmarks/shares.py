@@ -17,6 +17,7 @@ import race_models
 import results
 import systems
 import torch
+from provenance import commit
 from race_worker import Prepared, deployed
 from torch.profiler import ProfilerActivity, profile
 
@@ -93,7 +94,7 @@ def main() -> None:
             "versions": {
                 "race": race.__version__,
                 "torch": torch.__version__,
-                "commit": results.commit(),
+                "commit": commit(),
             },
         }
         journal.add([record], "shares", members)

@@ -2,7 +2,7 @@
 
 3BPA      a drug-like molecule of 27 atoms; the first published training frame if the
           dataset is at hand (RACE_DATA), else a chain of the same composition
-Si-64, Si-512, Si-4096      diamond silicon, displaced at random
+Si-64, Si-512, Si-4096      diamond silicon, displaced at random; Si-N for about N atoms
 water     216 molecules in a box, slightly compressed: 55 neighbours within 5 Angstrom
 """
 
@@ -25,13 +25,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def structure(name: str) -> ase.Atoms:
-    """One of NAMES; the same atoms whenever it is called."""
+    """One of NAMES, or Si-N for any N; the same atoms whenever it is called."""
     if name == "3BPA":
         return molecules(1)[0]
     if name == "water":
         return water()
-    n_cells = {"Si-64": 2, "Si-512": 4, "Si-4096": 8}[name]
-    atoms = ase.build.bulk("Si", "diamond", a=5.43, cubic=True) * (n_cells, n_cells, n_cells)
+    n_cells = int(name.removeprefix("Si-")) / 8
+    side = max(2, round(n_cells ** (1 / 3)))
+    repeat = (side, side, max(2, round(n_cells / side**2)))
+    atoms = ase.build.bulk("Si", "diamond", a=5.43, cubic=True) * repeat
     atoms.rattle(0.05, seed=0)
     return atoms
 

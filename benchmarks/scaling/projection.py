@@ -43,9 +43,9 @@ def main() -> None:
     if options.seconds_per_atom is None and TIMES.exists():
         found = json.loads(TIMES.read_text())
         per_atom, per_ghost, per_step = (
-            found["fit"][name] for name in ("per_owned_atom", "per_ghost", "per_step")
+            found["about"]["fit"][name] for name in ("per_owned_atom", "per_ghost", "per_step")
         )
-        source = f"measured on a core of: {found['machine']}"
+        source = f"measured on a core of: {found['about']['machine']}"
     else:
         per_atom, per_ghost, per_step = options.seconds_per_atom or 1e-6, 0.0, 0.0
         source = "assumed"

@@ -14,6 +14,10 @@ from race.config import ModelConfig
 from race.deploy.export import export_model
 from race.model.race import RACE
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import results  # noqa: E402, F401
+from provenance import stamp  # noqa: E402, F401
+
 START = f"""
 units metal
 atom_style atomic

@@ -17,8 +17,6 @@ fitted, to least relative squares and with no coefficient below 0, by
 
 import argparse
 import json
-import os
-import platform
 import re
 import sys
 import tempfile
@@ -26,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import nnls
-from silicon import START, export, run, write_data
+from silicon import START, export, results, run, stamp, write_data
+
+from pages import fill  # isort: skip
 
 HERE = Path(__file__).parent
 # Copies of the cubic cell of 8 atoms along x, y, z, and ranks.
@@ -145,7 +145,7 @@ def efficiency(record: dict, records: list[dict]) -> str:
     return "" if ranks == 1 else ", ".join(said)
 
 
-def table(records: list[dict], fitted: dict[str, float], machine: str) -> str:
+def table(records: list[dict], about: dict) -> list[str]:
     rows = [
         "| atoms | ranks | owned | ghosts | ms per step | exchange of features | LAMMPS's Comm | "
         "share of communication | efficiency |"
@@ -165,22 +165,14 @@ def table(records: list[dict], fitted: dict[str, float], machine: str) -> str:
             f"{record['n_ghost']:,} | {ms[0]:.1f} | {ms[1]:.2f} | "
             f"{ms[2]:.2f} | {record['comm_share']:.1%} | {efficiency(record, records)} |"
         )
-    a, b, c, off = fitted.values()
+    a, b, c, off = about["fit"].values()
+    rows.append("")
     rows.append(
-        f"\nFit: {1e6 * a:.2f} us per owned atom, {1e6 * b:.3f} us per ghost, {1e3 * c:.3f} ms per "
+        f"Fit: {1e6 * a:.2f} us per owned atom, {1e6 * b:.3f} us per ghost, {1e3 * c:.3f} ms per "
         "step; no case is further from it than "
-        f"{off:.0%}. {machine}. ([times.json](times.json))"
+        f"{off:.0%}. {results.said(about)} ([times.json](times.json))"
     )
-    return "\n".join(rows)
-
-
-def machine() -> str:
-    name = (
-        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        if Path("/proc/cpuinfo").exists()
-        else None
-    )
-    return f"{name[1] if name else platform.machine()}, {os.cpu_count()} cores"
+    return rows
 
 
 def main() -> None:
@@ -197,18 +189,14 @@ def main() -> None:
                 measure(Path(name), repeat, ranks, *((2_000, 2) if options.quick else (60_000, 3)))
             )
             print(records[-1], file=sys.stderr, flush=True)
-    fitted = fit(records)
-    page = table(records, fitted, machine())
-    print(page)
+    about = stamp() | {"fit": fit(records)}
+    page = table(records, about)
+    print("\n".join(page))
     if options.quick:
         return
-    (HERE / "times.json").write_text(
-        json.dumps({"machine": machine(), "fit": fitted, "cases": records}, indent=1) + "\n"
-    )
-    readme = (HERE / "README.md").read_text()
-    start, end = "<!-- times.py -->\n", "<!-- end -->\n"
-    before, rest = readme.split(start)
-    (HERE / "README.md").write_text(before + start + page + "\n" + end + rest.split(end)[1])
+    results.write(HERE / "times.json", records, about)
+    readme = HERE / "README.md"
+    readme.write_text(fill(readme.read_text(), {"times.py": page}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-from study import arguments, merged, reduced, say
+from study import arguments, merged, say
 from tables import cell, pooled, write
 
 from race.active.config import ActiveConfig
@@ -132,13 +132,9 @@ def collect(loops: Sequence[Path]) -> list[dict[str, Any]]:
             content["seed"]: content["n_labels"] for content in rounds if content["round"] == 0
         }
         records += [
-            reduced(record)
+            {key: record.get(key) for key in ("split", "n_members", *METRICS)}
             | {key: content[key] for key in ("strategy", "seed", "round", "n_labels")}
-            | {
-                "n_added": (content["n_labels"] - initial[content["seed"]]) // len(HOT),
-                "train_s": record.get("train_s"),
-                "md_cost": None,
-            }
+            | {"n_added": (content["n_labels"] - initial[content["seed"]]) // len(HOT)}
             for content in rounds
             for record in content["records"]
         ]

@@ -4,13 +4,12 @@ python benchmarks/uq/claims.py        writes results/claims.md from the JSON fil
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from acquisition import ERRORS, NAMES, labels_needed
-from tables import cell
+from tables import cell, read
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Records = Sequence[Mapping[str, Any]]
@@ -50,10 +49,6 @@ def page(folder: Path) -> list[str]:
         f"| {claim} | {target} | {measured} | {verdict[met]} |"
         for claim, target, measured, met in rows
     ]
-
-
-def read(path: Path) -> Records:
-    return json.loads(path.read_text()) if path.exists() else []
 
 
 def of(records: Records, posterior: str, split: str | None = None) -> Mapping[str, Any] | None:

@@ -234,7 +234,9 @@ def reduced(record: Mapping[str, Any]) -> dict[str, Any]:
     out = {key: record.get(key) for key in ("posterior", "split", *ABOUT, *METRICS)}
     return out | {
         "interval90": {
-            key: record["interval90"][key] for key in METRICS if key in record["interval90"]
+            key: both
+            for key, both in record["interval90"].items()
+            if key in METRICS and None not in both
         }
     }
 

@@ -1,10 +1,14 @@
 """Tables of records, and the files NAME.json and NAME.md that hold them."""
 
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from race.evaluate.command import write_json
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import results  # noqa: E402
+from provenance import stamp  # noqa: E402
 
 FORMS = {
     "rmse_e": ("RMSE E", ".2f"),
@@ -85,13 +89,28 @@ def pooled(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[st
     return out
 
 
-def write(
-    folder: Path,
-    name: str,
-    records: Sequence[Mapping[str, Any]],
-    draw: Callable[[Sequence[Mapping[str, Any]]], list[str]],
-) -> None:
-    """NAME.json, and NAME.md drawn from it alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", list(records))
-    (folder / f"{name}.md").write_text("\n".join(draw(records)) + "\n")
+Draw = Callable[[Sequence[Mapping[str, Any]]], list[str]]
+
+
+def write(folder: Path, name: str, records: Sequence[Mapping[str, Any]], draw: Draw) -> None:
+    """NAME.json: where, when and of which versions, and the records, one to a line; NAME.md,
+    drawn from it alone. What is the same as before keeps its stamp.
+    """
+    path = folder / f"{name}.json"
+    records = [dict(record) for record in records]
+    if not path.exists() or json.loads(path.read_text())["records"] != records:
+        results.write(path, records, about=stamp())
+    path.with_suffix(".md").write_text(page(path, draw))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of NAME.json, none if there is no such file."""
+    return json.loads(path.read_text())["records"] if path.exists() else []
+
+
+def page(path: Path, draw: Draw) -> str:
+    """NAME.md of NAME.json."""
+    return (
+        "\n".join([*draw(read(path)), "", results.said(json.loads(path.read_text())["about"])])
+        + "\n"
+    )

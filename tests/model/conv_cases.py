@@ -6,6 +6,8 @@ from e3nn import o3
 import race.model.fused  # noqa: F401  registers torch.ops.race
 from race.model.irreps import Layout, conv_paths
 
+from .operators import random_like
+
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 # Widths that are no multiple of a vector, one wide enough for every tile, and all degrees.
 IRREPS = ["64x0e", "4x0e+2x1o", "5x0e+19x1o+8x2e", "70x0e+24x1o+16x1e+33x2e+40x3o"]
@@ -56,11 +58,7 @@ def derivatives(conv, operands, rest, seed=1):
     """Result, its adjoints, and the adjoints of a random functional of those: all that
     training on forces needs.
     """
-    gen = torch.Generator().manual_seed(seed)
-
-    def like(t):
-        return torch.randn(t.shape, dtype=t.dtype, generator=gen)
-
+    like = random_like(seed)
     g, radial, table, sh = operands
     leaves = [t for t in operands if t is not None]
     out = conv(*operands, *rest) + 0 * sh.sum()  # paths with l2 = 0 alone do not differentiate it
@@ -75,9 +73,3 @@ def derivatives(conv, operands, rest, seed=1):
         materialize_grads=True,
     )
     return [out, *of_table, *first, *second]
-
-
-def worst(a, b):
-    """Largest difference relative to the largest value, over a list of tensors."""
-    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True) if y.numel()]
-    return max(float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in pairs)

@@ -9,7 +9,8 @@ from e3nn import o3
 from race.model.conv import conv_aten, conv_fused
 from race.model.irreps import Layout, conv_paths
 
-from .conv_cases import IRREPS, TOLERANCE, derivatives, make, worst
+from .conv_cases import IRREPS, TOLERANCE, derivatives, make
+from .operators import worst
 
 pytest.importorskip(
     "race._race", reason="race._race is not built: there is no fused convolution to test"

@@ -3,10 +3,7 @@ what it refuses.
 """
 
 import itertools
-import os
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,7 +12,8 @@ import torch
 import race.model.scatter as scatter_module
 from race.model.conv import conv_aten, conv_fused
 
-from .conv_cases import TOLERANCE, derivatives, make, worst
+from .conv_cases import TOLERANCE, derivatives, make
+from .operators import of_case, on_instruction_set, worst
 
 librace = pytest.importorskip(
     "race._race", reason="race._race is not built: there is no fused convolution to test"
@@ -64,54 +62,19 @@ def test_threads_work_at_the_same_time():
     assert by_others[0] < 0.1 and by_others[1] > 0.4
 
 
-ISA_SCRIPT = """
-import sys, torch
-torch.ops.load_library(sys.argv[1])
-results = []
-for operands, rest, weight in torch.load(sys.argv[2]):
-    out = torch.ops.race.conv(*operands, *rest)
-    first = torch.autograd.grad(out, [operands[k] for k in (0, 1, 3)], weight, create_graph=True)
-    inputs = [weight, *(t for t in operands if t is not None)]
-    second = torch.autograd.grad([t.sum() for t in first], inputs)
-    results.append([t.detach() for t in (out, *first, *second)])
-torch.save((torch.ops.race.conv_isa(), results), sys.argv[3])
-"""
-
-
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_every_instruction_set(isa, tmp_path):
     """The lesser builds of the kernels, each in a process that asks for it (all else here
     runs the host's own).
     """
-    cases, expected = [], []
+    cases = []
     for dtype, knots in itertools.product(TOLERANCE, (0, 6)):
         operands, rest = make("5x0e+19x1o+8x2e+70x3o", 3, 2, 2, dtype, knots=knots)
         weight = torch.randn(5, rest[-1], dtype=dtype, requires_grad=True)
-        cases.append((operands, rest, weight))
-        first = torch.autograd.grad(
-            out := conv_aten(*operands, *rest),
-            [operands[k] for k in (0, 1, 3)],
-            weight,
-            create_graph=True,
-        )
-        leaves = [t for t in operands if t is not None]
-        expected.append(
-            [out, *first, *torch.autograd.grad([t.sum() for t in first], [weight, *leaves])]
-        )
-    torch.save(cases, tmp_path / "in.pt")
-    command = [
-        sys.executable,
-        "-c",
-        ISA_SCRIPT,
-        librace.__file__,
-        tmp_path / "in.pt",
-        tmp_path / "out.pt",
-    ]
-    subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
-    used, results = torch.load(tmp_path / "out.pt")
-    assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
-    for result, reference in zip(results, expected, strict=True):
-        assert worst(result, reference) < TOLERANCE[reference[0].dtype]
+        cases.append((operands, rest, weight, (0, 1, 3)))
+    results = on_instruction_set(isa, "conv", cases, tmp_path)
+    for result, case in zip(results, cases, strict=True):
+        assert worst(result, of_case(conv_aten, case)) < TOLERANCE[case[2].dtype]
 
 
 def test_sums_by_torch_scatter_keep_second_derivatives(monkeypatch):

@@ -2,15 +2,13 @@
 differences; every derivative up to the second.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from e3nn import o3
 
 from race.model.linear import BlockLinear, Linear, linear_aten, linear_fused
+
+from .operators import of_case, on_instruction_set, random_like, worst
 
 librace = pytest.importorskip(
     "race._race", reason="race._race is not built: there is no compiled linear map to test"
@@ -108,25 +106,12 @@ def derivatives(linear, operands, rest, seed=1):
     """Result, its adjoints, and the adjoints of a random functional of those: all that
     training on forces needs.
     """
-    gen = torch.Generator().manual_seed(seed)
-
-    def like(t):
-        return torch.randn(t.shape, dtype=t.dtype, generator=gen)
-
+    like = random_like(seed)
     out = linear(*operands, *rest)
     weight = like(out).requires_grad_()
     first = torch.autograd.grad(out, operands, weight, create_graph=True)
     second = torch.autograd.grad(first, [weight, *operands], [like(t) for t in first])
     return [out, *first, *second]
-
-
-def worst(a, b):
-    """Largest difference relative to the largest value, over a list of tensors."""
-    assert all(x.shape == y.shape for x, y in zip(a, b, strict=True))
-    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True) if y.numel()]
-    return max(
-        (float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in pairs), default=0.0
-    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -250,54 +235,20 @@ def test_any_number_of_threads_gives_the_same_bits(shapes):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-ISA_SCRIPT = """
-import sys, torch
-torch.ops.load_library(sys.argv[1])
-results = []
-for operands, rest, weight in torch.load(sys.argv[2]):
-    out = torch.ops.race.linear(*operands, *rest)
-    first = torch.autograd.grad(out, operands, weight, create_graph=True)
-    second = torch.autograd.grad([t.square().sum() for t in first], [weight, *operands])
-    results.append([t.detach() for t in (out, *first, *second)])
-torch.save((torch.ops.race.linear_isa(), results), sys.argv[3])
-"""
-
-
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_every_instruction_set(isa, tmp_path):
     """The lesser builds of the kernels, each in a process that asks for it (all else here
     runs the host's own).
     """
-    cases, expected = [], []
+    cases = []
     for dtype in TOLERANCE:
         for shapes in SHAPES:
             operands, rest = make(shapes, 2, 3, dtype=dtype)
             weight = torch.randn(14, rest[-1], dtype=dtype, requires_grad=True)
-            cases.append((operands, rest, weight))
-            first = torch.autograd.grad(
-                out := plain(*operands, *rest), operands, weight, create_graph=True
-            )
-            expected.append(
-                [
-                    out,
-                    *first,
-                    *torch.autograd.grad([t.square().sum() for t in first], [weight, *operands]),
-                ]
-            )
-    torch.save(cases, tmp_path / "in.pt")
-    command = [
-        sys.executable,
-        "-c",
-        ISA_SCRIPT,
-        librace.__file__,
-        tmp_path / "in.pt",
-        tmp_path / "out.pt",
-    ]
-    subprocess.run(command, env={**os.environ, "RACE_ISA": isa}, check=True)
-    used, results = torch.load(tmp_path / "out.pt")
-    assert used in (isa, "baseline")  # a host without AVX2 has the baseline only
-    for result, reference in zip(results, expected, strict=True):
-        assert worst(result, reference) < TOLERANCE[reference[0].dtype]
+            cases.append((operands, rest, weight, (0, 1)))
+    results = on_instruction_set(isa, "linear", cases, tmp_path)
+    for result, case in zip(results, cases, strict=True):
+        assert worst(result, of_case(plain, case)) < TOLERANCE[case[2].dtype]
 
 
 def test_scripted_and_portable():

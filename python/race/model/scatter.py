@@ -12,7 +12,7 @@ except ImportError:
 
 HAS_SCATTER = segment_csr is not None
 # Widest row that torch-scatter sums faster than index_add on one core, derivatives
-# included (benchmarks/scatter.py): at 16 they tie, at 15 it is 1.4 to 2.7 times as fast,
+# included (benchmarks/kernels.py): at 16 they tie, at 15 it is 1.4 to 2.7 times as fast,
 # at 64 it takes twice as long.
 WIDEST = 15
 
