@@ -9,6 +9,8 @@ SHELL := bash
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 JOBS ?= 2
+# Folder of the public data sets that `make accuracy` trains on
+DATA ?= $(or $(RACE_DATA),../shared/data)
 
 VENV := $(CURDIR)/.venv
 STAMPS := $(VENV)/stamps
@@ -23,13 +25,14 @@ export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test docs torture bench lint format cuda-compile cuda-check sanitize clean distclean
+.PHONY: help setup demo test docs torture bench accuracy lint format cuda-compile cuda-check sanitize clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 4 minutes on 2 cores, and as long to set up"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make torture damaged models, wrong commands, faults, processor grids and physics in LAMMPS, hundreds of each, with counts; about a quarter of an hour"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make docs    the documentation, in build/docs; warnings and dead links are errors"
+	@echo "make accuracy error against training and inference time, RACE, NequIP and MACE: days; ONLY='SET/CODE/MINUTES ...' picks, QUICK=1 a few minutes"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
 	@echo "make sanitize      kernels, runtime and LAMMPS plugin on a build with address and undefined-behaviour sanitizers"
@@ -55,6 +58,9 @@ torture: $(STAMPS)/build
 
 bench: $(STAMPS)/build $(BENCH)/nequip/stamp $(BENCH)/mace/stamp
 	OMP_NUM_THREADS=1 BENCH_ENVIRONMENTS=$(BENCH) python benchmarks/run.py $(if $(QUICK),--quick)
+
+accuracy: $(STAMPS)/build $(BENCH)/nequip/stamp $(BENCH)/mace/stamp
+	OMP_NUM_THREADS=1 BENCH_ENVIRONMENTS=$(BENCH) python benchmarks/accuracy/run.py --data $(DATA) $(if $(QUICK),--quick) $(if $(ONLY),--only $(foreach one,$(ONLY),'$(one)'))
 
 lint: $(STAMPS)/build
 	ruff check .
