@@ -57,8 +57,14 @@ def draw(records: list[dict], path: Path) -> None:
         1, 2, figsize=(11, 2.8), width_ratios=(1, 1), layout="constrained"
     )
     titles = (
-        ("Energy and forces", "microseconds per atom, less is better; Si-512, float32, one core"),
-        ("Training", "configurations per second, more is better; 3BPA, batch 5"),
+        (
+            "Equal layers and channels: energy and forces",
+            "microseconds per atom, less is better; Si-512, float32, one core",
+        ),
+        (
+            "Equal layers and channels: training",
+            "configurations per second, more is better; 3BPA, batch 5",
+        ),
     )
     for axes, rows, (title, subtitle) in zip(panels, bars(records), titles, strict=True):
         labels, values, ours = zip(*reversed(rows), strict=True)
