@@ -9,6 +9,7 @@
 #include <new>
 #include <sstream>
 
+#include "lmptype.h"
 #include "race/artifact.h"
 #include "race/error.h"
 
@@ -62,8 +63,8 @@ void together(MPI_Comm world, const std::function<void()>& work) {
 }
 
 void broadcast(MPI_Comm world, std::string& bytes) {
-  int64_t size = static_cast<int64_t>(bytes.size());
-  MPI_Bcast(&size, 1, MPI_INT64_T, 0, world);
+  LAMMPS_NS::bigint size = static_cast<LAMMPS_NS::bigint>(bytes.size());
+  MPI_Bcast(&size, 1, MPI_LMP_BIGINT, 0, world);
   bytes.resize(size);
   constexpr int64_t chunk = 1 << 30;  // counts are int in MPI
   for (int64_t at = 0; at < size; at += chunk)
@@ -71,12 +72,16 @@ void broadcast(MPI_Comm world, std::string& bytes) {
 }
 
 int rank_on_node(MPI_Comm world) {
+#ifdef MPI_STUBS  // a serial LAMMPS: it knows no nodes
+  return 0;
+#else
   MPI_Comm node;
   int rank;
   MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
   MPI_Comm_rank(node, &rank);
   MPI_Comm_free(&node);
   return rank;
+#endif
 }
 
 // `cuda` shares the GPUs of a node among the ranks on it.

@@ -2,6 +2,7 @@
 // compiled for.
 #include <dlfcn.h>
 
+#include "compatible.h"
 #include "compute_race.h"
 #include "compute_race_atom.h"
 #include "error.h"
@@ -29,24 +30,9 @@ Compute* create_compute_atom(LAMMPS* lmp, int narg, char** arg) {
   return new ComputeRaceAtom(lmp, narg, arg);
 }
 
-// The classes of LAMMPS have no stable layout: another version, or other integer sizes, would
-// corrupt memory in silence.
 void refuse_another_lammps(LAMMPS* lmp) {
-  const int version = lammps_version(lmp);
-  if (version != RACE_LAMMPS_NUMBER)
-    lmp->error->all(
-        FLERR,
-        "raceplugin.so: expected LAMMPS {}, for which it was compiled, got {}; build it again with "
-        "-DRACE_LAMMPS_HEADERS=DIR of this LAMMPS",
-        RACE_LAMMPS_NUMBER, version);
-  const int bytes = lammps_extract_setting(lmp, "tagint");
-  const int expected = sizeof(tagint);
-  if (bytes != expected)
-    lmp->error->all(
-        FLERR,
-        "raceplugin.so: expected {}-byte atom IDs, got a LAMMPS with {} bytes; build it again with "
-        "-DRACE_LAMMPS_DEFINITIONS=LAMMPS_BIGBIG or LAMMPS_SMALLBIG",
-        expected, bytes);
+  const std::string difference = incompatibility(lmp);
+  if (!difference.empty()) lmp->error->all(FLERR, difference);
 #ifdef RACE_KOKKOS
   if (!lammps_config_accelerator("KOKKOS", "precision", "double"))
     lmp->error->all(

@@ -9,6 +9,9 @@
 // in registers across the block.
 #include "conv_kernel.h"
 
+#include <type_traits>
+#include <utility>
+
 namespace race::conv {
 namespace {
 

@@ -155,7 +155,7 @@ void outer(const Outer<T>& job, int64_t begin, int64_t end) {
 template <class V, int W, int Half, int... I>
 inline __attribute__((always_inline)) V interleave(const V& a, const V& b,
                                                    std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (Half * (W / 2) + I / 2 + (I % 2) * W)...);
+  return RACE_SHUFFLE(a, b, (Half * (W / 2) + I / 2 + (I % 2) * W)...);
 }
 
 // result = matrix^T, row-major. Interleaving the two halves of a sequence of W * W numbers rotates

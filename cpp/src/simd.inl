@@ -29,12 +29,19 @@ inline __attribute__((always_inline)) void store(T* p, const V& v) {
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define RACE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // the older form, whose indices are a vector
+template <class V>
+using Number = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
+template <class V>
+using Indices = Vec<std::conditional_t<sizeof(Number<V>) == 4, int32_t, int64_t>,
+                    sizeof(V) / sizeof(Number<V>)>;
+#define RACE_SHUFFLE(a, b, ...) \
+  __builtin_shuffle(a, b, Indices<std::remove_cvref_t<decltype(a)>>{__VA_ARGS__})
 #endif
 
 // out[r] = sum of row r of eight rows of W numbers.
 template <class T, int W>
 inline void sum_eight_rows(const T* rows, T* out) {
-#ifdef RACE_SHUFFLE
   if constexpr (W == 8 || W == 16) {
     using V = Vec<T, 8>;
     V v[8];
@@ -52,7 +59,6 @@ inline void sum_eight_rows(const T* rows, T* out) {
                    RACE_SHUFFLE(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15));
     return;
   }
-#endif
   for (int r = 0; r < 8; ++r) {
     T sum = 0;
     for (int i = 0; i < W; ++i) sum += rows[r * W + i];
