@@ -101,27 +101,60 @@ def test_root_is_that_of_the_closed_form():
 
 
 def test_calibration_finds_what_was_planted():
-    """Errors drawn with a known alpha and zeta, head noise beside them."""
+    """Errors drawn with a known zeta, and an alpha of energies and one of forces."""
     rng = np.random.default_rng(1)
     F = rng.normal(size=(30, 6)) * np.array([30, 10, 3, 1, 0.01, 0.001])
-    curvature, rows = llpr.Curvature.of(F.T @ F), rng.normal(size=(4000, 3, 6))
-    zeta = float(np.sqrt(llpr.ZETAS[7] * curvature.s.max()))
-    noise = np.broadcast_to(0.2 * np.eye(3), (4000, 3, 3))
-    white = rows @ (2.5 * curvature.root(zeta))
-    error = (white @ rng.normal(size=(4000, 6, 1)))[..., 0] + np.sqrt(0.2) * rng.normal(
-        size=(4000, 3)
-    )
-    target = llpr.Target(rows, error, noise)
-    alpha, found = llpr.calibrate(curvature, target, None, None)
-    assert found == pytest.approx(zeta) and alpha == pytest.approx(2.5, rel=0.05)
-    assert llpr.calibrate(curvature, target, None, zeta)[0] == alpha and llpr.calibrate(
-        curvature, target, 7.0, zeta
-    ) == (7.0, zeta)
-    # Without head noise alpha has a closed form: the mean Mahalanobis square is the dimension.
-    bare = llpr.Target(rows, (white @ rng.normal(size=(4000, 6, 1)))[..., 0], 0 * noise)
-    cov = np.einsum("nad,nbd->nab", rows @ curvature.root(zeta), rows @ curvature.root(zeta))
-    q = np.einsum("na,nab,nb->n", bare.error, np.linalg.inv(cov), bare.error).mean()
-    assert bare.best_alpha(curvature.root(zeta))[0] == pytest.approx(np.sqrt(q / 3), rel=1e-4)
+    curvature = llpr.Curvature.of(F.T @ F)
+    zeta = float(np.sqrt(llpr.ZETAS[15] * curvature.s.max()))
+
+    def target(d: int, alpha: float) -> llpr.Target:
+        rows = rng.normal(size=(4000, d, 6))
+        root = alpha * curvature.root(zeta)
+        return llpr.Target((rows @ root @ rng.normal(size=(4000, 6, 1)))[..., 0], rows)
+
+    energies, forces = target(1, 0.7), target(3, 2.5)
+    found = llpr.calibrate(curvature, energies, forces)
+    assert found.zeta == pytest.approx(zeta)
+    assert found.alpha_forces == pytest.approx(2.5, rel=0.05)
+    assert found.alpha_energy == pytest.approx(0.7, rel=0.05)
+    # The closed form: the mean Mahalanobis square is the dimension
+    cov = forces.covariance(curvature.root(zeta))
+    q = np.einsum("na,nab,nb->n", forces.error, np.linalg.inv(cov), forces.error).mean()
+    assert found.alpha_forces == pytest.approx(np.sqrt(q / 3), rel=1e-6)
+    given = llpr.calibrate(curvature, energies, forces, 7.0, zeta)
+    assert (given.alpha_energy, given.alpha_forces, given.zeta) == (7.0, 7.0, zeta)
+
+
+def test_the_posterior_of_a_linear_gaussian_model_is_recovered():
+    """w ~ N(0, tau^2), y = F w + noise: N(w_map, (F^T F / sigma^2 + 1 / tau^2)^-1) is known.
+
+    The covariances of held-out predictions are found again, with alpha = 1, zeta = 1 / tau;
+    over eight problems of 40 weights, alpha scatters by 1 / sqrt(2 * 40 * 8) = 4 %. A
+    calibration beside a noise that has the size of the errors, as a head fits it, finds
+    any alpha down to none: the second half shows what it did.
+    """
+    rng = np.random.default_rng(3)
+    n_weights, tau, sigma, ratios, alphas = 40, 2.0, 0.3, [], []
+    for _ in range(8):
+        w = tau * rng.normal(size=n_weights)
+        scales = np.logspace(0, -3, n_weights)  # some directions are seen by the data, some not
+        F, J = (rng.normal(size=(n, n_weights)) * scales for n in (60, 900))
+        y = F @ w + sigma * rng.normal(size=60)
+        precision = F.T @ F / sigma**2 + np.eye(n_weights) / tau**2
+        w_map = np.linalg.solve(precision, F.T @ y / sigma**2)
+        curvature = llpr.Curvature.of(F.T @ F / sigma**2)
+        target = llpr.Target((J @ (w_map - w)).reshape(300, 3), J.reshape(300, 3, n_weights))
+        found = llpr.calibrate(curvature, target, target)
+        got = found.alpha_forces**2 * target.covariance(curvature.root(found.zeta))
+        exact = target.rows @ np.linalg.inv(precision) @ np.swapaxes(target.rows, 1, 2)
+        ratios.append(np.trace(got, axis1=1, axis2=2) / np.trace(exact, axis1=1, axis2=2))
+        alphas.append(found.alpha_forces / (found.zeta * tau))
+    ratio = np.array(ratios)
+    # 0.5 of a decade between the zeta^2 that are tried, and one w for each problem
+    assert np.exp(np.log(ratio).mean()) == pytest.approx(1.0, rel=0.2)
+    assert np.exp(np.abs(np.log(ratio)).mean()) < 1.5
+    # What no frame has seen keeps its prior: alpha / zeta = tau
+    assert np.exp(np.log(alphas).mean()) == pytest.approx(1.0, rel=0.3)
 
 
 def draws(n: int) -> torch.Tensor:

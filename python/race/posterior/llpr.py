@@ -12,11 +12,18 @@ sum_j f_j / (sigma0_energy sqrt(n_atoms)) and, on request, those of the force co
 J / sigma0. (For frames of one size this is the paper's formula, with alpha and zeta in
 another unit.)
 
-alpha, and zeta where it is left open, minimise the Gaussian negative log likelihood of
-the validation set, of forces where there are any:
-the variance is the one above plus the head's aleatoric one. Samples w + alpha (F^T F +
-zeta^2 I)^-1/2 eps are the members of the new run; the eps are centred, so that the
-members' mean is the run's own prediction, and scaled so that their spread is unbiased.
+What is calibrated is the posterior alone, without the noise that the head predicts: that
+was fitted to the very errors which the posterior is to explain, and with both in one
+likelihood neither is identified. zeta, where it is left open, and alpha_F maximise the
+likelihood of the validation set's force errors under the closed form above; alpha_E is
+that of energies at this zeta, on all frames of the validation set. Given zeta, alpha has a
+closed form: the mean Mahalanobis square is the dimension. The noise is fitted afterwards,
+to what of the errors is left (race.train.noise).
+
+Samples w + alpha_F (F^T F + zeta^2 I)^-1/2 eps are the members of the new run; the eps are
+centred, so that the members' mean is the run's own prediction, and scaled so that their
+spread is unbiased. alpha_E stands beside it in the summary of the new run: weights have
+one scale, and where the two differ the spread of energies is off by their ratio.
 """
 
 from collections.abc import Sequence
@@ -26,7 +33,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from race.data import Batch, Dataset
@@ -42,11 +48,12 @@ from race.posterior.protocol import (
     require_one_member,
     tiled,
 )
-from race.predict.predictor import predict_batch
+from race.predict.moments import mahalanobis
 
-ZETAS = np.logspace(-6, 1, 15)  # zeta^2 that are tried, in units of the largest eigenvalue of F^T F
+# zeta^2 that are tried, in units of the largest eigenvalue of F^T F
+ZETAS = np.logspace(-12, 1, 27)
 CALIBRATION_BATCH = 8  # frames: the radial weights of 16 members are made anew for every pass
-ALPHAS = np.log([1e-6, 1e6])  # bounds of ln alpha
+UNSEEN = 1e-9  # rows of F smaller than this, relative to the largest: zero by symmetry
 
 
 class LlprOptions(SampleOptions):
@@ -66,10 +73,13 @@ class LlprOptions(SampleOptions):
     alpha: float | None = Field(
         default=None,
         gt=0,
-        description="factor on the standard deviation; none: chosen on the validation set",
+        description="factor on the standard deviation, of energies and forces alike; none: one for "
+        "each, from the validation set",
     )
     calibration_frames: int = Field(
-        default=32, ge=2, description="validation frames that choose alpha and zeta, at most"
+        default=32,
+        ge=2,
+        description="validation frames whose forces choose alpha and zeta, at most",
     )
 
 
@@ -92,40 +102,43 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Target:
-    """What the calibration predicts: error [n, d] = J w - reference, noise [n, d, d] the
-    head's own covariance, rows [n, d, D] = J.
+    """Errors [n, d] of the run's own predictions, and rows [n, d, D] = J of their derivatives
+    with respect to w: energies (d = 1) or forces (d = 3).
     """
 
-    rows: np.ndarray
     error: np.ndarray
-    noise: np.ndarray
+    rows: np.ndarray
 
-    def nll(self, root: np.ndarray, ln_alpha: float) -> float:
-        """Mean Gaussian negative log likelihood, without the constant."""
+    def covariance(self, root: np.ndarray) -> np.ndarray:
+        """J C J^T in closed form, [n, d, d], C = root root^T."""
         white = self.rows @ root
-        return _nll(self.error, self.noise, white @ np.swapaxes(white, 1, 2), ln_alpha)
+        return white @ np.swapaxes(white, 1, 2)
 
-    def best_alpha(self, root: np.ndarray) -> tuple[float, float]:
-        """alpha, and the likelihood there."""
-        white = self.rows @ root
-        shape = white @ np.swapaxes(white, 1, 2)
-        found = minimize_scalar(
-            lambda ln_alpha: _nll(self.error, self.noise, shape, ln_alpha),
-            bounds=ALPHAS,
-            method="bounded",
-        )
-        return float(np.exp(found.x)), float(found.fun)
+    def fit(self, root: np.ndarray, alpha: float | None = None) -> tuple[float, float]:
+        """The best alpha (unless it is given), and the mean negative log likelihood there
+        without its constant.
+        """
+        cov = self.covariance(root)
+        trace = np.trace(cov, axis1=1, axis2=2)
+        seen = trace > UNSEEN**2 * trace.max()  # the force on an atom may be zero by symmetry,
+        cov, trace, d = cov[seen], trace[seen], cov.shape[-1]  # wholly or in one direction
+        cov = cov + 1e-9 * trace[:, None, None] * np.eye(d)
+        q, logdet = mahalanobis(torch.from_numpy(self.error[seen]), torch.from_numpy(cov))
+        square = float(q.mean()) / d if alpha is None else alpha**2
+        nll = 0.5 * (float(q.mean()) / square + d * np.log(square) + float(logdet.mean()))
+        return float(np.sqrt(square)), nll
 
 
-def _nll(error: np.ndarray, noise: np.ndarray, shape: np.ndarray, ln_alpha: float) -> float:
-    cov = noise + np.exp(2 * ln_alpha) * shape
-    # An atom whose force is zero by symmetry
-    cov = cov + 1e-12 * np.trace(cov, axis1=1, axis2=2)[:, None, None] * np.eye(cov.shape[-1])
-    factor = np.linalg.cholesky(cov)
-    white = np.linalg.solve(factor, error[..., None])[..., 0]
-    return float(
-        np.mean(0.5 * (white**2).sum(1) + np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1))
-    )
+@dataclass(frozen=True)
+class Calibration:
+    """alpha_energy, alpha_forces: factors on the standard deviation; nll: of the errors that
+    chose zeta.
+    """
+
+    alpha_energy: float
+    alpha_forces: float
+    zeta: float
+    nll: float
 
 
 def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
@@ -140,28 +153,34 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
     curvature = Curvature.of(
         normal_matrix(run.model, prepared.train, run.config.train.batch_size, options.forces)
     )
-    chosen = np.random.RandomState(options.seed).permutation(len(prepared.validation))[
-        : options.calibration_frames
-    ]
-    batches = [
-        np.sort(chosen)[k : k + CALIBRATION_BATCH] for k in range(0, len(chosen), CALIBRATION_BATCH)
-    ]
-    target = calibration_target(
-        run.model, prepared.validation, batches, run.config.train.forces_weight > 0
-    )
-    alpha, zeta = calibrate(curvature, target, options.alpha, options.zeta)
+    energies, forces = calibration_targets(run, prepared.validation, options)
+    found = calibrate(curvature, energies, forces, options.alpha, options.zeta)
     eps = normal_draws(
         [0] * options.members, (len(curvature.s),), torch.Generator().manual_seed(options.seed)
     )
-    model = sampled(run.model, alpha * curvature.root(zeta), eps)
+    root = found.alpha_forces * curvature.root(found.zeta)
+    model = sampled(run.model, root, eps)
+    target = forces or energies
+    drawn = target.rows @ root @ eps.numpy().T  # [n, d, M]
     about = {
-        "alpha": alpha,
-        "zeta": zeta,
+        "alpha": found.alpha_forces,
+        "alpha_energy": found.alpha_energy,
+        "zeta": found.zeta,
         "n_features": len(curvature.s),
-        "nll": target.nll(curvature.root(zeta), float(np.log(alpha))),
+        "nll": found.nll,
+        "std": rms(np.sqrt(np.trace(target.covariance(root), axis1=1, axis2=2))),
+        "std_of_samples": rms(np.sqrt(drawn.var(2).sum(1))),
     }
-    print(f"alpha {alpha:.3g}, zeta {zeta:.3g}, {len(curvature.s)} features")
+    print(
+        f"alpha {found.alpha_forces:.3g} (energies {found.alpha_energy:.3g}), zeta "
+        f"{found.zeta:.3g}, {len(curvature.s)} features; {options.members} samples spread by "
+        f"{about['std_of_samples'] / about['std']:.2f} of the closed form"
+    )
     return Fitted(model, about, prepared.validation)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
 def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) -> np.ndarray:
@@ -190,60 +209,72 @@ def energy_noise(model: RACE, batch: Batch) -> Tensor:
     return model.constants.sigma0_energy * size.sqrt()
 
 
-def calibration_target(
-    model: RACE, dataset: Dataset, batches: Sequence[np.ndarray], forces: bool
-) -> Target:
-    """Forces of the frames in `batches` where they are labelled, else energies."""
-    parts = []
-    for indices in progress(batches, "features of the calibration frames", len(batches)):
-        batch = dataset.batch(indices).to(model.embedding.device)
-        prediction = predict_batch(model, batch, forces)
-        if forces:
-            assert prediction.forces is not None and batch.forces is not None
-            reference = batch.forces.double().cpu().numpy()
-            rows = last_layer.force_features(model, batch)[:, 0].cpu().numpy()
-            part = (
-                rows,
-                prediction.forces.mean - reference,
-                prediction.forces.aleatoric + prediction.forces.epistemic,
-            )
-            labelled = np.isfinite(reference).all(1)
-            parts.append(tuple(array[labelled] for array in part))
-        else:
-            assert batch.energy is not None
-            error = (prediction.energy.mean - batch.energy.cpu().numpy())[:, None]
-            parts.append(
-                (
-                    last_layer.frame_features(model, batch).cpu().numpy(),
-                    error,
-                    prediction.energy.total[:, None, None],
-                )
-            )
-    target = Target(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    if not target.error.any():
+def calibration_targets(
+    run: Run, dataset: Dataset, options: LlprOptions
+) -> tuple[Target, Target | None]:
+    """Energies of all frames, and forces of `calibration_frames` of them (None: the run was
+    trained on energies alone).
+
+    Raises:
+        RaceError: the run reproduces every label exactly.
+    """
+    chosen = np.random.RandomState(options.seed).permutation(len(dataset))
+    of_forces = np.sort(chosen[: options.calibration_frames])
+    parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]
+    device = run.model.embedding.device
+    every = np.arange(len(dataset))
+    batches = [every[k : k + CALIBRATION_BATCH] for k in range(0, len(every), CALIBRATION_BATCH)]
+    for indices in progress(batches, "energy features of the validation set", len(batches)):
+        batch = dataset.batch(indices).to(device)
+        assert batch.energy is not None
+        error = run.model(batch, forces=False).energy.detach().double() - batch.energy[:, None]
+        parts[0].append(
+            (error.cpu().numpy(), last_layer.frame_features(run.model, batch).cpu().numpy())
+        )
+    if run.config.train.forces_weight > 0:
+        batches = [
+            of_forces[k : k + CALIBRATION_BATCH]
+            for k in range(0, len(of_forces), CALIBRATION_BATCH)
+        ]
+        for indices in progress(batches, "force features of the calibration frames", len(batches)):
+            batch = dataset.batch(indices).to(device)
+            forces = run.model(batch).forces
+            assert forces is not None and batch.forces is not None
+            error = (forces[:, 0].detach() - batch.forces).double().cpu().numpy()
+            labelled = np.isfinite(error).all(1)
+            rows = last_layer.force_features(run.model, batch)[:, 0].cpu().numpy()
+            parts[1].append((error[labelled], rows[labelled]))
+    targets = [
+        Target(*(np.concatenate(arrays) for arrays in zip(*part, strict=True))) if part else None
+        for part in parts
+    ]
+    energies, forces_target = targets
+    assert energies is not None
+    if not any(target.error.any() for target in targets if target is not None):
         raise RaceError(
             "no errors to calibrate on",
             expected="labelled validation frames that the run does not reproduce exactly",
         )
-    return target
+    return energies, forces_target
 
 
 def calibrate(
-    curvature: Curvature, target: Target, alpha: float | None, zeta: float | None
-) -> tuple[float, float]:
-    """alpha and zeta, those that are not given by the maximum of the likelihood."""
+    curvature: Curvature,
+    energies: Target,
+    forces: Target | None = None,
+    alpha: float | None = None,
+    zeta: float | None = None,
+) -> Calibration:
+    """alpha and zeta, those that are not given by the maximum of the likelihood: of forces,
+    where there are any.
+    """
     zetas = [zeta] if zeta is not None else list(np.sqrt(ZETAS * curvature.s.max()))
-    scored = []
-    for candidate in zetas:
-        root = curvature.root(candidate)
-        best, nll = (
-            target.best_alpha(root)
-            if alpha is None
-            else (alpha, target.nll(root, float(np.log(alpha))))
-        )
-        scored.append((nll, best, candidate))
-    _, best, candidate = min(scored)
-    return best, candidate
+    target = forces or energies
+    scored = [(*target.fit(curvature.root(z), alpha)[::-1], z) for z in zetas]
+    nll, best, chosen = min(scored)
+    if len(zetas) > 1 and chosen in (zetas[0], zetas[-1]):
+        print(f"zeta {chosen:.3g} is at the edge of what was tried: the errors do not show it")
+    return Calibration(energies.fit(curvature.root(chosen), alpha)[0], best, chosen, nll)
 
 
 def sampled(model: RACE, root: np.ndarray, eps: Tensor) -> RACE:
