@@ -316,7 +316,7 @@ def test_a_point_head_gets_one_that_tells_the_noise(fitted, trained):
         after.forces_cov(out.raw),
         (noise * torch.eye(3)).to(out.raw).expand(*out.forces.shape, 3),
     )
-    per_atom = about["noise_energy"] * (factors["energy"] * old.sigma0_energy) ** 2
+    per_atom = about["noise_energy"] * (factors.get("energy", 1.0) * old.sigma0_energy) ** 2
     torch.testing.assert_close(
         out.energy_var,
         (batch.n_atoms_per_frame * per_atom)[:, None].to(out.energy_var).expand_as(out.energy_var),

@@ -16,6 +16,7 @@ from race.posterior.command import fit
 from race.posterior.ensemble import fit as stack
 from race.posterior.protocol import Run
 from race.predict.predictor import predict_dataset
+from race.train import noise
 from race.train.noise import LARGEST, PRIOR_ERRORS, fit_noise, noise_factor
 from race.train.run import load_run
 from race.train.training import continue_config, train
@@ -23,6 +24,14 @@ from race.train.training import continue_config, train
 from .conftest import make_config
 
 RNG = np.random.RandomState(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_frames_will_do():
+    """The validation sets here are small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "MIN_ENERGIES", 2)
+        yield
 
 
 def covariances(n: int, d: int, scale: float) -> np.ndarray:
@@ -165,9 +174,9 @@ def test_a_stack_is_judged_anew(runs, tmp_path):
         found["forces"],
     )
     prediction, labels = predict_dataset(model, Run.load(runs[0]).prepare().validation)
-    noise = prediction.forces.aleatoric / found["forces"] ** 2
+    plain = prediction.forces.aleatoric / found["forces"] ** 2
     expected = noise_factor(
-        labels.forces - prediction.forces.mean, noise, prediction.forces.epistemic
+        labels.forces - prediction.forces.mean, plain, prediction.forces.epistemic
     )
     assert found["forces"] == pytest.approx(expected, rel=1e-4)
     parts = [load_run(path)[2]["noise_factors"]["forces"] for path in runs]
@@ -195,6 +204,18 @@ def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path,
     )
     assert stacked.validation is None and stacked.model.constants.forces_noise_factor == 1
     assert "one division" in capsys.readouterr().out
+
+
+def test_a_factor_is_not_fitted_to_few_energies(runs, copper, monkeypatch, capsys):
+    monkeypatch.setattr(noise, "MIN_ENERGIES", 100)
+    model, config, _ = load_run(runs[0])
+    before = model.constants
+    frames = ase.io.read(copper, index=":6")
+    dataset = Dataset(frames, config.constants.elements, config.model.r_max, torch.float64)
+    factors = fit_noise(model, dataset.batches(6))
+    assert set(factors) == {"forces"}
+    assert model.constants.energy_noise_factor == before.energy_noise_factor
+    assert "6 validation frames, and a factor is fitted to 100 or more" in capsys.readouterr().out
 
 
 def test_frames_without_a_label_are_left_out(runs, copper):

@@ -33,6 +33,9 @@ from race.model.race import RACE
 from race.predict.moments import total_variance
 from race.train.parallel import Ranks
 
+# Energies have one label a frame. A factor found on fewer than these follows the accidents of
+# the validation set, and of a head that was still learning how wide its noise is
+MIN_ENERGIES = 100
 PRIOR_ERRORS = 5  # so many further errors of the size that c = 1 predicts: few frames change little
 LARGEST = 4.0  # of |ln c|
 
@@ -62,7 +65,7 @@ def fit_noise(
 
     Returns:
         "energy" and "forces" -> factor, of those that the head predicts and the batches
-        have labels for.
+        have enough labels for.
     """
     if not model.has_energy_var or model.own_epistemic:
         return {}
@@ -74,7 +77,14 @@ def fit_noise(
     factors = {}
     for name in parts:
         shares = [rows for share in (ranks or Ranks()).gather(parts[name]) for rows in share]
-        if shares:
+        n_rows = sum(len(rows.error) for rows in shares)
+        if name == "energy" and 0 < n_rows < MIN_ENERGIES:
+            if ranks is None or ranks.first:
+                print(
+                    f"the noise of energies stays as the head predicts it: {n_rows} validation "
+                    f"frames, and a factor is fitted to {MIN_ENERGIES} or more"
+                )
+        elif n_rows:
             factors[name] = noise_factor(
                 *(np.concatenate(columns) for columns in zip(*shares, strict=True))
             )
