@@ -27,7 +27,6 @@ from race.errors import RaceError
 from race.evaluate.command import check_calibration, make_records, write_json
 from race.evaluate.report import covariance_scale, fit_recalibration
 from race.evaluate.source import open_source
-from race.evaluate.split import Split
 from race.posterior.command import fit
 from race.train.run import load_run
 from race.train.training import train
@@ -133,12 +132,9 @@ class Study:
             if calibration:
                 known = [atoms for file in calibration for atoms in source.read(file)]
                 check_calibration(source, list(calibration), known, frames)
-                held_out = Split("calibration", *source.predict(known))
+                held_out = source.split("calibration", known)
                 fitted, scale = fit_recalibration(held_out, "isotonic"), covariance_scale(held_out)
-            judged = [
-                Split(split, *source.predict(atoms), split in ood)
-                for split, atoms in frames.items()
-            ]
+            judged = [source.split(split, atoms, split in ood) for split, atoms in frames.items()]
             records = [
                 reduced(record)
                 for record in make_records(source, judged, fitted, scale, self.bootstrap)

@@ -2,7 +2,9 @@
 figures, refusals.
 """
 
+import argparse
 import csv
+import importlib
 import json
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from race.cli import main
+from race.cli import COMMANDS, main
 from race.config import DataConfig, ModelConfig, ModelConstants, RunConfig, TrainConfig
-from race.evaluate.command import named_paths
+from race.evaluate.command import configure, named_paths
 from race.evaluate.score import unified_score
 from race.model.race import RACE
 from race.train.prepare import sha256
@@ -260,3 +262,17 @@ def test_names_of_splits():
         "x": ["b/c.xyz", "d.xyz"],
         "e": ["odd/n=1/e.xyz"],
     }
+
+
+def test_an_option_given_twice_adds_up():
+    """Of every command: the last one alone would be kept without a word."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    args = parser.parse_args("run data --ood a --ood b c --calibrate x --calibrate y".split())
+    assert args.ood == ["a", "b", "c"] and [str(p) for p in args.calibrate] == ["x", "y"]
+    for module, _ in COMMANDS.values():
+        parser = argparse.ArgumentParser()
+        importlib.import_module(module).configure(parser)
+        for action in parser._actions:
+            if action.option_strings and action.nargs in ("+", "*"):
+                assert isinstance(action, argparse._ExtendAction), action.option_strings

@@ -88,6 +88,17 @@ def test_a_singular_covariance_has_no_likelihood(synthetic):
     assert "coverage90_f" in record and "nll_f" not in record
 
 
+def test_an_intensive_target_is_not_divided_by_atoms(synthetic):
+    made = synthetic()
+    extensive, intensive = (
+        split_record(Split("x", made.prediction, made.labels, extensive=extensive))
+        for extensive in (True, False)
+    )
+    assert intensive["rmse_e"] == pytest.approx(40 * extensive["rmse_e"])  # all have 40 atoms
+    assert "atom" in extensive["energy_unit"] and "atom" not in intensive["energy_unit"]
+    assert intensive["rmse_f"] == extensive["rmse_f"]
+
+
 def test_energies_alone(synthetic):
     made = synthetic()
     record = split_record(

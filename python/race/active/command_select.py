@@ -44,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="PATH",
@@ -69,11 +70,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--elements",
         nargs="+",
+        action="extend",
         metavar="EL",
         help="element of each LAMMPS type, for dumps without a column element",
     )
     parser.add_argument(
         "--compute",
+        action="append",
         metavar="COMMAND",
         help='what wrote the columns c_ID[k] of a dump, e.g. "u all race/atom force/std"',
     )
@@ -88,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         raise RaceError(
             "no pool", where=model_path, expected="files with structures after the model"
         )
-    pool = read_pool(paths, args.elements, args.compute)
+    pool = read_pool(paths, args.elements, ";".join(args.compute or []) or None)
     exclude = read_pool(args.exclude, args.elements) if args.exclude else []
     model = open_scorer(model_path, args.batch_size, args.device) if model_path else None
     selector = Selector(args.strategy, args.budget, args.seed, args.min_distance, args.features)

@@ -31,9 +31,8 @@ from race.active.strategies import Selector, describe
 from race.config import Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
 from race.errors import RaceError
-from race.evaluate.command import make_records, temperatures, write_json
+from race.evaluate.command import make_records, write_json
 from race.evaluate.source import run_source
-from race.evaluate.split import Split
 from race.options import read_options
 from race.train import checkpoint
 from race.train.training import train
@@ -350,9 +349,7 @@ class Loop:
         splits = []
         for name, path in self.test.items():
             frames = source.read(path)
-            splits.append(
-                Split(name, *source.predict(frames), name in self.config.ood, temperatures(frames))
-            )
+            splits.append(source.split(name, frames, name in self.config.ood))
         n_train, n_validation = (len(read_pool([path])) for path in (training, validation))
         content = {
             "strategy": this.strategy,

@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="PATH",
@@ -61,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ood",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME",
         help="splits unlike the training set: AUROC against the others",
@@ -94,13 +96,10 @@ def run(args: argparse.Namespace) -> None:
     calibration_frames = _read(source, args.calibrate)
     check_calibration(source, args.calibrate, calibration_frames, frames)
 
-    splits = [
-        Split(name, *source.predict(atoms), name in args.ood, temperatures(atoms))
-        for name, atoms in frames.items()
-    ]
+    splits = [source.split(name, atoms, name in args.ood) for name, atoms in frames.items()]
     fitted, scale = source.fitted, source.force_std_scale
     if calibration_frames:
-        calibration = Split("calibration", *source.predict(calibration_frames))
+        calibration = source.split("calibration", calibration_frames)
         fitted, scale = fit_recalibration(calibration, args.method), covariance_scale(calibration)
     records = make_records(source, splits, fitted, scale, args.bootstrap)
     for record in records:
@@ -129,15 +128,6 @@ def run(args: argparse.Namespace) -> None:
     show(records, written)
     if (score := unified_score(records)) is not None:
         print(sentence(score))
-
-
-def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:
-    """[n_frames] info["temperature"] (K); NaN where a frame has none that is a number."""
-
-    def number(value: object) -> float:
-        return float(value) if isinstance(value, int | float | np.number) else math.nan
-
-    return np.array([number(atoms.info.get("temperature")) for atoms in frames])
 
 
 def make_records(
@@ -211,7 +201,7 @@ def show(records: list[dict], written: list[Path]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
-    title = f"{records[0]['posterior']}: errors in meV/atom, meV/Å, meV/Å³"
+    title = f"{records[0]['posterior']}: errors in {records[0]['energy_unit']}, meV/Å, meV/Å³"
     recalibrated = any("ce_f_recal" in record or "ce_e_recal" in record for record in records)
     table = Table(
         title=title + "; second line: recalibrated" * recalibrated,

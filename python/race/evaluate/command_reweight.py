@@ -48,12 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observables",
         nargs="+",
+        action="extend",
         metavar="COLUMN",
         help="columns of the log to average (default: all others)",
     )
     parser.add_argument(
         "--profiles",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="FILE",

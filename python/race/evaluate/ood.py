@@ -22,7 +22,7 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
 
     source: "epistemic" or "total". What is not predicted is left out.
     """
-    out = {"energy": np.sqrt(getattr(split.prediction.energy, source)) / split.labels.n_atoms}
+    out = {"energy": np.sqrt(getattr(split.prediction.energy, source)) / split.size}
     if (split.prediction.energy.aleatoric > 0).all():
         out["bald"] = 0.5 * np.log(
             split.prediction.energy.total / split.prediction.energy.aleatoric
@@ -98,7 +98,7 @@ def _drawn_errors(split: Split, score: str) -> np.ndarray:
     if score in ("energy", "bald"):
         return (
             np.abs(simulated_errors(split.prediction.energy.total[:, None, None])[..., 0])
-            / split.labels.n_atoms
+            / split.size
         )
     if score == "stress":
         assert split.prediction.stress is not None
@@ -114,5 +114,5 @@ def _observed_errors(split: Split) -> np.ndarray:
     """[n_frames] RMS force error, or the error of the energy per atom without forces."""
     forces = split.residual("forces")
     if forces is None:
-        return np.abs(split.labels.energy - split.prediction.energy.mean) / split.labels.n_atoms
+        return np.abs(split.labels.energy - split.prediction.energy.mean) / split.size
     return np.sqrt(frame_score((forces.error**2).sum(-1), forces.frame, split.n_frames))

@@ -1,5 +1,5 @@
 """One record of figures per split: what `race evaluate` prints and writes. Errors in
-meV/atom, meV/Angstrom, meV/Angstrom^3.
+meV/atom (of an intensive target 1e-3 of its unit), meV/Angstrom, meV/Angstrom^3.
 """
 
 from collections.abc import Callable, Mapping
@@ -96,6 +96,7 @@ def split_record(
     """
     record: dict = {
         "split": split.name,
+        "energy_unit": "meV/atom" if split.extensive else "1e-3 of the target's unit",
         "n_frames": split.n_frames,
         "n_atoms": int(split.labels.n_atoms.sum()),
         "interval90": {},
@@ -144,7 +145,7 @@ def _spreads(split: Split) -> dict:
         [np.bincount(frame, symbols == element, minlength=split.n_frames) for element in elements],
         axis=1,
     )
-    per_atom = split.labels.energy / split.labels.n_atoms
+    per_atom = split.labels.energy / split.size
     rows = np.isfinite(per_atom)
     composition = (counts / counts.sum(axis=1, keepdims=True))[rows]
     fit = np.linalg.lstsq(composition, per_atom[rows], rcond=1e-8)[0]

@@ -1,5 +1,7 @@
 """What is judged: a run's folder or an artifact, with what the records say of it."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 from race.data import read_frames
 from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable, Recalibration
+from race.evaluate.split import Split
 from race.posterior.registry import posterior_name
 from race.predict.artifact import ArtifactPredictor
 from race.predict.prediction import Labels, Prediction, frame_labels
@@ -26,7 +29,8 @@ class Source:
     posterior: its name, which goes into the records; extra: further entries of every
     record; keys: arguments of `read_frames`; log: training log, if any; seen: sha256 of
     the files that it was trained on; fitted, force_std_scale: the recalibration that it
-    carries, and calibrated_on the fingerprints of the frames that this was fitted to.
+    carries, and calibrated_on the fingerprints of the frames that this was fitted to;
+    extensive: its target adds up over atoms.
     """
 
     predictor: Predictor
@@ -38,10 +42,15 @@ class Source:
     fitted: dict[str, Recalibration] = field(default_factory=dict)
     force_std_scale: float | None = None
     calibrated_on: set[str] = field(default_factory=set)
+    extensive: bool = True
 
     def read(self, path: Path) -> list[ase.Atoms]:
         """Labelled frames; energies are required."""
         return read_frames(path, require=("energy",), **self.keys)
+
+    def split(self, name: str, frames: list[ase.Atoms], ood: bool = False) -> Split:
+        """The frames with their predictions, to be judged."""
+        return Split(name, *self.predict(frames), ood, temperatures(frames), self.extensive)
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
         """Forces and stress are predicted where a frame has labels of forces."""
@@ -68,6 +77,7 @@ def run_source(path: Path, batch_size: int = 8, device: str | None = None) -> So
         },
         log=path / "log.csv",
         seen={files[str(name)] for name in data.train if str(name) in files},
+        extensive=config.model.pooling == "sum",
     )
 
 
@@ -106,6 +116,15 @@ def open_source(path: Path, batch_size: int = 8, device: str | None = None) -> S
         where=path,
         expected="a folder made by `race train` or a .race.pt file",
     )
+
+
+def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:
+    """[n_frames] info["temperature"] (K); NaN where a frame has none that is a number."""
+
+    def number(value: object) -> float:
+        return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+    return np.array([number(atoms.info.get("temperature")) for atoms in frames])
 
 
 def label(posterior: str, head: str) -> str:

@@ -59,7 +59,7 @@ class Residual:
 @dataclass(frozen=True)
 class Split:
     """A named set of frames with predictions and references; temperature [n_frames] in K,
-    NaN where a frame tells none.
+    NaN where a frame tells none; extensive: the target adds up over atoms, as an energy does.
     """
 
     name: str
@@ -67,6 +67,13 @@ class Split:
     labels: Labels
     ood: bool = False
     temperature: np.ndarray | None = None
+    extensive: bool = True
+
+    @property
+    def size(self) -> np.ndarray:
+        """What errors of the frames' targets are divided by, [n_frames]: atoms, or 1."""
+        n_atoms = self.labels.n_atoms.astype(float)
+        return n_atoms if self.extensive else np.ones_like(n_atoms)
 
     @property
     def n_frames(self) -> int:
@@ -80,7 +87,7 @@ class Split:
         if reference is None or estimate is None:
             return None
         frame = self.labels.frame if quantity == "forces" else np.arange(self.n_frames)
-        size = self.labels.n_atoms.astype(float) if quantity == "energy" else np.ones(len(frame))
+        size = self.size if quantity == "energy" else np.ones(len(frame))
         error = reference - estimate.mean
         rows = np.isfinite(error.reshape(len(error), -1)).all(axis=1)
         return (
