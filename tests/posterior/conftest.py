@@ -67,6 +67,8 @@ CASES = {
     "laplace-diagonal": Case("laplace", {"members": 3, "structure": "diagonal", "probes": 1}),
     "llpr": Case("llpr", {"members": 3}, n_trunks=1),
     "llpr-forces": Case("llpr", {"members": 3, "forces": True}, n_trunks=1),
+    "pops": Case("pops", {"members": 3}, n_trunks=1),
+    "pops-hypercube": Case("pops", {"members": 3, "shape": "hypercube"}, n_trunks=1),
     "shallow": Case("shallow", SHORT, n_trunks=1),
     "evidential": Case("evidential", n_members=1, head="evidential"),
     "distill": Case("distill", {"epochs": 3}, n_members=1, run_members=3),

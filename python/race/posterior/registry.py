@@ -50,6 +50,11 @@ POSTERIORS = {
         "LlprOptions",
         "last-layer prediction rigidity: readouts drawn from their Gaussian posterior",
     ),
+    "pops": Posterior(
+        "race.posterior.pops",
+        "PopsOptions",
+        "readouts that each fit one training point exactly: as wide as the model is wrong",
+    ),
     "shallow": Posterior(
         "race.posterior.shallow",
         "ShallowOptions",

@@ -1,0 +1,151 @@
+"""POPS: pointwise optimal parameter sets of the last layer (Swinburne and Perez 2025, Mach.
+Learn.: Sci. Technol. 6, 015008).
+
+A model of limited form errs where no value of its weights fits all of the data at once.
+Posteriors of the weights do not show that: with N frames their spread falls as N^-1/2,
+and the error stays. POPS asks of each training point i which weights are the best of those
+that fit this point exactly,
+
+    w_i = w + C f_i e_i / (f_i^T C f_i),      C = (F^T F + zeta^2 I)^-1
+
+(e_i: reference minus prediction; rows f_i of F as in race.posterior.llpr, whose energy is
+the same linear function of w). The spread of the w_i does not fall with N: it is as wide as
+the model is wrong. Samples are drawn from
+
+    covariance   N(w, <(w_i - w)(w_i - w)^T>)
+    hypercube    the smallest box around the w_i - w in their principal axes, uniformly
+
+and centred, so that the members' mean is the run's own prediction. They are the members of
+the new run; nothing is fitted to the validation set but, afterwards, the noise.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from race.data import Dataset
+from race.model.race import RACE
+from race.posterior import last_layer
+from race.posterior.llpr import Curvature, energy_noise, normal_matrix, sampled
+from race.posterior.protocol import (
+    Fitted,
+    Run,
+    SampleOptions,
+    normal_draws,
+    progress,
+    require_one_member,
+)
+
+ZETA_SQUARED = 1e-8  # of the largest eigenvalue of F^T F, where zeta is left open
+CLIPPED = 0.5  # percent of the corrections at either end of an axis that the box leaves out
+# Leverage f_i^T C f_i below this, relative to the largest: what such a point says would ask
+# for any weights at all
+UNSEEN = 1e-9
+
+
+class PopsOptions(SampleOptions):
+    """Which points, and the shape of what is drawn from."""
+
+    members: int = Field(
+        default=16, ge=2, description="samples of the last layers: members of the new run"
+    )
+    forces: bool = Field(
+        default=True,
+        description="force components are points too: D / 16 further passes of 16 members over "
+        "the data",
+    )
+    shape: Literal["covariance", "hypercube"] = Field(
+        default="covariance", description="of the distribution that samples are drawn from"
+    )
+    zeta: float | None = Field(
+        default=None, gt=0, description="regulariser; none: 1e-4 of the largest singular value of F"
+    )
+
+
+def fit(runs: Sequence[Run], options: PopsOptions, folder: Path) -> Fitted:
+    """Corrections of the training set's points, and samples as members.
+
+    Raises:
+        RaceError: an ensemble.
+    """
+    (run,) = runs
+    require_one_member(run, "take one: race fit RUN --posterior ensemble --take 0 --out NEW")
+    prepared, with_forces = run.prepare(), options.forces and run.config.train.forces_weight > 0
+    curvature = Curvature.of(
+        normal_matrix(run.model, prepared.train, run.config.train.batch_size, with_forces)
+    )
+    zeta = options.zeta or float(np.sqrt(ZETA_SQUARED * curvature.s.max()))
+    changes = corrections(
+        run.model, prepared.train, run.config.train.batch_size, with_forces, curvature.root(zeta)
+    )
+    root = axes(changes, options.shape)
+    generator = torch.Generator().manual_seed(options.seed)
+    z = normal_draws([0] * options.members, (root.shape[1],), generator)
+    if options.shape == "hypercube":
+        # Of the same ranks, uniform in a box of unit variance; centred again
+        z = 3**0.5 * torch.erf(z / 2**0.5)
+        z = z - z.mean(0)
+    model = sampled(run.model, root, z)
+    about = {
+        "zeta": zeta,
+        "n_features": len(curvature.s),
+        "n_points": len(changes),
+        "change": float(np.sqrt(np.mean(changes**2))),
+    }
+    print(f"{len(changes)} points, {len(curvature.s)} features, zeta {zeta:.3g}")
+    return Fitted(model, about, prepared.validation)
+
+
+def pointwise(root: np.ndarray, rows: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """w_i - w of every point [n, D]: the smallest change, in the metric of F^T F, that makes
+    row i fit its reference.
+
+    Args:
+        root: [D, D], C = root root^T.
+        rows: [n, D], f_i.
+        errors: [n], reference minus prediction, in the unit of the rows.
+    """
+    white = rows @ root
+    leverage = (white**2).sum(1)
+    seen = leverage > UNSEEN * leverage.max(initial=0.0)
+    return (errors[seen] / leverage[seen])[:, None] * (white[seen] @ root.T)
+
+
+def corrections(
+    model: RACE, dataset: Dataset, batch_size: int, forces: bool, root: np.ndarray
+) -> np.ndarray:
+    """w_i - w of all energies and, on request, all labelled force components: [n, D]."""
+    parts = []
+    for batch in progress(
+        dataset.batches(batch_size), "points of the training set", dataset.n_batches(batch_size)
+    ):
+        batch = batch.to(model.embedding.device)
+        out = model(batch, forces=forces).detach()
+        assert batch.energy is not None, "energies are required of every run"
+        noise = energy_noise(model, batch)
+        rows = last_layer.frame_features(model, batch)[:, 0] / noise.unsqueeze(1)
+        error = (batch.energy - out.energy[:, 0].double()) / noise
+        parts.append(pointwise(root, rows.cpu().numpy(), error.cpu().numpy()))
+        if forces:
+            assert batch.forces is not None and out.forces is not None
+            unit = model.constants.sigma0
+            rows = last_layer.force_features(model, batch)[:, 0].flatten(0, 1) / unit
+            error = ((batch.forces - out.forces[:, 0]).double() / unit).flatten()
+            known = torch.isfinite(error)
+            parts.append(pointwise(root, rows[known].cpu().numpy(), error[known].cpu().numpy()))
+    return np.concatenate(parts)
+
+
+def axes(changes: np.ndarray, shape: str) -> np.ndarray:
+    """R [D, D] with R R^T the second moment of the changes [n, D] about w; of a hypercube that
+    of a uniform distribution in the box.
+    """
+    square, vectors = np.linalg.eigh(changes.T @ changes / len(changes))
+    if shape == "covariance":
+        return vectors * np.sqrt(np.maximum(square, 0.0))
+    low, high = np.percentile(changes @ vectors, [CLIPPED, 100 - CLIPPED], axis=0)
+    return vectors * ((high - low) / 12**0.5)
