@@ -153,6 +153,55 @@ class FoldedRACE(Outputs):
         return result
 
     @torch.jit.export
+    def edges_jvp(self, edge_vector: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        return self.edge_basis.jvp(edge_vector, rate)
+
+    @torch.jit.export
+    def layer_jvp(
+        self,
+        t: int,
+        dh: Tensor,
+        dg: Tensor,
+        dradial: Tensor,
+        dsh: Tensor,
+        g: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
+        z: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        result = (dh, dg)
+        for k, layer in enumerate(self.layers):
+            if k == t:
+                result = layer.jvp(dh, dg, dradial, dsh, g, radial, sh, sender, row_ptr, species, z)
+        return result
+
+    @torch.jit.export
+    def layer_power(
+        self,
+        t: int,
+        dg: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
+        z: Tensor,
+        bar_energy: Tensor,
+        bar_new: Tensor,
+        bar_g_next: Tensor,
+    ) -> Tensor:
+        result = dg
+        for k, layer in enumerate(self.layers):
+            if k == t:
+                result = layer.power(
+                    dg, radial, sh, sender, row_ptr, species, z, bar_energy, bar_new, bar_g_next
+                )
+        return result
+
+    @torch.jit.export
     def readout(self, out: Tensor, species: Tensor) -> Tensor:
         return self.node_energy(out, species)
 

@@ -20,12 +20,27 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.deploy.chain import Link, Matrices, chain_of, transpose_of
-from race.model.conv import conv_aten, conv_fused, conv_vjp_aten, conv_vjp_fused
-from race.model.gate import gate_aten, gate_vjp_aten
+from race.model.conv import (
+    conv_aten,
+    conv_fused,
+    conv_jvp_aten,
+    conv_jvp_fused,
+    conv_power_aten,
+    conv_power_fused,
+    conv_vjp_aten,
+    conv_vjp_fused,
+)
+from race.model.gate import gate_aten, gate_jvp_aten, gate_vjp_aten
 from race.model.irreps import Layout
 from race.model.layer import Layer, Readout
 from race.model.linear import linear_aten, linear_fused
-from race.model.product import product_aten, product_fused, product_vjp_aten, product_vjp_fused
+from race.model.product import (
+    product_aten,
+    product_fused,
+    product_jvp_aten,
+    product_vjp_aten,
+    product_vjp_fused,
+)
 from race.model.radial import SILU_NORM
 
 
@@ -83,6 +98,12 @@ class FoldedLayer(nn.Module):
         self.radial = layer.radial
         self.register_buffer("cg", layer.cg.clone())
         self.register_buffer("table", torch.zeros(0))
+        # Where the trunks lie in a row of g: (offset, 2l + 1, mul) of each irrep
+        self.g_blocks = [
+            number
+            for block in Layout(layer.irreps_g, T).blocks
+            for number in (block.offset, block.ir.dim, block.mul)
+        ]
 
         # every linear map of the layer, irrep by irrep
         w1 = layer.readout.w1  # [T, mul, H]; the later maps are the members' own
@@ -285,6 +306,130 @@ class FoldedLayer(nn.Module):
         out = out.reshape(n, R * T, out.shape[3])
         return new, g_next, out, torch.cat(kept, dim=1) if len(kept) > 0 else z
 
+    def kept(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(z, a, u, gates) of what `forward` returned as z; those that there are not: anything."""
+        if not (self.powers or self.gated):
+            return z, z, z, z
+        n_power = self.dim_source if self.powers else 0
+        n_gated = self.dim_new if self.gated else 0
+        n_gates = self.n_trunks * self.n_gates
+        n_z = z.shape[1] - n_power - n_gated - n_gates
+        z, a, u, gates = z.split([n_z, n_power, n_gated, n_gates], dim=1)
+        return z, a.contiguous(), u, gates
+
+    def back_to_mid(
+        self,
+        species: Tensor,
+        z: Tensor,
+        bar_energy: Tensor,
+        bar_new: Tensor,
+        bar_g_next: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Adjoints of mid and h: all of `vjp` that is of atoms alone."""
+        z, a, u, gates = self.kept(z)
+        if self.n_readouts == 1:
+            bar_active = bar_energy.unsqueeze(2) * self.energy_weight[0]
+        else:
+            # [T, n, R]
+            by_trunk = bar_energy.unflatten(1, [self.n_readouts, self.n_trunks]).permute(2, 0, 1)
+            # [n, T, H]
+            bar_active = torch.bmm(by_trunk, self.energy_weight.transpose(0, 1)).transpose(0, 1)
+        bar_z = torch.ops.aten.silu_backward(bar_active.flatten(1), z)
+        if self.gated:
+            self.back_after([bar_new, bar_g_next, bar_z], None, species)
+            bar_u, bar_gates = gate_vjp_aten(bar_new, u, gates, self.gate_rows, self.n_trunks)
+            bar_mid, bar_h = self.back([bar_u, bar_gates], None, species)
+        else:
+            bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
+        if self.powers:
+            if self.fused:
+                bar_mid = product_vjp_fused(
+                    bar_mid, a, self.power_weight, species, self.power_rows, self.power_cg
+                )
+            else:
+                bar_mid = product_vjp_aten(
+                    bar_mid, a, self.power_weight, species, self.power_rows, self.power_cg
+                )
+            bar_mid = self.back_down([bar_mid], None, species)[0]
+        return bar_mid, bar_h
+
+    def jvp(
+        self,
+        dh: Tensor,
+        dg: Tensor,
+        dradial: Tensor,
+        dsh: Tensor,
+        g: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
+        z: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Tangents of h' and g' from those of (h, g, radial, sh); g, radial and sh as
+        `forward` had them, z as it gave it.
+        """
+        weights, table = self.weights(radial)
+        if self.radial.n_knots > 0:
+            dweights = dradial.squeeze(2)
+        else:
+            dweights = self.radial.mlp_jvp(radial.transpose(0, 1), dradial.transpose(0, 1))
+        paths, cg, dim = self.path_rows, self.cg, self.dim_mid
+        if self.fused:
+            dsource = conv_jvp_fused(
+                dg, dweights, dsh, g, weights, table, sh, sender, row_ptr, paths, cg, dim
+            )
+        else:
+            dsource = conv_jvp_aten(
+                dg, dweights, dsh, g, weights, table, sh, sender, row_ptr, paths, cg, dim
+            )
+        _, a, u, gates = self.kept(z)
+        if self.powers:
+            da = self.down([dsource], None, species)[0]
+            dsource = product_jvp_aten(
+                da, a, self.power_weight, species, self.power_rows, self.power_cg
+            )
+        made = self.chain([dsource, dh], None, species)
+        if not self.gated:
+            return made[0], made[1]
+        dnew = gate_jvp_aten(made[0], made[1], u, gates, self.gate_rows, self.n_trunks)
+        return dnew, self.after([dnew], None, species)[0]
+
+    def power(
+        self,
+        dg: Tensor,
+        radial: Tensor,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        species: Tensor,
+        z: Tensor,
+        bar_energy: Tensor,
+        bar_new: Tensor,
+        bar_g_next: Tensor,
+    ) -> Tensor:
+        """[E, T]: energy that the features of an edge's sender, changing by dg per unit of
+        time, give to its receiver; adjoints as in `vjp`, which are not changed.
+        """
+        bar_mid, _ = self.back_to_mid(species, z, bar_energy, bar_new.clone(), bar_g_next.clone())
+        weights, table = self.weights(radial)
+        if self.fused:
+            products = conv_power_fused(
+                bar_mid, dg, weights, table, sh, sender, row_ptr, self.path_rows, self.cg
+            )
+        else:
+            products = conv_power_aten(
+                bar_mid, dg, weights, table, sh, sender, row_ptr, self.path_rows, self.cg
+            )
+        n_edges, T = sender.shape[0], self.n_trunks
+        power = products.new_zeros((n_edges, T))
+        for k in range(0, len(self.g_blocks), 3):
+            offset, d, mul = self.g_blocks[k], self.g_blocks[k + 1], self.g_blocks[k + 2]
+            of_irrep = products.narrow(1, offset, d * T * mul).view(n_edges, d, T, mul)
+            power = power + of_irrep.sum(3).sum(1)
+        return power
+
     def vjp(
         self,
         g: Tensor,
@@ -301,38 +446,7 @@ class FoldedLayer(nn.Module):
         """Adjoints of (h, g, radial, sh) from those of the energy out[:, :, 0] [n, M], of h'
         and g' (overwritten); z as `forward` gave it.
         """
-        a, u, gates = z, z, z
-        if self.powers or self.gated:
-            n_power = self.dim_source if self.powers else 0
-            n_gated = self.dim_new if self.gated else 0
-            n_gates = self.n_trunks * self.n_gates
-            n_z = z.shape[1] - n_power - n_gated - n_gates
-            z, a, u, gates = z.split([n_z, n_power, n_gated, n_gates], dim=1)
-        if self.n_readouts == 1:
-            bar_active = bar_energy.unsqueeze(2) * self.energy_weight[0]
-        else:
-            # [T, n, R]
-            by_trunk = bar_energy.unflatten(1, [self.n_readouts, self.n_trunks]).permute(2, 0, 1)
-            # [n, T, H]
-            bar_active = torch.bmm(by_trunk, self.energy_weight.transpose(0, 1)).transpose(0, 1)
-        bar_z = torch.ops.aten.silu_backward(bar_active.flatten(1), z)
-        if self.gated:
-            self.back_after([bar_new, bar_g_next, bar_z], None, species)
-            bar_u, bar_gates = gate_vjp_aten(bar_new, u, gates, self.gate_rows, self.n_trunks)
-            bar_mid, bar_h = self.back([bar_u, bar_gates], None, species)
-        else:
-            bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
-        if self.powers:
-            a = a.contiguous()
-            if self.fused:
-                bar_mid = product_vjp_fused(
-                    bar_mid, a, self.power_weight, species, self.power_rows, self.power_cg
-                )
-            else:
-                bar_mid = product_vjp_aten(
-                    bar_mid, a, self.power_weight, species, self.power_rows, self.power_cg
-                )
-            bar_mid = self.back_down([bar_mid], None, species)[0]
+        bar_mid, bar_h = self.back_to_mid(species, z, bar_energy, bar_new, bar_g_next)
         weights, table = self.weights(radial)
         want_g = not self.first
         if self.fused:

@@ -8,7 +8,8 @@ over neighbours.
 operations: the oracle of the tests and the body of portable artifacts. Both are
 TorchScript and differentiable twice. They are two functions, so that a caller branching
 on a Final attribute compiles only one. `conv_vjp_fused` and `conv_vjp_aten` are their
-transposes, for artifacts, which run without autograd.
+transposes, `conv_jvp_*` their tangents and `conv_power_*` what each edge passes on, for
+artifacts, which run without autograd.
 
 Arguments of both:
     g: [n_nodes, dim_in] features of the senders.
@@ -188,6 +189,52 @@ def conv_vjp_aten(
     return dg, dweights, dsh if sh.shape[1] == n_members else dsh.sum(1, keepdim=True)
 
 
+def conv_jvp_aten(
+    dg: Tensor,
+    dradial: Tensor,
+    dsh: Tensor,
+    g: Tensor,
+    radial: Tensor,
+    table: Tensor | None,
+    sh: Tensor,
+    sender: Tensor,
+    row_ptr: Tensor,
+    paths: list[int],
+    cg: Tensor,
+    dim_out: int,
+) -> Tensor:
+    """Tangent of `conv_aten`'s result for those of (g, radial, sh), the last zero in its
+    first column: the map is linear in each.
+    """
+    weights, dweights = radial, dradial
+    if table is not None:
+        weights = spline_aten(radial, table)  # [M, E, K]
+        dweights = spline_slope_aten(radial, table) * dradial.t().unsqueeze(2)
+    return (
+        conv_aten(dg, weights, None, sh, sender, row_ptr, paths, cg, dim_out)
+        + conv_aten(g, dweights, None, sh, sender, row_ptr, paths, cg, dim_out)
+        + conv_aten(g, weights, None, dsh, sender, row_ptr, paths, cg, dim_out)
+    )
+
+
+def conv_power_aten(
+    grad: Tensor,
+    dg: Tensor,
+    radial: Tensor,
+    table: Tensor | None,
+    sh: Tensor,
+    sender: Tensor,
+    row_ptr: Tensor,
+    paths: list[int],
+    cg: Tensor,
+) -> Tensor:
+    """[E, dim_in]: the adjoint of the sender's features as each edge has it, times dg; its
+    sum is what the edge's sender gives to its receiver per unit of time.
+    """
+    rows, own = dg.index_select(0, sender), torch.arange(sender.shape[0], device=dg.device)
+    return rows * conv_vjp_aten(grad, rows, radial, table, sh, own, row_ptr, paths, cg, True)[0]
+
+
 if HAS_FUSED and hasattr(torch.ops.race, "conv"):
 
     def conv_fused(
@@ -222,5 +269,54 @@ if HAS_FUSED and hasattr(torch.ops.race, "conv"):
         )
         return result[0] if want_g else g, result[1], result[3]
 
+    def conv_jvp_fused(
+        dg: Tensor,
+        dradial: Tensor,
+        dsh: Tensor,
+        g: Tensor,
+        radial: Tensor,
+        table: Tensor | None,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        paths: list[int],
+        cg: Tensor,
+        dim_out: int,
+    ) -> Tensor:
+        """As `conv_jvp_aten`, by race::conv_double_backward: the transpose of the transpose is
+        the tangent.
+        """
+        if not g.is_cpu:  # the only device with that operator
+            return conv_jvp_aten(
+                dg, dradial, dsh, g, radial, table, sh, sender, row_ptr, paths, cg, dim_out
+            )
+        grad = g.new_zeros((row_ptr.shape[0] - 1, dim_out))
+        wanted = [True, False, False, False, False]
+        return torch.ops.race.conv_double_backward(
+            dg, dradial, dsh, grad, g, radial, table, sh, sender, row_ptr, paths, cg, wanted
+        )[0]
+
+    def conv_power_fused(
+        grad: Tensor,
+        dg: Tensor,
+        radial: Tensor,
+        table: Tensor | None,
+        sh: Tensor,
+        sender: Tensor,
+        row_ptr: Tensor,
+        paths: list[int],
+        cg: Tensor,
+    ) -> Tensor:
+        """As `conv_power_aten`, by race::conv_backward."""
+        rows, own = dg.index_select(0, sender), torch.arange(sender.shape[0], device=dg.device)
+        wanted = [True, False, False, False]
+        return (
+            rows
+            * torch.ops.race.conv_backward(
+                grad, rows, radial, table, sh, own, row_ptr, paths, cg, wanted
+            )[0]
+        )
+
 else:
     conv_fused, conv_vjp_fused = conv_aten, conv_vjp_aten
+    conv_jvp_fused, conv_power_fused = conv_jvp_aten, conv_power_aten

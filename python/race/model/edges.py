@@ -147,6 +147,13 @@ class EdgeBasis(nn.Module):
         ) / r.unsqueeze(2)
         return radial, sh, radial_grad, sh_grad
 
+    def jvp(self, edge_vector: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """d/dt of radial [E, B] and sh [E, S], from that of edge_vector, rate [E, 3]."""
+        _, _, radial_grad, sh_grad = self.forward_aten(edge_vector)
+        unit = edge_vector / torch.linalg.vector_norm(edge_vector, dim=1, keepdim=True)
+        along = (unit * rate).sum(1, keepdim=True)
+        return radial_grad * along, torch.bmm(sh_grad, rate.unsqueeze(2)).squeeze(2)
+
     def vjp(
         self,
         edge_vector: Tensor,

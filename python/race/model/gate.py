@@ -59,6 +59,33 @@ def gate_aten(
     return torch.cat(parts, dim=1)
 
 
+def gate_jvp_aten(
+    du: Tensor,
+    dgates: Tensor,
+    u: Tensor,
+    gates: Tensor,
+    blocks: list[int],
+    n_members: int,
+    norms: tuple[float, float] = NORMS,
+) -> Tensor:
+    """Tangent of `gate_aten`'s result from those of (u, gates)."""
+    n, width = u.shape[0], gates.shape[1] // n_members
+    s = torch.sigmoid(gates).view(n, 1, n_members, width)
+    opening = norms[1] * s * (1.0 - s) * dgates.view(n, 1, n_members, width)
+    parts: list[Tensor] = []
+    for k in range(0, len(blocks), 4):
+        d, mul, offset, first = blocks[k], blocks[k + 1], blocks[k + 2], blocks[k + 3]
+        x = u.narrow(1, offset, d * n_members * mul)
+        dx = du.narrow(1, offset, d * n_members * mul)
+        if first < 0:
+            parts.append(norms[0] * torch.ops.aten.silu_backward(dx, x))
+        else:
+            moved = dx.view(n, d, n_members, mul) * (norms[1] * s.narrow(3, first, mul))
+            opened = x.view(n, d, n_members, mul) * opening.narrow(3, first, mul)
+            parts.append((moved + opened).reshape(n, d * n_members * mul))
+    return torch.cat(parts, dim=1)
+
+
 def gate_vjp_aten(
     bar: Tensor,
     u: Tensor,

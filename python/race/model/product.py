@@ -148,6 +148,21 @@ def product_aten(
     return out.reshape(x.shape)
 
 
+def product_jvp_aten(
+    dx: Tensor, x: Tensor, weight: Tensor, species: Tensor, paths: list[int], cg: Tensor
+) -> Tensor:
+    """Tangent of `product_aten`'s result from that of x; stock torch operations only."""
+    a, da = by_component(x, weight), by_component(dx, weight)
+    dsecond = couple(da, a, weight, species, paths, cg, 2)
+    dsecond = dsecond + couple(a, da, weight, species, paths, cg, 2)
+    out = da + dsecond
+    if has_order(paths, 3):
+        second = couple(a, a, weight, species, paths, cg, 2)
+        out = out + couple(dsecond, a, weight, species, paths, cg, 3)
+        out = out + couple(second, da, weight, species, paths, cg, 3)
+    return out.reshape(x.shape)
+
+
 def product_vjp_aten(
     grad: Tensor, x: Tensor, weight: Tensor, species: Tensor, paths: list[int], cg: Tensor
 ) -> Tensor:

@@ -158,6 +158,15 @@ class Radial(nn.Module):
             bar = torch.matmul(bar, weight)
         return bar
 
+    def mlp_jvp(self, x: Tensor, dx: Tensor) -> Tensor:
+        """Tangent of R [M, E, K], from that of the Bessel features x [G, E, B]."""
+        for k, weight in enumerate(self.weights):
+            matrix = weight * self.norms[k]
+            x, dx = torch.matmul(x, matrix), torch.matmul(dx, matrix)
+            if k < self.n_hidden:
+                x, dx = torch.nn.functional.silu(x), silu_slope(x) * dx
+        return dx
+
     def transposed(self) -> list[Tensor]:
         """Normalised matrices, transposed, the last first."""
         matrices: list[Tensor] = []
