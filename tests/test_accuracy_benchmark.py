@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import ase
+import ase.build
 import ase.io
 import numpy as np
 import pytest
@@ -150,6 +151,24 @@ def test_epochs_fill_the_minutes(tmp_path, monkeypatch):
     assert trials == list(codes.TRIALS), "trials are kept"
     with pytest.raises(codes.TooSlow, match=r"one epoch takes 0\.4 minutes"):
         codes.epochs_of(code, job(tmp_path, minutes=0.3), known)
+
+
+def test_a_training_that_fails_leaves_no_record_and_one_that_cannot_fit_says_why(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "execute", lambda *_: codes.Spent(1.0, 1))
+    monkeypatch.setattr(run, "epochs_of", lambda *_: 3)
+    with pytest.raises(RuntimeError, match="no model: see .*log.txt"):
+        run.run(job(tmp_path))
+
+    def too_slow(*_):
+        raise codes.TooSlow("one epoch takes 9.0 minutes")
+
+    monkeypatch.setattr(run, "epochs_of", too_slow)
+    (record,) = run.run(job(tmp_path))
+    assert record["omitted"] == "one epoch takes 9.0 minutes" and record["split"] is None
+    assert "omitted: one epoch" in figures.line(record)
+    assert any("omitted: one epoch" in line for line in figures.section([record]))
 
 
 def test_commands_of_the_peers(tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import ase.io
 import yaml
+from ase.data import atomic_numbers
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = Path(os.environ.get("BENCH_ENVIRONMENTS", HERE.parents[1] / ".bench-venv"))
@@ -203,7 +204,7 @@ class Mace(Code):
     SECOND_STAGE = 4  # epochs: with fewer there is none
 
     def command(self, job: Job) -> list[str]:
-        numbers = {ase.data.atomic_numbers[s]: e for s, e in job.about["atomic_energies"].items()}
+        numbers = {atomic_numbers[s]: e for s, e in job.about["atomic_energies"].items()}
         options = {
             "name": "model",
             "train_file": job.data / "train.xyz",

@@ -6,8 +6,8 @@ trained by its own command for the same minutes of one core.
     python benchmarks/accuracy/run.py --data DATA --quick     a few minutes: does all run?
 
 A record per test split goes into results.json as soon as it is known; what has records is
-not run again. --only takes SET[/CODE[/MINUTES[/SIZE]]], where * stands for all. Minutes are
-of processor time of the training command on one thread, from its start to its end.
+not run again. --only takes SET[/CODE[/MINUTES[/SIZE[/MEMBERS]]]], where * stands for all.
+Minutes are of processor time of the training command on one thread, start to end.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
                 sizes = QUICK["sizes"] if args.quick else tuple(code.sizes)
                 for size in sizes:
                     for members in code.members[:1] if args.quick else code.members:
-                        label = (name, code_name, f"{limit:g}", size)
+                        label = (name, code_name, f"{limit:g}", size, str(members))
                         if not chosen(label, args.only):
                             continue
                         folder = args.build / name / f"{code_name}-{size}-{members}-{limit:g}"
@@ -107,7 +107,7 @@ def run(job: Job) -> list[dict]:
         for command in code.finish(job):
             trained = replace(trained, status=execute(command, job.folder, "finish.txt").status)
     if trained.status or not code.model(job).exists():
-        return [stamp | {"split": None, "omitted": f"no model: see {job.folder / 'log.txt'}"}]
+        raise RuntimeError(f"no model: see {job.folder / 'log.txt'}")
     common = {
         "cpu_minutes": round(trained.seconds / 60, 3),
         "epochs": job.epochs,
@@ -204,7 +204,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="holds rmd17/, 3bpa/, ...")
-    parser.add_argument("--only", nargs="+", default=[], metavar="SET/CODE/MINUTES/SIZE")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SET/CODE/...")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, help="of training, in place of the minutes")
     parser.add_argument("--frames", type=int, help="at most, of each file")
