@@ -16,7 +16,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "../src/conv_check.h"
+#include "../src/conv_problem.h"
 #include "graph.h"
 #include "plan.h"
 
@@ -25,7 +25,7 @@ namespace {
 
 using at::Tensor;
 using namespace cuda;
-using conv::Sizes;
+using conv::Problem;
 
 // Each multiprocessor holds at least this many warps of any of the kernels.
 constexpr int64_t kWarpsPerMultiprocessor = 16;
@@ -47,26 +47,25 @@ int64_t scratch_bytes() {
 
 // The operands of one call, contiguous, with what belongs to them.
 struct Call {
-  Sizes n;
+  Problem n;
   cudaStream_t stream;
   Tensor g, radial, table, sh, cg;  // radial: rows, or x [E]
   std::shared_ptr<const Graph> graph;
   std::shared_ptr<const Plan> plan;
 
-  Call(const Tensor& g_in, const Tensor& radial_in, const Tensor& table_in, const Tensor& sh_in,
-       const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths, const Tensor& cg_in,
-       int64_t dim_out)
-      : n(conv::check(g_in, radial_in, table_in, sh_in, sender, row_ptr, cg_in, dim_out)),
-        stream(c10::cuda::getCurrentCUDAStream()) {
-    g = g_in.contiguous(), sh = sh_in.select(1, 0).contiguous();
-    radial = table_in.defined() ? radial_in.select(1, 0).contiguous() : radial_in.contiguous();
-    if (table_in.defined()) table = table_in.contiguous();
-    cg = coefficients_for(cg_in, g.scalar_type());
+  Call(const ConvOperands& o, int64_t dim_out)
+      : n(o, dim_out), stream(c10::cuda::getCurrentCUDAStream()) {
+    const bool tabulated = o.table.defined();
+    g = o.g.contiguous();
+    sh = o.sh.select(1, 0).contiguous();
+    radial = tabulated ? o.radial.select(1, 0).contiguous() : o.radial.contiguous();
+    if (tabulated) table = o.table.contiguous();
+    cg = coefficients_for(o.cg, g.scalar_type());
     // Wide tiles share more, narrow ones are more: the wide ones only where they still fill the
     // device.
-    const bool wide = n.receivers * n.members * n.weights / kTile >= 4 * warps_wanted();
-    plan = plan_for(n, paths, cg.numel(), wide, g.device());
-    graph = graph_for(sender, row_ptr, n.nodes, stream);
+    const bool wide = n.n_receivers * n.n_members * n.n_weights / kTile >= 4 * warps_wanted();
+    plan = plan_for(n, cg.numel(), wide, g.device());
+    graph = graph_for(o.sender, o.row_ptr, n.n_nodes, stream);
   }
 
   template <class T>
@@ -76,11 +75,18 @@ struct Call {
     };
     const bool tabulated = table.defined();
     Operands<T> o{};
-    o.n_edges = n.edges, o.n_weights = n.weights, o.n_members = n.members, o.n_groups = n.groups,
-    o.sh_dim = n.sh, o.n_rows = n.rows;
+    o.n_edges = n.n_edges;
+    o.n_weights = n.n_weights;
+    o.n_members = n.n_members;
+    o.n_groups = n.n_groups;
+    o.sh_dim = n.n_sh;
+    o.n_rows = n.n_rows;
     (tabulated ? o.x : o.radial) = pointer(radial);
     (tabulated ? o.bar_x : o.bar_radial) = pointer(bar_radial);
-    o.table = pointer(table), o.sh = pointer(sh), o.bar_sh = pointer(bar_sh), o.cg = pointer(cg);
+    o.table = pointer(table);
+    o.sh = pointer(sh);
+    o.bar_sh = pointer(bar_sh);
+    o.cg = pointer(cg);
     return o;
   }
 };
@@ -96,17 +102,20 @@ template <class T>
 Tensor gather_forward(const Call& call, const Operands<T>& operands, const Tensor& bar_g,
                       bool second) {
   const Schedule& schedule = call.plan->forward;
-  Tensor out = result(schedule, call.n.receivers, call.n.dim_out, call.g.options());
+  Tensor out = result(schedule, call.n.n_receivers, call.n.dim_out, call.g.options());
   Gather<T> job{};
   job.operands = operands;
-  job.tiles = schedule.tiles_ptr(),
+  job.tiles = schedule.tiles_ptr();
   job.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
-  job.n_tasks = schedule.n_tasks(), job.n_rows = call.n.receivers;
-  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>(),
+  job.n_tasks = schedule.n_tasks();
+  job.n_rows = call.n.n_receivers;
+  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>();
   job.node = call.graph->sender.const_data_ptr<int64_t>();
-  job.x = call.g.const_data_ptr<T>(),
-  job.bar = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr, job.x_width = call.n.dim_in;
-  job.out = out.mutable_data_ptr<T>(), job.out_width = call.n.dim_out,
+  job.x = call.g.const_data_ptr<T>();
+  job.bar = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr;
+  job.x_width = call.n.dim_in;
+  job.out = out.mutable_data_ptr<T>();
+  job.out_width = call.n.dim_out;
   job.atomic = schedule.overlaps;
   C10_CUDA_CHECK(launch_gather(job, second, call.stream));
   return out;
@@ -119,17 +128,20 @@ Tensor gather_transposed(const Call& call, const Operands<T>& operands, const Te
                          bool second) {
   const Schedule& schedule = call.plan->transposed;
   const Transposed& edges = call.graph->transposed();
-  Tensor out = result(schedule, call.n.nodes, call.n.dim_in, call.g.options());
+  Tensor out = result(schedule, call.n.n_nodes, call.n.dim_in, call.g.options());
   Gather<T> job{};
   job.operands = operands;
-  job.tiles = schedule.tiles_ptr(),
+  job.tiles = schedule.tiles_ptr();
   job.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
-  job.n_tasks = schedule.n_tasks(), job.n_rows = call.n.nodes;
-  job.row_ptr = edges.row_ptr.const_data_ptr<int64_t>(),
+  job.n_tasks = schedule.n_tasks();
+  job.n_rows = call.n.n_nodes;
+  job.row_ptr = edges.row_ptr.const_data_ptr<int64_t>();
   job.node = edges.receiver.const_data_ptr<int64_t>();
   job.edge = edges.order.const_data_ptr<int64_t>();
-  job.x = w.const_data_ptr<T>(), job.x_width = call.n.dim_out;
-  job.out = out.mutable_data_ptr<T>(), job.out_width = call.n.dim_in,
+  job.x = w.const_data_ptr<T>();
+  job.x_width = call.n.dim_out;
+  job.out = out.mutable_data_ptr<T>();
+  job.out_width = call.n.dim_in;
   job.atomic = schedule.overlaps;
   C10_CUDA_CHECK(launch_gather(job, second, call.stream));
   return out;
@@ -141,11 +153,12 @@ struct Intervals {
 
   template <class T>
   static Intervals find(const Call& call) {
-    const Tensor interval = at::empty({call.n.edges}, call.graph->sender.options().dtype(at::kInt));
-    C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.edges, call.n.rows,
+    const Tensor interval =
+        at::empty({call.n.n_edges}, call.graph->sender.options().dtype(at::kInt));
+    C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.n_edges, call.n.n_rows,
                                     interval.mutable_data_ptr<int32_t>(), call.stream));
     const auto [key, order] = at::sort(interval, /*stable=*/true, 0, /*descending=*/false);
-    return {order, at::searchsorted(key, at::arange(call.n.rows - kInterval + 2, key.options()))};
+    return {order, at::searchsorted(key, at::arange(call.n.n_rows - kInterval + 2, key.options()))};
   }
 };
 
@@ -163,7 +176,7 @@ template <class T>
 EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const Tensor& w,
                           const Tensor& bar_g, bool second, bool want_radial, bool want_table,
                           bool want_sh) {
-  const Sizes& n = call.n;
+  const Problem& n = call.n;
   const Plan& plan = *call.plan;
   const bool tabulated = call.table.defined();
   const auto options = call.g.options();
@@ -174,31 +187,40 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
   if (!want_radial && !want_table && !want_sh) return results;
 
   EdgeAdjoints<T> job{};
-  job.operands = operands, job.tiles = plan.forward.tiles_ptr(), job.n_receivers = n.receivers;
-  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>(),
+  job.operands = operands;
+  job.tiles = plan.forward.tiles_ptr();
+  job.n_receivers = n.n_receivers;
+  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>();
   job.sender = call.graph->sender.const_data_ptr<int64_t>();
-  job.g = call.g.const_data_ptr<T>(),
-  job.bar_g = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr, job.g_width = n.dim_in;
-  job.w = w.const_data_ptr<T>(), job.w_width = n.dim_out;
+  job.g = call.g.const_data_ptr<T>();
+  job.bar_g = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr;
+  job.g_width = n.dim_in;
+  job.w = w.const_data_ptr<T>();
+  job.w_width = n.dim_out;
 
   // With few receivers the tiles of one are dealt to several warps, whose sums are added at the
   // end.
-  const int64_t share = n_tiles * (n.groups > 1 ? 1 : n.members);
+  const int64_t share = n_tiles * (n.n_groups > 1 ? 1 : n.n_members);
   const int64_t parts =
-      std::clamp<int64_t>(warps_wanted() / std::max<int64_t>(n.receivers * n.groups, 1), 1,
+      std::clamp<int64_t>(warps_wanted() / std::max<int64_t>(n.n_receivers * n.n_groups, 1), 1,
                           std::max<int64_t>(share, 1));
   job.n_parts = parts;
   Tensor dsh, dx;
   const auto empty = [&](c10::IntArrayRef shape) {
     return n_tiles > 0 ? at::empty(shape, options) : at::zeros(shape, options);
   };
-  if (want_sh) dsh = empty({parts, n.edges, n.groups, n.sh}), job.dsh = dsh.mutable_data_ptr<T>();
-  if (want_radial && tabulated)
-    dx = empty({parts, n.edges, n.groups}), job.dx = dx.mutable_data_ptr<T>();
+  if (want_sh) {
+    dsh = empty({parts, n.n_edges, n.n_groups, n.n_sh});
+    job.dsh = dsh.mutable_data_ptr<T>();
+  }
+  if (want_radial && tabulated) {
+    dx = empty({parts, n.n_edges, n.n_groups});
+    job.dx = dx.mutable_data_ptr<T>();
+  }
   if (want_radial && !tabulated) {
-    const std::array<int64_t, 3> shape{n.members, n.edges, n.weights};
+    const std::array<int64_t, 3> shape{n.n_members, n.n_edges, n.n_weights};
     results.dradial = plan.weights_disjoint ? at::empty(shape, options) : at::zeros(shape, options);
-    job.dradial = results.dradial.template mutable_data_ptr<T>(),
+    job.dradial = results.dradial.template mutable_data_ptr<T>();
     job.atomic = !plan.weights_disjoint;
   }
 
@@ -208,8 +230,8 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
   } else {
     results.dtable = at::zeros_like(call.table);
     const bool two = second && operands.bar_x;
-    const int64_t per_column =
-        std::max<int64_t>(n.members * n.edges * static_cast<int64_t>(sizeof(T)) * (two ? 2 : 1), 1);
+    const int64_t per_column = std::max<int64_t>(
+        n.n_members * n.n_edges * static_cast<int64_t>(sizeof(T)) * (two ? 2 : 1), 1);
     const Intervals intervals = Intervals::find<T>(call);
     for (int64_t first = 0, last; first < n_tiles; first = last) {
       int64_t columns = 0;
@@ -218,17 +240,23 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
            (last == first || (columns + tiles[last].width) * per_column <= scratch_bytes());
            ++last)
         columns += tiles[last].width;
-      const Tensor scratch = at::empty({two ? 2 : 1, n.members * n.edges * columns}, options);
-      job.first_tile = first, job.last_tile = last, job.accumulate = first > 0;
-      job.dr = scratch.mutable_data_ptr<T>(), job.dr1 = two ? job.dr + scratch.size(1) : nullptr;
+      const Tensor scratch = at::empty({two ? 2 : 1, n.n_members * n.n_edges * columns}, options);
+      job.first_tile = first;
+      job.last_tile = last;
+      job.accumulate = first > 0;
+      job.dr = scratch.mutable_data_ptr<T>();
+      job.dr1 = two ? job.dr + scratch.size(1) : nullptr;
       C10_CUDA_CHECK(launch_edge_adjoints(job, second, call.stream));
       TableSums<T> sums{};
-      sums.operands = operands, sums.tiles = job.tiles, sums.first_tile = first,
+      sums.operands = operands;
+      sums.tiles = job.tiles;
+      sums.first_tile = first;
       sums.last_tile = last;
-      sums.interval_ptr = intervals.ptr.template const_data_ptr<int64_t>(),
+      sums.interval_ptr = intervals.ptr.template const_data_ptr<int64_t>();
       sums.order = intervals.order.template const_data_ptr<int64_t>();
-      sums.dr = job.dr, sums.dr1 = job.dr1;
-      sums.dtable = results.dtable.template mutable_data_ptr<T>(),
+      sums.dr = job.dr;
+      sums.dr1 = job.dr1;
+      sums.dtable = results.dtable.template mutable_data_ptr<T>();
       sums.atomic = !plan.weights_disjoint;
       C10_CUDA_CHECK(launch_table_sums(sums, call.stream));
     }
@@ -241,60 +269,52 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
 
 }  // namespace
 
-Tensor conv_cuda(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
-                 const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-                 const Tensor& cg, int64_t dim_out) {
-  const c10::cuda::OptionalCUDAGuard guard(g.device());
-  const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, dim_out);
-  return AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv", [&] {
+Tensor conv_cuda(const ConvOperands& operands, int64_t dim_out) {
+  const c10::cuda::OptionalCUDAGuard guard(operands.g.device());
+  const Call call(operands, dim_out);
+  return AT_DISPATCH_FLOATING_TYPES(call.g.scalar_type(), "race::conv", [&] {
     return gather_forward<scalar_t>(call, call.operands<scalar_t>(), {}, false);
   });
 }
 
-std::array<Tensor, 4> conv_backward_cuda(const Tensor& grad, const Tensor& g, const Tensor& radial,
-                                         const Tensor& table, const Tensor& sh,
-                                         const Tensor& sender, const Tensor& row_ptr,
-                                         c10::IntArrayRef paths, const Tensor& cg,
+std::array<Tensor, 4> conv_backward_cuda(const Tensor& grad, const ConvOperands& operands,
                                          std::array<bool, 4> mask) {
-  const c10::cuda::OptionalCUDAGuard guard(g.device());
-  conv::check_grad(grad, g, row_ptr);
-  const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, grad.size(1));
+  const c10::cuda::OptionalCUDAGuard guard(operands.g.device());
+  conv::check_grad(grad, operands);
+  const Call call(operands, grad.size(1));
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_backward", [&] {
-    const auto operands = call.operands<scalar_t>();
-    if (mask[0]) d[0] = gather_transposed<scalar_t>(call, operands, w, false);
-    EdgeResults edges =
-        edge_adjoints<scalar_t>(call, operands, w, {}, false, mask[1], mask[2], mask[3]);
-    d[1] = edges.dradial, d[2] = edges.dtable, d[3] = edges.dsh;
+  AT_DISPATCH_FLOATING_TYPES(call.g.scalar_type(), "race::conv_backward", [&] {
+    const auto in = call.operands<scalar_t>();
+    if (mask[0]) d[0] = gather_transposed<scalar_t>(call, in, w, false);
+    EdgeResults edges = edge_adjoints<scalar_t>(call, in, w, {}, false, mask[1], mask[2], mask[3]);
+    d[1] = edges.dradial;
+    d[2] = edges.dtable;
+    d[3] = edges.dsh;
   });
   return d;
 }
 
-std::array<Tensor, 5> conv_double_backward_cuda(const Tensor& bar_g, const Tensor& bar_radial,
-                                                const Tensor& bar_sh, const Tensor& grad,
-                                                const Tensor& g, const Tensor& radial,
-                                                const Tensor& table, const Tensor& sh,
-                                                const Tensor& sender, const Tensor& row_ptr,
-                                                c10::IntArrayRef paths, const Tensor& cg,
+std::array<Tensor, 5> conv_double_backward_cuda(const ConvBars& bars, const Tensor& grad,
+                                                const ConvOperands& operands,
                                                 std::array<bool, 5> mask) {
-  const c10::cuda::OptionalCUDAGuard guard(g.device());
-  conv::check_grad(grad, g, row_ptr);
-  const Call call(g, radial, table, sh, sender, row_ptr, paths, cg, grad.size(1));
-  conv::check_bar("bar_g", bar_g, g), conv::check_bar("bar_radial", bar_radial, radial),
-      conv::check_bar("bar_sh", bar_sh, sh);
+  const c10::cuda::OptionalCUDAGuard guard(operands.g.device());
+  conv::check_grad(grad, operands);
+  const Call call(operands, grad.size(1));
+  conv::check_bars(bars, operands);
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
-  const Tensor w = grad.contiguous(), a = dense(bar_g), b = dense(bar_radial);
+  const Tensor w = grad.contiguous(), a = dense(bars.g), b = dense(bars.radial);
   const Tensor c =
-      bar_sh.defined() ? without_first(bar_sh.clone(at::MemoryFormat::Contiguous)) : bar_sh;
+      bars.sh.defined() ? without_first(bars.sh.clone(at::MemoryFormat::Contiguous)) : bars.sh;
   std::array<Tensor, 5> d;
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_double_backward", [&] {
-    const auto operands = call.operands<scalar_t>(b, c);
-    if (mask[0]) d[0] = gather_forward<scalar_t>(call, operands, a, true);
-    if (mask[1]) d[1] = gather_transposed<scalar_t>(call, operands, w, true);
-    EdgeResults edges =
-        edge_adjoints<scalar_t>(call, operands, w, a, true, mask[2], mask[3], mask[4]);
-    d[2] = edges.dradial, d[3] = edges.dtable, d[4] = edges.dsh;
+  AT_DISPATCH_FLOATING_TYPES(call.g.scalar_type(), "race::conv_double_backward", [&] {
+    const auto in = call.operands<scalar_t>(b, c);
+    if (mask[0]) d[0] = gather_forward<scalar_t>(call, in, a, true);
+    if (mask[1]) d[1] = gather_transposed<scalar_t>(call, in, w, true);
+    EdgeResults edges = edge_adjoints<scalar_t>(call, in, w, a, true, mask[2], mask[3], mask[4]);
+    d[2] = edges.dradial;
+    d[3] = edges.dtable;
+    d[4] = edges.dsh;
   });
   return d;
 }

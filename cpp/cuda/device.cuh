@@ -64,10 +64,14 @@ __device__ __forceinline__ Splines<T> find_splines(T x, int64_t n_rows) {
           second = inside * per_unit * per_unit * T(1.0 / 6);
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    k.value[2 - i] = zeroth * left[0][i], k.value[3 + i] = zeroth * right[0][i];
-    k.slope[2 - i] = -first * left[1][i], k.slope[3 + i] = first * right[1][i];
-    if constexpr (Second)
-      k.curve[2 - i] = second * left[2][i], k.curve[3 + i] = second * right[2][i];
+    k.value[2 - i] = zeroth * left[0][i];
+    k.value[3 + i] = zeroth * right[0][i];
+    k.slope[2 - i] = -first * left[1][i];
+    k.slope[3 + i] = first * right[1][i];
+    if constexpr (Second) {
+      k.curve[2 - i] = second * left[2][i];
+      k.curve[3 + i] = second * right[2][i];
+    }
   }
   return k;
 }

@@ -9,35 +9,15 @@
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 
-#include "../src/conv_check.h"
+#include "../src/check.h"
 #include "kernels.h"
+#include "remembered.h"
 
 namespace race::cuda {
 namespace {
 
 constexpr size_t kGraphs = 4;  // of one rank: the step's; a few for code that alternates
 constexpr size_t kCoefficients = 256;
-
-// Knows a tensor again while it lives and is not written to. The weak reference keeps nothing of
-// its data.
-class Remembered {
- public:
-  explicit Remembered(const at::Tensor& t)
-      : impl_(t.getIntrusivePtr()), version_(version(t)), data_(t.const_data_ptr()) {}
-  bool is(const at::Tensor& t) const {
-    return !impl_.expired() && impl_._unsafe_get_target() == t.unsafeGetTensorImpl() &&
-           version_ == version(t) && data_ == t.const_data_ptr();
-  }
-  bool gone() const { return impl_.expired(); }
-
- private:
-  static uint32_t version(const at::Tensor& t) {
-    return t.unsafeGetTensorImpl()->version_counter().current_version();
-  }
-  c10::weak_intrusive_ptr<c10::TensorImpl> impl_;
-  uint32_t version_;
-  const void* data_;
-};
 
 struct KeptGraph {
   Remembered sender, row_ptr;
@@ -62,17 +42,18 @@ Graph::Graph(const at::Tensor& sender_in, const at::Tensor& row_ptr_in, int64_t 
       n_nodes_(n_nodes),
       receiver_(at::empty_like(sender)) {
   const int64_t n_edges = sender.size(0), n_receivers = row_ptr.size(0) - 1;
-  RACE_CHECK(n_receivers > 0 || n_edges == 0, "row_ptr", c10::str("to run from 0 to ", n_edges),
-             "no receivers");
+  RACE_CHECK("conv", n_receivers > 0 || n_edges == 0, "row_ptr",
+             c10::str("to run from 0 to ", n_edges), "no receivers");
   const at::Tensor fault = at::zeros({3}, sender.options());
   C10_CUDA_CHECK(launch_receivers(
       row_ptr.const_data_ptr<int64_t>(), sender.const_data_ptr<int64_t>(), n_receivers, n_edges,
       n_nodes, receiver_.mutable_data_ptr<int64_t>(), fault.mutable_data_ptr<int64_t>(), stream));
   const at::Tensor host = fault.cpu();
   const int64_t* found = host.const_data_ptr<int64_t>();
-  RACE_CHECK(found[0] != 1, "row_ptr", c10::str("to run from 0 to ", n_edges, ", non-decreasing"),
-             found[2], " at ", found[1] + 1);
-  RACE_CHECK(found[0] != 2, "sender", c10::str("[0, ", n_nodes, ")"), found[2], " at edge ",
+  RACE_CHECK("conv", found[0] != 1, "row_ptr",
+             c10::str("to run from 0 to ", n_edges, ", non-decreasing"), found[2], " at ",
+             found[1] + 1);
+  RACE_CHECK("conv", found[0] != 2, "sender", c10::str("[0, ", n_nodes, ")"), found[2], " at edge ",
              found[1]);
 }
 
@@ -88,7 +69,7 @@ const Transposed& Graph::transposed() const {
 
 std::shared_ptr<const Graph> graph_for(const at::Tensor& sender, const at::Tensor& row_ptr,
                                        int64_t n_nodes, cudaStream_t stream) {
-  RACE_CHECK(n_nodes <= INT32_MAX, "g", c10::str("at most ", INT32_MAX, " nodes"), n_nodes);
+  RACE_CHECK("conv", n_nodes <= INT32_MAX, "g", c10::str("at most ", INT32_MAX, " nodes"), n_nodes);
   if (sender.is_inference() || row_ptr.is_inference())
     return std::make_shared<Graph>(sender, row_ptr, n_nodes, stream);  // no versions
   static std::mutex mutex;

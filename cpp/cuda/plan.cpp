@@ -15,25 +15,31 @@ namespace {
 
 constexpr size_t kKept = 64;  // plans in memory: layers times shapes of one or a few models
 
-std::vector<Tile> make_tiles(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg,
-                             int64_t max_width, std::vector<int>& reads) {
+std::vector<Tile> make_tiles(const Problem& n, int64_t max_width, std::vector<int>& reads) {
   std::vector<Tile> tiles;
-  for (const conv::PathRow& r : conv::parse_paths(n, paths, n_cg)) {
+  for (const conv::Path& r : n.paths) {
     for (int64_t c = 0; c < r.mul; ++c) reads[r.weight_offset + c] += 1;
 
     for (int64_t c = 0; c < r.mul; c += max_width) {
       Tile tile{};
-      tile.d_in = static_cast<int32_t>(r.d1()), tile.d_sh = static_cast<int32_t>(r.d2()),
+      tile.d_in = static_cast<int32_t>(r.d1());
+      tile.d_sh = static_cast<int32_t>(r.d2());
       tile.d_out = static_cast<int32_t>(r.d3());
       tile.sh_offset = static_cast<int32_t>(r.l2 * r.l2);
       tile.width = static_cast<int32_t>(std::min(max_width, r.mul - c));
       tile.lanes = 1;
       while (tile.lanes < std::min(tile.width, kWarp)) tile.lanes *= 2;
-      tile.in = r.in_offset + c, tile.in_stride = n.members * r.mul, tile.in_member = r.mul;
-      tile.out = r.out_offset + r.column + c, tile.out_stride = n.members * r.out_mul,
+      tile.in = r.in_offset + c;
+      tile.in_stride = n.n_members * r.mul;
+      tile.in_member = r.mul;
+      tile.out = r.out_offset + r.out_column + c;
+      tile.out_stride = n.n_members * r.out_mul;
       tile.out_member = r.out_mul;
       tile.weight = r.weight_offset + c;
-      tile.cg = r.cg_offset, tile.cg_in = r.d2() * r.d3(), tile.cg_sh = r.d3(), tile.cg_out = 1;
+      tile.cg = r.cg_offset;
+      tile.cg_in = r.d2() * r.d3();
+      tile.cg_sh = r.d3();
+      tile.cg_out = 1;
       tiles.push_back(tile);
     }
   }
@@ -102,14 +108,16 @@ struct Key {
 
 }  // namespace
 
-std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg,
-                                     bool wide, at::Device device) {
+std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, at::Device device) {
   static std::mutex mutex;
   static auto& kept =
       *new std::list<std::pair<Key, std::shared_ptr<const Plan>>>;  // never destroyed: tensors
                                                                     // outlive no CUDA context
-  Key key{{n.members, n.weights, n.sh, n.dim_in, n.dim_out, n_cg, wide}, device};
-  key.numbers.insert(key.numbers.end(), paths.begin(), paths.end());
+  Key key{{n.n_members, n.n_weights, n.n_sh, n.dim_in, n.dim_out, n_cg, wide}, device};
+  for (const conv::Path& r : n.paths)
+    for (const int64_t number : {r.l1, r.l2, r.l3, r.mul, r.in_offset, r.out_offset, r.out_mul,
+                                 r.out_column, r.weight_offset, r.cg_offset})
+      key.numbers.push_back(number);
 
   const std::lock_guard lock(mutex);
   for (auto it = kept.begin(); it != kept.end(); ++it)
@@ -118,14 +126,14 @@ std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int
       return it->second;
     }
   auto plan = std::make_shared<Plan>();
-  std::vector<int> reads(n.weights, 0);
-  const std::vector<Tile> tiles = make_tiles(n, paths, n_cg, wide ? kTile : kWarp, reads);
+  std::vector<int> reads(n.n_weights, 0);
+  const std::vector<Tile> tiles = make_tiles(n, wide ? kTile : kWarp, reads);
   plan->weights_disjoint =
       std::all_of(reads.begin(), reads.end(), [](int count) { return count == 1; });
-  plan->forward = schedule(tiles, n.members, n.dim_out);
+  plan->forward = schedule(tiles, n.n_members, n.dim_out);
   std::vector<Tile> transposed;
   for (const Tile& tile : tiles) transposed.push_back(transpose(tile));
-  plan->transposed = schedule(transposed, n.members, n.dim_in);
+  plan->transposed = schedule(transposed, n.n_members, n.dim_in);
   // The edge kernels find a tile's scratch by the widths before it: in the order that the schedule
   // has given them.
   int64_t columns = 0;

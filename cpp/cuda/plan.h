@@ -6,14 +6,13 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
-#include <c10/util/ArrayRef.h>
 
-#include "../src/conv_check.h"
+#include "../src/conv_problem.h"
 #include "kernels.h"
 
 namespace race::cuda {
 
-using conv::Sizes;
+using conv::Problem;
 
 // Tiles in the order in which warps take them: task k runs tiles task_begin[k] .. task_begin[k +
 // 1].
@@ -34,9 +33,8 @@ struct Plan {
   bool weights_disjoint = true;  // every column of R is read by exactly one tile
 };
 
-// Checks every row against the sizes; wide: tiles of up to kTile channels instead of one warp's.
+// wide: tiles of up to kTile channels instead of one warp's.
 // Thread safe; plans are never changed.
-std::shared_ptr<const Plan> plan_for(const Sizes& n, c10::IntArrayRef paths, int64_t n_cg,
-                                     bool wide, at::Device device);
+std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, at::Device device);
 
 }  // namespace race::cuda

@@ -69,8 +69,9 @@ struct Receivers {
 };
 
 __device__ void report(const Receivers& job, int64_t kind, int64_t position, int64_t value) {
-  job.fault[0] = kind, job.fault[1] = position,
-  job.fault[2] = value;  // some bad entry: which one does not matter
+  job.fault[0] = kind;  // some bad entry: which one does not matter
+  job.fault[1] = position;
+  job.fault[2] = value;
 }
 
 // One warp per receiver.

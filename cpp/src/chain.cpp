@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "check.h"
 #include "linear_groups.h"
 #include "operators.h"
 
@@ -24,10 +25,6 @@ struct Link {
   int64_t weight_step;
 };
 
-#define RACE_CHECK(condition, name, expected, ...)                                       \
-  TORCH_CHECK_VALUE(condition, "race::chain: ", name, ": expected ", expected, ", got ", \
-                    __VA_ARGS__)
-
 struct Chain {
   std::vector<Tensor> tensors;  // those given, then those made
   std::vector<Link> links;
@@ -36,11 +33,12 @@ struct Chain {
   Chain(at::TensorList x, const std::optional<Tensor>& rows, const Tensor& species,
         const Tensor& weight, int64_t n_species, c10::IntArrayRef widths, c10::IntArrayRef blocks)
       : tensors(x.vec()), n_given(x.size()), n_atoms(species.size(0)) {
-    RACE_CHECK(weight.dim() == 2 && weight.size(0) >= 1 && weight.is_contiguous(), "weight",
-               "contiguous [n_members, numel]", weight.sizes());
-    RACE_CHECK(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble, "weight",
-               "float32 or float64", weight.scalar_type());
-    RACE_CHECK(species.dim() == 1 && species.scalar_type() == at::kLong &&
+    RACE_CHECK("chain", weight.dim() == 2 && weight.size(0) >= 1 && weight.is_contiguous(),
+               "weight", "contiguous [n_members, numel]", weight.sizes());
+    RACE_CHECK("chain", weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble,
+               "weight", "float32 or float64", weight.scalar_type());
+    RACE_CHECK("chain",
+               species.dim() == 1 && species.scalar_type() == at::kLong &&
                    species.device() == weight.device(),
                "species", c10::str("int64 [n] on ", weight.device()), species.scalar_type(), " ",
                species.sizes(), " on ", species.device());
@@ -48,17 +46,17 @@ struct Chain {
       check_rows(c10::str("x[", k, "]"), tensors[k], n_atoms, weight);
     int64_t dim_rows = 0;
     for (const int64_t width : widths) {
-      RACE_CHECK(width >= 0, "widths", "no negative width", width);
+      RACE_CHECK("chain", width >= 0, "widths", "no negative width", width);
       tensors.push_back(at::empty({n_atoms, width}, weight.options()));
       dim_rows += width;
     }
     if (rows) {
       check_rows("rows", *rows, n_species, weight);
-      RACE_CHECK(rows->size(1) == dim_rows, "rows",
+      RACE_CHECK("chain", rows->size(1) == dim_rows, "rows",
                  c10::str("the sum of widths, ", dim_rows, " columns"), rows->size(1));
     }
-    RACE_CHECK(blocks.size() % kFields == 0, "blocks", c10::str("rows of ", kFields, " integers"),
-               blocks.size(), " integers");
+    RACE_CHECK("chain", blocks.size() % kFields == 0, "blocks",
+               c10::str("rows of ", kFields, " integers"), blocks.size(), " integers");
     for (size_t k = 0; k < blocks.size() / kFields; ++k)
       add(k, blocks.data() + k * kFields, weight, n_species);
   }
@@ -67,6 +65,7 @@ struct Chain {
   static void check_rows(const std::string& name, const Tensor& t, int64_t n,
                          const Tensor& weight) {
     RACE_CHECK(
+        "chain",
         t.dim() == 2 && t.size(0) == n && t.scalar_type() == weight.scalar_type() &&
             t.device() == weight.device() && t.is_contiguous(),
         name,
@@ -81,20 +80,21 @@ struct Chain {
     const int64_t n = tensors.size(), M = weight.size(0),
                   last =
                       b.weight_offset + (n_species - 1) * link.weight_step + b.mul_in * b.mul_out;
-    RACE_CHECK(std::min(link.from, link.to) >= 0 && std::max(link.from, link.to) < n &&
+    RACE_CHECK("chain",
+               std::min(link.from, link.to) >= 0 && std::max(link.from, link.to) < n &&
                    link.from != link.to,
                where("from to"), c10::str("two of ", n, " tensors"), link.from, " ", link.to);
-    RACE_CHECK(std::min({b.d, b.mul_in, b.mul_out}) >= 1, where("d mul_in mul_out"), "at least 1",
-               b.d, " ", b.mul_in, " ", b.mul_out);
+    RACE_CHECK("chain", std::min({b.d, b.mul_in, b.mul_out}) >= 1, where("d mul_in mul_out"),
+               "at least 1", b.d, " ", b.mul_in, " ", b.mul_out);
     const int64_t dim_in = tensors[link.from].size(1), dim_out = tensors[link.to].size(1);
-    RACE_CHECK(b.in_offset >= 0 && b.in_offset + b.d * M * b.mul_in <= dim_in, where("in_offset"),
-               c10::str("a block of ", b.d * M * b.mul_in, " inside ", dim_in, " columns"),
-               b.in_offset);
-    RACE_CHECK(b.out_offset >= 0 && b.out_offset + b.d * M * b.mul_out <= dim_out,
+    RACE_CHECK(
+        "chain", b.in_offset >= 0 && b.in_offset + b.d * M * b.mul_in <= dim_in, where("in_offset"),
+        c10::str("a block of ", b.d * M * b.mul_in, " inside ", dim_in, " columns"), b.in_offset);
+    RACE_CHECK("chain", b.out_offset >= 0 && b.out_offset + b.d * M * b.mul_out <= dim_out,
                where("out_offset"),
                c10::str("a block of ", b.d * M * b.mul_out, " inside ", dim_out, " columns"),
                b.out_offset);
-    RACE_CHECK(b.weight_offset >= 0 && link.weight_step >= 0 && last <= weight.size(1),
+    RACE_CHECK("chain", b.weight_offset >= 0 && link.weight_step >= 0 && last <= weight.size(1),
                where("weight_offset weight_step"),
                c10::str("matrices inside weight's ", weight.size(1), " numbers"), b.weight_offset,
                " ", link.weight_step);
@@ -113,11 +113,19 @@ void run(const Chain& chain, const std::optional<Tensor>& rows, const Tensor& sp
   for (const Link& link : chain.links) {
     const Tensor &from = chain.tensors[link.from], &to = chain.tensors[link.to];
     linear::Product<T> job{};
-    job.blocks = &link.block, job.n_blocks = 1, job.n_members = M, job.n_species = n_species;
-    job.order = order, job.begin = groups.begin.data();
-    job.x = from.const_data_ptr<T>(), job.x_stride = from.size(1);
-    job.y = to.data_ptr<T>(), job.y_stride = to.size(1), job.accumulate = true;
-    job.weight = weight.const_data_ptr<T>(), job.weight_member = weight.size(1),
+    job.blocks = &link.block;
+    job.n_blocks = 1;
+    job.n_members = M;
+    job.n_species = n_species;
+    job.order = order;
+    job.begin = groups.begin.data();
+    job.x = from.const_data_ptr<T>();
+    job.x_stride = from.size(1);
+    job.y = to.data_ptr<T>();
+    job.y_stride = to.size(1);
+    job.accumulate = true;
+    job.weight = weight.const_data_ptr<T>();
+    job.weight_member = weight.size(1);
     job.weight_species = link.weight_step;
     jobs.push_back(job);
     work += link.block.d * M * link.block.mul_in * link.block.mul_out;
@@ -197,15 +205,14 @@ std::vector<Tensor> chain_aten(at::TensorList x, const std::optional<Tensor>& ro
 
 namespace {
 
-const bool registered = [] {
-  auto* library = claim_operators("race::chain", __FILE__, __LINE__);
-  if (!library) return false;
-  library->def(
-      "chain(Tensor(a!)[] x, Tensor? rows, Tensor species, Tensor weight, int n_species, int[] widths, int[] blocks) -> Tensor[]");
-  add_kernel(library, c10::DispatchKey::CPU, "chain", TORCH_FN(chain_cpu));
-  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "chain", TORCH_FN(chain_aten));
-  return true;
-}();
+const bool registered =
+    register_operators("race::chain", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library,
+               "chain(Tensor(a!)[] x, Tensor? rows, Tensor species, Tensor weight, int n_species, "
+               "int[] widths, int[] blocks) -> Tensor[]")
+          .cpu(TORCH_FN(chain_cpu))
+          .portable(TORCH_FN(chain_aten));
+    });
 
 }  // namespace
 }  // namespace race

@@ -10,8 +10,9 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "conv_check.h"
-#include "conv_kernel.h"
+#include "../simd/conv_kernel.h"
+#include "check.h"
+#include "conv_problem.h"
 #include "isa.h"
 
 namespace race {
@@ -19,55 +20,41 @@ namespace {
 
 using at::Tensor;
 using conv::Job;
-using conv::KernelSet;
-using conv::Sizes;
+using conv::Problem;
 
-const IsaChoice<KernelSet>& choice() {
-  static const auto chosen =
-      choose_isa(conv::kernels_baseline, conv::kernels_avx2, conv::kernels_avx512);
+const IsaChoice<conv::KernelSet>& choice() {
+  static const auto chosen = RACE_CHOOSE_ISA(conv);
   return chosen;
-}
-
-template <class T>
-const conv::Kernels<T>& kernels();
-template <>
-const conv::Kernels<float>& kernels<float>() {
-  return choice().kernels->f32;
-}
-template <>
-const conv::Kernels<double>& kernels<double>() {
-  return choice().kernels->f64;
 }
 
 // The CSR pointer and senders are trusted inside the loops: one pass here, cheap beside any tensor
 // product.
-void check_graph(const Sizes& n, const int64_t* sender, const int64_t* row_ptr) {
-  RACE_CHECK(row_ptr[0] == 0 && row_ptr[n.receivers] == n.edges, "row_ptr",
-             c10::str("to run from 0 to ", n.edges), row_ptr[0], " .. ", row_ptr[n.receivers]);
-  for (int64_t j = 0; j < n.receivers; ++j)
-    RACE_CHECK(row_ptr[j] <= row_ptr[j + 1], "row_ptr", "non-decreasing", row_ptr[j], " then ",
-               row_ptr[j + 1], " at ", j);
-  for (int64_t e = 0; e < n.edges; ++e)
-    RACE_CHECK(sender[e] >= 0 && sender[e] < n.nodes, "sender", c10::str("[0, ", n.nodes, ")"),
-               sender[e], " at edge ", e);
+void check_graph(const Problem& n, const int64_t* sender, const int64_t* row_ptr) {
+  RACE_CHECK("conv", row_ptr[0] == 0 && row_ptr[n.n_receivers] == n.n_edges, "row_ptr",
+             c10::str("to run from 0 to ", n.n_edges), row_ptr[0], " .. ", row_ptr[n.n_receivers]);
+  for (int64_t j = 0; j < n.n_receivers; ++j)
+    RACE_CHECK("conv", row_ptr[j] <= row_ptr[j + 1], "row_ptr", "non-decreasing", row_ptr[j],
+               " then ", row_ptr[j + 1], " at ", j);
+  for (int64_t e = 0; e < n.n_edges; ++e)
+    RACE_CHECK("conv", sender[e] >= 0 && sender[e] < n.n_nodes, "sender",
+               c10::str("[0, ", n.n_nodes, ")"), sender[e], " at edge ", e);
 }
 
 // Paths and coefficient tables in the kernels' form; paths with equal coefficients share one table.
 template <class T>
 struct Plan {
-  std::vector<conv::Path> paths;
+  std::vector<conv::PlannedPath> paths;
   std::vector<conv::Table<T>> tables;
   std::vector<std::vector<conv::Entry<T>>> entries;  // what the tables point to
   std::vector<std::vector<int32_t>> begins;
 
-  Plan(const Sizes& n, c10::IntArrayRef rows, const Tensor& cg) {
+  Plan(const Problem& n, const Tensor& cg) {
     const Tensor host = cg.contiguous();
     const double* coefficients = host.const_data_ptr<double>();
     std::vector<const double*> sources;
-    const std::vector<conv::PathRow> parsed = conv::parse_paths(n, rows, host.numel());
-    entries.reserve(2 * parsed.size()),
-        begins.reserve(2 * parsed.size());  // pointers into them must not move
-    for (const conv::PathRow& r : parsed) {
+    entries.reserve(2 * n.paths.size());  // pointers into them must not move
+    begins.reserve(2 * n.paths.size());
+    for (const conv::Path& r : n.paths) {
       const int64_t d1 = r.d1(), d2 = r.d2(), d3 = r.d3();
       const double* source = coefficients + r.cg_offset;
       size_t t = 0;
@@ -79,21 +66,26 @@ struct Plan {
         sources.push_back(source);
         add_table(source, d1, d2, d3, r.l2 * r.l2);
       }
-      paths.push_back({static_cast<int32_t>(t), static_cast<int32_t>(d1), static_cast<int32_t>(d3),
-                       r.mul, r.in_offset, n.members * r.mul, r.out_offset, n.members * r.out_mul,
-                       r.out_mul, r.column, r.weight_offset, 0, false});
+      conv::PlannedPath planned{};
+      static_cast<conv::Path&>(planned) = r;
+      planned.table = static_cast<int32_t>(t);
+      planned.in_stride = n.n_members * r.mul;
+      planned.out_stride = n.n_members * r.out_mul;
+      paths.push_back(planned);
     }
     for (size_t p = 0; p < paths.size(); ++p)
       for (size_t r = p + 1; r < paths.size() && paths[p].partner == 0 && !paths[p].is_partner; ++r)
-        if (are_partners(paths[p], paths[r]))
-          paths[p].partner = static_cast<int32_t>(r), paths[r].is_partner = true;
+        if (are_partners(paths[p], paths[r])) {
+          paths[p].partner = static_cast<int32_t>(r);
+          paths[r].is_partner = true;
+        }
   }
 
  private:
   // g itself and g (x) Y_0: one pass over the features serves both.
-  bool are_partners(const conv::Path& a, const conv::Path& b) const {
+  bool are_partners(const conv::PlannedPath& a, const conv::PlannedPath& b) const {
     const bool apart = a.out_offset == b.out_offset && a.out_mul == b.out_mul &&
-                       std::abs(a.column - b.column) >= a.mul;
+                       std::abs(a.out_column - b.out_column) >= a.mul;
     return !b.is_partner && a.table == b.table && tables[a.table].diagonal &&
            a.in_offset == b.in_offset && a.mul == b.mul && apart;
   }
@@ -126,10 +118,18 @@ struct Plan {
     const auto keep = [](auto& store, auto&& values) {
       return store.emplace_back(std::forward<decltype(values)>(values)).data();
     };
-    tables.push_back({static_cast<int32_t>(d1), static_cast<int32_t>(d2), static_cast<int32_t>(d3),
-                      static_cast<int32_t>(sh_offset), static_cast<int32_t>(q_count), diagonal,
-                      keep(entries, std::move(by_q)), keep(begins, std::move(q_begin)),
-                      keep(entries, std::move(by_m2)), keep(begins, std::move(m2_begin))});
+    conv::Table<T> table{};
+    table.d1 = static_cast<int32_t>(d1);
+    table.d2 = static_cast<int32_t>(d2);
+    table.d3 = static_cast<int32_t>(d3);
+    table.sh_offset = static_cast<int32_t>(sh_offset);
+    table.q_size = static_cast<int32_t>(q_count);
+    table.diagonal = diagonal;
+    table.by_q = keep(entries, std::move(by_q));
+    table.q_begin = keep(begins, std::move(q_begin));
+    table.by_m2 = keep(entries, std::move(by_m2));
+    table.m2_begin = keep(begins, std::move(m2_begin));
+    tables.push_back(table);
   }
 };
 
@@ -138,14 +138,17 @@ struct Plan {
 // and to the table, goes to a copy per thread, summed in order of thread. No atomics: the result
 // depends on the thread count by rounding only.
 template <class T>
-void launch(const Sizes& n, const Job<T>& job, bool second, Tensor& dg, Tensor& dtable) {
-  const int64_t wanted = n.edges == 0 ? 1 : at::get_num_threads();
-  const bool by_member = n.members >= wanted && n.members % wanted == 0 && (n.groups > 1 || !job.w);
-  const int64_t threads = by_member ? wanted : std::min(wanted, std::max<int64_t>(1, n.receivers));
-  const auto run = second ? kernels<T>().second : kernels<T>().first;
-  const int64_t n_blocks = std::min<int64_t>(conv::kChunk, n.edges / conv::kLanes + n.receivers);
+void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor& dtable) {
+  const int64_t wanted = n.n_edges == 0 ? 1 : at::get_num_threads();
+  const bool by_member =
+      n.n_members >= wanted && n.n_members % wanted == 0 && (n.n_groups > 1 || !job.w);
+  const int64_t threads =
+      by_member ? wanted : std::min(wanted, std::max<int64_t>(1, n.n_receivers));
+  const auto run = second ? choice().of<T>().second : choice().of<T>().first;
+  const int64_t n_blocks =
+      std::min<int64_t>(conv::kChunk, n.n_edges / conv::kLanes + n.n_receivers);
   const int64_t head = (n_blocks * sizeof(conv::Block) / sizeof(T) + 15) / 16 * 16;
-  const Tensor scratch = at::empty({threads, head + n_blocks * conv::scratch_size(n.sh)},
+  const Tensor scratch = at::empty({threads, head + n_blocks * conv::scratch_size(n.n_sh)},
                                    at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
   const auto copies = [&](const Tensor& result) {
     if (by_member || threads == 1 || !result.defined()) return Tensor();
@@ -161,89 +164,98 @@ void launch(const Sizes& n, const Job<T>& job, bool second, Tensor& dg, Tensor& 
       const auto take = [&at](int64_t size) { return std::exchange(at, at + size); };
       mine.blocks = reinterpret_cast<conv::Block*>(take(head));
       const int64_t lanes = n_blocks * conv::kLanes;
-      for (T** each : {&mine.y, &mine.c_lanes, &mine.dy_lanes}) *each = take(n.sh * lanes);
+      for (T** each : {&mine.y, &mine.c_lanes, &mine.dy_lanes}) *each = take(n.n_sh * lanes);
       for (T** each : {&mine.value, &mine.direction, &mine.slope, &mine.curve})
         *each = take(conv::kRows * lanes);
       mine.dx_lanes = take(lanes);
       if (by_member) {
-        mine.first_member = n.members * t / threads;
-        mine.last_member = n.members * (t + 1) / threads;
-        run(mine, 0, n.receivers);
+        mine.first_member = n.n_members * t / threads;
+        mine.last_member = n.n_members * (t + 1) / threads;
+        run(mine, 0, n.n_receivers);
         continue;
       }
       if (dg_copies.defined()) mine.dg = dg_copies.data_ptr<T>() + t * dg.numel();
       if (dtable_copies.defined())
         mine.radial.dtable = dtable_copies.data_ptr<T>() + t * dtable.numel();
       const auto cut = [&](int64_t part) {
-        return std::lower_bound(job.row_ptr, job.row_ptr + n.receivers, n.edges * part / threads) -
+        return std::lower_bound(job.row_ptr, job.row_ptr + n.n_receivers,
+                                n.n_edges * part / threads) -
                job.row_ptr;
       };
-      run(mine, cut(t), t + 1 == threads ? n.receivers : cut(t + 1));
+      run(mine, cut(t), t + 1 == threads ? n.n_receivers : cut(t + 1));
     }
   });
   if (dg_copies.defined()) dg = dg_copies.sum(0);
   if (dtable_copies.defined()) dtable = dtable_copies.sum(0);
 }
 
-struct Operands {
-  Tensor g, radial, table, sh, sender, row_ptr;
-};
-
-Operands prepare(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
-                 const Tensor& sender, const Tensor& row_ptr, const Sizes& n) {
-  Operands ready{g.contiguous(),
-                 table.defined() ? radial.select(1, 0) : radial.contiguous(),
-                 table.defined() ? table.contiguous() : table,
-                 sh.select(1, 0).contiguous(),
-                 sender.contiguous(),
-                 row_ptr.contiguous()};
+// The operands, contiguous: R or x without its group axis, as sh.
+ConvOperands prepare(const ConvOperands& o, const Problem& n) {
+  const bool tabulated = o.table.defined();
+  ConvOperands ready{.g = o.g.contiguous(),
+                     .radial = tabulated ? o.radial.select(1, 0) : o.radial.contiguous(),
+                     .table = tabulated ? o.table.contiguous() : o.table,
+                     .sh = o.sh.select(1, 0).contiguous(),
+                     .sender = o.sender.contiguous(),
+                     .row_ptr = o.row_ptr.contiguous(),
+                     .paths = o.paths,
+                     .cg = o.cg};
   check_graph(n, ready.sender.const_data_ptr<int64_t>(), ready.row_ptr.const_data_ptr<int64_t>());
   return ready;
 }
 
 template <class T>
-Job<T> make_job(const Sizes& n, const Plan<T>& plan, const Operands& in) {
+Job<T> make_job(const Problem& n, const Plan<T>& plan, const ConvOperands& in) {
   Job<T> job{};
-  job.paths = plan.paths.data(), job.n_paths = plan.paths.size();
-  job.tables = plan.tables.data(), job.n_tables = plan.tables.size();
-  job.sh_dim = n.sh, job.n_groups = n.groups, job.n_edges = n.edges;
-  job.last_member = n.members;
-  job.sender = in.sender.const_data_ptr<int64_t>(),
+  job.paths = plan.paths.data();
+  job.n_paths = plan.paths.size();
+  job.tables = plan.tables.data();
+  job.n_tables = plan.tables.size();
+  job.sh_dim = n.n_sh;
+  job.n_groups = n.n_groups;
+  job.n_edges = n.n_edges;
+  job.last_member = n.n_members;
+  job.sender = in.sender.const_data_ptr<int64_t>();
   job.row_ptr = in.row_ptr.const_data_ptr<int64_t>();
-  job.g = job.a = in.g.const_data_ptr<T>(), job.g_stride = job.a_stride = n.dim_in;
-  job.radial.n_weights = n.weights, job.radial.n_rows = n.rows;
-  if (n.rows) {
-    job.radial.x = in.radial.const_data_ptr<T>(), job.radial.x_stride = in.radial.stride(0);
+  job.g = job.a = in.g.const_data_ptr<T>();
+  job.g_stride = job.a_stride = n.dim_in;
+  job.radial.n_weights = n.n_weights;
+  job.radial.n_rows = n.n_rows;
+  if (n.n_rows) {
+    job.radial.x = in.radial.const_data_ptr<T>();
+    job.radial.x_stride = in.radial.stride(0);
     job.radial.table = in.table.const_data_ptr<T>();
   } else {
     job.radial.rows = in.radial.const_data_ptr<T>();
   }
-  job.sh = in.sh.const_data_ptr<T>(), job.sh_stride = n.sh;
+  job.sh = in.sh.const_data_ptr<T>();
+  job.sh_stride = n.n_sh;
   job.out_stride = n.dim_out;
   return job;
 }
 
 // Where the adjoints of (g, radial, table, sh) go, each only if it is wanted.
 template <class T>
-void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const bool* mask,
+void set_results(Job<T>& job, const Problem& n, const at::TensorOptions& o, const bool* mask,
                  std::array<Tensor, 4>& d) {
   if (mask[0]) {
-    d[0] = at::zeros({n.nodes, n.dim_in}, o);
-    job.dg = d[0].data_ptr<T>(), job.dg_stride = n.dim_in;
+    d[0] = at::zeros({n.n_nodes, n.dim_in}, o);
+    job.dg = d[0].data_ptr<T>();
+    job.dg_stride = n.dim_in;
   }
-  if (mask[1] && n.rows) {
-    d[1] = at::empty({n.groups, n.edges}, o).transpose(0, 1);
+  if (mask[1] && n.n_rows) {
+    d[1] = at::empty({n.n_groups, n.n_edges}, o).transpose(0, 1);
     job.radial.dx = d[1].data_ptr<T>();
   } else if (mask[1]) {
-    d[1] = at::zeros({n.members, n.edges, n.weights}, o);
+    d[1] = at::zeros({n.n_members, n.n_edges, n.n_weights}, o);
     job.radial.drows = d[1].data_ptr<T>();
   }
-  if (mask[2] && n.rows) {
-    d[2] = at::zeros({n.members, n.rows, n.weights}, o);
+  if (mask[2] && n.n_rows) {
+    d[2] = at::zeros({n.n_members, n.n_rows, n.n_weights}, o);
     job.radial.dtable = d[2].data_ptr<T>();
   }
   if (mask[3]) {
-    d[3] = at::empty({n.groups, n.edges, n.sh}, o).transpose(0, 1);
+    d[3] = at::empty({n.n_groups, n.n_edges, n.n_sh}, o).transpose(0, 1);
     job.dsh = d[3].data_ptr<T>();
   }
 }
@@ -252,14 +264,12 @@ void set_results(Job<T>& job, const Sizes& n, const at::TensorOptions& o, const 
 
 const char* conv_isa() { return choice().name; }
 
-Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& table, const Tensor& sh,
-                const Tensor& sender, const Tensor& row_ptr, c10::IntArrayRef paths,
-                const Tensor& cg, int64_t dim_out) {
-  const Sizes n = conv::check(g, radial, table, sh, sender, row_ptr, cg, dim_out);
-  const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
-  Tensor out = at::zeros({n.receivers, dim_out}, g.options()), none;
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv", [&] {
-    const Plan<scalar_t> plan(n, paths, cg);
+Tensor conv_cpu(const ConvOperands& operands, int64_t dim_out) {
+  const Problem n(operands, dim_out);
+  const ConvOperands in = prepare(operands, n);
+  Tensor out = at::zeros({n.n_receivers, dim_out}, in.g.options()), none;
+  AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv", [&] {
+    const Plan<scalar_t> plan(n, in.cg);
     Job<scalar_t> job = make_job(n, plan, in);
     job.out = out.data_ptr<scalar_t>();
     launch(n, job, false, none, none);
@@ -267,59 +277,55 @@ Tensor conv_cpu(const Tensor& g, const Tensor& radial, const Tensor& table, cons
   return out;
 }
 
-std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const Tensor& g, const Tensor& radial,
-                                        const Tensor& table, const Tensor& sh, const Tensor& sender,
-                                        const Tensor& row_ptr, c10::IntArrayRef paths,
-                                        const Tensor& cg, std::array<bool, 4> mask) {
-  conv::check_grad(grad, g, row_ptr);
-  const Sizes n = conv::check(g, radial, table, sh, sender, row_ptr, cg, grad.size(1));
-  const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
+std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const ConvOperands& operands,
+                                        std::array<bool, 4> mask) {
+  conv::check_grad(grad, operands);
+  const Problem n(operands, grad.size(1));
+  const ConvOperands in = prepare(operands, n);
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_backward", [&] {
-    const Plan<scalar_t> plan(n, paths, cg);
+  AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_backward", [&] {
+    const Plan<scalar_t> plan(n, in.cg);
     Job<scalar_t> job = make_job(n, plan, in);
-    set_results(job, n, g.options(), mask.data(), d);
+    set_results(job, n, in.g.options(), mask.data(), d);
     job.w = w.const_data_ptr<scalar_t>();
     launch(n, job, false, d[0], d[2]);
   });
   return d;
 }
 
-std::array<Tensor, 5> conv_double_backward_cpu(const Tensor& bar_g, const Tensor& bar_radial,
-                                               const Tensor& bar_sh, const Tensor& grad,
-                                               const Tensor& g, const Tensor& radial,
-                                               const Tensor& table, const Tensor& sh,
-                                               const Tensor& sender, const Tensor& row_ptr,
-                                               c10::IntArrayRef paths, const Tensor& cg,
+std::array<Tensor, 5> conv_double_backward_cpu(const ConvBars& bars, const Tensor& grad,
+                                               const ConvOperands& operands,
                                                std::array<bool, 5> mask) {
-  conv::check_grad(grad, g, row_ptr);
-  const Sizes n = conv::check(g, radial, table, sh, sender, row_ptr, cg, grad.size(1));
-  const Operands in = prepare(g, radial, table, sh, sender, row_ptr, n);
-  conv::check_bar("bar_g", bar_g, g), conv::check_bar("bar_radial", bar_radial, radial),
-      conv::check_bar("bar_sh", bar_sh, sh);
+  conv::check_grad(grad, operands);
+  const Problem n(operands, grad.size(1));
+  const ConvOperands in = prepare(operands, n);
+  conv::check_bars(bars, operands);
   const Tensor w = grad.contiguous();
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
-  const Tensor a = dense(bar_g), b = dense(bar_radial), c = dense(bar_sh);
+  const Tensor a = dense(bars.g), b = dense(bars.radial), c = dense(bars.sh);
   Tensor out;
   std::array<Tensor, 4> d;
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::conv_double_backward", [&] {
-    const Plan<scalar_t> plan(n, paths, cg);
+  AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_double_backward", [&] {
+    const Plan<scalar_t> plan(n, in.cg);
     Job<scalar_t> job = make_job(n, plan, in);
-    const Tensor absent =
-        at::zeros({std::max({n.dim_in, n.weights, n.sh})}, g.options());  // read with stride 0
+    const Tensor absent = at::zeros({std::max({n.dim_in, n.n_weights, n.n_sh})},
+                                    in.g.options());  // read with stride 0
     const auto point = [&absent](const Tensor& t) {
       return (t.defined() ? t : absent).const_data_ptr<scalar_t>();
     };
-    job.a = point(a), job.a_stride = a.defined() ? n.dim_in : 0;
+    job.a = point(a);
+    job.a_stride = a.defined() ? n.dim_in : 0;
     job.radial.b = job.radial.xi = point(b);
-    job.radial.b_stride = b.defined() ? n.weights : 0,
-    job.radial.b_member = b.defined() ? n.edges * n.weights : 0;
-    job.radial.xi_stride = b.defined() ? n.groups : 0, job.radial.xi_group = b.defined() ? 1 : 0;
-    job.c = point(c), job.c_stride = c.defined() ? n.groups * n.sh : 0;
+    job.radial.b_stride = b.defined() ? n.n_weights : 0;
+    job.radial.b_member = b.defined() ? n.n_edges * n.n_weights : 0;
+    job.radial.xi_stride = b.defined() ? n.n_groups : 0;
+    job.radial.xi_group = b.defined() ? 1 : 0;
+    job.c = point(c);
+    job.c_stride = c.defined() ? n.n_groups * n.n_sh : 0;
     if (mask[0]) out = at::zeros_like(w);
     job.out = mask[0] ? out.data_ptr<scalar_t>() : nullptr;
-    set_results(job, n, g.options(), mask.data() + 1, d);
+    set_results(job, n, in.g.options(), mask.data() + 1, d);
     if (mask[1] || mask[2] || mask[3] || mask[4]) job.w = w.const_data_ptr<scalar_t>();
     launch(n, job, true, d[0], d[2]);
   });

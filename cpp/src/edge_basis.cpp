@@ -1,7 +1,6 @@
 // race::edge_basis: distances and real spherical harmonics of edge vectors, and their derivatives
 // contracted on the fly (the gradients, [E, S, 3], are never stored). e3nn's order and component
 // normalisation: |Y_l|^2 = 2 l + 1, y the polar axis.
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -11,7 +10,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
-#include "clones.h"
+#include "../simd/simd.h"
+#include "check.h"
 #include "operators.h"
 
 namespace race {
@@ -24,17 +24,14 @@ constexpr const char* kSchemas[] = {
     // edge_vector [E, 3] -> x = r / r_max [E, 1], Y [E, S], S = (lmax + 1)^2
     "edge_basis(Tensor edge_vector, int lmax, float r_max) -> (Tensor, Tensor)",
     // adjoints of x [E, G, 1] and Y [E, G, S] -> adjoint of edge_vector [E, G, 3]
-    "edge_basis_vjp(Tensor edge_vector, int lmax, float r_max, Tensor bar_x, Tensor bar_sh) -> Tensor",
+    "edge_basis_vjp(Tensor edge_vector, int lmax, float r_max, Tensor bar_x, Tensor bar_sh) "
+    "-> Tensor",
     // its transpose: tangents of edge_vector [E, G, 3] -> tangents of x [E, G, 1] and Y [E, G, S]
     "edge_basis_jvp(Tensor edge_vector, int lmax, float r_max, Tensor tangent) -> (Tensor, Tensor)",
 };
 
 constexpr int kLanes = 8;         // edges worked on together, one per lane
 constexpr int64_t kGrain = 4096;  // edges per thread, at least
-
-#define RACE_CHECK(op, condition, name, expected, ...)                                      \
-  TORCH_CHECK_VALUE(condition, "race::", op, ": ", name, ": expected ", expected, ", got ", \
-                    __VA_ARGS__)
 
 int64_t check(const char* op, const Tensor& edge_vector, int64_t lmax, double r_max) {
   RACE_CHECK(op, edge_vector.dim() == 2 && edge_vector.size(1) == 3, "edge_vector", "[n_edges, 3]",
@@ -62,11 +59,7 @@ void check_rows(const char* op, const char* name, const Tensor& rows, const Tens
 }
 
 template <class T>
-struct Lanes {
-  typedef T type __attribute__((vector_size(kLanes * sizeof(T))));
-};
-template <class T>
-using Vec = typename Lanes<T>::type;
+using EdgeVec = Vec<T, kLanes>;
 
 // Where component k of group g of edge e lies.
 template <class T>
@@ -86,9 +79,9 @@ Rows<T> rows_of(Tensor& t) {
 
 // Inlined into every kernel: with all lanes in use the loops unroll to plain moves.
 template <class T>
-RACE_INLINE Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group,
-                          int64_t component) {
-  Vec<T> v;
+RACE_INLINE EdgeVec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group,
+                              int64_t component) {
+  EdgeVec<T> v;
   const T* p = rows.data + first * rows.edge + group * rows.group + component * rows.component;
   for (int i = 0; i < kLanes; ++i)
     v[i] = p[(i < count ? i : 0) * rows.edge];  // idle lanes repeat the first edge
@@ -97,22 +90,25 @@ RACE_INLINE Vec<T> gather(const Rows<const T>& rows, int64_t first, int count, i
 
 template <class T>
 RACE_INLINE void scatter(const Rows<T>& rows, int64_t first, int count, int64_t group,
-                         int64_t component, const Vec<T>& v) {
+                         int64_t component, const EdgeVec<T>& v) {
   T* p = rows.data + first * rows.edge + group * rows.group + component * rows.component;
   for (int i = 0; i < count; ++i) p[i * rows.edge] = v[i];
 }
 
 template <class T>
 struct Direction {
-  Vec<T> x, y, z, r, inverse;  // unit vector, length, 1 / length
+  EdgeVec<T> x, y, z, r, inverse;  // unit vector, length, 1 / length
 
   RACE_INLINE Direction(const Rows<const T>& vectors, int64_t first, int count) {
-    x = gather(vectors, first, count, 0, 0), y = gather(vectors, first, count, 0, 1),
+    x = gather(vectors, first, count, 0, 0);
+    y = gather(vectors, first, count, 0, 1);
     z = gather(vectors, first, count, 0, 2);
-    const Vec<T> square = x * x + y * y + z * z;
+    const EdgeVec<T> square = x * x + y * y + z * z;
     for (int i = 0; i < kLanes; ++i) r[i] = std::sqrt(square[i]);
     inverse = T(1) / r;
-    x *= inverse, y *= inverse, z *= inverse;
+    x *= inverse;
+    y *= inverse;
+    z *= inverse;
   }
 };
 
@@ -126,23 +122,30 @@ struct Constants {
 
 // sh[s] on the unit sphere.
 template <class T, int L>
-RACE_INLINE void harmonics(const Direction<T>& n, Vec<T>* sh) {
+RACE_INLINE void harmonics(const Direction<T>& n, EdgeVec<T>* sh) {
   using C = Constants<T>;
-  const Vec<T>&x = n.x, &y = n.y, &z = n.z;
-  sh[0] = Vec<T>{} + T(1);
+  const EdgeVec<T>&x = n.x, &y = n.y, &z = n.z;
+  sh[0] = EdgeVec<T>{} + T(1);
   if constexpr (L >= 1) {
-    sh[1] = C::r3 * x, sh[2] = C::r3 * y, sh[3] = C::r3 * z;
+    sh[1] = C::r3 * x;
+    sh[2] = C::r3 * y;
+    sh[3] = C::r3 * z;
   }
   if constexpr (L >= 2) {
-    sh[4] = C::r15 * x * z, sh[5] = C::r15 * x * y, sh[7] = C::r15 * y * z;
+    sh[4] = C::r15 * x * z;
+    sh[5] = C::r15 * x * y;
+    sh[7] = C::r15 * y * z;
     sh[6] = C::r5 * (T(1.5) * y * y - T(0.5));
     sh[8] = C::r15 * T(0.5) * (z * z - x * x);
   }
   if constexpr (L >= 3) {
-    const Vec<T> polar = C::r21_8 * (T(5) * y * y - T(1)), difference = z * z - x * x;
-    sh[9] = C::r35_8 * x * (T(3) * z * z - x * x), sh[15] = C::r35_8 * z * (z * z - T(3) * x * x);
-    sh[10] = C::r105 * x * y * z, sh[14] = C::r105 * T(0.5) * y * difference;
-    sh[11] = polar * x, sh[13] = polar * z;
+    const EdgeVec<T> polar = C::r21_8 * (T(5) * y * y - T(1)), difference = z * z - x * x;
+    sh[9] = C::r35_8 * x * (T(3) * z * z - x * x);
+    sh[15] = C::r35_8 * z * (z * z - T(3) * x * x);
+    sh[10] = C::r105 * x * y * z;
+    sh[14] = C::r105 * T(0.5) * y * difference;
+    sh[11] = polar * x;
+    sh[13] = polar * z;
     sh[12] = C::r7 * y * (T(2.5) * y * y - T(1.5));
   }
 }
@@ -153,30 +156,43 @@ RACE_INLINE void harmonics(const Direction<T>& n, Vec<T>* sh) {
 template <class T, int L, class F>
 RACE_INLINE void derivatives(const Direction<T>& n, const F& term) {
   using C = Constants<T>;
-  const Vec<T>&x = n.x, &y = n.y, &z = n.z;
+  const EdgeVec<T>&x = n.x, &y = n.y, &z = n.z;
   if constexpr (L >= 1) {
-    const Vec<T> one = Vec<T>{} + C::r3;
-    term(1, 0, one), term(2, 1, one), term(3, 2, one);
+    const EdgeVec<T> one = EdgeVec<T>{} + C::r3;
+    term(1, 0, one);
+    term(2, 1, one);
+    term(3, 2, one);
   }
   if constexpr (L >= 2) {
-    const Vec<T> ax = C::r15 * x, ay = C::r15 * y, az = C::r15 * z;
-    term(4, 0, az), term(4, 2, ax);
-    term(5, 0, ay), term(5, 1, ax);
+    const EdgeVec<T> ax = C::r15 * x, ay = C::r15 * y, az = C::r15 * z;
+    term(4, 0, az);
+    term(4, 2, ax);
+    term(5, 0, ay);
+    term(5, 1, ax);
     term(6, 1, T(3) * C::r5 * y);
-    term(7, 1, az), term(7, 2, ay);
-    term(8, 0, -ax), term(8, 2, az);
+    term(7, 1, az);
+    term(7, 2, ay);
+    term(8, 0, -ax);
+    term(8, 2, az);
   }
   if constexpr (L >= 3) {
-    const Vec<T> polar = C::r21_8 * (T(5) * y * y - T(1)), difference = z * z - x * x;
-    const Vec<T> xy = x * y, yz = y * z, xz = x * z;
-    term(9, 0, T(3) * C::r35_8 * difference), term(9, 2, T(6) * C::r35_8 * xz);
-    term(10, 0, C::r105 * yz), term(10, 1, C::r105 * xz), term(10, 2, C::r105 * xy);
-    term(11, 0, polar), term(11, 1, T(10) * C::r21_8 * xy);
+    const EdgeVec<T> polar = C::r21_8 * (T(5) * y * y - T(1)), difference = z * z - x * x;
+    const EdgeVec<T> xy = x * y, yz = y * z, xz = x * z;
+    term(9, 0, T(3) * C::r35_8 * difference);
+    term(9, 2, T(6) * C::r35_8 * xz);
+    term(10, 0, C::r105 * yz);
+    term(10, 1, C::r105 * xz);
+    term(10, 2, C::r105 * xy);
+    term(11, 0, polar);
+    term(11, 1, T(10) * C::r21_8 * xy);
     term(12, 1, C::r7 * (T(7.5) * y * y - T(1.5)));
-    term(13, 1, T(10) * C::r21_8 * yz), term(13, 2, polar);
-    term(14, 0, -C::r105 * xy), term(14, 1, T(0.5) * C::r105 * difference),
-        term(14, 2, C::r105 * yz);
-    term(15, 0, T(-6) * C::r35_8 * xz), term(15, 2, T(3) * C::r35_8 * difference);
+    term(13, 1, T(10) * C::r21_8 * yz);
+    term(13, 2, polar);
+    term(14, 0, -C::r105 * xy);
+    term(14, 1, T(0.5) * C::r105 * difference);
+    term(14, 2, C::r105 * yz);
+    term(15, 0, T(-6) * C::r35_8 * xz);
+    term(15, 2, T(3) * C::r35_8 * difference);
   }
 }
 
@@ -187,7 +203,7 @@ struct Values {
   RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x,
                               const Rows<T>& sh, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
-    Vec<T> values[(L + 1) * (L + 1)];
+    EdgeVec<T> values[(L + 1) * (L + 1)];
     harmonics<T, L>(n, values);
     scatter<T>(x, first, count, 0, 0, n.r * per_r_max);
     for (int s = 0; s < (L + 1) * (L + 1); ++s) scatter<T>(sh, first, count, 0, s, values[s]);
@@ -201,12 +217,12 @@ struct Vjp {
                               const Rows<T>& result, int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
-      Vec<T> bar[(L + 1) * (L + 1)], v[3] = {};
+      EdgeVec<T> bar[(L + 1) * (L + 1)], v[3] = {};
       for (int s = 1; s < (L + 1) * (L + 1); ++s) bar[s] = gather(bar_sh, first, count, g, s);
-      derivatives<T, L>(n,
-                        [&](int s, int axis, const Vec<T>& value) { v[axis] += bar[s] * value; });
-      const Vec<T> along = gather(bar_x, first, count, g, 0) * per_r_max -
-                           (n.x * v[0] + n.y * v[1] + n.z * v[2]) * n.inverse;
+      derivatives<T, L>(
+          n, [&](int s, int axis, const EdgeVec<T>& value) { v[axis] += bar[s] * value; });
+      const EdgeVec<T> along = gather(bar_x, first, count, g, 0) * per_r_max -
+                               (n.x * v[0] + n.y * v[1] + n.z * v[2]) * n.inverse;
       scatter<T>(result, first, count, g, 0, v[0] * n.inverse + along * n.x);
       scatter<T>(result, first, count, g, 1, v[1] * n.inverse + along * n.y);
       scatter<T>(result, first, count, g, 2, v[2] * n.inverse + along * n.z);
@@ -221,14 +237,15 @@ struct Jvp {
                               int64_t first, int count) {
     const Direction<T> n(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
-      Vec<T> u[3], values[(L + 1) * (L + 1)] = {};
+      EdgeVec<T> u[3], values[(L + 1) * (L + 1)] = {};
       for (int axis = 0; axis < 3; ++axis) u[axis] = gather(tangent, first, count, g, axis);
-      const Vec<T> along = n.x * u[0] + n.y * u[1] + n.z * u[2];
+      const EdgeVec<T> along = n.x * u[0] + n.y * u[1] + n.z * u[2];
       scatter<T>(x, first, count, g, 0, along * per_r_max);
-      u[0] = (u[0] - along * n.x) * n.inverse, u[1] = (u[1] - along * n.y) * n.inverse,
+      u[0] = (u[0] - along * n.x) * n.inverse;
+      u[1] = (u[1] - along * n.y) * n.inverse;
       u[2] = (u[2] - along * n.z) * n.inverse;
       derivatives<T, L>(
-          n, [&](int s, int axis, const Vec<T>& value) { values[s] += value * u[axis]; });
+          n, [&](int s, int axis, const EdgeVec<T>& value) { values[s] += value * u[axis]; });
       for (int s = 0; s < (L + 1) * (L + 1); ++s) scatter<T>(sh, first, count, g, s, values[s]);
     }
   }
@@ -340,27 +357,27 @@ Tensor vjp_autograd(const Tensor& edge_vector, int64_t lmax, double r_max, const
                     const Tensor& bar_sh) {
   TORCH_CHECK_NOT_IMPLEMENTED(
       !(at::GradMode::is_enabled() && edge_vector.requires_grad()),
-      "race::edge_basis_vjp: edge_vector: expected a tensor that requires no gradient (second derivatives with respect "
-      "to edge vectors are not implemented), got one that does; detach it, or use a model with set_fused(False)");
+      "race::edge_basis_vjp: edge_vector: expected a tensor that requires no gradient (second "
+      "derivatives with respect to edge vectors are not implemented), got one that does; detach it, "
+      "or use a model with set_fused(False)");
   return VjpFunction::apply(edge_vector, lmax, r_max, bar_x, bar_sh);
 }
 
-const bool registered = [] {
-  auto* library = claim_operators("race::edge_basis", __FILE__, __LINE__);
-  if (!library) return false;
-  for (const char* schema : kSchemas) library->def(schema);
-  add_kernel(library, c10::DispatchKey::CPU, "edge_basis", TORCH_FN(values_cpu));
-  add_kernel(library, c10::DispatchKey::CPU, "edge_basis_vjp", TORCH_FN(vjp_cpu));
-  add_kernel(library, c10::DispatchKey::CPU, "edge_basis_jvp", TORCH_FN(jvp_cpu));
-  add_kernel(library, c10::DispatchKey::Autograd, "edge_basis_vjp", TORCH_FN(vjp_autograd));
-  for (const char* name : {"edge_basis", "edge_basis_jvp"})
-    library->impl(name, torch::dispatch(c10::DispatchKey::Autograd,
-                                        torch::autograd::autogradNotImplementedFallback()));
-  add_kernel(library, c10::DispatchKey::Meta, "edge_basis", TORCH_FN(values_meta));
-  add_kernel(library, c10::DispatchKey::Meta, "edge_basis_vjp", TORCH_FN(vjp_meta));
-  add_kernel(library, c10::DispatchKey::Meta, "edge_basis_jvp", TORCH_FN(jvp_meta));
-  return true;
-}();
+const bool registered =
+    register_operators("race::edge_basis", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library, kSchemas[0])
+          .cpu(TORCH_FN(values_cpu))
+          .not_differentiable()
+          .meta(TORCH_FN(values_meta));
+      Operator(library, kSchemas[1])
+          .cpu(TORCH_FN(vjp_cpu))
+          .autograd(TORCH_FN(vjp_autograd))
+          .meta(TORCH_FN(vjp_meta));
+      Operator(library, kSchemas[2])
+          .cpu(TORCH_FN(jvp_cpu))
+          .not_differentiable()
+          .meta(TORCH_FN(jvp_meta));
+    });
 
 }  // namespace
 }  // namespace race

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "clones.h"
+#include "../simd/simd.h"
 
 namespace race {
 namespace {
@@ -86,27 +86,44 @@ RACE_INLINE void add_edges(const Sums& sums, const T* grad) {
   }
 }
 
-RACE_EVERY_ISA void add(const Sums& sums, const float* grad) { sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad); }
-RACE_EVERY_ISA void add(const Sums& sums, const double* grad) { sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad); }
+RACE_EVERY_ISA void add(const Sums& sums, const float* grad) {
+  sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad);
+}
+RACE_EVERY_ISA void add(const Sums& sums, const double* grad) {
+  sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad);
+}
 
 }  // namespace
 
-void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device, Prediction& prediction) {
+void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device,
+                  Prediction& prediction) {
   const auto options = at::TensorOptions().dtype(at::kDouble).device(device);
   prediction.forces = at::zeros({graph.n_total, n_groups, 3}, options);
   prediction.virial = at::zeros({n_groups, 9}, at::kDouble);
   if (atom_virial) prediction.atom_virial = at::zeros({graph.n_total, 9}, options);
 }
 
-void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad, Prediction& prediction) {
+void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad,
+                      Prediction& prediction) {
   if (!edge_grad.is_cpu()) return accumulate_on_device(receivers, edge_grad, prediction);
-  const at::Tensor grad = edge_grad.contiguous(), vector = receivers.edge_vector.to(at::kCPU, at::kDouble).contiguous(),
-                   sender = receivers.sender.to(at::kCPU).contiguous(), row_ptr = receivers.row_ptr.to(at::kCPU).contiguous();
+  const at::Tensor grad = edge_grad.contiguous(),
+                   vector = receivers.edge_vector.to(at::kCPU, at::kDouble).contiguous(),
+                   sender = receivers.sender.to(at::kCPU).contiguous(),
+                   row_ptr = receivers.row_ptr.to(at::kCPU).contiguous();
   std::vector<double> scratch(12 * grad.size(1));
-  const Sums sums{vector.const_data_ptr<double>(), sender.const_data_ptr<int64_t>(), row_ptr.const_data_ptr<int64_t>(), receivers.begin,
-                  receivers.n, 3 * grad.size(1), prediction.forces.data_ptr<double>(), prediction.virial.data_ptr<double>(),
-                  prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr, scratch.data()};
-  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges", [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
+  const Sums sums{
+      vector.const_data_ptr<double>(),
+      sender.const_data_ptr<int64_t>(),
+      row_ptr.const_data_ptr<int64_t>(),
+      receivers.begin,
+      receivers.n,
+      3 * grad.size(1),
+      prediction.forces.data_ptr<double>(),
+      prediction.virial.data_ptr<double>(),
+      prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr,
+      scratch.data()};
+  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges",
+                             [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
 }
 
 }  // namespace race

@@ -22,6 +22,7 @@
 #include <cmath>
 
 #include "race/conventions.h"
+#include "check.h"
 #include "operators.h"
 
 namespace race {
@@ -46,9 +47,12 @@ void cholesky(const Parameters& p, const T* raw, double* six) {
                l22 = p.sigma0 * std::exp(soft_bound(c[1])),
                l33 = p.sigma0 * std::exp(soft_bound(c[2]));
   const double l32 = p.sigma0 * c[3], l31 = p.sigma0 * c[4], l21 = p.sigma0 * c[5];
-  six[0] = l11 * l11 + p.jitter, six[1] = l21 * l21 + l22 * l22 + p.jitter,
+  six[0] = l11 * l11 + p.jitter;
+  six[1] = l21 * l21 + l22 * l22 + p.jitter;
   six[2] = l31 * l31 + l32 * l32 + l33 * l33 + p.jitter;
-  six[3] = l21 * l11, six[4] = l31 * l11, six[5] = l31 * l21 + l32 * l22;
+  six[3] = l21 * l11;
+  six[4] = l31 * l11;
+  six[5] = l31 * l21 + l32 * l22;
 }
 
 // expm(Q) of a symmetric traceless Q by Cayley and Hamilton, as race.model.expm: x Q^2 + y Q + z, Q
@@ -58,21 +62,27 @@ void expm_traceless(const double* q_six, double* six) {
   double q[6], square[6];
   for (int k = 0; k < 6; ++k) q[k] = q_six[k] / (1 << n_squarings);
   const double xx = q[0], yy = q[1], zz = q[2], xy = q[3], xz = q[4], yz = q[5];
-  square[0] = xx * xx + xy * xy + xz * xz, square[1] = xy * xy + yy * yy + yz * yz,
+  square[0] = xx * xx + xy * xy + xz * xz;
+  square[1] = xy * xy + yy * yy + yz * yz;
   square[2] = xz * xz + yz * yz + zz * zz;
-  square[3] = xx * xy + xy * yy + xz * yz, square[4] = xx * xz + xy * yz + xz * zz,
+  square[3] = xx * xy + xy * yy + xz * yz;
+  square[4] = xx * xz + xy * yz + xz * zz;
   square[5] = xy * xz + yy * yz + yz * zz;
   const double p = (square[0] + square[1] + square[2]) / 2;
   const double d = xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz);
   double x = 0, y = 0, z = 1;
   for (int k = order; k > 0; --k) {  // E <- 1 + (q / k) E, with q^3 = p q + d
     const double old = x;
-    x = y / k, y = (z + old * p) / k, z = 1 + old * d / k;
+    x = y / k;
+    y = (z + old * p) / k;
+    z = 1 + old * d / k;
   }
   for (int k = 0; k < n_squarings; ++k) {
     const double two_xy = 2 * x * y, a = x * x;
     const double new_x = a * p + 2 * x * z + y * y, new_y = a * d + two_xy * p + 2 * y * z;
-    z = two_xy * d + z * z, x = new_x, y = new_y;
+    z = two_xy * d + z * z;
+    x = new_x;
+    y = new_y;
   }
   for (int k = 0; k < 6; ++k) six[k] = x * square[k] + y * q[k] + (k < 3 ? z : 0);
 }
@@ -96,20 +106,16 @@ void evidential(const Parameters& p, const T* raw, const T* t, double* six) {
   log_euclidean(p, raw, t, nu / (nu - 4), six);
 }
 
-#define RACE_CHECK(condition, name, expected, ...)                                        \
-  TORCH_CHECK_VALUE(condition, "race::force_covariance: ", name, ": expected ", expected, \
-                    ", got ", __VA_ARGS__)
-
 Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view head,
                         double sigma0, double jitter) {
   const bool is_cholesky = head == "cholesky", is_evidential = head == "evidential";
-  RACE_CHECK(is_cholesky || is_evidential || head == "equivariant", "head",
+  RACE_CHECK("force_covariance", is_cholesky || is_evidential || head == "equivariant", "head",
              "cholesky, equivariant or evidential", head);
   const int64_t least = is_evidential ? 10 : 8, n_out = raw.dim() == 3 ? raw.size(2) : 0;
-  RACE_CHECK(n_out >= least, "raw", c10::str("[n_atoms, n_members, ", least, " or more]"),
-             raw.sizes());
-  RACE_CHECK(basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9, "basis", "[5, 9]",
-             basis.sizes());
+  RACE_CHECK("force_covariance", n_out >= least, "raw",
+             c10::str("[n_atoms, n_members, ", least, " or more]"), raw.sizes());
+  RACE_CHECK("force_covariance", basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9,
+             "basis", "[5, 9]", basis.sizes());
   Parameters p{sigma0, jitter, {}};
   const Tensor b = basis.to(at::kDouble).contiguous(), rows = raw.contiguous();
   for (int m = 0; m < 5; ++m)
@@ -134,14 +140,13 @@ Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view
   return result;
 }
 
-const bool registered = [] {
-  auto* library = claim_operators("race::force_covariance", __FILE__, __LINE__);
-  if (!library) return false;
-  library->def(
-      "force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) -> Tensor");
-  add_kernel(library, c10::DispatchKey::CPU, "force_covariance", TORCH_FN(force_covariance));
-  return true;
-}();
+const bool registered =
+    register_operators("race::force_covariance", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library,
+               "force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) "
+               "-> Tensor")
+          .cpu(TORCH_FN(force_covariance));
+    });
 
 }  // namespace
 }  // namespace race

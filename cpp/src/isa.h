@@ -1,32 +1,50 @@
 #pragma once
-// Kernels are compiled once per instruction set, and the best build that this processor runs is
-// chosen when the first is called. Not to be included by the kernels themselves: an inline function
-// of theirs could be emitted with AVX-512 and be linked into code that runs everywhere.
+// The kernels of cpp/simd are compiled once per instruction set, and the best build that this
+// processor runs is chosen when the first is called. Not to be included by the kernels themselves:
+// an inline function of theirs could be emitted with AVX-512 and be linked into code that runs
+// everywhere.
+#include <type_traits>
 
 namespace race {
 
 enum class Isa { baseline, avx2, avx512 };
 
-// What this processor has, lowered by RACE_ISA in the environment ("avx2" or "baseline").
+// The instruction set of this processor, lowered by RACE_ISA in the environment ("avx2" or
+// "baseline").
 Isa allowed_isa();
 
-template <class Kernels>
+template <class KernelSet>
 struct IsaChoice {
-  const Kernels* kernels;
+  const KernelSet* kernels;
   const char* name;
+
+  // Those for float or for double.
+  template <class T>
+  const auto& of() const {
+    if constexpr (std::is_same_v<T, float>)
+      return kernels->f32;
+    else
+      return kernels->f64;
+  }
 };
 
-// Arguments: where to get each build; those for avx2 and avx512 return null where they are not
-// compiled in.
-template <class Kernels>
-IsaChoice<Kernels> choose_isa(const Kernels* (*baseline)(), const Kernels* (*avx2)(),
-                              const Kernels* (*avx512)()) {
-  const Isa isa = allowed_isa();
-  if (isa == Isa::avx512)
-    if (const Kernels* kernels = avx512()) return {kernels, "avx512"};
-  if (isa != Isa::baseline)
-    if (const Kernels* kernels = avx2()) return {kernels, "avx2"};
-  return {baseline(), "baseline"};
+template <class KernelSet>
+IsaChoice<KernelSet> choose_isa(const KernelSet* (*baseline)(), const KernelSet* (*avx2)(),
+                                const KernelSet* (*avx512)()) {
+  switch (allowed_isa()) {
+    case Isa::avx512: return {avx512(), "avx512"};
+    case Isa::avx2: return {avx2(), "avx2"};
+    default: return {baseline(), "baseline"};
+  }
 }
+
+// The choice among the builds that a header of cpp/simd declares in `space`.
+#if defined(__x86_64__)
+#define RACE_CHOOSE_ISA(space) \
+  race::choose_isa(space::kernels_baseline, space::kernels_avx2, space::kernels_avx512)
+#else
+#define RACE_CHOOSE_ISA(space) \
+  race::choose_isa<space::KernelSet>(space::kernels_baseline, nullptr, nullptr)
+#endif
 
 }  // namespace race

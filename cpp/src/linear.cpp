@@ -35,11 +35,17 @@ template <class T>
 linear::Job<T> make_job(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups,
                         const Tensor& x, int64_t y_width, int64_t numel) {
   linear::Job<T> job{};
-  job.blocks = blocks.data(), job.n_blocks = blocks.size();
-  job.n_members = n.members, job.n_species = n.species;
-  job.order = groups.order.empty() ? nullptr : groups.order.data(), job.begin = groups.begin.data();
-  job.x = x.const_data_ptr<T>(), job.x_stride = x.size(1), job.y_stride = y_width;
-  job.weight_member = n.species * numel, job.weight_species = numel;
+  job.blocks = blocks.data();
+  job.n_blocks = blocks.size();
+  job.n_members = n.members;
+  job.n_species = n.species;
+  job.order = groups.order.empty() ? nullptr : groups.order.data();
+  job.begin = groups.begin.data();
+  job.x = x.const_data_ptr<T>();
+  job.x_stride = x.size(1);
+  job.y_stride = y_width;
+  job.weight_member = n.species * numel;
+  job.weight_species = numel;
   return job;
 }
 

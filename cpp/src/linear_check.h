@@ -2,7 +2,7 @@
 // The arguments of race::linear, checked and unpacked: what every implementation starts with.
 #include <vector>
 
-#include "linear_kernel.h"
+#include "../simd/linear_kernel.h"
 #include "race/linear.h"
 
 namespace race::linear {

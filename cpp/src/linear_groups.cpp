@@ -3,18 +3,8 @@
 namespace race::linear {
 
 const IsaChoice<KernelSet>& choice() {
-  static const auto chosen = choose_isa(kernels_baseline, kernels_avx2, kernels_avx512);
+  static const auto chosen = RACE_CHOOSE_ISA(linear);
   return chosen;
-}
-
-template <>
-const Kernels<float>& kernels<float>() {
-  return choice().kernels->f32;
-}
-
-template <>
-const Kernels<double>& kernels<double>() {
-  return choice().kernels->f64;
 }
 
 Groups::Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species)

@@ -3,9 +3,9 @@
 // species.
 #include <vector>
 
+#include "../simd/linear_kernel.h"
 #include "isa.h"
 #include "linear_check.h"
-#include "linear_kernel.h"
 
 namespace race::linear {
 
@@ -15,11 +15,9 @@ constexpr int64_t kGrain =
 const IsaChoice<KernelSet>& choice();
 
 template <class T>
-const Kernels<T>& kernels();
-template <>
-const Kernels<float>& kernels<float>();
-template <>
-const Kernels<double>& kernels<double>();
+const Kernels<T>& kernels() {
+  return choice().of<T>();
+}
 
 // A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty where all atoms are one
 // group, in their own order.

@@ -19,7 +19,8 @@ using Blocks = std::vector<int64_t>;
 constexpr const char* kLinear =
     "linear(Tensor x, Tensor weight, Tensor? species, int[] blocks, int dim_out) -> Tensor";
 constexpr const char* kBackward =
-    "linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? species, int[] blocks, bool[2] mask) -> (Tensor, Tensor)";
+    "linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? species, int[] blocks, "
+    "bool[2] mask) -> (Tensor, Tensor)";
 
 Tensor call_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& species,
                    c10::IntArrayRef blocks, int64_t dim_out) {
@@ -134,26 +135,20 @@ std::tuple<Tensor, Tensor> linear_backward_meta(const Tensor& grad, const Tensor
   return {like(x, mask[0]), like(weight, mask[1])};
 }
 
-// CompositeExplicitAutograd is what a device falls back to that
-// has no kernel of its own, so that one may be added for it later.
-const bool registered = [] {
-  auto* library = claim_operators("race::linear", __FILE__, __LINE__);
-  if (!library) return false;
-  library->def(kLinear);
-  library->def(kBackward);
-  library->def("linear_isa() -> str", [] { return std::string(linear_isa()); });
-  add_kernel(library, c10::DispatchKey::CPU, "linear", TORCH_FN(linear_cpu));
-  add_kernel(library, c10::DispatchKey::CPU, "linear_backward", TORCH_FN(linear_backward_cpu));
-  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear", TORCH_FN(linear_aten));
-  add_kernel(library, c10::DispatchKey::CompositeExplicitAutograd, "linear_backward",
-             TORCH_FN(linear_backward_aten));
-  add_kernel(library, c10::DispatchKey::Autograd, "linear", TORCH_FN(linear_autograd));
-  add_kernel(library, c10::DispatchKey::Autograd, "linear_backward",
-             TORCH_FN(linear_backward_autograd));
-  add_kernel(library, c10::DispatchKey::Meta, "linear", TORCH_FN(linear_meta));
-  add_kernel(library, c10::DispatchKey::Meta, "linear_backward", TORCH_FN(linear_backward_meta));
-  return true;
-}();
+const bool registered =
+    register_operators("race::linear", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library, kLinear)
+          .cpu(TORCH_FN(linear_cpu))
+          .portable(TORCH_FN(linear_aten))
+          .autograd(TORCH_FN(linear_autograd))
+          .meta(TORCH_FN(linear_meta));
+      Operator(library, kBackward)
+          .cpu(TORCH_FN(linear_backward_cpu))
+          .portable(TORCH_FN(linear_backward_aten))
+          .autograd(TORCH_FN(linear_backward_autograd))
+          .meta(TORCH_FN(linear_backward_meta));
+      library->def("linear_isa() -> str", [] { return std::string(linear_isa()); });
+    });
 
 }  // namespace
 }  // namespace race

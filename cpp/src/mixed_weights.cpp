@@ -3,7 +3,7 @@
 //
 //   race::mixed_weights(Tensor a, Tensor weight) -> Tensor
 //
-//   a       [M, S, F]  features of the species, float32 or float64, on the CPU
+//   a       [M, S, F]  features of the species, float32 or float64
 //   weight  [M, F, N]  all numbers of the matrices, flat
 //   result  [M, S, N]  sum_f a[m, s, f] weight[m, f, n]
 //
@@ -16,7 +16,8 @@
 
 #include <algorithm>
 
-#include "clones.h"
+#include "../simd/simd.h"
+#include "check.h"
 #include "operators.h"
 
 namespace race {
@@ -66,14 +67,17 @@ RACE_INLINE void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_
   }
 }
 
-RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const float* a, int64_t s, int64_t f, const float* from, float* to) {
+RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const float* a, int64_t s, int64_t f,
+                             const float* from, float* to) {
   product(S, F, N, a, s, f, from, to);
 }
-RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, int64_t s, int64_t f, const double* from, double* to) {
+RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, int64_t s, int64_t f,
+                             const double* from, double* to) {
   product(S, F, N, a, s, f, from, to);
 }
 
-// to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kRows rows of x wait in the cache for every row of g.
+// to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kRows rows of x wait in
+// the cache for every row of g.
 template <class T>
 RACE_INLINE void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
   typedef T Lanes __attribute__((vector_size(64)));
@@ -106,28 +110,40 @@ RACE_INLINE void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, c
   }
 }
 
-RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const float* g, const float* x, float* to) { products_of_rows(S, F, N, g, x, to); }
-RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const double* g, const double* x, double* to) { products_of_rows(S, F, N, g, x, to); }
+RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const float* g, const float* x,
+                             float* to) {
+  products_of_rows(S, F, N, g, x, to);
+}
+RACE_EVERY_ISA void contract(int64_t S, int64_t F, int64_t N, const double* g, const double* x,
+                             double* to) {
+  products_of_rows(S, F, N, g, x, to);
+}
 
 void check(const Tensor& a, const Tensor& weight) {
-  TORCH_CHECK_VALUE(a.dim() == 3 && (a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble) && a.is_cpu(),
-                    "race::mixed_weights: a: expected float32 or float64 [n_members, n_species, n_features] on the CPU, got ", a.scalar_type(), " ",
-                    a.sizes(), " on ", a.device());
-  TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(0) == a.size(0) && weight.size(1) == a.size(2) && weight.scalar_type() == a.scalar_type() &&
-                        weight.is_cpu(),
-                    "race::mixed_weights: weight: expected ", a.scalar_type(), " [", a.size(0), ", ", a.size(2), ", numel] on the CPU, got ",
-                    weight.scalar_type(), " ", weight.sizes(), " on ", weight.device());
+  RACE_CHECK("mixed_weights",
+             a.dim() == 3 && (a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble), "a",
+             "float32 or float64 [n_members, n_species, n_features]", a.scalar_type(), " ",
+             a.sizes());
+  RACE_CHECK(
+      "mixed_weights",
+      weight.dim() == 3 && weight.size(0) == a.size(0) && weight.size(1) == a.size(2) &&
+          weight.scalar_type() == a.scalar_type() && weight.device() == a.device(),
+      "weight",
+      c10::str(a.scalar_type(), " [", a.size(0), ", ", a.size(2), ", numel] on ", a.device()),
+      weight.scalar_type(), " ", weight.sizes(), " on ", weight.device());
 }
 
 // a [M, S, F] times x [M, F, N], or with `transposed` a^T times x [M, S, N].
 Tensor times(const Tensor& a_in, const Tensor& x_in, bool transposed) {
   const Tensor a = a_in.contiguous(), x = x_in.contiguous();
-  const int64_t M = a.size(0), S = a.size(1), F = a.size(2), N = x.size(2), rows = transposed ? F : S;
+  const int64_t M = a.size(0), S = a.size(1), F = a.size(2), N = x.size(2),
+                rows = transposed ? F : S;
   if (a.numel() == 0) return at::zeros({M, rows, N}, a.options());
   const Tensor result = at::empty({M, rows, N}, a.options());
   AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "race::mixed_weights", [&] {
     for (int64_t m = 0; m < M; ++m) {
-      const scalar_t *of_a = a.const_data_ptr<scalar_t>() + m * S * F, *of_x = x.const_data_ptr<scalar_t>() + m * (S + F - rows) * N;
+      const scalar_t *of_a = a.const_data_ptr<scalar_t>() + m * S * F,
+                     *of_x = x.const_data_ptr<scalar_t>() + m * (S + F - rows) * N;
       scalar_t* to = result.mutable_data_ptr<scalar_t>() + m * rows * N;
       if (transposed)
         multiply(F, S, N, of_a, 1, F, of_x, to);
@@ -145,41 +161,57 @@ Tensor adjoint_of_features(const Tensor& bar_in, const Tensor& weight_in) {
   const Tensor result = at::empty({M, S, F}, bar.options());
   AT_DISPATCH_FLOATING_TYPES(bar.scalar_type(), "race::mixed_weights", [&] {
     for (int64_t m = 0; m < M; ++m)
-      contract(S, F, N, bar.const_data_ptr<scalar_t>() + m * S * N, weight.const_data_ptr<scalar_t>() + m * F * N,
+      contract(S, F, N, bar.const_data_ptr<scalar_t>() + m * S * N,
+               weight.const_data_ptr<scalar_t>() + m * F * N,
                result.mutable_data_ptr<scalar_t>() + m * S * F);
   });
   return result;
 }
 
-Tensor mixed_weights(const Tensor& a, const Tensor& weight) {
+Tensor mixed_weights_cpu(const Tensor& a, const Tensor& weight) {
   check(a, weight);
   return times(a, weight, false);
 }
 
+// For devices whose matrix products take few rows well.
+Tensor mixed_weights_aten(const Tensor& a, const Tensor& weight) {
+  check(a, weight);
+  return at::bmm(a, weight);
+}
+
 struct MixedWeights : torch::autograd::Function<MixedWeights> {
   static Tensor forward(AutogradContext* context, const Tensor& a, const Tensor& weight) {
-    const at::AutoDispatchBelowAutograd below;
+    const at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({a, weight});
-    return mixed_weights(a, weight);
+    static const auto handle = find_operator<decltype(mixed_weights_cpu)>("race::mixed_weights");
+    return handle.call(a, weight);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && grads[0].requires_grad()), "race::mixed_weights is differentiable once");
+    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && grads[0].requires_grad()),
+                                "race::mixed_weights is differentiable once");
     const auto saved = context->get_saved_variables();
-    return {context->needs_input_grad(0) ? adjoint_of_features(grads[0], saved[1]) : Tensor(), context->needs_input_grad(1) ? times(saved[0], grads[0], true) : Tensor()};
+    const Tensor &a = saved[0], &weight = saved[1], &bar = grads[0];
+    variable_list result(2);
+    if (context->needs_input_grad(0))
+      result[0] = a.is_cpu() ? adjoint_of_features(bar, weight) : bar.bmm(weight.transpose(1, 2));
+    if (context->needs_input_grad(1))
+      result[1] = a.is_cpu() ? times(a, bar, true) : a.transpose(1, 2).bmm(bar);
+    return result;
   }
 };
 
-Tensor mixed_weights_autograd(const Tensor& a, const Tensor& weight) { return MixedWeights::apply(a, weight); }
+Tensor mixed_weights_autograd(const Tensor& a, const Tensor& weight) {
+  return MixedWeights::apply(a, weight);
+}
 
-const bool registered = [] {
-  auto* library = claim_operators("race::mixed_weights", __FILE__, __LINE__);
-  if (!library) return false;
-  library->def("mixed_weights(Tensor a, Tensor weight) -> Tensor");
-  add_kernel(library, c10::DispatchKey::CPU, "mixed_weights", TORCH_FN(mixed_weights));
-  add_kernel(library, c10::DispatchKey::AutogradCPU, "mixed_weights", TORCH_FN(mixed_weights_autograd));
-  return true;
-}();
+const bool registered =
+    register_operators("race::mixed_weights", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library, "mixed_weights(Tensor a, Tensor weight) -> Tensor")
+          .cpu(TORCH_FN(mixed_weights_cpu))
+          .portable(TORCH_FN(mixed_weights_aten))
+          .autograd(TORCH_FN(mixed_weights_autograd));
+    });
 
 }  // namespace
 }  // namespace race

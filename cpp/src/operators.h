@@ -1,23 +1,78 @@
 #pragma once
+// Registration of operators, and calls to them through the dispatcher, which chooses the device.
+
+#include <string>
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 namespace race {
 
-/// The library in which a file registers its operators, of which `first` is one. Module and LAMMPS
-/// plugin each carry librace, and one process may load both: the first to come registers, for good
-/// (the handle is never destroyed, and the libraries are linked nodelete); null for others.
-inline torch::Library* claim_operators(const char* first, const char* file, uint32_t line) {
-  if (c10::Dispatcher::singleton().findSchema({first, ""})) return nullptr;
-  return new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, file, line);
-}
+/// One operator: a schema, and what computes it for each dispatch key. Functions are given as
+/// TORCH_FN(function).
+class Operator {
+ public:
+  Operator(torch::Library* library, const char* schema)
+      : library_(library), name_(schema, std::string(schema).find('(')) {
+    library_->def(schema);
+  }
 
-/// Kernels are given as TORCH_FN(function).
-template <class Function>
-void add_kernel(torch::Library* library, c10::DispatchKey key, const char* name,
-                Function function) {
-  library->impl(name, torch::dispatch(key, torch::CppFunction(function)));
+  template <class F>
+  Operator& cpu(F function) {
+    return add(c10::DispatchKey::CPU, function);
+  }
+  template <class F>
+  Operator& cuda(F function) {
+    return add(c10::DispatchKey::CUDA, function);
+  }
+  /// For every device that has no kernel of its own: operations of torch.
+  template <class F>
+  Operator& portable(F function) {
+    return add(c10::DispatchKey::CompositeExplicitAutograd, function);
+  }
+  template <class F>
+  Operator& autograd(F function) {
+    return add(c10::DispatchKey::Autograd, function);
+  }
+  Operator& not_differentiable() {
+    library_->impl(name_.c_str(),
+                   torch::dispatch(c10::DispatchKey::Autograd,
+                                   torch::autograd::autogradNotImplementedFallback()));
+    return *this;
+  }
+  /// Shapes without data.
+  template <class F>
+  Operator& meta(F function) {
+    return add(c10::DispatchKey::Meta, function);
+  }
+
+ private:
+  template <class F>
+  Operator& add(c10::DispatchKey key, F function) {
+    library_->impl(name_.c_str(), torch::dispatch(key, torch::CppFunction(function)));
+    return *this;
+  }
+
+  torch::Library* library_;
+  std::string name_;
+};
+
+// In the registration of an operator that has a CUDA kernel.
+#ifdef RACE_CUDA
+#define RACE_ON_CUDA(function) .cuda(TORCH_FN(function))
+#else
+#define RACE_ON_CUDA(function)
+#endif
+
+/// Calls define(library) for the library in which a file registers its operators, of which `first`
+/// is one. Module and LAMMPS plugin each carry librace, and one process may load both: the first
+/// registers, for good (the handle is never destroyed, and the libraries are linked nodelete).
+template <class F>
+bool register_operators(const char* first, const char* file, uint32_t line, F define) {
+  if (c10::Dispatcher::singleton().findSchema({first, ""})) return false;
+  define(new torch::Library(torch::Library::FRAGMENT, "race", std::nullopt, file, line));
+  return true;
 }
 
 /// A registered operator, to be called through the dispatcher; F: the type of its kernel.

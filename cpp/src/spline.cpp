@@ -4,8 +4,8 @@
 //   race::spline(Tensor values) -> Tensor
 //
 //   values  [M, N, W]      at the knots x_n = n / (N - 1), N >= 4; the last is taken as zero.
-//   float32 or float64, on the CPU result  [M, N + 4, W]  coefficients: even at x = 0, value, slope
-//   and curvature zero at x = 1
+//                          float32 or float64
+//   result  [M, N + 4, W]  coefficients: even at x = 0; value, slope and curvature zero at x = 1
 //
 // With the ends eliminated the conditions at the knots, (c[n-2] + 26 c[n-1] + 66 c[n] + 26 c[n+1] +
 // c[n+2]) / 120 = v[n], are a diagonally dominant band of five: one sweep down and one up,
@@ -15,8 +15,13 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
+#include <map>
+#include <mutex>
+#include <string>
+#include <tuple>
 #include <vector>
 
+#include "check.h"
 #include "operators.h"
 
 namespace race {
@@ -45,13 +50,21 @@ struct Band {
         if (j < n)
           add(std::abs(j), w);
         else
-          add(n - 2, w * kEnd[j - n][0]), add(n - 1, w * kEnd[j - n][1]);
+          for (int64_t i = 0; i < 2; ++i) add(n - 2 + i, w * kEnd[j - n][i]);
       }
-      if (k >= 2)
-        l2[k] = row[0] / d[k - 2], row[1] -= l2[k] * u1[k - 2], row[2] -= l2[k] * u2[k - 2];
-      if (k >= 1)
-        l1[k] = row[1] / d[k - 1], row[2] -= l1[k] * u1[k - 1], row[3] -= l1[k] * u2[k - 1];
-      d[k] = row[2], u1[k] = row[3], u2[k] = row[4];
+      if (k >= 2) {
+        l2[k] = row[0] / d[k - 2];
+        row[1] -= l2[k] * u1[k - 2];
+        row[2] -= l2[k] * u2[k - 2];
+      }
+      if (k >= 1) {
+        l1[k] = row[1] / d[k - 1];
+        row[2] -= l1[k] * u1[k - 1];
+        row[3] -= l1[k] * u2[k - 1];
+      }
+      d[k] = row[2];
+      u1[k] = row[3];
+      u2[k] = row[4];
     }
   }
 };
@@ -91,16 +104,13 @@ void solve(const Band& band, T* rows, int64_t n, int64_t width, bool transposed)
 }
 
 void check(const Tensor& values) {
-  TORCH_CHECK_VALUE(values.dim() == 3 && values.size(1) >= 4,
-                    "race::spline: values: expected [n_members, n_knots >= 4, width], got ",
-                    values.sizes());
-  TORCH_CHECK_VALUE(values.is_cpu() &&
-                        (values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble),
-                    "race::spline: values: expected float32 or float64 on the CPU, got ",
-                    values.scalar_type(), " on ", values.device());
+  RACE_CHECK("spline", values.dim() == 3 && values.size(1) >= 4, "values",
+             "[n_members, n_knots >= 4, width]", values.sizes());
+  RACE_CHECK("spline", values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble,
+             "values", "float32 or float64", values.scalar_type());
 }
 
-Tensor spline(const Tensor& values) {
+Tensor spline_cpu(const Tensor& values) {
   check(values);
   const int64_t M = values.size(0), n = values.size(1) - 1, W = values.size(2);
   const Band band(n);
@@ -111,7 +121,8 @@ Tensor spline(const Tensor& values) {
       scalar_t* rows = result.mutable_data_ptr<scalar_t>() + m * (n + 5) * W;  // row k + 2 is c[k]
       solve(band, rows + 2 * W, n, W, false);
       for (int64_t c = 0; c < W; ++c) {
-        rows[c] = rows[4 * W + c], rows[W + c] = rows[3 * W + c];
+        rows[c] = rows[4 * W + c];
+        rows[W + c] = rows[3 * W + c];
         for (int64_t i = 0; i < 3; ++i)
           rows[(n + 2 + i) * W + c] = static_cast<scalar_t>(kEnd[i][0] * rows[n * W + c] +
                                                             kEnd[i][1] * rows[(n + 1) * W + c]);
@@ -133,7 +144,8 @@ Tensor spline_transposed(const Tensor& grad) {
       scalar_t* rows = result.mutable_data_ptr<scalar_t>() + m * (n + 1) * W;
       const scalar_t* bar = bars.const_data_ptr<scalar_t>() + m * (n + 5) * W;
       for (int64_t c = 0; c < W; ++c) {
-        rows[2 * W + c] += bar[c], rows[W + c] += bar[W + c];
+        rows[2 * W + c] += bar[c];
+        rows[W + c] += bar[W + c];
         for (int64_t i = 0; i < 3; ++i)
           for (int64_t k = 0; k < 2; ++k)
             rows[(n - 2 + k) * W + c] +=
@@ -145,29 +157,48 @@ Tensor spline_transposed(const Tensor& grad) {
   return result;
 }
 
+// The whole map as a matrix [N + 4, N], for devices on which one product is faster than a sweep.
+Tensor spline_matrix(int64_t n_knots, const at::TensorOptions& options) {
+  static std::mutex mutex;
+  static auto& kept = *new std::map<std::tuple<int64_t, at::ScalarType, std::string>, Tensor>;
+  const std::lock_guard lock(mutex);
+  Tensor& matrix =
+      kept[{n_knots, c10::typeMetaToScalarType(options.dtype()), options.device().str()}];
+  if (!matrix.defined())
+    matrix = spline_cpu(at::eye(n_knots, at::kDouble).unsqueeze(0)).squeeze(0).to(options);
+  return matrix;
+}
+
+Tensor spline_aten(const Tensor& values) {
+  check(values);
+  return at::matmul(spline_matrix(values.size(1), values.options()), values);
+}
+
 struct Spline : torch::autograd::Function<Spline> {
   static Tensor forward(AutogradContext*, const Tensor& values) {
-    const at::AutoDispatchBelowAutograd below;
-    return spline(values);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    static const auto handle = find_operator<decltype(spline_cpu)>("race::spline");
+    return handle.call(values);
   }
 
   static variable_list backward(AutogradContext*, variable_list grads) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && grads[0].requires_grad()),
+    const Tensor& bar = grads[0];
+    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && bar.requires_grad()),
                                 "race::spline is differentiable once");
-    return {spline_transposed(grads[0])};
+    if (bar.is_cpu()) return {spline_transposed(bar)};
+    return {at::matmul(spline_matrix(bar.size(1) - 4, bar.options()).t(), bar)};
   }
 };
 
 Tensor spline_autograd(const Tensor& values) { return Spline::apply(values); }
 
-const bool registered = [] {
-  auto* library = claim_operators("race::spline", __FILE__, __LINE__);
-  if (!library) return false;
-  library->def("spline(Tensor values) -> Tensor");
-  add_kernel(library, c10::DispatchKey::CPU, "spline", TORCH_FN(spline));
-  add_kernel(library, c10::DispatchKey::AutogradCPU, "spline", TORCH_FN(spline_autograd));
-  return true;
-}();
+const bool registered =
+    register_operators("race::spline", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library, "spline(Tensor values) -> Tensor")
+          .cpu(TORCH_FN(spline_cpu))
+          .portable(TORCH_FN(spline_aten))
+          .autograd(TORCH_FN(spline_autograd));
+    });
 
 }  // namespace
 }  // namespace race

@@ -180,9 +180,7 @@ class Layer(nn.Module):
         """W_prod[Z], over N where A itself is not, for every species: a [M, S, F] -> [M, S,
         numel].
         """
-        product = (
-            torch.ops.race.mixed_weights if self.fused and species_features.is_cpu else torch.bmm
-        )
+        product = torch.ops.race.mixed_weights if self.fused else torch.bmm
         norm = self.product_norm
         if self.correlation == 1:
             norm = norm / self.avg_num_neighbors

@@ -79,8 +79,8 @@ def spline_through(values: Tensor) -> Tensor:
     spline through them.
 
     Value (the last of those given is taken as zero), slope and curvature vanish at x = 1;
-    slope and third derivative at x = 0, since Bessel functions are even there. On the CPU
-    race::spline solves the same banded conditions in one sweep.
+    slope and third derivative at x = 0, since Bessel functions are even there. The compiled
+    race::spline solves the same conditions; on the CPU in one sweep, as they are banded.
     """
     n_knots = values.shape[1]
     if torch.jit.is_scripting():
@@ -183,7 +183,7 @@ class Radial(nn.Module):
                 # The last layer is linear: taken after the spline, which then is as narrow as
                 # the hidden one
             ):
-                if self.fused and x.is_cpu:
+                if self.fused:
                     x = torch.ops.race.spline(x)
                 else:
                     x = spline_through(x)

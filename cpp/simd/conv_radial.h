@@ -1,5 +1,10 @@
-// Part of conv_kernel.inl: where the radial weights of an edge are, and with which weights their
-// rows add up.
+#pragma once
+// Where the radial weights of an edge are, and with which weights their rows add up.
+#include "conv_kernel.h"
+#include "simd.h"
+
+namespace race::conv {
+namespace {
 
 // Where R and its direction lie: R = sum_i value[i] p_i over kRows rows, the direction the same
 // with its own weights. Rows of a table follow each other from p0; explicit ones are p_0 = R and
@@ -42,10 +47,12 @@ void splines(const T* fraction, const T* inside, T per_unit, T* value, T* slope,
   const auto middle2 = [](V z, V z2) { return T(1) + z * (T(3) + z * (T(3) - T(5) * z)); };
   const auto inner2 = [](V z, V z2) { return T(2) + z * (T(-6) + z * (T(-12) + T(10) * z)); };
   const auto put = [&](T* to, V factor, T mirror, auto a, auto b, auto c) {
-    store(to, mirror * factor * a(s, s2)), store(to + kLanes, mirror * factor * b(s, s2)),
-        store(to + 2 * kLanes, mirror * factor * c(s, s2));
-    store(to + 3 * kLanes, factor * c(t, t2)), store(to + 4 * kLanes, factor * b(t, t2)),
-        store(to + 5 * kLanes, factor * a(t, t2));
+    store(to, mirror * factor * a(s, s2));
+    store(to + kLanes, mirror * factor * b(s, s2));
+    store(to + 2 * kLanes, mirror * factor * c(s, s2));
+    store(to + 3 * kLanes, factor * c(t, t2));
+    store(to + 4 * kLanes, factor * b(t, t2));
+    store(to + 5 * kLanes, factor * a(t, t2));
   };
   put(value, zeroth, T(1), outer, middle, inner);
   put(slope, first, T(-1), outer1, middle1, inner1);
@@ -104,23 +111,26 @@ Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
   const int64_t K = radial.n_weights;
   if (radial.n_rows) {
     const int64_t offset = member * radial.n_rows * K;
-    return {radial.table + offset,
-            radial.table + offset + K,
-            radial.dtable ? radial.dtable + offset : nullptr,
-            K,
-            K,
-            K,
-            K,
-            kRows};
+    return {.p0 = radial.table + offset,
+            .p1 = radial.table + offset + K,
+            .d0 = radial.dtable ? radial.dtable + offset : nullptr,
+            .step = K,
+            .stride0 = K,
+            .stride1 = K,
+            .n_weights = K,
+            .n_adjoints = kRows};
   }
   const int64_t offset = member * n_edges * K;
   const T* rows = radial.rows + offset;
-  return {rows,
-          Second ? radial.b + member * radial.b_member : rows,
-          radial.drows ? radial.drows + offset : nullptr,
-          0,
-          K,
-          Second ? radial.b_stride : K,
-          K,
-          1};
+  return {.p0 = rows,
+          .p1 = Second ? radial.b + member * radial.b_member : rows,
+          .d0 = radial.drows ? radial.drows + offset : nullptr,
+          .step = 0,
+          .stride0 = K,
+          .stride1 = Second ? radial.b_stride : K,
+          .n_weights = K,
+          .n_adjoints = 1};
 }
+
+}  // namespace
+}  // namespace race::conv

@@ -1,6 +1,6 @@
 // The kernels behind race::linear: small matrix products whose rows are found by index, so that
-// atoms need not be sorted nor members and components be permuted. Included by one source per
-// instruction set, which defines RACE_ISA (a name) and RACE_BYTES (vector width).
+// atoms need not be sorted nor members and components be permuted. Compiled once per instruction
+// set, as conv_kernel.cpp.
 //
 // A tile of R rows and C vectors of columns is summed in registers, over the channels of x in
 // `product` and over atoms in `outer`: six rows and all the columns that leave room for the
@@ -10,17 +10,17 @@
 
 #include <utility>
 
+#include "simd.h"
+
 namespace race::linear {
 namespace {
-
-#include "simd.inl"
 
 constexpr int kRows = kOuterRows;
 constexpr int kVectors = RACE_BYTES == 64 ? 4 : 2;  // 32 registers, else 16
 
 // Runs tile<N, C>(c) over columns [0, mul): C vectors of N numbers each.
 template <class T, class F>
-inline __attribute__((always_inline)) void for_columns(int64_t mul, F&& tile) {
+RACE_INLINE void for_columns(int64_t mul, F&& tile) {
   constexpr int W = kWidth<T>;
   int64_t c = 0;
   if constexpr (kVectors >= 4)
@@ -36,22 +36,27 @@ inline __attribute__((always_inline)) void for_columns(int64_t mul, F&& tile) {
 
 // Runs tile<R>() over n rows.
 template <class F>
-inline __attribute__((always_inline)) void for_rows(int64_t n, F&& tile) {
+RACE_INLINE void for_rows(int64_t n, F&& tile) {
   for (; n >= kRows; n -= kRows) tile.template operator()<kRows>();
-  if (n >= 4) tile.template operator()<4>(), n -= 4;
-  if (n >= 2) tile.template operator()<2>(), n -= 2;
+  if (n >= 4) {
+    tile.template operator()<4>();
+    n -= 4;
+  }
+  if (n >= 2) {
+    tile.template operator()<2>();
+    n -= 2;
+  }
   if (n >= 1) tile.template operator()<1>();
 }
 
 template <class T>
-inline __attribute__((always_inline)) int64_t atom(const Job<T>& job, int64_t position) {
+RACE_INLINE int64_t atom(const Job<T>& job, int64_t position) {
   return job.order ? job.order[position] : position;
 }
 
 template <class T, int N, int C, int R>
-inline __attribute__((always_inline)) void product_tile(const T* const* x, T* const* y, const T* w,
-                                                        int64_t mul_in, int64_t mul_out,
-                                                        bool accumulate) {
+RACE_INLINE void product_tile(const T* const* x, T* const* y, const T* w, int64_t mul_in,
+                              int64_t mul_out, bool accumulate) {
   using V = Vec<T, N>;
   V sum[R][C];
   for (int r = 0; r < R; ++r)
@@ -153,8 +158,7 @@ void outer(const Outer<T>& job, int64_t begin, int64_t end) {
 
 // Interleaves halves: (a0 b0 a1 b1 ..) of the lower (Half = 0) or the upper half of a and b.
 template <class V, int W, int Half, int... I>
-inline __attribute__((always_inline)) V interleave(const V& a, const V& b,
-                                                   std::integer_sequence<int, I...>) {
+RACE_INLINE V interleave(const V& a, const V& b, std::integer_sequence<int, I...>) {
   return RACE_SHUFFLE(a, b, (Half * (W / 2) + I / 2 + (I % 2) * W)...);
 }
 
@@ -191,6 +195,6 @@ const KernelSet kSet{{product<float>, outer<float>, transpose<float>},
 
 }  // namespace
 
-const KernelSet* RACE_ISA() { return &kSet; }
+const KernelSet* RACE_KERNELS() { return &kSet; }
 
 }  // namespace race::linear

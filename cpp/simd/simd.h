@@ -1,5 +1,33 @@
-// Vectors of N numbers for kernels that are compiled once per instruction set; RACE_BYTES is the
-// width of its registers. All of it is always inlined or a type, for the reason given in isa.h.
+#pragma once
+// Vectors of N numbers, written once for every instruction set. All of it is a type, is always
+// inlined or has internal linkage: kernels are compiled once per instruction set (isa.h), and a
+// function that these builds shared could be emitted with AVX-512 and be linked into code that runs
+// everywhere.
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#define RACE_INLINE inline __attribute__((always_inline))
+
+// For loops that the compiler vectorises by itself: before a function that is no template it has
+// this compiled for every instruction set, and the processor's chosen when the library is loaded.
+// What the function calls must be RACE_INLINE to be compiled along.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define RACE_EVERY_ISA __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+#else
+#define RACE_EVERY_ISA
+#endif
+
+// A short loop over vectors of an array, unrolled early enough for GCC to keep it in registers.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RACE_UNROLLED(i, begin, end) _Pragma("GCC unroll 16") for (int i = begin; i < end; ++i)
+#else
+#define RACE_UNROLLED(i, begin, end) for (int i = begin; i < end; ++i)
+#endif
+
+namespace race {
+namespace {
 
 template <class T, int N>
 struct Vector {
@@ -12,20 +40,22 @@ struct Vector<T, 1> {
 template <class T, int N>
 using Vec = typename Vector<T, N>::type;
 
-template <class T>
-constexpr int kWidth = RACE_BYTES / sizeof(T);
-
 template <class V, class T>
-inline __attribute__((always_inline)) V load(const T* p) {
+RACE_INLINE V load(const T* p) {
   V v;
   __builtin_memcpy(&v, p, sizeof(V));
   return v;
 }
 
 template <class V, class T>
-inline __attribute__((always_inline)) void store(T* p, const V& v) {
+RACE_INLINE void store(T* p, const V& v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
+
+#ifdef RACE_BYTES  // width of the registers of the instruction set that this build is for
+template <class T>
+constexpr int kWidth = RACE_BYTES / sizeof(T);
+#endif
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define RACE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -66,10 +96,5 @@ inline void sum_eight_rows(const T* rows, T* out) {
   }
 }
 
-// Before a short loop over vectors of an array: unrolled early enough for GCC to keep the array in
-// registers.
-#if defined(__GNUC__) && !defined(__clang__)
-#define RACE_UNROLL _Pragma("GCC unroll 16")
-#else
-#define RACE_UNROLL
-#endif
+}  // namespace
+}  // namespace race

@@ -58,7 +58,7 @@ struct KernelSet {
 };
 
 const KernelSet* kernels_baseline();
-const KernelSet* kernels_avx2();  // null where not compiled in
+const KernelSet* kernels_avx2();  // x86-64 alone, like the next
 const KernelSet* kernels_avx512();
 
 }  // namespace race::linear

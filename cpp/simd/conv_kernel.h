@@ -4,6 +4,8 @@
 // linked into code that runs everywhere.
 #include <cstdint>
 
+#include "../src/conv_path.h"
+
 namespace race::conv {
 
 constexpr int kLanes = 16;   // edges of one receiver that are worked on together
@@ -32,11 +34,9 @@ struct Table {
   const int32_t* m2_begin;
 };
 
-struct Path {
-  int32_t table, d1, d3;
-  int64_t mul, in_offset, in_stride;  // in_stride: from one m1 to the next
-  int64_t out_offset, out_stride, out_mul, column;
-  int64_t weight_offset;
+struct PlannedPath : Path {
+  int32_t table;                  // of coefficients
+  int64_t in_stride, out_stride;  // from one spherical component to the next
   int32_t partner;  // > 0: index of a diagonal path that reads the same features with the same
                     // table, worked on together
   bool is_partner;  // by another
@@ -68,7 +68,7 @@ struct Block {
 // adjoints are added to.
 template <class T>
 struct Job {
-  const Path* paths;
+  const PlannedPath* paths;
   int64_t n_paths;
   const Table<T>* tables;
   int64_t n_tables, sh_dim, n_groups, n_edges;
@@ -109,7 +109,7 @@ struct KernelSet {
 };
 
 const KernelSet* kernels_baseline();
-const KernelSet* kernels_avx2();  // null where not compiled in
+const KernelSet* kernels_avx2();  // x86-64 alone, like the next
 const KernelSet* kernels_avx512();
 
 }  // namespace race::conv

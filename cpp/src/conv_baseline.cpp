@@ -1,4 +1,0 @@
-// The convolution kernels for any machine (SSE2 on x86-64, NEON on arm64).
-#define RACE_ISA kernels_baseline
-#define RACE_BYTES 16
-#include "conv_kernel.inl"
