@@ -5,6 +5,7 @@ derivatives.
 
     conv     race::conv, us per edge, radial weights from a table
     linear   race::linear, us per atom
+    product  race::product, us per atom
     edges    race::edge_basis, us per edge: values, and adjoints contracted to gradients
     scatter  torch-scatter against index_add, us per call: where the widest row that
              race.model.scatter gives to torch-scatter comes from
@@ -25,6 +26,7 @@ from race.model.conv import conv_aten, conv_fused
 from race.model.edges import EdgeBasis
 from race.model.irreps import Layout, conv_paths
 from race.model.linear import block_linear, linear_aten, linear_fused, weight_shapes
+from race.model.product import product_aten, product_fused, product_paths
 from race.model.scatter import HAS_SCATTER, sum_by_index, sum_by_scatter
 
 Steps = Sequence[Callable[[], object]]
@@ -39,6 +41,11 @@ LINEAR = {  # irreps in, irreps out, members, species, atoms
     "W_up 64x0e+64x1o": ("64x0e+64x1o", "64x0e+64x1o", 1, 1, 135),
     "W_skip 32x(0e+1o+2e), M 4, 4 species": ("32x0e+32x1o+32x2e", "32x0e+32x1o+32x2e", 4, 4, 135),
     "readout 64x0e -> 1": ("64x0e", "1x0e", 1, 1, 135),
+}
+PRODUCT = {  # irreps, channels of each, members, correlation, species, atoms
+    "64x(0e+1o+2e), nu 3": ("0e+1o+2e", 64, 1, 3, 2, 135),
+    "64x(0e+1o+2e), nu 2": ("0e+1o+2e", 64, 1, 2, 2, 135),
+    "32x(0..2, both parities), nu 3, M 4": ("0e+0o+1e+1o+2e+2o", 32, 4, 3, 2, 135),
 }
 SCATTER = {"530 receivers x 12": (530, 12), "135 x 17": (135, 17), "512 x 28": (512, 28)}
 WIDTHS = (1, 3, 6, 9, 12, 16, 24, 32, 64)
@@ -139,6 +146,18 @@ def linear_cases(dtype: torch.dtype) -> Iterator[Case]:
         yield Case(name, ORDERS, n_atoms, *steps)
 
 
+def product_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for name, (irreps_in, n_channels, members, correlation, n_species, n_atoms) in PRODUCT.items():
+        irreps = o3.Irreps(irreps_in)
+        paths = product_paths(irreps, correlation, [ir for _, ir in irreps])
+        x = torch.randn(n_atoms, irreps.dim * members * n_channels, dtype=dtype)
+        weight = torch.randn(members, n_species, len(paths.rows) // 8, n_channels, dtype=dtype)
+        operands = [x.requires_grad_(), weight.requires_grad_()]
+        rest = (torch.randint(0, n_species, (n_atoms,)), paths.rows, paths.cg)
+        steps = [linear_steps(product, operands, rest) for product in (product_fused, product_aten)]
+        yield Case(name, ORDERS, n_atoms, *steps)
+
+
 def edge_cases(dtype: torch.dtype, n_edges: int = 14336) -> Iterator[Case]:
     vector = torch.randn(n_edges, 3, dtype=dtype)
     for lmax in range(4):
@@ -184,6 +203,7 @@ def scatter_steps(function, src: torch.Tensor, row_ptr: torch.Tensor) -> Steps:
 CASES = {
     "conv": conv_cases,
     "linear": linear_cases,
+    "product": product_cases,
     "edges": edge_cases,
     "scatter": scatter_cases,
 }

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.model.conv_cases import TOLERANCE, make, worst
+from tests.model.conv_cases import TOLERANCE, make
+from tests.model.operators import worst
 
 library = Path(
     os.environ.get(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from race.model.conv import conv_fused
-from tests.model.conv_cases import IRREPS, TOLERANCE, derivatives, make, worst
+from tests.model.conv_cases import IRREPS, TOLERANCE, derivatives, make
+from tests.model.operators import worst
 
 PAPER = {
     "3bpa": ("64x0e+64x0o+64x1o+64x1e+64x2e+64x2o+64x3o+64x3e", 3),

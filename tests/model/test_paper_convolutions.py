@@ -13,7 +13,8 @@ from race.model.layer import Layer
 from race.model.race import RACE
 from race.presets import PRESETS, preset
 
-from .conv_cases import TOLERANCE, derivatives, worst
+from .conv_cases import TOLERANCE, derivatives
+from .operators import worst
 
 pytest.importorskip(
     "race._race", reason="race._race is not built: there is no fused convolution to test"

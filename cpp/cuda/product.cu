@@ -1,0 +1,221 @@
+#include <cmath>
+
+#include "device.cuh"
+#include "product_kernels.h"
+
+namespace race::cuda {
+namespace {
+
+using product::Entry;
+using product::List;
+using product::Run;
+
+// value + epsilon tangent, epsilon^2 = 0
+template <class T>
+struct Dual {
+  T value, tangent;
+};
+
+template <class T>
+__device__ __forceinline__ Dual<T> operator*(const Dual<T>& a, const Dual<T>& b) {
+  return {a.value * b.value, a.value * b.tangent + a.tangent * b.value};
+}
+template <class T>
+__device__ __forceinline__ Dual<T> operator*(T a, const Dual<T>& b) {
+  return {a * b.value, a * b.tangent};
+}
+template <class T>
+__device__ __forceinline__ Dual<T>& operator+=(Dual<T>& a, const Dual<T>& b) {
+  a.value += b.value;
+  a.tangent += b.tangent;
+  return a;
+}
+template <class T>
+__device__ __forceinline__ Dual<T>& operator+=(Dual<T>& a, T b) {
+  a.value += b;
+  return a;
+}
+
+// Numbers in first order are plain, in second dual.
+template <class T, bool Second>
+struct Numbers {
+  using type = T;
+  __device__ static T get(const Rows<T>& rows, int64_t i) { return rows.value[i]; }
+  __device__ static void put(const Rows<T, T*>& rows, int64_t i, T v) { rows.value[i] = v; }
+  __device__ static T result(T v) { return v; }
+};
+template <class T>
+struct Numbers<T, true> {
+  using type = Dual<T>;
+  __device__ static Dual<T> get(const Rows<T>& rows, int64_t i) {
+    return {rows.value[i], rows.tangent ? rows.tangent[i] : T(0)};
+  }
+  __device__ static void put(const Rows<T, T*>& rows, int64_t i, const Dual<T>& v) {
+    rows.value[i] = v.value;
+    rows.tangent[i] = v.tangent;
+  }
+  __device__ static T result(const Dual<T>& v) { return v.tangent; }
+};
+
+template <class T>
+Rows<T> __device__ __forceinline__ readable(const Rows<T, T*>& rows) {
+  return {rows.value, rows.tangent};
+}
+
+// The components of one channel of one atom.
+template <class T, bool Second>
+struct Components {
+  Rows<T> rows;
+  int64_t first, stride;
+
+  __device__ __forceinline__ auto operator[](int32_t i) const {
+    return Numbers<T, Second>::get(rows, first + i * stride);
+  }
+};
+template <class T>
+struct Cotangents {
+  const T* rows;
+  int64_t first, stride;
+
+  __device__ __forceinline__ T operator[](int32_t i) const { return rows[first + i * stride]; }
+};
+
+template <class N, class T, class A, class B>
+__device__ __forceinline__ N sum_entries(const Entry<T>* e, const Entry<T>* end, const A& a,
+                                         const B& b) {
+  N sum{};
+  for (; e != end; ++e) sum += e->value * (a[e->a] * b[e->b]);
+  return sum;
+}
+
+// put(o, sum) for every component of the bilinear map of a and b.
+template <class N, class T, class W, class A, class B, class Put>
+__device__ __forceinline__ void contract(const List<T>& list, int64_t n_components, const W& weight,
+                                         const A& a, const B& b, Put&& put) {
+  int32_t entry = 0, run = 0;
+  for (int32_t o = 0; o < n_components; ++o) {
+    N total{};
+    for (; run < list.begin[o + 1]; ++run) {
+      const Run r = list.runs[run];
+      total += weight[r.path] * sum_entries<N>(list.entries + entry, list.entries + r.end, a, b);
+      entry = r.end;
+    }
+    put(o, total);
+  }
+}
+
+template <class T, bool Second>
+__global__ void product_kernel(const __grid_constant__ ProductJob<T> job) {
+  using Of = Numbers<T, Second>;
+  using N = typename Of::type;
+  const int64_t width = job.n_members * job.n_channels, warps = (width + kWarp - 1) / kWarp,
+                atom = global_warp() / warps,
+                channel = global_warp() % warps * kWarp + threadIdx.x % kWarp;
+  if (atom >= job.n_atoms || channel >= width) return;
+  const int64_t D = job.n_components, first = atom * D * width + channel,
+                species = job.species[atom];
+  const auto at = [=](int32_t o) { return first + o * width; };
+  if (species < 0 || species >= job.n_species) {  // it has no weights: no number is right
+    for (int32_t o = 0; o < D; ++o) {
+      if (job.out) job.out[at(o)] = T(NAN);
+      if (job.dx) job.dx[at(o)] = T(NAN);
+    }
+    return;
+  }
+  const int64_t member = channel / job.n_channels,
+                matrix = (member * job.n_species + species) * job.n_paths * job.n_channels;
+  const Components<T, Second> weight{job.weight, matrix + channel % job.n_channels, job.n_channels},
+      x{job.x, first, width}, p2{readable(job.p2), first, width},
+      bar_p2{readable(job.bar_p2), first, width};
+  const Cotangents<T> grad{job.grad, first, width};
+  const auto& lists = job.lists;
+
+  contract<N>(lists.second, D, weight, x, x, [&](int32_t o, N sum) {
+    Of::put(job.p2, at(o), sum);
+    sum += x[o];
+    if (job.out) job.out[at(o)] = Of::result(sum);
+  });
+  if (job.out && lists.has_third)
+    contract<N>(lists.third, D, weight, p2, x,
+                [&](int32_t o, const N& sum) { job.out[at(o)] += Of::result(sum); });
+  if (!job.grad) return;
+  contract<N>(lists.third_first, D, weight, grad, x, [&](int32_t o, N sum) {
+    sum += grad[o];
+    Of::put(job.bar_p2, at(o), sum);
+  });
+  if (!job.dx) return;
+  contract<N>(lists.second_back, D, weight, bar_p2, x, [&](int32_t o, N sum) {
+    sum += grad[o];
+    job.dx[at(o)] = Of::result(sum);
+  });
+  if (lists.has_third)
+    contract<N>(lists.third_second, D, weight, grad, p2,
+                [&](int32_t o, const N& sum) { job.dx[at(o)] += Of::result(sum); });
+}
+
+// Adds to dweight, of which this thread has a column for every path.
+template <class T, bool Second, class Bar, class Left>
+__device__ __forceinline__ void weigh(const ProductWeights<T>& job, const List<T>& list,
+                                      int64_t begin, int64_t end, int64_t channel, T* dweight,
+                                      const Bar& bar_of, const Left& left_of) {
+  using N = typename Numbers<T, Second>::type;
+  int32_t entry = 0, run = 0;
+  for (int32_t o = 0; o < job.n_components; ++o)
+    for (; run < list.begin[o + 1]; ++run) {
+      const Run r = list.runs[run];
+      T total = 0;
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t first = job.order[k] * job.n_components * job.width + channel;
+        const Components<T, Second> x{job.x, first, job.width};
+        const N sum = sum_entries<N>(list.entries + entry, list.entries + r.end, left_of(first), x);
+        const N product = bar_of(first)[o] * sum;
+        total += Numbers<T, Second>::result(product);
+      }
+      dweight[r.path * job.width] += total;
+      entry = r.end;
+    }
+}
+
+template <class T, bool Second>
+__global__ void weights_kernel(const __grid_constant__ ProductWeights<T> job) {
+  const int64_t warps = (job.width + kWarp - 1) / kWarp, work = global_warp() / warps,
+                channel = global_warp() % warps * kWarp + threadIdx.x % kWarp;
+  const int64_t species = work % job.n_species, part = work / job.n_species;
+  if (part >= job.n_parts || channel >= job.width) return;
+  const int64_t first = job.begin[species], n = job.begin[species + 1] - first;
+  const int64_t begin = first + n * part / job.n_parts, end = first + n * (part + 1) / job.n_parts;
+  T* dweight = job.dweight + work * job.n_paths * job.width + channel;
+  const auto rows = [&](const Rows<T>& of) {
+    return [&job, &of](int64_t at) { return Components<T, Second>{of, at, job.width}; };
+  };
+  weigh<T, Second>(job, job.lists.second, begin, end, channel, dweight, rows(job.bar_p2),
+                   rows(job.x));
+  if (job.lists.has_third)
+    weigh<T, Second>(
+        job, job.lists.third, begin, end, channel, dweight,
+        [&job](int64_t at) { return Cotangents<T>{job.grad, at, job.width}; }, rows(job.p2));
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t launch_product(const ProductJob<T>& job, bool second, cudaStream_t stream) {
+  const int64_t width = job.n_members * job.n_channels;
+  return launch(second ? product_kernel<T, true> : product_kernel<T, false>, job,
+                job.n_atoms * ((width + kWarp - 1) / kWarp), stream);
+}
+
+template <class T>
+cudaError_t launch_product_weights(const ProductWeights<T>& job, bool second, cudaStream_t stream) {
+  return launch(second ? weights_kernel<T, true> : weights_kernel<T, false>, job,
+                job.n_parts * job.n_species * ((job.width + kWarp - 1) / kWarp), stream);
+}
+
+template cudaError_t launch_product<float>(const ProductJob<float>&, bool, cudaStream_t);
+template cudaError_t launch_product<double>(const ProductJob<double>&, bool, cudaStream_t);
+template cudaError_t launch_product_weights<float>(const ProductWeights<float>&, bool,
+                                                   cudaStream_t);
+template cudaError_t launch_product_weights<double>(const ProductWeights<double>&, bool,
+                                                    cudaStream_t);
+
+}  // namespace race::cuda

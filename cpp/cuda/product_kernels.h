@@ -1,0 +1,49 @@
+#pragma once
+// What product_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Arithmetic
+// and layouts are those of race/product.h; the lists are the CPU's, copied to the device.
+//
+// A thread has one channel of one atom. Components are read where they lie, so that the threads of
+// a warp read neighbouring numbers, and what the others need is written beside (p2, bar_p2). The
+// adjoint of the weights is a second kernel, in which a thread has one channel of some atoms of one
+// species. Nothing is summed atomically.
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include "../src/product_list.h"
+
+namespace race::cuda {
+
+// Rows [n, n_components, M C] and their direction (second order).
+template <class T, class Pointer = const T*>
+struct Rows {
+  Pointer value, tangent;
+};
+
+template <class T>
+struct ProductJob {
+  product::Lists<T> lists;
+  int64_t n_atoms, n_components, n_paths, n_members, n_channels, n_species;
+  const int64_t* species;
+  const T* grad;      // null: neither dx nor bar_p2
+  Rows<T> x, weight;  // weight [M, S, P, C]; tangents in second order, that of weight null: zero
+  Rows<T, T*> p2, bar_p2;  // scratch
+  T *out, *dx;             // as x, each may be null; in second order their tangents
+};
+
+template <class T>
+struct ProductWeights {
+  product::Lists<T> lists;
+  int64_t n_components, n_paths, width, n_species, n_parts;
+  const int64_t *order, *begin;  // atoms of species s: order[begin[s]] .. order[begin[s + 1]]
+  const T* grad;
+  Rows<T> x, p2, bar_p2;
+  T* dweight;  // [n_parts, S, P, M C], zero; in second order its tangent
+};
+
+template <class T>
+cudaError_t launch_product(const ProductJob<T>& job, bool second, cudaStream_t stream);
+template <class T>
+cudaError_t launch_product_weights(const ProductWeights<T>& job, bool second, cudaStream_t stream);
+
+}  // namespace race::cuda
