@@ -7,6 +7,7 @@
 
 #include "race/allocator.h"
 #include "race/error.h"
+#include "race/leader.h"
 #include "race/memory.h"
 #include "race/moments.h"
 #include "race/predict.h"
@@ -257,14 +258,18 @@ PYBIND11_MODULE(_race, m) {
   m.def(
       "load",
       [](const std::string& path, const std::string& device,
-         const std::optional<std::string>& dtype, const std::string& sha256, bool selftest) {
+         const std::optional<std::string>& dtype, const std::string& sha256, bool selftest,
+         const std::string& lead) {
         const py::gil_scoped_release release;
         const std::optional<at::ScalarType> type =
             dtype ? std::optional(dtype_named(*dtype)) : std::nullopt;
-        return race::Model::load(path, device_named(device), type, selftest, sha256);
+        const race::Artifact artifact = race::read_artifact(path, sha256);
+        return race::Model::load(lead.empty() ? artifact : race::leader_of(artifact, lead),
+                                 device_named(device), type, selftest);
       },
       "path"_a, "device"_a = "cpu", "dtype"_a = py::none(), "sha256"_a = "", "selftest"_a = true,
-      "Reads, verifies, loads and self-tests an artifact. Raises race.RaceError.");
+      "lead"_a = "",
+      "Reads, verifies, loads and self-tests an artifact, or with `lead` the one member that it carries by this name. Raises race.RaceError.");
   m.def(
       "quantities", &quantity_rows,
       "The table of what a prediction says of its own error, a dict per row: name (of LAMMPS's computes), per_atom, n_columns (0: one per\n"

@@ -1,19 +1,18 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "asked_quantities.h"
 #include "compute.h"
 
 namespace LAMMPS_NS {
 
 class PairRace;
+struct UncertaintyReader;
 
-/// The race pair style in use; an error that names the `reader` ("compute ID") when there is none,
-/// or more than one.
-PairRace* find_pair_race(LAMMPS* lmp, const std::string& reader);
-
-/// `compute ID all race keyword ...`: global uncertainties of the structure.
+/// `compute ID all race quantity ...`: uncertainties of the whole structure.
 class ComputeRace : public Compute {
  public:
   ComputeRace(LAMMPS*, int, char**);
@@ -23,8 +22,13 @@ class ComputeRace : public Compute {
   void compute_vector() override;
 
  private:
-  std::vector<std::string> quantities_;
+  void resize(int n_members);
+  double pressure_per_virial() const;
+
+  std::string where_;  ///< for messages
+  std::vector<AskedQuantity> asked_;
   PairRace* pair_ = nullptr;
+  std::shared_ptr<UncertaintyReader> reader_;
 };
 
 }  // namespace LAMMPS_NS

@@ -1,15 +1,18 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "asked_quantities.h"
 #include "compute.h"
 
 namespace LAMMPS_NS {
 
 class PairRace;
+struct UncertaintyReader;
 
-/// `compute ID group race/atom keyword ...`: columns of per-atom uncertainty.
+/// `compute ID group race/atom quantity ...`: columns of per-atom uncertainty.
 class ComputeRaceAtom : public Compute {
  public:
   ComputeRaceAtom(LAMMPS*, int, char**);
@@ -19,19 +22,14 @@ class ComputeRaceAtom : public Compute {
   double memory_usage() override;
 
  private:
-  struct Quantity {
-    std::string name;
-    int columns;
-    double probability = 0;  ///< of `interval`
-    double half_width = 0;   ///< of `interval`, in standard deviations
-  };
   void grow();
-  void write(const Quantity& quantity, int i, double* to) const;
 
-  std::vector<Quantity> quantities_;
+  std::string where_;  ///< for messages
+  std::vector<AskedQuantity> asked_;
   int n_columns_ = 0;
   int n_max_ = 0;
   PairRace* pair_ = nullptr;
+  std::shared_ptr<UncertaintyReader> reader_;
 };
 
 }  // namespace LAMMPS_NS

@@ -1,14 +1,14 @@
 #include "fix_race_bias.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "atom.h"
-#include "compute_race.h"
 #include "error.h"
-#include "modify.h"
 #include "pair_race.h"
 #include "race/conventions.h"
+#include "uncertainty_readers.h"
 #include "update.h"
 
 using namespace LAMMPS_NS;
@@ -32,23 +32,21 @@ FixRaceBias::FixRaceBias(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg
   global_freq = 1;
   energy_global_flag = virial_global_flag = 1;
   thermo_virial = 1;  // the pressure of what moves the atoms
+  reader_ = std::make_shared<UncertaintyReader>();
+  reader_->wants = [](bigint) { return true; };
+  reader_->insists = true;
 }
 
 int FixRaceBias::setmask() { return FixConst::POST_FORCE | FixConst::MIN_POST_FORCE; }
 
 void FixRaceBias::init() {
-  pair_ = find_pair_race(lmp, fmt::format("fix {} race/bias", id));
+  pair_ = PairRace::need(lmp, fmt::format("fix {} race/bias", id));
   if (pair_->metadata()->n_members < 2)
     error->all(FLERR, "fix {} race/bias: model {} has one member; expected an ensemble", id,
                pair_->file());
   if (!strncmp(update->integrate_style, "respa", 5))
     error->all(FLERR, "fix {} race/bias: expected run_style verlet, got respa", id);
-}
-
-bool FixRaceBias::present(const Modify& modify) {
-  for (int k = 0; k < modify.nfix; ++k)
-    if (dynamic_cast<FixRaceBias*>(modify.fix[k])) return true;
-  return false;
+  pair_->add_reader(reader_);
 }
 
 // U = A (exp(-var / (N B^2)) - 1) with var = mean_m (E_m - E)^2. By dU/dE_m = 2/M (E_m - E)
@@ -61,10 +59,10 @@ void FixRaceBias::post_force(int vflag) {
 void FixRaceBias::add_bias(int vflag) {
   pair_->require_uncertainty();
   const PairRace::Members members = pair_->members();
-  const double unit = pair_->units().energy;
+  const double unit = pair_->uncertainty_units().energy;
   const at::Tensor deviation = members.energies - members.energies.mean();  // [M] eV
   const double var = deviation.square().mean().item<double>() * unit * unit;
-  const double scale = members.n_atoms * width_ * width_;
+  const double scale = std::max(members.n_atoms, 1.0) * width_ * width_;
   energy_ = height_ * std::expm1(-var / scale);
   energy_std_ = std::sqrt(var);
   const double by_var = -height_ / scale * std::exp(-var / scale);  // 1 / energy
@@ -73,7 +71,7 @@ void FixRaceBias::add_bias(int vflag) {
 
   const at::Tensor forces = (members.forces * by_energy.view({1, -1, 1}))
                                 .sum(1)
-                                .mul_(pair_->units().force())
+                                .mul_(pair_->uncertainty_units().force())
                                 .contiguous();
   const double* row = forces.data_ptr<double>();
   for (int64_t k = 0; k < forces.size(0); ++k, row += 3)

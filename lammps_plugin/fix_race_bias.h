@@ -1,11 +1,13 @@
 #pragma once
 
+#include <memory>
+
 #include "fix.h"
 
 namespace LAMMPS_NS {
 
-class Modify;
 class PairRace;
+struct UncertaintyReader;
 
 /// `fix ID all race/bias A B`: a bias energy of the ensemble's energy variance, with its exact
 /// forces and virial.
@@ -21,9 +23,6 @@ class FixRaceBias : public Fix {
   double compute_scalar() override { return energy_; }
   double compute_vector(int) override;
 
-  /// Whether there is one: members are then evaluated on every step.
-  static bool present(const Modify& modify);
-
  private:
   void add_bias(int vflag);
 
@@ -31,6 +30,7 @@ class FixRaceBias : public Fix {
   double energy_ = 0;      ///< of the bias
   double energy_std_ = 0;  ///< of the ensemble's energy
   PairRace* pair_ = nullptr;
+  std::shared_ptr<UncertaintyReader> reader_;
 };
 
 }  // namespace LAMMPS_NS

@@ -6,10 +6,9 @@
 
 #include "atom.h"
 #include "comm.h"
-#include "compute_race.h"
 #include "error.h"
-#include "modify.h"
 #include "pair_race.h"
+#include "uncertainty_readers.h"
 #include "update.h"
 #include "write_extxyz.h"
 
@@ -73,13 +72,16 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
   size_vector = n_kinds;
   extscalar = extvector = 0;
   global_freq = nevery;
+  reader_ = std::make_shared<UncertaintyReader>();
+  reader_->wants = [this](bigint step) { return force_std_limit_ > 0 && looks_at(step); };
+  reader_->watches = [this](bigint step) { return looks_at(step); };
 }
 
 int FixRaceGuard::setmask() { return FixConst::END_OF_STEP | FixConst::MIN_POST_FORCE; }
 
 // The ranges of the training set, by species of the model.
 void FixRaceGuard::init() {
-  pair_ = find_pair_race(lmp, fmt::format("fix {} race/guard", id));
+  pair_ = PairRace::need(lmp, fmt::format("fix {} race/guard", id));
   const race::Metadata& metadata = *pair_->metadata();
   const std::vector<std::string>& elements = metadata.elements;
   const auto n = elements.size();
@@ -118,31 +120,14 @@ void FixRaceGuard::init() {
         id, pair_->file());
   }
 
-  if (force_std_limit_ > 0 && metadata.n_members == 1 && !metadata.has_force_cov())
-    error->all(
-        FLERR,
-        "fix {} race/guard force/std: model {} has one member and head {}; expected an ensemble or head equivariant",
-        id, pair_->file(), metadata.head);
+  if (force_std_limit_ > 0)
+    pair_->require(fmt::format("fix {} race/guard", id),
+                   *race::find_quantity("force/std", /*per_atom=*/true));
+  pair_->add_reader(reader_);
 }
 
 bool FixRaceGuard::looks_at(bigint step) const {
   return step % nevery == 0 || step == update->firststep;
-}
-
-bool FixRaceGuard::watches(const Modify& modify, bigint step) {
-  for (int k = 0; k < modify.nfix; ++k)
-    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]);
-        guard && guard->looks_at(step))
-      return true;
-  return false;
-}
-
-bool FixRaceGuard::wants_uncertainty(const Modify& modify, bigint step) {
-  for (int k = 0; k < modify.nfix; ++k)
-    if (const auto* guard = dynamic_cast<FixRaceGuard*>(modify.fix[k]);
-        guard && guard->force_std_limit_ > 0 && guard->looks_at(step))
-      return true;
-  return false;
 }
 
 void FixRaceGuard::min_post_force(int) {
@@ -266,9 +251,10 @@ void FixRaceGuard::find_densities(Finding& finding) const {
 }
 
 void FixRaceGuard::find_uncertain(Finding& finding) const {
+  const race::Quantity& quantity = *race::find_quantity("force/std", /*per_atom=*/true);
   for (int64_t row = 0; row < pair_->local().graph().n_owned; ++row) {
     const int i = pair_->local().atom_of_row()[row];
-    const double value = pair_->f_std.vector[i];
+    const double value = *pair_->columns().of(quantity, i);
     if (in_group(row) && value > force_std_limit_)
       finding.add(
           value, atom->tag[i],

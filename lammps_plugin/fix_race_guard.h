@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -7,8 +8,8 @@
 
 namespace LAMMPS_NS {
 
-class Modify;
 class PairRace;
+struct UncertaintyReader;
 
 /// `fix ID group race/guard N warn|dump|stop ...`: watches for what the model cannot be trusted on,
 /// on all ranks together.
@@ -23,12 +24,6 @@ class FixRaceGuard : public Fix {
   void min_post_force(int) override;
   double compute_scalar() override;
   double compute_vector(int) override;
-
-  /// Whether some guard looks at this step: the pair style then leaves an energy that is not finite
-  /// to it.
-  static bool watches(const Modify& modify, bigint step);
-  /// Whether some guard reads uncertainties on this step.
-  static bool wants_uncertainty(const Modify& modify, bigint step);
 
  private:
   enum class Action { warn, dump, stop };
@@ -72,6 +67,7 @@ class FixRaceGuard : public Fix {
   double seen_within_ = 0;        ///< Angstrom: how far the training set was searched for pairs
   int counts_[n_kinds] = {};      ///< of the last check, over all ranks
   PairRace* pair_ = nullptr;
+  std::shared_ptr<UncertaintyReader> reader_;
 };
 
 }  // namespace LAMMPS_NS

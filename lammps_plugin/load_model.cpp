@@ -12,6 +12,7 @@
 #include "lmptype.h"
 #include "race/artifact.h"
 #include "race/error.h"
+#include "race/leader.h"
 
 std::string one_line(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
@@ -71,13 +72,13 @@ void broadcast(MPI_Comm world, std::string& bytes) {
     MPI_Bcast(bytes.data() + at, static_cast<int>(std::min(chunk, size - at)), MPI_CHAR, 0, world);
 }
 
-int rank_on_node(MPI_Comm world) {
+int rank_on_node(MPI_Comm universe) {
 #ifdef MPI_STUBS  // a serial LAMMPS: it knows no nodes
   return 0;
 #else
   MPI_Comm node;
   int rank;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_split_type(universe, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
   MPI_Comm_rank(node, &rank);
   MPI_Comm_free(&node);
   return rank;
@@ -93,8 +94,8 @@ at::Device pick_device(const std::string& name, int rank_on_node) {
   if (!known)
     throw race::Error("pair_style race device: expected cpu, cuda or cuda:N, got " + name);
   if (!at::hasCUDA())
-    throw race::Error("pair_style race device " + name +
-                      ": this torch finds no CUDA device; use device cpu");
+    throw race::Error("pair_style race device " + name + ": torch finds no CUDA device for rank " +
+                      std::to_string(rank_on_node) + " of this node; use device cpu");
   if (name != "cuda") return at::Device(name);
   const auto count = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank_on_node % std::max(count, 1)));
@@ -102,21 +103,25 @@ at::Device pick_device(const std::string& name, int rank_on_node) {
 
 }  // namespace
 
-race::Model load_model(MPI_Comm world, const std::string& path, const std::string& device,
-                       std::optional<at::ScalarType> dtype, const std::string& sha256) {
+LoadedModel load_model(MPI_Comm world, MPI_Comm universe, const LAMMPS_NS::PairSettings& settings) {
   int me;
   MPI_Comm_rank(world, &me);
   race::Artifact artifact;
   together(world, [&] {
-    if (me == 0) artifact = race::read_artifact(path, sha256);
+    if (me == 0) artifact = race::read_artifact(settings.file, settings.pin);
   });
   broadcast(world, artifact.bytes);
-  const int local_rank = rank_on_node(world);
+  const int local_rank = settings.device == "cuda" ? rank_on_node(universe) : 0;
 
-  std::optional<race::Model> model;
+  std::optional<race::Model> model, leader;
   together(world, [&] {
-    if (me != 0) artifact = race::verify_artifact(std::move(artifact.bytes), path, sha256);
-    model = race::Model::load(artifact, pick_device(device, local_rank), dtype);
+    if (me != 0)
+      artifact = race::verify_artifact(std::move(artifact.bytes), settings.file, settings.pin);
+    const at::Device device = pick_device(settings.device, local_rank);
+    model = race::Model::load(artifact, device, settings.dtype);
+    const bool one = model->metadata().n_members == 1 && settings.lead == "1";
+    if (settings.lead == "mean" || one) return;
+    leader = race::Model::load(race::leader_of(artifact, settings.lead), device, settings.dtype);
   });
-  return *std::move(model);
+  return {*std::move(model), std::move(leader)};
 }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "pair_settings.h"
 #include "race/model.h"
 
 /// What a rank says of an exception, in one line.
@@ -18,9 +19,14 @@ bool is_out_of_memory(const std::exception& error);
 /// all ranks end together.
 std::string agree(MPI_Comm world, const std::string& message);
 
+struct LoadedModel {
+  race::Model model;
+  std::optional<race::Model> leader;  ///< with `lead` other than mean, of more than one member
+};
+
 /// Collective: rank 0 reads the file and verifies it before anything parses it, the others get its
 /// bytes and verify them again.
-/// @param device cpu, cuda (one GPU per rank of a node, in turn) or cuda:N.
+/// @param universe all ranks of all partitions: with device cuda these share the GPUs of a node in
+/// turn, and every partition must come here.
 /// @throws race::Error, the same in every rank.
-race::Model load_model(MPI_Comm world, const std::string& path, const std::string& device,
-                       std::optional<at::ScalarType> dtype, const std::string& sha256);
+LoadedModel load_model(MPI_Comm world, MPI_Comm universe, const LAMMPS_NS::PairSettings& settings);

@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -10,15 +9,11 @@
 
 #include "atom.h"
 #include "comm.h"
-#include "compute.h"
+#include "domain.h"
 #include "error.h"
-#include "fix_race_bias.h"
-#include "fix_race_guard.h"
-#include "fix_race_hold.h"
 #include "force.h"
 #include "load_model.h"
 #include "memory.h"
-#include "modify.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "race/conventions.h"
@@ -27,7 +22,11 @@
 
 using namespace LAMMPS_NS;
 
-PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(comm, *this, local_.row_of_atom(), exchanged_) {
+PairRace::PairRace(LAMMPS* lmp)
+    : Pair(lmp),
+      halo_(comm, *this, local_.row_of_atom(), exchanged_),
+      budget_(lmp),
+      columns_(lmp, fmt::format("PAIR_RACE_HOLD_{}", instance_me)) {
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -37,15 +36,26 @@ PairRace::PairRace(LAMMPS* lmp) : Pair(lmp), halo_(comm, *this, local_.row_of_at
 }
 
 PairRace::~PairRace() {
-  if (hold_ && modify->get_fix_by_id(hold_id_)) modify->delete_fix(hold_id_);
-  if (allocated) {
-    memory->destroy(setflag);
-    memory->destroy(cutsq);
-  }
-  for (PerAtom* quantity : {&e_std, &f_std, &bald, &f_cov, &f_aleatoric, &f_epistemic}) {
-    memory->destroy(quantity->vector);
-    memory->destroy(quantity->array);
-  }
+  if (!allocated) return;
+  memory->destroy(setflag);
+  memory->destroy(cutsq);
+}
+
+PairRace* PairRace::find(LAMMPS* lmp) {
+  PairRace* pair = nullptr;
+  for (const char* style : {"race", "race/kk", "race/kk/device", "race/kk/host"})
+    if (!pair) pair = dynamic_cast<PairRace*>(lmp->force->pair_match(style, 1));
+  return pair && pair->metadata() ? pair : nullptr;
+}
+
+PairRace* PairRace::need(LAMMPS* lmp, const std::string& reader) {
+  PairRace* pair = find(lmp);
+  if (!pair)
+    lmp->error->all(
+        FLERR,
+        "{}: expected one pair_style race with a model, got {}; of two in a hybrid style, fix pair reads race:1 and race:2",
+        reader, lmp->force->pair_style ? lmp->force->pair_style : "none");
+  return pair;
 }
 
 // The inner exceptions are torch's and librace's. After an abort on one rank mpirun ends, with or
@@ -57,8 +67,10 @@ void PairRace::guarded(const std::function<void()>& work) {
     } catch (const LAMMPSException&) {
       throw;
     } catch (const std::exception& exception) {
-      error->one(FLERR, is_out_of_memory(exception) ? out_of_memory(one_line(exception))
-                                                    : one_line(exception));
+      error->one(FLERR,
+                 is_out_of_memory(exception)
+                     ? budget_.out_of_memory(graph(), uncertainty_wanted(), one_line(exception))
+                     : one_line(exception));
     }
   } catch (const LAMMPSAbortException&) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
@@ -72,35 +84,42 @@ void PairRace::compute(int eflag, int vflag) {
   uncertainty_step_ = -1;
   const bool uncertainty = uncertainty_wanted();
   guarded([&] {
-    const race::Prediction prediction = predict(uncertainty, vflag_atom || cvflag_atom);
+    const std::vector<int> species = present_species();
+    build_graph({species.data(), model_->metadata().r_max * units_.length, units_.length,
+                 excluded_groups()});
+    if (!budget_.estimated())
+      budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
+    // One evaluation does for both, unless a member leads: what moves atoms is then computed alike
+    // on every step.
+    const bool at_once = uncertainty && !leader_;
+    const race::Prediction prediction = predict(leader(), at_once, vflag_atom || cvflag_atom);
     add_forces(prediction.forces);
     tally(prediction);
-    if (uncertainty) {
+    if (at_once) {
       store_uncertainty(prediction);
-    } else if (hold_) {
-      recall();
+    } else if (uncertainty) {
+      store_uncertainty(predict(*model_, true, false));
+    } else if (settings_.uq_every > 0 && columns_.recall()) {
+      uncertainty_step_ = step_;
     }
   });
 }
 
-race::Prediction PairRace::predict(bool uncertainty, bool atom_virial) {
-  const std::vector<int> species = present_species();
-  build_graph(
-      {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
+// Of the graph that compute() has built. Collective.
+race::Prediction PairRace::predict(const race::Model& model, bool uncertainty, bool atom_virial) {
   race::Request request;
   request.uncertainty = uncertainty;
-  request.members = uncertainty && model_->metadata().n_members > 1;
+  request.members = uncertainty && model.metadata().n_members > 1;
   request.atom_virial = atom_virial;
   request.on_device = on_device();
   request.zbl = core_ ? &*core_ : nullptr;
-  if (!memory_) estimate_memory();
-  request.n_parts = parts(request);
+  request.n_parts = budget_.parts(graph(), uncertainty, settings_.memory_cap);
   const at::Tensor owner =
-      comm->nprocs == 1 && model_->device().is_cuda() ? owner_rows() : at::Tensor();
+      comm->nprocs == 1 && model.comm_width_max() > 0 ? owner_rows() : at::Tensor();
   std::optional<race::PeriodicFoldHalo> images;
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
-  race::Prediction prediction = race::predict(*model_, graph(), exchange, request);
+  race::Prediction prediction = race::predict(model, graph(), exchange, request);
   if (force->newton_pair) return prediction;  // LAMMPS takes home what stands on ghosts
   prediction.forces = completed(prediction.forces);
   if (atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
@@ -153,7 +172,7 @@ at::Tensor PairRace::owner_rows() {
 // Of owned rows, and with newton on of ghost rows too: LAMMPS's reverse communication of forces
 // takes these home.
 void PairRace::add_forces(const at::Tensor& forces) {
-  const at::Tensor mean = forces.mean(1).mul_(units_.force());
+  const at::Tensor mean = forces.mean(1).mul_(scaled_units().force());
   const double* component = mean.data_ptr<double>();
   for (int64_t row = 0; row < mean.size(0); ++row) {
     double* f = atom->f[local_.atom_of_row()[row]];
@@ -162,12 +181,13 @@ void PairRace::add_forces(const at::Tensor& forces) {
 }
 
 void PairRace::tally(const race::Prediction& prediction) {
-  const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(units_.energy);
+  const double unit = scaled_units().energy;
+  const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(unit);
   const double energy = node_energy.sum().item<double>();
   finite_ = std::isfinite(energy);
-  if (!finite_ && !FixRaceGuard::watches(*modify, update->ntimestep))
+  if (!finite_ && !readers_.watch(update->ntimestep))
     throw race::Error(
-        "pair_style race: the energy of model " + file_ + " is not finite at step " +
+        "pair_style race: the energy of model " + file() + " is not finite at step " +
         std::to_string(update->ntimestep) +
         "; expected a structure near the training set; check the positions and the time step");
   if (eflag_global) eng_vdwl += energy;
@@ -176,12 +196,12 @@ void PairRace::tally(const race::Prediction& prediction) {
       eatom[local().atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
 
   if (vflag_global) {
-    const at::Tensor mean = prediction.virial.mean(0).mul_(units_.energy);
+    const at::Tensor mean = prediction.virial.mean(0).mul_(unit);
     for (int k = 0; k < 6; ++k) virial[k] += mean.data_ptr<double>()[race::six_to_nine[k]];
   }
   if (vflag_atom || cvflag_atom) {
     constexpr int centroid_to_nine[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};  // xx yy zz xy xz yz yx zx zy
-    const at::Tensor scaled = prediction.atom_virial.cpu() * units_.energy;
+    const at::Tensor scaled = prediction.atom_virial.cpu() * unit;
     const double* w = scaled.data_ptr<double>();
     for (int64_t row = 0; row < scaled.size(0); ++row, w += 9) {
       const int i = local().atom_of_row()[row];
@@ -195,18 +215,23 @@ void PairRace::tally(const race::Prediction& prediction) {
   }
 }
 
-// A race compute, `uq every`, or fix pair. Computes announce their steps to LAMMPS
-// (Compute::addstep), so every rank agrees.
+// Computes announce their steps to LAMMPS (Compute::addstep), so every rank agrees.
 bool PairRace::uncertainty_wanted() const {
-  if (uq_flag_ || FixRaceBias::present(*modify)) return true;
-  if (uq_every_ > 0)
-    return update->ntimestep % uq_every_ == 0 || update->ntimestep == update->firststep;
-  if (FixRaceGuard::wants_uncertainty(*modify, update->ntimestep)) return true;
-  for (Compute* compute : modify->get_compute_list())
-    if ((!strcmp(compute->style, "race") || !strcmp(compute->style, "race/atom")) &&
-        compute->matchstep(update->ntimestep))
-      return true;
-  return false;
+  const bigint step = update->ntimestep;
+  if (uq_flag_ || readers_.insist(step)) return true;
+  if (settings_.uq_every > 0) return step % settings_.uq_every == 0 || step == update->firststep;
+  return readers_.want(step);
+}
+
+void PairRace::add_reader(const std::shared_ptr<const UncertaintyReader>& reader) {
+  readers_.add(reader);
+  warn_unscaled();
+}
+
+void PairRace::require(const std::string& where, const race::Quantity& quantity) const {
+  const std::string missing = race::missing(model_->metadata(), quantity);
+  if (!missing.empty())
+    error->all(FLERR, "{} {}: model {}: {}", where, quantity.name, file(), missing);
 }
 
 void PairRace::require_uncertainty() {
@@ -216,7 +241,7 @@ void PairRace::require_uncertainty() {
         FLERR,
         "compute race: uncertainties are not current on step {}; use the compute in a run, through thermo, dump, fix or variable",
         update->ntimestep);
-  guarded([&] { store_uncertainty(predict(true, false)); });
+  guarded([&] { store_uncertainty(predict(*model_, true, false)); });
 }
 
 void PairRace::store_uncertainty(const race::Prediction& prediction) {
@@ -227,98 +252,31 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   member_forces_ =
       (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces))
           .cpu();
-  const AtomUncertainty atoms = atom_uncertainty(prediction, member_forces_);
-  store(e_std, atoms.energy_std, units_.energy);
-  store(f_std, atoms.force_std, units_.force());
-  store(bald, atoms.bald, 1.0);
-  store(f_cov, atoms.cov, units_.force_squared());
-  store(f_aleatoric, atoms.cov_aleatoric, units_.force_squared());
-  store(f_epistemic, atoms.cov_epistemic, units_.force_squared());
-  rank_totals_ = rank_totals(prediction, atoms);
+  const race::AtomMoments atoms = race::atom_moments(prediction, member_forces_);
+  uncertainty_units_ = scaled_units();
+  columns_.store(atoms, local().atom_of_row(), uncertainty_units_.scaled(scale_ < 0 ? -1 : 1));
+  rank_sums_ = race::frame_sums(prediction, atoms);
   uncertainty_step_ = update->ntimestep;
-  if (hold_) keep();
+  if (settings_.uq_every > 0) columns_.keep();
 }
 
-// Columns go with their atoms in the fix, and are this step's again in recall().
-void PairRace::keep() {
-  for (int i = 0; i < atom->nlocal; ++i) {
-    double* to = hold_->values[i];
-    for (const PerAtom* quantity : {&e_std, &f_std, &bald}) *to++ = quantity->vector[i];
-    for (const PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic})
-      to = std::copy_n(quantity->array[i], 6, to);
-  }
+race::FrameSums PairRace::all_sums() const {
+  const auto over_ranks = [this](MPI_Op operation) {
+    return [this, operation](double* values, int n) {
+      MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_DOUBLE, operation, world);
+    };
+  };
+  return rank_sums_.reduced(over_ranks(MPI_SUM), over_ranks(MPI_MAX));
 }
 
-void PairRace::recall() {
-  for (PerAtom* quantity : {&e_std, &f_std, &bald})
-    memory->grow(quantity->vector, atom->nmax, "pair:race");
-  for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic})
-    memory->grow(quantity->array, atom->nmax, 6, "pair:race");
-  for (int i = 0; i < atom->nlocal; ++i) {
-    const double* from = hold_->values[i];
-    for (PerAtom* quantity : {&e_std, &f_std, &bald}) quantity->vector[i] = *from++;
-    for (PerAtom* quantity : {&f_cov, &f_aleatoric, &f_epistemic}) {
-      std::copy_n(from, 6, quantity->array[i]);
-      from += 6;
-    }
-  }
-  uncertainty_step_ = update->ntimestep;
-}
-
-void PairRace::store(PerAtom& quantity, const at::Tensor& values, double unit) {
-  const at::Tensor scaled = (values * unit).contiguous();
-  const double* value = scaled.data_ptr<double>();
-  const std::vector<int>& atoms = local().atom_of_row();
-  const int columns = quantity.columns ? quantity.columns : 1;
-  double* flat;
-  if (quantity.columns) {
-    memory->grow(quantity.array, atom->nmax, columns, "pair:race");
-    flat = quantity.array[0];
-  } else {
-    memory->grow(quantity.vector, atom->nmax, "pair:race");
-    flat = quantity.vector;
-  }
-  std::memset(flat, 0, sizeof(double) * columns * atom->nmax);
-  for (int64_t row = 0; row < scaled.size(0); ++row, value += columns)
-    std::memcpy(flat + static_cast<int64_t>(columns) * atoms[row], value, sizeof(double) * columns);
-}
-
-at::Tensor PairRace::reduced_sums() const {
-  const at::Tensor& mine = rank_totals_.sums;
-  at::Tensor sums = at::empty_like(mine);
-  MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()),
-                MPI_DOUBLE, MPI_SUM, world);
-  return sums;
+race::FrameMoments PairRace::frame() {
+  require_uncertainty();
+  return race::frame_moments(all_sums(), model_->metadata(), domain->dimension);
 }
 
 PairRace::Members PairRace::members() {
-  const int64_t M = model_->metadata().n_members;
-  const at::Tensor sums = reduced_sums();
-  return {sums[0].item<double>(), sums.slice(0, 1, 1 + M), member_forces_,
-          rank_totals_.sums.slice(0, 1 + 2 * M, 1 + 11 * M).view({M, 9})};
-}
-
-PairRace::Totals PairRace::totals() {
-  require_uncertainty();
-  const at::Tensor sums = reduced_sums();
-  const GlobalUncertainty uncertainty = global_uncertainty(sums, model_->metadata());
-
-  Totals totals;
-  MPI_Allreduce(&rank_totals_.max_force_std, &totals.max_force_std, 1, MPI_DOUBLE, MPI_MAX, world);
-  totals.max_force_std *= units_.force();
-  double sum = 0, largest = -HUGE_VAL;  // an atom's BALD is above 0 but for rounding
-  for (int64_t row = 0; row < graph().n_owned; ++row) {
-    const double value = bald.vector[local().atom_of_row()[row]];
-    sum += value;
-    largest = std::max(largest, value);
-  }
-  MPI_Allreduce(&sum, &totals.mean_bald, 1, MPI_DOUBLE, MPI_SUM, world);
-  MPI_Allreduce(&largest, &totals.max_bald, 1, MPI_DOUBLE, MPI_MAX, world);
-  totals.mean_bald /= sums[0].item<double>();
-  totals.energy_std = uncertainty.energy_std * units_.energy;
-  for (int k = 0; k < 6; ++k) totals.virial_std[k] = uncertainty.virial_std[k] * units_.energy;
-  totals.trace_std = uncertainty.trace_std * units_.energy;
-  return totals;
+  const race::FrameSums sums = all_sums();
+  return {sums.n_atoms.item<double>(), sums.energies, member_forces_, rank_sums_.virials};
 }
 
 int PairRace::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) {
@@ -334,33 +292,27 @@ void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) {
   halo_.unpack_reverse(n, atoms, buffer);
 }
 
-// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. `halo_bytes` and
-// `halo_seconds`: see HaloTotals.
+// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. For fix adapt: `scale`,
+// a factor on energy and forces. `halo_bytes` and `halo_seconds`: see HaloTotals.
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
-  if (!strcmp(name, "halo_bytes")) return &exchanged_.bytes;
-  if (!strcmp(name, "halo_seconds")) return &exchanged_.seconds;
-  for (const char* flag : {"e_std_flag", "f_std_flag", "bald_flag", "f_cov_flag",
-                           "f_aleatoric_flag", "f_epistemic_flag"})
-    if (!strcmp(name, flag)) return &uq_flag_;
+  const std::string asked = name;
+  if (asked == "scale") return &scale_;
+  shown_ = exchanged_;
+  if (asked == "halo_bytes") return &shown_.bytes;
+  if (asked == "halo_seconds") return &shown_.seconds;
+  for (const race::Quantity& quantity : race::quantities())
+    if (!quantity.symbol.empty() && asked == std::string(quantity.symbol) + "_flag") {
+      warn_unscaled();
+      return &uq_flag_;
+    }
   return nullptr;
 }
 
 void* PairRace::extract_peratom(const char* name, int& columns) {
-  const std::pair<const char*, PerAtom*> quantities[] = {{"e_std", &e_std},
-                                                         {"f_std", &f_std},
-                                                         {"bald", &bald},
-                                                         {"f_cov", &f_cov},
-                                                         {"f_aleatoric", &f_aleatoric},
-                                                         {"f_epistemic", &f_epistemic}};
-  for (const auto& [known, quantity] : quantities) {
-    if (strcmp(name, known)) continue;
-    columns = quantity->columns;
-    return columns ? static_cast<void*>(quantity->array) : quantity->vector;
-  }
-  return nullptr;
+  return columns_.extract(name, columns);
 }
 
 double PairRace::memory_usage() {
-  return Pair::memory_usage() + local_.memory_usage() + sizeof(double) * 20.0 * atom->nmax;
+  return Pair::memory_usage() + local_.memory_usage() + columns_.memory_usage();
 }

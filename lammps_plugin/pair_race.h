@@ -8,15 +8,16 @@
 
 #include "lammps_halo.h"
 #include "local_graph.h"
+#include "memory_budget.h"
 #include "pair.h"
-#include "race/memory.h"
+#include "pair_settings.h"
 #include "race/predict.h"
-#include "uncertainty.h"
+#include "race/quantities.h"
+#include "uncertainty_columns.h"
+#include "uncertainty_readers.h"
 #include "units.h"
 
 namespace LAMMPS_NS {
-
-class FixRaceHold;
 
 /// `pair_style race`: librace on LAMMPS's atoms, ghosts and communication. README.md is the
 /// reference of the command.
@@ -25,10 +26,16 @@ class PairRace : public Pair {
   explicit PairRace(LAMMPS*);
   ~PairRace() override;
 
+  /// The race pair style in use, with a model; nullptr where there is none, or more than one.
+  static PairRace* find(LAMMPS* lmp);
+  /// The same; an error that names the `reader` ("compute ID race") where there is not one.
+  static PairRace* need(LAMMPS* lmp, const std::string& reader);
+
   void settings(int, char**) override;
   void coeff(int, char**) override;
   void init_style() override;
   double init_one(int, int) override;
+  void setup() override;
   void compute(int, int) override;
 
   int pack_forward_comm(int, int*, double*, int, int*) override;
@@ -46,51 +53,40 @@ class PairRace : public Pair {
   double memory_usage() override;
 
   /// What every step of the plugin's styles runs in. No exception of torch or librace leaves it:
-  /// one rank's ends all ranks with one line, as do LAMMPS's own errors of one rank, and the line
-  /// has time to come out.
+  /// one rank's ends all ranks with one line, as do LAMMPS's own errors of one rank, and the
+  /// message is flushed before the abort.
   void guarded(const std::function<void()>& work);
 
-  // What the computes and fixes ask. LAMMPS's units.
+  // What the computes and fixes ask.
 
-  /// Collective: sees that the arrays below hold this step's values, evaluating once more when this
-  /// step's forces came without. With `uq every N`: the values of the last step that was evaluated.
+  /// Has uncertainties evaluated on the steps on which the reader wants them.
+  void add_reader(const std::shared_ptr<const UncertaintyReader>& reader);
+  /// Stops where the model cannot give a quantity. @param where "compute ID race", for messages.
+  void require(const std::string& where, const race::Quantity& quantity) const;
+
+  /// Collective: sees that what follows is of this step, evaluating once more when this step's
+  /// forces came without uncertainties. With `uq every N`: of the last step that was evaluated.
   void require_uncertainty();
+  const UncertaintyColumns& columns() const { return columns_; }
+  race::FrameMoments frame();  ///< Collective. In model units.
 
-  /// One per-atom quantity: `vector` or `array` with `columns`, over owned atoms; 0 for atoms of
-  /// other pair styles.
-  struct PerAtom {
-    double* vector = nullptr;
-    double** array = nullptr;
-    int columns = 0;  ///< 0: vector
-  };
-  PerAtom e_std, f_std, bald, f_cov{.columns = 6}, f_aleatoric{.columns = 6},
-      f_epistemic{.columns = 6};
-
-  struct Totals {
-    double energy_std;
-    double mean_bald;  ///< over the atoms of this pair style
-    double max_bald;
-    double max_force_std;
-    double virial_std[6];
-    double trace_std;  ///< of a third of the virial's trace
-  };
-  Totals totals();  ///< Collective. Of this step.
-
-  /// The members of this step, in model units (eV, Angstrom).
+  /// The members of this step, in model units.
   struct Members {
     double n_atoms;       ///< of this style, over all ranks
-    at::Tensor energies;  ///< [M], over all ranks
-    at::Tensor forces;    ///< [n_owned, M, 3] complete, of this rank's rows
-    at::Tensor virials;   ///< [M, 9], this rank's part
+    at::Tensor energies;  ///< [M] eV, over all ranks
+    at::Tensor forces;    ///< [n_owned, M, 3] eV/Angstrom, complete, of this rank's rows
+    at::Tensor virials;   ///< [M, 9] eV, this rank's part
   };
   Members members();  ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
 
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
-  const std::string& file() const { return file_; }
+  const std::string& file() const { return settings_.file; }
   const std::string& element(int type) const { return elements_[type]; }  ///< or NULL
   virtual const LocalGraph& local() { return local_; }  ///< of the last forces, in host memory
   bool finite() const { return finite_; }               ///< this rank's energy, of the last forces
   const RaceUnits& units() const { return units_; }
+  /// Of frame() and members(): with the `scale` that the step was evaluated with.
+  const RaceUnits& uncertainty_units() const { return uncertainty_units_; }
 
  protected:
   // What pair_style race/kk replaces: where the graph is made, how its rows travel, where the
@@ -106,62 +102,57 @@ class PairRace : public Pair {
   virtual race::HaloExchange& halo() { return halo_; }
   virtual void add_forces(const at::Tensor& forces);
 
-  std::string device_;
+  RaceUnits scaled_units() const { return units_.scaled(scale_); }
+
+  PairSettings settings_;
   std::optional<race::Model> model_;
   RaceUnits units_;
   LocalGraph local_;
   HaloTotals exchanged_;
 
  private:
-  void read_settings(int narg, char** arg);
   void read_model();
-  void refuse_other_than_restart();
-  void hold(bool wanted);
+  void read_model_of_restart();
   void read_elements(const std::vector<std::string>& names);
   void set_flags();
   void check_special_bonds() const;
   void check_masses() const;
   void warn_without_core() const;
+  void warn_unscaled();
   bool uncertainty_wanted() const;
-  void estimate_memory();
-  int64_t parts(const race::Request& request) const;
-  std::string out_of_memory(const std::string& what) const;
   int excluded_groups() const;
   std::vector<int> present_species() const;
-  race::Prediction predict(bool uncertainty, bool atom_virial);
+  const race::Model& leader() const { return leader_ ? *leader_ : *model_; }
+  race::Prediction predict(const race::Model& model, bool uncertainty, bool atom_virial);
   at::Tensor owner_rows();
   at::Tensor completed(const at::Tensor& rows);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);
-  void store(PerAtom& quantity, const at::Tensor& values, double unit);
-  void keep();
-  void recall();
-  at::Tensor reduced_sums() const;
-  static constexpr int n_held = 21;  ///< columns of the six quantities
+  race::FrameSums all_sums() const;
 
-  std::string file_, pin_;
-  std::optional<at::ScalarType> dtype_;
-  int uq_every_ = 0;
-  double memory_cap_ = 0;          ///< bytes of one evaluation; 0: none
-  bool zbl_ = false;               ///< asked for
-  std::optional<race::Zbl> core_;  ///< of the model, with `zbl on`
+  std::optional<race::Model> leader_;  ///< what moves atoms, unless all members do
+  std::optional<race::Zbl> core_;      ///< of the model, with `core on`
   std::vector<std::string>
-      elements_;                 ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
-  std::vector<int> species_;     ///< the same as rows of the model; -1: NULL
-  std::string restart_sha256_;   ///< of the model that a restart file was written with
-  FixRaceHold* hold_ = nullptr;  ///< with `uq every N`
-  std::string hold_id_;
+      elements_;                ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
+  std::vector<int> species_;    ///< the same as rows of the model; -1: NULL
+  std::string restart_sha256_;  ///< of the model that a restart file was written with
+  double scale_ = 1;            ///< on energy and forces, of fix adapt
 
   LammpsHalo halo_;
-  std::optional<race::MemoryEstimate> memory_,
-      memory_uncertain_;  ///< without and with uncertainties
+  MemoryBudget budget_;
 
   bool finite_ = true;
+  bigint step_ = -1;  ///< of the last forces
+
+  UncertaintyReaders readers_;
+  UncertaintyColumns columns_;
   int uq_flag_ = 0;               ///< set by fix pair through extract(), for one step
-  bigint step_ = -1;              ///< of the last forces
-  bigint uncertainty_step_ = -1;  ///< of the arrays
-  RankTotals rank_totals_;
+  bigint uncertainty_step_ = -1;  ///< of the columns
+  race::FrameSums rank_sums_;
   at::Tensor member_forces_;  ///< [n_owned, M, 3] eV/Angstrom, complete
+  RaceUnits uncertainty_units_;
+  bool warned_unscaled_ = false;
+  HaloTotals shown_;  ///< what extract() gives: LAMMPS may write to it
 };
 
 }  // namespace LAMMPS_NS

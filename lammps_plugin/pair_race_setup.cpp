@@ -10,7 +10,6 @@
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
-#include "fix_race_hold.h"
 #include "force.h"
 #include "load_model.h"
 #include "masses.h"
@@ -19,18 +18,12 @@
 #include "neighbor.h"
 #include "pair_race.h"
 #include "race/error.h"
+#include "universe.h"
 #include "update.h"
 
 using namespace LAMMPS_NS;
 
 namespace {
-
-constexpr const char* keywords[] = {"device", "dtype", "uq", "zbl", "halo", "memory", "sha256"};
-
-bool is_keyword(const char* word) {
-  return std::any_of(std::begin(keywords), std::end(keywords),
-                     [&](const char* keyword) { return !strcmp(word, keyword); });
-}
 
 bool is_artifact(const char* word) {
   const std::string name = word, ending = ".pt";
@@ -53,82 +46,24 @@ bool matches_pin(std::string pin, const std::string& digest) {
 
 }  // namespace
 
-// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N] [zbl on|off]
-// [halo exchange]
-//                  [memory MiB] [sha256 HEX]
 void PairRace::settings(int narg, char** arg) {
   const std::string before = restart_sha256_;
   restart_sha256_.clear();
-  read_settings(narg, arg);
-  if (model_ && !before.empty() && model_->sha256() != before && comm->me == 0)
-    error->warning(FLERR,
-                   "pair_style race: model {} has sha256 {}, the restart file was written with {}",
-                   file_, model_->sha256(), before);
-}
-
-void PairRace::read_settings(int narg, char** arg) {
   // LAMMPS keeps the object when the same style is given again: species of an earlier model must
   // not stay.
   elements_.clear();
   species_.clear();
   set_flags();
-  file_.clear();
-  pin_.clear();
-  device_ = default_device();
-  dtype_.reset();
-  uq_every_ = 0;
-  memory_cap_ = 0;
-  zbl_ = false;
-  model_.reset();
-
-  int k = 0;
-  if (narg > 0 && !is_keyword(arg[0])) file_ = arg[k++];
-  const auto value = [&](int offset) -> std::string {
-    if (k + offset >= narg)
-      utils::missing_cmd_args(FLERR, fmt::format("pair_style race {}", arg[k]), error);
-    return arg[k + offset];
-  };
-  while (k < narg) {
-    const std::string keyword = arg[k];
-    if (keyword == "device") {
-      device_ = value(1);
-    } else if (keyword == "dtype") {
-      const std::string name = value(1);
-      if (name != "float32" && name != "float64")
-        error->all(FLERR, "pair_style race dtype: expected float32 or float64, got {}", name);
-      dtype_ = name == "float32" ? at::kFloat : at::kDouble;
-    } else if (keyword == "uq") {
-      if (value(1) != "every")
-        error->all(FLERR, "pair_style race uq: expected every N, got {}", value(1));
-      uq_every_ = utils::inumeric(FLERR, value(2), false, lmp);
-      if (uq_every_ < 0)
-        error->all(FLERR, "pair_style race uq every: expected a number of steps >= 0, got {}",
-                   uq_every_);
-      ++k;
-    } else if (keyword == "zbl") {
-      if (value(1) != "on" && value(1) != "off")
-        error->all(FLERR, "pair_style race zbl: expected on or off, got {}", value(1));
-      zbl_ = value(1) == "on";
-    } else if (keyword == "halo") {
-      if (value(1) != "exchange")
-        error->all(FLERR, "pair_style race halo: expected exchange, got {}", value(1));
-    } else if (keyword == "memory") {
-      memory_cap_ = utils::numeric(FLERR, value(1), false, lmp) * 1048576;
-      if (!(memory_cap_ > 0 && std::isfinite(memory_cap_)))
-        error->all(FLERR, "pair_style race memory: expected MiB > 0, got {}", value(1));
-    } else if (keyword == "sha256") {
-      pin_ = value(1);
-    } else {
-      error->all(
-          FLERR,
-          "pair_style race: expected a keyword device, dtype, uq, zbl, halo, memory or sha256, got {}",
-          keyword);
-    }
-    k += 2;
-  }
+  scale_ = 1;
+  model_.reset(), leader_.reset(), core_.reset();
+  settings_ = PairSettings::parse(lmp, narg, arg, default_device());
   // Loaded this early because pair_style hybrid asks its styles for the width of their messages
   // only once.
-  if (!file_.empty()) read_model();
+  if (!file().empty()) read_model();
+  if (model_ && !before.empty() && model_->sha256() != before && comm->me == 0)
+    error->warning(FLERR,
+                   "pair_style race: model {} has sha256 {}, the restart file was written with {}",
+                   file(), model_->sha256(), before);
 }
 
 void PairRace::read_model() {
@@ -137,28 +72,42 @@ void PairRace::read_model() {
   std::string message;
   try {
     units_ = race_units(update->unit_style, force->angstrom);
-    model_.emplace(load_model(world, file_, device_, dtype_, pin_));
+    LoadedModel loaded = load_model(world, universe->uworld, settings_);
+    model_ = std::move(loaded.model);
+    leader_ = std::move(loaded.leader);
     core_.reset();
-    if (zbl_) core_.emplace(model_->metadata(), file_);
+    if (settings_.core) core_.emplace(model_->metadata(), file());
   } catch (const race::Error& exception) {
     message = exception.what();
   }
   if (!message.empty()) error->all(FLERR, message);
 
-  memory_.reset(), memory_uncertain_.reset();
+  budget_.forget();
   const race::Metadata& metadata = model_->metadata();
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
-  comm_forward = width;
+  comm_forward = std::max(width, 1);  // one: rows of owners, on one rank
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
   comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members),
                                     9});  // newton off: forces and per-atom virials too
   if (comm->me == 0)
     utils::logmesg(
         lmp,
-        "RACE model {}: elements {}, r_max {} Angstrom, {} layers, {} members, head {}, {} on {}\n  sha256 {}\n",
-        file_, join(metadata.elements), metadata.r_max, metadata.n_layers, metadata.n_members,
-        metadata.head, model_->dtype() == at::kFloat ? "float32" : "float64", device_,
-        model_->sha256());
+        "RACE model {}: elements {}, r_max {} Angstrom, {} layers, {} members{}, head {}, {} on {}\n  sha256 {}\n",
+        file(), join(metadata.elements), metadata.r_max, metadata.n_layers, metadata.n_members,
+        settings_.lead == "mean" ? "" : " led by " + settings_.lead, metadata.head,
+        model_->dtype() == at::kFloat ? "float32" : "float64", settings_.device, model_->sha256());
+}
+
+// Under hybrid the restart keeps pair_style but no pair_coeff.
+void PairRace::read_model_of_restart() {
+  if (model_ || restart_sha256_.empty()) return;
+  read_model();
+  if (model_->sha256() != restart_sha256_)
+    error->all(
+        FLERR,
+        "pair_style race: model {}: expected sha256 {}, with which the restart file was written, got {}; put that model back, or "
+        "give pair_style race and pair_coeff again to go on with this one",
+        file(), restart_sha256_, model_->sha256());
 }
 
 // pair_coeff * * [file] El1 El2 ... [sha256 HEX]; one element, or NULL, per atom type
@@ -170,31 +119,27 @@ void PairRace::coeff(int narg, char** arg) {
   arg += 2;
 
   if (narg >= 2 && !strcmp(arg[narg - 2], "sha256")) {
-    pin_ = arg[narg - 1];
+    settings_.pin = arg[narg - 1];
     narg -= 2;
   }
   if (narg > 0 && is_artifact(arg[0])) {
-    if (!file_.empty())
+    if (!file().empty())
       error->all(FLERR,
                  "pair_coeff race: expected element names, got {}; pair_style has read {} already",
-                 arg[0], file_);
-    file_ = arg[0];
+                 arg[0], file());
+    settings_.file = arg[0];
     read_model();
     --narg;
     ++arg;
   }
-  if (!model_ &&
-      !restart_sha256_.empty()) {  // under hybrid, whose restart keeps pair_style but no pair_coeff
-    read_model();
-    refuse_other_than_restart();
-  }
+  read_model_of_restart();
   if (!model_)
     error->all(
         FLERR,
         "pair_coeff race: no model; expected pair_style race FILE, or pair_coeff * * FILE El1 El2 ...");
-  if (!pin_.empty() && !matches_pin(pin_, model_->sha256()))
-    error->all(FLERR, "pair_coeff race: model {}: expected sha256 {}, got {}", file_, pin_,
-               model_->sha256());
+  if (!settings_.pin.empty() && !matches_pin(settings_.pin, model_->sha256()))
+    error->all(FLERR, "pair_coeff race: model {}: expected sha256 {}, got {}", file(),
+               settings_.pin, model_->sha256());
   read_elements({arg, arg + narg});
 }
 
@@ -205,7 +150,7 @@ void PairRace::read_elements(const std::vector<std::string>& names) {
     error->all(
         FLERR,
         "pair_coeff race: expected {} element names, one (or NULL) per atom type, got {}; model {} has {}",
-        ntypes, names.size(), file_, join(known));
+        ntypes, names.size(), file(), join(known));
   species_.assign(ntypes + 1, -1);
   for (int type = 1; type <= ntypes; ++type) {
     const std::string& name = names[type - 1];
@@ -215,7 +160,7 @@ void PairRace::read_elements(const std::vector<std::string>& names) {
       error->all(
           FLERR,
           "pair_coeff race: atom type {}: expected an element of model {} ({}) or NULL, got {}",
-          type, file_, join(known), name);
+          type, file(), join(known), name);
     species_[type] = static_cast<int>(found - known.begin());
   }
   if (std::all_of(species_.begin(), species_.end(), [](int species) { return species < 0; }))
@@ -234,8 +179,8 @@ void PairRace::warn_without_core() const {
       if (species_[i] >= 0 && species_[j] >= 0 && !core_->has(species_[i], species_[j]))
         error->warning(
             FLERR,
-            "pair_style race zbl: no core between {} and {}, a pair that the training set of model {} does not have",
-            elements_[i], elements_[j], file_);
+            "pair_style race core: no core between {} and {}, a pair that the training set of model {} does not have",
+            elements_[i], elements_[j], file());
 }
 
 // Pairs of types that this style computes: those with an element each. None without `elements_`.
@@ -256,15 +201,13 @@ void PairRace::set_flags() {
 
 void PairRace::init_style() {
   if (!model_ && !restart_sha256_.empty()) {
-    read_model();
-    refuse_other_than_restart();
+    read_model_of_restart();
     read_elements({elements_.begin() + 1, elements_.end()});
   }
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   units_ = race_units(update->unit_style, force->angstrom);
   check_masses();
-  check_special_bonds();
-  hold(uq_every_ > 0);
+  columns_.hold(settings_.uq_every > 0);
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers
   // after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
@@ -291,18 +234,24 @@ void PairRace::check_masses() const {
   }
 }
 
-// Bonded neighbours of weight 0 are missing from LAMMPS's lists, and a potential of many atoms
-// would be wrong in silence.
+void PairRace::setup() { check_special_bonds(); }
+
+// Bonded neighbours that LAMMPS leaves out of its lists, which it decides after init_style(): a
+// potential of many atoms would be wrong in silence. With kspace it keeps them all.
 void PairRace::check_special_bonds() const {
-  if (atom->molecular != Atom::MOLECULAR || !atom->nspecial) return;
+  if (atom->molecular == Atom::ATOMIC) return;
   int mine = 0, missing = 0;
   for (int i = 0; i < atom->nlocal; ++i) {
     if (species_[atom->type[i]] < 0) continue;
-    const int* up_to = atom->nspecial[i];  // 1-2, 1-3 and 1-4 neighbours, cumulative
-    for (int k = 0; k < 3; ++k)
-      if (up_to[k] > (k ? up_to[k - 1] : 0) && force->special_lj[k + 1] == 0 &&
-          force->special_coul[k + 1] == 0)
-        mine = 1;
+    for (int k = 1; k <= 3; ++k) {
+      if (neighbor->special_flag[k] != 0) continue;
+      if (atom->molecular == Atom::TEMPLATE) {
+        mine |= atom->molindex[i] >= 0;  // whose template may have bonds
+      } else if (atom->nspecial) {
+        const int* up_to = atom->nspecial[i];  // 1-2, 1-3 and 1-4 neighbours, cumulative
+        mine |= up_to[k - 1] > (k > 1 ? up_to[k - 2] : 0);
+      }
+    }
   }
   MPI_Allreduce(&mine, &missing, 1, MPI_INT, MPI_MAX, world);
   if (missing)
@@ -312,16 +261,16 @@ void PairRace::check_special_bonds() const {
         "1 1 1, or 1e-50 where another style needs 0");
 }
 
-void PairRace::hold(bool wanted) {
-  if (wanted == (hold_ != nullptr)) return;
-  if (wanted) {
-    hold_id_ = fmt::format("PAIR_RACE_HOLD_{}", instance_me);
-    hold_ = dynamic_cast<FixRaceHold*>(
-        modify->add_fix(fmt::format("{} all RACE/HOLD {}", hold_id_, n_held)));
-  } else {
-    modify->delete_fix(hold_id_);
-    hold_ = nullptr;
-  }
+// LAMMPS does not tell a style the factor that hybrid/scaled puts on its forces.
+void PairRace::warn_unscaled() {
+  if (warned_unscaled_ || !force->pair_style || strcmp(force->pair_style, "hybrid/scaled")) return;
+  warned_unscaled_ = true;
+  if (comm->me == 0)
+    error->warning(
+        FLERR,
+        "pair_style race: uncertainties are those of model {}, without the factor of "
+        "hybrid/scaled; for scaled ones use hybrid/overlay and fix adapt, pair race scale",
+        file());
 }
 
 double PairRace::init_one(int, int) { return model_->metadata().r_max * units_.length; }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "race/error.h"
+#include "race/quantities.h"
 
 /// What one unit of the model is in LAMMPS's units.
 struct RaceUnits {
@@ -11,7 +12,22 @@ struct RaceUnits {
   double length = 1;  ///< 1 Angstrom
 
   double force() const { return energy / length; }
-  double force_squared() const { return force() * force(); }
+
+  /// The same for a model whose energy is multiplied by `factor`.
+  RaceUnits scaled(double factor) const { return {energy * factor, length}; }
+
+  /// Of a row of the table of quantities. Those of stress are virials: divide by the volume.
+  double of(race::Dimension dimension) const {
+    switch (dimension) {
+      case race::Dimension::energy:
+      case race::Dimension::stress: return energy;
+      case race::Dimension::force: return force();
+      case race::Dimension::force_squared: return force() * force();
+      case race::Dimension::stress_squared: return energy * energy;
+      case race::Dimension::nats: return 1;
+    }
+    return 1;
+  }
 };
 
 /// @param style the argument of LAMMPS's `units` command. @param angstrom Force::angstrom, so that

@@ -22,6 +22,32 @@ namespace {
 
 constexpr int n_columns = 8;  // tag, type, x, y, z, fx, fy, fz
 
+// All rows, one rank after another, on rank 0. In messages of limited length: MPI counts in int,
+// which more than 268 million atoms would overflow.
+std::vector<double> collect(std::vector<double> mine, LAMMPS* lmp) {
+  constexpr int64_t chunk = int64_t{1} << 27;
+  auto size = static_cast<int64_t>(mine.size());
+  const auto parts = [&](double* values, const auto& transfer) {
+    for (int64_t at = 0; at < size; at += chunk)
+      transfer(values + at, static_cast<int>(std::min(chunk, size - at)));
+  };
+  if (lmp->comm->me != 0) {
+    MPI_Send(&size, 1, MPI_INT64_T, 0, 0, lmp->world);
+    parts(mine.data(),
+          [&](double* values, int n) { MPI_Send(values, n, MPI_DOUBLE, 0, 0, lmp->world); });
+    return {};
+  }
+  for (int rank = 1; rank < lmp->comm->nprocs; ++rank) {
+    MPI_Recv(&size, 1, MPI_INT64_T, rank, 0, lmp->world, MPI_STATUS_IGNORE);
+    const std::size_t before = mine.size();
+    mine.resize(before + size);
+    parts(mine.data() + before, [&](double* values, int n) {
+      MPI_Recv(values, n, MPI_DOUBLE, rank, 0, lmp->world, MPI_STATUS_IGNORE);
+    });
+  }
+  return mine;
+}
+
 // Rows of all ranks on rank 0, in the order of their tags.
 std::vector<double> gather(LAMMPS* lmp) {
   const Atom& atom = *lmp->atom;
@@ -31,13 +57,7 @@ std::vector<double> gather(LAMMPS* lmp) {
     mine.insert(mine.end(), {static_cast<double>(atom.tag[i]), static_cast<double>(atom.type[i]),
                              x[0], x[1], x[2], f[0], f[1], f[2]});
   }
-  int count = static_cast<int>(mine.size());
-  std::vector<int> counts(lmp->comm->nprocs), starts(lmp->comm->nprocs, 0);
-  MPI_Gather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, 0, lmp->world);
-  std::partial_sum(counts.begin(), counts.end() - 1, starts.begin() + 1);
-  std::vector<double> all(lmp->comm->me == 0 ? starts.back() + counts.back() : 0);
-  MPI_Gatherv(mine.data(), count, MPI_DOUBLE, all.data(), counts.data(), starts.data(), MPI_DOUBLE,
-              0, lmp->world);
+  const std::vector<double> all = collect(std::move(mine), lmp);
 
   std::vector<std::size_t> order(all.size() / n_columns);
   std::iota(order.begin(), order.end(), 0);

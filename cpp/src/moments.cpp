@@ -120,8 +120,8 @@ FrameMoments frame_moments(const FrameSums& sums, const Metadata& metadata, int 
   frame.n_dimensions = n_dimensions;
   frame.energy_members = sums.energies;
   frame.energy_var = (energy_vars.mean() + spread(sums.energies, 0)).item<double>();
-  frame.energy_bald = (std::log(frame.energy_var) - energy_vars.log().mean().item<double>()) / 2;
   if (n_atoms > 0) {
+    frame.energy_bald = (std::log(frame.energy_var) - energy_vars.log().mean().item<double>()) / 2;
     frame.mean_bald = sums.bald.item<double>() / n_atoms;
     frame.max_bald = sums.max_bald.item<double>();
     frame.max_force_std = sums.max_force_std.item<double>();

@@ -51,7 +51,7 @@ std::string PairRaceKokkos<DeviceType>::default_device() const {
 template <class DeviceType>
 void PairRaceKokkos<DeviceType>::read_restart_settings(FILE* file) {
   PairRace::read_restart_settings(file);
-  device_ = default_device();
+  settings_.device = default_device();
 }
 
 template <class DeviceType>
@@ -68,6 +68,12 @@ void PairRaceKokkos<DeviceType>::init_style() {
   auto* request = neighbor->find_request(this);
   request->set_kokkos_host(execution_space == HostKK);
   request->set_kokkos_device(execution_space == Device);
+}
+
+template <class DeviceType>
+void PairRaceKokkos<DeviceType>::setup() {
+  atomKK_->sync(Host, ALL_MASK);
+  PairRace::setup();
 }
 
 template <class DeviceType>
@@ -110,7 +116,7 @@ race::HaloExchange& PairRaceKokkos<DeviceType>::halo() {
 
 template <class DeviceType>
 void PairRaceKokkos<DeviceType>::add_forces(const at::Tensor& forces) {
-  const at::Tensor mean = forces.mean(1).mul_(units_.force()).contiguous();
+  const at::Tensor mean = forces.mean(1).mul_(scaled_units().force()).contiguous();
   race_kokkos::fence_torch(mean.device());
   atomKK_->sync(execution_space, F_MASK);
   race_kokkos::add<DeviceType>(atomKK_->k_f.view<DeviceType>(), device_graph_.atom_of_row(),

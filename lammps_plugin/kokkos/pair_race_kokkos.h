@@ -18,6 +18,7 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
   explicit PairRaceKokkos(LAMMPS*);
 
   void init_style() override;
+  void setup() override;
   void read_restart_settings(FILE*) override;
   double memory_usage() override;
   const LocalGraph& local() override;

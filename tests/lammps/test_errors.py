@@ -116,7 +116,7 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "two models": (f"pair_style race {artifact}\npair_coeff * * {artifact} B N O", "has read"),
         "keyword": (
             f"pair_style race {artifact} divice cpu",
-            "expected a keyword device, dtype, uq, zbl, halo, memory or sha256, got di",
+            "expected a keyword device, dtype, uq, lead, core, memory or sha256, got di",
         ),
         "device": (
             f"pair_style race {artifact} device tpu",
@@ -132,6 +132,8 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         ),
         "uq": (f"pair_style race {artifact} uq always", "expected every N, got always"),
         "halo": (f"pair_style race {artifact} halo extended", "expected exchange, got extended"),
+        "lead": (f"pair_style race {artifact} lead 0", "distilled or a member from 1, got 0"),
+        "no leader": (f"pair_style race {artifact} lead 2", "lead 2: the file carries no such"),
         "missing value": (f"pair_style race {artifact} device", "missing argument"),
         "pin in pair_style": (
             f"pair_style race {artifact} sha256 00000000",
@@ -153,11 +155,11 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         ),
         "nothing to tell": (
             f"pair_style race {point}\npair_coeff * * B N O\ncompute u all race/atom force/std",
-            "1 member(s) and head point",
+            "head point and no stress_head; expected an ensemble or a head with a force covariance",
         ),
         "no bald": (
             f"pair_style race {point}\npair_coeff * * B N O\ncompute u all race/atom bald",
-            "in an ensemble or evidential",
+            "expected a head with a force covariance",
         ),
         "global": (f"{good}\ncompute u all race entropy", "got entropy"),
         "group": (f"{good}\ngroup b type 1\ncompute u b race energy/std", "expected group all"),
@@ -209,3 +211,10 @@ def test_refuses_another_lammps(lammps_run, bn, artifact):
     assert not finished.hung and finished.status != 0
     line = one_error(finished.output)
     assert "20240829" in line and "20250722" in line
+
+
+def test_error_lines_have_no_path_of_the_build(lammps_run, bn, artifact):
+    commands = f"pair_style race {artifact} divice cpu"
+    finished = lammps_run.run(INPUT.format(plugin=lammps_run.plugin, commands=commands))
+    (line,) = [line for line in finished.output.splitlines() if line.startswith("ERROR")]
+    assert "(lammps_plugin/pair_settings.cpp:" in finished.output, line

@@ -385,7 +385,7 @@ def test_models_that_cannot_be_guarded(guard, artifact, artifacts):
     assert guard(f"1 stop {OFF}", artifact=artifact).status == 0
     point = artifacts("guarded_point", n_members=1, head="point", training=TRAINING)
     finished = guard("1 stop force/std 0.1", artifact=point)
-    assert finished.status != 0 and "one member and head point" in finished.errors()[0]
+    assert finished.status != 0 and "1 member(s), head point" in finished.errors()[0]
 
 
 def test_unwritable_file(guard):

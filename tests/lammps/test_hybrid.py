@@ -4,6 +4,7 @@ bonded atoms.
 
 import numpy as np
 import pytest
+import race._race
 
 from .conftest import ELEMENTS
 from .harness import NKTV2P, read_dump, thermo, write_data
@@ -186,3 +187,140 @@ def test_bonded_neighbors(lammps_run, artifact, special):
     assert finished.status == 0, finished.output
     expected = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS).energy
     assert thermo(finished.output)[0]["PotEng"] == pytest.approx(expected, abs=1e-9)
+
+
+def bond_file(lammps_run, atoms, extra=""):
+    """bonded.data of atom_style bond: one bond, between atom 1 and the nearest to it."""
+    write_data(lammps_run.folder / "plain.data", atoms, ELEMENTS)
+    head, rows = (lammps_run.folder / "plain.data").read_text().split("Atoms # atomic\n\n")
+    head = head.replace("3 atom types", "3 atom types\n1 bonds\n1 bond types")
+    rows = [row.split() for row in rows.splitlines()]
+    nearest = int(np.argsort(atoms.get_distances(0, range(len(atoms)), mic=True))[1]) + 1
+    bonded = "\n".join(" ".join([i, "1", t, *x]) for i, t, *x in rows)
+    (lammps_run.folder / "bonded.data").write_text(
+        f"{head}Atoms # bond\n\n{bonded}\n\nBonds\n\n1 1 1 {nearest}\n"
+    )
+
+
+DIMER = """
+# two bonded atoms
+
+2 atoms
+1 bonds
+
+Coords
+
+1 0.0 0.0 0.0
+2 1.3 0.0 0.0
+
+Types
+
+1 1
+2 2
+
+Bonds
+
+1 1 1 2
+
+Special Bond Counts
+
+1 1 0 0
+2 1 0 0
+
+Special Bonds
+
+1 2
+2 1
+"""
+
+
+@pytest.mark.parametrize("special", ["", "special_bonds lj/coul 1 1 1"])
+def test_bonded_neighbors_of_a_template(lammps_run, artifact, special):
+    """atom_style template keeps its bonds with the molecule, not with the atoms."""
+    (lammps_run.folder / "dimer.mol").write_text(DIMER)
+    script = f"""
+    units metal
+    molecule m dimer.mol
+    atom_style template m
+    bond_style zero
+    {special}
+    region box block 0 10 0 10 0 10
+    create_box 3 box bond/types 1 extra/bond/per/atom 1 extra/special/per/atom 2
+    create_atoms 0 single 5 5 5 mol m 77
+    bond_coeff 1
+    mass 1 10.811
+    mass 2 14.007
+    mass 3 15.999
+    plugin load {lammps_run.plugin}
+    pair_style race {artifact}
+    pair_coeff * * B N O
+    thermo_style custom step pe fmax
+    run 0
+    """
+    finished = lammps_run.run(script, 2)
+    assert not finished.hung
+    if special:
+        assert finished.status == 0, finished.output
+        assert thermo(finished.output)[0]["Fmax"] > 0.01
+    else:
+        assert finished.status != 0 and any(
+            "special_bonds lj/coul 1 1 1" in line for line in finished.errors()
+        ), finished.output
+
+
+def test_kspace_keeps_bonded_neighbors(lammps_run, artifact):
+    """With kspace, LAMMPS leaves bonded pairs on its lists: nothing to refuse."""
+    atoms = boron_nitride((2, 1, 1))
+    bond_file(lammps_run, atoms)
+    script = f"""
+    units metal
+    atom_style full
+    bond_style zero
+    read_data full.data
+    bond_coeff 1
+    plugin load {lammps_run.plugin}
+    pair_style hybrid/overlay race {artifact} coul/long 3.0
+    pair_coeff * * race B N O
+    pair_coeff * * coul/long
+    kspace_style ewald 1e-4
+    set group all charge 0.0
+    set atom 1 charge 1e-9
+    set atom 2 charge -1e-9
+    thermo_style custom step pe
+    thermo_modify format float %.17g
+    run 0
+    """
+    text = (lammps_run.folder / "bonded.data").read_text()
+    head, rest = text.split("Atoms # bond\n\n")
+    rows, bonds = rest.split("\n\nBonds")
+    rows = [row.split() for row in rows.splitlines()]
+    full = "\n".join(" ".join([i, m, t, "0.0", *x]) for i, m, t, *x in rows)
+    (lammps_run.folder / "full.data").write_text(f"{head}Atoms # full\n\n{full}\n\nBonds{bonds}")
+    finished = lammps_run.run(script, 2)
+    assert finished.status == 0 and not finished.hung, finished.output
+    expected = lammps_run.single_point(atoms, f"{artifact}", ELEMENTS).energy
+    assert thermo(finished.output)[0]["PotEng"] == pytest.approx(expected, abs=1e-7)
+
+
+KEYWORDS = "device cpu dtype float64 uq every 2 lead mean core on memory 500 halo exchange"
+
+
+@pytest.mark.parametrize("hybrid", ["hybrid", "hybrid/overlay", "hybrid/scaled"])
+def test_every_keyword_under_hybrid(lammps_run, artifacts, hybrid):
+    """LAMMPS cuts the arguments of hybrid at every word that is a pair style: no keyword is one."""
+    model = artifacts("core", training={"min_distance": {"B-N": 1.5, "B-B": 1.5, "N-N": 1.5}})
+    digest = race._race.read_artifact(str(model)).sha256
+    atoms = boron_nitride((2, 1, 1))
+    plain = lammps_run.single_point(atoms, f"{model} core on", ELEMENTS)
+    without = lammps_run.single_point(atoms, f"{model}", ELEMENTS)
+    assert abs(plain.energy - without.energy) > 0.1
+    factor = "1.0 " if hybrid == "hybrid/scaled" else ""
+    pair = (
+        f"pair_style {hybrid} {factor}race {model} {KEYWORDS} sha256 {digest[:10]} "
+        f"{factor}lj/cut 3.0\npair_coeff * * race B N O\n"
+        + ("pair_coeff 3 3 lj/cut 0.0 1.0" if hybrid == "hybrid" else "pair_coeff * * lj/cut 0 1")
+    )
+    found = lammps_run.single_point(atoms, "", ELEMENTS, ranks=2, pair=pair)
+    assert found.energy == pytest.approx(plain.energy, abs=1e-9)
+    np.testing.assert_allclose(found.forces, plain.forces, atol=1e-9)
+    np.testing.assert_allclose(found.columns["f_cov"], plain.columns["f_cov"], atol=1e-10)

