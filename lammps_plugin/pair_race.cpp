@@ -309,7 +309,9 @@ void* PairRace::extract(const char* name, int& dim) {
   return nullptr;
 }
 
+// Columns of an earlier step stand in the order that atoms had then: zeros instead.
 void* PairRace::extract_peratom(const char* name, int& columns) {
+  if (uncertainty_step_ != update->ntimestep) columns_.clear();
   return columns_.extract(name, columns);
 }
 

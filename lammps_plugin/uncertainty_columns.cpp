@@ -46,15 +46,21 @@ void UncertaintyColumns::grow() {
 void UncertaintyColumns::store(const race::AtomMoments& atoms, const std::vector<int>& atom_of_row,
                                const RaceUnits& units) {
   grow();
+  clear();
   for (Column& column : columns_) {
     const int n = column.quantity->n_columns;
     const at::Tensor values =
         (column.quantity->of_atoms(atoms) * units.of(column.quantity->dimension)).contiguous();
-    if (n_max_ > 0) std::fill_n(column.row(0), static_cast<int64_t>(n) * n_max_, 0.0);
     const double* value = values.const_data_ptr<double>();
     for (int64_t row = 0; row < values.size(0); ++row, value += n)
       std::copy_n(value, n, column.row(atom_of_row[row]));
   }
+}
+
+void UncertaintyColumns::clear() {
+  if (n_max_ == 0) return;
+  for (Column& column : columns_)
+    std::fill_n(column.row(0), static_cast<int64_t>(column.quantity->n_columns) * n_max_, 0.0);
 }
 
 const double* UncertaintyColumns::of(const race::Quantity& quantity, int i) const {

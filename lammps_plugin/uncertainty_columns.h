@@ -26,8 +26,10 @@ class UncertaintyColumns : protected Pointers {
   /// The values of atom i: quantity.n_columns numbers.
   const double* of(const race::Quantity& quantity, int i) const;
 
-  /// LAMMPS's Pair::extract_peratom: by symbol; nullptr for none of ours. Of this step or not, the
-  /// array is long enough for all atoms.
+  void clear();  ///< All zeros.
+
+  /// LAMMPS's Pair::extract_peratom: by symbol; nullptr for none of ours. The array is long enough
+  /// for all atoms.
   void* extract(const std::string& symbol, int& n_columns);
 
   /// Before a run: a fix to hold values in, made anew, or none. A fix of an earlier run may have

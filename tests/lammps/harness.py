@@ -12,15 +12,15 @@ from pathlib import Path
 import ase
 import ase.data
 import numpy as np
+import race._race
 
 PATIENCE = 5 if "RACE_SANITIZED" in os.environ else 1  # a sanitized build is slower
 NKTV2P = 1.6021765e6  # bar per eV/Angstrom^3, LAMMPS's own value in metal units
+# Name and width of each in a snapshot: those of the table, but for bald, which is no moment.
 COLUMNS = {
-    "force/std": ("f_std", 1),
-    "force/cov": ("f_cov", 6),
-    "force/aleatoric": ("f_aleatoric", 6),
-    "force/epistemic": ("f_epistemic", 6),
-    "energy/std": ("e_std", 1),
+    row["name"]: (row["symbol"], row["n_columns"])
+    for row in race._race.quantities()
+    if row["per_atom"] and row["symbol"] and row["dimension"] != "nats"
 }
 # What there is of a single one, without a stress_head
 ONE_MEMBER = (

@@ -22,6 +22,7 @@ timestep 0.0005
 fix nve all nve
 {commands}
 """
+ONE = ["force/std", "energy/std"]  # what a member alone has
 EXACT = "thermo_modify format float %.17g\nthermo 1"
 
 
@@ -68,7 +69,7 @@ def test_the_leader_moves_and_all_members_judge(lammps_run, ensemble, members, n
         systems, f"{ensemble} lead {name}", ELEMENTS, ranks=2, columns=columns
     )
     mean = lammps_run.single_points(systems, f"{ensemble}", ELEMENTS, columns=columns)
-    own = lammps_run.single_points(systems, f"{members[name]}", ELEMENTS, columns=["force/std"])
+    own = lammps_run.single_points(systems, f"{members[name]}", ELEMENTS, columns=ONE)
     for system in systems:
         a, b, c = found[system], own[system], mean[system]
         assert abs(b.energy - c.energy) > 1e-3
@@ -114,13 +115,13 @@ def test_restart_goes_on_with_the_leader(lammps_run, ensemble):
 def test_float32_and_newton_off(lammps_run, ensemble, members):
     setup = {"setup": "newton off", "ranks": 2}
     led = lammps_run.single_point(b2o3(), f"{ensemble} lead 1 dtype float32", ELEMENTS, **setup)
-    own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=["force/std"])
+    own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=ONE)
     np.testing.assert_allclose(led.forces, own.forces, atol=5e-4)
 
 
 def test_one_member_leads_itself(lammps_run, members):
-    led = lammps_run.single_point(b2o3(), f"{members['1']} lead 1", ELEMENTS, columns=["force/std"])
-    own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=["force/std"])
+    led = lammps_run.single_point(b2o3(), f"{members['1']} lead 1", ELEMENTS, columns=ONE)
+    own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=ONE)
     assert led.energy == pytest.approx(own.energy, abs=1e-10)
 
 

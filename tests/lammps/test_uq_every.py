@@ -61,8 +61,8 @@ def test_the_fix_may_be_deleted(run):
 def test_new_atoms_have_zeros(run, lammps_run):
     """Until they are evaluated; the others keep what they had."""
     commands = """
-    region cell block EDGE EDGE EDGE EDGE EDGE EDGE
-    fix new all deposit 1 3 1 77 region cell near 0.8
+    region cell block 2 5 2 5 2 5
+    fix new all deposit 1 3 1 77 region cell near 0.6
     dump d all custom 1 out.dump id c_u[*]
     dump_modify d sort id format float %.17g
     fix nve all nve
