@@ -26,19 +26,19 @@ constexpr int n_columns = 8;  // tag, type, x, y, z, fx, fy, fz
 // which more than 268 million atoms would overflow.
 std::vector<double> collect(std::vector<double> mine, LAMMPS* lmp) {
   constexpr int64_t chunk = int64_t{1} << 27;
-  auto size = static_cast<int64_t>(mine.size());
+  auto size = static_cast<bigint>(mine.size());
   const auto parts = [&](double* values, const auto& transfer) {
     for (int64_t at = 0; at < size; at += chunk)
       transfer(values + at, static_cast<int>(std::min(chunk, size - at)));
   };
   if (lmp->comm->me != 0) {
-    MPI_Send(&size, 1, MPI_INT64_T, 0, 0, lmp->world);
+    MPI_Send(&size, 1, MPI_LMP_BIGINT, 0, 0, lmp->world);
     parts(mine.data(),
           [&](double* values, int n) { MPI_Send(values, n, MPI_DOUBLE, 0, 0, lmp->world); });
     return {};
   }
   for (int rank = 1; rank < lmp->comm->nprocs; ++rank) {
-    MPI_Recv(&size, 1, MPI_INT64_T, rank, 0, lmp->world, MPI_STATUS_IGNORE);
+    MPI_Recv(&size, 1, MPI_LMP_BIGINT, rank, 0, lmp->world, MPI_STATUS_IGNORE);
     const std::size_t before = mine.size();
     mine.resize(before + size);
     parts(mine.data() + before, [&](double* values, int n) {
