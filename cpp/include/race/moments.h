@@ -58,9 +58,9 @@ FrameSums frame_sums(const Prediction& prediction, const AtomMoments& atoms);
 
 /// Of the whole structure.
 struct FrameMoments {
-  at::Tensor energy_members;  ///< [M] eV
-  double energy_var = 0;      ///< eV^2, total
-  double energy_bald = 0;     ///< nats, of the total energy; 0 without atoms
+  at::Tensor energy_members;           ///< [M] eV
+  double energy_var = 0;               ///< eV^2, total
+  double energy_bald = 0;              ///< nats, of the total energy; 0 without atoms
   double mean_bald = 0, max_bald = 0;  ///< nats, over atoms; 0 without atoms
   double max_force_std = 0;            ///< eV/Angstrom; 0 without atoms
   at::Tensor virial_members;           ///< [G, 6] eV
