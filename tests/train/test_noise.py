@@ -206,6 +206,23 @@ def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path,
     assert "one division" in capsys.readouterr().out
 
 
+def test_the_frames_that_choose_the_epoch_do_not_fit_the_factors(copper, tmp_path):
+    train(make_config(copper, validation_fraction=0.5, train={"epochs": 3}), tmp_path / "run")
+    run = Run.load(tmp_path / "run")
+    prepared, all_labels = run.prepare(), set()
+    for part in (prepared.validation, prepared.calibration):
+        labels = {atoms.info["energy"] for atoms in part.frames}
+        assert len(part) == len(labels) == 3 and not labels & all_labels
+        all_labels |= labels
+    factors = []
+    for part in (prepared.calibration, prepared.validation):
+        plain = type(run.model)(run.model.config, run.config.constants.as_trained(), torch.float64)
+        plain.load_state_dict(run.model.state_dict())
+        factors.append(fit_noise(plain, part.batches(3)))
+    assert run.summary["noise_factors"] == pytest.approx(factors[0], rel=1e-6)
+    assert factors[0]["forces"] != pytest.approx(factors[1]["forces"], rel=1e-3)
+
+
 def test_a_factor_is_not_fitted_to_few_energies(runs, copper, monkeypatch, capsys):
     monkeypatch.setattr(noise, "MIN_ENERGIES", 100)
     model, config, _ = load_run(runs[0])

@@ -139,7 +139,9 @@ def fit(
 
     if fitted.validation:
         device = next(fitted.model.parameters()).device
-        batches = fitted.validation.batches(runs[0].config.train.batch_size)
+        # As in training: not the frames that chose an epoch, where there are enough of them
+        calibration = runs[0].prepare().calibration
+        batches = calibration.batches(runs[0].config.train.batch_size)
         fitted.about["noise_factors"] = fit_noise(
             fitted.model, (batch.to(device) for batch in batches)
         )

@@ -58,6 +58,7 @@ class Run:
     model: RACE
     config: RunConfig
     summary: dict[str, Any]
+    _prepared: Prepared | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "Run":
@@ -65,11 +66,13 @@ class Run:
         return cls(Path(path), *load_run(path))
 
     def prepare(self) -> Prepared:
-        """The run's own training and validation sets, exactly as it was trained on them.
+        """The run's own training and validation sets, read once, exactly as it was trained on them.
 
         Raises:
             RaceError: the files cannot be read, or are no longer those of the training.
         """
+        if self._prepared is not None:
+            return self._prepared
         for name, digest in self.summary.get("training", {}).get("files", {}).items():
             if Path(name).exists() and sha256(Path(name)) != digest:
                 raise RaceError(
@@ -77,7 +80,8 @@ class Run:
                     where=name,
                     expected=f"sha256 {digest[:12]}..., as {self.path} was trained on",
                 )
-        return prepare(self.config, self.config.constants)
+        self._prepared = prepare(self.config, self.config.constants)
+        return self._prepared
 
 
 @dataclass

@@ -260,18 +260,16 @@ class Trainer:
 
     # ---- validation ------------------------------------------------------------------------------
 
-    def validation_batches(self) -> Iterator[Batch | None]:
-        """This rank's shares of the validation set."""
-        return self._shares(
-            self.validation_set, self.validation_set.plan(self.options.batch_size, shuffle=False)
-        )
+    def shares_of(self, dataset: Dataset) -> Iterator[Batch | None]:
+        """This rank's shares of the frames of a dataset, in its order."""
+        return self._shares(dataset, dataset.plan(self.options.batch_size, shuffle=False))
 
     def validate(self) -> tuple[list[float], dict[str, float]]:
         """The likelihood loss of each member [n_members], and metrics by name
         (`validation/forces_rmse`, `.../member_0`).
         """
         metrics, loss = Metrics(self.config.model), Means()
-        for batch in self.validation_batches():
+        for batch in self.shares_of(self.validation_set):
             if batch is None:
                 continue
             out = self.model(batch, forces=self.needs_forces).detach()

@@ -85,7 +85,7 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
     trainer = Trainer(resolved, model, prepared.train, prepared.validation, out, ranks)
     trainer.fit()
     load_weights(model, out / "model.safetensors")
-    about["noise_factors"] = fit_noise(model, trainer.validation_batches(), ranks)
+    about["noise_factors"] = fit_noise(model, trainer.shares_of(prepared.calibration), ranks)
     _, metrics = trainer.validate()
     if ranks.first:
         write_config(out, resolved.model_copy(update={"constants": model.constants}))
