@@ -32,7 +32,9 @@ PairRace::PairRace(LAMMPS* lmp)
   one_coeff = 1;
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;  // the virial is summed over edges, right for any box
-  centroidstressflag = CENTROID_AVAIL;
+  // Half of an edge's virial to each end is not the centroid form, and a heat flux from it is
+  // wrong.
+  centroidstressflag = CENTROID_NOTAVAIL;
 }
 
 PairRace::~PairRace() {

@@ -41,13 +41,12 @@ plugin load {plugin}
 {pair}
 compute e all pe/atom
 compute w all stress/atom NULL virial
-compute cw all centroid/stress/atom NULL virial
 compute u all race/atom {columns}
 compute U all race energy/std max/force/std{stress}
 compute p all pressure NULL virial
 thermo_style custom step pe vol c_p[*] c_U[*]
 thermo_modify format float %.17g
-dump d all custom 1 {name}.dump id type fx fy fz c_e c_w[*] c_cw[*] c_u[*]
+dump d all custom 1 {name}.dump id type fx fy fz c_e c_w[*] c_u[*]
 dump_modify d sort id format float %.17g
 {before_run}
 run 0
@@ -77,7 +76,6 @@ class Snapshot:
     virial: np.ndarray  # [6]
     atom_energy: np.ndarray  # [n]
     atom_virial: np.ndarray  # [n, 6]
-    centroid_virial: np.ndarray  # [n, 9] xx yy zz xy xz yz yx zx zy
     columns: dict[str, np.ndarray]  # of compute race/atom
     energy_std: float
     max_force_std: float
@@ -297,7 +295,6 @@ def read_snapshot(
         virial=np.array([row[f"c_p[{k}]"] for k in range(1, 7)]) * row["Volume"] / NKTV2P,
         atom_energy=frame["c_e"],
         atom_virial=-table("c_w", 1, 6) / NKTV2P,  # stress/atom is minus the virial
-        centroid_virial=-table("c_cw", 1, 9) / NKTV2P,
         columns=columns,
         energy_std=row["c_U[1]"],
         max_force_std=row["c_U[2]"],

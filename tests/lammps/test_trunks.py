@@ -38,7 +38,6 @@ def test_shared_is_tiled(lammps_run, paths, ranks):
         "virial",
         "atom_energy",
         "atom_virial",
-        "centroid_virial",
         "energy_std",
         "max_force_std",
         "stress_std",
