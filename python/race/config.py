@@ -193,6 +193,15 @@ class DataConfig(Options):
         description="E0 by element, a file of isolated atoms, or a fit",
         json_schema_extra=unit("eV"),
     )
+    skip_bad_frames: int = Field(
+        default=0,
+        ge=0,
+        description="frames that may be left out because they cannot be used; each is named",
+    )
+    accept: list[str] = Field(
+        default=[],
+        description="data checks (docs/data-checks.md) whose refusal is known and wanted",
+    )
 
 
 class TrainConfig(Options):

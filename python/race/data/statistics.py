@@ -76,6 +76,7 @@ def _pick(energies: Mapping[str, float], elements: Sequence[str], where: object)
 
 
 def _fit(frames: Sequence[ase.Atoms], elements: Sequence[str], pooling: str) -> list[float]:
+    frames = [atoms for atoms in frames if "energy" in atoms.info] or frames
     counts, energy = composition(frames, elements), _energies(frames)
     n_atoms = counts.sum(1)
     # Rows per atom, so that a large cell does not outweigh a small one; lstsq returns the
@@ -117,7 +118,7 @@ def force_scale(frames: Sequence[ase.Atoms]) -> float:
         RaceError: no frame has forces, or all are zero.
     """
     forces = [atoms.arrays["forces"].ravel() for atoms in frames if "forces" in atoms.arrays]
-    rms = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
+    rms = float(np.sqrt(np.nanmean(np.concatenate(forces) ** 2))) if forces else 0.0
     if rms == 0.0:
         raise RaceError(
             "no force scale",
@@ -139,6 +140,7 @@ def energy_scale(
 
     The scale of a model trained without forces.
     """
+    frames = [atoms for atoms in frames if "energy" in atoms.info] or frames
     counts = composition(frames, elements)
     n_atoms = counts.sum(1)
     baseline = counts @ np.asarray(e0)
@@ -171,7 +173,7 @@ def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:
     for symbol in elements:
         z = atomic_numbers[symbol]
         per_element[symbol] = {"n_atoms": int((numbers == z).sum())}
-        if (mine := norm[norm_numbers == z]).size:
+        if (mine := norm[(norm_numbers == z) & np.isfinite(norm)]).size:
             per_element[symbol] |= {
                 "force_rms": float(np.sqrt(np.mean(mine**2) / 3)),
                 "force_max": float(mine.max()),

@@ -45,8 +45,8 @@ class Source:
     extensive: bool = True
 
     def read(self, path: Path) -> list[ase.Atoms]:
-        """Labelled frames; energies are required."""
-        return read_frames(path, require=("energy",), **self.keys)
+        """Frames with energies, forces or both."""
+        return read_frames(path, require=(), wanted=("energy", "forces"), **self.keys)
 
     def split(self, name: str, frames: list[ase.Atoms], ood: bool = False) -> Split:
         """The frames with their predictions, to be judged."""

@@ -40,7 +40,7 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     require_one_member(run, "calibrate an ensemble with `race evaluate --calibrate`")
     validation = run.prepare().validation
     prediction, labels = predict_dataset(run.model, validation, run.config.train.batch_size)
-    scale = {"energy": rms((labels.energy - prediction.energy.mean) / prediction.energy.std)}
+    scale = {"energy": rms(known(labels.energy - prediction.energy.mean, prediction.energy.std))}
     changes = {"sigma0_energy": run.model.constants.sigma0_energy * scale["energy"]}
     if prediction.forces is not None and labels.forces is not None:
         scale["forces"] = mahalanobis_scale(
@@ -54,6 +54,11 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     )
     calibrated.load_state_dict(run.model.state_dict())
     return Fitted(calibrated.eval(), {"std_scale": scale}, validation)
+
+
+def known(error: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Standardised errors [n_labelled] of the frames that have a label."""
+    return (error / std)[np.isfinite(error)]
 
 
 def rms(z: np.ndarray) -> float:

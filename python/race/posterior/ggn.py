@@ -110,9 +110,8 @@ def loss_curvature(
         n_batches, with_forces = n_batches + 1, "forces" in loss.weights
         out = model(batch, forces=with_forces, create_graph=with_forces)
         noise = Noise.of(config, model, batch, out)
-        assert batch.energy is not None
         z = torch.randn(out.energy.shape, generator=generator, device=noise.energy.device)
-        errors, labels = {"energy": noise.energy * z}, {"energy": torch.zeros_like(batch.energy)}
+        errors, labels = {"energy": noise.energy * z}, {"energy": torch.zeros_like(batch.volume)}
         if with_forces:
             z = torch.randn(out.forces.shape, generator=generator, device=noise.forces.device)
             errors["forces"] = (noise.forces @ z.to(noise.forces).unsqueeze(-1)).squeeze(-1)

@@ -226,11 +226,12 @@ def calibration_targets(
     batches = [every[k : k + CALIBRATION_BATCH] for k in range(0, len(every), CALIBRATION_BATCH)]
     for indices in progress(batches, "energy features of the validation set", len(batches)):
         batch = dataset.batch(indices).to(device)
-        assert batch.energy is not None
+        if batch.energy is None:
+            continue
         error = run.model(batch, forces=False).energy.detach().double() - batch.energy[:, None]
-        parts[0].append(
-            (error.cpu().numpy(), last_layer.frame_features(run.model, batch).cpu().numpy())
-        )
+        rows = last_layer.frame_features(run.model, batch)
+        known = torch.isfinite(error).all(1)
+        parts[0].append((error[known].cpu().numpy(), rows[known].cpu().numpy()))
     if run.config.train.forces_weight > 0:
         batches = [
             of_forces[k : k + CALIBRATION_BATCH]
@@ -239,11 +240,13 @@ def calibration_targets(
         for indices in progress(batches, "force features of the calibration frames", len(batches)):
             batch = dataset.batch(indices).to(device)
             forces = run.model(batch).forces
-            assert forces is not None and batch.forces is not None
+            assert forces is not None
+            if batch.forces is None:
+                continue
             error = (forces[:, 0].detach() - batch.forces).double().cpu().numpy()
             labelled = np.isfinite(error).all(1)
-            rows = last_layer.force_features(run.model, batch)[:, 0].cpu().numpy()
-            parts[1].append((error[labelled], rows[labelled]))
+            features = last_layer.force_features(run.model, batch)[:, 0].cpu().numpy()
+            parts[1].append((error[labelled], features[labelled]))
     targets = [
         Target(*(np.concatenate(arrays) for arrays in zip(*part, strict=True))) if part else None
         for part in parts

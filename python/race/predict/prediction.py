@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from race.data.graph import Batch
-from race.errors import RaceError
 from race.predict.moments import Moments
 
 
@@ -83,17 +82,14 @@ def marginal_std(cov: np.ndarray) -> np.ndarray:
 def batch_labels(batch: Batch, elements: list[str]) -> Labels:
     """References of one batch."""
 
-    def rows(tensor: torch.Tensor | None, shape: tuple[int, int]) -> np.ndarray:
+    def rows(tensor: torch.Tensor | None, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, np.nan) if tensor is None else tensor.double().cpu().numpy()
 
-    if batch.energy is None or not bool(torch.isfinite(batch.energy).all()):
-        raise RaceError("a frame to evaluate has no energy")
     symbols = np.array(elements)[batch.species.cpu().numpy()]
     forces, stress = rows(batch.forces, (batch.n_atoms, 3)), rows(batch.stress, (batch.n_frames, 6))
     n_atoms = batch.n_atoms_per_frame.cpu().numpy()
-    return Labels(
-        rows(batch.energy, (0, 0)), forces, stress, batch.frame.cpu().numpy(), n_atoms, symbols
-    )
+    energy = rows(batch.energy, (batch.n_frames,))
+    return Labels(energy, forces, stress, batch.frame.cpu().numpy(), n_atoms, symbols)
 
 
 def frame_labels(frames: Iterable[ase.Atoms]) -> Labels:

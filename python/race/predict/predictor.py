@@ -107,7 +107,7 @@ def predict_dataset(
     Forces and stress are predicted where the dataset has force labels.
 
     Raises:
-        RaceError: the dataset is empty or a frame has no energy.
+        RaceError: the dataset is empty.
     """
     if len(dataset) == 0:
         raise RaceError("no frames to evaluate")

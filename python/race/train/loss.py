@@ -72,7 +72,7 @@ class Loss:
         """`loss` and its terms from their `rows`, divided by `counts` (of the whole batch,
         where these are some of its rows).
         """
-        # 0 without stress labels
+        # 0 where no row is labelled
         terms = {term: value.sum(0) / max(counts[term], 1) for term, value in rows.items()}
         return {"loss": self.total(terms)} | terms
 
@@ -81,8 +81,8 @@ class Loss:
         return torch.stack([self.weights[term] * value for term, value in terms.items()]).sum(0)
 
     def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
-        """Terms before averaging: energy [n_frames, n_members], forces [n_atoms, n_members],
-        stress [n_labelled, n_members].
+        """Terms before averaging, [n_labelled, n_members] each: frames, atoms, frames. What
+        has no label (NaN, or None of the whole batch) has no row.
         """
         rows = {}
         force_var = None
@@ -95,30 +95,34 @@ class Loss:
         return rows
 
     def _energy(self, out: ModelOutput, batch: Batch, beta: float) -> Tensor:
-        assert batch.energy is not None, (
-            "energy_weight without energies: race.train.prepare refuses that"
-        )
-        square = (out.energy - batch.energy.unsqueeze(1)) ** 2
+        if batch.energy is None:  # no frame of this batch has one
+            return out.energy.new_zeros(0, out.energy.shape[1])
+        labelled = torch.isfinite(batch.energy)
+        square = (out.energy[labelled] - batch.energy[labelled].unsqueeze(1)) ** 2
         # An integer times a number is float32
-        size = batch.n_atoms_per_frame.to(square.dtype).unsqueeze(1) if self.extensive else 1
-        unit = size * self.sigma0_energy**2
+        n_atoms = batch.n_atoms_per_frame[labelled].to(square.dtype).unsqueeze(1)
+        unit = (n_atoms if self.extensive else 1) * self.sigma0_energy**2
         if self.kind == "mse":
             return 0.5 * square / unit
-        var = out.energy_var
-        assert var is not None, "a likelihood of energies needs a head with their noise"
+        assert out.energy_var is not None, "a likelihood of energies needs a head with their noise"
+        var = out.energy_var[labelled]
         return (var.detach() / unit) ** beta * 0.5 * (square / var + torch.log(var))
 
     def _forces(self, out: ModelOutput, batch: Batch, beta: float) -> tuple[Tensor, Tensor | None]:
         """Rows, and the detached scalar variance det(Sigma)^(1/3) [n_atoms, n_members] of the
         total covariance, where the head has one.
         """
-        assert batch.forces is not None, (
-            "forces_weight without forces: race.train.prepare refuses that"
-        )
         assert out.forces is not None
-        error = out.forces - batch.forces.unsqueeze(1)
+        if batch.forces is None:
+            labelled = torch.zeros_like(batch.species, dtype=torch.bool)
+            error = torch.zeros_like(out.forces)
+        else:
+            labelled = torch.isfinite(batch.forces).all(1)
+            error = out.forces - torch.where(
+                labelled.unsqueeze(1), batch.forces, out.forces.detach().mean(1)
+            ).unsqueeze(1)
         if self.kind in ("mse", "nll_e"):
-            return 0.5 * (error * error).sum(-1) / self.sigma0**2, None
+            return 0.5 * (error[labelled] ** 2).sum(-1) / self.sigma0**2, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
         var = torch.exp(logdet.detach() / 3.0)
         if HEADS[self.covariance.head].own_epistemic:
@@ -129,7 +133,7 @@ class Loss:
             if self.kind == "evidential"
             else 0.5 * (quadratic + logdet)
         )
-        return (var / self.sigma0**2) ** beta * nll, var
+        return ((var / self.sigma0**2) ** beta * nll)[labelled], var
 
     def _stress(
         self, out: ModelOutput, batch: Batch, force_var: Tensor | None, beta: float

@@ -95,18 +95,24 @@ class Metrics:
     def update(self, batch: Batch, out: ModelOutput, forces_cov: Tensor | None) -> None:
         """out of `RACE.forward`; forces_cov [n_atoms, M, 3, 3] or None."""
         if batch.energy is not None:
-            var = None if out.energy_var is None else out.energy_var.double()[..., None, None]
-            value, var = with_ensemble(out.energy.double().unsqueeze(2), var)
-            size = batch.n_atoms_per_frame.view(-1, 1, 1) if self.extensive else 1
-            error, var = value - batch.energy.view(-1, 1, 1), var.squeeze(3)
+            labelled = torch.isfinite(batch.energy)
+            var = None
+            if out.energy_var is not None:
+                var = out.energy_var[labelled].double()[..., None, None]
+            value, var = with_ensemble(out.energy[labelled].double().unsqueeze(2), var)
+            size = batch.n_atoms_per_frame[labelled].view(-1, 1, 1) if self.extensive else 1
+            error, var = value - batch.energy[labelled].view(-1, 1, 1), var.squeeze(3)
             self._errors("energy", error / size, var.sqrt() / size)
             if out.energy_var is not None:
                 self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()))
         if batch.forces is not None and out.forces is not None:
+            labelled = torch.isfinite(batch.forces).all(1)
             value, cov = with_ensemble(
-                out.forces.double(), None if forces_cov is None else forces_cov.double()
+                out.forces[labelled].double(),
+                None if forces_cov is None else forces_cov[labelled].double(),
             )
-            error, std = value - batch.forces.unsqueeze(1), cov.diagonal(dim1=-2, dim2=-1).sqrt()
+            error = value - batch.forces[labelled].unsqueeze(1)
+            std = cov.diagonal(dim1=-2, dim2=-1).sqrt()
             self._errors("forces", error, std)
             self.means.add("forces_coverage", (error.abs() <= Z90 * std).double())
             if self.forces_cov:

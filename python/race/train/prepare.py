@@ -12,6 +12,8 @@ import torch
 
 from race.config import Config, ModelConfig, ModelConstants, RunConfig
 from race.data import Dataset, read_frames
+from race.data.io import Tolerance
+from race.data.plausibility import REFUSED, Report, check
 from race.data.splits import validation_split
 from race.data.statistics import (
     atomic_energies,
@@ -52,6 +54,7 @@ class Prepared:
     validation: Dataset
     calibration: Dataset
     summary: dict[str, Any]
+    report: Report
 
 
 def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared:
@@ -72,21 +75,24 @@ def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared
         for name, weight in (("energy", train.energy_weight), ("forces", train.forces_weight))
         if weight > 0
     ]
-    frames = _read(data.train, config, labels)
+    if train.stress_weight > 0:
+        labels.append("stress")
+    tolerance = Tolerance(data.skip_bad_frames)
+    frames = _read(data.train, config, labels, tolerance)
     if data.validation:
-        validation = _read(data.validation, config, labels)
+        validation = _read(data.validation, config, labels, tolerance)
     else:
         frames, validation = validation_split(frames, data.validation_fraction, data.split_seed)
-    if train.stress_weight > 0 and not all(
-        any("stress" in atoms.info for atoms in part) for part in (frames, validation)
-    ):
-        raise RaceError(
-            "no stress labels",
-            where="train.stress_weight",
-            expected="0, or training and validation frames with stress",
-            got=train.stress_weight,
-            remedy="set it to 0 or data.stress_key",
-        )
+    for label in labels:
+        for part, of in ((frames, "training"), (validation, "validation")):
+            if not any(label in (a.arrays if label == "forces" else a.info) for a in part):
+                raise RaceError(
+                    f"no {label} labels in the {of} frames",
+                    where=f"train.{label}_weight",
+                    expected=f"0, or training and validation frames with {label}",
+                    got=getattr(train, f"{label}_weight"),
+                    remedy=f"set data.{label}_key, or data.split_seed if the other part has them",
+                )
 
     dtype = DTYPES[train.dtype]
     elements = constants.elements if constants else config.model.elements
@@ -95,13 +101,16 @@ def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared
     validation_set, calibration_set = (
         Dataset(part, elements, config.model.r_max, dtype) for part in divided(validation)
     )
+    # What is continued was asked before.
+    report = check(training_set, validation, labels, list(REFUSED) if constants else data.accept)
     constants = constants or derive_constants(config, training_set)
     files = {str(path): sha256(path) for path in [*data.train, *data.validation]}
     about = summary(frames, config.model.r_max) | {"n_validation": len(validation), "files": files}
+    about |= {"findings": report.findings, "left_out": tolerance.left_out}
     resolved = RunConfig(
         **{name: getattr(config, name) for name in Config.model_fields}, constants=constants
     )
-    return Prepared(resolved, training_set, validation_set, calibration_set, about)
+    return Prepared(resolved, training_set, validation_set, calibration_set, about, report)
 
 
 def divided(validation: list[ase.Atoms]) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
@@ -159,7 +168,9 @@ def energy_unit(model: ModelConfig) -> float:
     return UNTRAINED_ENERGY if model.gate or model.correlation > 1 else 1.0
 
 
-def _read(paths: list[Path], config: Config, labels: list[str]) -> list[ase.Atoms]:
+def _read(
+    paths: list[Path], config: Config, labels: list[str], tolerance: Tolerance
+) -> list[ase.Atoms]:
     data = config.data
 
     def read(path: Path) -> list[ase.Atoms]:
@@ -169,7 +180,9 @@ def _read(paths: list[Path], config: Config, labels: list[str]) -> list[ase.Atom
             forces_key=data.forces_key,
             stress_key=data.stress_key,
             units=data.units,
-            require=labels,
+            require=(),
+            wanted=labels,
+            tolerance=tolerance,
         )
 
     return [atoms for path in paths for atoms in read(path)]

@@ -147,3 +147,4 @@ def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path, ranks: Ran
         + (f"{ranks.size} ranks; " if ranks.size > 1 else "")
         + f"writing {out}"
     )
+    print(prepared.report.text())

@@ -1,0 +1,430 @@
+"""Whether labels can be right and can be learned: asked once, before hours of training.
+
+A check warns, with the numbers of the frames, or refuses where it is certain that training
+would do silent damage; a name in `data.accept` turns its refusal into a warning. REFUSED and
+WARNED are what docs/data-checks.md lists.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import ase
+import numpy as np
+from ase.data import atomic_numbers
+
+from race.data.dataset import Dataset
+from race.data.fingerprint import fingerprint
+from race.data.graph import ORIGIN
+from race.data.labels import FIXED
+from race.data.notes import log
+from race.data.statistics import composition
+from race.errors import RaceError
+
+# name -> what is looked at
+REFUSED = {
+    "stress-units": "stress beyond what forces and energies allow: kB, GPa, a virial",
+    "stress-sign": "stress that falls as the volume grows: compression counted positive",
+    "huge-forces": "a force above 1e4 eV/A",
+    "conflicting-labels": "one structure with two labels: another charge, spin or method",
+    "validation-is-training": "a tenth or more of the validation frames are training frames",
+    "no-neighbours": "no atom of the training set has a neighbour within r_max",
+}
+WARNED = {
+    "shared-frames": "a few validation frames are training frames",
+    "duplicates": "training frames that occur twice",
+    "charges": "frames that differ in charge, spin or multiplicity, which no model here reads",
+    "element-without-data": "an element of the model without an atom in the training set",
+    "few-atoms": "an element with fewer than 10 atoms in the training set",
+    "lonely-atoms": "atoms without a neighbour within r_max",
+    "large-forces": "a force above 50 eV/A that is 30 times the median",
+    "zero-forces": "forces of exactly 0 on some atoms of many frames: frozen atoms?",
+    "net-force": "forces of a frame that do not sum to zero",
+    "energy-outliers": "energies far from what the composition explains",
+    "energy-offsets": "energies of one file shifted against those of another",
+    "lengths": "shortest distances that are no bond: Bohr or nm for Angstrom?",
+    "missing-labels": "frames without one of the labels that are trained on",
+}
+
+GPA = 160.21766208  # in an eV/Angstrom^3
+# The virial of n atoms fluctuates by about sqrt(n) times force times so many Angstrom
+# (race.model.stress); more than TOO_LARGE times that is another unit.
+VIRIAL_LENGTH, TOO_LARGE = 3.5, 30.0
+STIFFEST = 50.0  # eV/A^3, five times diamond's largest elastic constant
+SHARED = 0.1  # of the validation frames
+
+
+@dataclass
+class Report:
+    """What a data set says of itself: `rows` of a table (name, value), and findings
+    (check, text), all of them warnings or accepted.
+    """
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    findings: list[tuple[str, str]] = field(default_factory=list)
+
+    def text(self) -> str:
+        width = max((len(name) for name, _ in self.rows), default=0)
+        lines = [f"  {name:<{width}}  {value}" for name, value in self.rows]
+        return "\n".join(lines + [f"  warning, {name}: {what}" for name, what in self.findings])
+
+
+def check(
+    training: Dataset,
+    validation: Sequence[ase.Atoms],
+    labels: Sequence[str],
+    accept: Sequence[str] = (),
+) -> Report:
+    """Looks at frames from `read_frames`; builds (and so caches) the training graphs.
+
+    Args:
+        training: the training set, whose elements and cutoff are the model's.
+        validation: frames.
+        labels: those of "energy", "forces", "stress" that are trained on.
+        accept: names of REFUSED whose refusal is known and wanted.
+
+    Raises:
+        RaceError: labels that cannot be right or learned, all reasons in one line.
+    """
+    report = Report(rows=list(_table(training, validation)))
+    refusals = []
+    for name, what in _findings(training, validation, labels):
+        if name in REFUSED and name not in accept:
+            refusals.append(f"{what} ({name})")
+        else:
+            report.findings.append((name, what))
+    if refusals:
+        for line in report.text().splitlines():
+            log.warning("%s", line)
+        raise RaceError(
+            "; ".join(refusals),
+            where="training data",
+            remedy="mend the data, or name what you know to be right in data.accept "
+            "(docs/data-checks.md)",
+        )
+    return report
+
+
+def _table(training: Dataset, validation: Sequence[ase.Atoms]) -> Iterator[tuple[str, str]]:
+    frames = training.frames
+    n = len(frames)
+    energy = [atoms.info["energy"] / len(atoms) for atoms in frames if "energy" in atoms.info]
+    if energy:
+        yield (
+            "energy",
+            f"{len(energy)} of {n} frames, {min(energy):.4g} to {max(energy):.4g} eV/atom",
+        )
+    if (norm := np.linalg.norm(_forces(frames), axis=1)).size:
+        n_forces = sum("forces" in atoms.arrays for atoms in frames)
+        rms = np.sqrt(np.mean(norm**2) / 3)
+        yield "forces", f"{n_forces} of {n} frames, rms {rms:.3g}, largest {norm.max():.3g} eV/A"
+    stress = np.array([atoms.info["stress"] for atoms in frames if "stress" in atoms.info])
+    if stress.size:
+        yield (
+            "stress",
+            f"{len(stress)} of {n} frames, rms {np.sqrt(np.mean(stress**2)) * GPA:.3g}, largest "
+            f"{np.abs(stress).max() * GPA:.3g} GPa",
+        )
+    count = [np.diff(training.graph(k).row_ptr.numpy()) for k in range(n)]
+    each = np.concatenate(count)
+    yield (
+        "neighbours",
+        f"{each.min()} to {each.max()}, mean {each.mean():.1f}, within {training.r_max:g} A",
+    )
+    volume = [atoms.get_volume() / len(atoms) for atoms in frames if atoms.pbc.all()]
+    n_not = len(frames) - len(volume)
+    if volume:
+        text = f"{min(volume):.3g} to {max(volume):.3g} A^3/atom"
+        yield "volume", text + (f"; {n_not} frames not periodic in 3D" if n_not else "")
+    else:
+        yield "periodicity", f"none of {n} frames is periodic in 3D"
+
+
+Findings = Iterator[tuple[str, str]]
+
+
+def _findings(
+    training: Dataset, validation: Sequence[ase.Atoms], labels: Sequence[str]
+) -> Findings:
+    frames = training.frames
+    every = [*frames, *validation]
+    yield from _copies(frames, validation, labels)
+    yield from _charges(every)
+    yield from _elements(training, validation)
+    yield from _missing(every, labels)
+    if "forces" in labels:
+        yield from _force_values(every)
+    if "energy" in labels:
+        yield from _energies(frames, training.elements)
+    if "stress" in labels:
+        yield from _stresses(frames)
+        yield from _stresses(validation)
+    yield from _surroundings(training)
+
+
+def named(frames: Sequence[ase.Atoms], most: int = 4) -> str:
+    """Where frames come from: "a.xyz, frame 3" of the first, and how many more."""
+    shown = [str(atoms.info.get(ORIGIN, "frame")) for atoms in frames[:most]]
+    short = [text.rsplit("/", 1)[-1] for text in shown]
+    return "; ".join(short) + (f"; ... ({len(frames)} in all)" if len(frames) > most else "")
+
+
+def _forces(frames: Sequence[ase.Atoms]) -> np.ndarray:
+    """[n, 3] of all atoms that have one."""
+    parts = [atoms.arrays["forces"] for atoms in frames if "forces" in atoms.arrays]
+    rows = np.concatenate([np.zeros((0, 3)), *parts])
+    return rows[np.isfinite(rows).all(axis=1)]
+
+
+def _differ(a: ase.Atoms, b: ase.Atoms, labels: Sequence[str]) -> str | None:
+    """How the labels of one structure differ, beyond what a repeated calculation does."""
+    if "energy" in labels and "energy" in a.info and "energy" in b.info:
+        difference = abs(a.info["energy"] - b.info["energy"])
+        if difference > max(0.02, 2e-3 * len(a)):
+            return f"energies {difference:.3g} eV apart"
+    if "forces" in labels and "forces" in a.arrays and "forces" in b.arrays:
+        difference = np.nanmax(np.abs(a.arrays["forces"] - b.arrays["forces"]), initial=0.0)
+        if difference > 0.1:
+            return f"forces {difference:.3g} eV/A apart"
+    return None
+
+
+def _copies(
+    frames: Sequence[ase.Atoms], validation: Sequence[ase.Atoms], labels: Sequence[str]
+) -> Findings:
+    first: dict[str, ase.Atoms] = {}
+    duplicates, conflicts = [], []
+    for atoms in frames:
+        other = first.setdefault(fingerprint(atoms), atoms)
+        if other is not atoms:
+            duplicates.append(atoms)
+            if how := _differ(atoms, other, labels):
+                conflicts.append((atoms, other, how))
+    shared = []
+    for atoms in validation:
+        if (known := first.get(fingerprint(atoms))) is not None:
+            shared.append(atoms)
+            if how := _differ(atoms, known, labels):
+                conflicts.append((atoms, known, how))
+    if conflicts:
+        a, b, how = conflicts[0]
+        yield (
+            "conflicting-labels",
+            f"{len(conflicts)} frames have the structure of another and other labels: "
+            f"{named([b, a])}, {how}",
+        )
+    if duplicates:
+        yield "duplicates", f"{len(duplicates)} training frames occur before: {named(duplicates)}"
+    if shared:
+        large = len(shared) >= SHARED * len(validation) and len(shared) > 1
+        yield (
+            "validation-is-training"
+            if large or len(shared) == len(validation)
+            else "shared-frames",
+            f"{len(shared)} of {len(validation)} validation frames are training frames, so that "
+            f"neither the best epoch nor the noise can be told: {named(shared)}",
+        )
+
+
+def _charges(frames: Sequence[ase.Atoms]) -> Findings:
+    for key in ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity"):
+        values = {str(atoms.info[key]) for atoms in frames if key in atoms.info}
+        if len(values) > 1:
+            yield (
+                "charges",
+                f"frames differ in {key} ({', '.join(sorted(values)[:4])}), which the model does "
+                "not know",
+            )
+
+
+def _elements(training: Dataset, validation: Sequence[ase.Atoms]) -> Findings:
+    counts = composition(training.frames, training.elements).sum(axis=0)
+    for symbol, count in zip(training.elements, counts, strict=True):
+        z = atomic_numbers[symbol]
+        if count == 0:
+            seen = [atoms for atoms in validation if (atoms.numbers == z).any()]
+            place = f"only in validation ({named(seen)})" if seen else "in model.elements alone"
+            yield (
+                "element-without-data",
+                f"{symbol} is {place}: its weights stay as they were drawn, and the predicted "
+                "deviation does not tell",
+            )
+        elif count < 10:
+            having = [atoms for atoms in training.frames if (atoms.numbers == z).any()]
+            yield "few-atoms", f"{symbol}: {count:.0f} atoms in the training set ({named(having)})"
+
+
+def _missing(frames: Sequence[ase.Atoms], labels: Sequence[str]) -> Findings:
+    for label in labels:
+        lacking = [
+            atoms
+            for atoms in frames
+            if label not in (atoms.arrays if label == "forces" else atoms.info)
+        ]
+        if lacking:
+            count = f"{len(lacking)} of {len(frames)} frames"
+            yield "missing-labels", f"{label}: missing in {count} ({named(lacking)})"
+
+
+def _force_values(frames: Sequence[ase.Atoms]) -> Findings:
+    labelled = [atoms for atoms in frames if "forces" in atoms.arrays]
+    if not labelled:
+        return
+    largest = np.array(
+        [
+            np.sqrt(np.nanmax((atoms.arrays["forces"] ** 2).sum(axis=1), initial=0.0))
+            for atoms in labelled
+        ]
+    )
+    median = float(np.sqrt(np.median((_forces(labelled) ** 2).sum(axis=1))))
+    for name, rows in (
+        ("huge-forces", largest > 1e4),
+        ("large-forces", (largest > 50.0) & (largest > 30.0 * median) & (largest <= 1e4)),
+    ):
+        if rows.any():
+            which = [labelled[k] for k in np.flatnonzero(rows)]
+            size = f"{largest[rows].max():.3g} eV/A, median {median:.3g}"
+            yield name, f"{rows.sum()} frames with forces to {size}: {named(which)}"
+    zero, net = [], []
+    for atoms in labelled:
+        forces = atoms.arrays["forces"]
+        nothing = ~forces.any(axis=1) & np.isfinite(forces).all(axis=1)
+        if (
+            nothing.any()
+            and not nothing.all()
+            and not atoms.arrays.get(FIXED, nothing & False).any()
+        ):
+            zero.append(atoms)
+        if len(atoms) > 1 and np.isfinite(forces).all():
+            rms = np.sqrt(np.mean(forces**2))
+            if np.abs(forces.sum(axis=0)).max() > 0.02 + 0.5 * rms * np.sqrt(len(atoms)):
+                net.append(atoms)
+    if len(zero) >= max(2, len(labelled) // 4):
+        n = sum(int((~atoms.arrays["forces"].any(axis=1)).sum()) for atoms in zero)
+        yield (
+            "zero-forces",
+            f"{n} atoms of {len(zero)} frames have forces of exactly 0 beside others that have "
+            f"not; if they were frozen, write NaN: {named(zero)}",
+        )
+    if net:
+        yield "net-force", f"forces of {len(net)} frames do not sum to zero: {named(net)}"
+
+
+def _energies(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> Findings:
+    labelled = [atoms for atoms in frames if "energy" in atoms.info and len(atoms) > 1]
+    if len(labelled) < 8:
+        return
+    counts = composition(labelled, elements)
+    n_atoms = counts.sum(axis=1)
+    energy = np.array([atoms.info["energy"] for atoms in labelled]) / n_atoms
+    x = counts / n_atoms[:, None]
+    residual = energy - x @ np.linalg.lstsq(x, energy, rcond=1e-8)[0]
+    residual -= np.median(residual)
+    # Of energies within one file, lest an offset between two hide itself
+    source = np.array(
+        [str(atoms.info.get(ORIGIN, "")).rsplit(", frame", 1)[0] for atoms in labelled]
+    )
+    of_source = {name: residual[source == name] for name in np.unique(source)}
+    spread = float(
+        np.median(np.concatenate([np.abs(rows - np.median(rows)) for rows in of_source.values()]))
+    )
+    large = {name: rows for name, rows in of_source.items() if len(rows) >= 4}
+    centre = {name: float(np.median(rows)) for name, rows in large.items()}
+    if len(centre) > 1:
+        low, high = min(centre, key=centre.__getitem__), max(centre, key=centre.__getitem__)
+        offset = centre[high] - centre[low]
+        if offset > max(0.05, 8.0 * spread):
+            yield (
+                "energy-offsets",
+                f"energies of {high.rsplit('/', 1)[-1]} lie {offset:.3g} eV/atom above those of "
+                f"{low.rsplit('/', 1)[-1]}, {offset / max(spread, 1e-9):.0f} times the spread: "
+                "another method or reference?",
+            )
+            return
+    far = np.abs(residual) > max(1.0, 20.0 * spread)
+    if far.any():
+        which = [labelled[k] for k in np.flatnonzero(far)]
+        size = f"{np.abs(residual[far]).max():.3g} eV/atom"
+        yield (
+            "energy-outliers",
+            f"{far.sum()} energies lie {size} from what the composition explains: {named(which)}",
+        )
+
+
+def _stresses(frames: Sequence[ase.Atoms]) -> Findings:
+    labelled = [atoms for atoms in frames if "stress" in atoms.info]
+    if not labelled:
+        return
+    stress = np.array([atoms.info["stress"] for atoms in labelled])  # [n, 6] in SIX_ORDER
+    volume = np.array([atoms.get_volume() for atoms in labelled])
+    n_atoms = np.array([len(atoms) for atoms in labelled])
+    pressure = stress[:, :3].mean(axis=1)
+    shear = stress.copy()
+    shear[:, :3] -= pressure[:, None]
+    rms = float(np.sqrt(np.mean(stress**2)))
+    by_forces = by_energy = 0.0
+    force = np.sqrt(np.mean(_forces(labelled) ** 2)) if _forces(labelled).size else 0.0
+    if force > 1e-3:
+        virial = np.sqrt(np.mean((shear * volume[:, None]) ** 2))
+        by_forces = virial / (VIRIAL_LENGTH * force * np.sqrt(n_atoms.mean())) / TOO_LARGE
+    groups = _alike_composition(labelled)
+    same = max(groups, key=len)
+    energies = np.array([labelled[k].info.get("energy", np.nan) for k in same]) / n_atoms[same]
+    if len(same) >= 6 and np.isfinite(energies).all() and energies.std() > 1e-9:
+        work = np.mean(stress[same] ** 2) * (volume[same] / n_atoms[same]).mean()
+        by_energy = work / (2.0 * energies.std()) / STIFFEST
+    if by_forces > 1.0 or by_energy > 1.0 or rms > 30.0:
+        yield (
+            "stress-units",
+            f"stress of {rms:.3g} eV/A^3 ({rms * GPA:.3g} GPa) rms is more than forces and "
+            "energies allow; expected eV/A^3 (1 eV/A^3 = 160.2 GPa = 1602 kB), tension positive; a "
+            "virial in eV goes under a key that says virial",
+        )
+    # The bulk modulus of anything that holds together is positive.
+    per_atom = volume[same] / n_atoms[same]
+    if len(same) >= 8 and per_atom.std() > 0.005 * per_atom.mean() and pressure[same].std() > 0:
+        slope = np.corrcoef(per_atom, pressure[same])[0, 1]
+        if slope < -0.5:
+            yield (
+                "stress-sign",
+                f"stress falls as the volume grows (correlation {slope:.2f} over {len(same)} "
+                "frames); expected tension positive, as ASE has it; VASP's and LAMMPS's pressure "
+                "has the other sign",
+            )
+
+
+def _alike_composition(frames: Sequence[ase.Atoms]) -> list[np.ndarray]:
+    groups = defaultdict(list)
+    for k, atoms in enumerate(frames):
+        groups[atoms.get_chemical_formula(empirical=True)].append(k)
+    return [np.array(rows) for rows in groups.values()]
+
+
+def _surroundings(training: Dataset) -> Findings:
+    lonely, shortest = [], []
+    n_edges = 0
+    for k, atoms in enumerate(training.frames):
+        graph = training.graph(k)
+        n_edges += graph.n_edges
+        if len(atoms) > 1 and (np.diff(graph.row_ptr.numpy()) == 0).any():
+            lonely.append(atoms)
+        if graph.n_edges:
+            shortest.append(float(graph.edge_vector.norm(dim=1).min()))
+    if n_edges == 0 and any(len(atoms) > 1 for atoms in training.frames):
+        yield (
+            "no-neighbours",
+            f"no atom has a neighbour within model.r_max {training.r_max:g} A; are positions and "
+            "cell in Angstrom?",
+        )
+    elif lonely:
+        yield (
+            "lonely-atoms",
+            f"{len(lonely)} frames have atoms without a neighbour within {training.r_max:g} A: "
+            f"{named(lonely)}",
+        )
+    if shortest and not 0.6 < np.median(shortest) < 4.5:
+        yield (
+            "lengths",
+            f"the shortest distance of a frame is {np.median(shortest):.3g} A (median); are "
+            "positions and cell in Angstrom?",
+        )
