@@ -195,3 +195,33 @@ def test_refusals(run, pool, tmp_path, capsys, words, message, monkeypatch):
     words = [{"POOL": pool, "RUN": run}.get(word, word) for word in words]
     assert select("--strategy", "random", *words, "-o", "out.extxyz") == 2
     assert message in capsys.readouterr().err and not Path("out.extxyz").exists()
+
+
+def test_the_pool_is_not_overwritten(pool, tmp_path, capsys):
+    """Under its own name, by another way, and as what is excluded."""
+    original = pool.read_bytes()
+    link = tmp_path / "link.extxyz"
+    link.symlink_to(pool)
+    other = tmp_path / "known.extxyz"
+    other.write_bytes(original)
+    for words in (
+        [pool, "-o", pool],
+        [pool, "-o", pool.parent / "." / pool.name],
+        [pool, "-o", link],
+        [other, "--exclude", pool, "-o", pool],
+    ):
+        assert select("--strategy", "random", "--budget", "2", *words) == 2
+        assert "the output is one of the inputs" in capsys.readouterr().err
+        assert pool.read_bytes() == original
+
+
+def test_bad_frames_of_a_pool_are_left_out_and_named(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = boron_nitride(1)
+    bad.positions[1] = bad.positions[0]
+    ase.io.write("pool.extxyz", [boron_nitride(0), bad, boron_nitride(2)])
+    words = ["--strategy", "random", "--budget", "2", "pool.extxyz", "-o", "out.extxyz"]
+    assert select(*words) == 2
+    assert select(*words, "--skip-bad-frames", "1") == 0
+    assert "left out: pool.extxyz, frame 1: atoms" in caplog.text
+    assert len(ase.io.read("out.extxyz", ":")) == 2

@@ -16,6 +16,7 @@ from rich.table import Table
 from race.active.pool import Candidate, read_pool
 from race.active.scores import open_scorer
 from race.active.strategies import STRATEGIES, Choice, Selector, describe
+from race.data.io import Tolerance
 from race.errors import RaceError
 from race.train.checkpoint import write_atomic
 
@@ -80,6 +81,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         help='what wrote the columns c_ID[k] of a dump, e.g. "u all race/atom force/std"',
     )
+    parser.add_argument(
+        "--skip-bad-frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="frames of the pool that may be left out because they cannot be used; each is named",
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="frames per pass")
     parser.add_argument("--device", default="cpu")
 
@@ -91,7 +99,15 @@ def run(args: argparse.Namespace) -> None:
         raise RaceError(
             "no pool", where=model_path, expected="files with structures after the model"
         )
-    pool = read_pool(paths, args.elements, ";".join(args.compute or []) or None)
+    for path in [*args.inputs, *args.exclude]:
+        if args.output.exists() and path.exists() and path.samefile(args.output):
+            raise RaceError(
+                "the output is one of the inputs",
+                where=f"-o {args.output}",
+                expected="another file: the frames that are not chosen would be lost",
+            )
+    tolerance = Tolerance(args.skip_bad_frames, "--skip-bad-frames")
+    pool = read_pool(paths, args.elements, ";".join(args.compute or []) or None, tolerance)
     exclude = read_pool(args.exclude, args.elements) if args.exclude else []
     model = open_scorer(model_path, args.batch_size, args.device) if model_path else None
     selector = Selector(args.strategy, args.budget, args.seed, args.min_distance, args.features)

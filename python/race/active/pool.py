@@ -13,7 +13,7 @@ import race._race
 from race.data.dump import is_dump
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
-from race.data.io import raw_frames
+from race.data.io import Tolerance, raw_frames
 from race.data.labels import check_geometry
 from race.errors import RaceError
 
@@ -58,7 +58,10 @@ class Candidate:
 
 
 def read_pool(
-    paths: Iterable[Path], elements: Sequence[str] | None = None, compute: str | None = None
+    paths: Iterable[Path],
+    elements: Sequence[str] | None = None,
+    compute: str | None = None,
+    tolerance: Tolerance | None = None,
 ) -> list[Candidate]:
     """Every frame of the files, in order.
 
@@ -68,6 +71,7 @@ def read_pool(
         compute: the LAMMPS command that made the dumps' columns `c_ID[k]`, as in the
             input script. Columns that dump_modify colname has given the name of a keyword
             need none.
+        tolerance: leaves bad frames out instead of raising.
 
     Raises:
         RaceError: no such file, not readable, a frame that is no structure, columns that
@@ -78,9 +82,15 @@ def read_pool(
         dump = is_dump(path)
         names = column_names(compute) if compute and dump else {}
         for k, atoms in raw_frames(path, types=elements):
-            if isinstance(atoms, RaceError):
-                raise atoms
-            check_geometry(atoms, f"{path}, frame {k}")
+            try:
+                if isinstance(atoms, RaceError):
+                    raise atoms
+                check_geometry(atoms, f"{path}, frame {k}")
+            except RaceError as error:
+                if tolerance is None:
+                    raise
+                tolerance.leave_out(error)
+                continue
             columns = _columns(atoms, names, f"{path}, frame {k}") if dump else {}
             out.append(Candidate(_renamed(atoms, names) if dump else atoms, path, k, columns))
     if not out:

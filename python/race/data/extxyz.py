@@ -82,7 +82,7 @@ def extxyz_frames(path: Path, notes: Notes) -> Iterator[ase.Atoms | RaceError]:
 
 
 def _n_atoms(line: str, where: str, frame: int) -> int:
-    words = line.split()
+    words = line.lstrip("\ufeff").split()  # a byte order mark may stand inside joined files
     if len(words) == 1 and words[0].isascii() and words[0].isdigit():
         return int(words[0])
     raise RaceError(

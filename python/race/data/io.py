@@ -112,10 +112,10 @@ def read_frames(
 
 
 class Tolerance:
-    """How many bad frames are left out before one stops the work: `data.skip_bad_frames`."""
+    """How many bad frames are left out before one stops the work: `option` sets it."""
 
-    def __init__(self, limit: int):
-        self.limit = limit
+    def __init__(self, limit: int, option: str = "data.skip_bad_frames"):
+        self.limit, self.option = limit, option
         self.left_out: list[str] = []
 
     def leave_out(self, error: RaceError) -> None:
@@ -130,7 +130,7 @@ class Tolerance:
         log.warning("left out: %s", error)
         if len(self.left_out) > self.limit:
             raise RaceError(
-                f"more bad frames than data.skip_bad_frames; the last: {error}",
+                f"more bad frames than {self.option}; the last: {error}",
                 expected=f"at most {self.limit}",
             )
 

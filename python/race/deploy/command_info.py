@@ -51,6 +51,9 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
     if "n_frames" in training:
         low, high = training["n_atoms_per_frame"]
         rows.append(("trained on", f"{training['n_frames']} structures of {low} to {high} atoms"))
+        if unseen := set(metadata["elements"]) - set(training.get("per_element", {})):
+            names = " ".join(sorted(unseen))
+            rows.append(("  no data of", f"{names}: predictions and their deviations mean nothing"))
     for element, force in training["max_force"].items():
         rms = training["per_element"][element]["force_rms"]
         rows.append((f"  forces on {element}", f"rms {rms:.3g}, largest {force:.3g} eV/A"))
