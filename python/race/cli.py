@@ -3,8 +3,13 @@ code it runs.
 """
 
 import argparse
+import contextlib
 import importlib
+import logging
+import os
 import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 from race import __version__
 from race.errors import RaceError
@@ -47,7 +52,30 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit status: 0, 2 after an error that one line explains, 130 after Ctrl-C.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    name = argv[0] if argv[:1] and argv[0] in COMMANDS else ""
+    try:
+        with outlive_readers(), messages():
+            _run(argv)
+    except RaceError as error:
+        return _end(name, str(error), 2)
+    except KeyboardInterrupt:
+        return _end(name, "interrupted", 130)
+    except OSError as error:
+        # Of the file system: a bug would not have a name and a number
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _end(name, f"{where}{error.strerror}", 2)
+    return 0
+
+
+def _run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="race", description=__doc__)
     parser.add_argument("--version", action="version", version=f"race {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -63,13 +91,76 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv[: len(argv) - len(rest)])
     if argv[:1] == ["lmp"]:  # others take their options from `vars(args)`
         args.rest = rest
+    importlib.import_module(COMMANDS[args.command][0]).run(args)
+    sys.stdout.flush()
+
+
+def _end(name: str, message: str, status: int) -> int:
+    with contextlib.suppress(OSError):
+        print(f"{f'race {name}' if name else 'race'}: {message}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """What the library logs: information on stdout as it is, warnings on stderr."""
+    logger = logging.getLogger("race")
+    handler = _Messages()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        importlib.import_module(COMMANDS[args.command][0]).run(args)
-        sys.stdout.flush()
-    except RaceError as error:
-        print(f"race {args.command}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Messages(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            print(f"warning: {record.getMessage()}", file=sys.stderr, flush=True)
+        else:
+            print(record.getMessage(), flush=True)
+
+
+@contextlib.contextmanager
+def outlive_readers() -> Iterator[None]:
+    """Inside, a reader that leaves early (`| head`) does not end the work: what it does not
+    read goes nowhere.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Outliving(stream) for stream in before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _Outliving:
+    """A text stream whose reader may leave."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._without_reader():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._without_reader():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 if __name__ == "__main__":

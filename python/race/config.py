@@ -7,7 +7,7 @@ keeps both (`RunConfig`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -231,6 +231,13 @@ class TrainConfig(Options):
         description="epochs over which beta falls from 1 (MSE gradient for the mean) to `beta`",
     )
     epochs: int = Field(default=100, ge=1, description="passes over the training set")
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="of training, instead of `epochs`: the schedule follows the time, and ends "
+        "with it; all sittings of a resumed run count",
+        json_schema_extra=unit("minutes"),
+    )
     batch_size: int = Field(
         default=4, ge=1, description="frames per step, of all processes together"
     )
@@ -238,6 +245,9 @@ class TrainConfig(Options):
         default=False, description="even out the edges per batch: for frames of very different size"
     )
     optimizer: Literal["amsgrad", "adam"] = Field(default="adam", description="Adam or AMSGrad")
+    beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="decay of Adam's mean of squared gradients, per step"
+    )
     learning_rate: float = Field(default=0.02, gt=0, description="its largest value")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         default="cosine",
@@ -262,6 +272,10 @@ class TrainConfig(Options):
     warm_start: Path | None = Field(
         default=None,
         description="a run whose weights training starts from, and whose model section it takes",
+    )
+    freeze: Literal["none", "trunk"] = Field(
+        default="none",
+        description="trunk: a warm start trains the last linear maps of its readouts alone",
     )
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="of weights and features"
@@ -288,6 +302,8 @@ class Config(Options):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
+    is_users: ClassVar[bool] = True  # it has what the user wrote and no more
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if problems := [*self._clashes()]:
@@ -307,6 +323,10 @@ class Config(Options):
             yield (
                 f"train.loss {train.loss} needs model.head {' or '.join(allowed)}, got {model.head}"
             )
+        if train.freeze != "none" and train.warm_start is None:
+            yield "train.freeze needs train.warm_start: nothing has trained what it freezes"
+        if train.minutes is not None and "epochs" in train.model_fields_set and self.is_users:
+            yield "train.minutes and train.epochs are both given: leave out one"
         if model.atomic_energies is not None and self.data.atomic_energies != "least_squares":
             yield "model.atomic_energies and data.atomic_energies are both given: leave out one"
         if model.stress_head == "none":
@@ -323,6 +343,8 @@ class Config(Options):
 
 class RunConfig(Config):
     """config.yaml of a run's folder: the options, with their defaults, and the constants."""
+
+    is_users: ClassVar[bool] = False
 
     constants: ModelConstants
 

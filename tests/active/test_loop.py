@@ -10,15 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import ase.build
 import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.calculators.emt import EMT
 
-from race.active.config import read_active_config
-from race.active.loop import Loop
+from race.active.config import OracleConfig, read_active_config
+from race.active.loop import Loop, Round
+from race.active.oracle import make_oracle
 from race.cli import main
+from race.data import read_frames
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.train.members import initial_model
@@ -387,3 +392,52 @@ def test_the_example_is_valid():
     assert config.oracle.elements == ["B", "N"] and config.retrained().epochs < config.train.epochs
     with pytest.raises(RaceError, match="no such file"):
         read_active_config(example.with_name("none.yaml"))
+
+
+class Flaky(EMT):
+    """Fails for structures whose first atom lies far from the origin."""
+
+    limit = 0.1
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+        if abs(atoms.positions[0, 0]) > self.limit:
+            raise RuntimeError("SCF not converged")
+        super().calculate(atoms, properties, system_changes)
+
+
+def loop_of(frames, tmp_path, failures):
+    """A loop without its start: what labels, and what it remembers."""
+    ase.io.write(tmp_path / "frames.xyz", frames)
+    loop = Loop.__new__(Loop)
+    oracle = OracleConfig(calculator=f"{__name__}.Flaky", failures=failures)
+    loop.config = SimpleNamespace(oracle=oracle)
+    loop.oracle = make_oracle(oracle, [], {}, tmp_path / "labels")
+    return loop, read_frames(tmp_path / "frames.xyz", require=())
+
+
+def test_a_label_that_fails_is_left_out_and_listed(tmp_path, caplog):
+    frames = [ase.build.bulk("Cu", cubic=True) for _ in range(5)]
+    for k in (1, 3):
+        frames[k].positions[0, 0] = 0.2 + 0.1 * k
+    loop, frames = loop_of(frames, tmp_path, failures=0.4)
+    folder = tmp_path / "random" / "round-1"
+    folder.mkdir(parents=True)
+    kept = loop._label(frames, loop.oracle, folder / "labelled.extxyz")
+    assert len(kept) == 3 and all(atoms.get_potential_energy() < 1 for atoms in kept)
+    failed = json.loads((folder / "failed-labelled.json").read_text())
+    assert [entry["frame"] for entry in failed] == [1, 3]
+    assert all("SCF not converged" in entry["reason"] for entry in failed)
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 2
+    # Not chosen again by the strategy, whatever it thinks of them
+    later = Round(tmp_path / "random" / "round-3", "random", 0, 3)
+    assert loop._failed(later).keys() == {fingerprint(frames[k]) for k in (1, 3)}
+
+
+def test_an_oracle_that_fails_too_often_ends_the_round(tmp_path):
+    frames = [ase.build.bulk("Cu", cubic=True) for _ in range(4)]
+    for k in (1, 3):
+        frames[k].positions[0, 0] = 0.2 + 0.1 * k
+    loop, frames = loop_of(frames, tmp_path, failures=0.25)
+    with pytest.raises(RaceError, match="2 of 4 labels failed; expected at most 25%.*SCF"):
+        loop._label(frames, loop.oracle, tmp_path / "x.extxyz")
+    assert len(list((tmp_path / "labels").iterdir())) == 1  # of two structures that are one

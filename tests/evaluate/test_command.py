@@ -19,7 +19,7 @@ from race.config import DataConfig, ModelConfig, ModelConstants, RunConfig, Trai
 from race.evaluate.command import configure, named_paths
 from race.evaluate.score import unified_score
 from race.model.race import RACE
-from race.train.prepare import sha256
+from race.train.files import sha256
 from race.train.run import write_config, write_summary
 
 REQUIRED = (

@@ -46,10 +46,11 @@ def test_a_member_that_is_not_there():
         fit(runs(), EnsembleOptions(take=3), Path())
 
 
-def test_members_that_began_alike_are_pointed_out(trained, capsys):
+def test_members_that_began_alike_are_pointed_out(trained, caplog):
     """Seeds of runs count on by member: those of seed 1 begin as the second member of
     seed 0 did.
     """
+    caplog.set_level("INFO")
     pair = Run.load(trained(n_members=3, seed=0)), Run.load(trained(n_members=1, seed=2))
     firsts = [
         initial_model(
@@ -61,10 +62,11 @@ def test_members_that_began_alike_are_pointed_out(trained, capsys):
     fit(pair, EnsembleOptions(), Path())
     assert (
         f"{pair[0].path} and {pair[1].path} have 1 initial weights in common (train.seed 0 and 2)"
-        in capsys.readouterr().out
+        in caplog.text
     )
+    caplog.clear()
     assert [shared_starts(*runs(seed)) for seed in (0, 1, 2)] == [1, 1, 0]
     fit(runs(), EnsembleOptions(), Path())
-    assert "in common" not in capsys.readouterr().out
+    assert "in common" not in caplog.text
     pair[1].summary["posterior"] = {"name": "swag"}
     assert shared_starts(*pair) == 0

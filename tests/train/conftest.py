@@ -54,7 +54,7 @@ def make_config(path, model=None, train=None, **data) -> Config:
         {
             "data": {"train": [str(path)], "validation_fraction": 0.25, **data},
             "model": {**MODEL, **(model or {})},
-            "train": {**options, **(train or {})},
+            "train": {k: v for k, v in {**options, **(train or {})}.items() if v is not None},
         }
     )
 

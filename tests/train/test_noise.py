@@ -156,9 +156,9 @@ def test_training_leaves_the_factors_of_its_validation_set(runs):
 
 
 def test_further_training_starts_without_them(runs, copper):
-    old = load_run(runs[0])[1]
+    _, old, summary = load_run(runs[0])
     continued = continue_config(
-        make_config(copper, model={"n_members": 2}, train={"epochs": 20}), old
+        make_config(copper, model={"n_members": 2}, train={"epochs": 20}), old, summary, runs[0]
     )
     assert old.constants.forces_noise_factor != 1 == continued.constants.forces_noise_factor
     assert old.constants.energy_noise_factor != 1 == continued.constants.energy_noise_factor
@@ -183,7 +183,8 @@ def test_a_stack_is_judged_anew(runs, tmp_path):
     assert all(abs(found["forces"] / part - 1) > 0.01 for part in parts)
 
 
-def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path, capsys):
+def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path, caplog):
+    caplog.set_level("INFO")
     other = tmp_path / "other"
     frames = Run.load(runs[0]).prepare()
     options = {
@@ -203,7 +204,7 @@ def test_runs_of_other_divisions_are_stacked_as_they_are(runs, copper, tmp_path,
         tmp_path,
     )
     assert stacked.validation is None and stacked.model.constants.forces_noise_factor == 1
-    assert "one division" in capsys.readouterr().out
+    assert "one division" in caplog.text
 
 
 def test_the_frames_that_choose_the_epoch_do_not_fit_the_factors(copper, tmp_path):
@@ -223,7 +224,8 @@ def test_the_frames_that_choose_the_epoch_do_not_fit_the_factors(copper, tmp_pat
     assert factors[0]["forces"] != pytest.approx(factors[1]["forces"], rel=1e-3)
 
 
-def test_a_factor_is_not_fitted_to_few_energies(runs, copper, monkeypatch, capsys):
+def test_a_factor_is_not_fitted_to_few_energies(runs, copper, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setattr(noise, "MIN_ENERGIES", 100)
     model, config, _ = load_run(runs[0])
     before = model.constants
@@ -232,7 +234,7 @@ def test_a_factor_is_not_fitted_to_few_energies(runs, copper, monkeypatch, capsy
     factors = fit_noise(model, dataset.batches(6))
     assert set(factors) == {"forces"}
     assert model.constants.energy_noise_factor == before.energy_noise_factor
-    assert "6 validation frames, and a factor is fitted to 100 or more" in capsys.readouterr().out
+    assert "6 validation frames, and a factor is fitted to 100 or more" in caplog.text
 
 
 def test_frames_without_a_label_are_left_out(runs, copper):

@@ -253,7 +253,7 @@ def test_best_epoch_is_chosen_per_member(copper, tmp_path, monkeypatch):
         trainer.step(prepared.train.batch([0, 1, 2]))
         monkeypatch.setattr(trainer, "validate", lambda scores=scores: (scores, {}))
         trainer.end_epoch()
-        weights.append(trainer.average.average[0].clone())
+        weights.append(trainer.average.tensors[0].clone())
     best = read_tensors(tmp_path / "model.safetensors")["embedding"]
     assert trainer.state.best_epoch == [2, 1] and trainer.state.best == [0.5, 2.0]
     assert (

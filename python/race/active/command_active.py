@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from race.active.config import read_active_config
-from race.active.loop import Loop
+from race.files import Lock, make_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,4 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    Loop(read_active_config(args.config), args.out).run()
+    config = read_active_config(args.config)
+    # torch and matplotlib are slow to import, and a wrong config needs neither
+    from race.active.loop import Loop
+
+    make_folder(args.out)
+    with Lock(args.out):
+        Loop(config, args.out).run()

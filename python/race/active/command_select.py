@@ -10,7 +10,6 @@ import ase
 import ase.io
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from race.active.pool import Candidate, read_pool
@@ -18,7 +17,8 @@ from race.active.scores import open_scorer
 from race.active.strategies import STRATEGIES, Choice, Selector, describe
 from race.data.io import Tolerance
 from race.errors import RaceError
-from race.train.checkpoint import write_atomic
+from race.files import check_output, write_atomic
+from race.progress import bar
 
 SHOWN = 12  # rows of the table
 
@@ -106,20 +106,15 @@ def run(args: argparse.Namespace) -> None:
                 where=f"-o {args.output}",
                 expected="another file: the frames that are not chosen would be lost",
             )
+    check_output(args.output)
     tolerance = Tolerance(args.skip_bad_frames, "--skip-bad-frames")
     pool = read_pool(paths, args.elements, ";".join(args.compute or []) or None, tolerance)
     exclude = read_pool(args.exclude, args.elements) if args.exclude else []
     model = open_scorer(model_path, args.batch_size, args.device) if model_path else None
     selector = Selector(args.strategy, args.budget, args.seed, args.min_distance, args.features)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"{args.strategy}: {len(pool)} frames", total=None)
-        choices = selector.select(pool, model, exclude, lambda n: bar.update(task, advance=n))
+    with bar() as shown:
+        task = shown.add_task(f"{args.strategy}: {len(pool)} frames", total=None)
+        choices = selector.select(pool, model, exclude, lambda n: shown.update(task, advance=n))
     write_selected(args.output, pool, choices, args.strategy)
     show(pool, choices, args)
 

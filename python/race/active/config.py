@@ -32,6 +32,14 @@ class OracleConfig(Options):
         "the same structures",
     )
 
+    failures: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="fraction of a set's labels that may fail: those structures are left out, "
+        "with the reason in failed-*.json",
+    )
+
     @model_validator(mode="after")
     def _one(self) -> "OracleConfig":
         if sum((bool(self.lammps), self.calculator is not None, self.labels is not None)) != 1:

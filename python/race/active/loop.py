@@ -4,40 +4,58 @@ whole; what has its file is not done again.
 out/config.json                          what the comparison is out/labels/HASH.json
 every label that the oracle gave, by structure out/data/initial.extxyz, test-NAME.extxyz
 out/seed-S/initial/                      round 0, common to all strategies
-out/seed-S/STRATEGY/round-K/             explored-*.extxyz, selected.extxyz,
-labelled.extxyz, validation.extxyz, train.extxyz,
+out/seed-S/STRATEGY/round-K/             explored-*.extxyz, selected.extxyz, labelled.extxyz,
+                                         failed-labelled.json (labels that failed, and why),
+                                         validation.extxyz, train.extxyz,
                                          run/ (as race train makes it), metrics.json
 out/report.json, report.md, errors_vs_labels.png
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ase
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from race.active import results
 from race.active.command_select import write_frames
 from race.active.config import ActiveConfig, Replay
 from race.active.explore import export_run, walk
-from race.active.oracle import FileOracle, Oracle, is_labelled, label_of, labelled, make_oracle
+from race.active.oracle import (
+    FileOracle,
+    LabelFailure,
+    Oracle,
+    is_labelled,
+    label_of,
+    labelled,
+    make_oracle,
+)
 from race.active.pool import Candidate, read_pool
 from race.active.scores import open_scorer
 from race.active.strategies import Selector, describe
 from race.config import Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
+from race.data.fingerprint import fingerprint
 from race.errors import RaceError
-from race.evaluate.command import make_records, write_json
+from race.evaluate.command import make_records
 from race.evaluate.source import run_source
+from race.files import make_folder, write_json
 from race.options import read_options
-from race.train import checkpoint
+from race.progress import progress
 from race.train.training import train
 
+logger = logging.getLogger(__name__)
+
 EXTENDABLE = {"rounds", "strategies", "seeds"}  # what may change when a comparison is continued
+
+
+def failed_list(path: Path) -> Path:
+    """Where the structures of a set are listed whose labels failed."""
+    return path.with_name(f"failed-{path.stem}.json")
 
 
 @dataclass(frozen=True)
@@ -54,8 +72,8 @@ class Round:
         return self.folder / "run"
 
     @property
-    def lot(self) -> int:
-        """The seed of whatever this round draws by lot."""
+    def draw_seed(self) -> int:
+        """The seed of whatever this round draws at random."""
         return 1000 * self.seed + self.number
 
     def __str__(self) -> str:
@@ -71,8 +89,8 @@ class Loop:
     """
 
     def __init__(self, config: ActiveConfig, out: Path):
-        self.config, self.out, self.console = config, out, Console()
-        (out / "data").mkdir(parents=True, exist_ok=True)
+        self.config, self.out = config, out.absolute()  # runs keep paths of it
+        make_folder(out / "data")
         self._claim()
         self.keys = config.label_keys()
         self.pool = {group: read_pool(paths) for group, paths in config.pool.items()}
@@ -129,7 +147,7 @@ class Loop:
                         got=given[key],
                         remedy=remedy,
                     )
-        checkpoint.write_json(path, given)
+        write_json(path, given)
 
     def _labelled_set(self, path: Path, sources: Sequence[Path]) -> Path:
         """The frames of `sources` with labels, the oracle's where they have none."""
@@ -140,16 +158,7 @@ class Loop:
                 for source in sources
                 for atoms in read_frames(source, require=(), **self.keys)
             ]
-            shown = self._shown(frames, f"labels of {path.name}")
-            label = [
-                label_of(atoms)
-                if is_labelled(atoms)
-                else self.oracle.label(atoms, f"{path}, frame {k}")
-                for k, atoms in enumerate(shown)
-            ]
-            write_frames(
-                path, [labelled(atoms, value) for atoms, value in zip(frames, label, strict=True)]
-            )
+            write_frames(path, self._label(frames, self.oracle, path))
 
         self._stage(path, make)
         return path
@@ -167,13 +176,8 @@ class Loop:
                 f"this structure is in the test set {name}", where=candidate.where, remedy=remedy
             )
 
-    def _shown(self, frames: Sequence[ase.Atoms], what: str) -> Iterable[ase.Atoms]:
-        """With a progress bar, on a terminal."""
-        console = Console(stderr=True)
-        return track(frames, what, console=console, transient=True, disable=not console.is_terminal)
-
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        logger.info(text)
 
     # ---- rounds ----------------------------------------------------------------------------------
 
@@ -198,7 +202,9 @@ class Loop:
         )
         self._stage(
             folder / "labelled.extxyz",
-            lambda path: write_frames(path, self._label(folder / "selected.extxyz", oracle)),
+            lambda path: write_frames(
+                path, self._label(read_frames(folder / "selected.extxyz", require=()), oracle, path)
+            ),
         )
         self._stage(folder / "train.extxyz", lambda _: self._grow(this, sets))
         self._train(this, last if self.config.warm_start else None)
@@ -207,7 +213,7 @@ class Loop:
         """The sets of `last` and, divided between them once and for all, the new labels."""
         new = read_frames(this.folder / "labelled.extxyz")
         n_validation = round(self.config.validation_fraction * len(new))
-        parts = split_indices(len(new), [len(new) - n_validation, n_validation], this.lot)
+        parts = split_indices(len(new), [len(new) - n_validation, n_validation], this.draw_seed)
         old = [read_frames(last.folder / f"{name}.extxyz") for name in ("train", "validation")]
         self._write_sets(
             this, *(have + [new[k] for k in part] for have, part in zip(old, parts, strict=True))
@@ -230,13 +236,16 @@ class Loop:
         if isinstance(strategy, Replay):
             return self._replayed(this, strategy)
         known = read_pool([last.folder / "train.extxyz", last.folder / "validation.extxyz"])
+        failed = self._failed(this)
         model = open_scorer(last.run, self.config.train.batch_size, self.config.train.device)
         out: list[ase.Atoms] = []
         for group, frames in (
             self._explore(this, last) if self.config.explore else self.pool
         ).items():
             candidates = [
-                candidate for candidate in frames if candidate.fingerprint not in self.held_out
+                candidate
+                for candidate in frames
+                if candidate.fingerprint not in self.held_out | failed.keys()
             ]
             budget = self.config.budget_of(this.number)
             if self.config.explore:  # a trajectory may have ended early
@@ -244,10 +253,11 @@ class Loop:
             left_out = len(frames) - len(candidates)
             self._say(
                 f"{this}: choosing {budget} of {len(candidates)} frames of {group}"
-                + f" ({left_out} test frames left out)" * bool(left_out)
+                + f" ({left_out} left out: of test sets, or without a label before)"
+                * bool(left_out)
             )
             selector = Selector(
-                strategy, budget, this.lot, self.config.min_distance, self.config.features
+                strategy, budget, this.draw_seed, self.config.min_distance, self.config.features
             )
             choices = selector.select(candidates, model, known)
             if not choices:
@@ -297,7 +307,7 @@ class Loop:
         assert explore is not None
         this.folder.mkdir(parents=True, exist_ok=True)
         starts = read_frames(last.folder / "train.extxyz")
-        order = np.random.RandomState(this.lot).permutation(len(starts))
+        order = np.random.RandomState(this.draw_seed).permutation(len(starts))
         artifact = export_run(last.run, this.folder / "model.race.pt")
         paths = [this.folder / f"explored-{k}.extxyz" for k in range(explore.n_walkers)]
         for k, path in enumerate(paths):
@@ -305,7 +315,9 @@ class Loop:
                 self._say(f"{this}: dynamics {k + 1} of {len(paths)} at {explore.temperature:g} K")
                 write_frames(
                     path,
-                    walk(starts[order[k % len(starts)]], artifact, explore, 1000 * this.lot + k),
+                    walk(
+                        starts[order[k % len(starts)]], artifact, explore, 1000 * this.draw_seed + k
+                    ),
                 )
         walked = [path for path in paths if path.stat().st_size]
         if not walked:
@@ -316,12 +328,47 @@ class Loop:
             )
         return {"dynamics": read_pool(walked)}
 
-    def _label(self, selected: Path, oracle: Oracle) -> list[ase.Atoms]:
-        frames = read_frames(selected, require=())
-        shown = enumerate(self._shown(frames, "labelling"))
-        return [
-            labelled(atoms, oracle.label(atoms, f"{selected}, frame {k}")) for k, atoms in shown
-        ]
+    def _label(self, frames: Sequence[ase.Atoms], oracle: Oracle, path: Path) -> list[ase.Atoms]:
+        """The frames with labels: their own, or the oracle's. Those whose label fails are left
+        out, and listed in failed-NAME.json beside `path`.
+
+        Raises:
+            RaceError: more of them fail than oracle.failures allows.
+        """
+        out, failed = [], []
+        for k, atoms in enumerate(progress(frames, f"labels of {path.name}", len(frames))):
+            try:
+                known = is_labelled(atoms) and oracle is self.oracle
+                label = label_of(atoms) if known else oracle.label(atoms, f"{path}, frame {k}")
+                out.append(labelled(atoms, label))
+            except LabelFailure as error:
+                logger.warning(f"{error}; left out")
+                failed.append({"frame": k, "fingerprint": fingerprint(atoms), "reason": str(error)})
+        if failed:
+            write_json(failed_list(path), failed)
+        allowed = self.config.oracle.failures
+        if len(failed) > allowed * len(frames) or not out:
+            raise RaceError(
+                f"{len(failed)} of {len(frames)} labels failed",
+                where=path,
+                expected=f"at most {allowed:.0%}, oracle.failures",
+                got=failed[0]["reason"],
+                remedy="check the oracle and give the command again: labels that it gave are kept",
+            )
+        return out
+
+    def _failed(self, this: Round) -> dict[str, str]:
+        """Structures whose label failed in earlier rounds of the strategy: fingerprint ->
+        reason. They are not chosen again.
+        """
+        earlier = [this.folder.parent / f"round-{k}" for k in range(1, this.number)]
+        lists = [failed_list(folder / "labelled.extxyz") for folder in earlier]
+        return {
+            entry["fingerprint"]: entry["reason"]
+            for path in lists
+            if path.exists()
+            for entry in json.loads(path.read_text())
+        }
 
     # ---- training and judging --------------------------------------------------------------------
 
@@ -359,8 +406,7 @@ class Loop:
             "n_train": n_train,
             "records": make_records(source, splits, {}, None, self.config.bootstrap),
         }
-        aside = write_json(this.folder / ".metrics.json", content)
-        aside.rename(this.folder / "metrics.json")
+        write_json(this.folder / "metrics.json", content)
 
     def _atomic_energies(self) -> Any:
         """As `race train` takes them, a file being read with the keys of the user's files:

@@ -24,11 +24,15 @@ from race.data import read_frames
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
 from race.errors import RaceError
-from race.train.checkpoint import write_json
+from race.files import write_json
 
 # energy: eV; forces: [n_atoms, 3] eV/A; stress: [6] eV/A^3 in ASE's Voigt order, where
 # there is one
 Label = dict[str, Any]
+
+
+class LabelFailure(RaceError):
+    """One structure that cannot be labelled, the oracle being in order."""
 
 
 class Oracle(ABC):
@@ -38,7 +42,9 @@ class Oracle(ABC):
 
     @abstractmethod
     def label(self, atoms: ase.Atoms, where: str) -> Label:
-        """Raises RaceError, naming `where`, if the structure cannot be labelled."""
+        """Raises LabelFailure, naming `where`, if the structure cannot be labelled; RaceError
+        if none can.
+        """
 
 
 class CalculatorOracle(Oracle):
@@ -70,15 +76,9 @@ class CalculatorOracle(Oracle):
             what = (
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             )
-            raise RaceError(
-                f"the oracle failed ({what})",
-                where=where,
-                remedy="check oracle, or leave this structure out",
-            ) from error
+            raise LabelFailure(f"the oracle failed ({what})", where=where) from error
         if not all(np.isfinite(value).all() for value in label.values()):
-            raise RaceError(
-                "the oracle's label is not finite", where=where, remedy="leave this structure out"
-            )
+            raise LabelFailure("the oracle's label is not finite", where=where)
         return label
 
 
@@ -134,7 +134,7 @@ class FileOracle(Oracle):
         found = self.known.get(fingerprint(atoms))
         if found is None:
             files = " ".join(path.name for path in self.paths)
-            raise RaceError(
+            raise LabelFailure(
                 "no label of this structure", where=where, expected=f"one of the frames of {files}"
             )
         self.calls += 1

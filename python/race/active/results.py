@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from race.active.config import ActiveConfig
 from race.evaluate.figures import COOL, GREY, STYLE, WARM, panels
-from race.train.checkpoint import write_atomic, write_json
+from race.files import write_atomic, write_json
 
 COLOURS = (GREY, WARM[0], COOL[0], WARM[1], COOL[2], WARM[2], COOL[1], "black")
 MARKERS = "osD^v<>P"

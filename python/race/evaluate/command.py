@@ -3,14 +3,11 @@ as png.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import ase
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +26,8 @@ from race.evaluate.report import (
 from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
 from race.evaluate.split import Split
-from race.train.prepare import sha256
+from race.files import make_folder, write_json
+from race.train.files import sha256
 
 TABLE_WIDTH = 140  # where the output is not a terminal
 
@@ -95,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     frames = {name: _read(source, files) for name, files in paths.items()}
     calibration_frames = _read(source, args.calibrate)
     check_calibration(source, args.calibrate, calibration_frames, frames)
+    make_folder(args.out)
 
     splits = [source.split(name, atoms, name in args.ood) for name, atoms in frames.items()]
     fitted, scale = source.fitted, source.force_std_scale
@@ -105,7 +104,6 @@ def run(args: argparse.Namespace) -> None:
     for record in records:
         record["in_training"] = any(sha256(path) in source.seen for path in paths[record["split"]])
 
-    args.out.mkdir(parents=True, exist_ok=True)
     written = [write_json(args.out / "metrics.json", records)]
     if calibration_frames:
         # Recognises the frames in an artifact that is calibrated on them, and judged later.
@@ -190,12 +188,6 @@ def check_calibration(
             )
 
 
-def write_json(path: Path, content: Any) -> Path:
-    """Plain JSON: what is not finite becomes null."""
-    path.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
-    return path
-
-
 def show(records: list[dict], written: list[Path]) -> None:
     """One row per split; a second line in a cell is the value after recalibration."""
     console = Console()
@@ -252,13 +244,3 @@ def _pair(record: dict, key: str, form: str) -> str:
 
 def _read(source: Source, paths: Iterable[Path]) -> list[ase.Atoms]:
     return [atoms for path in paths for atoms in source.read(path)]
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    if isinstance(content, np.generic):
-        content = content.item()
-    return None if isinstance(content, float) and not math.isfinite(content) else content

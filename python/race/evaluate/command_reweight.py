@@ -15,7 +15,7 @@ from rich.table import Table
 from race.data.series import Series, read_series
 from race.errors import RaceError
 from race.evaluate.reweight import LEAST_SHARE, LEAST_STEPS, Average, reweight
-from race.train.checkpoint import write_json
+from race.files import write_json
 
 # Boltzmann's constant in the energy unit of LAMMPS's `units`, per Kelvin.
 BOLTZMANN = {

@@ -4,6 +4,8 @@ whose members are samples of a posterior.
 
 import argparse
 import json
+import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,16 +17,20 @@ from pydantic import ValidationError
 from race.config import RunConfig
 from race.data import Dataset
 from race.errors import RaceError
+from race.files import LOCK, Lock, make_folder, write_json
 from race.model.race import RACE
 from race.posterior.continued import finish
-from race.posterior.protocol import FitOptions, Run, progress
+from race.posterior.protocol import FitOptions, Run
 from race.posterior.registry import POSTERIORS
-from race.train.checkpoint import write_json, write_tensors
+from race.progress import progress
+from race.train.checkpoint import write_tensors
 from race.train.log import headline
 from race.train.metrics import Metrics, total_forces_cov
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
 from race.train.run import provenance, write_config, write_summary
+
+logger = logging.getLogger(__name__)
 
 # In the new run's folder: what is being fitted, so that --resume continues that and
 # nothing else
@@ -118,6 +124,22 @@ def fit(
         "runs": [str(path.resolve()) for path in map(Path, paths)],
         "options": chosen.model_dump(mode="json"),
     }
+    if (out / "config.yaml").exists():
+        raise RaceError("already holds a run", where=out, remedy="choose another --out")
+    make_folder(out)
+    with Lock(out):
+        _fit(name, runs, out, chosen, content, resume)
+
+
+def _fit(
+    name: str,
+    runs: Sequence[Run],
+    out: Path,
+    chosen: FitOptions,
+    content: dict[str, Any],
+    resume: bool,
+) -> None:
+    posterior = POSTERIORS[name]
     open_folder(out, content, resume)
     if runs[0].config.train.n_threads:
         torch.set_num_threads(runs[0].config.train.n_threads)
@@ -125,14 +147,12 @@ def fit(
     try:
         fitted = posterior.fit()(runs, chosen, out)
     except (RaceError, KeyboardInterrupt) as error:
-        if [path.name for path in out.iterdir()] == [
-            FIT
-        ]:  # nothing to continue from: leave no folder behind
-            (out / FIT).unlink()
-            out.rmdir()
+        if {path.name for path in out.iterdir()} <= {FIT, LOCK}:
+            # Nothing to continue from: leave no folder behind
+            shutil.rmtree(out)
         if isinstance(error, RaceError):
             raise
-        print("interrupted: nothing written")
+        logger.info("interrupted: nothing written")
         raise SystemExit(130) from None
     # Of all sittings, where a fit was resumed
     seconds = fitted.about.pop("seconds", time.monotonic() - start)
@@ -176,7 +196,7 @@ def fit(
     )
     finish(out)
     (out / FIT).unlink()
-    print(
+    logger.info(
         f"done: {out / 'model.safetensors'}; {name}, {model.n_members} member(s); {seconds:.1f} s"
     )
 
@@ -205,14 +225,12 @@ def judge(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
             f"validation/{name}": float(values[-1])
             for name, values in metrics.result(Ranks()).items()
         }
-        print(f"  {headline(row)}")
+        logger.info(f"  {headline(row)}")
     return row
 
 
 def open_folder(out: Path, content: dict[str, Any], resume: bool) -> None:
     """Makes the folder of a new run, or enters that of an interrupted fit of the same."""
-    if (out / "config.yaml").exists():
-        raise RaceError("already holds a run", where=out, remedy="choose another --out")
     if (out / FIT).exists():
         if not resume:
             raise RaceError(
@@ -229,7 +247,6 @@ def open_folder(out: Path, content: dict[str, Any], resume: bool) -> None:
                     expected=before.get(key),
                     got=value,
                 )
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / FIT, content)
 
 

@@ -6,6 +6,7 @@ is gone when the new run is complete
 """
 
 import copy
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from race.errors import RaceError
+from race.files import make_folder
 from race.posterior.protocol import Run
+from race.train.checkpoint import mend_checkpoint
 from race.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 WORK = "fit"
 KEPT = ("log.csv", "tensorboard")  # of the fit, for the new run: its learning curves
@@ -40,12 +45,14 @@ def continue_training(run: Run, folder: Path, make: Callable[..., T], changes: d
             "fits in one process", where="torchrun", remedy="run `race fit` without torchrun"
         )
     prepared = run.prepare()
+    changes = {"minutes": None, "freeze": "none"} | changes  # a fit counts epochs
     config = run.config.model_copy(update={"train": run.config.train.model_copy(update=changes)})
-    (folder / WORK).mkdir(exist_ok=True)
+    make_folder(folder / WORK)
+    mend_checkpoint(folder / WORK)
     trainer = make(
         config, copy.deepcopy(run.model).train(), prepared.train, prepared.validation, folder / WORK
     )
-    print(
+    logger.info(
         f"{len(prepared.train)} training and {len(prepared.validation)} validation frames, "
         f"{config.train.epochs} epochs "
         f"from the weights of {run.path}, {config.model.n_members} member(s); writing {folder}"

@@ -33,9 +33,10 @@ from race.model.heads import HEADS, Capabilities
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.continued import continue_training
-from race.posterior.protocol import FitOptions, Fitted, Run, member_of, progress
+from race.posterior.protocol import FitOptions, Fitted, Run, member_of
 from race.predict.moments import log_determinant
 from race.predict.predictor import predict_batch
+from race.progress import progress
 from race.train.loss import Loss
 from race.train.members import initial_model
 from race.train.trainer import Trainer

@@ -1,5 +1,6 @@
 """A deep ensemble from models trained apart: their checkpoints become the members of one model."""
 
+import logging
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,6 +11,8 @@ from race.data import Dataset
 from race.errors import RaceError
 from race.posterior.protocol import FitOptions, Fitted, Run, member_of
 from race.train.members import stack_members
+
+logger = logging.getLogger(__name__)
 
 
 class EnsembleOptions(FitOptions):
@@ -31,7 +34,7 @@ def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
     for one, other in combinations(runs, 2):
         if shared := shared_starts(one, other):
             seeds = f"train.seed {one.config.train.seed} and {other.config.train.seed}"
-            print(
+            logger.info(
                 f"  {one.path} and {other.path} have {shared} initial weights in common ({seeds}): "
                 "their members differ less than others"
             )
@@ -73,7 +76,7 @@ def common_validation(runs: Sequence[Run]) -> Dataset | None:
     What one run holds out another may have been trained on.
     """
     if any(run.config.data != runs[0].config.data for run in runs):
-        print(
+        logger.info(
             "  the runs were not trained on one division of one data set: the noise stays as the "
             "members predict it"
         )
@@ -81,5 +84,7 @@ def common_validation(runs: Sequence[Run]) -> Dataset | None:
     try:
         return runs[0].prepare().validation
     except RaceError as error:
-        print(f"  the noise stays as the members predict it, without a validation set: {error}")
+        logger.info(
+            f"  the noise stays as the members predict it, without a validation set: {error}"
+        )
         return None

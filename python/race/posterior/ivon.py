@@ -46,8 +46,8 @@ from race.posterior.protocol import (
     dealt,
     model_of,
     normal_draws,
-    progress,
 )
+from race.progress import progress
 from race.train.checkpoint import has_checkpoint
 from race.train.trainer import Trainer
 

@@ -20,6 +20,7 @@ and its samples go through the network as it is. Therefore its temperature T is 
 the samples' predictions of the validation set.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,11 @@ from race.posterior.protocol import (
     dealt,
     model_of,
     normal_draws,
-    progress,
     require_head,
 )
+from race.progress import progress
+
+logger = logging.getLogger(__name__)
 
 TEMPERATURES = [4.0**-k for k in range(11)]  # tried: 1 to 1e-6
 
@@ -110,7 +113,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
             )
         temperature = TEMPERATURES[scores.index(max(scores))]
         if temperature == TEMPERATURES[-1]:
-            print(
+            logger.info(
                 "the validation set wants no spread from the diagonal at all: try --structure "
                 "last-layer, or swag"
             )
@@ -121,7 +124,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
         "temperature": temperature,
         "log_marginal_likelihood": best,
     }
-    print(
+    logger.info(
         "ln p(D) "
         f"{gaussian.evidence.log_likelihood(torch.zeros(3, dtype=torch.float64)).item():.1f} -> "
         f"{best:.1f}: noise variances times "

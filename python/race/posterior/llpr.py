@@ -26,6 +26,7 @@ spread is unbiased. alpha_E stands beside it in the summary of the new run: weig
 one scale, and where the two differ the spread of energies is off by their ratio.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,13 @@ from race.posterior.protocol import (
     Run,
     SampleOptions,
     normal_draws,
-    progress,
     require_one_member,
     tiled,
 )
 from race.predict.moments import mahalanobis
+from race.progress import progress
+
+logger = logging.getLogger(__name__)
 
 # zeta^2 that are tried, in units of the largest eigenvalue of F^T F
 ZETAS = np.logspace(-12, 1, 27)
@@ -171,7 +174,7 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
         "std": rms(np.sqrt(np.trace(target.covariance(root), axis1=1, axis2=2))),
         "std_of_samples": rms(np.sqrt(drawn.var(2).sum(1))),
     }
-    print(
+    logger.info(
         f"alpha {found.alpha_forces:.3g} (energies {found.alpha_energy:.3g}), zeta "
         f"{found.zeta:.3g}, {len(curvature.s)} features; {options.members} samples spread by "
         f"{about['std_of_samples'] / about['std']:.2f} of the closed form"
@@ -276,7 +279,9 @@ def calibrate(
     scored = [(*target.fit(curvature.root(z), alpha)[::-1], z) for z in zetas]
     nll, best, chosen = min(scored)
     if len(zetas) > 1 and chosen in (zetas[0], zetas[-1]):
-        print(f"zeta {chosen:.3g} is at the edge of what was tried: the errors do not show it")
+        logger.info(
+            f"zeta {chosen:.3g} is at the edge of what was tried: the errors do not show it"
+        )
     return Calibration(energies.fit(curvature.root(chosen), alpha)[0], best, chosen, nll)
 
 

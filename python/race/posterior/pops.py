@@ -19,6 +19,7 @@ and centred, so that the members' mean is the run's own prediction. They are the
 the new run; nothing is fitted to the validation set but, afterwards, the noise.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -36,9 +37,11 @@ from race.posterior.protocol import (
     Run,
     SampleOptions,
     normal_draws,
-    progress,
     require_one_member,
 )
+from race.progress import progress
+
+logger = logging.getLogger(__name__)
 
 ZETA_SQUARED = 1e-8  # of the largest eigenvalue of F^T F, where zeta is left open
 CLIPPED = 0.5  # percent of the corrections at either end of an axis that the box leaves out
@@ -96,7 +99,7 @@ def fit(runs: Sequence[Run], options: PopsOptions, folder: Path) -> Fitted:
         "n_points": len(changes),
         "change": float(np.sqrt(np.mean(changes**2))),
     }
-    print(f"{len(changes)} points, {len(curvature.s)} features, zeta {zeta:.3g}")
+    logger.info(f"{len(changes)} points, {len(curvature.s)} features, zeta {zeta:.3g}")
     return Fitted(model, about, prepared.validation)
 
 

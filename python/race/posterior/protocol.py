@@ -10,22 +10,21 @@ in it and continues from what it finds there. `race.posterior.command` writes co
 model.safetensors and summary.json of the new run from what `fit` returns.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
-from rich.console import Console
-from rich.progress import track
 
 from race.config import RunConfig
 from race.data import Dataset
 from race.errors import RaceError
 from race.model.race import RACE
 from race.options import Options
-from race.train.prepare import Prepared, prepare, sha256
+from race.train.files import found_again
+from race.train.prepare import Prepared, prepare
 from race.train.run import load_run
 
 T = TypeVar("T")
@@ -73,14 +72,9 @@ class Run:
         """
         if self._prepared is not None:
             return self._prepared
-        for name, digest in self.summary.get("training", {}).get("files", {}).items():
-            if Path(name).exists() and sha256(Path(name)) != digest:
-                raise RaceError(
-                    "the data has changed since the training",
-                    where=name,
-                    expected=f"sha256 {digest[:12]}..., as {self.path} was trained on",
-                )
-        self._prepared = prepare(self.config, self.config.constants)
+        files = self.summary.get("training", {}).get("files", {})
+        config = found_again(self.config, files, self.path)
+        self._prepared = prepare(config, config.constants)
         return self._prepared
 
 
@@ -183,13 +177,3 @@ def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:
         for name, p in model.named_parameters():
             p.copy_(members[name])
     return model.eval()
-
-
-def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """A bar on a terminal; elsewhere one line."""
-    console = Console()
-    if not console.is_terminal:
-        console.print(description, highlight=False)
-        yield from items
-    else:
-        yield from track(items, description, total=total, console=console, transient=True)

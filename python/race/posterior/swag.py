@@ -168,7 +168,7 @@ class SwagSchedule(Schedule):
         )
         self.cyclic = swag.schedule == "cyclic"
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, passed: float = 0.0) -> float:
         rate = self.config.learning_rate * min(1.0, (step + 1) / (self.rise + 1))
         if not self.cyclic or step < self.first:
             return rate

@@ -16,6 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from race.files import make_folder, writing
+
 
 class Board:
     """One event file in `folder`. Steps from `purge_step` on that earlier files of the
@@ -23,9 +25,11 @@ class Board:
     """
 
     def __init__(self, folder: Path, purge_step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.records = RecordWriter(open(folder / stem, "xb"))
+        self.path = make_folder(folder) / (
+            f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        )
+        with writing(self.path):
+            self.records = RecordWriter(open(self.path, "xb"))
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(session_log=SessionLog(status=SessionLog.START), step=purge_step))
 
@@ -37,9 +41,11 @@ class Board:
         self._write(Event(summary=summary, step=step))
 
     def close(self) -> None:
-        self.records.close()
+        with writing(self.path):
+            self.records.close()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self.records.write(event.SerializeToString())
-        self.records.flush()
+        with writing(self.path):
+            self.records.write(event.SerializeToString())
+            self.records.flush()

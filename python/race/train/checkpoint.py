@@ -1,15 +1,17 @@
 """Checkpoints that survive a kill at any moment: a folder is written aside and swapped in
 by renaming.
 
-run/model.safetensors                  averaged weights, each member's best by validation:
-the ones to use run/checkpoint/last.safetensors        weights, their average and the best
-so far run/checkpoint/GROUP.safetensors       what else a subclass of the trainer keeps
-run/checkpoint/optimizer.pt            moments of the optimiser, sums of the unfinished
-epoch run/checkpoint/state.json              epoch, batch, step, scores
+run/model.safetensors             averaged weights, each member's best: the ones to use
+run/checkpoint/last.safetensors   weights, their average and the best so far
+run/checkpoint/GROUP.safetensors  what else a subclass of the trainer keeps
+run/checkpoint/optimizer.pt       moments of the optimiser, sums of the unfinished epoch
+run/checkpoint/state.json         epoch, batch, step, scores
 """
 
+import io
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -19,27 +21,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from race.errors import RaceError
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step: a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Atomic: a killed process leaves the old file or the new one."""
-    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+from race.files import write_atomic, writing
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """safetensors, contiguous and on the CPU."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(plain, metadata={"format": "race-run/1"}))
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(stored, metadata={"format": "race-run/1"}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -72,7 +60,8 @@ def save_checkpoint(
     """
     folder, aside, old = run / "checkpoint", run / ".checkpoint.new", run / ".checkpoint.old"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    with writing(aside):
+        aside.mkdir(parents=True)
     flat = {
         f"{group}/{name}": tensor
         for group, part in weights.items()
@@ -81,25 +70,38 @@ def save_checkpoint(
     write_tensors(aside / "last.safetensors", flat)
     for group, tensors in (more or {}).items():
         write_tensors(aside / f"{group}.safetensors", tensors)
-    torch.save(optimizer, aside / "optimizer.pt")
-    write_json(aside / "state.json", state)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    os.rename(aside, folder)
+    # torch's own writer does not say that a disk is full
+    buffer = io.BytesIO()
+    torch.save(optimizer, buffer)
+    write_atomic(aside / "optimizer.pt", buffer.getvalue())
+    # As it is: a score of a member without an epoch yet is infinite
+    write_atomic(aside / "state.json", json.dumps(state).encode())
+    with writing(folder):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)
+        os.rename(aside, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Also mends a run killed between the two renamings of `save_checkpoint`."""
+def mend_checkpoint(run: Path) -> None:
+    """Completes what a kill between the two renamings of `save_checkpoint` left undone."""
     folder, old = run / "checkpoint", run / ".checkpoint.old"
     if not folder.exists() and old.exists():
         os.rename(old, folder)
-    return folder.exists()
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether there is one to continue from."""
+    return (run / "checkpoint").exists()
 
 
 def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict]:
-    """The three arguments of `save_checkpoint`, `more` among the weights."""
+    """The three arguments of `save_checkpoint`, `more` among the weights.
+
+    Raises:
+        RaceError: a file of it is missing or damaged.
+    """
     folder = run / "checkpoint"
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in read_tensors(folder / "last.safetensors").items():
@@ -110,5 +112,12 @@ def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict
         for path in folder.glob("*.safetensors")
         if path.name != "last.safetensors"
     }
-    optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    return weights, optimizer, json.loads((folder / "state.json").read_text())
+    try:
+        optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        return weights, optimizer, json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise RaceError(
+            f"the checkpoint is damaged ({str(error).splitlines()[0]})",
+            where=folder,
+            remedy="remove the folder, and train anew with the same --out and --resume",
+        ) from None

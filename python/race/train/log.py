@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
-from race.train.checkpoint import write_atomic
+from race.files import write_atomic, writing
+from race.progress import bar
 
 REFRESH = 0.5  # seconds between readings of the device for the bar
 
@@ -21,7 +22,7 @@ class Log:
     logged are dropped: they are trained again.
     """
 
-    def __init__(self, run: Path, n_epochs: int, n_batches: int, epoch: int):
+    def __init__(self, run: Path, n_epochs: int | None, n_batches: int, epoch: int):
         from race.train.board import Board  # slow to import
 
         self.path = run / "log.csv"
@@ -29,20 +30,12 @@ class Log:
         self._truncate(epoch)
         self.board = Board(run / "tensorboard", purge_step=epoch + 1)
         self.console = Console()
+        # None: training ends with a time, and the bar counts its thousandths
         self.n_epochs, self.n_batches = n_epochs, n_batches
-        columns = ("{task.description}", "{task.fields[numbers]}")
-        self.bar = Progress(
-            TextColumn(columns[0]),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn(columns[1]),
-            console=self.console,
-            auto_refresh=False,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=n_epochs * n_batches, numbers="")
+        numbers = TextColumn("{task.fields[numbers]}")
+        self.bar = bar(numbers, console=self.console, auto_refresh=False)
+        total = 1000 if n_epochs is None else n_epochs * n_batches
+        self.task = self.bar.add_task("", total=total, numbers="")
         self.refreshed = time.monotonic()
 
     def __enter__(self) -> "Log":
@@ -62,13 +55,16 @@ class Log:
         """Whether the bar wants new numbers: reading them from a device waits for it."""
         return time.monotonic() - self.refreshed > REFRESH
 
-    def progress(self, epoch: int, batch: int, numbers: str) -> None:
+    def progress(self, epoch: int, batch: int, numbers: str, passed: float) -> None:
+        """passed: fraction of the time, where training ends with one."""
         self.refreshed = time.monotonic()
         done = epoch * self.n_batches + batch
+        if self.n_epochs is None:
+            done = min(1000, round(1000 * passed))
         self.bar.update(
             self.task,
             completed=done,
-            description=f"epoch {epoch + 1}/{self.n_epochs}",
+            description=f"epoch {epoch + 1}" + (f"/{self.n_epochs}" if self.n_epochs else ""),
             numbers=numbers,
             refresh=True,
         )
@@ -83,13 +79,13 @@ class Log:
             ["" if row[name] != row[name] else f"{row[name]:.8g}" for name in self.columns]
         )
         self.board.scalars({name: value for name, value in row.items() if value == value}, epoch)
-        self.say(f"epoch {epoch:>{len(str(self.n_epochs))}}  {numbers}")
+        self.say(f"epoch {epoch:>{len(str(self.n_epochs or epoch))}}  {numbers}")
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def _append(self, cells: list[str]) -> None:
-        with open(self.path, "a", newline="") as file:
+        with writing(self.path), open(self.path, "a", newline="") as file:
             csv.writer(file).writerow(cells)
 
     def _truncate(self, epoch: int) -> None:

@@ -19,6 +19,7 @@ and change neither a weight, nor a mean, nor a spread of members. Training itsel
 runs with factors of 1.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -36,6 +37,8 @@ from race.train.parallel import Ranks
 # Energies have one label a frame. A factor found on fewer than these follows the accidents of
 # the validation set, and of a head that was still learning how wide its noise is
 MIN_ENERGIES = 100
+logger = logging.getLogger(__name__)
+
 PRIOR_ERRORS = 5  # so many further errors of the size that c = 1 predicts: few frames change little
 LARGEST = 4.0  # of |ln c|
 
@@ -80,7 +83,7 @@ def fit_noise(
         n_rows = sum(len(rows.error) for rows in shares)
         if name == "energy" and 0 < n_rows < MIN_ENERGIES:
             if ranks is None or ranks.first:
-                print(
+                logger.info(
                     f"the noise of energies stays as the head predicts it: {n_rows} validation "
                     f"frames, and a factor is fitted to {MIN_ENERGIES} or more"
                 )

@@ -15,7 +15,11 @@ from race.config import TrainConfig
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Adam:
     """Adam or AMSGrad in one fused kernel. Both are elementwise, so members stay independent."""
     return torch.optim.Adam(
-        parameters, lr=config.learning_rate, amsgrad=config.optimizer == "amsgrad", fused=True
+        parameters,
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        amsgrad=config.optimizer == "amsgrad",
+        fused=True,
     )
 
 
@@ -41,19 +45,19 @@ class Ema:
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         self.parameters = list(parameters)
         self.decay = decay
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.tensors = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
+        torch._foreach_lerp_(self.tensors, [p.detach() for p in self.parameters], 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model carries the averaged weights inside the context."""
         own = [p.data for p in self.parameters]
         try:
-            for p, average in zip(self.parameters, self.average, strict=True):
+            for p, average in zip(self.parameters, self.tensors, strict=True):
                 p.data = average
             yield
         finally:
@@ -62,24 +66,33 @@ class Ema:
 
 
 class Schedule:
-    """Learning rate as a function of the step: linear rise, then constant, cosine to 1 %, or
-    halved on plateaus.
+    """Learning rate: linear rise, then constant, cosine to 1 %, or halved on plateaus.
+
+    Args:
+        config: training options.
+        n_steps: of the whole training; None: it ends with a time, of which `rate` is told
+            the fraction that has passed.
     """
 
     RISE = 100  # steps; a tenth of a short run at most
     FINAL = 0.01
     FACTOR = 0.5
 
-    def __init__(self, config: TrainConfig, n_steps: int):
+    def __init__(self, config: TrainConfig, n_steps: int | None):
         self.config = config
         self.n_steps = n_steps
-        self.rise = min(self.RISE, n_steps // 10)
+        self.rise = self.RISE if n_steps is None else min(self.RISE, n_steps // 10)
         self.scale, self.best, self.stale = 1.0, math.inf, 0
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, passed: float = 0.0) -> float:
+        """Of step number `step`, when the fraction `passed` of the time has passed."""
         rise = min(1.0, (step + 1) / (self.rise + 1))
+        if self.n_steps is None:  # a tenth of a short time at most
+            rise = min(1.0, max(rise, 10 * passed))
         if self.config.schedule == "cosine":
-            phase = max(0, step - self.rise) / max(1, self.n_steps - self.rise)
+            phase = passed
+            if self.n_steps is not None:
+                phase = max(0, step - self.rise) / max(1, self.n_steps - self.rise)
             return (
                 self.config.learning_rate
                 * rise

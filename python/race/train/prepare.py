@@ -2,12 +2,13 @@
 open filled from the training set.
 """
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ase
+import numpy as np
 import torch
 
 from race.config import Config, ModelConfig, ModelConstants, RunConfig
@@ -25,6 +26,7 @@ from race.data.statistics import (
 )
 from race.errors import RaceError
 from race.train import noise
+from race.train.files import sha256
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -57,13 +59,17 @@ class Prepared:
     report: Report
 
 
-def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared:
+# (config, frames of training and validation) -> constants
+Adapt = Callable[[Config, list[ase.Atoms], list[ase.Atoms]], ModelConstants]
+
+
+def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> Prepared:
     """Reads and splits the data.
 
     Args:
         config: what the user asks for.
-        constants: of the run that is continued; None: derived from the training set where
-            the config leaves them open.
+        constants: of the run that is continued, or what makes them from the data; None:
+            derived from the training set where the config leaves them open.
 
     Raises:
         RaceError: unreadable or unlabelled data, elements that the config lacks,
@@ -95,6 +101,8 @@ def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared
                 )
 
     dtype = DTYPES[train.dtype]
+    if callable(constants):
+        constants = constants(config, frames, validation)
     elements = constants.elements if constants else config.model.elements
     elements = elements or elements_of([*frames, *validation])
     training_set = Dataset(frames, elements, config.model.r_max, dtype)
@@ -104,7 +112,10 @@ def prepare(config: Config, constants: ModelConstants | None = None) -> Prepared
     # What is continued was asked before.
     report = check(training_set, validation, labels, list(REFUSED) if constants else data.accept)
     constants = constants or derive_constants(config, training_set)
-    files = {str(path): sha256(path) for path in [*data.train, *data.validation]}
+    sources = [*data.train, *data.validation]
+    if isinstance(data.atomic_energies, Path):
+        sources.append(data.atomic_energies)
+    files = {str(path): sha256(path) for path in sources if path.is_file()}
     about = summary(frames, config.model.r_max) | {"n_validation": len(validation), "files": files}
     about |= {"findings": report.findings, "left_out": tolerance.left_out}
     resolved = RunConfig(
@@ -146,10 +157,15 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
             units=data.units,
             energy_key=data.energy_key,
         )
-    if config.train.forces_weight > 0:
-        scale = force_scale(frames)
-    else:
-        scale = energy_scale(frames, elements, energies, pooling=model.pooling)
+    # One number for all elements: of what the user gives, where the user gives it
+    scale = float(np.mean(model.scale)) if model.scale else None
+    if model.sigma0 is None or scale is None:
+        moving = any(atoms.arrays["forces"].any() for atoms in frames if "forces" in atoms.arrays)
+        if config.train.forces_weight > 0 and moving:
+            scale = force_scale(frames)
+        elif scale is None:  # no forces, or all zero by symmetry as in cells of one atom
+            scale = energy_scale(frames, elements, energies, pooling=model.pooling)
+    assert scale is not None
     sigma0 = model.sigma0 or SIGMA0_PER_FORCE * scale
     return ModelConstants(
         elements=elements,
@@ -186,11 +202,3 @@ def _read(
         )
 
     return [atoms for path in paths for atoms in read(path)]
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

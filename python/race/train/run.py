@@ -1,9 +1,11 @@
 """A run's folder: what training writes and everything after it reads.
 
-run/config.yaml          the fully resolved config            run/log.csv,
-run/tensorboard/    learning curves run/model.safetensors    the weights to use
-run/summary.json                 training set, versions, result run/checkpoint/
-what --resume continues from (race.train.checkpoint)
+run/config.yaml               every option, and the constants of the model
+run/model.safetensors         the weights to use
+run/summary.json              training set with the files' sha256, versions, result
+run/log.csv, run/tensorboard  learning curves
+run/checkpoint                what --resume continues from (race.train.checkpoint)
+run/.lock                     while a process writes the folder (race.files)
 """
 
 import json
@@ -15,10 +17,11 @@ import torch
 import yaml
 
 import race
-from race.config import OPEN, Config, ModelConstants, RunConfig, read_run_config
+from race.config import RunConfig, read_run_config
 from race.errors import RaceError
+from race.files import write_atomic, write_json
 from race.model.race import RACE
-from race.train.checkpoint import read_tensors, write_atomic, write_json
+from race.train.checkpoint import read_tensors
 from race.train.prepare import DTYPES
 
 
@@ -48,7 +51,20 @@ def load_run(path: str | Path) -> tuple[RACE, RunConfig, dict[str, Any]]:
     config = read_run_config(run / "config.yaml")
     model = RACE(config.model, config.constants, DTYPES[config.train.dtype])
     load_weights(model, run / "model.safetensors")
-    return model.eval(), config, json.loads((run / "summary.json").read_text())
+    return model.eval(), config, read_summary(run)
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """run/summary.json.
+
+    Raises:
+        RaceError: there is none, or it is damaged.
+    """
+    path = run / "summary.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise RaceError(f"cannot be read ({error})", where=path) from None
 
 
 def load_weights(model: RACE, path: Path) -> None:
@@ -73,39 +89,6 @@ def load_weights(model: RACE, path: Path) -> None:
                     got=got,
                 )
             parameter.copy_(tensors[name])
-
-
-def warm_started(config: Config) -> tuple[Config, ModelConstants | None]:
-    """`config` with the model section of the run that `train.warm_start` names, and that
-    run's constants: weights mean nothing under others. None without a warm start.
-
-    Raises:
-        RaceError: no such run, or an option of the model that the user set to something else.
-    """
-    source = config.train.warm_start
-    if source is None:
-        return config, None
-    old = load_run(source)[1]
-    refuse_other_model(
-        config,
-        old,
-        "differs from the run that train.warm_start names",
-        f"leave it out: the model section is that of {source}",
-    )
-    return config.model_copy(update={"model": old.model}), old.constants.as_trained()
-
-
-def refuse_other_model(config: Config, run: RunConfig, what: str, remedy: str) -> None:
-    """Refuses an option that the user wrote into the section `model` and that is not `run`'s.
-
-    Raises:
-        RaceError: says `what` and `remedy`.
-    """
-    for key in config.model.model_fields_set:
-        given = getattr(config.model, key)
-        kept = getattr(run.constants if key in OPEN else run.model, key)
-        if given != kept and not (key in OPEN and given is None):
-            raise RaceError(what, where=f"model.{key}", expected=kept, got=given, remedy=remedy)
 
 
 def write_config(run: Path, config: RunConfig) -> None:

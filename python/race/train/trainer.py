@@ -17,6 +17,7 @@ from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.fused import keep_memory
+from race.model.layer import is_own
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from race.train.interrupt import Interrupt
@@ -76,6 +77,10 @@ class Trainer:
             keep_memory()
         self.model = model.to(self.device)
         self.parameters = dict(model.named_parameters())
+        frozen = config.train.freeze == "trunk"
+        self.trained = {
+            name: p for name, p in self.parameters.items() if not frozen or is_own(name)
+        }
         self.loss = self.make_loss()
         self.n_batches = train.n_batches(config.train.batch_size)
         self.optimizer = self.make_optimizer()
@@ -90,7 +95,8 @@ class Trainer:
             {},
         )
         self.row: dict[str, float] = {}  # of the log, last epoch
-        self.saved = time.monotonic()
+        self.saved = self.started = time.monotonic()
+        self.passed = 0.0  # fraction of train.minutes
         if has_checkpoint(run):
             self._load()
         self.ranks.copy_first(
@@ -109,13 +115,14 @@ class Trainer:
 
     def clip(self) -> Tensor:
         """Bounds the gradients, and returns their norms [n_members]."""
-        return clip_per_member(self.parameters.values(), self.options.clip_norm)
+        return clip_per_member(self.trained.values(), self.options.clip_norm)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.parameters.values(), self.options)
+        return build_optimizer(self.trained.values(), self.options)
 
     def make_schedule(self) -> Schedule:
-        return Schedule(self.options, self.options.epochs * self.n_batches)
+        n_steps = None if self.options.minutes else self.options.epochs * self.n_batches
+        return Schedule(self.options, n_steps)
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Further groups of tensors that a checkpoint keeps; `load_more` gets them back."""
@@ -127,13 +134,13 @@ class Trainer:
     # ---- the loop --------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Trains until `train.epochs` epochs are complete; on SIGTERM or Ctrl-C saves and
-        leaves with SystemExit.
+        """Trains until `train.epochs` epochs are complete or `train.minutes` have passed; on
+        SIGTERM or Ctrl-C saves and leaves with SystemExit.
         """
         options, state = self.options, self.state
         with Interrupt() as interrupt, self._log() as log:
-            while state.epoch < options.epochs:
-                start = time.monotonic()
+            self.started = time.monotonic()
+            while not self.is_over():
                 plan = self.train_set.plan(
                     options.batch_size, options.seed, state.epoch, balanced=options.balance
                 )
@@ -141,15 +148,15 @@ class Trainer:
                     self.step(batch)
                     if log and log.due():
                         log.progress(
-                            state.epoch, state.batch, self.numbers(self.row | self._recent_means())
+                            state.epoch,
+                            state.batch,
+                            self.numbers(self.row | self._recent_means()),
+                            self.passed,
                         )
                     # By any rank: all stop after the same step
                     received = self.ranks.largest(interrupt.received or 0)
                     if received or time.monotonic() - self.saved > 60 * options.checkpoint_minutes:
-                        state.seconds, start = (
-                            state.seconds + time.monotonic() - start,
-                            time.monotonic(),
-                        )
+                        self._count_time()
                         self.save()
                     if received:
                         self.ranks.wait()
@@ -160,8 +167,10 @@ class Trainer:
                         if log:
                             log.say(f"{name}: saved after {where}; continue with --resume")
                         raise SystemExit(128 + received)
+                    if options.minutes and self.passed >= 1.0:
+                        break
                 self.row = self.end_epoch()
-                state.seconds += time.monotonic() - start
+                self._count_time()
                 if log:
                     log.epoch(
                         state.epoch, self.row | {"seconds": state.seconds}, self.numbers(self.row)
@@ -169,15 +178,37 @@ class Trainer:
             self.save()
             self.ranks.wait()
 
+    def is_over(self) -> bool:
+        """Whether all of the training is done, by epochs or by time."""
+        if self.options.minutes is None:
+            return self.state.epoch >= self.options.epochs
+        self.passed = self._fraction()
+        return self.passed >= 1.0
+
+    def _fraction(self) -> float:
+        """Of the time, that has passed: the same on every rank."""
+        if self.options.minutes is None:
+            return 0.0
+        seconds = self.state.seconds + time.monotonic() - self.started
+        return self.ranks.largest(int(1000 * seconds)) / (60_000 * self.options.minutes)
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.state.seconds, self.started = self.state.seconds + now - self.started, now
+
     def step(self, batch: Batch | None) -> None:
         """One update of every member, from this rank's share of a batch; None where there
         are fewer frames than ranks.
         """
         state = self.state
+        self.passed = self._fraction()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(state.step)
+            group["lr"] = self.schedule.rate(state.step, self.passed)
         self.optimizer.zero_grad(set_to_none=True)
-        beta = warmup_beta(self.config, state.epoch + state.batch / self.n_batches)
+        epoch = state.epoch + state.batch / self.n_batches
+        # A fifth of a short time at most
+        epoch = max(epoch, 5 * self.passed * self.options.warmup_epochs)
+        beta = warmup_beta(self.config, epoch)
         if batch is None:
             rows = {
                 term: torch.zeros(0, self.n_scores, device=self.device)
@@ -197,7 +228,7 @@ class Trainer:
         # Members share no parameter: the sum gives each its own gradient. Named inputs
         # spare the edge basis, whose leaves want one too.
         if batch is not None:
-            terms["loss"].sum().backward(inputs=list(self.parameters.values()))
+            terms["loss"].sum().backward(inputs=list(self.trained.values()))
         terms = {name: value.detach().double() for name, value in terms.items()}
         self.ranks.add([*self._gradients(), *terms.values()])
         terms["gradient"] = self.clip()
@@ -210,10 +241,10 @@ class Trainer:
 
     def _gradients(self) -> list[Tensor]:
         """Of all parameters, on every rank alike: zero where this rank's share gives none."""
-        for p in self.parameters.values():
+        for p in self.trained.values():
             if p.grad is None and self.ranks.size > 1:
                 p.grad = torch.zeros_like(p)
-        return [p.grad for p in self.parameters.values() if p.grad is not None]
+        return [p.grad for p in self.trained.values() if p.grad is not None]
 
     def _shares(self, dataset: Dataset, plan: list[np.ndarray]) -> Iterator[Batch | None]:
         """This rank's share of every batch of `plan`."""
@@ -228,7 +259,12 @@ class Trainer:
     def _log(self) -> AbstractContextManager[Log | None]:
         if not self.ranks.first:
             return nullcontext()
-        return Log(self.run, self.options.epochs, self.n_batches, self.state.epoch)
+        return Log(
+            self.run,
+            None if self.options.minutes else self.options.epochs,
+            self.n_batches,
+            self.state.epoch,
+        )
 
     def end_epoch(self) -> dict[str, float]:
         """Validates, keeps what is best, moves on to the next epoch; returns the row of the log."""
@@ -250,7 +286,7 @@ class Trainer:
             ]
             if self.ranks.first:
                 write_tensors(self.run / "model.safetensors", self.best)
-        rate = self.schedule.rate(state.step - 1)
+        rate = self.schedule.rate(state.step - 1, self.passed)
         self.schedule.observe(sum(scores) / len(scores))
         return {"learning_rate": rate} | training | metrics
 
@@ -264,12 +300,12 @@ class Trainer:
         """This rank's shares of the frames of a dataset, in its order."""
         return self._shares(dataset, dataset.plan(self.options.batch_size, shuffle=False))
 
-    def validate(self) -> tuple[list[float], dict[str, float]]:
+    def validate(self, dataset: Dataset | None = None) -> tuple[list[float], dict[str, float]]:
         """The likelihood loss of each member [n_members], and metrics by name
-        (`validation/forces_rmse`, `.../member_0`).
+        (`validation/forces_rmse`, `.../member_0`), of the validation set or another.
         """
         metrics, loss = Metrics(self.config.model), Means()
-        for batch in self.shares_of(self.validation_set):
+        for batch in self.shares_of(dataset or self.validation_set):
             if batch is None:
                 continue
             out = self.model(batch, forces=self.needs_forces).detach()
@@ -343,7 +379,7 @@ class Trainer:
             return
         self.state.schedule = self.schedule.state()
         weights = {name: p.detach() for name, p in self.parameters.items()}
-        average = dict(zip(self.parameters, self.average.average, strict=True))
+        average = dict(zip(self.parameters, self.average.tensors, strict=True))
         # Buffers are rebuilt from the config, but through LAPACK: not to the last bit.
         groups = {
             "weights": weights,
@@ -360,7 +396,7 @@ class Trainer:
         with torch.no_grad():
             for k, (name, p) in enumerate(self.parameters.items()):
                 p.copy_(groups["weights"][name])
-                self.average.average[k].copy_(groups["average"][name])
+                self.average.tensors[k].copy_(groups["average"][name])
                 self.best[name].copy_(groups["best"][name])
             for name, buffer in self.model.named_buffers():
                 # One that has come since the checkpoint: as it is built

@@ -2,13 +2,21 @@
 keeps of them.
 """
 
+import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from race.config import Config, ModelConstants, RunConfig, read_run_config
 from race.errors import RaceError
-from race.train.checkpoint import has_checkpoint
+from race.files import Lock, make_folder
+from race.model.race import RACE
+from race.train.checkpoint import has_checkpoint, mend_checkpoint
+from race.train.files import same_data, sha256
+from race.train.log import headline
 from race.train.members import initial_model
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
@@ -16,12 +24,20 @@ from race.train.prepare import DTYPES, Prepared, prepare
 from race.train.run import (
     load_weights,
     provenance,
-    refuse_other_model,
-    warm_started,
+    read_summary,
     write_config,
     write_summary,
 )
 from race.train.trainer import Trainer
+from race.train.warm_start import (
+    adapted,
+    earlier_validation,
+    load_grown,
+    refuse_other_model,
+    warm_started,
+)
+
+logger = logging.getLogger(__name__)
 
 # May change when a run is continued: neither weights nor the order of the data depend on it.
 CHANGEABLE = {
@@ -29,6 +45,7 @@ CHANGEABLE = {
     "clip_norm",
     "patience",
     "epochs",
+    "minutes",
     "checkpoint_minutes",
     "device",
     "n_threads",
@@ -39,22 +56,36 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
     """Trains in the folder `out` until done.
 
     Raises:
-        RaceError: `out` holds a run already, bad data, a config that does not match the
-            run, divergence, another rank's end.
+        RaceError: `out` cannot be written, is written by another process or holds a run
+            already; bad data; a config that does not match the run; divergence; another
+            rank's end.
         SystemExit: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     ranks = ranks or Ranks(config.train.device)
     if config.train.batch_size < ranks.size:
         raise RaceError(
-            "fewer than ranks",
+            "the batch is smaller than the number of processes",
             where="train.batch_size",
             expected=f"at least {ranks.size}",
             got=config.train.batch_size,
         )
-    out.mkdir(parents=True, exist_ok=True)
-    if ranks.first:
-        has_checkpoint(out)  # mends, once
-    ranks.wait()
+    if not ranks.first:
+        ranks.wait()  # for the first to enter the folder
+        return _train(config, out, resume, ranks)
+    fresh = not out.exists()
+    make_folder(out)
+    try:
+        with Lock(out):
+            mend_checkpoint(out)
+            ranks.wait()
+            return _train(config, out, resume, ranks)
+    except (RaceError, KeyboardInterrupt):
+        if fresh and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
     continued = has_checkpoint(out)
     if not resume and (continued or (out / "model.safetensors").exists()):
         raise RaceError(
@@ -64,20 +95,32 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
         )
     if config.train.n_threads:
         torch.set_num_threads(config.train.n_threads)
-    constants: ModelConstants | None
+    about: dict[str, Any] = {}
+    constants: ModelConstants | None = None
+    source: RACE | None = None
     if continued:
-        config = old = continue_config(config, read_run_config(out / "config.yaml"))
+        before = read_summary(out)
+        config = old = continue_config(config, read_run_config(out / "config.yaml"), before, out)
         constants = old.constants
+        about = {key: before[key] for key in ("warm_start",) if key in before}
     else:
-        config, constants = warm_started(config)
-    prepared = prepare(config, constants)
-    resolved, train_options = prepared.config, prepared.config.train
-    model = initial_model(
-        resolved.model, resolved.constants, train_options.seed, DTYPES[train_options.dtype]
-    )
-    if train_options.warm_start is not None and not continued:
-        load_weights(model, train_options.warm_start / "model.safetensors")
-    about = {"training": prepared.summary, "versions": provenance()}
+        config, source = warm_started(config)
+    prepared = prepare(config, constants or (source and partial(adapted, source.constants)))
+    resolved, options = prepared.config, prepared.config.train
+    model = initial_model(resolved.model, resolved.constants, options.seed, DTYPES[options.dtype])
+    if source is not None and options.warm_start is not None:
+        load_grown(model, source)
+        about = {"warm_start": sha256(options.warm_start / "model.safetensors")}
+        if options.freeze == "trunk" and len(resolved.constants.elements) > len(
+            source.constants.elements
+        ):
+            raise RaceError(
+                "the rows of new elements would never be trained",
+                where="train.freeze",
+                expected="none, or data without new elements",
+                got=options.freeze,
+            )
+    about |= {"training": prepared.summary, "versions": provenance()}
     if ranks.first:
         write_config(out, resolved)
         write_summary(out, about)
@@ -87,6 +130,14 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
     load_weights(model, out / "model.safetensors")
     about["noise_factors"] = fit_noise(model, trainer.shares_of(prepared.calibration), ranks)
     _, metrics = trainer.validate()
+    if earlier := earlier_validation(resolved):
+        _, after = trainer.validate(earlier[0])
+        about["earlier_validation"] = {"before": earlier[1], "after": after}
+        if ranks.first:
+            logger.info(
+                f"validation set of {options.warm_start}: before {headline(earlier[1])}; after "
+                f"{headline(after)}"
+            )
     if ranks.first:
         write_config(out, resolved.model_copy(update={"constants": model.constants}))
         write_summary(
@@ -98,37 +149,46 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
                 "seconds": trainer.state.seconds,
             },
         )
-        print(
+        logger.info(
             f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; "
             f"{trainer.numbers(metrics)}"
         )
     return trainer
 
 
-def continue_config(new: Config, old: RunConfig) -> RunConfig:
+def continue_config(
+    new: Config, old: RunConfig, summary: Mapping[str, Any], run: Path
+) -> RunConfig:
     """The config of a continued run: as it was, with the changeable training options as given
-    now.
+    now, and the data where it is now.
 
     Raises:
-        RaceError: another option that the user wrote differs from the run's.
+        RaceError: another option that the user wrote differs from the run's, or the data does.
     """
     what = "differs from the run that --resume continues"
-    remedy = "restore it, or start a new run with another --out"
-    for section in ("data", "train"):
+    remedy = "restore it, or start a new run from this one with train.warm_start"
+    for section, by_content in (("data", {"train", "validation"}), ("train", {"warm_start"})):
         given, kept = getattr(new, section), getattr(old, section)
-        for key in given.model_fields_set - CHANGEABLE:
-            if getattr(given, key) != getattr(kept, key):
+        for key in given.model_fields_set - CHANGEABLE - by_content:
+            pair = getattr(given, key), getattr(kept, key)
+            if pair[0] != pair[1] and not all(isinstance(value, Path) for value in pair):
                 raise RaceError(
-                    what,
-                    where=f"{section}.{key}",
-                    expected=getattr(kept, key),
-                    got=getattr(given, key),
-                    remedy=remedy,
+                    what, where=f"{section}.{key}", expected=pair[1], got=pair[0], remedy=remedy
                 )
     refuse_other_model(new, old, what, remedy)
+    source, weights = new.train.warm_start, summary.get("warm_start")
+    if source is not None and weights and (source / "model.safetensors").is_file():
+        if sha256(source / "model.safetensors") != weights:
+            raise RaceError(
+                "has other weights than the run started from",
+                where=f"train.warm_start {source}",
+                remedy=remedy,
+            )
+    files = summary.get("training", {}).get("files", {})
     changes = {key: getattr(new.train, key) for key in CHANGEABLE}
     return old.model_copy(
         update={
+            "data": same_data(new.data, old, files, run),
             "train": old.train.model_copy(update=changes),
             "constants": old.constants.as_trained(),
         }
@@ -138,7 +198,7 @@ def continue_config(new: Config, old: RunConfig) -> RunConfig:
 def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path, ranks: Ranks) -> None:
     config, constants = prepared.config.model, prepared.config.constants
     n_parameters = sum(p.numel() for p in model.parameters()) / config.n_members
-    print(
+    logger.info(
         f"{len(prepared.train)} training and {len(prepared.validation)} validation frames of "
         f"{' '.join(constants.elements)}; "
         f"{constants.avg_num_neighbors:.1f} neighbours within {config.r_max:g} A; "
