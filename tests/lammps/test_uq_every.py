@@ -2,6 +2,8 @@
 that other commands stumble over.
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -47,10 +49,11 @@ def test_replicate_after_a_run(run):
 
 def test_the_fix_may_be_deleted(run):
     """Values are evaluated then, instead of held; the next run holds again."""
-    commands = """
+    fix = re.search(r"PAIR_RACE_HOLD_\d+", run("run 0\ninfo fixes"))[0]
+    commands = f"""
     fix nve all nve
     run 2
-    unfix PAIR_RACE_HOLD_0
+    unfix {fix}
     run 1 pre no
     run 2
     """
