@@ -79,3 +79,38 @@ def test_new_atoms_have_zeros(run, lammps_run):
         assert frame["c_u[1]"][-1] == 0 and frame["c_u[2]"][-1] == 0
         np.testing.assert_array_equal(frame["c_u[1]"][:-1], frames[0]["c_u[1]"])
     assert frames[4]["c_u[1]"][-1] > 0
+
+
+def test_fix_pair_after_growth(lammps_run, artifact):
+    """`fix pair ... 0` reads what is there: zeros for atoms that came since, also where LAMMPS has
+    made room for more than there was.
+    """
+    script = f"""
+    units metal
+    atom_style atomic
+    region box block 0 60 0 60 0 60
+    create_box 4 box
+    create_atoms 1 single 5 5 5
+    create_atoms 3 single 6 5.5 5
+    mass * 15.999
+    mass 1 10.811
+    mass 2 14.007
+    plugin load {lammps_run.plugin}
+    pair_style hybrid race {artifact} lj/cut 1.0
+    pair_coeff * * race B N O NULL
+    pair_coeff * 4 lj/cut 0.0 1.0
+    fix filled all pair 1 race f_cov 0 f_std 0
+    fix asked all pair 1 race f_cov 1
+    run 0
+    unfix asked
+    create_atoms 4 random 20000 77 NULL
+    dump d all custom 1 out.dump id f_filled[*]
+    dump_modify d sort id format float %.17g
+    run 1
+    """
+    finished = lammps_run.run(script)
+    assert finished.status == 0 and not finished.hung, finished.output
+    frame = read_dump(lammps_run.folder / "out.dump")[-1]
+    assert len(frame["id"]) == 20002
+    for k in range(1, 8):
+        assert np.all(frame[f"f_filled[{k}]"][2:] == 0)
