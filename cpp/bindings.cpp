@@ -28,6 +28,8 @@ py::dict to_dict(const race::Prediction& prediction) {
     out["cov_epistemic"] = prediction.cov_epistemic;
     out["virial_cov"] = prediction.virial_cov;
   }
+  if (prediction.grade.defined()) out["grade"] = prediction.grade;
+  if (prediction.heat_flux.defined()) out["heat_flux"] = prediction.heat_flux;
   if (prediction.logdet_aleatoric.defined()) out["logdet_aleatoric"] = prediction.logdet_aleatoric;
   return out;
 }
@@ -88,7 +90,8 @@ using Domain = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Te
 
 std::vector<race::Prediction> predict_domains(const race::Model& model,
                                               const std::vector<Domain>& domains,
-                                              race::Request request) {
+                                              race::Request request,
+                                              const std::vector<at::Tensor>& velocities) {
   std::vector<race::Graph> graphs;
   std::vector<race::DomainsHalo::Ghosts> ghosts;
   for (const auto& [species, edge_vector, sender, row_ptr, ghost_domain, ghost_row] : domains) {
@@ -104,7 +107,9 @@ std::vector<race::Prediction> predict_domains(const race::Model& model,
     threads.emplace_back([&, rank] {
       try {
         race::DomainsHalo::Port port = halo.port(static_cast<int64_t>(rank));
-        predictions[rank] = race::predict(model, graphs[rank], port, request);
+        race::Request mine = request;
+        if (!velocities.empty()) mine.velocity = velocities.at(rank);
+        predictions[rank] = race::predict(model, graphs[rank], port, mine);
         at::Tensor forces = predictions[rank].forces.flatten(1);
         port.reverse(forces);
         if (request.atom_virial) port.reverse(predictions[rank].atom_virial);
@@ -199,7 +204,8 @@ PYBIND11_MODULE(_race, m) {
           "predict",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
              at::Tensor sender, at::Tensor row_ptr, std::optional<at::Tensor> owner, bool members,
-             bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl) {
+             bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl,
+             std::optional<at::Tensor> velocity) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
@@ -207,15 +213,16 @@ PYBIND11_MODULE(_race, m) {
               race::PeriodicFoldHalo fold(
                   owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
               prediction = race::predict(model, graph, fold,
-                                         {members, uncertainty, atom_virial, n_parts, false, zbl});
+                                         {members, uncertainty, atom_virial, n_parts, false, zbl,
+                                          velocity.value_or(at::Tensor())});
             }
             return to_dict(prediction);
           },
           "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(),
           py::kw_only(), "members"_a = false, "uncertainty"_a = false, "atom_virial"_a = false,
-          "n_parts"_a = 1, "zbl"_a = py::none(),
+          "n_parts"_a = 1, "zbl"_a = py::none(), "velocity"_a = py::none(),
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
-          "owned row of which each ghost is an image. Ghost rows of forces and atom_virial are still to be added to their owners.")
+          "owned row of which each ghost is an image; velocity float64 [n_owned, 3]: heat_flux as well. Ghost rows of forces and atom_virial are still to be added to their owners.")
       .def(
           "memory",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
@@ -241,18 +248,19 @@ PYBIND11_MODULE(_race, m) {
       .def(
           "predict_domains",
           [](const race::Model& model, const std::vector<Domain>& domains, bool members,
-             bool uncertainty, bool atom_virial) {
+             bool uncertainty, bool atom_virial, const std::vector<at::Tensor>& velocities) {
             std::vector<race::Prediction> predictions;
             {
               const py::gil_scoped_release release;
-              predictions = predict_domains(model, domains, {members, uncertainty, atom_virial});
+              predictions =
+                  predict_domains(model, domains, {members, uncertainty, atom_virial}, velocities);
             }
             py::list out;
             for (const auto& prediction : predictions) out.append(to_dict(prediction));
             return out;
           },
           "domains"_a, py::kw_only(), "members"_a = false, "uncertainty"_a = false,
-          "atom_virial"_a = false,
+          "atom_virial"_a = false, "velocities"_a = std::vector<at::Tensor>(),
           "Several domains, each on its own thread, as MPI ranks would; forces and atom_virial complete on owned rows.");
 
   m.def(

@@ -31,10 +31,8 @@ PairRace::PairRace(LAMMPS* lmp)
   restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
-  no_virial_fdotr_compute = 1;  // the virial is summed over edges, right for any box
-  // Half of an edge's virial to each end is not the centroid form, and a heat flux from it is
-  // wrong.
-  centroidstressflag = CENTROID_NOTAVAIL;
+  no_virial_fdotr_compute = 1;             // the virial is summed over edges, right for any box
+  centroidstressflag = CENTROID_NOTAVAIL;  // but of one layer: read_model()
 }
 
 PairRace::~PairRace() {

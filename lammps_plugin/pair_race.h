@@ -79,6 +79,14 @@ class PairRace : public Pair {
   };
   Members members();  ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
 
+  struct HeatFlux {
+    at::Tensor total;      ///< [G, 3] of the model's mean (G = 1) or of each member, over all ranks
+    double convective[3];  ///< of the mean: what atoms carry with them
+  };
+  /// Collective: the heat flux times the volume, without kinetic energy, at this step's positions
+  /// and velocities; energy units times velocity units. One more evaluation.
+  HeatFlux heat_flux(bool members);
+
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return settings_.file; }
   const std::string& element(int type) const { return elements_[type]; }  ///< or NULL
@@ -116,6 +124,7 @@ class PairRace : public Pair {
   void read_elements(const std::vector<std::string>& names);
   void set_flags();
   void check_special_bonds() const;
+  void warn_of_heat_flux() const;
   void check_masses() const;
   void warn_without_core() const;
   void warn_unscaled();

@@ -9,6 +9,7 @@
 
 #include "atom.h"
 #include "comm.h"
+#include "compute.h"
 #include "error.h"
 #include "force.h"
 #include "load_model.h"
@@ -82,10 +83,13 @@ void PairRace::read_model() {
   }
   if (!message.empty()) error->all(FLERR, message);
 
+  // Of one layer each energy is a sum over edges, whose virials are their senders'. More layers
+  // have no centroid form.
+  centroidstressflag = model_->metadata().n_layers == 1 ? CENTROID_AVAIL : CENTROID_NOTAVAIL;
   budget_.forget();
   const race::Metadata& metadata = model_->metadata();
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
-  comm_forward = std::max(width, 1);  // one: rows of owners, on one rank
+  comm_forward = std::max(width, 3);  // velocities of a heat flux; rows of owners, on one rank
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
   comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members),
                                     9});  // newton off: forces and per-atom virials too
@@ -207,6 +211,7 @@ void PairRace::init_style() {
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   units_ = race_units(update->unit_style, force->angstrom);
   check_masses();
+  warn_of_heat_flux();
   columns_.hold(settings_.uq_every > 0);
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers
   // after this call.
@@ -274,3 +279,15 @@ void PairRace::warn_unscaled() {
 }
 
 double PairRace::init_one(int, int) { return model_->metadata().r_max * units_.length; }
+
+// LAMMPS's own heat flux is made of per-atom virials, which an energy of several layers does not
+// have.
+void PairRace::warn_of_heat_flux() const {
+  if (model_->metadata().n_layers == 1 || comm->me != 0) return;
+  for (const Compute* compute : modify->get_compute_list())
+    if (!strcmp(compute->style, "heat/flux") || !strcmp(compute->style, "centroid/stress/atom"))
+      error->warning(
+          FLERR,
+          "compute {} {}: model {} has {} layers, whose heat flux no per-atom virial gives; use compute race/heat/flux",
+          compute->id, compute->style, file(), model_->metadata().n_layers);
+}

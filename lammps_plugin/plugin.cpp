@@ -5,6 +5,7 @@
 #include "compatible.h"
 #include "compute_race.h"
 #include "compute_race_atom.h"
+#include "compute_race_heat_flux.h"
 #include "error.h"
 #include "fix_race_bias.h"
 #include "fix_race_guard.h"
@@ -28,6 +29,9 @@ Compute* create_compute(LAMMPS* lmp, int narg, char** arg) {
 }
 Compute* create_compute_atom(LAMMPS* lmp, int narg, char** arg) {
   return new ComputeRaceAtom(lmp, narg, arg);
+}
+Compute* create_compute_heat_flux(LAMMPS* lmp, int narg, char** arg) {
+  return new ComputeRaceHeatFlux(lmp, narg, arg);
 }
 
 void refuse_another_lammps(LAMMPS* lmp) {
@@ -55,6 +59,7 @@ void enter_styles(LAMMPS& lmp) {
 #endif
   (*lmp.modify->compute_map)["race"] = &create_compute;
   (*lmp.modify->compute_map)["race/atom"] = &create_compute_atom;
+  (*lmp.modify->compute_map)["race/heat/flux"] = &create_compute_heat_flux;
   (*lmp.modify->fix_map)["race/bias"] = &create_bias;
   (*lmp.modify->fix_map)["race/guard"] = &create_guard;
   (*lmp.modify->fix_map)["RACE/HOLD"] = &create_hold;
@@ -88,6 +93,8 @@ void lammpsplugin_init(void* lammps, void* handle, void* regfunc) {
   add("fix", "race/guard", "fix race/guard", reinterpret_cast<void*>(&create_guard));
   add("fix", "RACE/HOLD", "internal to pair_style race", reinterpret_cast<void*>(&create_hold));
   add("compute", "race/atom", "compute race/atom", reinterpret_cast<void*>(&create_compute_atom));
+  add("compute", "race/heat/flux", "compute race/heat/flux",
+      reinterpret_cast<void*>(&create_compute_heat_flux));
   enter_styles(*static_cast<LAMMPS*>(lammps));
   stay_loaded();
 }

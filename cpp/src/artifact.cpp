@@ -50,6 +50,30 @@ std::string printable(std::string text) {
   return text;
 }
 
+/// N of "race-artifact/N ...", -1 where it is no number.
+int64_t format_of(const std::string& trailer) {
+  const std::string digits =
+      trailer.substr(trailer_name.size(), trailer.find(' ') - trailer_name.size());
+  const bool number =
+      !digits.empty() && digits.size() < 10 &&
+      std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c); });
+  return number ? std::stoll(digits) : -1;
+}
+
+/// Formats of earlier releases are read as they are; what they lack has a default in
+/// parse_metadata().
+void check_format(int64_t format, const std::string& text, const std::string& name) {
+  if (format >= oldest_format && format <= format_version) return;
+  const std::string range =
+      oldest_format == format_version
+          ? std::to_string(format_version)
+          : std::to_string(oldest_format) + " to " + std::to_string(format_version);
+  throw Error(name + ": artifact format '" + printable(text.substr(0, text.find(' '))) +
+              "'; this librace reads " + trailer_name + range +
+              (format > format_version ? "; update race, which made this file in a later release"
+                                       : "; export the model again"));
+}
+
 bool is_hex(const std::string& text) {
   return std::all_of(text.begin(), text.end(),
                      [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
@@ -93,12 +117,8 @@ Artifact verify_artifact(std::string bytes, const std::string& name,
                          const std::string& expected_sha256) {
   const std::size_t comment = find_trailer(bytes, name);
   const std::string trailer = bytes.substr(comment);
-  const std::string current = trailer_name + std::to_string(format_version) + " ";
-  if (trailer.compare(0, current.size(), current) != 0)
-    throw Error(name + ": artifact format '" + printable(trailer.substr(0, trailer.find(' '))) +
-                "'; this librace reads " + trailer_name + std::to_string(format_version) +
-                "; export the model again, or update race");
-
+  check_format(format_of(trailer), trailer, name);
+  const std::string current = trailer.substr(0, trailer.find(' ') + 1);
   const std::string prefix = current + "sha256:";
   const std::string digest = trailer.substr(std::min(prefix.size(), trailer.size()));
   if (trailer.compare(0, prefix.size(), prefix) != 0 || digest.size() != digest_size ||
@@ -139,9 +159,7 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   const Json root = Json::parse(json, name + ", metadata.json");
   Metadata data;
   data.format = root.at("format").integer();
-  if (data.format != format_version)
-    throw Error(name + ": artifact format " + std::to_string(data.format) +
-                "; this librace reads " + std::to_string(format_version));
+  check_format(data.format, trailer_name + std::to_string(data.format), name);
   data.race_version = root.at("race_version").string();
   data.torch_version = root.at("torch_version").string();
   data.dtype = root.at("dtype").string();
@@ -161,6 +179,7 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   for (const auto& [key, value] : root.at("calibration").object())
     data.calibration[key] = value.number();
   if (root.has("intervals")) parse_intervals(root.at("intervals"), name, data);
+  data.has_grade = root.has("grade");  // of exports that knew the training set
   const Json& training = root.at("training");
   for (const auto& [pair, value] : training.at("min_distance").object())
     data.min_distance[pair] = value.number();

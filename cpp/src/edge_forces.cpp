@@ -26,20 +26,22 @@ void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_gra
   const auto [sender, order] = at::sort(receivers.sender, /*stable=*/true, 0, /*descending=*/false);
   const at::Tensor from = at::searchsorted(sender, at::arange(n_total + 1, sender.options()));
   const auto to_host = [](const at::Tensor& tensor) { return tensor.to(at::kCPU).contiguous(); };
-  const auto add = [&](at::Tensor& sums, const at::Tensor& edges,
-                       double sign) {  // sums [n_total, ...]
-    at::Tensor rows = segment_sum(edges.index_select(0, order), from).mul_(sign);
-    rows.narrow(0, receivers.begin, receivers.n).add_(segment_sum(edges, receivers.row_ptr));
+  // To the rows of senders and of receivers: sums [n_total, ...]
+  const auto add = [&](at::Tensor& sums, const at::Tensor& edges, double at_sender,
+                       double at_receiver) {
+    at::Tensor rows = segment_sum(edges.index_select(0, order), from).mul_(at_sender);
+    rows.narrow(0, receivers.begin, receivers.n)
+        .add_(segment_sum(edges, receivers.row_ptr), at_receiver);
     sums.add_(rows.to(sums.device()).view(sums.sizes()));
   };
 
   const at::Tensor flat = grad.reshape({-1, 3 * G});
-  add(prediction.forces, flat, -1);
+  add(prediction.forces, flat, -1, 1);
   prediction.virial.sub_(
       to_host(at::matmul(vector.t(), flat).view({3, G, 3}).transpose(0, 1)).reshape({G, 9}));
   if (!prediction.atom_virial.defined()) return;
-  add(prediction.atom_virial,
-      (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).mul_(-0.5).view({-1, 9}), 1);
+  add(prediction.atom_virial, (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).view({-1, 9}),
+      -receivers.to_sender, receivers.to_sender - 1);
 }
 
 // On the host, where every caller wants the result: one pass over the edges, in order, whatever the
@@ -48,6 +50,7 @@ struct Sums {
   const double* vector;  // [E, 3], r_sender - r_receiver
   const int64_t *sender, *row_ptr;
   int64_t begin, n, width;            // receivers; 3 G numbers of each edge's gradient
+  double to_sender;                   // share of an edge's virial
   double *forces, *virial, *virials;  // [n_total, 3 G], [G, 9], [n_total, 9] or null
   double* scratch;  // [4, 3 G] of one receiver: its forces and the rows of its virials
 };
@@ -56,7 +59,8 @@ struct Sums {
 template <int known, class T>
 RACE_INLINE void add_edges(const Sums& sums, const T* grad) {
   const int64_t W = known ? known : sums.width;
-  const double share = 1.5 / static_cast<double>(W);  // half to each end, mean over groups
+  const double groups = static_cast<double>(W) / 3;  // atom virials are means over them
+  const double at_sender = sums.to_sender / groups, at_receiver = (1 - sums.to_sender) / groups;
   double* __restrict to = sums.scratch, * __restrict v0 = to + W, * __restrict v1 = v0 + W, * __restrict v2 = v1 + W;
   const double* rows[3] = {v0, v1, v2};
   for (int64_t k = 0; k < sums.n; ++k) {
@@ -75,13 +79,13 @@ RACE_INLINE void add_edges(const Sums& sums, const T* grad) {
       double dE[3] = {};
       for (int64_t c = 0; c < W; ++c) dE[c % 3] += static_cast<double>(g[c]);
       for (int c = 0; c < 9; ++c)
-        sums.virials[9 * sums.sender[e] + c] -= share * sums.vector[3 * e + c / 3] * dE[c % 3];
+        sums.virials[9 * sums.sender[e] + c] -= at_sender * sums.vector[3 * e + c / 3] * dE[c % 3];
     }
     for (int64_t c = 0; c < W; ++c) sums.forces[W * j + c] += to[c];
     for (int64_t c = 0; c < W; ++c)
       for (int a = 0; a < 3; ++a) {
         sums.virial[c / 3 * 9 + 3 * a + c % 3] += rows[a][c];
-        if (sums.virials) sums.virials[9 * j + 3 * a + c % 3] += share * rows[a][c];
+        if (sums.virials) sums.virials[9 * j + 3 * a + c % 3] += at_receiver * rows[a][c];
       }
   }
 }
@@ -118,12 +122,21 @@ void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad,
       receivers.begin,
       receivers.n,
       3 * grad.size(1),
+      receivers.to_sender,
       prediction.forces.data_ptr<double>(),
       prediction.virial.data_ptr<double>(),
       prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr,
       scratch.data()};
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges",
                              [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
+}
+
+void accumulate_flux(const Receivers& receivers, const at::Tensor& edge_grad,
+                     const at::Tensor& power, const at::Tensor& velocity, at::Tensor& heat_flux) {
+  const at::Tensor of_sender = velocity.index_select(0, receivers.sender).unsqueeze(1);
+  at::Tensor carried = (edge_grad.to(at::kDouble) * of_sender).sum(2);  // [E, G]
+  if (power.defined()) carried = carried + power;
+  heat_flux.sub_(at::matmul(carried.t(), receivers.edge_vector).to(at::kCPU));
 }
 
 }  // namespace race

@@ -10,6 +10,7 @@ struct Receivers {
   at::Tensor edge_vector;    ///< float64 [E, 3], of these edges only
   at::Tensor sender;         ///< int64 [E], rows of the domain
   at::Tensor row_ptr;        ///< int64 [n + 1], from 0
+  double to_sender = 0.5;    ///< share of an edge's virial that atom virials have at its sender
 };
 
 /// Zero forces, virial and, if asked for, atom virials of a domain, for accumulate_edges. The
@@ -22,5 +23,11 @@ void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::De
 /// tensors. Sums in float64 and in a fixed order: the same bits at every call.
 void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad,
                       Prediction& prediction);
+
+/// Adds to heat_flux [G, 3] what edges carry, -edge_vector (edge_grad . v_sender + power), on the
+/// CPU. power [E, G]: what their senders' features give; or undefined. velocity: float64 [n_total,
+/// 3].
+void accumulate_flux(const Receivers& receivers, const at::Tensor& edge_grad,
+                     const at::Tensor& power, const at::Tensor& velocity, at::Tensor& heat_flux);
 
 }  // namespace race

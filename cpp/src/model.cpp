@@ -1,16 +1,10 @@
 #include "race/model.h"
 
-// The only file that knows TorchScript: another payload (AOTInductor) would replace this one and
-// python/race/deploy/export.py.
-
-#include <torch/csrc/jit/runtime/graph_executor.h>
-#include <torch/script.h>
-
 #include <algorithm>
-#include <sstream>
 
 #include "race/allocator.h"
 #include "race/error.h"
+#include "segments.h"
 #include "selftest.h"
 
 namespace race {
@@ -20,48 +14,23 @@ const std::vector<std::string> segment_names = {"edges",       "edges_vjp",   "e
                                                 "layer",       "layer_vjp",   "readout",
                                                 "readout_vjp", "uncertainty", "virial_cov"};
 
-/// The line of a C++ or TorchScript exception that says what went wrong: the first, but the last
-/// below a TorchScript traceback.
-std::string reason(const std::exception& error) {
-  const auto* c10_error = dynamic_cast<const c10::Error*>(&error);
-  std::string text = c10_error ? c10_error->what_without_backtrace() : error.what();
-  text.erase(text.find_last_not_of(" \n") + 1);
-  return text.find("Traceback of TorchScript") == std::string::npos
-             ? text.substr(0, text.find('\n'))
-             : text.substr(text.rfind('\n') + 1);
-}
-
-/// Casts and moves every parameter and buffer; those named in keep_float64 keep their precision.
-void place(torch::jit::Module& module, at::Device device, at::ScalarType dtype,
-           const std::vector<std::string>& keep_float64) {
-  const auto move = [&](const std::string& name, at::Tensor tensor) {
-    const bool keep =
-        std::find(keep_float64.begin(), keep_float64.end(), name) != keep_float64.end();
-    tensor.set_data(tensor.is_floating_point() && !keep ? tensor.to(device, dtype)
-                                                        : tensor.to(device));
-    tensor.set_requires_grad(false);
-  };
-  for (const auto& item : module.named_parameters()) move(item.name, item.value);
-  for (const auto& item : module.named_buffers()) move(item.name, item.value);
-}
+// For a heat flux; artifacts of earlier exports do not have them.
+const std::vector<std::string> tangent_names = {"edges_jvp", "layer_jvp", "layer_power"};
 
 }  // namespace
 
 struct Model::State {
-  torch::jit::Module module;
+  explicit State(const Artifact& artifact) : segments(artifact) {}
+
+  Segments segments;
   Metadata metadata;
   std::string sha256;
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
-  std::map<std::string, torch::jit::Method> methods;
 
-  /// Runs one segment. The interpreter takes no profile and fuses nothing: the first calls cost
-  /// what later ones cost, and give the same numbers.
   template <typename... Inputs>
-  c10::IValue call(const char* segment, Inputs&&... inputs) const {
-    const torch::jit::GraphOptimizerEnabledGuard plain(false);
-    torch::jit::Method method = methods.at(segment);
-    return method({c10::IValue(std::forward<Inputs>(inputs))...});
+  std::vector<at::Tensor> call(const char* segment, Inputs&&... inputs) const {
+    return segments.call(segment, {c10::IValue(std::forward<Inputs>(inputs))...});
   }
 };
 
@@ -69,16 +38,8 @@ Model Model::load(const Artifact& artifact, at::Device device, std::optional<at:
                   bool selftest) {
   const std::string& name = artifact.name;
   if (device.is_cpu()) keep_memory();
-  auto state = std::make_shared<State>();
-  torch::jit::ExtraFilesMap extra = {{"metadata.json", ""}, {"selftest.json", ""}};
-  try {
-    std::istringstream stream(artifact.bytes);
-    state->module = torch::jit::load(stream, at::Device(at::kCPU), extra);
-  } catch (const std::exception& error) {
-    throw Error(name + ": torch cannot load this artifact (" + reason(error) +
-                "); export it again with this torch, or with --portable");
-  }
-  state->metadata = parse_metadata(extra["metadata.json"], name);
+  auto state = std::make_shared<State>(artifact);
+  state->metadata = parse_metadata(state->segments.text("metadata.json"), name);
   state->sha256 = artifact.sha256;
   state->dtype = dtype.value_or(state->metadata.dtype == "float64" ? at::kDouble : at::kFloat);
   state->device = device;
@@ -87,26 +48,22 @@ Model Model::load(const Artifact& artifact, at::Device device, std::optional<at:
                 std::string(c10::toString(state->dtype)));
 
   try {
-    state->module.eval();
-    place(state->module, device, state->dtype, state->metadata.keep_float64);
-    const at::NoGradGuard no_grad;
-    // Not frozen: `prepare` has made every constant, and an exception in a frozen method reads
-    // functions that freezing has deleted.
-    state->module.get_method("prepare")({});
+    state->segments.prepare(device, state->dtype, state->metadata.keep_float64);
     for (const auto& segment : segment_names)
-      state->methods.emplace(segment, state->module.get_method(segment));
+      if (!state->segments.has(segment)) throw Error("it has no segment " + segment);
   } catch (const std::exception& error) {
-    throw Error(name + ": cannot prepare the model on " + device.str() + " (" + reason(error) +
+    throw Error(name + ": cannot prepare the model on " + device.str() + " (" + reason_of(error) +
                 ")");
   }
+  const std::string selftest_json = selftest ? state->segments.text("selftest.json") : "";
   const Model model(std::move(state));
   if (!selftest) return model;
   try {
-    replay_selftest(model, extra["selftest.json"], name);
+    replay_selftest(model, selftest_json, name);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    throw Error(name + ": the model does not run on " + device.str() + " (" + reason(error) +
+    throw Error(name + ": the model does not run on " + device.str() + " (" + reason_of(error) +
                 "); export it with --portable");
   }
   return model;
@@ -128,61 +85,86 @@ int64_t Model::comm_width_max() const {
 }
 
 Model::Edges Model::edges(const at::Tensor& edge_vector) const {
-  const auto out = state_->call("edges", edge_vector).toTuple();
-  const auto& parts = out->elements();
-  return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(),
-          parts.at(3).toTensor()};
+  const auto parts = state_->call("edges", edge_vector);
+  return {parts.at(0), parts.at(1), parts.at(2), parts.at(3)};
 }
 
 at::Tensor Model::edges_vjp(const at::Tensor& edge_vector, const Edges& edges,
                             const at::Tensor& bar_radial, const at::Tensor& bar_sh) const {
   return state_
       ->call("edges_vjp", edge_vector, edges.radial_grad, edges.sh_grad, bar_radial, bar_sh)
-      .toTensor();
+      .at(0);
+}
+
+bool Model::has_tangents() const {
+  return std::all_of(tangent_names.begin(), tangent_names.end(),
+                     [this](const std::string& name) { return state_->segments.has(name); });
+}
+
+Model::EdgeRates Model::edges_jvp(const at::Tensor& edge_vector, const at::Tensor& rate) const {
+  const auto parts = state_->call("edges_jvp", edge_vector, rate);
+  return {parts.at(0), parts.at(1)};
 }
 
 at::Tensor Model::embed(const at::Tensor& species) const {
-  return state_->call("embed", species).toTensor();
+  return state_->call("embed", species).at(0);
 }
 
 Model::Layer Model::layer(int64_t t, const at::Tensor& h, const at::Tensor& g,
                           const Neighbors& neighbors) const {
   const auto& [radial, sh, sender, row_ptr, species] = neighbors;
-  const auto out = state_->call("layer", t, h, g, radial, sh, sender, row_ptr, species).toTuple();
-  const auto& parts = out->elements();
-  return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(),
-          parts.at(3).toTensor()};
+  const auto parts = state_->call("layer", t, h, g, radial, sh, sender, row_ptr, species);
+  return {parts.at(0), parts.at(1), parts.at(2), parts.at(3)};
 }
 
 Model::LayerVjp Model::layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors,
                                  const at::Tensor& z, const at::Tensor& bar_energy,
                                  const at::Tensor& bar_h, const at::Tensor& bar_g) const {
   const auto& [radial, sh, sender, row_ptr, species] = neighbors;
-  const auto out = state_
-                       ->call("layer_vjp", t, g, radial, sh, sender, row_ptr, species, z,
-                              bar_energy, bar_h, bar_g)
-                       .toTuple();
-  const auto& parts = out->elements();
-  return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor(),
-          parts.at(3).toTensor()};
+  const auto parts = state_->call("layer_vjp", t, g, radial, sh, sender, row_ptr, species, z,
+                                  bar_energy, bar_h, bar_g);
+  return {parts.at(0), parts.at(1), parts.at(2), parts.at(3)};
+}
+
+Model::LayerRates Model::layer_jvp(int64_t t, const at::Tensor& dh, const at::Tensor& dg,
+                                   const at::Tensor& dradial, const at::Tensor& dsh,
+                                   const at::Tensor& g, const Neighbors& neighbors,
+                                   const at::Tensor& z) const {
+  const auto& [radial, sh, sender, row_ptr, species] = neighbors;
+  const auto parts = state_->call("layer_jvp", t, dh, dg, dradial, dsh, g, radial, sh, sender,
+                                  row_ptr, species, z);
+  return {parts.at(0), parts.at(1)};
+}
+
+at::Tensor Model::layer_power(int64_t t, const at::Tensor& dg, const Neighbors& neighbors,
+                              const at::Tensor& z, const at::Tensor& bar_energy,
+                              const at::Tensor& bar_h, const at::Tensor& bar_g) const {
+  const auto& [radial, sh, sender, row_ptr, species] = neighbors;
+  return state_
+      ->call("layer_power", t, dg, radial, sh, sender, row_ptr, species, z, bar_energy, bar_h,
+             bar_g)
+      .at(0);
 }
 
 at::Tensor Model::readout(const at::Tensor& out, const at::Tensor& species) const {
-  return state_->call("readout", out, species).toTensor();
+  return state_->call("readout", out, species).at(0);
 }
 
 at::Tensor Model::readout_vjp(const at::Tensor& species, const at::Tensor& bar_energy) const {
-  return state_->call("readout_vjp", species, bar_energy).toTensor();
+  return state_->call("readout_vjp", species, bar_energy).at(0);
 }
 
 Model::Uncertainty Model::uncertainty(const at::Tensor& out, const at::Tensor& species) const {
-  const auto result = state_->call("uncertainty", out, species).toTuple();
-  const auto& parts = result->elements();
-  return {parts.at(0).toTensor(), parts.at(1).toTensor(), parts.at(2).toTensor()};
+  const auto parts = state_->call("uncertainty", out, species);
+  return {parts.at(0), parts.at(1), parts.at(2)};
+}
+
+at::Tensor Model::grade(const at::Tensor& z, const at::Tensor& species) const {
+  return state_->call("grade", z, species).at(0);
 }
 
 at::Tensor Model::virial_cov(const at::Tensor& out) const {
-  return state_->call("virial_cov", out).toTensor();
+  return state_->call("virial_cov", out).at(0);
 }
 
 }  // namespace race

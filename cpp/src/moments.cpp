@@ -71,6 +71,7 @@ AtomMoments atom_moments(const Prediction& prediction, const at::Tensor& forces)
   atoms.bald = prediction.logdet_aleatoric.defined()
                    ? (log_determinant(atoms.cov()) - prediction.logdet_aleatoric) / 2
                    : at::zeros_like(atoms.energy_var);
+  atoms.grade = prediction.grade.defined() ? prediction.grade : at::zeros_like(atoms.energy_var);
   return atoms;
 }
 
@@ -84,6 +85,7 @@ FrameSums frame_sums(const Prediction& prediction, const AtomMoments& atoms) {
   sums.bald = atoms.bald.sum();
   sums.max_bald = largest(atoms.bald);
   sums.max_force_std = largest(atoms.force_std());
+  sums.max_grade = largest(atoms.grade);
   return sums;
 }
 
@@ -91,7 +93,7 @@ FrameSums FrameSums::reduced(const Reduce& sum, const Reduce& max) const {
   FrameSums all = *this;
   reduce(sum, {&all.n_atoms, &all.energies, &all.energy_vars, &all.virials, &all.virial_noise,
                &all.bald});
-  reduce(max, {&all.max_bald, &all.max_force_std});
+  reduce(max, {&all.max_bald, &all.max_force_std, &all.max_grade});
   return all;
 }
 
@@ -125,6 +127,7 @@ FrameMoments frame_moments(const FrameSums& sums, const Metadata& metadata, int 
     frame.mean_bald = sums.bald.item<double>() / n_atoms;
     frame.max_bald = sums.max_bald.item<double>();
     frame.max_force_std = sums.max_force_std.item<double>();
+    frame.max_grade = sums.max_grade.item<double>();
   }
   frame.virial_members =
       sums.virials.index_select(1, at::tensor(at::ArrayRef<int>(six_to_nine, 6), at::kLong));

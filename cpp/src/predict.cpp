@@ -18,6 +18,7 @@ struct Part : Receivers {
   Model::Edges edges;  ///< kept only where there is one part: of several, each has its own made
                        ///< again for each layer
   at::Tensor bar_radial, bar_sh;  ///< summed over layers, or of the last one
+  at::Tensor power;               ///< [E, G], likewise; undefined without velocities
 };
 
 /// [n_owned, ...] that comes part by part: one part is taken as it is.
@@ -42,6 +43,9 @@ class Gathered {
   int64_t n_owned_, n_parts_;
   at::Tensor all_;
 };
+
+// Of one layer an edge's virial is the sender's, which is the centroid form; of more there is none.
+double share_of_sender(const Metadata& metadata) { return metadata.n_layers == 1 ? 1.0 : 0.5; }
 
 /// E(edge_vector) and its transpose, cut where domains exchange rows. Every adjoint is written
 /// bar_x = dE/dx.
@@ -82,6 +86,41 @@ class Chain {
     return out;
   }
 
+  /// [n_owned, ...] the last layer's z; after forward().
+  at::Tensor last_z() const {
+    Gathered z = gathered();
+    for (std::size_t k = 0; k < parts_.size(); ++k) z.put(parts_[k], kept_.back().z[k]);
+    return z.rows();
+  }
+
+  /// Rates of change of what neighbours read, for atoms that move: after forward(). velocity:
+  /// float64 [n_owned, 3].
+  void follow(const at::Tensor& velocity) {
+    velocity_ = with_ghosts(velocity.to(model_.device(), at::kDouble));
+    const int64_t L = model_.metadata().n_layers;
+    if (L == 1) return;
+    if (!model_.has_tangents())
+      throw Error(
+          "heat flux: this artifact of an earlier release cannot give it for more than one layer; "
+          "expected one of this release; export the model again");
+    at::Tensor dg = at::zeros_like(kept_[0].g), dh = dg.new_empty({n_owned_, 0});
+    for (int64_t t = 0; t + 1 < L; ++t) {
+      Gathered next_h = gathered(), next_g = gathered();
+      for (std::size_t k = 0; k < parts_.size(); ++k) {
+        const Part& part = parts_[k];
+        const Model::Neighbors around = neighbors(part, whole() ? part.edges : edges_of(part));
+        const auto [dradial, dsh] = model_.edges_jvp(cast(part), rate_of(part));
+        const Model::LayerRates rates =
+            model_.layer_jvp(t, rows_of(dh, part), dg, grouped(dradial), grouped(dsh), kept_[t].g,
+                             around, kept_[t].z[k]);
+        next_h.put(part, rates.h), next_g.put(part, rates.g);
+      }
+      dh = next_h.rows(), dg = with_ghosts(next_g.rows());
+      kept_[t + 1].dg = dg;
+    }
+  }
+  const at::Tensor& velocity() const { return velocity_; }  ///< [n_total, 3]; of follow()
+
   /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call
   /// frees each layer's memory on its way.
   void backward(const at::Tensor& seed, bool last, Prediction& prediction) {
@@ -94,6 +133,13 @@ class Chain {
       for (std::size_t k = 0; k < parts_.size(); ++k) {
         Part& part = parts_[k];
         const Model::Edges edges = whole() ? part.edges : edges_of(part);
+        if (t > 0 && velocity_.defined()) {
+          at::Tensor power = model_.layer_power(t, kept_[t].dg, neighbors(part, edges),
+                                                kept_[t].z[k], rows_of(bar_energy, part),
+                                                rows_of(bar_h, part), rows_of(bar_g, part));
+          if (n_groups_ == 1) power = power.sum(1, /*keepdim=*/true);
+          part.power = part.power.defined() ? part.power + power : power;
+        }
         Model::LayerVjp bars =
             model_.layer_vjp(t, kept_[t].g, neighbors(part, edges), kept_[t].z[k],
                              rows_of(bar_energy, part), rows_of(bar_h, part), rows_of(bar_g, part));
@@ -105,9 +151,12 @@ class Chain {
             part.bar_radial.defined() ? part.bar_radial.add_(bars.radial) : bars.radial;
         part.bar_sh = part.bar_sh.defined() ? part.bar_sh.add_(bars.sh) : bars.sh;
         if (whole() && t > 0) continue;
-        accumulate_edges(part, model_.edges_vjp(cast(part), edges, part.bar_radial, part.bar_sh),
-                         prediction);
-        part.bar_radial.reset(), part.bar_sh.reset();
+        const at::Tensor edge_grad =
+            model_.edges_vjp(cast(part), edges, part.bar_radial, part.bar_sh);
+        accumulate_edges(part, edge_grad, prediction);
+        if (velocity_.defined())
+          accumulate_flux(part, edge_grad, part.power, velocity_, prediction.heat_flux);
+        part.bar_radial.reset(), part.bar_sh.reset(), part.power.reset();
       }
       if (last) kept_.pop_back();
       if (t == 0) break;
@@ -127,6 +176,7 @@ class Chain {
       Part part;
       part.begin = n_owned_ * k / n_parts;
       part.n = n_owned_ * (k + 1) / n_parts - part.begin;
+      part.to_sender = share_of_sender(model_.metadata());
       const int64_t first = edges_before[part.begin],
                     n_edges = edges_before[part.begin + part.n] - first;
       part.edge_vector = graph_.edge_vector.narrow(0, first, n_edges);
@@ -147,12 +197,19 @@ class Chain {
   at::Tensor cast(const Part& part) const { return part.edge_vector.to(model_.dtype()); }
   Model::Edges edges_of(const Part& part) const { return model_.edges(cast(part)); }
 
+  /// d/dt edge_vector [E, 3]
+  at::Tensor rate_of(const Part& part) const {
+    const at::Tensor receiver = at::repeat_interleave(part.row_ptr.diff()) + part.begin;
+    return (velocity_.index_select(0, part.sender) - velocity_.index_select(0, receiver))
+        .to(model_.dtype());
+  }
+
   // One group per trunk: a single transpose of the sum of their energies leaves each its own
   // adjoint.
+  at::Tensor grouped(const at::Tensor& rows) const {
+    return rows.unsqueeze(1).expand({-1, n_groups_, -1});
+  }
   Model::Neighbors neighbors(const Part& part, const Model::Edges& edges) const {
-    const auto grouped = [this](const at::Tensor& rows) {
-      return rows.unsqueeze(1).expand({-1, n_groups_, -1});
-    };
     return {grouped(edges.radial), grouped(edges.sh), part.sender, part.row_ptr,
             rows_of(graph_.species, part)};
   }
@@ -168,7 +225,7 @@ class Chain {
   }
 
   struct Kept {
-    at::Tensor g;
+    at::Tensor g, dg;           ///< dg: its rate of change, of follow()
     std::vector<at::Tensor> z;  ///< of each part
   };
 
@@ -177,21 +234,30 @@ class Chain {
   Graph graph_;  ///< on the model's device
   const int64_t n_owned_, n_total_, n_groups_;
   std::vector<Part> parts_;
-  at::Tensor last_h_, last_g_;
+  at::Tensor last_h_, last_g_, velocity_;
   std::vector<Kept> kept_;
 };
 
 /// Forces and virials of consecutive members; those of atoms are means over members.
 Prediction joined(const std::vector<Prediction>& passes) {
   if (passes.size() == 1) return passes[0];
-  std::vector<at::Tensor> forces, virials, atoms;
+  std::vector<at::Tensor> forces, virials, atoms, fluxes;
   for (const Prediction& pass : passes)
     forces.push_back(pass.forces), virials.push_back(pass.virial),
-        atoms.push_back(pass.atom_virial);
+        atoms.push_back(pass.atom_virial), fluxes.push_back(pass.heat_flux);
   Prediction all;
+  if (fluxes[0].defined()) all.heat_flux = at::cat(fluxes, 0);
   all.forces = at::cat(forces, 1), all.virial = at::cat(virials, 0);
   if (atoms[0].defined()) all.atom_virial = at::stack(atoms).mean(0);
   return all;
+}
+
+// Adjoints of senders' features are kept edge by edge there: in parts whose own are 64 MiB.
+int64_t parts_for_flux(const Model& model, const Graph& graph, const Request& request) {
+  const double bytes = static_cast<double>(graph.edge_vector.size(0)) *
+                       static_cast<double>(model.comm_width_max()) *
+                       static_cast<double>(c10::elementSize(model.dtype()));
+  return std::max(request.n_parts, static_cast<int64_t>(bytes / (64 << 20)) + 1);
 }
 
 at::Tensor to_host(const at::Tensor& tensor) {
@@ -206,14 +272,21 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
   const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
 
   const int64_t G = request.members ? T : 1;
-  Chain chain(model, graph, halo, G, request.n_parts);
+  const bool moving = request.velocity.defined();
+  Chain chain(model, graph, halo, G,
+              moving ? parts_for_flux(model, graph, request) : request.n_parts);
   const at::Tensor out = chain.forward();
+  if (moving) chain.follow(request.velocity);
   const at::Tensor species = chain.owned_species();
+  at::Tensor grade;
+  if (request.uncertainty && model.metadata().has_grade)
+    grade = to_host(model.grade(chain.last_z(), species));
   const auto options = out.options().dtype(at::kDouble);
   const auto transposed = [&](const at::Tensor& seed, bool last) {
     Prediction pass;
     start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU,
                  pass);
+    if (moving) pass.heat_flux = at::zeros({G, 3}, at::kDouble);
     chain.backward(seed, last, pass);
     return pass;
   };
@@ -233,7 +306,14 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
                             true);  // one group collects the mean
   }
   prediction.node_energy = to_host(model.readout(out, species));
-  if (request.zbl) request.zbl->add(graph, prediction);
+  if (request.zbl)
+    request.zbl->add(graph, prediction, chain.velocity(), share_of_sender(model.metadata()));
+  if (moving) {
+    const at::Tensor energy =
+        request.members ? prediction.node_energy : prediction.node_energy.mean(1, true);
+    prediction.heat_flux.add_(energy.t().matmul(request.velocity.to(at::kCPU, at::kDouble)));
+  }
+  prediction.grade = grade;
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out, species);
     prediction.node_energy_var = to_host(spread.node_energy_var);

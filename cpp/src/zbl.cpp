@@ -80,7 +80,8 @@ double Zbl::Pair::operator()(double r, double& derivative) const {
   return s * energy;
 }
 
-void Zbl::add(const Graph& graph, Prediction& prediction) const {
+void Zbl::add(const Graph& graph, Prediction& prediction, const at::Tensor& velocity,
+              double to_sender) const {
   const at::NoGradGuard no_grad;
   const at::Tensor edges = shorter(graph.edge_vector, reach_);
   const int64_t n_edges = edges.size(0);
@@ -111,10 +112,12 @@ void Zbl::add(const Graph& graph, Prediction& prediction) const {
                                     energy.expand({-1, prediction.node_energy.size(1)}));
   const at::Tensor row_ptr = at::searchsorted(receiver, at::arange(graph.n_owned + 1, at::kLong));
   const at::Device device = prediction.forces.device();
-  const Receivers receivers{0, graph.n_owned, vector.to(device), sender.to(device),
-                            row_ptr.to(device)};
-  accumulate_edges(receivers, grad.expand({-1, prediction.forces.size(1), -1}).to(device),
-                   prediction);
+  const Receivers receivers{
+      0, graph.n_owned, vector.to(device), sender.to(device), row_ptr.to(device), to_sender};
+  const at::Tensor edge_grad = grad.expand({-1, prediction.forces.size(1), -1}).to(device);
+  accumulate_edges(receivers, edge_grad, prediction);
+  if (velocity.defined())
+    accumulate_flux(receivers, edge_grad, {}, velocity.to(device), prediction.heat_flux);
 }
 
 }  // namespace race

@@ -180,7 +180,7 @@ def test_an_operator_that_refuses_is_one_line_not_a_crash(model, tmp_path):
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("format", 7, "format 7"),
+        ("format", 7, "race-artifact/7"),
         ("r_max", "5", "r_max: expected a number"),
         ("elements", [], "inconsistent metadata"),
         ("halo_widths", [4], "inconsistent metadata"),

@@ -116,3 +116,18 @@ def test_example_collision(example):
 def test_every_example_is_tested():
     text = Path(__file__).read_text()
     assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("in.*"))
+
+
+def test_example_heat_flux(example, lammps_run):
+    """The flux of every sample, each member's beside it, and a conductivity (of 20 steps)."""
+    (*_, last) = thermo(example("in.heatflux"))
+    flux = np.loadtxt(lammps_run.folder / "flux.dat")
+    assert flux.shape == (5, 4) and np.isfinite(last["v_kappa"])
+    np.testing.assert_allclose(flux[-1, 1:], [last[f"c_J[{k}]"] for k in (1, 2, 3)], rtol=1e-4)
+    rows = [
+        line.split()
+        for line in (lammps_run.folder / "members.dat").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    members = np.array([row[1:] for row in rows if len(row) == 4][-3:], dtype=float)
+    np.testing.assert_allclose(members.mean(0), flux[-1, 1:], rtol=1e-4)

@@ -11,7 +11,7 @@ namespace race {
 
 /// What an artifact says of itself (metadata.json). A missing or mistyped field is a race::Error.
 struct Metadata {
-  int64_t format = 0;  ///< artifact format; this librace reads format_version
+  int64_t format = 0;  ///< of the artifact: oldest_format .. format_version
   std::string race_version;
   std::string torch_version;  ///< of the export
   std::string dtype;  ///< "float32" or "float64": the weights as stored, and the default to run in
@@ -44,8 +44,9 @@ struct Metadata {
   std::map<std::string, std::pair<double, double>>
       n_neighbors;  ///< fewest and most neighbours in training by element; may be empty
   double training_cutoff =
-      4.0;           ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
-  std::string json;  ///< metadata.json itself
+      4.0;                 ///< Angstrom: min_distance and n_neighbors are of pairs closer than this
+  bool has_grade = false;  ///< it says how unlike its training set an atom's features are
+  std::string json;        ///< metadata.json itself
 
   /// True when there is noise of the stress / an energy variance / a force covariance.
   bool has_stress_cov() const { return stress_head != "none"; }
@@ -69,7 +70,10 @@ struct Metadata {
 /// Reads metadata.json. `name` is the file, for messages.
 Metadata parse_metadata(const std::string& json, const std::string& name);
 
-inline constexpr int64_t format_version = 4;
+/// What `race export` writes, and the oldest that is read: a file of one release runs in every
+/// later one (tests/deploy/golden). The number rises where an earlier release would read a new file
+/// wrongly; what is only added, a field or a segment, leaves it.
+inline constexpr int64_t format_version = 4, oldest_format = 4;
 
 /// A verified artifact: the bytes of the whole file. Rank 0 reads it, the others get the bytes by
 /// broadcast and verify them again.

@@ -54,6 +54,17 @@ class Model {
   at::Tensor edges_vjp(const at::Tensor& edge_vector, const Edges& edges,
                        const at::Tensor& bar_radial, const at::Tensor& bar_sh) const;
 
+  /// Whether the artifact has the tangents (edges_jvp, layer_jvp, layer_power): those of earlier
+  /// exports have none.
+  bool has_tangents() const;
+
+  struct EdgeRates {
+    at::Tensor radial;  ///< [E, B]
+    at::Tensor sh;      ///< [E, S]
+  };
+  /// Rates of change of what edges() gives, from those of edge_vector, rate [E, 3].
+  EdgeRates edges_jvp(const at::Tensor& edge_vector, const at::Tensor& rate) const;
+
   /// species int64 [n] -> g_0 [n, dim_g]. Ghosts compute their own rows: layer 0 needs no exchange.
   at::Tensor embed(const at::Tensor& species) const;
 
@@ -89,6 +100,22 @@ class Model {
                      const at::Tensor& z, const at::Tensor& bar_energy, const at::Tensor& bar_h,
                      const at::Tensor& bar_g) const;
 
+  struct LayerRates {
+    at::Tensor h, g;  ///< as in Layer
+  };
+  /// Rates of change of a layer's h and g from those of what it took: dh, dg, and of the edges,
+  /// dradial [E, G, B] and dsh [E, G, S]. g as layer() had it, z as it gave it.
+  LayerRates layer_jvp(int64_t t, const at::Tensor& dh, const at::Tensor& dg,
+                       const at::Tensor& dradial, const at::Tensor& dsh, const at::Tensor& g,
+                       const Neighbors& neighbors, const at::Tensor& z) const;
+
+  /// [E, T] energy per unit of time that the features of each edge's sender, at the rate dg
+  /// [n_total, dim_g], give to its receiver. Adjoints as layer_vjp takes them; they are not
+  /// changed.
+  at::Tensor layer_power(int64_t t, const at::Tensor& dg, const Neighbors& neighbors,
+                         const at::Tensor& z, const at::Tensor& bar_energy, const at::Tensor& bar_h,
+                         const at::Tensor& bar_g) const;
+
   /// out summed over layers [n_owned, M, K] -> float64 [n_owned, M] node energies, eV,
   /// isolated-atom energies included.
   at::Tensor readout(const at::Tensor& out, const at::Tensor& species) const;
@@ -104,6 +131,11 @@ class Model {
         cov_epistemic;  ///< [n_owned, M, 6] (eV/Angstrom)^2; the evidential head's own, else 0
   };
   Uncertainty uncertainty(const at::Tensor& out, const at::Tensor& species) const;
+
+  /// [n_owned] how unlike the training set's the last features of atoms are: the Mahalanobis
+  /// distance of a fixed random projection of them, per element, in units of the 99.9 % quantile of
+  /// the training set. z of the last layer. Only with Metadata::has_grade.
+  at::Tensor grade(const at::Tensor& z, const at::Tensor& species) const;
 
   /// out summed over layers -> float64 [6, 6] eV^2: covariance of the noise of these atoms' virial,
   /// mean over members; 0 without a stress head. It adds up over atoms, and over domains.

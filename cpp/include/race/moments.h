@@ -28,6 +28,8 @@ struct AtomMoments {
   at::Tensor bald;           ///< [n] nats, 1/2 ln det cov() - mean_m 1/2 ln det Sigma_m: the mutual
                              ///< information of force and member; 0 for heads without a covariance
 
+  at::Tensor grade;  ///< [n], see Model::grade; 0 of models without
+
   at::Tensor cov() const { return cov_aleatoric + cov_epistemic; }  ///< [n, 6] total
   at::Tensor force_std() const;  ///< [n] sqrt(tr(cov) / 3): of one component, on average
 };
@@ -47,6 +49,7 @@ struct FrameSums {
 
   at::Tensor max_bald;       ///< [] nats; -inf without atoms
   at::Tensor max_force_std;  ///< [] eV/Angstrom; -inf without atoms
+  at::Tensor max_grade;      ///< []; -inf without atoms
 
   /// Reduces `n` numbers in place over domains: MPI_Allreduce, or nothing.
   using Reduce = std::function<void(double* values, int n)>;
@@ -63,6 +66,7 @@ struct FrameMoments {
   double energy_bald = 0;              ///< nats, of the total energy; 0 without atoms
   double mean_bald = 0, max_bald = 0;  ///< nats, over atoms; 0 without atoms
   double max_force_std = 0;            ///< eV/Angstrom; 0 without atoms
+  double max_grade = 0;                ///< 0 without atoms
   at::Tensor virial_members;           ///< [G, 6] eV
   at::Tensor virial_cov_aleatoric;     ///< [6, 6] eV^2
   at::Tensor virial_cov_epistemic;     ///< [6, 6] eV^2

@@ -23,6 +23,8 @@ struct Request {
   bool on_device = false;    ///< forces and atom_virial stay on the model's device, for a caller
                              ///< whose atoms are there
   const Zbl* zbl = nullptr;  ///< a core to add; null: none
+  at::Tensor velocity;       ///< float64 [n_owned, 3], Angstrom per unit of time; undefined: no
+                             ///< heat_flux
 };
 
 /// All float64, on the CPU but for what Request::on_device leaves where it is. M members; G = M
@@ -42,10 +44,10 @@ struct Prediction {
   /// f); stress = -virial / volume in ASE's sign.
   at::Tensor virial;
 
-  /// [n_total, 9] eV, row-major, mean over members: -edge_vector_a dE/d edge_vector_b, half to the
-  /// sender and half to the receiver. An edge being a group of two atoms, this is also LAMMPS's
-  /// centroid form. Ghost rows are to be added to their owners; the sum over all rows is the
-  /// virial. Undefined unless asked for.
+  /// [n_total, 9] eV, row-major, mean over members: -edge_vector_a dE/d edge_vector_b. Of one layer
+  /// all of it goes to the sender: that is the centroid form, from which a heat flux is right. More
+  /// layers have no such form; then half goes to either end. Ghost rows are to be added to their
+  /// owners; the sum over all rows is the virial. Undefined unless asked for.
   at::Tensor atom_virial;
 
   at::Tensor node_energy_var;  ///< [n_owned, M] eV^2, aleatoric; 0 for heads without. Undefined
@@ -62,11 +64,24 @@ struct Prediction {
   /// without a covariance.
   at::Tensor logdet_aleatoric;
 
+  at::Tensor grade;  ///< [n_owned], see Model::grade. Undefined unless uncertainties were asked
+                     ///< for, and of models without
+
   /// [6, 6] eV^2, columns xx, yy, zz, xy, xz, yz: covariance of the noise of this domain's part of
   /// the virial, mean over members. Atoms are independent: sum over domains. That of the stress is
   /// it over volume^2, beside the members' spread. 0 without a stress head. Undefined unless asked
   /// for.
   at::Tensor virial_cov;
+
+  /// [G, 3] eV Angstrom per unit of the velocities' time: this domain's part of d/dt sum_i r_i E_i
+  /// + sum_i r_i (F_i . v_i), the heat flux times the volume but for the kinetic energy that atoms
+  /// carry with them. Sum over domains. Exact for any number of layers:
+  ///   sum_i E_i v_i - sum_e edge_vector_e (dE/d edge_vector_e . v_sender + sum_t <bar_g_e,
+  ///   dg_sender/dt>)
+  /// with bar_g_e what edge e adds to the adjoint of its sender's features in layers t > 0, whose
+  /// rates of change are a forward pass of tangents with an exchange of its own before each layer.
+  /// Undefined unless velocities were given.
+  at::Tensor heat_flux;
 };
 
 /// Energies by segments with halo exchanges between them, forces by the explicit transpose of that

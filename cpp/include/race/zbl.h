@@ -40,8 +40,10 @@ class Zbl {
 
   /// Adds the core to energies of atoms (half of a pair to each), forces, virials and, if there,
   /// atom virials. `graph` is what `prediction` was made from: each pair stands there as two edges,
-  /// on the domains of their receivers.
-  void add(const Graph& graph, Prediction& prediction) const;
+  /// on the domains of their receivers. velocity [n_total, 3] of Request::velocity: to heat_flux as
+  /// well; to_sender as in Receivers.
+  void add(const Graph& graph, Prediction& prediction, const at::Tensor& velocity,
+           double to_sender) const;
 
  private:
   struct Pair {

@@ -2,11 +2,17 @@
 
 import argparse
 import json
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from race.data import Batch
 from race.deploy.export import alone, export_model
 from race.errors import RaceError
+from race.posterior.protocol import Run
 from race.train.run import load_run
 
 
@@ -53,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
             expected="NAME.race.pt",
             got=args.output.name,
         )
-    model, _, summary = load_run(args.run)
+    run = Run.load(args.run)
+    model, summary = run.model, run.summary
     calibration, intervals = read_calibration(args.calibration) if args.calibration else ({}, {})
     leaders = alone(model) if args.leaders else {}
     if args.distilled:
@@ -67,11 +74,26 @@ def run(args: argparse.Namespace) -> None:
         calibration=calibration,
         intervals=intervals,
         leaders=leaders,
+        training_set=training_set(run),
     )
     print(
         f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test "
         "passed"
     )
+
+
+def training_set(run: Run) -> Iterable[Batch]:
+    """Batches of the run's training set in random order, for the grade; none, with a warning,
+    where its files are not at hand.
+    """
+    try:
+        dataset = run.prepare().train
+    except (RaceError, OSError) as error:
+        warnings.warn(f"the artifact has no grade: {error}", stacklevel=2)
+        return
+    order = np.random.default_rng(0).permutation(len(dataset))
+    for first in range(0, len(order), run.config.train.batch_size):
+        yield dataset.batch(order[first : first + run.config.train.batch_size])
 
 
 def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:

@@ -2,11 +2,12 @@
 nowhere else.
 """
 
+import copy
 import io
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,10 @@ import torch
 
 import race
 import race._race
+from race.data.graph import Batch
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
 from race.deploy.folded import FoldedRACE, count_trunks
+from race.deploy.grade import fit, last_features
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.model.race import RACE
@@ -23,7 +26,11 @@ from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-KEPT_FLOAT64 = ("scale", "atomic_energies", "cg", "sh_coefficients", "sh_gradient", "sh_degree")
+KEPT_FLOAT64 = (
+    *("scale", "atomic_energies", "cg", "sh_coefficients", "sh_gradient", "sh_degree"),
+    *("projection", "mean", "whiten"),  # of the grade
+)
+GRADE_ATOMS = 20_000  # of the training set, to fit the grade to
 
 
 def export_model(
@@ -36,6 +43,7 @@ def export_model(
     calibration: Mapping[str, float] | None = None,
     intervals: Mapping[str, Any] | None = None,
     leaders: Mapping[str, RACE] | None = None,
+    training_set: Iterable[Batch] = (),
 ) -> str:
     """Compiles a model into an artifact, then loads and self-tests it; the file appears only
     when that has passed.
@@ -51,6 +59,8 @@ def export_model(
             they answer any level.
         leaders: models of one member that the artifact carries beside the ensemble, for
             dynamics that pay for one: "1" .. "M" its own members (`alone`), "distilled".
+        training_set: what the grade is fitted to, in random order; without it the artifact
+            has none.
 
     Returns:
         The sha256 of the artifact.
@@ -72,11 +82,11 @@ def export_model(
     extra: dict[str, str | bytes] = {}
     for name, leader in (leaders or {}).items():
         check_leader(name, leader, model)
-        extra[f"leaders/{name}"] = archive(leader, *about, extra={})
+        extra[f"leaders/{name}"] = archive(leader, *about, (), extra={})
 
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(seal(archive(model, *about, extra=extra)))
+        partial.write_bytes(seal(archive(model, *about, training_set, extra=extra)))
         digest = race._race.load(str(partial)).sha256
         os.replace(partial, path)
     except OSError as error:
@@ -93,13 +103,17 @@ def archive(
     summary: Mapping[str, Any],
     calibration: Mapping[str, float],
     intervals: Mapping[str, Any],
+    training_set: Iterable[Batch],
     *,
     extra: Mapping[str, str | bytes],
 ) -> bytes:
     """The artifact without its trailer."""
     deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
     training = summary.get("training", {})
+    grade = fit_grade(deployed, training_set)
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration)
+    if grade:
+        metadata["grade"] = grade
     if intervals:
         metadata["intervals"] = dict(intervals)
     selftest = make_selftest(deployed, model, training.get("min_distance"))
@@ -142,6 +156,16 @@ def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[Folde
         if tensor.is_floating_point() and name not in keep_float64:
             tensor.data = tensor.data.to(dtype)
     return deployed.eval().requires_grad_(False), keep_float64
+
+
+def fit_grade(deployed: FoldedRACE, training_set: Iterable[Batch]) -> dict[str, float]:
+    """Fits the grade of a model in place; what metadata.json says of it, empty without atoms."""
+    runs = copy.deepcopy(deployed)
+    runs.prepare()
+    features = last_features(runs, training_set, GRADE_ATOMS)
+    if features is None:
+        return {}
+    return fit(deployed.of_training, *features, n_species=len(deployed.atomic_energies))
 
 
 def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:

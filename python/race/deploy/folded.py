@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from race.deploy.chain import Chain
 from race.deploy.folded_layer import FoldedLayer
+from race.deploy.grade import Grade
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
 from race.model.heads import ForceCovariance
@@ -84,6 +85,8 @@ class FoldedRACE(Outputs):
             irreps_h = layers[t].irreps_h
         self.layers = nn.ModuleList(layers)
         self.n_trunks = n_trunks
+        self.of_training = Grade()
+        self.n_hidden = n_trunks * trained[-1].readout.w1.shape[2]
 
     @torch.jit.export
     def prepare(self) -> None:
@@ -221,6 +224,12 @@ class FoldedRACE(Outputs):
     @torch.jit.export
     def virial_cov(self, out: Tensor) -> Tensor:
         return self.virial_noise(out)
+
+    @torch.jit.export
+    def grade(self, z: Tensor, species: Tensor) -> Tensor:
+        """How unlike the training set's atoms are, from the last layer's z [n, T * H]: [n]."""
+        hidden = z.narrow(1, 0, self.n_hidden)  # what else z holds is of products and gates
+        return self.of_training(hidden, species)
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "FoldedRACE":
