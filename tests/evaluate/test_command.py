@@ -276,3 +276,24 @@ def test_an_option_given_twice_adds_up():
         for action in parser._actions:
             if action.option_strings and action.nargs in ("+", "*"):
                 assert isinstance(action, argparse._ExtendAction), action.option_strings
+
+
+def test_few_labels_give_the_table_with_gaps(folder, tmp_path, capsys):
+    """One frame alone with forces or a stress, and isolated atoms, whose forces are zero."""
+    few = frames(7, 6)
+    for atoms in few[1:]:
+        del atoms.arrays["forces"], atoms.info["stress"]
+    ase.io.write(tmp_path / "one.extxyz", few)
+    alone = [ase.Atoms("B", info={"energy": -3.0}), ase.Atoms("N", info={"energy": -4.0})]
+    for atoms in alone:
+        atoms.arrays["forces"] = np.zeros((1, 3))
+    ase.io.write(tmp_path / "alone.extxyz", alone)
+    for name in ("one", "alone"):
+        assert (
+            evaluate(folder, str(tmp_path / f"{name}.extxyz"), "--out", str(tmp_path / name)) == 0
+        )
+        record = json.loads((tmp_path / name / "metrics.json").read_text())[0]
+        assert record["rmse_f"] >= 0 and record["interval90"]["rmse_e"][0] is not None
+    # Nothing can be drawn again from one frame with forces.
+    one = json.loads((tmp_path / "one" / "metrics.json").read_text())[0]
+    assert one["interval90"]["rmse_f"] == [None, None]

@@ -43,8 +43,8 @@ def normalize(
     """A checked copy of a frame with labels under standard names (see
     `race.data.io.read_frames`), without calculator.
 
-    A label of NaN is missing, and so is the NaN row of one atom's force, the force of an atom
-    that is marked as fixed and was written as zero, and that of an atom of weight 0.
+    A label of NaN is missing, and so is the NaN row of one atom's force, and the force of an
+    atom that is marked as fixed and was written as zero.
 
     Args:
         atoms: as ASE made it.

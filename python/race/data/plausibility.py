@@ -86,6 +86,14 @@ def check(
     Raises:
         RaceError: labels that cannot be right or learned, all reasons in one line.
     """
+    for name in accept:
+        if name not in REFUSED:
+            raise RaceError(
+                "no such check",
+                where="data.accept",
+                expected=", ".join(REFUSED),
+                got=name,
+            )
     report = Report(rows=list(_table(training, validation)))
     refusals = []
     for name, what in _findings(training, validation, labels):

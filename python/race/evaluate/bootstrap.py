@@ -48,9 +48,10 @@ class ClusteredMean:
         return self.sums[clusters].sum(axis=0) / self.counts[clusters].sum()
 
     def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
-        """`clustered_interval` of function(mean)."""
+        """`clustered_interval` of function(mean), over the clusters that have rows."""
+        filled = np.flatnonzero(self.counts)
         return clustered_interval(
-            lambda clusters: function(self(clusters)), len(self.counts), **options
+            lambda drawn: function(self(filled[drawn])), len(filled), **options
         )
 
 
@@ -74,7 +75,8 @@ class ClusteredRows:
         return np.repeat(self.start[clusters] - before, counts) + np.arange(counts.sum())
 
     def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
-        """`clustered_interval` of function(rows)."""
+        """`clustered_interval` of function(rows), over the clusters that have rows."""
+        filled = np.flatnonzero(self.counts)
         return clustered_interval(
-            lambda clusters: function(self(clusters)), len(self.counts), **options
+            lambda drawn: function(self(filled[drawn])), len(filled), **options
         )

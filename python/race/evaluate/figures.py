@@ -246,7 +246,7 @@ def error_against_sigma(splits: Sequence[Split], n_bins: int = 12) -> Figure | N
     """|force error| against predicted sigma: density, quantiles in bins of sigma (bands),
     and where calibrated ones would be (dotted).
     """
-    judged = _judged(splits, "forces")
+    judged = [(split, forces) for split, forces in _judged(splits, "forces") if forces.error.any()]
     if not judged:
         return None
     figure, axes = panels(len(judged))

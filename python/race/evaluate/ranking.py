@@ -24,13 +24,14 @@ def sparsification(
     score: np.ndarray, error: np.ndarray, n_points: int = 101
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fractions removed [n_points], highest score first, and the RMS of the errors that
-    remain, relative to all.
+    remain, relative to all; NaN if there are none.
     """
     squared = np.square(error[np.argsort(-score, kind="stable")])
     remaining = np.cumsum(squared[::-1])[::-1] / np.arange(len(squared), 0, -1)
     fraction = np.linspace(0, 1, n_points)[:-1]
     kept = np.floor(fraction * len(squared)).astype(int)
-    return fraction, np.sqrt(remaining[kept] / remaining[0])
+    with np.errstate(invalid="ignore"):
+        return fraction, np.sqrt(remaining[kept] / remaining[0])
 
 
 def ause(std: np.ndarray, error: np.ndarray, n_points: int = 101) -> float:
