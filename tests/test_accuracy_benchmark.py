@@ -214,6 +214,7 @@ def test_a_training_of_race_and_not_twice(data, tmp_path):
     command += ["--results", out]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert out.exists(), done.stdout + done.stderr
     records = json.loads(out.read_text())
     assert len(records) == 1 and set(FIELDS) <= records[0].keys(), done.stdout
     one = records[0]

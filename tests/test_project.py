@@ -5,7 +5,6 @@ Cheap commands run as written, in a folder that holds a small untrained model un
 README's names; for expensive ones the sub-command, its options and its files are checked.
 """
 
-import itertools
 import re
 import shlex
 import subprocess
@@ -162,22 +161,6 @@ def test_links_and_pictures_exist(page):
         if not target.startswith("http") and not (ROOT / target).exists()
     ]
     assert missing == []
-
-
-def test_compute_tables_list_every_keyword():
-    """The README's tables name the same keywords as the error messages of the computes."""
-    for name, source in {"race/atom": "compute_race_atom.cpp", "race": "compute_race.cpp"}.items():
-        code = (ROOT / "lammps_plugin" / source).read_text()
-        in_code = set(re.findall(r'name [!=]= "([a-z/]+)"', code))
-        lines = README.splitlines()
-        head = next(
-            k
-            for k, line in enumerate(lines)
-            if re.match(rf"\| `compute ID \w+ {name} \.\.\.`", line)
-        )
-        rows = itertools.takewhile(lambda line: line.startswith("|"), lines[head + 2 :])
-        in_table = {re.match(r"\| `([a-z/]+)", row)[1] for row in rows}
-        assert in_code == in_table, f"compute {name}"
 
 
 def test_versions_agree():

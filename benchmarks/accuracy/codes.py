@@ -42,6 +42,7 @@ class Job:
     data: Path
     folder: Path
     epochs: int | None = None
+    trial: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,15 @@ class Race(Code):
                 "stress_key": "REF_stress",
                 "atomic_energies": job.about["atomic_energies"],
             },
-            "model": self.sizes[job.size] | {"r_max": job.about["r_max"], "n_members": job.members},
+            "model": {
+                "preset": job.size,
+                "r_max": job.about["r_max"],
+                "n_members": job.members,
+            },
             "train": options["train"] | {"epochs": job.epochs},
         }
+        if job.trial:  # whose validation frames are of no account
+            config["data"]["accept"] = ["validation-is-training"]
         if job.about["stress"]:
             config["train"]["stress_weight"] = options["stress_weight"]
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -282,7 +289,7 @@ def _trial(code: Code, job: Job, n: int) -> float:
     frames = ase.io.read(job.data / "train.xyz", f":{n}")
     ase.io.write(folder / "train.xyz", [frames[k % len(frames)] for k in range(n)])
     ase.io.write(folder / "validation.xyz", frames[:2])
-    trial = replace(job, data=folder, folder=folder, epochs=1)
+    trial = replace(job, data=folder, folder=folder, epochs=1, trial=True)
     spent = execute(code.command(trial), folder)
     if spent.status:
         raise RuntimeError(f"the trial failed: {folder / 'log.txt'}")

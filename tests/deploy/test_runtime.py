@@ -72,9 +72,12 @@ def test_python_equals_librace(changes, atoms, tmp_path):
     assert difference(got["forces"], eager(other, graph_of(atoms))["forces"]) > 1e-9
 
 
+@pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("stored", ["float32", "float64"])
-def test_float32(stored, model, atoms, tmp_path):
-    export_model(model, tmp_path / "x.race.pt", dtype=stored)
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+def test_float32(stored, correlation, portable, atoms, tmp_path):
+    model = make_model(correlation=correlation, gate=correlation > 1)
+    export_model(model, tmp_path / "x.race.pt", dtype=stored, portable=portable)
     got = predict(
         race._race.load(str(tmp_path / "x.race.pt"), dtype="float32"),
         graph_of(atoms),

@@ -3,6 +3,7 @@ any number of ranks.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -217,4 +218,5 @@ def test_error_lines_have_no_path_of_the_build(lammps_run, bn, artifact):
     commands = f"pair_style race {artifact} divice cpu"
     finished = lammps_run.run(INPUT.format(plugin=lammps_run.plugin, commands=commands))
     (line,) = [line for line in finished.output.splitlines() if line.startswith("ERROR")]
-    assert "(lammps_plugin/pair_settings.cpp:" in finished.output, line
+    # A compiler cache may name files relative to the build's folder.
+    assert re.search(r"\((\.\./)*lammps_plugin/pair_settings\.cpp:", finished.output), line

@@ -203,7 +203,9 @@ def test_batch_smaller_than_the_ranks(mixed, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(
-        RaceError, match="train.batch_size: fewer than ranks; expected at least 4; got 3"
+        RaceError,
+        match="train.batch_size: the batch is smaller than the number of processes; "
+        "expected at least 4; got 3",
     ):
         train(config_of(mixed), tmp_path, ranks=Ranks())
     with pytest.raises(RaceError, match="each rank takes its own"):

@@ -15,7 +15,13 @@ import torch
 from race.cli import main
 from race.data import Dataset, read_frames
 from race.errors import RaceError
-from race.train.checkpoint import has_checkpoint, load_checkpoint, read_tensors, save_checkpoint
+from race.train.checkpoint import (
+    has_checkpoint,
+    load_checkpoint,
+    mend_checkpoint,
+    read_tensors,
+    save_checkpoint,
+)
 from race.train.members import initial_model, stack_members
 from race.train.metrics import Metrics
 from race.train.parallel import Ranks
@@ -389,6 +395,7 @@ def test_kill_between_the_renamings_of_a_checkpoint(tmp_path):
     tensors = {"weights": {"w": torch.ones(2)}}
     save_checkpoint(tmp_path, tensors, {}, {"step": 1})
     os.rename(tmp_path / "checkpoint", tmp_path / ".checkpoint.old")
+    mend_checkpoint(tmp_path)
     assert has_checkpoint(tmp_path) and load_checkpoint(tmp_path)[2] == {"step": 1}
     save_checkpoint(tmp_path, tensors, {}, {"step": 2})
     assert (

@@ -378,10 +378,11 @@ class Loop:
             return
         options = self.config.train if this.number == 0 else self.config.retrained()
         training, validation = (this.folder / f"{name}.extxyz" for name in ("train", "validation"))
+        # Weights go on with the E0 that they were trained with, unless the user names others.
+        own = warm is None or "atomic_energies" in self.config.data
+        energies = {"atomic_energies": self._atomic_energies()} if own else {}
         config = Config(
-            data=DataConfig(
-                train=[training], validation=[validation], atomic_energies=self._atomic_energies()
-            ),
+            data=DataConfig(train=[training], validation=[validation], **energies),
             model=self.config.model,
             train=options.model_copy(
                 update={

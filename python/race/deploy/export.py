@@ -27,7 +27,7 @@ from race.posterior.registry import posterior_name
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 KEPT_FLOAT64 = (
-    *("scale", "atomic_energies", "cg", "sh_coefficients", "sh_gradient", "sh_degree"),
+    *("scale", "atomic_energies", "cg", "power_cg", "sh_coefficients", "sh_gradient", "sh_degree"),
     *("projection", "mean", "whiten"),  # of the grade
 )
 GRADE_ATOMS = 20_000  # of the training set, to fit the grade to
@@ -231,11 +231,11 @@ def metadata_of(
                 if "force_max" in values
             },
         },
-        # A head that predicts no uncertainty has NaN for it, which JSON does not know.
+        # A head that predicts no uncertainty has None for it, or NaN, which JSON does not know.
         "validation": {
             name: value
             for name, value in summary.get("validation", {}).items()
-            if math.isfinite(value)
+            if value is not None and math.isfinite(value)
         },
         "model": config.model_dump(mode="json"),
         "constants": model.constants.model_dump(mode="json"),

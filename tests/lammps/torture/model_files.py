@@ -200,7 +200,7 @@ def _metadata(whole: bytes) -> Iterator[tuple[str, bytes | None, tuple[str, ...]
             whole, lambda name, content: new if name.endswith("/extra/metadata.json") else content
         )
 
-    yield "metadata format", changed(format=FORMAT_VERSION + 1), (f"format {FORMAT_VERSION + 1}",)
+    yield "metadata format", changed(format=FORMAT_VERSION + 1), (f"artifact/{FORMAT_VERSION + 1}",)
     yield "metadata no r_max", changed(r_max=...), ("r_max",)
     yield "metadata r_max text", changed(r_max="3.2"), ("r_max",)
     yield "metadata r_max 0", changed(r_max=0), ("metadata.json",)
