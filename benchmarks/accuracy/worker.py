@@ -96,7 +96,8 @@ def us_per_atom(code: str, calc, frames: list[ase.Atoms]) -> float:
     if code == "MACE":
         calc.models[0] = timed = Timed(calc.models[0])
     else:
-        calc.model = timed = Timed(calc.model)
+        owner = calc.predictor if code == "RACE" else calc
+        owner.model = timed = Timed(owner.model)
         if code == "RACE":
             timed.predict = Timed(timed.function.predict)
             timed = timed.predict
