@@ -1,8 +1,9 @@
 """The loop: select, label, train, judge, again. Every stage ends in one file that appears
 whole; what has its file is not done again.
 
-out/config.json                          what the comparison is out/labels/HASH.json
-every label that the oracle gave, by structure out/data/initial.extxyz, test-NAME.extxyz
+out/config.json                          what the comparison is
+out/labels/HASH.json                     every label that the oracle gave, by structure
+out/data/                                initial.extxyz, test-NAME.extxyz
 out/seed-S/initial/                      round 0, common to all strategies
 out/seed-S/STRATEGY/round-K/             explored-*.extxyz, selected.extxyz, labelled.extxyz,
                                          failed-labelled.json (labels that failed, and why),
