@@ -1,5 +1,10 @@
 """The ASE calculator: against the Python model, against finite differences, and what it refuses."""
 
+import copy
+import json
+import pickle
+import shutil
+
 import ase.build
 import numpy as np
 import pytest
@@ -300,3 +305,45 @@ def test_refusals(calculator, atoms):
 def test_six_columns():
     six = np.arange(6.0)
     assert (matrix_from_six(six) == [[0, 3, 4], [3, 1, 5], [4, 5, 2]]).all()
+
+
+def test_copies_and_pickles_are_the_same_calculator(artifact, atoms, tmp_path, monkeypatch):
+    """Worker processes take one in their arguments; a copy loads the very same artifact, from
+    whatever folder.
+    """
+    monkeypatch.chdir(artifact.parent)
+    calculator = race.Calculator(artifact.name, dtype="float32", uncertainty=True)
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    energy = atoms.get_potential_energy()
+    monkeypatch.chdir(tmp_path)
+    for copied in (copy.deepcopy(calculator), pickle.loads(pickle.dumps(calculator))):
+        assert copied.results.keys() == calculator.results.keys()
+        other = atoms.copy()
+        other.calc = copied
+        assert other.get_potential_energy() == energy
+        assert copied.predictor.model.dtype == "float32" and copied.always_uncertain
+    assert copy.deepcopy(atoms).get_potential_energy() == energy
+
+
+def test_a_copy_is_refused_another_artifact(artifact, tmp_path):
+    path = tmp_path / "x.race.pt"
+    shutil.copy(artifact, path)
+    pickled = pickle.dumps(race.Calculator(path))
+    export_model(make_model(seed=7), path)
+    with pytest.raises(RaceError, match="sha256"):
+        pickle.loads(pickled)
+
+
+def test_ase_db_tells_models_apart(artifact):
+    calculator = race.Calculator(artifact)
+    assert calculator.name == "race"
+    assert calculator.todict()["sha256"] == calculator.predictor.model.sha256
+    assert json.loads(json.dumps(calculator.todict()))["model"] == artifact.name
+
+
+def test_forces_std_is_the_root_of_the_diagonal(artifact, atoms):
+    atoms = atoms.copy()
+    atoms.calc = race.Calculator(artifact)
+    std, cov = (atoms.calc.get_property(name, atoms) for name in ("forces_std", "forces_cov"))
+    np.testing.assert_allclose(std, np.sqrt(np.diagonal(cov, axis1=1, axis2=2)), rtol=1e-12)

@@ -20,7 +20,7 @@ Results = dict[str, float | np.ndarray]
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 ROWS = [row for row in race._race.quantities() if row["property"]]
-UNCERTAINTY = [row["property"] for row in ROWS]
+UNCERTAINTY = [*(row["property"] for row in ROWS), "forces_std"]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 
 
@@ -30,6 +30,7 @@ class Calculator(AseCalculator):
     Beside ASE's own properties, `atoms.calc.get_property(name, atoms)` gives ::
 
         energy_std            eV, total: aleatoric and spread of the members
+        forces_std            [n_atoms, 3] eV/A, the root of the diagonal of forces_cov
         forces_cov            [n_atoms, 3, 3] (eV/A)^2, total = forces_cov_aleatoric +
                               forces_cov_epistemic
         bald                  [n_atoms] nats, 1/2 ln det(forces_cov) - mean_m 1/2 ln
@@ -72,6 +73,7 @@ class Calculator(AseCalculator):
             the model does not know.
     """
 
+    name = "race"
     implemented_properties: list[str] = [*MEAN, *UNCERTAINTY]
 
     def __init__(
@@ -87,13 +89,41 @@ class Calculator(AseCalculator):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self._arguments = {
+            "path": Path(path).absolute(),
+            "device": device,
+            "dtype": dtype,
+            "uncertainty": uncertainty,
+            "interval": interval,
+            "zbl": zbl,
+            **kwargs,
+        }
         self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
         self.metadata = self.predictor.metadata
         self.always_uncertain = uncertainty
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
         self.uncertainty_properties = [row["property"] for row in ROWS if self._gives(row)]
+        if "forces_cov" in self.uncertainty_properties:
+            self.uncertainty_properties.append("forces_std")
         self.implemented_properties = [*MEAN, *self.uncertainty_properties]
+        # What ase.db tells models apart by
+        self.parameters.update(
+            model=Path(path).name,
+            sha256=self.predictor.model.sha256,
+            dtype=self.predictor.model.dtype,
+            interval=interval,
+            zbl=zbl,
+        )
+
+    def __getstate__(self) -> dict:
+        """Pickled and copied as its arguments: the copy loads the very same artifact again."""
+        arguments = self._arguments | {"sha256": self.predictor.model.sha256}
+        return {"arguments": arguments, "atoms": self.atoms, "results": self.results}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state["arguments"])  # type: ignore[misc]
+        self.atoms, self.results = state["atoms"], state["results"]
 
     def _gives(self, row: dict) -> bool:
         if row["interval_of"]:
@@ -137,6 +167,7 @@ class Calculator(AseCalculator):
         results: Results = {
             "energy_std": float(moments.energy.std[0]),
             "energy_members": members.energy.numpy(),
+            "forces_std": forces.std,
             "forces_cov": forces.total,
             "forces_cov_aleatoric": forces.aleatoric,
             "forces_cov_epistemic": forces.epistemic,
