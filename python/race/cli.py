@@ -27,6 +27,10 @@ COMMANDS = {
         "race.evaluate.command",
         "errors, calibration and figures of a run on labelled data",
     ),
+    "predict": (
+        "race.evaluate.command_predict",
+        "energies, forces, stress and their uncertainty of unlabelled frames",
+    ),
     "rank": ("race.evaluate.command_rank", "compare evaluations by their unified score"),
     "export": (
         "race.deploy.command_export",
