@@ -24,7 +24,8 @@ struct RaceUnits {
       case race::Dimension::force: return force();
       case race::Dimension::force_squared: return force() * force();
       case race::Dimension::stress_squared: return energy * energy;
-      case race::Dimension::nats: return 1;
+      case race::Dimension::nats:
+      case race::Dimension::ratio: return 1;
     }
     return 1;
   }

@@ -71,6 +71,16 @@ const Quantity table[] = {
                 "the mutual information of the atom's force and the members (BALD); nats",
      .of_atoms = [](const AtomMoments& atoms) { return atoms.bald; },
      .per_atom = true},
+    {.name = "grade",
+     .symbol = "grade",
+     .property = "grade",
+     .n_columns = 1,
+     .dimension = Dimension::ratio,
+     .needs = {graded},
+     .meaning = "how unlike the training set the atom's features are: Mahalanobis distance, 1 at "
+                "the training set's 99.9 % quantile; it says unlike, not how wrong",
+     .of_atoms = [](const AtomMoments& atoms) { return atoms.grade; },
+     .per_atom = true},
     {.name = "interval",
      .symbol = "",
      .property = "forces_interval",
@@ -81,6 +91,13 @@ const Quantity table[] = {
      .meaning = "half-widths of the calibrated central intervals of fx, fy, fz that hold the true "
                 "value with probability P; force units",
      .of_atoms = [](const AtomMoments& atoms) { return atoms.cov().slice(1, 0, 3).sqrt(); },
+     .per_atom = true},
+    {.name = "force/components/std",
+     .property = "forces_std",
+     .n_columns = 3,
+     .dimension = Dimension::force,
+     .needs = {any_covariance},
+     .meaning = "standard deviations of fx, fy, fz",
      .per_atom = true},
     {.name = "force/members",
      .property = "forces_members",
@@ -138,6 +155,12 @@ const Quantity table[] = {
      .needs = {any_covariance},
      .meaning = "largest `force/std` of all atoms; force units",
      .of_frame = [](const FrameMoments& frame) { return one(frame.max_force_std); }},
+    {.name = "max/grade",
+     .n_columns = 1,
+     .dimension = Dimension::ratio,
+     .needs = {graded},
+     .meaning = "largest `grade` of all atoms",
+     .of_frame = [](const FrameMoments& frame) { return one(frame.max_grade); }},
     {.name = "stress/std",
      .property = "stress_std",
      .n_columns = 6,
@@ -193,7 +216,8 @@ constexpr std::pair<unsigned, const char*> expected[] = {
     {force_covariance, "a head with a force covariance"},
     {evidential, "head evidential"},
     {stress_noise, "a stress_head"},
-    {extensive, "energy_aggregation extensive, where an atom has an energy variance of its own"}};
+    {extensive, "energy_aggregation extensive, where an atom has an energy variance of its own"},
+    {graded, "a grade, which `race export` fits to the run's training set"}};
 
 std::string one_of(unsigned needs) {
   std::string text;
@@ -214,6 +238,7 @@ const char* name_of(Dimension dimension) {
     case Dimension::stress: return "stress";
     case Dimension::stress_squared: return "stress^2";
     case Dimension::nats: return "nats";
+    case Dimension::ratio: return "1";
   }
   return "";
 }
@@ -225,6 +250,7 @@ unsigned capabilities(const Metadata& metadata) {
   if (metadata.has_force_cov()) has |= force_covariance;
   if (metadata.head == "evidential") has |= evidential;
   if (metadata.has_stress_cov()) has |= stress_noise;
+  if (metadata.has_grade) has |= graded;
   if (!metadata.has_energy_var() || metadata.energy_aggregation != "paper") has |= extensive;
   return has;
 }

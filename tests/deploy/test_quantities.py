@@ -54,7 +54,9 @@ def test_available(tmp_path, head, n_members, stress_head):
         "stress_std": ensemble or stress_head != "none",
         "stress_cov_aleatoric": stress_head != "none",
         "stress_cov_epistemic": ensemble,
+        "forces_std": ensemble or cov,
         "forces_interval": False,
+        "grade": False,
     }
     for row in ROWS:
         if row["property"] in expected:

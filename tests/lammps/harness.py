@@ -16,11 +16,11 @@ import race._race
 
 PATIENCE = 5 if "RACE_SANITIZED" in os.environ else 1  # a sanitized build is slower
 NKTV2P = 1.6021765e6  # bar per eV/Angstrom^3, LAMMPS's own value in metal units
-# Name and width of each in a snapshot: those of the table, but for bald, which is no moment.
+# Name and width of each in a snapshot: the moments of the table, not BALD and the grade.
 COLUMNS = {
     row["name"]: (row["symbol"], row["n_columns"])
     for row in race._race.quantities()
-    if row["per_atom"] and row["symbol"] and row["dimension"] != "nats"
+    if row["per_atom"] and row["symbol"] and row["dimension"] not in ("nats", "1")
 }
 # What there is of a single one, without a stress_head
 ONE_MEMBER = (

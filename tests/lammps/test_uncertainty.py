@@ -5,10 +5,12 @@ steps that ask.
 import ase.io
 import numpy as np
 import pytest
+import torch
 from scipy.special import ndtri
 
 import race
 from race.conventions import SIX_TO_VOIGT, six_from_matrix
+from race.data.graph import build_graph
 from race.deploy.export import export_model
 
 from .conftest import ELEMENTS, small_model
@@ -389,3 +391,50 @@ def test_every_row_of_the_table(lammps_run, artifacts):
     expected = [found["energy_std"], *found["energy_members"], found["energy_bald"]]
     assert len(found["energy_members"]) == 3 and np.ptp(found["energy_members"]) > 1e-3
     np.testing.assert_allclose([row[f"c_U[{k}]"] for k in range(1, 6)], expected, rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """An artifact that knows its training set: cells like those that it is asked about."""
+    frames = []
+    for seed in range(20):
+        frame = b2o3()
+        frame.rattle(0.05, seed=seed)
+        frames.append(build_graph(frame, ELEMENTS, 3.2, torch.float64))
+    path = tmp_path_factory.mktemp("graded") / "x.race.pt"
+    export_model(small_model(), path, training_set=frames)
+    return path
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_grade_is_the_calculators(lammps_run, graded, ranks):
+    commands = f"""
+    compute u all race/atom grade
+    compute U all race max/grade
+    thermo_style custom step c_U
+    {EXACT}
+    dump d all custom 1 out.dump id type x y z c_u
+    dump_modify d sort id format float %.17g
+    run 0
+    """
+    output = md(lammps_run, graded, commands, ranks=ranks)
+    (frame,) = read_dump(lammps_run.folder / "out.dump")
+    want = calculated(graded, frame)["grade"]
+    assert want.std() > 0.01
+    np.testing.assert_allclose(frame["c_u"], want, atol=1e-8)
+    (row,) = thermo(output)
+    assert row["c_U"] == pytest.approx(want.max(), abs=1e-8)
+
+
+def test_a_model_without_a_grade_says_what_is_missing(lammps_run, artifact):
+    write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
+    text = MD.format(
+        plugin=lammps_run.plugin,
+        model=artifact,
+        elements=" ".join(ELEMENTS),
+        commands="compute u all race/atom grade\nrun 0",
+    )
+    finished = lammps_run.run(text)
+    assert finished.status != 0
+    (line,) = finished.errors()
+    assert "race/atom grade" in line and "a grade, which `race export` fits" in line

@@ -19,7 +19,8 @@ enum class Dimension {
   force_squared,
   stress,  ///< formulas give a virial in eV: the caller divides by the volume
   stress_squared,
-  nats
+  nats,
+  ratio  ///< a number without unit
 };
 const char* name_of(Dimension dimension);  ///< "energy", "force", "force^2", ...
 
@@ -31,6 +32,7 @@ enum Capability : unsigned {
   evidential = 8,        ///< a head with an epistemic part of its own
   stress_noise = 16,     ///< a stress_head
   extensive = 32,        ///< an atom's part of the energy variance is its own
+  graded = 64,           ///< an export that knew the training set
 };
 unsigned capabilities(const Metadata& metadata);
 

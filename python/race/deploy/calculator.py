@@ -20,7 +20,7 @@ Results = dict[str, float | np.ndarray]
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 ROWS = [row for row in race._race.quantities() if row["property"]]
-UNCERTAINTY = [*(row["property"] for row in ROWS), "forces_std"]
+UNCERTAINTY = [row["property"] for row in ROWS]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 
 
@@ -37,6 +37,8 @@ class Calculator(AseCalculator):
                               det(aleatoric covariance of member m): what the force would
                               tell about which member is right (Houlsby et al. 2011,
                               arXiv:1112.5745)
+        grade                 [n_atoms], how unlike the training set an atom's features are: 1 at
+                              its 99.9 % quantile; unlike, not how wrong
         energy_bald           nats, the same of the total energy: 1/2 ln(energy_std^2) -
                               mean_m 1/2 ln(aleatoric variance of member m)
         stress_std            [6] eV/A^3, ASE's Voigt order; total: the members' spread,
@@ -104,8 +106,6 @@ class Calculator(AseCalculator):
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
         self.uncertainty_properties = [row["property"] for row in ROWS if self._gives(row)]
-        if "forces_cov" in self.uncertainty_properties:
-            self.uncertainty_properties.append("forces_std")
         self.implemented_properties = [*MEAN, *self.uncertainty_properties]
         # What ase.db tells models apart by
         self.parameters.update(
@@ -177,6 +177,8 @@ class Calculator(AseCalculator):
             results["energy_bald"] = float(moments.energy_bald[0])
         if moments.forces_bald is not None:
             results["bald"] = moments.forces_bald
+        if members.grade is not None:
+            results["grade"] = members.grade.numpy()
         if has_stress:
             cov, aleatoric, epistemic = (
                 part[0][voigt][:, voigt]

@@ -29,7 +29,7 @@ class Members:
     node_energy [n, M] eV; forces [n, M, 3] eV/A; stress [M, 6] eV/A^3 in SIX_ORDER, NaN
     without a volume. None without uncertainty: energy_var [M] eV^2, aleatoric and
     epistemic [n, 3, 3] (eV/A)^2 what the members themselves say of a force, averaged;
-    mean_logdet [n] of their aleatoric covariances; stress_noise [6, 6].
+    mean_logdet [n] of their aleatoric covariances; stress_noise [6, 6]; grade [n].
     """
 
     node_energy: Tensor
@@ -40,6 +40,7 @@ class Members:
     epistemic: Tensor | None = None
     mean_logdet: Tensor | None = None
     stress_noise: Tensor | None = None
+    grade: Tensor | None = None
 
     @property
     def energy(self) -> Tensor:
@@ -131,6 +132,7 @@ class ArtifactPredictor(Predictor):
             epistemic,
             out["logdet_aleatoric"].double() if "logdet_aleatoric" in out else None,
             out["virial_cov"].double() / volume**2 if self.gives.stress_noise else None,
+            out.get("grade"),
         )
 
     def moments(self, members: Members) -> Prediction:
