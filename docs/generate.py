@@ -3,16 +3,12 @@
 import argparse
 import importlib
 import re
-import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from race.active.config import ActiveConfig
 from race.cli import COMMANDS
 from race.config import Config
+from race.options import Described, Options, describe
 
 PLUGIN_README = Path(__file__).parents[1] / "lammps_plugin" / "README.md"
 
@@ -27,69 +23,42 @@ def generate(folder: Path) -> None:
 
 def options() -> str:
     """A table for each section of `race train config.yaml` and `race active config.yaml`."""
-    parts = ["Every option of `race train config.yaml`. An option that is not here is an error.\n"]
-    parts += [section(name, field) for name, field in Config.model_fields.items()]
+    parts = [
+        "Every option of `race train config.yaml`. An option that is not here is an error. A "
+        "config that writes out no architecture has that of the preset `medium`, not the "
+        "defaults below.\n"
+    ]
+    parts += sections(Config)
     parts.append(
         "\n## `race active config.yaml`\n\nBeside the sections below it takes "
         "`data`, `model` and `train` as above.\n"
     )
-    for name, field in ActiveConfig.model_fields.items():
-        if name not in Config.model_fields and submodel(field) is not None:
-            parts.append(section(name, field))
-    plain = {
-        name: field for name, field in ActiveConfig.model_fields.items() if submodel(field) is None
-    }
-    parts.append("\n### (top level)\n\n" + table(plain))
+    parts += sections(ActiveConfig, without=Config)
     return "\n".join(parts)
 
 
-def section(name: str, field: FieldInfo) -> str:
-    """One section of a config as a table."""
-    model = submodel(field)
-    assert model is not None
-    return f"\n## `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model.model_fields)}"
+def sections(kind: type[Options], without: type[Options] | None = None) -> list[str]:
+    """One table for each section of `kind`, and one of its options that are in none."""
+    tables: dict[str, list[Described]] = {}
+    for option in describe(kind):
+        section, dot, name = option.key.partition(".")
+        if without is not None and section in without.model_fields:
+            continue
+        tables.setdefault(section if dot else "", []).append(option._replace(key=name or section))
+    return [
+        (f"\n## `{section}`\n\n" if section else "\n### (top level)\n\n") + table(rows)
+        for section, rows in tables.items()
+    ]
 
 
-def submodel(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a field holds, if it is one."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
-def table(fields: dict[str, FieldInfo]) -> str:
-    """Option, type, default, meaning."""
-    rows = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    for name, field in fields.items():
-        default = (
-            "required"
-            if field.is_required()
-            else show(field.get_default(call_default_factory=True))
-        )
-        cells = (f"`{name}`", type_name(field.annotation), default, field.description or "")
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows) + "\n"
-
-
-def show(value: Any) -> str:
-    return f"`{value}`" if not isinstance(value, BaseModel) else ""
-
-
-def type_name(kind: Any) -> str:
-    """As a user would write it: `float`, `cosine` or `plateau`, list of `str`."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in arguments)
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_name(part) for part in arguments if part is not type(None))
-    if origin is list:
-        return f"list of {type_name(arguments[0])}"
-    if origin is dict:
-        return f"{type_name(arguments[1])} by name"
-    return {"Path": "path"}.get(
-        getattr(kind, "__name__", str(kind)), getattr(kind, "__name__", str(kind))
-    )
+def table(rows: list[Described]) -> str:
+    """Option, type, default, unit, meaning."""
+    lines = ["| option | type | default | unit | meaning |", "|---|---|---|---|---|"]
+    for row in rows:
+        default = "required" if row.default is None else f"`{row.default}`"
+        cells = (f"`{row.key}`", row.type, default, row.unit, row.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def plugin_reference() -> str:
