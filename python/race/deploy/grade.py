@@ -36,11 +36,14 @@ class Grade(nn.Module):
 
     def forward(self, z: Tensor, species: Tensor) -> Tensor:
         """Features z [n, W] -> [n]; infinite for elements that the training set does not have."""
-        x = z.to(self.projection.dtype) @ self.projection - self.mean.index_select(0, species)
-        whiten = self.whiten.index_select(0, species)  # [n, D, D]
-        distance = torch.linalg.vector_norm(torch.bmm(whiten, x.unsqueeze(2)).squeeze(2), dim=1)
-        unseen = whiten.flatten(1).abs().sum(1) == 0
-        return distance.masked_fill(unseen, float("inf"))
+        x = z.to(self.projection.dtype) @ self.projection  # [n, D]
+        distance = torch.full_like(x[:, 0], float("inf"))
+        # Element by element: a matrix for each atom would be eight kilobytes of each
+        for k in range(self.whiten.shape[0]):
+            of_k = torch.linalg.vector_norm((x - self.mean[k]) @ self.whiten[k].t(), dim=1)
+            seen = torch.logical_and(species == k, self.whiten[k].any())
+            distance = torch.where(seen, of_k, distance)
+        return distance
 
 
 def fit(grade: Grade, features: Tensor, species: Tensor, n_species: int) -> dict[str, float]:
