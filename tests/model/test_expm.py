@@ -1,9 +1,9 @@
-"""expm_traceless against torch.linalg.matrix_exp, and its derivatives."""
+"""Exponentials of symmetric matrices against torch.linalg.matrix_exp, and their derivatives."""
 
 import pytest
 import torch
 
-from race.model.expm import expm_traceless
+from race.model.expm import expm_traceless, inverse_quadratic
 
 
 def traceless(n: int, norm: float, dtype=torch.float64) -> torch.Tensor:
@@ -53,3 +53,29 @@ def test_derivatives():
         (torch.linalg.matrix_exp(q + torch.einsum("nk,kab->nab", c, basis)) * basis[0]).sum(), c
     )
     assert torch.allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_quadratic_form():
+    """Value and gradients of e^T expm(-Q) e against those through expm_traceless, with equal
+    and nearly equal eigenvalues, and several e for each Q.
+    """
+    q = traceless(40, 3.0)
+    q[3] = q[0] + 1e-5 * q[4]
+    gen = torch.Generator().manual_seed(1)
+    error = torch.randn(40, 4, 3, dtype=torch.float64, generator=gen)
+    weights = torch.randn(40, 4, dtype=torch.float64, generator=gen)
+
+    def through_series(q, error):
+        return (error.unsqueeze(-2) @ expm_traceless(-q) @ error.unsqueeze(-1))[..., 0, 0]
+
+    results = []
+    for form in (inverse_quadratic, through_series):
+        leaves = [q.clone().requires_grad_(), error.clone().requires_grad_()]
+        value = form(leaves[0].unsqueeze(1), leaves[1])
+        dq, de = torch.autograd.grad((value * weights).sum(), leaves)
+        # Where Q is symmetric and traceless; only there do the two agree
+        dq = 0.5 * (dq + dq.mT)
+        dq = dq - dq.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(3)
+        results.append((value, dq, de))
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).abs().max() < 1e-11 * expected.abs().max()

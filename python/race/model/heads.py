@@ -24,7 +24,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
-from race.model.expm import expm_traceless
+from race.model.expm import expm_traceless, inverse_quadratic
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,7 @@ class ForceCovariance(nn.Module):
             return (white * white).sum(-1), 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         if self.head == "equivariant" or self.head == "evidential":
             a, q = self.log_parts(raw)
-            inverse = expm_traceless(-q)
-            quadratic = (
-                (error.unsqueeze(-2) @ inverse @ error.unsqueeze(-1)).squeeze(-1).squeeze(-1)
-            )
+            quadratic = inverse_quadratic(q, error)
             scale = torch.exp(-a) / self.sigma0_squared
             # Q is traceless, so ln det Sigma = 3 a + 6 ln sigma0, without a factorisation
             return quadratic * scale, 3.0 * a + 3.0 * math.log(self.sigma0_squared)
