@@ -185,3 +185,15 @@ def test_the_error_on_the_earlier_set_is_reported(source, tmp_path, caplog):
         before, after = (earlier[k][f"validation/{name}"] for k in ("before", "after"))
         assert after == pytest.approx(before, rel=1e-5)
     assert f"validation set of {source}: before" in caplog.text
+
+
+def test_the_data_of_a_warm_start_is_looked_at(source, tmp_path):
+    """It is not that of the run whose weights it takes; a validation set of training frames is
+    refused as anywhere.
+    """
+    path = tmp_path / "same.xyz"
+    ase.io.write(path, [labelled(seed) for seed in range(40, 52)])
+    config = make_config(path, train=options(source))
+    config.data.validation = [path]
+    with pytest.raises(RaceError, match="validation-is-training"):
+        train(config, tmp_path / "run")

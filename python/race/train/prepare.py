@@ -76,6 +76,7 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
             stress_weight without stress labels.
     """
     data, train = config.data, config.train
+    continued = isinstance(constants, ModelConstants)  # then the data was asked before
     labels = [
         name
         for name, weight in (("energy", train.energy_weight), ("forces", train.forces_weight))
@@ -109,8 +110,7 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
     validation_set, calibration_set = (
         Dataset(part, elements, config.model.r_max, dtype) for part in divided(validation)
     )
-    # What is continued was asked before.
-    report = check(training_set, validation, labels, list(REFUSED) if constants else data.accept)
+    report = check(training_set, validation, labels, list(REFUSED) if continued else data.accept)
     constants = constants or derive_constants(config, training_set)
     sources = [*data.train, *data.validation]
     if isinstance(data.atomic_energies, Path):
