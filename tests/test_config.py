@@ -159,7 +159,7 @@ def test_every_option_is_explained(capsys):
     assert "model.r_max: number > 0, Angstrom; default 5.0\n    cutoff radius" in text
     assert "train.seed" in text and "train.epochs" not in text
     assert main(["config", "train", "--markdown"]) == 0
-    assert "| `train.epochs` | integer >= 1 | `100` |" in capsys.readouterr().out
+    assert "| `train.batch_size` | integer >= 1 | `4` |" in capsys.readouterr().out
     assert main(["config", "--active", "explore"]) == 0
     assert "explore.temperature" in capsys.readouterr().out
     assert main(["config", "train.epoch"]) == 2

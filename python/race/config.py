@@ -204,6 +204,11 @@ class DataConfig(Options):
     )
 
 
+# Of training where a config says neither for how long nor how often: an hour on one core,
+# with what comes before and after.
+DEFAULT_MINUTES = 50.0
+
+
 class TrainConfig(Options):
     """Loss, optimiser and schedule."""
 
@@ -230,12 +235,14 @@ class TrainConfig(Options):
         ge=0,
         description="epochs over which beta falls from 1 (MSE gradient for the mean) to `beta`",
     )
-    epochs: int = Field(default=100, ge=1, description="passes over the training set")
+    epochs: int | None = Field(
+        default=None, ge=1, description="passes over the training set; -: until the time is over"
+    )
     minutes: float | None = Field(
         default=None,
         gt=0,
         description="of training, instead of `epochs`: the schedule follows the time, and ends "
-        "with it; all sittings of a resumed run count",
+        f"with it; all sittings of a resumed run count; -: {DEFAULT_MINUTES:g} without `epochs`",
         json_schema_extra=unit("minutes"),
     )
     batch_size: int = Field(
@@ -306,6 +313,8 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
+        if self.train.epochs is None and self.train.minutes is None:
+            self.train = self.train.model_copy(update={"minutes": DEFAULT_MINUTES})
         if problems := [*self._clashes()]:
             raise ValueError("\n".join(problems))
         return self
@@ -325,7 +334,7 @@ class Config(Options):
             )
         if train.freeze != "none" and train.warm_start is None:
             yield "train.freeze needs train.warm_start: nothing has trained what it freezes"
-        if train.minutes is not None and "epochs" in train.model_fields_set and self.is_users:
+        if train.minutes is not None and train.epochs is not None and self.is_users:
             yield "train.minutes and train.epochs are both given: leave out one"
         if model.atomic_energies is not None and self.data.atomic_energies != "least_squares":
             yield "model.atomic_energies and data.atomic_energies are both given: leave out one"

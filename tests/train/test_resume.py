@@ -148,6 +148,10 @@ def test_training_for_a_time_ends_with_it_and_goes_on(copper, tmp_path, monkeypa
 def test_minutes_or_epochs(copper):
     with pytest.raises(ValueError, match="train.minutes and train.epochs are both given"):
         make_config(copper, train={"minutes": 1.0})
+    assert make_config(copper, train={"epochs": None}).train.minutes == 50.0
+    for given in ({"epochs": 7}, {"epochs": None, "minutes": 1.0}):
+        options = make_config(copper, train=given).train
+        assert (options.epochs, options.minutes) == (given["epochs"], given.get("minutes"))
 
 
 def test_beta2_is_adams(copper, tmp_path):

@@ -121,8 +121,8 @@ class Trainer:
         return build_optimizer(self.trained.values(), self.options)
 
     def make_schedule(self) -> Schedule:
-        n_steps = None if self.options.minutes else self.options.epochs * self.n_batches
-        return Schedule(self.options, n_steps)
+        epochs = None if self.options.minutes else self.options.epochs
+        return Schedule(self.options, epochs and epochs * self.n_batches)
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Further groups of tensors that a checkpoint keeps; `load_more` gets them back."""
@@ -181,6 +181,7 @@ class Trainer:
     def is_over(self) -> bool:
         """Whether all of the training is done, by epochs or by time."""
         if self.options.minutes is None:
+            assert self.options.epochs is not None
             return self.state.epoch >= self.options.epochs
         self.passed = self._fraction()
         return self.passed >= 1.0
