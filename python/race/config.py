@@ -48,7 +48,7 @@ class ModelConfig(Options):
         default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)"
     )
     radial_knots: int = Field(
-        default=384,
+        default=128,
         ge=0,
         description="knots of the spline R(x), in training and after; 0: the MLP for every edge",
     )

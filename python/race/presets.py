@@ -13,6 +13,7 @@ _COMMON = {
     "correlation": 1,
     "gate": False,
     "n_radial_basis": 8,
+    "radial_knots": 384,
     "radial_mlp": [64, 64],
     "readout_hidden": 64,
     "envelope_p": 2,
