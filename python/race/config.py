@@ -42,7 +42,7 @@ class ModelConfig(Options):
     gate: bool = Field(
         default=False, description="equivariant nonlinearity between layers; the paper has none"
     )
-    n_features: int = Field(default=64, ge=1, description="species embedding width F")
+    n_features: int = Field(default=8, ge=1, description="species embedding width F")
     n_radial_basis: int = Field(default=8, ge=1, description="Bessel functions e_n")
     radial_mlp: list[int] = Field(
         default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)"

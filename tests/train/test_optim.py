@@ -49,7 +49,7 @@ def test_optimizer_keeps_members_apart(optimizer):
     together, alone = parameters(), [nn.Parameter(p.detach()[1:2].clone()) for p in parameters()]
     config = TrainConfig(optimizer=optimizer, learning_rate=0.1, clip_norm=0.5)
     for params in (together, alone):
-        stepper = build_optimizer(params, config)
+        stepper = build_optimizer({str(k): p for k, p in enumerate(params)}, config)
         for _ in range(5):
             stepper.zero_grad()
             weights = (
@@ -109,3 +109,24 @@ def test_plateau_halves_after_patience_and_remembers():
         assert each.rate(99) == pytest.approx(0.05)
         each.observe(3.0)
         assert each.rate(99) == pytest.approx(0.05)
+
+
+def test_few_species_features_learn_as_fast_as_many():
+    """One step of Adam moves a species' matrix by about as much, whatever F is; without the
+    factor by sqrt(F) of the rate.
+    """
+    moved = {}
+    for n_features in (8, 64):
+        generator = torch.Generator().manual_seed(0)
+        a = torch.randn(50, 3, n_features, generator=generator)  # 50 draws, as members
+        weight = nn.Parameter(torch.zeros(50, n_features, 20))
+        named = {"layers.0.weight_product": weight, "other": nn.Parameter(torch.zeros(50))}
+        stepper = build_optimizer(named, TrainConfig())
+        for group in stepper.param_groups:  # as the trainer does
+            group["lr"] = 0.1 * group["factor"]
+        target = torch.randn(50, 3, 20, generator=generator)
+        ((a @ weight) * n_features**-0.5 * target).sum().backward()
+        stepper.step()
+        matrices = (a @ weight.detach()) * n_features**-0.5
+        moved[n_features] = matrices.square().mean().sqrt().item()
+    assert moved[8] == pytest.approx(moved[64], rel=0.25)

@@ -118,7 +118,7 @@ class Trainer:
         return clip_per_member(self.trained.values(), self.options.clip_norm)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.trained.values(), self.options)
+        return build_optimizer(self.trained, self.options)
 
     def make_schedule(self) -> Schedule:
         epochs = None if self.options.minutes else self.options.epochs
@@ -204,7 +204,7 @@ class Trainer:
         state = self.state
         self.passed = self._fraction()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(state.step, self.passed)
+            group["lr"] = self.schedule.rate(state.step, self.passed) * group.get("factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         epoch = state.epoch + state.batch / self.n_batches
         # A fifth of a short time at most
@@ -403,7 +403,15 @@ class Trainer:
                 # One that has come since the checkpoint: as it is built
                 buffer.copy_(groups["buffers"].get(name, buffer))
         self.load_more(groups)
-        self.optimizer.load_state_dict(optimizer["optimizer"])
+        try:
+            self.optimizer.load_state_dict(optimizer["optimizer"])
+        except ValueError:
+            raise RaceError(
+                "the state of the optimiser has other groups of parameters",
+                where=self.run / "checkpoint",
+                expected="a checkpoint of this version",
+                remedy="train anew, or from these weights with train.warm_start",
+            ) from None
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
         self.state = State(**state)
         self.schedule.load(self.state.schedule)
