@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from race.config import TrainConfig
 
-
 # Species features F at which every parameter has the same learning rate
 FEATURES = 64
 
