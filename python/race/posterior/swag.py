@@ -161,6 +161,7 @@ class SwagSchedule(Schedule):
     """
 
     def __init__(self, config: TrainConfig, n_batches: int, swag: SwagOptions):
+        assert config.epochs is not None  # a fit counts epochs
         super().__init__(config, config.epochs * n_batches)
         self.first, self.period = (
             round(swag.start * n_batches),
