@@ -17,6 +17,7 @@ from race.errors import RaceError
 # name -> (module with `configure(parser)` and `run(args)`, one-line help). Imported only
 # when called.
 COMMANDS = {
+    "init": ("race.train.command_init", "look at data, and write a config that learns from it"),
     "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
     "fit": (
         "race.posterior.command",

@@ -69,7 +69,7 @@ def normalize(
     }
     for label in dict.fromkeys((*require, *wanted)):
         if values[label] is None:
-            others = _alike(atoms, label, keys[label])
+            others = alike(atoms, label, keys[label])
             if label not in require and not others:
                 continue
             got = f"keys {' '.join(_available(atoms)) or '(none)'}"
@@ -197,7 +197,7 @@ def fixed_atoms(atoms: ase.Atoms) -> np.ndarray:
     return fixed
 
 
-def _alike(atoms: ase.Atoms, label: str, key: str) -> list[str]:
+def alike(atoms: ase.Atoms, label: str, key: str) -> list[str]:
     """Keys of a frame, other than `key`, whose name and size are those of such a label."""
     results = {} if atoms.calc is None else atoms.calc.results
     sizes = {"energy": (1,), "forces": (3 * len(atoms), len(atoms)), "stress": (6, 9)}
@@ -234,7 +234,7 @@ def _note_others(
     for label, value in values.items():
         if value is None:
             continue
-        for name in _alike(atoms, label, keys[label]):
+        for name in alike(atoms, label, keys[label]):
             other = np.asarray(_find(atoms, name), dtype=np.float64)
             if label != "stress" and (
                 other.size != value.size or not np.allclose(other.ravel(), value.ravel())

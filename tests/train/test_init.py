@@ -1,0 +1,91 @@
+"""`race init`: the config that it writes learns from the data as the data is."""
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.calculators.emt import EMT
+
+from race.cli import main
+from race.config import read_config
+from race.train.prepare import prepare
+from .conftest import labelled
+
+
+def under_other_names(seed: int, energy: str = "dft_energy", unit: float = 1.0) -> ase.Atoms:
+    atoms = labelled(seed)
+    results, atoms.calc = atoms.calc.results, None
+    atoms.info[energy] = results["energy"] * unit
+    atoms.arrays["dft_forces"] = results["forces"] * unit
+    atoms.info["dft_stress"] = results["stress"] * unit
+    return atoms
+
+
+def init(capsys, *words) -> tuple[dict, str]:
+    assert main(["init", *map(str, words)]) == 0
+    out = words[words.index("-o") + 1]
+    return yaml.safe_load(out.read_text()), capsys.readouterr().out
+
+
+def test_keys_are_found_and_the_config_reads_the_data(tmp_path, capsys):
+    frames = [under_other_names(seed) for seed in range(12)]
+    for atoms in frames[:5]:  # a worse energy in some frames, which is not the one
+        atoms.info["energy"] = 1.0
+    ase.io.write(tmp_path / "a.extxyz", frames)
+    raw, text = init(capsys, tmp_path / "a.extxyz", "-o", tmp_path / "config.yaml")
+    assert raw["data"]["train"] == ["a.extxyz"]
+    assert [raw["data"][f"{k}_key"] for k in ("energy", "forces", "stress")] == [
+        "dft_energy",
+        "dft_forces",
+        "dft_stress",
+    ]
+    assert "in 12 of 12 frames; beside it energy" in text and "race train" in text
+    assert raw["train"]["stress_weight"] == 1 and raw["model"] == "medium"
+    prepared = prepare(read_config(tmp_path / "config.yaml"))
+    energies = sorted(
+        a.info["energy"] for a in (*prepared.train.frames, *prepared.validation.frames)
+    )
+    assert energies == pytest.approx(sorted(a.info["dft_energy"] for a in frames))
+
+
+def test_units_are_guessed_from_forces(tmp_path, capsys):
+    for name, factor, unit in (("kcal", 1 / 0.0433641, "kcal/mol"), ("hartree", 0.0194469, "auto")):
+        frames = [under_other_names(seed, unit=factor) for seed in range(12)]
+        ase.io.write(tmp_path / f"{name}.xyz", frames, format="extxyz")
+        raw, text = init(capsys, tmp_path / f"{name}.xyz", "-o", tmp_path / f"{name}.yaml")
+        assert raw["data"]["units"] == unit
+        assert ("Hartree/Bohr?" in text) == (name == "hartree")
+
+
+def test_frames_of_one_atom_are_the_atomic_energies(tmp_path, capsys):
+    frames = [labelled(seed) for seed in range(12)]
+    for symbol in ("Cu", "Au"):
+        atom = ase.Atoms(symbol, positions=[[0, 0, 0]], calculator=EMT())
+        atom.get_potential_energy(), atom.get_forces()
+        frames.append(atom)
+    ase.io.write(tmp_path / "a.extxyz", frames)
+    raw, _ = init(capsys, tmp_path / "a.extxyz", "-o", tmp_path / "config.yaml")
+    expected = {str(a.symbols[0]): a.get_potential_energy() for a in frames[-2:]}
+    assert raw["data"]["atomic_energies"] == pytest.approx(expected)
+
+
+def test_what_training_will_refuse_is_said(tmp_path, capsys):
+    frames = [labelled(seed) for seed in range(12)]
+    ase.io.write(tmp_path / "a.extxyz", frames)
+    ase.io.write(tmp_path / "b.extxyz", frames[:4])
+    words = ["init", tmp_path / "a.extxyz", "--validation", tmp_path / "b.extxyz"]
+    assert main([*map(str, words), "-o", str(tmp_path / "c.yaml")]) == 0
+    assert "will refuse this data" in (text := capsys.readouterr().out)
+    assert "validation-is-training" in text and (tmp_path / "c.yaml").exists()
+
+
+def test_refusals(tmp_path, capsys):
+    path = tmp_path / "a.extxyz"
+    ase.io.write(path, [ase.Atoms("Cu2", positions=np.eye(3)[:2] * 3)])
+    out = tmp_path / "c.yaml"
+    assert main(["init", str(path), "-o", str(out)]) == 2 and not out.exists()
+    assert "no energies and no forces" in capsys.readouterr().err
+    out.write_text("mine")
+    assert main(["init", str(path), "-o", str(out)]) == 2 and out.read_text() == "mine"
+    assert "exists already" in capsys.readouterr().err
+    assert main(["init", str(tmp_path / "none.xyz"), "-o", str(tmp_path / "d.yaml")]) == 2
