@@ -2,9 +2,9 @@
 sizes. Every training is a command that a user would type.
 
 A code gives `command(job) -> list of words`, `model(job) -> path` of what the training
-left, and `finish(job)`: commands that turn this into what is judged and timed. RACE and
-MACE end after a number of epochs: it follows from two short trainings on a few frames
-(`probe`), as their time grows linearly with frames. NequIP gets the time itself.
+left, and `finish(job)`: commands that turn this into what is judged and timed. MACE ends
+after a number of epochs: it follows from two short trainings on a few frames (`probe`), as
+its time grows linearly with frames. RACE and NequIP get the time itself.
 """
 
 import json
@@ -42,7 +42,6 @@ class Job:
     data: Path
     folder: Path
     epochs: int | None = None
-    trial: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,8 @@ class Race(Code):
 
     sizes = {"small": {}, "medium": {}, "large": {}}  # presets of race.presets
     members = (1, 4)
+    timed_by_epochs = False
+    START = 0.15  # minutes before the first step and after the last
     python = sys.executable
 
     def command(self, job: Job) -> list[str]:
@@ -127,10 +128,8 @@ class Race(Code):
                 "r_max": job.about["r_max"],
                 "n_members": job.members,
             },
-            "train": options["train"] | {"epochs": job.epochs},
+            "train": options["train"] | {"minutes": job.minutes - self.START},
         }
-        if job.trial:  # whose validation frames are of no account
-            config["data"]["accept"] = ["validation-is-training"]
         if job.about["stress"]:
             config["train"]["stress_weight"] = options["stress_weight"]
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -289,7 +288,7 @@ def _trial(code: Code, job: Job, n: int) -> float:
     frames = ase.io.read(job.data / "train.xyz", f":{n}")
     ase.io.write(folder / "train.xyz", [frames[k % len(frames)] for k in range(n)])
     ase.io.write(folder / "validation.xyz", frames[:2])
-    trial = replace(job, data=folder, folder=folder, epochs=1, trial=True)
+    trial = replace(job, data=folder, folder=folder, epochs=1)
     spent = execute(code.command(trial), folder)
     if spent.status:
         raise RuntimeError(f"the trial failed: {folder / 'log.txt'}")
