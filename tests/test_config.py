@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from race.cli import main
 from race.config import (
@@ -200,3 +201,13 @@ def test_help_and_errors_of_configs_do_without_torch(tmp_path):
             [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
         )
         assert done.stdout.splitlines()[-1] == f"False {status}", (arguments, done)
+
+
+def test_elements_by_atomic_number_and_types_that_look_like_numbers():
+    data = {"train": ["a.xyz"], "atomic_energies": {29: -3.0, "Ni": -5.0}, "config_weights": {1: 2}}
+    config = Config.model_validate({"data": data})
+    assert config.data.atomic_energies == {"Cu": -3.0, "Ni": -5.0}
+    assert config.data.config_weights == {"1": 2.0}
+    for wrong in (200, 0, "Xx"):
+        with pytest.raises(ValidationError, match=f"no element is called {wrong}"):
+            Config.model_validate({"data": data | {"atomic_energies": {wrong: 1.0}}})

@@ -41,6 +41,10 @@ COMMANDS = {
         "race.active.command_select",
         "choose structures to label from a pool or a LAMMPS dump",
     ),
+    "label": (
+        "race.active.command_label",
+        "labels of structures by an ASE calculator or LAMMPS, here or on a Dask cluster",
+    ),
     "active": (
         "race.active.command_active",
         "compare selection strategies: select, label, train, judge, again",

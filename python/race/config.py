@@ -7,7 +7,7 @@ keeps both (`RunConfig`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -119,6 +119,9 @@ class ModelConstants(Options):
     sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom, eV")
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; empty: 0")
     scale: list[float] = Field(default=[], description="energy scale per element, eV; empty: 1")
+    energy_offsets: dict[str, dict[str, float]] = Field(
+        default={}, description="what energies of a source have lost, by element, eV"
+    )
     energy_noise_factor: float = Field(
         default=1.0,
         gt=0,
@@ -169,6 +172,17 @@ NOISE_FACTORS = ("energy_noise_factor", "forces_noise_factor")
 OPEN = ("elements", "avg_num_neighbors", "sigma0", "sigma0_energy", "atomic_energies", "scale")
 
 
+def _symbol(key: Any) -> str:
+    """Of an element, by symbol or atomic number."""
+    from ase.data import atomic_numbers, chemical_symbols  # slow: not for `race --help`
+
+    text = str(key)
+    number = int(text) if text.isdigit() else atomic_numbers.get(text, 0)
+    if not 0 < number < len(chemical_symbols):
+        raise ValueError(f"no element is called {text}")
+    return chemical_symbols[number]
+
+
 class DataConfig(Options):
     """Where structures come from and how they are split."""
 
@@ -188,10 +202,29 @@ class DataConfig(Options):
     stress_key: str = Field(
         default="stress", description="name of the stresses; one with `virial` in it is a virial"
     )
+    weight_key: str = Field(
+        default="weight",
+        description="name of weights in the files, of frames and of atoms: 2 is the frame twice, "
+        "0 no label",
+    )
+    config_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, description="further weights of frames, by their config_type"
+    )
     atomic_energies: dict[str, float] | Path | Literal["least_squares"] = Field(
         default="least_squares",
         description="E0 by element, a file of isolated atoms, or a fit",
         json_schema_extra=unit("eV"),
+    )
+    energy_offsets: Literal["none", "fit"] | dict[str, float | dict[str, float]] = Field(
+        default="none",
+        description="between levels of theory: what the energies of each source lose, one number "
+        "an atom or one for each element; fit: against the first source",
+        json_schema_extra=unit("eV"),
+    )
+    source_key: str = Field(
+        default="file",
+        description="what tells the sources of energies apart: `file`, by its name, or a key of "
+        "info",
     )
     skip_bad_frames: int = Field(
         default=0,
@@ -202,6 +235,25 @@ class DataConfig(Options):
         default=[],
         description="data checks (docs/data-checks.md) whose refusal is known and wanted",
     )
+
+    @field_validator("atomic_energies", mode="before")
+    @classmethod
+    def _by_symbol(cls, value: Any) -> Any:
+        """Other programs name elements by their atomic numbers."""
+        if not isinstance(value, dict):
+            return value
+        return {_symbol(key): energy for key, energy in value.items()}
+
+    @field_validator("config_weights", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any) -> Any:
+        """A config_type that looks like a number is still a name."""
+        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `read_frames`."""
+        names = ("energy_key", "forces_key", "stress_key", "units", "weight_key", "config_weights")
+        return {name: getattr(self, name) for name in names}
 
 
 # Of training where a config says neither for how long nor how often: an hour on one core,
@@ -374,7 +426,8 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     if not (isinstance(raw.get("train"), dict) and raw["train"].get("warm_start")):
         raw["model"] = with_default_size(raw.get("model"))
     if isinstance(raw.get("model"), dict):  # of a run of an earlier version
-        raw["model"] = {k: v for k, v in raw["model"].items() if k not in NOISE_FACTORS}
+        found = ModelConstants.model_fields.keys() - ModelConfig.model_fields.keys()
+        raw["model"] = {k: v for k, v in raw["model"].items() if k not in found}
     return _located(validated(raw, Config, str(path)), path)
 
 

@@ -25,6 +25,7 @@ from race.active.oracle import make_oracle
 from race.cli import main
 from race.data import read_frames
 from race.data.fingerprint import fingerprint
+from race.data.weights import WEIGHT
 from race.errors import RaceError
 from race.train.members import initial_model
 from race.train.run import load_run
@@ -250,6 +251,68 @@ def test_a_finished_comparison_is_extended_not_repeated(done, capsys):
     assert active(other, out) == 2
     assert "differs from the comparison that is there; expected 3; got 4" in capsys.readouterr().err
     write_problem(config.parent)
+
+
+def test_a_comparison_moves_with_its_data(done, tmp_path, capsys, monkeypatch):
+    """From whatever folder it is continued, files are known by content; changed ones refused."""
+    config, out = done
+    moved = tmp_path / "moved"
+    shutil.copytree(config.parent, moved)
+    monkeypatch.chdir(moved)
+    before = report(out)
+    assert main(["active", "config.yaml", "--out", out.name]) == 0
+    assert same(report(moved / out.name), before)
+    assert "0 labels computed" in "".join(capsys.readouterr())
+    pool = moved / "pool.extxyz"
+    pool.write_text(pool.read_text().replace("\nB ", "\nN ", 1))
+    assert main(["active", "config.yaml", "--out", out.name]) == 2
+    assert "the data has changed since the comparison began" in capsys.readouterr().err
+
+
+def test_paths_are_those_of_the_config(tmp_path, monkeypatch):
+    """Its own folder's, `train.warm_start` and the pool's groups too; a first training starts
+    from that run.
+    """
+    change = {"pool": {"a": ["pool.extxyz"]}, "rounds": 1}
+    path = write_problem(tmp_path / "there", **change)
+    text = path.read_text().replace("train:\n", "train:\n  warm_start: foundation\n", 1)
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    config = read_active_config(Path("there/config.yaml"))
+    folder = tmp_path / "there"
+    assert config.pool["a"] == [folder / "pool.extxyz"] and config.test["hot"].is_absolute()
+    assert config.train.warm_start == folder / "foundation"
+    loop, given = Loop.__new__(Loop), []
+    loop.config = config
+
+    def stop(config, out, resume):
+        given.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("race.active.loop.train", stop)
+    first = Round(tmp_path / "out" / "initial", "initial", 0, 0)
+    with pytest.raises(KeyboardInterrupt):
+        loop._train(first, None)
+    assert given[0].train.warm_start == folder / "foundation"
+    with pytest.raises(KeyboardInterrupt):
+        loop._train(Round(tmp_path / "out" / "round-1", "random", 0, 1), first)
+    assert given[1].train.warm_start == first.run
+
+
+def test_weights_of_the_initial_set_reach_the_training(tmp_path):
+    """By frame, atom and config_type, once each."""
+    frames = [ase.build.bulk("Cu", cubic=True) for _ in range(3)]
+    for k, atoms in enumerate(frames):
+        atoms.positions[0, 0] = 0.01 * k
+        atoms.info |= {"weight": 2.0, "config_type": "ab"[k % 2]}
+        atoms.arrays["weight"] = np.array([1.0, 0.0, 3.0, 1.0])
+    loop, _ = loop_of(frames, tmp_path, failures=0.0)
+    loop.keys = {"weight_key": "weight", "config_weights": {"a": 5.0}}
+    loop._labelled_set(tmp_path / "initial.extxyz", [tmp_path / "frames.xyz"])
+    read = read_frames(tmp_path / "initial.extxyz", weight_key=WEIGHT)
+    assert [atoms.info[WEIGHT] for atoms in read] == [10.0, 2.0, 10.0]
+    assert read[0].arrays[WEIGHT].tolist() == [1.0, 0.0, 3.0, 1.0]
+    assert np.isnan(read[0].arrays["forces"][1]).all()
 
 
 def test_replayed_choices(done, tmp_path, capsys):

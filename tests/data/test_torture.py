@@ -1,131 +1,29 @@
-"""A hundred bad data sets, each spoiled in one to three ways drawn from a seed: all of it is
-read as it was meant, or said, or refused in one line; never a traceback, never silence.
-"""
+"""Bad data sets, those of `make torture`; and that its count would see what went wrong."""
 
-import io
-import logging
-import re
+import os
 
-import ase.io
-import numpy as np
 import pytest
-import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 
-from race.data import Dataset, read_frames
-from race.data.plausibility import GPA, check
-from race.errors import RaceError
-
-from .test_plausibility import copper
-
-LABELS = ("energy", "forces", "stress")
+from tests.lammps.torture import data_sets
 
 
-def text_of(frames):
-    stream = io.StringIO()
-    for atoms in frames:
-        plain = atoms.copy()
-        six = plain.info.pop("stress")
-        voigt = six[[0, 1, 2, 5, 4, 3]]
-        energy, forces = plain.info.pop("energy"), plain.arrays.pop("forces")
-        plain.info.clear()
-        plain.calc = SinglePointCalculator(plain, energy=energy, forces=forces, stress=voigt)
-        ase.io.write(stream, plain, format="extxyz")
-    return stream.getvalue()
+@pytest.mark.parametrize("seed", range(data_sets.CASES))
+def test_bad_data_set(tmp_path, seed):
+    assert data_sets.verdict(tmp_path, seed) == ""
 
 
-# Changes of the text that mean the same, and may be said.
-def harmless(random):
-    return random.choice(
-        [
-            lambda t: t.replace("\n", "\r\n"),
-            lambda t: "\ufeff" + t,
-            lambda t: t.replace("\n8\n", "\n\n8\n"),
-            lambda t: t + "\n\n",
-            lambda t: t.replace("Lattice=", random.choice(["lattice=", "LATTICE="])),
-            lambda t: t.replace("pbc=", random.choice(["PBC=", "Pbc="])),
-            lambda t: t.replace("Properties=", "properties="),
-            lambda t: t.replace(
-                '"T T T"', random.choice(['"1 1 1"', "TTT", '"p p p"', "T", "xyz"])
-            ),
-        ]
-    )
+def test_every_fault_is_tried():
+    assert data_sets.CASES >= 100 and data_sets.CASES % len(data_sets.FAULTS) == 0
 
 
-def one_place(text, pattern, new, random):
-    """`new` in place of one match of the pattern."""
-    matches = list(re.finditer(pattern, text))
-    match = matches[random.randint(len(matches))]
-    return text[: match.start()] + new + text[match.end() :]
+def misjudged(folder, seed):
+    """Silence, a crash and a pass."""
+    if seed == 1:
+        os._exit(3)
+    return "not a word" if seed == 0 else ""
 
 
-# Changes that must be refused or said: kind -> what does it.
-FAULTS = {
-    "cut short": lambda t, r: t[: -r.randint(75, len(t) // 2)],
-    "a line lost": lambda t, r: one_place(t, r"\nCu [^\n]*(?=\n)", "", r),
-    "a line twice": lambda t, r: one_place(t, r"\n8(?=\n)", "\nCu 0 0 0 0 0 0\n8", r),
-    "garbage": lambda t, r: one_place(t, r"\n8(?=\n)", "\n%&!\n8", r),
-    "misspelt": lambda t, r: t.replace("Lattice=", r.choice(["Latice=", "cell=", "Box="])),
-    "other pbc": lambda t, r: t.replace('pbc="T T T"', r.choice(['periodic="F F F"', "pbc=maybe"])),
-    "other forces": lambda t, r: t.replace(":forces:", r.choice([":force:", ":DFT_forces:"])),
-    "other energy": lambda t, r: t.replace(" energy=", r.choice([" Energy=", " REF_energy="])),
-    "other stress": lambda t, r: t.replace(" stress=", r.choice([" virial=", " virials="])),
-    "infinite": lambda t, r: one_place(t, r"energy=\S+", "energy=inf", r),
-    "text": lambda t, r: one_place(t, r"energy=\S+", "energy=n/a", r),
-    "nan": lambda t, r: one_place(t, r"energy=\S+", "energy=nan", r),
-    "nan position": lambda t, r: one_place(t, r"\nCu +\S+", "\nCu nan", r),
-    "runaway": lambda t, r: t.replace('"T T T"', '"F F F"').replace("\nCu  ", "\nCu 1e9", 1),
-    "no element": lambda t, r: one_place(t, r"\nCu ", "\nCq ", r),
-    "infinite cell": lambda t, r: one_place(t, r'Lattice="\S+', 'Lattice="inf', r),
-    "flat": lambda t, r: one_place(t, r'Lattice="[^"]*"', 'Lattice="5 0 0 0 5 0 5 5 1e-9"', r),
-    "kB": lambda t, r: rescaled(t, -10 * GPA),
-    "GPa": lambda t, r: rescaled(t, GPA),
-    "huge force": lambda t, r: one_place(t, r"\S+(?=\n8\n)", "3e5", r),
-    "copies": lambda t, r: t + t[: len(t) // 2],
-    "another energy": lambda t, r: one_place(t, r"energy=\S+", "energy=77", r),
-    "no cell": lambda t, r: re.sub(r'(Lattice|pbc|stress)="[^"]*"', "", t),
-    "units": lambda t, r: t.replace(" pbc=", " energy_unit=Hartree pbc="),
-}  # fmt: skip
-
-
-def rescaled(text, factor):
-    def times(match):
-        return 'stress="' + " ".join(str(factor * float(x)) for x in match[1].split()) + '"'
-
-    return re.sub(r'stress="([^"]*)"', times, text)
-
-
-def outcome(tmp_path, caplog, text):
-    """("refused" or "said" or "silent", frames)"""
-    (tmp_path / "a.xyz").write_bytes(text.encode())
-    caplog.clear()
-    try:
-        with caplog.at_level(logging.WARNING, "race.data"):
-            frames = read_frames(tmp_path / "a.xyz", require=(), wanted=LABELS)
-            data = Dataset(frames, ["Cu"], 4.0, torch.float64)
-            report = check(data, copper(3, "v.xyz", seed=9), LABELS)
-    except RaceError as error:
-        assert "\n" not in str(error) and len(str(error)) < 2000
-        return "refused", None
-    return ("said" if caplog.text or report.findings else "silent"), frames
-
-
-@pytest.mark.parametrize("seed", range(100))
-def test_bad_data_set(tmp_path, caplog, seed):
-    random = np.random.RandomState(seed)
-    good = text_of(copper(12, seed=seed % 7))
-    kind = sorted(FAULTS)[seed % len(FAULTS)]
-    mild = good
-    for _ in range(random.randint(3)):
-        mild = harmless(random)(mild)
-    what, frames = outcome(tmp_path, caplog, mild)
-    assert what != "refused" and len(frames) == 12
-    for mine, meant in zip(frames, copper(12, seed=seed % 7), strict=True):
-        np.testing.assert_allclose(mine.cell.array, meant.cell.array, atol=1e-6)
-        np.testing.assert_allclose(mine.info["stress"], meant.info["stress"], atol=1e-6)
-        assert mine.pbc.all()
-    spoiled = FAULTS[kind](good, random)
-    assert spoiled != good
-    if random.rand() < 0.5:
-        spoiled = "\n" + spoiled.replace("\n", "\r\n")
-    assert outcome(tmp_path, caplog, spoiled)[0] != "silent", kind
+def test_silence_and_crashes_are_counted(tmp_path):
+    tally = data_sets.run(tmp_path, 3, misjudged)
+    assert (tally.tried, tally.good, tally.crashes, tally.wrong) == (3, 1, 1, 1)
+    assert tally.trouble[0] == "data sets, seed 0: not a word"

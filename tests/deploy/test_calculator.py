@@ -1,9 +1,11 @@
 """The ASE calculator: against the Python model, against finite differences, and what it refuses."""
 
 import copy
+import functools
 import json
 import pickle
 import shutil
+import warnings
 
 import ase.build
 import numpy as np
@@ -18,7 +20,7 @@ from race.deploy.export import export_model
 from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable
 from race.model.heads import evidential_kappa
-from tests.deploy.conftest import graph_of, make_model
+from tests.deploy.conftest import graph_of, make_model, numeric_stress
 
 
 @pytest.fixture
@@ -286,10 +288,55 @@ def test_intervals(calibrated, artifact, atoms):
         race.Calculator(artifact, interval=0.95)
 
 
+@pytest.mark.parametrize("pbc", [[True, True, False], [False, False, True]])
+def test_stress_of_slabs_and_wires(calculator, model, atoms, pbc):
+    """dE/dstrain over the volume of the cell, with vacuum in it, by finite differences; the
+    model in training and the artifact agree; twice the vacuum, half the stress.
+    """
+    slab = atoms.copy()
+    slab.set_pbc(pbc)
+    slab.calc = calculator
+    energy = functools.partial(calculator.get_property, "energy")
+    numerical = numeric_stress(energy, slab, 1e-4)
+    got = slab.get_stress()
+    scale = np.abs(numerical).max()
+    assert np.abs(got - numerical).max() < 1e-6 * scale
+    close(got, model(graph_of(slab)).stress[0].detach().numpy().mean(0)[list(SIX_TO_VOIGT)])
+    assert np.isfinite(calculator.get_property("stress_std", slab)).all()
+    apart = int(np.flatnonzero(~np.array(pbc))[0])
+    high = slab.copy()
+    high.cell[apart] *= 2
+    close(calculator.get_property("stress", high), got / 2)
+    high.cell[apart] = 0
+    high.calc = calculator
+    with pytest.raises(PropertyNotImplementedError):
+        high.get_stress()
+
+
+def test_an_element_without_data_is_a_warning(model, atoms, tmp_path):
+    """Once, not at every step; and none of elements that the training set has."""
+    training = {"per_element": {"B": {"n_atoms": 9}}, "n_frames": 9}
+    training |= {"n_atoms_per_frame": [1, 1]}
+    export_model(model, tmp_path / "x.race.pt", summary={"training": training})
+    calculator = race.Calculator(tmp_path / "x.race.pt")
+    boron = atoms.copy()
+    boron.symbols[:] = "B"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_property("energy", boron)
+        race.Calculator(tmp_path / "x.race.pt").get_property("energy", boron)
+    with pytest.warns(UserWarning, match="training set of model .*x.race.pt has no N"):
+        calculator.get_property("energy", atoms)
+    atoms.positions[0] += 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_property("energy", atoms)
+
+
 def test_refusals(calculator, atoms):
     water = ase.build.molecule("H2O")
     water.calc = calculator
-    with pytest.raises(RaceError, match="element H, O is unknown to the model"):
+    with pytest.raises(RaceError, match="element H, O is unknown.*take a model that was trained"):
         water.get_forces()
     molecule = atoms.copy()
     molecule.set_pbc(False)

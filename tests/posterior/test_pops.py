@@ -21,7 +21,7 @@ def test_each_set_is_the_best_that_fits_its_point():
     """Against a constrained minimiser, which knows nothing of the closed form."""
     rows, errors = line(7)
     root = Curvature.of(rows.T @ rows).root(0.0)
-    changes = pops.pointwise(root, rows, errors)
+    changes, _ = pops.pointwise(root, rows, errors, np.ones(7))
     np.testing.assert_allclose((rows * changes).sum(1), errors, rtol=1e-10)
     for i in range(len(rows)):
         found = minimize(
@@ -40,7 +40,8 @@ def test_the_spread_is_of_the_size_of_the_error_whatever_the_number_of_points(sh
     for n in (100, 10_000):
         rows, errors = line(n)
         root = Curvature.of(rows.T @ rows).root(0.0)
-        spread = rows @ pops.axes(pops.pointwise(root, rows, errors), shape)
+        points = pops.pointwise(root, rows, errors, np.ones(n))
+        spread = rows @ pops.axes(*points, shape)
         stds.append(np.sqrt((spread**2).sum(1).mean()))
         bayes.append(np.sqrt(((rows @ root) ** 2).sum(1).mean()))
         assert 0.5 < stds[-1] / np.sqrt(np.mean(errors**2)) < 4
@@ -50,8 +51,9 @@ def test_the_spread_is_of_the_size_of_the_error_whatever_the_number_of_points(sh
 
 def test_a_point_without_leverage_asks_for_nothing():
     rows = np.array([[1.0, 0.0], [0.0, 0.0]])
-    changes = pops.pointwise(np.eye(2), rows, np.array([0.5, 0.1]))
+    changes, weights = pops.pointwise(np.eye(2), rows, np.array([0.5, 0.1]), np.array([2.0, 3.0]))
     np.testing.assert_array_equal(changes, [[0.5, 0.0]])
+    np.testing.assert_array_equal(weights, [2.0])
 
 
 def test_the_model_itself_fits_the_point(trained):
@@ -60,7 +62,7 @@ def test_the_model_itself_fits_the_point(trained):
     train = run.prepare().train
     curvature = Curvature.of(normal_matrix(run.model, train, 3, False))
     root = curvature.root(1e-2 * curvature.s.max() ** 0.5)
-    changes = pops.corrections(run.model, train, 3, False, root)
+    changes, _ = pops.corrections(run.model, train, 3, False, root)
     assert changes.shape == (len(train), len(curvature.s))
     w = last_layer.weights(run.model).detach().clone()
     before = []

@@ -110,7 +110,8 @@ def test_calibration_finds_what_was_planted():
     def target(d: int, alpha: float) -> llpr.Target:
         rows = rng.normal(size=(4000, d, 6))
         root = alpha * curvature.root(zeta)
-        return llpr.Target((rows @ root @ rng.normal(size=(4000, 6, 1)))[..., 0], rows)
+        error = (rows @ root @ rng.normal(size=(4000, 6, 1)))[..., 0]
+        return llpr.Target(error, rows, np.ones(4000))
 
     energies, forces = target(1, 0.7), target(3, 2.5)
     found = llpr.calibrate(curvature, energies, forces)
@@ -143,7 +144,8 @@ def test_the_posterior_of_a_linear_gaussian_model_is_recovered():
         precision = F.T @ F / sigma**2 + np.eye(n_weights) / tau**2
         w_map = np.linalg.solve(precision, F.T @ y / sigma**2)
         curvature = llpr.Curvature.of(F.T @ F / sigma**2)
-        target = llpr.Target((J @ (w_map - w)).reshape(300, 3), J.reshape(300, 3, n_weights))
+        error, rows = (J @ (w_map - w)).reshape(300, 3), J.reshape(300, 3, n_weights)
+        target = llpr.Target(error, rows, np.ones(300))
         found = llpr.calibrate(curvature, target, target)
         got = found.alpha_forces**2 * target.covariance(curvature.root(found.zeta))
         exact = target.rows @ np.linalg.inv(precision) @ np.swapaxes(target.rows, 1, 2)

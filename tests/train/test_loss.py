@@ -141,6 +141,8 @@ def plain_batch(n_frames: int, n_atoms: int, stress=None) -> Batch:
         forces=torch.zeros(total, 3, dtype=torch.float64),
         stress=stress,
         index=torch.arange(n_frames),
+        frame_weight=torch.ones(n_frames, dtype=torch.float64),
+        atom_weight=torch.ones(total, dtype=torch.float64),
     )
 
 

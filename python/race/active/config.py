@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from race.active.strategies import STRATEGIES
 from race.config import DataConfig, ModelConfig, TrainConfig
-from race.options import Options, locate, read_options
+from race.options import Options, locate, read_options, unit
+
+# Here and not beside their code, which imports torch: a wrong config is refused without it
+STRATEGIES = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
+
+# Options of an oracle that change no label
+EXECUTION = {"failures", "executor", "workers", "scheduler", "minutes", "retries"}
 
 
 class OracleConfig(Options):
@@ -39,6 +44,27 @@ class OracleConfig(Options):
         description="fraction of a set's labels that may fail: those structures are left out, "
         "with the reason in failed-*.json",
     )
+    executor: Literal["local", "dask"] = Field(
+        default="local", description="where labels are computed: this machine, or a Dask cluster"
+    )
+    workers: int = Field(default=1, ge=1, description="labels at a time")
+    scheduler: str | None = Field(
+        default=None,
+        description="address of a Dask scheduler, e.g. tcp://node:8786; -: a cluster of `workers` "
+        "processes on this machine",
+    )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="after which a label is given up",
+        json_schema_extra=unit("minutes"),
+    )
+    retries: int = Field(default=0, ge=0, description="further tries of a label that fails")
+
+    @property
+    def apart(self) -> bool:
+        """Whether each label has a process of its own."""
+        return self.executor != "local" or self.workers > 1 or bool(self.minutes or self.retries)
 
     @model_validator(mode="after")
     def _one(self) -> "OracleConfig":
@@ -46,6 +72,10 @@ class OracleConfig(Options):
             raise ValueError("an oracle is one of lammps, calculator, labels")
         if self.lammps and not self.elements:
             raise ValueError("oracle.elements names the element of each LAMMPS type")
+        if self.scheduler is not None and self.executor != "dask":
+            raise ValueError("oracle.scheduler is Dask's: set oracle.executor to dask")
+        if self.labels is not None and self.apart:
+            raise ValueError("oracle.labels are read: no executor, workers, minutes or retries")
         return self
 
 
@@ -173,10 +203,11 @@ class ActiveConfig(Options):
             raise ValueError(
                 f"replay {short[0]} has fewer files than there are rounds ({self.rounds})"
             )
-        if wrong := {"train", "validation"} & self.data.keys():
+        made = {"train", "validation", "validation_fraction", "split_seed", "skip_bad_frames"}
+        if wrong := made & self.data.keys():
             raise ValueError(
-                f"data.{sorted(wrong)[0]} is what the rounds make; the first training set is "
-                "`initial`"
+                f"data.{sorted(wrong)[0]} is what the rounds make, from `initial` and "
+                "`validation_fraction`"
             )
         DataConfig(train=[Path("none")], **self.data)
         self.retrained()
@@ -200,15 +231,17 @@ class ActiveConfig(Options):
             self.train.model_dump(exclude_unset=True) | warm | self.retrain
         )
 
+    def files(self) -> list[Path]:
+        """Those with structures or labels that the options name, strategies' apart."""
+        out = [*self.initial, *self.test.values()]
+        out += [path for paths in self.pool.values() for path in paths]
+        out += self.oracle.labels if isinstance(self.oracle.labels, list) else []
+        energies = self.data.get("atomic_energies")
+        return out + ([Path(energies)] if isinstance(energies, str) else [])
+
     def label_keys(self) -> dict[str, Any]:
         """Arguments of `read_frames`."""
-        data = DataConfig(train=[Path("none")], **self.data)
-        return {
-            "energy_key": data.energy_key,
-            "forces_key": data.forces_key,
-            "stress_key": data.stress_key,
-            "units": data.units,
-        }
+        return DataConfig(train=[Path("none")], **self.data).reading()
 
 
 def read_active_config(path: Path) -> ActiveConfig:
@@ -228,6 +261,8 @@ def read_active_config(path: Path) -> ActiveConfig:
         group: [found(name, f"pool.{group}") for name in names]
         for group, names in config.pool.items()
     }
+    if config.train.warm_start is not None:
+        config.train.warm_start = found(config.train.warm_start, "train.warm_start")
     config.test = {name: found(file, f"test.{name}") for name, file in config.test.items()}
     if isinstance(config.oracle.labels, list):
         config.oracle.labels = [found(name, "oracle.labels") for name in config.oracle.labels]

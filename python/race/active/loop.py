@@ -14,7 +14,7 @@ out/report.json, report.md, errors_vs_labels.png
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ import numpy as np
 
 from race.active import results
 from race.active.command_select import write_frames
-from race.active.config import ActiveConfig, Replay
+from race.active.config import EXECUTION, ActiveConfig, Replay
 from race.active.explore import export_run, walk
+from race.active.labelling import failed_list, label_frames
 from race.active.oracle import (
     FileOracle,
-    LabelFailure,
+    Label,
     Oracle,
     is_labelled,
     label_of,
@@ -40,13 +41,13 @@ from race.active.scores import open_scorer
 from race.active.strategies import Selector, describe
 from race.config import Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
-from race.data.fingerprint import fingerprint
+from race.data.weights import WEIGHT
 from race.errors import RaceError
 from race.evaluate.command import make_records
 from race.evaluate.source import run_source
 from race.files import make_folder, write_json
 from race.options import read_options
-from race.progress import progress
+from race.train.files import sha256
 from race.train.training import train
 
 logger = logging.getLogger(__name__)
@@ -54,9 +55,21 @@ logger = logging.getLogger(__name__)
 EXTENDABLE = {"rounds", "strategies", "seeds"}  # what may change when a comparison is continued
 
 
-def failed_list(path: Path) -> Path:
-    """Where the structures of a set are listed whose labels failed."""
-    return path.with_name(f"failed-{path.stem}.json")
+DIGESTS = "files.json"  # sha256 by path, of the files that config.json names
+
+
+def read_digests(out: Path) -> dict[str, str]:
+    path = out / DIGESTS
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def with_digests(value: Any, digests: Mapping[str, str]) -> Any:
+    """Options with the sha256 of a file in place of its path, where it is known."""
+    if isinstance(value, list):
+        return [with_digests(item, digests) for item in value]
+    if isinstance(value, dict):
+        return {key: with_digests(item, digests) for key, item in value.items()}
+    return digests.get(value, value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -133,14 +146,33 @@ class Loop:
     # ---- what is asked for, and what is there already --------------------------------------------
 
     def _claim(self) -> None:
-        """Writes out/config.json, or refuses a folder that holds another comparison."""
+        """Writes out/config.json, or refuses a folder that holds another comparison. Files are
+        known by their content: config, data and folder may be copied elsewhere.
+        """
         path, given = self.out / "config.json", self.config.model_dump(mode="json")
+        digests = {str(file): sha256(file) for file in self.config.files() if file.is_file()}
         if path.exists():
             # Options that have come since: at their defaults
             kept = read_options(path, ActiveConfig).model_dump(mode="json")
+            known = read_digests(self.out)
+            # Of a comparison that began before digests were kept: by path
+            mine = digests if known else {}
             for key in given.keys() - EXTENDABLE:
-                if given[key] != kept.get(key):
+                old, new = with_digests(kept.get(key), known), with_digests(given[key], mine)
+                if key == "oracle":  # labels may be computed elsewhere from now on
+                    old, new = (
+                        {name: x for name, x in side.items() if name not in EXECUTION}
+                        for side in (old, new)
+                    )
+                if new != old:
                     remedy = "restore it, or start another comparison with another --out"
+                    if given[key] == kept.get(key):
+                        raise RaceError(
+                            "the data has changed since the comparison began",
+                            where=f"{path}, {key}",
+                            got=given[key],
+                            remedy=remedy,
+                        )
                     raise RaceError(
                         "differs from the comparison that is there",
                         where=f"{path}, {key}",
@@ -148,6 +180,7 @@ class Loop:
                         got=given[key],
                         remedy=remedy,
                     )
+        write_json(self.out / DIGESTS, digests)
         write_json(path, given)
 
     def _labelled_set(self, path: Path, sources: Sequence[Path]) -> Path:
@@ -183,7 +216,7 @@ class Loop:
     # ---- rounds ----------------------------------------------------------------------------------
 
     def _first(self, this: Round) -> None:
-        frames = read_frames(self.initial)
+        frames = read_frames(self.initial, weight_key=WEIGHT)
         self._stage(
             this.folder / "train.extxyz",
             lambda _: self._write_sets(
@@ -212,10 +245,13 @@ class Loop:
 
     def _grow(self, this: Round, last: Round) -> None:
         """The sets of `last` and, divided between them once and for all, the new labels."""
-        new = read_frames(this.folder / "labelled.extxyz")
+        new = read_frames(this.folder / "labelled.extxyz", weight_key=WEIGHT)
         n_validation = round(self.config.validation_fraction * len(new))
         parts = split_indices(len(new), [len(new) - n_validation, n_validation], this.draw_seed)
-        old = [read_frames(last.folder / f"{name}.extxyz") for name in ("train", "validation")]
+        old = [
+            read_frames(last.folder / f"{name}.extxyz", weight_key=WEIGHT)
+            for name in ("train", "validation")
+        ]
         self._write_sets(
             this, *(have + [new[k] for k in part] for have, part in zip(old, parts, strict=True))
         )
@@ -330,33 +366,12 @@ class Loop:
         return {"dynamics": read_pool(walked)}
 
     def _label(self, frames: Sequence[ase.Atoms], oracle: Oracle, path: Path) -> list[ase.Atoms]:
-        """The frames with labels: their own, or the oracle's. Those whose label fails are left
-        out, and listed in failed-NAME.json beside `path`.
+        """As `label_frames`; frames that have labels keep them, unless another oracle is asked."""
 
-        Raises:
-            RaceError: more of them fail than oracle.failures allows.
-        """
-        out, failed = [], []
-        for k, atoms in enumerate(progress(frames, f"labels of {path.name}", len(frames))):
-            try:
-                known = is_labelled(atoms) and oracle is self.oracle
-                label = label_of(atoms) if known else oracle.label(atoms, f"{path}, frame {k}")
-                out.append(labelled(atoms, label))
-            except LabelFailure as error:
-                logger.warning(f"{error}; left out")
-                failed.append({"frame": k, "fingerprint": fingerprint(atoms), "reason": str(error)})
-        if failed:
-            write_json(failed_list(path), failed)
-        allowed = self.config.oracle.failures
-        if len(failed) > allowed * len(frames) or not out:
-            raise RaceError(
-                f"{len(failed)} of {len(frames)} labels failed",
-                where=path,
-                expected=f"at most {allowed:.0%}, oracle.failures",
-                got=failed[0]["reason"],
-                remedy="check the oracle and give the command again: labels that it gave are kept",
-            )
-        return out
+        def own(atoms: ase.Atoms) -> Label | None:
+            return label_of(atoms) if is_labelled(atoms) and oracle is self.oracle else None
+
+        return label_frames(frames, oracle, self.config.oracle, path, own)
 
     def _failed(self, this: Round) -> dict[str, str]:
         """Structures whose label failed in earlier rounds of the strategy: fingerprint ->
@@ -382,13 +397,14 @@ class Loop:
         # Weights go on with the E0 that they were trained with, unless the user names others.
         own = warm is None or "atomic_energies" in self.config.data
         energies = {"atomic_energies": self._atomic_energies()} if own else {}
+        given = {"weight_key": WEIGHT, "accept": self.config.data.get("accept", [])} | energies
         config = Config(
-            data=DataConfig(train=[training], validation=[validation], **energies),
+            data=DataConfig(train=[training], validation=[validation], **given),
             model=self.config.model,
             train=options.model_copy(
                 update={
                     "seed": options.seed + this.seed * self.config.model.n_members,
-                    "warm_start": warm.run if warm else None,
+                    "warm_start": warm.run if warm else options.warm_start,
                 }
             ),
         )

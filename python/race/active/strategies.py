@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from race.active.config import STRATEGIES
 from race.active.distances import Space, feature_space, pair_distance_space
 from race.active.pool import Candidate
 from race.active.scores import Scorer, score_pool
 from race.errors import RaceError
 from race.predict.predictor import ModelPredictor, Progress
-
-STRATEGIES = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
 
 
 @dataclass(frozen=True)

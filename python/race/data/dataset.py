@@ -11,6 +11,7 @@ import torch
 
 from race.data.batching import balanced_batches, consecutive_batches
 from race.data.graph import Batch, build_graph, collate
+from race.data.weights import label_weights
 
 
 class Dataset:
@@ -65,6 +66,17 @@ class Dataset:
         their graphs.
         """
         return np.array([self.graph(int(index)).n_edges for index in indices], dtype=np.int64)
+
+    def total_weight(self, label: str) -> float:
+        """Sum over all labels "energy", "forces" (one an atom) or "stress": their number, where
+        nothing else is given.
+        """
+        return float(label_weights(self.frames, label).sum())
+
+    def mean_weight(self, label: str) -> float:
+        """Of all such labels; 1 without any."""
+        weights = label_weights(self.frames, label)
+        return float(weights.mean()) if weights.size else 1.0
 
     def plan(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from race.conventions import SIX_TO_VOIGT
 from race.data.guard import plan_search
+from race.data.weights import force_weights, frame_weight
 from race.errors import RaceError
 
 # atoms.info key under which race.data.io keeps "file, frame k", so that later refusals
@@ -36,12 +37,14 @@ class Batch:
         row_ptr: int64 [n_atoms + 1], the edges of receiver i are row_ptr[i]:row_ptr[i + 1].
         frame: int64 [n_atoms], the frame of each atom.
         n_atoms_per_frame: int64 [n_frames].
-        volume: float64 [n_frames], Angstrom^3; NaN where a frame is not periodic in 3D.
+        volume: float64 [n_frames], Angstrom^3, of the cell; NaN where it has none (cell_volume).
         energy: float64 [n_frames], eV, or None; NaN where a frame has none but another
             frame of the batch has.
         forces: [n_atoms, 3], eV/Angstrom, or None; NaN rows likewise.
         stress: [n_frames, 6] in SIX_ORDER, ASE's sign, eV/Angstrom^3, or None; NaN rows likewise.
         index: int64 [n_frames], the index of each frame in its dataset.
+        frame_weight: float64 [n_frames], how much energy and stress count.
+        atom_weight: float64 [n_atoms], how much a force counts, its frame's weight included.
     """
 
     species: Tensor
@@ -55,6 +58,8 @@ class Batch:
     forces: Tensor | None
     stress: Tensor | None
     index: Tensor
+    frame_weight: Tensor
+    atom_weight: Tensor
 
     @property
     def n_frames(self) -> int:
@@ -72,6 +77,20 @@ class Batch:
     def frame_ptr(self) -> Tensor:
         """int64 [n_frames + 1]: the atoms of frame k are frame_ptr[k]:frame_ptr[k + 1]."""
         return torch.nn.functional.pad(self.n_atoms_per_frame.cumsum(0), (1, 0))
+
+    def labelled(self, label: str) -> Tensor:
+        """bool [n_frames], of "forces" [n_atoms]: which have this label."""
+        values: Tensor | None = getattr(self, label)
+        if values is None:
+            n = self.n_atoms if label == "forces" else self.n_frames
+            return torch.zeros(n, dtype=torch.bool, device=self.species.device)
+        finite = torch.isfinite(values)
+        return finite if finite.dim() == 1 else finite.all(1)
+
+    def weights(self, label: str) -> Tensor:
+        """[n_labelled] how much each of these labels counts, float64."""
+        every = self.atom_weight if label == "forces" else self.frame_weight
+        return every[self.labelled(label)]
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -154,10 +173,10 @@ def build_graph(
     sender, receiver, vector = neighbors(positions, cell, atoms.pbc, r_max, atoms.info.get(ORIGIN))
     row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
     np.cumsum(np.bincount(receiver, minlength=n_atoms), out=row_ptr[1:])
-    volume = float(abs(np.linalg.det(cell))) if atoms.pbc.all() else float("nan")
     energy, forces, stress = _labels(atoms)
-    if np.isnan(volume):
-        stress = None  # undefined without a volume
+    is_read = ORIGIN in atoms.info  # whose weights have been looked at
+    if not atoms.pbc.all():
+        stress = None  # codes differ in what they write for directions that do not repeat
     return Batch(
         species=torch.from_numpy(species_index(atoms, elements)),
         edge_index=torch.from_numpy(np.stack((sender, receiver))),
@@ -165,14 +184,23 @@ def build_graph(
         row_ptr=torch.from_numpy(row_ptr),
         frame=torch.zeros(n_atoms, dtype=torch.int64),
         n_atoms_per_frame=torch.tensor([n_atoms]),
-        volume=torch.tensor([volume], dtype=torch.float64),
+        volume=torch.tensor([cell_volume(atoms)], dtype=torch.float64),
         energy=None if energy is None else torch.tensor([float(energy)], dtype=torch.float64),
         forces=None if forces is None else torch.as_tensor(np.asarray(forces), dtype=dtype),
         stress=None
         if stress is None
         else torch.as_tensor(np.asarray(stress), dtype=dtype).reshape(1, 6),
         index=torch.zeros(1, dtype=torch.int64),
+        frame_weight=torch.tensor([frame_weight(atoms) if is_read else 1.0], dtype=torch.float64),
+        atom_weight=torch.from_numpy(force_weights(atoms) if is_read else np.ones(n_atoms)),
     )
+
+
+def cell_volume(atoms: ase.Atoms) -> float:
+    """What a stress is the virial over, Angstrom^3: as in ASE that of the three cell vectors, the
+    vacuum of a slab or a wire included; NaN where nothing repeats, or vectors are missing.
+    """
+    return float(atoms.get_volume()) if atoms.pbc.any() and atoms.cell.rank == 3 else float("nan")
 
 
 def species_index(atoms: ase.Atoms, elements: Sequence[str]) -> np.ndarray:
@@ -190,7 +218,10 @@ def species_index(atoms: ase.Atoms, elements: Sequence[str]) -> np.ndarray:
             where=atoms.info.get(ORIGIN),
             expected=" ".join(elements),
             got=str(atoms.symbols),
-            remedy="add it to model.elements, or leave these frames out",
+            # A frame of a file, else what a calculator is asked for
+            remedy="add it to model.elements, or leave these frames out"
+            if ORIGIN in atoms.info
+            else "take a model that was trained on it",
         )
     return species
 
@@ -261,4 +292,6 @@ def collate(graphs: Sequence[Batch]) -> Batch:
         forces=label("forces", n_atoms, (3,)),
         stress=label("stress", n_frames, (6,)),
         index=joined("index"),
+        frame_weight=joined("frame_weight"),
+        atom_weight=joined("atom_weight"),
     )

@@ -5,7 +5,7 @@ doubtful gets through.
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from race.data.labels import normalize
 from race.data.notes import Notes, log
 from race.data.qm9 import qm9_frames
 from race.data.textfile import open_text, stem_suffix
+from race.data.weights import Weighting
 from race.errors import RaceError
 
 # One unit of energy in eV; lengths are always Angstrom, so forces and stresses carry the
@@ -50,6 +51,8 @@ def read_frames(
     frames: slice | Sequence[int] = slice(None),
     tolerance: "Tolerance | None" = None,
     wanted: Sequence[str] = (),
+    weight_key: str | None = None,
+    config_weights: Mapping[str, float] | None = None,
 ) -> list[ase.Atoms]:
     """Reads extxyz, .traj, rMD17/MD17 .npz, QM9's .tar.bz2, or whatever else ASE can, and
     refuses bad data.
@@ -70,6 +73,9 @@ def read_frames(
         tolerance: leaves bad frames out instead of raising.
         wanted: labels of which a frame needs one; of those that it lacks none may stand
             under another name.
+        weight_key: of weights in info and arrays, which end up under WEIGHT
+            (race.data.weights); frames of weight 0 are left out. None: no weights are read.
+        config_weights: further ones, by config_type.
 
     Raises:
         RaceError: naming the file, the frame (counted from 0), what was expected, and the remedy.
@@ -92,6 +98,7 @@ def read_frames(
     keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     factors = {"energy": energy_unit, "forces": UNITS[units], "stress": UNITS[units]}
 
+    weighting = None if weight_key is None else Weighting(weight_key, config_weights or {})
     found = raw_frames(path, frames)
     out, notes = [], Notes()
     for k, atoms in _shown(found, path):
@@ -100,7 +107,10 @@ def read_frames(
             if isinstance(atoms, RaceError):
                 raise atoms
             _check_declared_units(atoms, units, where)
-            out.append(normalize(atoms, keys, factors, require, where, notes, wanted))
+            if weighting is not None and weighting.of_frame(atoms, where) == 0.0:
+                notes.add("frames of weight 0 are left out", k)
+                continue
+            out.append(normalize(atoms, keys, factors, require, where, notes, wanted, weighting))
         except RaceError as error:
             if tolerance is None:
                 raise

@@ -10,6 +10,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from race.conventions import SIX_TO_VOIGT, six_from_matrix
 from race.data.graph import ORIGIN, neighbors
 from race.data.notes import Notes
+from race.data.weights import WEIGHT, Weighting
 from race.errors import RaceError
 
 # Two nuclei closer than this (Angstrom) are one atom written twice, or a wrong cell; the
@@ -39,6 +40,7 @@ def normalize(
     where: str = "frame",
     notes: Notes | None = None,
     wanted: Sequence[str] = (),
+    weighting: Weighting | None = None,
 ) -> ase.Atoms:
     """A checked copy of a frame with labels under standard names (see
     `race.data.io.read_frames`), without calculator.
@@ -55,6 +57,7 @@ def normalize(
         notes: collects what was assumed.
         wanted: labels that may be missing, at least one of them being there, but not stand
             under another name.
+        weighting: where weights are; None: all labels count alike.
 
     Raises:
         RaceError: empty frame, NaN, duplicate atoms, a flat cell, a missing label, a
@@ -92,9 +95,15 @@ def normalize(
     out = ase.Atoms(
         numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
     )
-    out.info = {
-        key: value for key, value in atoms.info.items() if key not in ("energy", "forces", "stress")
-    } | {ORIGIN: where}
+    own = ("energy", "forces", "stress", WEIGHT)
+    out.info = {key: value for key, value in atoms.info.items() if key not in own}
+    out.info[ORIGIN] = where
+    of_atoms = None
+    if weighting is not None:
+        if (weight := weighting.of_frame(atoms, where)) != 1.0:
+            out.info[WEIGHT] = weight
+        if (of_atoms := weighting.of_atoms(atoms, where)) is not None:
+            out.arrays[WEIGHT] = of_atoms
     if (energy := values["energy"]) is not None:
         if energy.size != 1:
             raise RaceError(
@@ -121,7 +130,10 @@ def normalize(
                 "the forces of fixed atoms are written as zero: they are left out as missing",
                 frame_number(where),
             )
-        out.arrays["forces"] = forces
+        if of_atoms is not None:
+            forces = np.where(of_atoms[:, None] > 0, forces, np.nan)
+        if not np.isnan(forces).all():
+            out.arrays["forces"] = forces
     if (stress := values["stress"]) is not None:
         six = six_stress(stress, keys["stress"], where)
         if atoms.pbc.all():

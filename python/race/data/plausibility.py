@@ -19,6 +19,7 @@ from race.data.graph import ORIGIN
 from race.data.labels import FIXED
 from race.data.notes import log
 from race.data.statistics import composition
+from race.data.weights import force_weights
 from race.errors import RaceError
 
 # name -> what is looked at
@@ -133,6 +134,11 @@ def _table(training: Dataset, validation: Sequence[ase.Atoms]) -> Iterator[tuple
             f"{len(stress)} of {n} frames, rms {np.sqrt(np.mean(stress**2)) * GPA:.3g}, largest "
             f"{np.abs(stress).max() * GPA:.3g} GPa",
         )
+    weights = [force_weights(atoms) for atoms in frames]
+    given = [w for w in weights if (w != 1.0).any()]
+    if given:
+        low, high = min(w.min() for w in weights), max(w.max() for w in weights)
+        yield "weights", f"{len(given)} of {n} frames, {low:.3g} to {high:.3g}"
     count = [np.diff(training.graph(k).row_ptr.numpy()) for k in range(n)]
     each = np.concatenate(count)
     yield (
@@ -346,7 +352,7 @@ def _energies(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> Findings:
                 "energy-offsets",
                 f"energies of {high.rsplit('/', 1)[-1]} lie {offset:.3g} eV/atom above those of "
                 f"{low.rsplit('/', 1)[-1]}, {offset / max(spread, 1e-9):.0f} times the spread: "
-                "another method or reference?",
+                "another method or reference? data.energy_offsets takes them to one level",
             )
             return
     far = np.abs(residual) > max(1.0, 20.0 * spread)

@@ -13,6 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from race.data.dataset import Dataset
 from race.data.graph import ORIGIN, neighbors
 from race.data.io import read_frames
+from race.data.weights import label_weights
 from race.errors import RaceError
 
 
@@ -82,7 +83,10 @@ def _fit(frames: Sequence[ase.Atoms], elements: Sequence[str], pooling: str) -> 
     # Rows per atom, so that a large cell does not outweigh a small one; lstsq returns the
     # minimum-norm solution.
     target = energy if pooling == "mean" else energy / n_atoms
-    solution = np.linalg.lstsq(counts / n_atoms[:, None], target, rcond=1e-8)[0]
+    root = np.sqrt(label_weights(frames, "energy"))
+    solution = np.linalg.lstsq(
+        root[:, None] * counts / n_atoms[:, None], root * target, rcond=1e-8
+    )[0]
     return [float(value) for value in solution]
 
 
@@ -112,18 +116,23 @@ def average_neighbors(dataset: Dataset) -> float:
 
 
 def force_scale(frames: Sequence[ase.Atoms]) -> float:
-    """RMS of the force components, eV/Angstrom.
+    """Weighted RMS of the force components, eV/Angstrom.
 
     Raises:
         RaceError: no frame has forces, or all are zero.
     """
-    forces = [atoms.arrays["forces"].ravel() for atoms in frames if "forces" in atoms.arrays]
-    rms = float(np.sqrt(np.nanmean(np.concatenate(forces) ** 2))) if forces else 0.0
+    labelled = [atoms for atoms in frames if "forces" in atoms.arrays]
+    forces = np.concatenate([np.zeros((0, 3)), *(atoms.arrays["forces"] for atoms in labelled)])
+    known = np.isfinite(forces).all(axis=1)
+    weights = label_weights(labelled, "forces")
+    rms = 0.0
+    if known.any():
+        rms = float(np.sqrt(np.average((forces[known] ** 2).mean(axis=1), weights=weights)))
     if rms == 0.0:
         raise RaceError(
             "no force scale",
             expected="forces that are not all zero",
-            got=f"{len(forces)} frames with forces",
+            got=f"{len(labelled)} frames with forces",
         )
     return rms
 
@@ -149,7 +158,7 @@ def energy_scale(
         if pooling == "mean"
         else (_energies(frames) - baseline) / n_atoms
     )
-    return float(np.sqrt(np.mean(residual**2))) or 1.0
+    return float(np.sqrt(np.average(residual**2, weights=label_weights(frames, "energy")))) or 1.0
 
 
 def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:

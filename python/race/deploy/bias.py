@@ -5,6 +5,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
+from race.data.graph import cell_volume
 from race.deploy.calculator import Calculator
 from race.errors import RaceError
 
@@ -75,7 +76,7 @@ class BiasedCalculator(AseCalculator):
             "energy_bias": bias,
             "energy_var": var,
         }
-        if self.atoms.pbc.all():
+        if np.isfinite(cell_volume(self.atoms)):
             stress, stress_members = (
                 self.unbiased.get_property(name, self.atoms)
                 for name in ("stress", "stress_members")

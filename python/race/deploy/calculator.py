@@ -12,7 +12,7 @@ from ase.calculators.calculator import all_changes
 
 import race._race
 from race.conventions import SIX_TO_VOIGT
-from race.data.graph import species_index
+from race.data.graph import cell_volume, species_index
 from race.errors import RaceError
 from race.predict.artifact import ArtifactPredictor, Members
 
@@ -52,9 +52,12 @@ class Calculator(AseCalculator):
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6]
         eV/A^3 in Voigt order.
 
-    A property that the artifact cannot give (one member, a head without covariance,
-    stress without 3D periodicity) raises ASE's PropertyNotImplementedError. Plain
-    energies and forces do not pay for the members' forces.
+    A property that the artifact cannot give (one member, a head without covariance, stress of a
+    cluster) raises ASE's PropertyNotImplementedError. Plain energies and forces do not pay
+    for the members' forces.
+
+    The stress of a slab or a wire is, as in ASE, dE/dstrain over the volume of its three cell
+    vectors, vacuum included: times the cell's height it is a slab's stress in eV/A^2.
 
     Args:
         path: NAME.race.pt.
@@ -102,6 +105,8 @@ class Calculator(AseCalculator):
         }
         self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
         self.metadata = self.predictor.metadata
+        # An export that did not know its training set has none
+        self._seen = set(self.metadata["training"].get("per_element") or self.metadata["elements"])
         self.always_uncertain = uncertainty
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
@@ -140,6 +145,7 @@ class Calculator(AseCalculator):
         )
 
     def _predict(self, atoms: ase.Atoms, uncertain: bool) -> Results:
+        self._warn_of_untrained(atoms)
         if self.predictor.zbl is not None:
             species = species_index(atoms, self.metadata["elements"])
             self._warn_without_core(self.predictor.zbl, species)
@@ -151,10 +157,11 @@ class Calculator(AseCalculator):
             "energies": members.node_energy.mean(1).numpy(),
             "forces": members.forces.mean(1).numpy(),
         }
-        if atoms.pbc.all():
+        has_stress = bool(np.isfinite(cell_volume(atoms)))
+        if has_stress:
             results["stress"] = members.stress.mean(0).numpy()[list(SIX_TO_VOIGT)]
         if uncertain:
-            results |= self._uncertainty(members, atoms.pbc.all())
+            results |= self._uncertainty(members, has_stress)
             results |= self._intervals(results)
         return {
             name: value for name, value in results.items() if name in self.implemented_properties
@@ -206,6 +213,17 @@ class Calculator(AseCalculator):
             for name, quantity in INTERVALS.items()
             if quantity in factors and quantity in std
         }
+
+    def _warn_of_untrained(self, atoms: ase.Atoms) -> None:
+        """Once for each element that the model has weights for, but never saw."""
+        for symbol in sorted(set(atoms.symbols).intersection(self.metadata["elements"])):
+            if symbol not in self._seen:
+                self._seen.add(symbol)
+                warnings.warn(
+                    f"the training set of model {self.predictor.path} has no {symbol}: its "
+                    "predictions and their deviations mean nothing",
+                    stacklevel=2,
+                )
 
     def _warn_without_core(self, core: race._race.Zbl, species: np.ndarray) -> None:
         elements = self.metadata["elements"]

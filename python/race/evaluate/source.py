@@ -10,6 +10,7 @@ import ase
 import numpy as np
 
 from race.data import read_frames
+from race.data.levels import FILE, Offsets, subtract_offsets
 from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable, Recalibration
 from race.evaluate.split import Split
@@ -30,7 +31,8 @@ class Source:
     record; keys: arguments of `read_frames`; log: training log, if any; seen: sha256 of
     the files that it was trained on; fitted, force_std_scale: the recalibration that it
     carries, and calibrated_on the fingerprints of the frames that this was fitted to;
-    extensive: its target adds up over atoms.
+    extensive: its target adds up over atoms; energy_offsets, source_key: of levels of
+    theory (race.data.levels).
     """
 
     predictor: Predictor
@@ -43,10 +45,14 @@ class Source:
     force_std_scale: float | None = None
     calibrated_on: set[str] = field(default_factory=set)
     extensive: bool = True
+    energy_offsets: Offsets = field(default_factory=dict)
+    source_key: str = FILE
 
     def read(self, path: Path) -> list[ase.Atoms]:
         """Frames with energies, forces or both."""
-        return read_frames(path, require=(), wanted=("energy", "forces"), **self.keys)
+        frames = read_frames(path, require=(), wanted=("energy", "forces"), **self.keys)
+        subtract_offsets(frames, self.energy_offsets, self.source_key, mean=not self.extensive)
+        return frames
 
     def split(self, name: str, frames: list[ase.Atoms], ood: bool = False) -> Split:
         """The frames with their predictions, to be judged."""
@@ -69,15 +75,12 @@ def run_source(path: Path, batch_size: int = 8, device: str | None = None) -> So
         ModelPredictor(model, batch_size, device),
         label(posterior_name(config.model, summary), config.model.head),
         extra,
-        keys={
-            "energy_key": data.energy_key,
-            "forces_key": data.forces_key,
-            "stress_key": data.stress_key,
-            "units": data.units,
-        },
+        keys=data.reading(),
         log=path / "log.csv",
         seen={files[str(name)] for name in data.train if str(name) in files},
         extensive=config.model.pooling == "sum",
+        energy_offsets=config.constants.energy_offsets,
+        source_key=data.source_key,
     )
 
 

@@ -116,6 +116,8 @@ class Taught(Dataset):
             torch.cat(parts) for parts in zip(*(self.moments[k] for k in indices), strict=True)
         )
         labels = {"energy": energy, "forces": forces.to(self.dtype), "stress": None}
+        for name in ("frame_weight", "atom_weight"):  # the teacher's labels are all alike
+            labels[name] = torch.ones_like(getattr(plain, name))
         return TaughtBatch(**{**vars(plain), **labels}, energy_var=var, forces_cov=cov)
 
 

@@ -29,29 +29,31 @@ BOUND = 30.0  # of the logarithms
 
 
 class Observations:
-    """Sums of squared whitened residuals and their numbers: of energies, then of forces;
-    over batches and members.
+    """Sums of squared whitened residuals and their numbers, both by the weights of the labels:
+    of energies, then of forces; over batches and members.
     """
 
     def __init__(self, config: RunConfig, model: RACE):
         self.config, self.model = config, model
         self.with_forces = config.train.forces_weight > 0
-        self.residuals, self.counts = [0.0, 0.0], [0, 0]
+        self.residuals, self.counts = [0.0, 0.0], [0.0, 0.0]
 
     def add(self, batch: Batch, create_graph: bool = False) -> tuple[ModelOutput, Noise]:
         """Takes a batch in; returns its predictions and noise."""
         out = self.model(batch, forces=self.with_forces, create_graph=create_graph)
         noise = Noise.of(self.config, self.model, batch, out)
-        assert batch.energy is not None, "energies are required of every run"
-        residuals = [noise.whiten_energy(out.energy.detach() - batch.energy.unsqueeze(1))]
-        if self.with_forces:
-            assert batch.forces is not None, (
-                "forces_weight without forces: race.train.prepare refuses that"
-            )
-            residuals.append(noise.whiten_forces(out.forces.detach() - batch.forces.unsqueeze(1)))
-        for k, residual in enumerate(residuals):
-            self.residuals[k] += float((residual.double() ** 2).sum())
-            self.counts[k] += residual.numel()
+        residuals: dict[str, Tensor] = {}
+        if batch.energy is not None:
+            error = out.energy.detach() - batch.energy.unsqueeze(1)
+            residuals["energy"] = noise.whiten_energy(error)
+        if self.with_forces and batch.forces is not None:
+            error = out.forces.detach() - batch.forces.unsqueeze(1)
+            residuals["forces"] = noise.whiten_forces(error)
+        for label, residual in residuals.items():
+            known = residual[batch.labelled(label)].double().flatten(1)
+            weights, k = batch.weights(label), ("energy", "forces").index(label)
+            self.residuals[k] += float((weights @ known**2).sum())
+            self.counts[k] += float(weights.sum()) * known.shape[1]
         return out, noise
 
     def mean_square(self) -> list[float]:
@@ -72,7 +74,7 @@ class Evidence:
     energy: Tensor
     forces: Tensor
     residuals: Sequence[float]
-    counts: Sequence[int]
+    counts: Sequence[float]
     square: float
 
     @property

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from race.data.weights import label_weights
 from race.model.race import RACE
 from race.posterior.protocol import FitOptions, Fitted, Run, require_head, require_one_member
 from race.predict.predictor import predict_dataset
@@ -40,11 +41,13 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     require_one_member(run, "calibrate an ensemble with `race evaluate --calibrate`")
     validation = run.prepare().validation
     prediction, labels = predict_dataset(run.model, validation, run.config.train.batch_size)
-    scale = {"energy": rms(known(labels.energy - prediction.energy.mean, prediction.energy.std))}
+    weights = {name: label_weights(validation.frames, name) for name in ("energy", "forces")}
+    z = known(labels.energy - prediction.energy.mean, prediction.energy.std)
+    scale = {"energy": rms(z, weights["energy"])}
     changes = {"sigma0_energy": run.model.constants.sigma0_energy * scale["energy"]}
     if prediction.forces is not None and labels.forces is not None:
         scale["forces"] = mahalanobis_scale(
-            labels.forces - prediction.forces.mean, prediction.forces.total
+            labels.forces - prediction.forces.mean, prediction.forces.total, weights["forces"]
         )
         changes["sigma0"] = run.model.constants.sigma0 * scale["forces"]
     calibrated = RACE(
@@ -61,14 +64,14 @@ def known(error: np.ndarray, std: np.ndarray) -> np.ndarray:
     return (error / std)[np.isfinite(error)]
 
 
-def rms(z: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(z**2)))
+def rms(z: np.ndarray, weights: np.ndarray) -> float:
+    return float(np.sqrt(np.average(z**2, weights=weights)))
 
 
-def mahalanobis_scale(error: np.ndarray, cov: np.ndarray) -> float:
+def mahalanobis_scale(error: np.ndarray, cov: np.ndarray, weights: np.ndarray) -> float:
     """The factor c for which the mean of e^T (c^2 cov)^-1 e over labelled rows is their
-    dimension; error [n, d], cov [n, d, d].
+    dimension; error [n, d], cov [n, d, d], weights [n_labelled].
     """
     rows = np.isfinite(error).all(1)
     white = np.linalg.solve(np.linalg.cholesky(cov[rows]), error[rows][..., None])
-    return rms(white)
+    return rms(np.sqrt((white**2).mean((1, 2))), weights)

@@ -1,10 +1,11 @@
 """Generalised Gauss-Newton curvature of a run's Gaussian likelihood: what Laplace
 approximations are made of.
 
-Observations are the energy of every frame and the force on every atom, each in units of
-its noise: `Noise.whiten` makes independent observations of unit variance of them, up to
-one factor for all energies and one for all forces. With J the Jacobian of the whitened
-predictions with respect to the weights, the curvature is J^T J.
+Observations are the energies of frames and the forces on atoms that have a label, each times
+the root of its weight, and in units of its noise: `Noise.whiten` makes independent
+observations of unit variance of them, up to one factor for all energies and one for all
+forces. With J the Jacobian of the whitened predictions with respect to the weights, the
+curvature is J^T J.
 
     diagonal    (J^T z)^2 has the expectation diag(J^T J) for any z of independent signs:
                 one backward pass gives every weight of every member, and the frames of a
@@ -16,6 +17,7 @@ predictions with respect to the weights, the curvature is J^T J.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +82,14 @@ class Noise:
         )
 
 
+def weighted(rows: Tensor, batch: Batch, label: str) -> Tensor:
+    """Rows [n_frames, ...] or [n_atoms, ...] of "energy" or "forces" -> [n_labelled, ...], those
+    that have the label, times the root of its weight.
+    """
+    root = batch.weights(label).sqrt().to(rows.dtype)
+    return rows[batch.labelled(label)] * root.view(-1, *[1] * (rows.dim() - 1))
+
+
 def squared_vjp(parameters: Sequence[Tensor], output: Tensor, z: Tensor) -> list[Tensor]:
     """(J^T z)^2 of every parameter, in float64; zero where nothing depends on it."""
     grads = torch.autograd.grad(
@@ -98,24 +108,29 @@ def loss_curvature(
     is right about its noise.
 
     The squared gradients for labels that are drawn from the model's own predictions, one
-    draw per batch. Those of a batch's n rows are independent with mean zero, so that n
-    times the square of the mean gradient is an estimate of the mean square; a term of
-    weight lambda counts lambda of it. Unlike J^T J it holds the weights of the
-    uncertainty channels.
+    draw per batch. Those of a batch's rows are independent with mean zero, so that the
+    square of the sum of the gradients is an estimate of the sum of squares; times the roots
+    of the labels' weights, and over the sum of these, of the weighted mean. A term of weight
+    lambda counts lambda of it. Unlike J^T J it holds the weights of the uncertainty
+    channels.
     """
     parameters = list(model.parameters())
-    total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
-    n_batches = 0
+    sums = {
+        term: [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+        for term in ("energy", "forces")
+    }
+    weight = dict.fromkeys(sums, 0.0)
     for batch in batches:
-        n_batches, with_forces = n_batches + 1, "forces" in loss.weights
+        with_forces = "forces" in loss.weights
         out = model(batch, forces=with_forces, create_graph=with_forces)
         noise = Noise.of(config, model, batch, out)
         z = torch.randn(out.energy.shape, generator=generator, device=noise.energy.device)
-        errors, labels = {"energy": noise.energy * z}, {"energy": torch.zeros_like(batch.volume)}
+        errors = {"energy": noise.energy * z}
+        labels: dict[str, Any] = {"energy": zero_labels(batch, "energy")}
         if with_forces:
             z = torch.randn(out.forces.shape, generator=generator, device=noise.forces.device)
             errors["forces"] = (noise.forces @ z.to(noise.forces).unsqueeze(-1)).squeeze(-1)
-            labels["forces"] = torch.zeros_like(out.forces[:, 0])
+            labels["forces"] = zero_labels(batch, "forces")
         # Predictions with the errors of the draw and the gradients of the model, against
         # labels that are zero.
         predicted = out.tensors()
@@ -128,13 +143,24 @@ def loss_curvature(
         )
         for term, rows in loss.rows(drawn, replace(batch, stress=None, **labels)).items():
             if rows.shape[0]:
-                # N times the square of the mean is the square of the sum over n
-                scale = loss.weights[term] / rows.shape[0]
+                weights = batch.weights(term)
+                roots = weights.sqrt().to(rows.dtype).unsqueeze(1).expand_as(rows)
                 for into, square in zip(
-                    total, squared_vjp(parameters, rows, torch.ones_like(rows)), strict=True
+                    sums[term], squared_vjp(parameters, rows, roots), strict=True
                 ):
-                    into += scale * square
-    return [square / max(n_batches, 1) for square in total]
+                    into += square
+                weight[term] += float(weights.sum())
+    total = [torch.zeros_like(square) for square in sums["energy"]]
+    for term, squares in sums.items():
+        for into, square in zip(total, squares, strict=True):
+            into += loss.weights.get(term, 0.0) / (weight[term] or 1.0) * square
+    return total
+
+
+def zero_labels(batch: Batch, label: str) -> Tensor | None:
+    """Labels of a batch with 0 in place of each that is there."""
+    values: Tensor | None = getattr(batch, label)
+    return None if values is None else values - values
 
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -186,9 +186,11 @@ class IvonTrainer(Trainer):
         super().__init__(config, model, train, validation, run)
 
     def make_optimizer(self) -> Ivon:
-        o, frames = self.ivon_options, range(len(self.train_set))
+        o = self.ivon_options
         ess = o.ess or default_ess(
-            self.options, len(frames), sum(self.train_set.graph(k).n_atoms for k in frames)
+            self.options,
+            self.train_set.total_weight("energy"),
+            self.train_set.total_weight("forces"),
         )
         self.ivon = Ivon(
             self.parameters.values(),
@@ -226,9 +228,10 @@ class IvonTrainer(Trainer):
         super().step(batch)
 
 
-def default_ess(train: TrainConfig, n_frames: int, n_atoms: int) -> float:
+def default_ess(train: TrainConfig, n_frames: float, n_atoms: float) -> float:
     """The number that makes ess * loss minus the log likelihood of all forces (of all
-    energies, where forces are not learned).
+    energies, where forces are not learned); frames and atoms counted by the weights of their
+    labels.
     """
     return (
         n_atoms / train.forces_weight if train.forces_weight > 0 else n_frames / train.energy_weight

@@ -35,7 +35,7 @@ from race.data import Dataset
 from race.model.heads import GAUSSIAN
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
-from race.posterior.ggn import Noise, signs, squared_vjp
+from race.posterior.ggn import Noise, signs, squared_vjp, weighted
 from race.posterior.last_layer import force_features, frame_features, weights
 from race.posterior.protocol import (
     Fitted,
@@ -148,8 +148,11 @@ def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOpt
         train.batches(options.batch_size), "curvature", train.n_batches(options.batch_size)
     ):
         out, noise = data.add(batch.to(tensors[0].device), create_graph=True)
-        whitened = [noise.whiten_energy(out.energy)] + (
-            [noise.whiten_forces(out.forces)] if out.forces is not None else []
+        batch = batch.to(tensors[0].device)
+        whitened = [weighted(noise.whiten_energy(out.energy), batch, "energy")] + (
+            [weighted(noise.whiten_forces(out.forces), batch, "forces")]
+            if out.forces is not None
+            else []
         )
         for total, output in zip(curvature, whitened, strict=False):
             for _ in range(options.probes):
@@ -201,11 +204,11 @@ def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceO
     ):
         batch = batch.to(device)
         _, noise = data.add(batch)
-        rows = noise.whiten_energy(frame_features(model, batch)).double()
+        rows = weighted(noise.whiten_energy(frame_features(model, batch)).double(), batch, "energy")
         energy += torch.einsum("nmd,nme->mde", rows, rows)
         if data.with_forces:
             by_forces = force_features(model, batch).to(noise.forces)
-            rows = noise.whiten_forces(by_forces).double()
+            rows = weighted(noise.whiten_forces(by_forces).double(), batch, "forces")
             forces += torch.einsum("nmad,nmae->mde", rows, rows)
     square = float((trained.double() ** 2).sum())
     evidence = Evidence(energy.cpu(), forces.cpu(), data.residuals, data.counts, square)
@@ -253,16 +256,19 @@ def predictive_score(
         batch = batch.to(device)
         out = model(batch, forces=with_forces).detach()
         noise = Noise.of(config, model, batch, out)
-        observed = [(out.energy, batch.energy, noise.energy**2)]
+        observed = [("energy", out.energy, noise.energy**2)]
         if with_forces:
-            observed.append((out.forces, batch.forces, (noise.forces**2).sum(-1)))
-        for (members, label, noise_var), factor, is_own in zip(
+            observed.append(("forces", out.forces, (noise.forces**2).sum(-1)))
+        for (label, members, noise_var), factor, is_own in zip(
             observed, noise_factors, carried(config), strict=False
         ):
-            var = members.double().var(1, correction=0) + noise_var.double().mean(1) * (
-                1.0 if is_own else factor
-            )
-            total -= 0.5 * float(((members.double().mean(1) - label) ** 2 / var + var.log()).sum())
+            if not (known := batch.labelled(label)).any():
+                continue
+            members, noise_var = members[known].double(), noise_var[known].double()
+            var = members.var(1, correction=0) + noise_var.mean(1) * (1.0 if is_own else factor)
+            square = (members.mean(1) - getattr(batch, label)[known]) ** 2
+            rows = (square / var + var.log()).reshape(len(members), -1).sum(1)
+            total -= 0.5 * float(batch.weights(label) @ rows)
     return total if total == total else -float("inf")  # samples so wide that they overflow
 
 

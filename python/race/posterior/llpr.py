@@ -7,7 +7,8 @@ Gaussian posterior needs no further training:
     cov(w) = alpha^2 (F^T F + zeta^2 I)^-1,      var(E) = f^T cov(w) f,      cov(F_i) =
                                                  J_i cov(w) J_i^T
 
-The rows of F are the training frames' features over the noise that the loss gives them:
+The rows of F are the features of the training set's labels, times the root of their
+weights, over the noise that the loss gives them:
 sum_j f_j / (sigma0_energy sqrt(n_atoms)) and, on request, those of the force components,
 J / sigma0. (For frames of one size this is the paper's formula, with alpha and zeta in
 another unit.)
@@ -26,6 +27,7 @@ spread is unbiased. alpha_E stands beside it in the summary of the new run: weig
 one scale, and where the two differ the spread of energies is off by their ratio.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,12 +107,13 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Target:
-    """Errors [n, d] of the run's own predictions, and rows [n, d, D] = J of their derivatives
-    with respect to w: energies (d = 1) or forces (d = 3).
+    """Errors [n, d] of the run's own predictions, rows [n, d, D] = J of their derivatives with
+    respect to w, and weights [n]: energies (d = 1) or forces (d = 3).
     """
 
     error: np.ndarray
     rows: np.ndarray
+    weights: np.ndarray
 
     def covariance(self, root: np.ndarray) -> np.ndarray:
         """J C J^T in closed form, [n, d, d], C = root root^T."""
@@ -127,9 +130,10 @@ class Target:
         cov, trace, d = cov[seen], trace[seen], cov.shape[-1]  # wholly or in one direction
         cov = cov + 1e-9 * trace[:, None, None] * np.eye(d)
         q, logdet = mahalanobis(torch.from_numpy(self.error[seen]), torch.from_numpy(cov))
-        square = float(q.mean()) / d if alpha is None else alpha**2
-        nll = 0.5 * (float(q.mean()) / square + d * np.log(square) + float(logdet.mean()))
-        return float(np.sqrt(square)), nll
+        mean = functools.partial(np.average, weights=self.weights[seen])
+        square = float(mean(q.numpy())) / d if alpha is None else alpha**2
+        nll = 0.5 * (mean(q.numpy()) / square + d * np.log(square) + mean(logdet.numpy()))
+        return float(np.sqrt(square)), float(nll)
 
 
 @dataclass(frozen=True)
@@ -194,15 +198,14 @@ def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) 
         dataset.batches(batch_size), "features of the training set", dataset.n_batches(batch_size)
     ):
         batch = batch.to(device)
-        rows = last_layer.frame_features(model, batch)[:, 0] / energy_noise(model, batch).unsqueeze(
-            1
-        )
-        total += rows.T @ rows
-        if forces:
-            rows = (
-                last_layer.force_features(model, batch)[:, 0].flatten(0, 1) / model.constants.sigma0
-            )
-            total += rows.T @ rows
+        if (known := batch.labelled("energy")).any():
+            rows = last_layer.frame_features(model, batch)[:, 0]
+            rows = (rows / energy_noise(model, batch).unsqueeze(1))[known]
+            total += (batch.weights("energy") * rows.T) @ rows
+        if forces and (known := batch.labelled("forces")).any():
+            rows = last_layer.force_features(model, batch)[:, 0][known] / model.constants.sigma0
+            rows = rows.flatten(0, 1)
+            total += (batch.weights("forces").repeat_interleave(3) * rows.T) @ rows
     return total.cpu().numpy()
 
 
@@ -223,7 +226,7 @@ def calibration_targets(
     """
     chosen = np.random.RandomState(options.seed).permutation(len(dataset))
     of_forces = np.sort(chosen[: options.calibration_frames])
-    parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]
+    parts: list[list[tuple[np.ndarray, ...]]] = [[], []]
     device = run.model.embedding.device
     every = np.arange(len(dataset))
     batches = [every[k : k + CALIBRATION_BATCH] for k in range(0, len(every), CALIBRATION_BATCH)]
@@ -233,8 +236,9 @@ def calibration_targets(
             continue
         error = run.model(batch, forces=False).energy.detach().double() - batch.energy[:, None]
         rows = last_layer.frame_features(run.model, batch)
-        known = torch.isfinite(error).all(1)
-        parts[0].append((error[known].cpu().numpy(), rows[known].cpu().numpy()))
+        known = batch.labelled("energy")
+        of_energies = (error[known], rows[known], batch.weights("energy"))
+        parts[0].append(tuple(tensor.cpu().numpy() for tensor in of_energies))
     if run.config.train.forces_weight > 0:
         batches = [
             of_forces[k : k + CALIBRATION_BATCH]
@@ -246,10 +250,11 @@ def calibration_targets(
             assert forces is not None
             if batch.forces is None:
                 continue
-            error = (forces[:, 0].detach() - batch.forces).double().cpu().numpy()
-            labelled = np.isfinite(error).all(1)
-            features = last_layer.force_features(run.model, batch)[:, 0].cpu().numpy()
-            parts[1].append((error[labelled], features[labelled]))
+            known = batch.labelled("forces")
+            error = (forces[:, 0].detach() - batch.forces)[known].double()
+            features = last_layer.force_features(run.model, batch)[:, 0][known]
+            of_forces_here = (error, features, batch.weights("forces"))
+            parts[1].append(tuple(tensor.cpu().numpy() for tensor in of_forces_here))
     targets = [
         Target(*(np.concatenate(arrays) for arrays in zip(*part, strict=True))) if part else None
         for part in parts

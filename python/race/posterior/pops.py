@@ -15,7 +15,8 @@ the model is wrong. Samples are drawn from
     covariance   N(w, <(w_i - w)(w_i - w)^T>)
     hypercube    the smallest box around the w_i - w in their principal axes, uniformly
 
-and centred, so that the members' mean is the run's own prediction. They are the members of
+and centred, so that the members' mean is the run's own prediction. A point counts by the
+weight of its label, in F as in <>. They are the members of
 the new run; nothing is fitted to the validation set but, afterwards, the noise.
 """
 
@@ -82,10 +83,10 @@ def fit(runs: Sequence[Run], options: PopsOptions, folder: Path) -> Fitted:
         normal_matrix(run.model, prepared.train, run.config.train.batch_size, with_forces)
     )
     zeta = options.zeta or float(np.sqrt(ZETA_SQUARED * curvature.s.max()))
-    changes = corrections(
+    changes, weights = corrections(
         run.model, prepared.train, run.config.train.batch_size, with_forces, curvature.root(zeta)
     )
-    root = axes(changes, options.shape)
+    root = axes(changes, weights, options.shape)
     generator = torch.Generator().manual_seed(options.seed)
     z = normal_draws([0] * options.members, (root.shape[1],), generator)
     if options.shape == "hypercube":
@@ -103,52 +104,65 @@ def fit(runs: Sequence[Run], options: PopsOptions, folder: Path) -> Fitted:
     return Fitted(model, about, prepared.validation)
 
 
-def pointwise(root: np.ndarray, rows: np.ndarray, errors: np.ndarray) -> np.ndarray:
+def pointwise(
+    root: np.ndarray, rows: np.ndarray, errors: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """w_i - w of every point [n, D]: the smallest change, in the metric of F^T F, that makes
-    row i fit its reference.
+    row i fit its reference; and the points' weights.
 
     Args:
         root: [D, D], C = root root^T.
         rows: [n, D], f_i.
         errors: [n], reference minus prediction, in the unit of the rows.
+        weights: [n].
     """
     white = rows @ root
     leverage = (white**2).sum(1)
     seen = leverage > UNSEEN * leverage.max(initial=0.0)
-    return (errors[seen] / leverage[seen])[:, None] * (white[seen] @ root.T)
+    return (errors[seen] / leverage[seen])[:, None] * (white[seen] @ root.T), weights[seen]
 
 
 def corrections(
     model: RACE, dataset: Dataset, batch_size: int, forces: bool, root: np.ndarray
-) -> np.ndarray:
-    """w_i - w of all energies and, on request, all labelled force components: [n, D]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """w_i - w [n, D] of all energies and, on request, all force components that have a label,
+    and their weights [n].
+    """
     parts = []
     for batch in progress(
         dataset.batches(batch_size), "points of the training set", dataset.n_batches(batch_size)
     ):
         batch = batch.to(model.embedding.device)
         out = model(batch, forces=forces).detach()
-        assert batch.energy is not None, "energies are required of every run"
-        noise = energy_noise(model, batch)
-        rows = last_layer.frame_features(model, batch)[:, 0] / noise.unsqueeze(1)
-        error = (batch.energy - out.energy[:, 0].double()) / noise
-        parts.append(pointwise(root, rows.cpu().numpy(), error.cpu().numpy()))
-        if forces:
-            assert batch.forces is not None and out.forces is not None
-            unit = model.constants.sigma0
-            rows = last_layer.force_features(model, batch)[:, 0].flatten(0, 1) / unit
-            error = ((batch.forces - out.forces[:, 0]).double() / unit).flatten()
-            known = torch.isfinite(error)
-            parts.append(pointwise(root, rows[known].cpu().numpy(), error[known].cpu().numpy()))
-    return np.concatenate(parts)
+        if batch.energy is not None:
+            known, noise = batch.labelled("energy"), energy_noise(model, batch)
+            rows = last_layer.frame_features(model, batch)[:, 0] / noise.unsqueeze(1)
+            error = (batch.energy - out.energy[:, 0].double()) / noise
+            point = (rows[known], error[known], batch.weights("energy"))
+            parts.append(pointwise(root, *(array.cpu().numpy() for array in point)))
+        if forces and batch.forces is not None:
+            assert out.forces is not None
+            known, unit = batch.labelled("forces"), model.constants.sigma0
+            rows = last_layer.force_features(model, batch)[:, 0][known].flatten(0, 1) / unit
+            error = (batch.forces - out.forces[:, 0])[known].double().flatten() / unit
+            point = (rows, error, batch.weights("forces").repeat_interleave(3))
+            parts.append(pointwise(root, *(array.cpu().numpy() for array in point)))
+    changes, weights = zip(*parts, strict=True)
+    return np.concatenate(changes), np.concatenate(weights)
 
 
-def axes(changes: np.ndarray, shape: str) -> np.ndarray:
-    """R [D, D] with R R^T the second moment of the changes [n, D] about w; of a hypercube that
-    of a uniform distribution in the box.
+def axes(changes: np.ndarray, weights: np.ndarray, shape: str) -> np.ndarray:
+    """R [D, D] with R R^T the second moment of the changes [n, D] about w by their weights [n];
+    of a hypercube that of a uniform distribution in the box.
     """
-    square, vectors = np.linalg.eigh(changes.T @ changes / len(changes))
+    square, vectors = np.linalg.eigh((weights * changes.T) @ changes / weights.sum())
     if shape == "covariance":
         return vectors * np.sqrt(np.maximum(square, 0.0))
-    low, high = np.percentile(changes @ vectors, [CLIPPED, 100 - CLIPPED], axis=0)
+    low, high = np.percentile(
+        changes @ vectors,
+        [CLIPPED, 100 - CLIPPED],
+        axis=0,
+        weights=weights,
+        method="inverted_cdf",  # the one for which a weight of 2 is the point twice
+    )
     return vectors * ((high - low) / 12**0.5)

@@ -91,7 +91,9 @@ def share_trunk(model: RACE) -> RACE:
 
 
 class JointLoss(Loss):
-    """The likelihood of all members together: one column where `Loss` has one per member."""
+    """The likelihood of all members together: one column where `Loss` has one per member, and a
+    row for each label.
+    """
 
     def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
         rows, force_var = {}, None
@@ -104,28 +106,33 @@ class JointLoss(Loss):
         return rows
 
     def _joint_energy(self, out: ModelOutput, batch: Batch) -> Tensor:
-        assert batch.energy is not None
-        energy = out.energy
+        if batch.energy is None:
+            return out.energy.new_zeros(0, 1)
+        known = batch.labelled("energy")
         size = batch.n_atoms_per_frame if self.extensive else torch.ones_like(batch.energy)
         noise = size * (FLOOR * self.sigma0_energy) ** 2
-        moments = total_variance(
-            energy, noise if out.energy_var is None else noise + out.energy_var.mean(1)
-        )
-        square = (moments.mean - batch.energy) ** 2
+        if out.energy_var is not None:
+            noise = noise + out.energy_var.mean(1)
+        moments = total_variance(out.energy[known], noise[known])
+        square = (moments.mean - batch.energy[known]) ** 2
         return (0.5 * (square / moments.total + torch.log(moments.total))).unsqueeze(1)
 
     def _joint_forces(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows [n_atoms, 1] and the detached det(Sigma)^(1/3), likewise."""
-        assert batch.forces is not None and out.forces is not None
-        forces = out.forces
+        """Rows [n_labelled, 1], and the detached det(Sigma)^(1/3) [n_atoms, 1]."""
+        assert out.forces is not None
+        forces, known = out.forces, batch.labelled("forces")
         floor = (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=forces.dtype, device=forces.device)
         noise = HEADS[self.covariance.head].forces_noise
         moments = total_variance(
             forces, floor + self.covariance.matrix(out.raw).mean(1) if noise else floor
         )
-        quadratic, logdet = mahalanobis(moments.mean - batch.forces, moments.total)
+        mean = moments.mean
+        reference = mean.detach() if batch.forces is None else batch.forces
+        # NaN in a branch that is not taken would be NaN in the gradient
+        error = mean - torch.where(known.unsqueeze(1), reference, mean.detach())
+        quadratic, logdet = mahalanobis(error, moments.total)
         return (
-            0.5 * (quadratic + logdet).unsqueeze(1),
+            0.5 * (quadratic + logdet)[known].unsqueeze(1),
             torch.exp(logdet.detach() / 3.0).unsqueeze(1),
         )
 

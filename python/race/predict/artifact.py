@@ -13,7 +13,7 @@ from torch import Tensor
 
 import race._race
 from race.conventions import SIX_COLUMNS, SIX_ROWS, matrix_from_six
-from race.data.graph import neighbors, species_index
+from race.data.graph import cell_volume, neighbors, species_index
 from race.errors import RaceError
 from race.model.heads import Capabilities
 from race.predict.moments import bald, total_variance
@@ -115,7 +115,7 @@ class ArtifactPredictor(Predictor):
         out = self.model.predict(
             *self.graph(atoms), members=uncertainty, uncertainty=uncertainty, zbl=self.zbl
         )
-        volume = atoms.get_volume() if atoms.pbc.all() else np.nan
+        volume = cell_volume(atoms)
         virial = out["virial"].double().view(-1, 3, 3)
         stress = -0.5 * (virial + virial.transpose(1, 2))[:, list(SIX_ROWS), list(SIX_COLUMNS)]
         means = (out["node_energy"].double(), out["forces"].double(), stress / volume)

@@ -1,7 +1,8 @@
 """Losses, one value per member: the members of an ensemble never see each other's gradients.
 
     L   = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F + lambda_S mean_frames
-        (MSE_S or NLL_S)
+        (MSE_S or NLL_S)                                means by the weights of the labels
+                                                        (race.data.weights)
     NLL_E = 1/2 [ dE^2 / sigma_E^2 + ln sigma_E^2 ]
     NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]          (`evidential`: the Student-t
                                                            loss of race.model.heads)
@@ -64,16 +65,24 @@ class Loss:
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
 
     def __call__(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
-        """`loss` and its unweighted terms, each [n_members]."""
-        rows = self.rows(out, batch, beta)
-        return self.means(rows, {term: value.shape[0] for term, value in rows.items()})
+        """`loss` and its terms without their lambda, each [n_members]."""
+        sums = self.sums(out, batch, beta)
+        return self.means(sums, {term: float(batch.weights(term).sum()) for term in sums})
 
-    def means(self, rows: dict[str, Tensor], counts: dict[str, int]) -> dict[str, Tensor]:
-        """`loss` and its terms from their `rows`, divided by `counts` (of the whole batch,
-        where these are some of its rows).
+    def sums(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+        """The `rows` of a batch added up by the weights of their labels, [n_members]."""
+        rows = self.rows(out, batch, beta)
+        return {
+            term: (batch.weights(term).to(value.dtype).unsqueeze(1) * value).sum(0)
+            for term, value in rows.items()
+        }
+
+    def means(self, sums: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+        """`loss` and its terms from their `sums`, divided by `weights`: those of the whole
+        batch, where these are sums over some of its rows.
         """
         # 0 where no row is labelled
-        terms = {term: value.sum(0) / max(counts[term], 1) for term, value in rows.items()}
+        terms = {term: value / (weights[term] or 1.0) for term, value in sums.items()}
         return {"loss": self.total(terms)} | terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -97,7 +106,7 @@ class Loss:
     def _energy(self, out: ModelOutput, batch: Batch, beta: float) -> Tensor:
         if batch.energy is None:  # no frame of this batch has one
             return out.energy.new_zeros(0, out.energy.shape[1])
-        labelled = torch.isfinite(batch.energy)
+        labelled = batch.labelled("energy")
         square = (out.energy[labelled] - batch.energy[labelled].unsqueeze(1)) ** 2
         # An integer times a number is float32
         n_atoms = batch.n_atoms_per_frame[labelled].to(square.dtype).unsqueeze(1)
@@ -113,11 +122,10 @@ class Loss:
         total covariance, where the head has one.
         """
         assert out.forces is not None
+        labelled = batch.labelled("forces")
         if batch.forces is None:
-            labelled = torch.zeros_like(batch.species, dtype=torch.bool)
             error = torch.zeros_like(out.forces)
         else:
-            labelled = torch.isfinite(batch.forces).all(1)
             error = out.forces - torch.where(
                 labelled.unsqueeze(1), batch.forces, out.forces.detach().mean(1)
             ).unsqueeze(1)
@@ -141,7 +149,7 @@ class Loss:
         if batch.stress is None:  # no frame of this batch has one
             return out.energy.new_zeros(0, out.energy.shape[1])
         assert out.stress is not None
-        labelled = ~torch.isnan(batch.stress).any(1)
+        labelled = batch.labelled("stress")
         volume = batch.volume[labelled].view(-1, 1, 1)
         virial = volume * (out.stress[labelled] - batch.stress[labelled].unsqueeze(1))
         # An integer times a number is float32

@@ -48,35 +48,36 @@ def total_forces_cov(model: RACE, raw: Tensor) -> Tensor | None:
 
 
 class Means:
-    """Means by name over rows that come in parts, to several ranks."""
+    """Weighted means by name over rows that come in parts, to several ranks."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.weights: dict[str, float] = {}
 
-    def add(self, name: str, rows: Tensor) -> None:
-        """rows [n, columns, d]: a mean over the first and the last axis."""
-        self._merge(name, rows.sum((0, 2)), rows.shape[0] * rows.shape[2])
+    def add(self, name: str, rows: Tensor, weights: Tensor) -> None:
+        """rows [n, columns, d]: a mean over the first axis by `weights` [n], and the last."""
+        total = torch.einsum("ncd,n->c", rows, weights.to(rows.dtype))
+        self._merge(name, total, float(weights.sum()) * rows.shape[2])
 
     def result(self, ranks: Ranks) -> dict[str, Tensor]:
         """[columns] each, on the CPU, over what all ranks have added."""
         all_ranks = Means()
-        for sums, counts in ranks.gather(
-            ({name: total.cpu() for name, total in self.sums.items()}, self.counts)
+        for sums, weights in ranks.gather(
+            ({name: total.cpu() for name, total in self.sums.items()}, self.weights)
         ):
             for name, total in sums.items():
-                all_ranks._merge(name, total, counts[name])
+                all_ranks._merge(name, total, weights[name])
         return {
-            name: total / max(all_ranks.counts[name], 1) for name, total in all_ranks.sums.items()
+            name: total / (all_ranks.weights[name] or 1.0) for name, total in all_ranks.sums.items()
         }
 
-    def _merge(self, name: str, total: Tensor, count: int) -> None:
+    def _merge(self, name: str, total: Tensor, weight: float) -> None:
         self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.counts[name] = self.counts.get(name, 0) + count
+        self.weights[name] = self.weights.get(name, 0.0) + weight
 
 
 class Metrics:
-    """Sums over a validation set.
+    """Sums over a validation set, each label by its weight.
 
     `update` takes batches and detached predictions; `result` gives a [n_members + 1]
     tensor per metric, ensemble last:
@@ -95,31 +96,31 @@ class Metrics:
     def update(self, batch: Batch, out: ModelOutput, forces_cov: Tensor | None) -> None:
         """out of `RACE.forward`; forces_cov [n_atoms, M, 3, 3] or None."""
         if batch.energy is not None:
-            labelled = torch.isfinite(batch.energy)
+            labelled, weights = batch.labelled("energy"), batch.weights("energy")
             var = None
             if out.energy_var is not None:
                 var = out.energy_var[labelled].double()[..., None, None]
             value, var = with_ensemble(out.energy[labelled].double().unsqueeze(2), var)
             size = batch.n_atoms_per_frame[labelled].view(-1, 1, 1) if self.extensive else 1
             error, var = value - batch.energy[labelled].view(-1, 1, 1), var.squeeze(3)
-            self._errors("energy", error / size, var.sqrt() / size)
+            self._errors("energy", error / size, var.sqrt() / size, weights)
             if out.energy_var is not None:
-                self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()))
+                self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()), weights)
         if batch.forces is not None and out.forces is not None:
-            labelled = torch.isfinite(batch.forces).all(1)
+            labelled, weights = batch.labelled("forces"), batch.weights("forces")
             value, cov = with_ensemble(
                 out.forces[labelled].double(),
                 None if forces_cov is None else forces_cov[labelled].double(),
             )
             error = value - batch.forces[labelled].unsqueeze(1)
             std = cov.diagonal(dim1=-2, dim2=-1).sqrt()
-            self._errors("forces", error, std)
-            self.means.add("forces_coverage", (error.abs() <= Z90 * std).double())
+            self._errors("forces", error, std, weights)
+            self.means.add("forces_coverage", (error.abs() <= Z90 * std).double(), weights)
             if self.forces_cov:
                 quadratic, logdet = mahalanobis(error, cov)
-                self.means.add("forces_nll", 0.5 * (quadratic + logdet).unsqueeze(2))
+                self.means.add("forces_nll", 0.5 * (quadratic + logdet).unsqueeze(2), weights)
         if batch.stress is not None and out.stress is not None:
-            labelled = ~torch.isnan(batch.stress).any(1)
+            labelled, weights = batch.labelled("stress"), batch.weights("stress")
             noise = None
             if out.virial_cov is not None:
                 noise = (
@@ -131,9 +132,9 @@ class Metrics:
                 value - batch.stress[labelled].unsqueeze(1),
                 cov.diagonal(dim1=-2, dim2=-1).sqrt(),
             )
-            self._errors("stress", error, None if noise is None else std)
+            self._errors("stress", error, None if noise is None else std, weights)
             if noise is not None:
-                self.means.add("stress_coverage", (error.abs() <= Z90 * std).double())
+                self.means.add("stress_coverage", (error.abs() <= Z90 * std).double(), weights)
 
     def result(self, ranks: Ranks) -> dict[str, Tensor]:
         means = self.means.result(ranks)
@@ -149,8 +150,8 @@ class Metrics:
             result[name] = value if name.endswith(("_nll", "_coverage")) else 1e3 * value
         return result
 
-    def _errors(self, name: str, error: Tensor, std: Tensor | None) -> None:
-        self.means.add(f"{name}_mse", error**2)
-        self.means.add(f"{name}_mae", error.abs())
+    def _errors(self, name: str, error: Tensor, std: Tensor | None, weights: Tensor) -> None:
+        self.means.add(f"{name}_mse", error**2, weights)
+        self.means.add(f"{name}_mae", error.abs(), weights)
         if std is not None:
-            self.means.add(f"{name}_std", std)
+            self.means.add(f"{name}_std", std, weights)

@@ -44,11 +44,14 @@ LARGEST = 4.0  # of |ln c|
 
 
 class Rows(NamedTuple):
-    """Errors of the mean prediction [n, d], and [n, d, d] the noise and the spread of members."""
+    """Errors of the mean prediction [n, d], [n, d, d] the noise and the spread of members, and
+    [n] weights.
+    """
 
     error: np.ndarray
     aleatoric: np.ndarray
     epistemic: np.ndarray
+    weights: np.ndarray
 
 
 def fit_noise(
@@ -104,26 +107,35 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
             out.energy.unsqueeze(2),
             out.energy_var[..., None, None],
             batch.energy.unsqueeze(1),
+            batch.weights("energy"),
         )
     if labels is not None:
         with torch.no_grad():
-            rows["forces"] = _split(out.forces, model.forces_cov(out.raw), labels)
+            rows["forces"] = _split(
+                out.forces, model.forces_cov(out.raw), labels, batch.weights("forces")
+            )
     return rows
 
 
-def _split(members: Tensor, covariance: Tensor, label: Tensor) -> Rows:
-    """members [n, M, d], covariance [n, M, d, d], label [n, d]; rows without a label are
-    left out.
+def _split(members: Tensor, covariance: Tensor, label: Tensor, weights: Tensor) -> Rows:
+    """members [n, M, d], covariance [n, M, d, d], label [n, d], weights [n_labelled]; rows
+    without a label are left out.
     """
     known = torch.isfinite(label).all(1)
     moments = total_variance(members[known].double(), covariance[known].double().mean(1))
-    parts = (label[known].double() - moments.mean, moments.aleatoric, moments.epistemic)
+    error = label[known].double() - moments.mean
+    parts = (error, moments.aleatoric, moments.epistemic, weights)
     return Rows(*(part.cpu().numpy() for part in parts))
 
 
-def noise_factor(error: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray) -> float:
+def noise_factor(
+    error: np.ndarray,
+    aleatoric: np.ndarray,
+    epistemic: np.ndarray,
+    weights: np.ndarray | float = 1.0,
+) -> float:
     """The best c for errors [n, d] with the predicted covariance c^2 aleatoric + epistemic,
-    both [n, d, d]; aleatoric is regular.
+    both [n, d, d]; aleatoric is regular. An error of weight 2, of `weights` [n], counts twice.
 
     Minimises the sum over components, in a frame where the noise is the unit matrix and
     the spread diagonal, of the CRPS of a normal distribution (Gneiting and Raftery 2007,
@@ -141,7 +153,7 @@ def noise_factor(error: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray
             z * (2 * ndtr(z) - 1) + np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z) - np.sqrt(1 / np.pi)
         )
         expected = np.sqrt(2 * (1 + square) / np.pi) - np.sqrt(square / np.pi)
-        return float(np.sum(crps)) + PRIOR_ERRORS * float(expected)
+        return float(np.sum(np.sum(crps, axis=1) * weights)) + PRIOR_ERRORS * float(expected)
 
     return float(
         np.exp(

@@ -2,7 +2,7 @@
 open filled from the training set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from race.config import Config, ModelConfig, ModelConstants, RunConfig
 from race.data import Dataset, read_frames
 from race.data.io import Tolerance
+from race.data.levels import fit_offsets, given_offsets, subtract_offsets
 from race.data.plausibility import REFUSED, Report, check
 from race.data.splits import validation_split
 from race.data.statistics import (
@@ -24,6 +25,7 @@ from race.data.statistics import (
     force_scale,
     summary,
 )
+from race.data.weights import CONFIG_TYPE
 from race.errors import RaceError
 from race.train import noise
 from race.train.files import sha256
@@ -90,6 +92,7 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
         validation = _read(data.validation, config, labels, tolerance)
     else:
         frames, validation = validation_split(frames, data.validation_fraction, data.split_seed)
+    refuse_unknown_types(data.config_weights, [*frames, *validation])
     for label in labels:
         for part, of in ((frames, "training"), (validation, "validation")):
             if not any(label in (a.arrays if label == "forces" else a.info) for a in part):
@@ -102,6 +105,16 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
                 )
 
     dtype = DTYPES[train.dtype]
+    mean = config.model.pooling == "mean"
+    if isinstance(constants, ModelConstants):
+        offsets = constants.energy_offsets
+    elif data.energy_offsets == "fit":
+        offsets = fit_offsets(frames, data.source_key, mean=mean)
+    elif data.energy_offsets == "none":
+        offsets = {}
+    else:
+        offsets = given_offsets(data.energy_offsets, [*frames, *validation], data.source_key)
+    subtract_offsets([*frames, *validation], offsets, data.source_key, mean=mean)
     if callable(constants):
         constants = constants(config, frames, validation)
     elements = constants.elements if constants else config.model.elements
@@ -112,6 +125,10 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
     )
     report = check(training_set, validation, labels, list(REFUSED) if continued else data.accept)
     constants = constants or derive_constants(config, training_set)
+    constants = constants.model_copy(update={"energy_offsets": offsets})
+    for source, values in offsets.items():
+        each = ", ".join(f"{symbol} {value:.6g}" for symbol, value in values.items())
+        report.rows.append(("offset", f"energies of {source} lose {each} eV/atom"))
     sources = [*data.train, *data.validation]
     if isinstance(data.atomic_energies, Path):
         sources.append(data.atomic_energies)
@@ -187,18 +204,23 @@ def energy_unit(model: ModelConfig) -> float:
 def _read(
     paths: list[Path], config: Config, labels: list[str], tolerance: Tolerance
 ) -> list[ase.Atoms]:
-    data = config.data
+    how = config.data.reading()
+    return [
+        atoms
+        for path in paths
+        for atoms in read_frames(path, require=(), wanted=labels, tolerance=tolerance, **how)
+    ]
 
-    def read(path: Path) -> list[ase.Atoms]:
-        return read_frames(
-            path,
-            energy_key=data.energy_key,
-            forces_key=data.forces_key,
-            stress_key=data.stress_key,
-            units=data.units,
-            require=(),
-            wanted=labels,
-            tolerance=tolerance,
+
+def refuse_unknown_types(weights: Mapping[str, float], frames: Sequence[ase.Atoms]) -> None:
+    """Raises RaceError: data.config_weights names a config_type that no frame has."""
+    known = {str(atoms.info[CONFIG_TYPE]) for atoms in frames if CONFIG_TYPE in atoms.info}
+    # Frames of weight 0 have been left out
+    unknown = [name for name, weight in weights.items() if weight > 0 and name not in known]
+    if unknown:
+        raise RaceError(
+            f"no frame of config_type {unknown[0]}",
+            where="data.config_weights",
+            expected=", ".join(sorted(known)) or "frames with a config_type",
+            got=", ".join(weights),
         )
-
-    return [atoms for path in paths for atoms in read(path)]

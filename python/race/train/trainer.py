@@ -82,6 +82,7 @@ class Trainer:
             name: p for name, p in self.parameters.items() if not frozen or is_own(name)
         }
         self.loss = self.make_loss()
+        self.mean_weight = {term: train.mean_weight(term) for term in self.loss.weights}
         self.n_batches = train.n_batches(config.train.batch_size)
         self.optimizer = self.make_optimizer()
         self.average = Ema(self.parameters.values(), config.train.ema_decay)
@@ -211,10 +212,10 @@ class Trainer:
         epoch = max(epoch, 5 * self.passed * self.options.warmup_epochs)
         beta = warmup_beta(self.config, epoch)
         if batch is None:
-            rows = {
-                term: torch.zeros(0, self.n_scores, device=self.device)
-                for term in self.loss.weights
+            sums = {
+                term: torch.zeros(self.n_scores, device=self.device) for term in self.loss.weights
             }
+            counts = dict.fromkeys(sums, 0)
         else:
             out = self.model(
                 batch,
@@ -222,10 +223,12 @@ class Trainer:
                 create_graph=True,
                 stress="stress" in self.loss.weights,
             )
-            rows = self.loss.rows(out, batch, beta)
-        terms = self.loss.means(
-            rows, self.ranks.total({term: value.shape[0] for term, value in rows.items()})
-        )
+            sums = self.loss.sums(out, batch, beta)
+            counts = {term: len(batch.weights(term)) for term in sums}
+        # By the mean weight of the training set: by that of the batch, one of a single frame would
+        # not know its weight
+        counts = self.ranks.total(counts)
+        terms = self.loss.means(sums, {t: n * self.mean_weight[t] for t, n in counts.items()})
         # Members share no parameter: the sum gives each its own gradient. Named inputs
         # spare the edge basis, whose leaves want one too.
         if batch is not None:
@@ -317,7 +320,7 @@ class Trainer:
                     total_forces_cov(self.model, out.raw) if self.needs_forces else None,
                 )
                 for term, rows in self.loss.rows(out, batch).items():
-                    loss.add(term, rows.double().unsqueeze(2))
+                    loss.add(term, rows.double().unsqueeze(2), batch.weights(term))
         scores = self.loss.total(loss.result(self.ranks))
         table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(
             self.ranks

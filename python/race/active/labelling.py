@@ -1,0 +1,140 @@
+"""Many labels: one after the other, several at once on this machine, or on a Dask cluster. Each
+is kept as it comes; those that fail are left out, and listed.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+import ase
+
+from race.active.config import OracleConfig
+from race.active.label_worker import label_apart
+from race.active.oracle import CachedOracle, Label, LabelFailure, Oracle, labelled
+from race.data.fingerprint import fingerprint
+from race.errors import RaceError
+from race.files import write_json
+from race.progress import progress
+
+logger = logging.getLogger(__name__)
+
+
+def failed_list(path: Path) -> Path:
+    """Where the structures of a set are listed whose labels failed."""
+    return path.with_name(f"failed-{path.stem}.json")
+
+
+def label_frames(
+    frames: Sequence[ase.Atoms],
+    oracle: Oracle,
+    config: OracleConfig,
+    path: Path,
+    known: Callable[[ase.Atoms], Label | None] = lambda atoms: None,
+) -> list[ase.Atoms]:
+    """The frames with labels: `known` ones, or the oracle's. Those whose label fails are left
+    out, and listed in failed-NAME.json beside `path`.
+
+    Raises:
+        RaceError: more of them fail than `failures` allows; no label can be had at all.
+    """
+    labels: dict[int, Label] = {}
+    failed = []
+    for k, atoms in enumerate(frames):
+        if (label := known(atoms)) is not None:
+            labels[k] = label
+    rest = {k: atoms for k, atoms in enumerate(frames) if k not in labels}
+    found = _labels(rest, oracle, config, path)
+    for k, result in progress(found, f"labels of {path.name}", len(rest)):
+        if isinstance(result, LabelFailure):
+            logger.warning(f"{result}; left out")
+            digest = fingerprint(frames[k])
+            failed.append({"frame": k, "fingerprint": digest, "reason": str(result)})
+        else:
+            labels[k] = result
+    if failed:
+        write_json(failed_list(path), sorted(failed, key=lambda entry: entry["frame"]))
+    if len(failed) > config.failures * len(frames) or not labels:
+        raise RaceError(
+            f"{len(failed)} of {len(frames)} labels failed",
+            where=path,
+            expected=f"at most {config.failures:.0%}, oracle.failures",
+            got=failed[0]["reason"] if failed else "no frames",
+            remedy="check the oracle and give the command again: labels that it gave are kept",
+        )
+    return [labelled(frames[k], labels[k]) for k in sorted(labels)]
+
+
+def _labels(
+    frames: dict[int, ase.Atoms], oracle: Oracle, config: OracleConfig, path: Path
+) -> Iterator[tuple[int, Label | LabelFailure]]:
+    """Of every frame by its number, as they come."""
+    apart = config.apart and isinstance(oracle, CachedOracle)
+    if not apart:
+        for k, atoms in frames.items():
+            try:
+                yield k, oracle.label(atoms, f"{path}, frame {k}")
+            except LabelFailure as error:
+                yield k, error
+        return
+    assert isinstance(oracle, CachedOracle)
+    alike: dict[str, list[int]] = {}
+    for k, atoms in frames.items():
+        if (label := oracle.kept(atoms)) is not None:
+            yield k, label
+        else:
+            alike.setdefault(fingerprint(atoms), []).append(k)
+    with _executor(config) as executor:
+        futures = {}
+        for numbers in alike.values():
+            bare = frames[numbers[0]].copy()
+            bare.info, bare.calc = {}, None
+            where = f"{path}, frame {numbers[0]}"
+            futures[executor.submit(label_apart, config, bare, where)] = numbers
+        try:
+            for future in as_completed(futures):
+                numbers, result = futures[future], future.result()
+                if "error" in result:
+                    raise RaceError(result["error"])
+                if "label" in result:
+                    oracle.keep(frames[numbers[0]], result["label"])
+                for k in numbers:
+                    yield k, result.get("label") or LabelFailure(result["failure"])
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextmanager
+def _executor(config: OracleConfig) -> Iterator[Executor]:
+    """Where labels are computed: threads that wait for processes, or Dask's workers."""
+    if config.executor == "local":
+        with ThreadPoolExecutor(config.workers) as executor:
+            yield executor
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise RaceError(
+            f"no Dask ({error})",
+            where="oracle.executor",
+            remedy="pip install 'race-potential[dask]', or set it to local",
+        ) from None
+    if config.scheduler is None:
+        with (
+            LocalCluster(
+                n_workers=config.workers, threads_per_worker=1, dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client.get_executor(pure=False)
+        return
+    try:
+        client = Client(config.scheduler, timeout=30)
+    except (OSError, ValueError) as error:
+        raise RaceError(
+            f"no Dask scheduler there ({error})", where="oracle.scheduler", got=config.scheduler
+        ) from None
+    with client:
+        yield client.get_executor(pure=False)

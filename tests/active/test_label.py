@@ -1,0 +1,145 @@
+"""`race label`: labels in processes of their own that may hang, crash or need another try; the
+same on a Dask cluster of two workers, one of which is killed.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.calculators.emt import EMT
+
+from race.active.config import OracleConfig
+from race.active.labelling import label_frames
+from race.active.oracle import make_oracle
+from race.cli import main
+from race.data import read_frames
+from race.errors import RaceError
+
+
+class Moody(EMT):
+    """What it does is in the position of the first atom; `marks` remembers across processes."""
+
+    def __init__(self, marks, **kwargs):
+        super().__init__(**kwargs)
+        self.marks = Path(marks)
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+        mood = round(10 * atoms.positions[0, 0])
+        mark = self.marks / str(mood)
+        first = not mark.exists()
+        mark.touch()
+        if mood == 1:
+            time.sleep(600)
+        elif mood == 2:
+            os._exit(7)
+        elif mood == 3 and first:
+            raise RuntimeError("SCF not converged")
+        elif mood == 4 and first:
+            os.kill(worker_of(os.getpid()), 9)
+            time.sleep(600)
+        super().calculate(atoms, properties, system_changes)
+
+
+def worker_of(pid):
+    """The process that waits for this one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def cells(moods):
+    frames = []
+    for k, mood in enumerate(moods):
+        atoms = ase.build.bulk("Cu", cubic=True)
+        atoms.positions[0, 0], atoms.positions[1, 1] = 0.1 * mood, 1.7 + 0.01 * k
+        atoms.info["number"] = k
+        frames.append(atoms)
+    return frames
+
+
+def problem(tmp_path, moods, **options):
+    (tmp_path / "marks").mkdir()
+    ase.io.write(tmp_path / "pool.xyz", cells(moods))
+    given = {"calculator": f"{__name__}.Moody", "arguments": {"marks": str(tmp_path / "marks")}}
+    config = OracleConfig(**given, **options)
+    frames = read_frames(tmp_path / "pool.xyz", require=())
+    return config, frames, make_oracle(config, [], {}, tmp_path / "labels")
+
+
+def right(atoms):
+    expected = atoms.copy()
+    expected.calc = EMT()
+    np.testing.assert_allclose(atoms.get_forces(), expected.get_forces(), atol=1e-8)
+    np.testing.assert_allclose(atoms.get_stress(), expected.get_stress(), atol=1e-8)
+    return atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy())
+
+
+def test_crashing_and_moody_oracles(tmp_path):
+    config, frames, oracle = problem(tmp_path, [0, 2, 3, 0], workers=2, retries=1)
+    out = label_frames(frames, oracle, config, tmp_path / "out.xyz")
+    assert [atoms.info["number"] for atoms in out] == [0, 2, 3]
+    assert all(right(atoms) for atoms in out)
+    (failed,) = json.loads((tmp_path / "failed-out.json").read_text())
+    assert failed["frame"] == 1 and "ended with status 7" in failed["reason"]
+    assert oracle.computed == 3 and len(list((tmp_path / "labels").iterdir())) == 3
+    # Kept, whatever computes the others: another executor is not another oracle
+    again = OracleConfig(**config.model_dump() | {"workers": 1, "retries": 0, "failures": 0.0})
+    kept = make_oracle(again, [], {}, tmp_path / "labels")
+    label_frames([frames[k] for k in (0, 2, 3)], kept, again, tmp_path / "out.xyz")
+    assert kept.computed == 0
+
+
+def test_a_label_that_takes_too_long_is_given_up(tmp_path):
+    config, frames, oracle = problem(tmp_path, [1, 1], workers=2, minutes=0.2, failures=1.0)
+    with pytest.raises(RaceError, match="2 of 2 labels failed.*no label within 0.2 minutes"):
+        label_frames(frames, oracle, config, tmp_path / "out.xyz")
+    config = config.model_copy(update={"minutes": 60.0})
+    frames = read_frames(tmp_path / "pool.xyz", require=(), frames=[0])
+    frames[0].positions[0, 0] = 0.0
+    assert right(label_frames(frames, oracle, config, tmp_path / "out.xyz")[0])
+
+
+def test_labels_are_kept_when_too_many_fail(tmp_path):
+    config, frames, oracle = problem(tmp_path, [0, 2, 2], workers=2, failures=0.1)
+    with pytest.raises(RaceError, match="2 of 3 labels failed.*status 7"):
+        label_frames(frames, oracle, config, tmp_path / "out.xyz")
+    assert len(list((tmp_path / "labels").iterdir())) == 1
+
+
+def test_an_oracle_that_is_none_ends_the_work_at_once(tmp_path):
+    config, frames, oracle = problem(tmp_path, [0, 0], workers=2)
+    wrong = config.model_copy(update={"calculator": "no.such.Thing"})
+    with pytest.raises(RaceError, match="oracle.calculator: no such calculator"):
+        label_frames(frames, oracle, wrong, tmp_path / "out.xyz")
+
+
+def test_the_command(tmp_path, capsys):
+    _, frames, _ = problem(tmp_path, [0, 0, 2])
+    section = {"calculator": "ase.calculators.emt.EMT", "workers": 2}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"oracle": section, "rounds": 3}))
+    pool, out = str(tmp_path / "pool.xyz"), str(tmp_path / "out.xyz")
+    assert main(["label", str(tmp_path / "a.yaml"), pool, "-o", out]) == 0
+    assert "3 of 3 frames, 3 labels computed" in capsys.readouterr().out
+    written = ase.io.read(out, ":")
+    assert [atoms.info["number"] for atoms in written] == [0, 1, 2]
+    assert all(right(atoms) for atoms in written)
+    assert main(["label", str(tmp_path / "a.yaml"), pool, "-o", out]) == 0
+    assert "0 labels computed" in capsys.readouterr().out
+    assert main(["label", str(tmp_path / "a.yaml"), pool, "-o", pool]) == 2
+    assert "the output is one of the inputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": "tcp://x:1"}, "set oracle.executor to dask"),
+        ({"calculator": None, "labels": "pool", "workers": 2}, "oracle.labels are read"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        OracleConfig(**{"calculator": "ase.calculators.emt.EMT"} | options)
