@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "label": (
         "race.active.command_label",
-        "labels of structures by an ASE calculator or LAMMPS, here or on a Dask cluster",
+        "labels of structures by an ASE calculator or LAMMPS, several at a time",
     ),
     "active": (
         "race.active.command_active",

@@ -1,6 +1,4 @@
-"""`race label`: labels in processes of their own that may hang, crash or need another try; the
-same on a Dask cluster of two workers, one of which is killed.
-"""
+"""`race label`: labels in processes of their own that may hang, crash or need another try."""
 
 import json
 import os
@@ -40,15 +38,7 @@ class Moody(EMT):
             os._exit(7)
         elif mood == 3 and first:
             raise RuntimeError("SCF not converged")
-        elif mood == 4 and first:
-            os.kill(worker_of(os.getpid()), 9)
-            time.sleep(600)
         super().calculate(atoms, properties, system_changes)
-
-
-def worker_of(pid):
-    """The process that waits for this one."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def cells(moods):
@@ -136,7 +126,6 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheduler": "tcp://x:1"}, "set oracle.executor to dask"),
         ({"calculator": None, "labels": "pool", "workers": 2}, "oracle.labels are read"),
     ],
 )

@@ -9,6 +9,7 @@ from ase.calculators.emt import EMT
 from race.cli import main
 from race.config import read_config
 from race.train.prepare import prepare
+
 from .conftest import labelled
 
 

@@ -14,7 +14,7 @@ from race.options import Options, locate, read_options, unit
 STRATEGIES = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
 
 # Options of an oracle that change no label
-EXECUTION = {"failures", "executor", "workers", "scheduler", "minutes", "retries"}
+EXECUTION = {"failures", "workers", "minutes", "retries"}
 
 
 class OracleConfig(Options):
@@ -44,15 +44,7 @@ class OracleConfig(Options):
         description="fraction of a set's labels that may fail: those structures are left out, "
         "with the reason in failed-*.json",
     )
-    executor: Literal["local", "dask"] = Field(
-        default="local", description="where labels are computed: this machine, or a Dask cluster"
-    )
     workers: int = Field(default=1, ge=1, description="labels at a time")
-    scheduler: str | None = Field(
-        default=None,
-        description="address of a Dask scheduler, e.g. tcp://node:8786; -: a cluster of `workers` "
-        "processes on this machine",
-    )
     minutes: float | None = Field(
         default=None,
         gt=0,
@@ -64,7 +56,7 @@ class OracleConfig(Options):
     @property
     def apart(self) -> bool:
         """Whether each label has a process of its own."""
-        return self.executor != "local" or self.workers > 1 or bool(self.minutes or self.retries)
+        return self.workers > 1 or bool(self.minutes or self.retries)
 
     @model_validator(mode="after")
     def _one(self) -> "OracleConfig":
@@ -72,10 +64,8 @@ class OracleConfig(Options):
             raise ValueError("an oracle is one of lammps, calculator, labels")
         if self.lammps and not self.elements:
             raise ValueError("oracle.elements names the element of each LAMMPS type")
-        if self.scheduler is not None and self.executor != "dask":
-            raise ValueError("oracle.scheduler is Dask's: set oracle.executor to dask")
         if self.labels is not None and self.apart:
-            raise ValueError("oracle.labels are read: no executor, workers, minutes or retries")
+            raise ValueError("oracle.labels are read: no workers, minutes or retries")
         return self
 
 

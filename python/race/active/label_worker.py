@@ -35,8 +35,7 @@ def main() -> None:
 
 def label_apart(config: OracleConfig, atoms: ase.Atoms, where: str) -> dict[str, Any]:
     """{"label": ...}, {"failure": reason} or {"error": reason}: of the last try, at most
-    1 + config.retries, each of config.minutes at most. Nothing is raised: it is called on
-    other machines.
+    1 + config.retries, each of config.minutes at most.
     """
     found: dict[str, Any] = {}
     for _ in range(1 + config.retries):

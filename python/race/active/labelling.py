@@ -1,11 +1,10 @@
-"""Many labels: one after the other, several at once on this machine, or on a Dask cluster. Each
-is kept as it comes; those that fail are left out, and listed.
+"""Many labels, one after the other or several at once. Each is kept as it comes; those that fail
+are left out, and listed.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import ase
@@ -85,7 +84,7 @@ def _labels(
             yield k, label
         else:
             alike.setdefault(fingerprint(atoms), []).append(k)
-    with _executor(config) as executor:
+    with ThreadPoolExecutor(config.workers) as executor:  # threads wait for processes
         futures = {}
         for numbers in alike.values():
             bare = frames[numbers[0]].copy()
@@ -104,37 +103,3 @@ def _labels(
         finally:
             for future in futures:
                 future.cancel()
-
-
-@contextmanager
-def _executor(config: OracleConfig) -> Iterator[Executor]:
-    """Where labels are computed: threads that wait for processes, or Dask's workers."""
-    if config.executor == "local":
-        with ThreadPoolExecutor(config.workers) as executor:
-            yield executor
-        return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise RaceError(
-            f"no Dask ({error})",
-            where="oracle.executor",
-            remedy="pip install 'race-potential[dask]', or set it to local",
-        ) from None
-    if config.scheduler is None:
-        with (
-            LocalCluster(
-                n_workers=config.workers, threads_per_worker=1, dashboard_address=None
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client.get_executor(pure=False)
-        return
-    try:
-        client = Client(config.scheduler, timeout=30)
-    except (OSError, ValueError) as error:
-        raise RaceError(
-            f"no Dask scheduler there ({error})", where="oracle.scheduler", got=config.scheduler
-        ) from None
-    with client:
-        yield client.get_executor(pure=False)
