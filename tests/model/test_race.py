@@ -111,6 +111,17 @@ def test_covariance_is_positive_definite(atoms, head):
     assert torch.allclose(logdet, torch.logdet(cov), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("head", ["energy", "cholesky", "equivariant", "evidential"])
+def test_energy_noise_is_finite_far_from_the_data(head):
+    """Whatever the channel says; where training puts it, sigma0^2 exp(s) as it is."""
+    model = make_model(head=head)
+    raw = torch.zeros(5, 2, model.n_out)
+    raw[..., 1] = torch.tensor([-1e3, -9.9, 0.3, 9.9, 1e3]).unsqueeze(1)
+    found = model.node_energy_var(raw) / model.sigma0_energy_squared
+    assert torch.allclose(found[1:4, 0], torch.exp(raw[1:4, 0, 1]), rtol=1e-6)
+    assert torch.allclose(found[[0, 4], 0].log(), torch.tensor([-11.0, 11.0]))
+
+
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_forces_and_stress_match_finite_differences(atoms, layer):
     model = make_model(**layer)

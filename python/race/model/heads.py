@@ -11,7 +11,8 @@ layers, energies summed):
 
 With a stress_head its channels (race.model.stress) follow the scalars, before t0..t4.
 
-Energy noise: sigma_E^2 = sum_i sigma0_E^2 exp(s_i) (extensive), or the paper's exp(mean_i s_i).
+Energy noise: sigma_E^2 = sum_i sigma0_E^2 exp(s_i) (extensive), s_i softly bounded; or the
+paper's exp(mean_i s_i).
 """
 
 import math
@@ -75,16 +76,20 @@ class Capabilities:
         self.forces_bald = self.forces_noise and self.forces_epistemic
 
 
+# Of |s|: far from the data s is large, and exp(s) would be infinite. At the bound an atom's
+# deviation is e^5 = 148 times sigma0_E.
+ENERGY_BOUND = 10.0
+
 CHOLESKY_JITTER = (
     1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
 )
 EVIDENTIAL_REGULARISER = 0.1  # lambda_reg
 
 
-def soft_bound(x: Tensor) -> Tensor:
-    """Identity for |x| <= 4, saturating smoothly (C2) at 5."""
-    excess = torch.clamp(x.abs() - 4.0, min=0.0)
-    return torch.where(x.abs() > 4.0, torch.sign(x) * (4.0 + torch.tanh(excess)), x)
+def soft_bound(x: Tensor, limit: float = 4.0) -> Tensor:
+    """Identity for |x| <= limit, saturating smoothly (C2) at limit + 1."""
+    excess = torch.clamp(x.abs() - limit, min=0.0)
+    return torch.where(x.abs() > limit, torch.sign(x) * (limit + torch.tanh(excess)), x)
 
 
 def soft_bound_norm(t: Tensor) -> Tensor:

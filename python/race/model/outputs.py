@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from race.config import ModelConfig, ModelConstants
-from race.model.heads import HEADS, ForceCovariance, evidential_epistemic
+from race.model.heads import (
+    ENERGY_BOUND,
+    HEADS,
+    ForceCovariance,
+    evidential_epistemic,
+    soft_bound,
+)
 from race.model.stress import StressCovariance, readout_channels
 
 
@@ -57,6 +63,7 @@ class Outputs(nn.Module):
         self.has_forces_cov = HEADS[config.head].forces_noise
         self.own_epistemic = HEADS[config.head].own_epistemic
         self.paper_energy_var = config.energy_aggregation == "paper"
+        self.energy_bound = ENERGY_BOUND
         self.sigma0_energy_squared = (constants.sigma0_energy * constants.energy_noise_factor) ** 2
         self.force_covariance = ForceCovariance(
             config.head, constants.sigma0 * constants.forces_noise_factor, dtype
@@ -86,7 +93,9 @@ class Outputs(nn.Module):
         if not self.has_energy_var:
             return torch.zeros_like(raw[..., 0])
         s = raw[..., 1]
-        return s if self.paper_energy_var else self.sigma0_energy_squared * torch.exp(s)
+        if self.paper_energy_var:
+            return s
+        return self.sigma0_energy_squared * torch.exp(soft_bound(s, self.energy_bound))
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Node energy variance [n, M], force covariances [n, M, 6] (eV/A)^2: aleatoric,
