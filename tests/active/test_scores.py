@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from race.active.pool import Candidate
@@ -16,7 +17,11 @@ from race.active.scores import (
     score_pool,
 )
 from race.cli import main
+from race.data.graph import build_graph
+from race.deploy.calculator import Calculator
+from race.deploy.export import export_model
 from race.errors import RaceError
+from race.train.run import load_run
 
 from .conftest import boron_nitride, write_run
 
@@ -79,6 +84,31 @@ class Planted(Scorer):
 
     def scores(self, candidates, progress=lambda n: None):
         return [FrameScores(v, v, v) for v in self.values]
+
+
+def test_the_grade_of_a_frame_is_its_most_unlike_atom(tmp_path, run):
+    """As the calculator has it; a run has none, and says what has."""
+    model, config, _ = load_run(run)
+    seen = [
+        build_graph(boron_nitride(seed, 0.05), config.model.elements, 3.0, torch.float64)
+        for seed in range(20)
+    ]
+    path = tmp_path / "x.race.pt"
+    export_model(model, path, training_set=seen)
+    calculator = Calculator(path)
+    want = [calculator.get_property("grade", c.atoms).max() for c in candidates()]
+    scores = score_pool(candidates(), ["grade"], open_scorer(path))["grade"]
+    np.testing.assert_allclose(scores, want, rtol=1e-9)
+    assert np.ptp(scores) > 0.5
+    with pytest.raises(RaceError, match=r"has no grade score.*artifact, NAME\.race\.pt"):
+        score_pool(candidates(2), ["grade"], open_scorer(run))
+
+
+def test_an_atom_of_an_element_never_seen_is_the_most_unlike():
+    infinite = [FrameScores(None, None, None, grade) for grade in (1.0, np.inf, 2.0)]
+    model = Planted([0.0] * 3)
+    model.scores = lambda candidates, progress: infinite
+    assert score_pool(candidates(3), ["grade"], model)["grade"].tolist() == [1.0, np.inf, 2.0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

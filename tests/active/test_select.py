@@ -157,6 +157,26 @@ def test_straight_from_a_lammps_dump(run, tmp_path, capsys):
     assert "no model to tell bald-force" in capsys.readouterr().err
 
 
+def test_the_grade_of_a_dump(tmp_path):
+    """The largest of its atoms; an infinite one, of an element never seen, comes first."""
+    dump = tmp_path / "out.lammpstrj"
+    frames = {0: ["0.5", "3.0"], 10: ["inf", "0.1"], 20: ["2.0", "2.5"]}
+    dump.write_text(
+        "".join(
+            f"ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n"
+            + "0 9\n" * 3
+            + "ITEM: ATOMS id element x y z grade\n"
+            + f"1 B {step * 0.1} 0 0 {first}\n2 N 0 2 0 {second}\n"
+            for step, (first, second) in frames.items()
+        )
+    )
+    out = tmp_path / "selected.extxyz"
+    assert select("--strategy", "grade", "--budget", 2, dump, "-o", out) == 0
+    picked = ase.io.read(out, ":")
+    assert [atoms.info["timestep"] for atoms in picked] == [10, 0]
+    assert [atoms.info["race_score"] for atoms in picked] == [np.inf, 3.0]
+
+
 def test_columns_of_a_compute():
     names = column_names("compute u all race/atom force/std interval 0.9 force/cov")
     assert (

@@ -11,7 +11,8 @@ from race.config import DataConfig, ModelConfig, TrainConfig
 from race.options import Options, locate, read_options, unit
 
 # Here and not beside their code, which imports torch: a wrong config is refused without it
-STRATEGIES = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
+OF_RUNS = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
+STRATEGIES = (*OF_RUNS, "grade")  # the last of an artifact alone, or of a dump that it wrote
 
 # Options of an oracle that change no label
 EXECUTION = {"failures", "workers", "minutes", "retries"}
@@ -125,7 +126,7 @@ class ActiveConfig(Options):
     )
     oracle: OracleConfig
     strategies: list[str | Replay] = Field(
-        min_length=1, description=f"any of {' '.join(STRATEGIES)}, or replay: files"
+        min_length=1, description=f"any of {' '.join(OF_RUNS)}, or replay: files"
     )
     rounds: int = Field(default=5, ge=1)
     budget: int | list[int] = Field(
@@ -175,11 +176,10 @@ class ActiveConfig(Options):
         if self.explore is not None and self.oracle.labels is not None:
             raise ValueError("frames of explore are new: oracle.labels cannot have them")
         if unknown := [
-            name for name in self.strategies if isinstance(name, str) and name not in STRATEGIES
+            name for name in self.strategies if isinstance(name, str) and name not in OF_RUNS
         ]:
             raise ValueError(
-                f"unknown strategy {unknown[0]}; expected {' '.join(STRATEGIES)}, or name: and "
-                "replay:"
+                f"unknown strategy {unknown[0]}; expected {' '.join(OF_RUNS)}, or name: and replay:"
             )
         if len(set(self.names)) < len(self.names):
             raise ValueError("two strategies have one name")

@@ -1,7 +1,8 @@
 """What a label of a frame would teach the model, from its members' predictions.
 
 Bayesian active learning by disagreement: BALD_E of the energy, BALD_F of the force on each
-atom (race.predict.moments), the latter averaged over the atoms of a frame.
+atom (race.predict.moments), the latter averaged over the atoms of a frame. The grade, of any
+model: how unlike the training set the most unlike atom of a frame is.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from race.errors import RaceError
 from race.evaluate.source import open_source
 from race.predict.predictor import Predictor, Progress
 
-SCORES = ("max-variance", "bald-energy", "bald-force")
+SCORES = ("max-variance", "bald-energy", "bald-force", "grade")
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class FrameScores:
 
     variance: mean over atoms of tr Sigma_total / 3, (eV/A)^2; of a model without force
     uncertainty the variance of the energy per atom, eV^2. bald_energy, bald_force: nats.
+    grade: the largest of the atoms; infinite for an element that was in no training frame.
     """
 
     variance: float | None
     bald_energy: float | None
     bald_force: float | None
+    grade: float | None = None
 
     def get(self, strategy: str) -> float | None:
         return getattr(self, {"max-variance": "variance"}.get(strategy, strategy.replace("-", "_")))
@@ -71,15 +74,18 @@ def score_pool(
     for name, column in values.items():
         if any(value is None for value in column):
             remedy = (
-                "train an ensemble with a head that predicts noise (equivariant), or use "
+                "give an artifact, NAME.race.pt: `race export` fits the grade to the training set"
+                if name == "grade"
+                else "train an ensemble with a head that predicts noise (equivariant), or use "
                 "max-variance, fps or random"
             )
             raise RaceError(
                 f"this model has no {name} score", where=getattr(model, "name", None), remedy=remedy
             )
         out[name] = np.array(column, dtype=np.float64)
-        if not np.isfinite(out[name]).all():
-            bad = int(np.flatnonzero(~np.isfinite(out[name]))[0])
+        wrong = np.isnan(out[name]) if name == "grade" else ~np.isfinite(out[name])
+        if wrong.any():
+            bad = int(np.flatnonzero(wrong)[0])
             raise RaceError(
                 f"the {name} score is not finite",
                 where=candidates[bad].where,
@@ -97,6 +103,8 @@ def _of_columns(candidate: Candidate, strategy: str) -> float | None:
         return float(np.mean(columns["force/std"] ** 2))
     if strategy == "bald-force" and "bald" in columns:
         return float(columns["bald"].mean())
+    if strategy == "grade" and "grade" in columns:
+        return float(columns["grade"].max())
     return None
 
 
@@ -119,13 +127,15 @@ class Scorer:
         def means(values: np.ndarray) -> np.ndarray:  # over the atoms of each frame
             return np.add.reduceat(values, first) / n_atoms
 
-        columns: list[np.ndarray | None] = [None, prediction.energy_bald, None]
+        columns: list[np.ndarray | None] = [None, prediction.energy_bald, None, None]
         if gives.forces and prediction.forces is not None:
             columns[0] = means(np.trace(prediction.forces.total, axis1=-2, axis2=-1) / 3)
         elif gives.energy:
             columns[0] = prediction.energy.total / n_atoms**2
         if prediction.forces_bald is not None:
             columns[2] = means(prediction.forces_bald)
+        if prediction.grade is not None:
+            columns[3] = np.maximum.reduceat(prediction.grade, first)
         rows = ([None] * len(frames) if values is None else values.tolist() for values in columns)
         return [FrameScores(*row) for row in zip(*rows, strict=True)]
 

@@ -72,6 +72,10 @@ class Calculator(AseCalculator):
             of the model. A structure with two elements that are no pair of the training
             set, and so have no core, is a warning.
         sha256: refuse another artifact than this (8 or more leading digits).
+        lead: what gives energies, forces and stress: "mean" of the members, the number of
+            one from "1", or "distilled"; then dynamics pay for one member, and for all
+            only where an uncertainty is asked for, which stays the ensemble's around its
+            own mean. The artifact must carry the leader (`race export --leaders`).
 
     Raises:
         RaceError: on loading, whatever would give wrong numbers; later, an element that
@@ -91,6 +95,7 @@ class Calculator(AseCalculator):
         interval: float | None = None,
         zbl: bool = False,
         sha256: str = "",
+        lead: str = "mean",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -101,9 +106,13 @@ class Calculator(AseCalculator):
             "uncertainty": uncertainty,
             "interval": interval,
             "zbl": zbl,
+            "lead": lead,
             **kwargs,
         }
         self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
+        self.leader = self.predictor
+        if lead != "mean":
+            self.leader = ArtifactPredictor(path, device, dtype, sha256, zbl, lead)
         self.metadata = self.predictor.metadata
         # An export that did not know its training set has none
         self._seen = set(self.metadata["training"].get("per_element") or self.metadata["elements"])
@@ -119,6 +128,7 @@ class Calculator(AseCalculator):
             dtype=self.predictor.model.dtype,
             interval=interval,
             zbl=zbl,
+            lead=lead,
         )
 
     def __getstate__(self) -> dict:
@@ -149,7 +159,9 @@ class Calculator(AseCalculator):
         if self.predictor.zbl is not None:
             species = species_index(atoms, self.metadata["elements"])
             self._warn_without_core(self.predictor.zbl, species)
-        members = self.predictor.members(atoms, uncertain)
+        # One evaluation does for both, unless a member leads.
+        led = self.leader is not self.predictor
+        members = self.leader.members(atoms, uncertain and not led)
         energy = float(members.energy.mean())
         results: Results = {
             "energy": energy,
@@ -161,7 +173,8 @@ class Calculator(AseCalculator):
         if has_stress:
             results["stress"] = members.stress.mean(0).numpy()[list(SIX_TO_VOIGT)]
         if uncertain:
-            results |= self._uncertainty(members, has_stress)
+            everyone = self.predictor.members(atoms) if led else members
+            results |= self._uncertainty(everyone, has_stress)
             results |= self._intervals(results)
         return {
             name: value for name, value in results.items() if name in self.implemented_properties

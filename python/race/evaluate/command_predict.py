@@ -71,8 +71,8 @@ def predicted(predictor: Predictor, frames: Sequence[ase.Atoms]) -> Iterator[ase
 
     info energy_std, energy_epistemic_std (eV), stress_std ([6], ASE's Voigt order,
     eV/Angstrom^3), energy_bald (nats); arrays forces_std [n, 3] (eV/Angstrom), forces_cov and
-    forces_cov_epistemic [n, 6] in SIX_ORDER ((eV/Angstrom)^2), bald [n] (nats). A model that
-    gives no uncertainty leaves them out.
+    forces_cov_epistemic [n, 6] in SIX_ORDER ((eV/Angstrom)^2), bald [n] (nats), grade [n] (of an
+    artifact that knows its training set). A model that gives no uncertainty leaves them out.
     """
     for begin in range(0, len(frames), CHUNK):
         chunk = frames[begin : begin + CHUNK]
@@ -105,5 +105,7 @@ def _with(atoms: ase.Atoms, found: Prediction, k: int, rows: slice) -> ase.Atoms
         out.info["energy_bald"] = float(found.energy_bald[k])
     if found.forces_bald is not None:
         out.arrays["bald"] = found.forces_bald[rows]
+    if found.grade is not None:
+        out.arrays["grade"] = found.grade[rows]
     out.calc = SinglePointCalculator(out, **results)
     return out

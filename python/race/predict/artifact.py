@@ -57,6 +57,7 @@ class ArtifactPredictor(Predictor):
         dtype: "float32" or "float64"; None: as exported.
         sha256: refuse another artifact than this (8 or more leading digits).
         zbl: add the screened nuclear repulsion between close atoms.
+        lead: the one member that the artifact carries by this name, instead of it; "": it.
 
     Raises:
         RaceError: on loading, whatever would give wrong numbers.
@@ -69,9 +70,10 @@ class ArtifactPredictor(Predictor):
         dtype: str | None = None,
         sha256: str = "",
         zbl: bool = False,
+        lead: str = "",
     ):
         self.path = path
-        self.model = race._race.load(str(path), device or "cpu", dtype, sha256)
+        self.model = race._race.load(str(path), device or "cpu", dtype, sha256, lead=lead)
         self.metadata: dict[str, Any] = json.loads(self.model.metadata)
         self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
         self.gives = Capabilities(self.metadata)
@@ -150,7 +152,12 @@ class ArtifactPredictor(Predictor):
         if members.mean_logdet is not None and self.gives.forces_bald:
             forces_bald = bald(forces.total, members.mean_logdet).numpy()
         return Prediction(
-            Estimate.of(energy), Estimate.of(forces), Estimate.of(stress), energy_bald, forces_bald
+            Estimate.of(energy),
+            Estimate.of(forces),
+            Estimate.of(stress),
+            energy_bald,
+            forces_bald,
+            None if members.grade is None else members.grade.numpy(),
         )
 
     def _energy_var(self, node_energy_var: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class Prediction:
     six columns in SIX_ORDER; NaN without a volume).
 
     energy_bald [n_frames], forces_bald [n_atoms]: nats, what the true energy or force would
-    tell about which member is right. None: not asked for, or not given by the model.
+    tell about which member is right. grade [n_atoms]: how unlike the training set an atom is,
+    1 at its 99.9 % quantile. None: not asked for, or not given by the model.
     """
 
     energy: Estimate
@@ -54,6 +55,7 @@ class Prediction:
     stress: Estimate | None = None
     energy_bald: np.ndarray | None = None
     forces_bald: np.ndarray | None = None
+    grade: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
