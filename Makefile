@@ -133,5 +133,5 @@ $(STAMPS)/modules: FORCE
 FORCE:
 
 $(STAMPS)/build: $(STAMPS)/dependencies $(STAMPS)/modules $(SOURCES)
-	$(INSTALL) --no-build-isolation -e '.[test]' -C build-dir=build/cmake -C cmake.define.RACE_LAMMPS=ON -C 'build.targets=_race;raceplugin'
+	$(INSTALL) --no-build-isolation -e '.[test]' -C build-dir=build/cmake
 	@touch $@

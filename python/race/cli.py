@@ -28,6 +28,7 @@ COMMANDS = {
         "race.evaluate.command",
         "errors, calibration and figures of a run on labelled data",
     ),
+    "report": ("race.evaluate.command_report", "one page of a run and its evaluation, as HTML"),
     "predict": (
         "race.evaluate.command_predict",
         "energies, forces, stress and their uncertainty of unlabelled frames",

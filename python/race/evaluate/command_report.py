@@ -1,0 +1,185 @@
+"""`race report RUN`: one self-contained page of a run and its evaluation."""
+
+import argparse
+import base64
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from race.config import read_run_config
+from race.errors import RaceError
+from race.files import write_atomic
+from race.train.run import read_summary
+
+TEMPLATE = Path(__file__).with_name("page.html")
+CAPTIONS = {
+    "learning_curve": "Loss and validation errors by epoch.",
+    "parity": "Predictions against references; bars are two predicted standard deviations.",
+    "calibration": "How many errors lie inside intervals of each width. The diagonal is ideal.",
+    "error_vs_sigma": "Errors against predicted standard deviations.",
+    "sparsification": "The error that is left when the least certain predictions are removed.",
+    "reliability_by_element": "Errors against predicted standard deviations, element by element.",
+}
+# key of a record -> (title, digits); energies in the record's unit, forces in meV/A
+COLUMNS = {
+    "n_frames": ("frames", 0),
+    "mae_e": ("MAE E", 2),
+    "rmse_e": ("RMSE E", 2),
+    "mae_f": ("MAE F", 1),
+    "rmse_f": ("RMSE F", 1),
+    "rmse_s": ("RMSE S", 2),
+    "sharpness_f": ("σ F", 1),
+    "coverage90_e": ("E in 90 %", 3),
+    "coverage90_f": ("F in 90 %", 3),
+    "auroc": ("AUROC", 3),
+}
+
+
+@dataclass
+class Table:
+    """What the page shows as a table."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass
+class Page:
+    """The variables of page.html."""
+
+    title: str
+    sentence: str
+    tables: list[Table]
+    figures: list[dict[str, str]]
+    findings: list[tuple[str, str]]
+    provenance: list[tuple[str, str]]
+    config: str = field(repr=False)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder made by `race train` or `race fit`")
+    parser.add_argument(
+        "--evaluation", type=Path, help="folder made by `race evaluate`; else validation alone"
+    )
+    parser.add_argument("-o", "--out", type=Path, help="the page (default: RUN/report.html)")
+
+
+def run(args: argparse.Namespace) -> None:
+    out = args.out or args.run / "report.html"
+    write_atomic(out, html(page(args.run, args.evaluation)).encode())
+    print(out)
+
+
+def html(content: Page) -> str:
+    """The page, which needs no other file and no network."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(TEMPLATE.read_text()).render(vars(content))
+
+
+def page(run: Path, evaluation: Path | None) -> Page:
+    """Of a run's folder, and of an evaluation's if there is one.
+
+    Raises:
+        RaceError: a folder that is not what it should be.
+    """
+    config, summary = read_run_config(run / "config.yaml"), read_summary(run)
+    training, model = summary["training"], config.model
+    minutes = summary.get("seconds", 0.0) / 60
+    elements = " ".join(training["elements"])
+    tables = [validation_table(summary["validation"])]
+    figures = []
+    if evaluation is None:
+        figures += drawn_learning_curve(run)
+    else:
+        tables.append(split_table(evaluation))
+        figures += [
+            {"name": name, "caption": caption, "png": encoded(path.read_bytes())}
+            for name, caption in CAPTIONS.items()
+            if (path := evaluation / f"{name}.png").exists()
+        ]
+    files = [(Path(path).name, digest) for path, digest in training.get("files", {}).items()]
+    versions = [(name, str(value)) for name, value in summary.get("versions", {}).items()]
+    return Page(
+        title=f"{run.resolve().name}: {elements}",
+        sentence=(
+            f"{model.n_members} member(s) with head {model.head}, {model.n_layers} layers of "
+            f"{model.irreps_hidden} within {model.r_max:g} Å, correlation {model.correlation}; "
+            f"trained on {training['n_frames']} frames by {config.train.loss} "
+            f"for {minutes:.1f} minutes."
+        ),
+        tables=tables,
+        figures=figures,
+        findings=[(name, text) for name, text in training.get("findings", [])],
+        provenance=[*versions, *files],
+        config=(run / "config.yaml").read_text(),
+    )
+
+
+def validation_table(metrics: dict[str, Any]) -> Table:
+    """Of summary.json: every metric of the ensemble, with its members beside it."""
+    values = {k.removeprefix("validation/"): v for k, v in metrics.items()}
+    names = [name for name in values if "/" not in name]
+    members = sorted({name.split("/")[1] for name in values if "/" in name})
+    head = ["", "all" if members else "value", *(m.replace("_", " ") for m in members)]
+    rows = [
+        [name.replace("_", " "), number(values[name])]
+        + [number(values.get(f"{name}/{member}")) for member in members]
+        for name in names
+    ]
+    return Table(
+        "Validation", head, rows, "Energies in meV/atom, forces in meV/Å, stresses in meV/Å³."
+    )
+
+
+def split_table(evaluation: Path) -> Table:
+    """Of metrics.json: one row per split.
+
+    Raises:
+        RaceError: not an evaluation.
+    """
+    try:
+        records = json.loads((evaluation / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RaceError(
+            f"not an evaluation ({error})",
+            where=evaluation,
+            expected="a folder with metrics.json, as `race evaluate` makes",
+        ) from None
+    shown = {key: c for key, c in COLUMNS.items() if any(r.get(key) is not None for r in records)}
+    rows = [
+        [record["split"] + (" (OOD)" if record["ood"] else "")]
+        + [number(record.get(key), digits) for key, (_, digits) in shown.items()]
+        for record in records
+    ]
+    note = f"Energies in {records[0]['energy_unit']}, forces in meV/Å, stresses in meV/Å³."
+    return Table("Evaluation", ["split", *(title for title, _ in shown.values())], rows, note)
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+
+
+def drawn_learning_curve(run: Path) -> list[dict[str, str]]:
+    """From the run's log, if it has one."""
+    from race.evaluate.figures import learning_curve  # matplotlib is slow to import
+
+    log = run / "log.csv"
+    figure = learning_curve(log) if log.exists() else None
+    if figure is None:
+        return []
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    name = "learning_curve"
+    return [{"name": name, "caption": CAPTIONS[name], "png": encoded(stream.getvalue())}]
+
+
+def encoded(png: bytes) -> str:
+    return base64.b64encode(png).decode()
