@@ -65,7 +65,8 @@ py::dict quantity_values(const race::Model& model, at::Tensor species, at::Tenso
   race::PeriodicFoldHalo fold(at::zeros({graph.n_total - graph.n_owned}, at::kLong));
   const race::Prediction prediction =
       race::predict(model, graph, fold, {.members = true, .uncertainty = true});
-  const race::AtomMoments atoms = race::atom_moments(prediction, prediction.forces);
+  const race::AtomMoments atoms =
+      race::atom_moments(prediction, prediction.forces, model.metadata());
   const race::FrameMoments frame =
       race::frame_moments(race::frame_sums(prediction, atoms), model.metadata());
   py::dict values;

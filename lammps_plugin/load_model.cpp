@@ -119,6 +119,11 @@ LoadedModel load_model(MPI_Comm world, MPI_Comm universe, const LAMMPS_NS::PairS
       artifact = race::verify_artifact(std::move(artifact.bytes), settings.file, settings.pin);
     const at::Device device = pick_device(settings.device, local_rank);
     model = race::Model::load(artifact, device, settings.dtype);
+    if (model->metadata().energy_aggregation == "mean")
+      throw race::Error(
+          settings.file +
+          ": predicts a mean over atoms (model.pooling mean), which is no energy of a "
+          "simulation; expected a model of pooling sum");
     const bool one = model->metadata().n_members == 1 && settings.lead == "1";
     if (settings.lead == "mean" || one) return;
     leader = race::Model::load(race::leader_of(artifact, settings.lead), device, settings.dtype);

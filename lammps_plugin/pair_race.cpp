@@ -252,7 +252,8 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   member_forces_ =
       (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces))
           .cpu();
-  const race::AtomMoments atoms = race::atom_moments(prediction, member_forces_);
+  const race::AtomMoments atoms =
+      race::atom_moments(prediction, member_forces_, model_->metadata());
   uncertainty_units_ = scaled_units();
   columns_.store(atoms, local().atom_of_row(), uncertainty_units_.scaled(scale_ < 0 ? -1 : 1));
   rank_sums_ = race::frame_sums(prediction, atoms);

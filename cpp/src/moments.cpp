@@ -16,6 +16,18 @@ at::Tensor spread(const at::Tensor& values, int64_t dim) {
   return (values - values.mean(dim, /*keepdim=*/true)).square().mean(dim);
 }
 
+/// Of a variance: the square of the factor on the standard deviation of the members' spread.
+double spread_factor(const Metadata& metadata, const char* name) {
+  const auto factor = metadata.calibration.find(name);
+  return factor == metadata.calibration.end() ? 1.0 : factor->second * factor->second;
+}
+double of_energy(const Metadata& metadata) {
+  return spread_factor(metadata, "energy_spread_factor");
+}
+double of_forces(const Metadata& metadata) {
+  return spread_factor(metadata, "forces_spread_factor");
+}
+
 at::Tensor scalar(double value) { return at::full({}, value, at::kDouble); }
 
 at::Tensor largest(const at::Tensor& values) {
@@ -62,12 +74,15 @@ at::Tensor log_determinant(const at::Tensor& six) {
 
 at::Tensor AtomMoments::force_std() const { return (cov().slice(1, 0, 3).sum(1) / 3).sqrt(); }
 
-AtomMoments atom_moments(const Prediction& prediction, const at::Tensor& forces) {
+AtomMoments atom_moments(const Prediction& prediction, const at::Tensor& forces,
+                         const Metadata& metadata) {
   AtomMoments atoms;
-  atoms.energy_var = prediction.node_energy_var.mean(1) + spread(prediction.node_energy, 1);
+  atoms.energy_var =
+      prediction.node_energy_var.mean(1) + of_energy(metadata) * spread(prediction.node_energy, 1);
   atoms.cov_aleatoric = prediction.cov_aleatoric;
   atoms.cov_epistemic = prediction.cov_epistemic;
-  if (forces.size(1) > 1) atoms.cov_epistemic = atoms.cov_epistemic + member_covariance(forces);
+  if (forces.size(1) > 1)
+    atoms.cov_epistemic = atoms.cov_epistemic + of_forces(metadata) * member_covariance(forces);
   atoms.bald = prediction.logdet_aleatoric.defined()
                    ? (log_determinant(atoms.cov()) - prediction.logdet_aleatoric) / 2
                    : at::zeros_like(atoms.energy_var);
@@ -114,14 +129,19 @@ double FrameMoments::virial_mean_std() const {
 
 FrameMoments frame_moments(const FrameSums& sums, const Metadata& metadata, int n_dimensions) {
   const double n_atoms = sums.n_atoms.item<double>();
-  at::Tensor energy_vars = sums.energy_vars;
+  at::Tensor energies = sums.energies, energy_vars = sums.energy_vars;
   if (metadata.energy_aggregation == "paper" && metadata.has_energy_var() && n_atoms > 0)
-    energy_vars = (energy_vars / n_atoms).exp();  // exp(mean_i s_i)
+    energy_vars = (energy_vars / n_atoms).exp();               // exp(mean_i s_i)
+  if (metadata.energy_aggregation == "mean" && n_atoms > 0) {  // of a target that is no sum
+    energies = energies / n_atoms;
+    energy_vars = energy_vars / (n_atoms * n_atoms);
+  }
 
   FrameMoments frame;
   frame.n_dimensions = n_dimensions;
-  frame.energy_members = sums.energies;
-  frame.energy_var = (energy_vars.mean() + spread(sums.energies, 0)).item<double>();
+  frame.energy_members = energies;
+  frame.energy_var =
+      (energy_vars.mean() + of_energy(metadata) * spread(energies, 0)).item<double>();
   if (n_atoms > 0) {
     frame.energy_bald = (std::log(frame.energy_var) - energy_vars.log().mean().item<double>()) / 2;
     frame.mean_bald = sums.bald.item<double>() / n_atoms;
@@ -133,8 +153,8 @@ FrameMoments frame_moments(const FrameSums& sums, const Metadata& metadata, int 
       sums.virials.index_select(1, at::tensor(at::ArrayRef<int>(six_to_nine, 6), at::kLong));
   const at::Tensor deviation = frame.virial_members - frame.virial_members.mean(0);
   frame.virial_cov_aleatoric = sums.virial_noise;
-  frame.virial_cov_epistemic =
-      deviation.t().matmul(deviation) / static_cast<double>(deviation.size(0));
+  frame.virial_cov_epistemic = of_forces(metadata) * deviation.t().matmul(deviation) /
+                               static_cast<double>(deviation.size(0));
   return frame;
 }
 

@@ -47,8 +47,8 @@ const Quantity table[] = {
      .n_columns = 6,
      .dimension = Dimension::force_squared,
      .needs = {any_epistemic},
-     .meaning = "its epistemic part: the spread of the members' forces (of an evidential head, "
-                "its own as well)",
+     .meaning = "its epistemic part: the spread of the members' forces, widened to the error of "
+                "their mean (of an evidential head, its own as well)",
      .of_atoms = [](const AtomMoments& atoms) { return atoms.cov_epistemic; },
      .per_atom = true},
     {.name = "energy/std",

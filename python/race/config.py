@@ -132,6 +132,15 @@ class ModelConstants(Options):
         gt=0,
         description="on the aleatoric standard deviation of forces; fitted after training",
     )
+    energy_spread_factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="on the members' standard deviation of energies; of members trained apart "
+        "sqrt((M + 1) / (M - 1)), or more where errors ask for it",
+    )
+    forces_spread_factor: float = Field(
+        default=1.0, gt=0, description="likewise of forces and stress"
+    )
 
     @model_validator(mode="after")
     def _one_each(self) -> "ModelConstants":
@@ -163,11 +172,20 @@ class ModelConstants(Options):
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def as_trained(self) -> "ModelConstants":
-        """With noise factors of 1: they are fitted when the training is over."""
-        return self.model_copy(update=dict.fromkeys(NOISE_FACTORS, 1.0))
+        """With factors of 1: they are fitted when the training is over."""
+        return self.model_copy(update=dict.fromkeys(FITTED_FACTORS, 1.0))
+
+    def with_spread(self, factor: float) -> "ModelConstants":
+        """With this factor on the members' spread, of every quantity."""
+        return self.model_copy(
+            update={"energy_spread_factor": factor, "forces_spread_factor": factor}
+        )
 
 
-NOISE_FACTORS = ("energy_noise_factor", "forces_noise_factor")
+FITTED_FACTORS = (
+    *("energy_noise_factor", "forces_noise_factor"),
+    *("energy_spread_factor", "forces_spread_factor"),
+)
 # Options of a model that the data decides where the user does not
 OPEN = ("elements", "avg_num_neighbors", "sigma0", "sigma0_energy", "atomic_energies", "scale")
 

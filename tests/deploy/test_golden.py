@@ -40,6 +40,7 @@ CASES = {
     "format4_readouts": dict(model=SMALL | dict(n_members=1, head="evidential"), readouts=3),
     "format4_portable": dict(model=SMALL | dict(head="cholesky", radial_knots=0), portable=True),
     "format4_point": dict(model=SMALL | dict(n_members=1, head="point"), dtype="float32"),
+    "format4_spread": dict(model=SMALL | dict(n_members=3), spread=(1.5, 2.0)),
 }
 
 
@@ -54,6 +55,8 @@ def predictions(path: Path) -> dict[str, np.ndarray]:
         atom_virial=True,
         velocity=torch.from_numpy(velocity),
     )
+    rows = runtime.quantities(*folded(graph_of(frame)))
+    out |= {f"{'atom' if each else 'frame'}:{name}": row for (name, each), row in rows.items()}
     return {name: value.numpy() for name, value in out.items()}
 
 
@@ -116,6 +119,7 @@ def make(name: str) -> None:
     model = make_model(seed=11, **case["model"])
     if "readouts" in case:
         model = readouts_on(model, case["readouts"])
+    model.scale_spread(*case.get("spread", (1.0, 1.0)))
     frame = triclinic((2, 2, 1))
     batch = build_graph(frame, ELEMENTS, R_MAX, torch.float64)
     training = {"min_distance": {"B-B": 1.9, "B-N": 1.2, "N-N": 1.9}, "cutoff": R_MAX}

@@ -4,14 +4,17 @@ recalibration mends it.
 
 from dataclasses import replace
 
+import ase.build
 import numpy as np
 import pytest
 from scipy import stats
 
+from race.evaluate.metrics import LEVELS, coverage
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import covariance_scale, fit_recalibration, split_record
-from race.evaluate.split import Split
-from race.predict.prediction import Estimate, Prediction
+from race.evaluate.source import trivial_scores
+from race.evaluate.split import Split, degrees_of_freedom
+from race.predict.prediction import Estimate, Labels, Prediction, frame_labels
 
 
 def split(synthetic, name: str = "test", **options) -> Split:
@@ -312,3 +315,109 @@ def test_every_ood_score_stands_beside_its_ideal(synthetic):
             ), (score, suffix)
     assert record["auroc"] > 0.999 and record["auroc_stress"] == pytest.approx(0.5, abs=0.12)
     assert record["auprc_energy"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_floor_of_calibration_is_what_chance_leaves(synthetic):
+    """The mean CE of predictions that are calibrated, over 60 sets of 40 frames; and the exact
+    p (1 - p) / n of energies, whose rows are independent.
+    """
+    records = [
+        split_record(split(synthetic, seed=seed, n_frames=40), n_resamples=0) for seed in range(60)
+    ]
+    exact = np.mean(LEVELS * (1 - LEVELS)) / 40
+    for suffix in ("e", "f"):
+        scored = np.mean([record[f"ce_{suffix}"] for record in records])
+        floor = np.mean([record[f"ce_{suffix}_floor"] for record in records])
+        assert floor == pytest.approx(scored, rel=0.25)
+    assert records[0]["ce_e_floor"] == pytest.approx(exact, rel=0.15)
+    assert records[0]["n_effective_e"] == pytest.approx(40, rel=0.05)
+    found = np.mean([record["pit_ks_e"] for record in records])
+    floor = np.mean([record["pit_ks_e_floor"] for record in records])
+    assert floor == pytest.approx(found, rel=0.1)
+
+
+def test_rows_that_err_together_count_once(synthetic):
+    made = split(synthetic, n_frames=100)
+    forces, labels = made.prediction.forces, made.labels
+    of_frame = labels.forces - forces.mean
+    first = np.searchsorted(labels.frame, labels.frame)  # every atom errs like its frame's first
+    scale = np.broadcast_to(np.eye(3), forces.aleatoric.shape)
+    same = Estimate(forces.mean, scale, 0 * scale)
+    drawn = np.random.default_rng(0).standard_normal(of_frame.shape)
+    records = [
+        split_record(
+            Split(
+                "x",
+                replace(made.prediction, forces=same),
+                replace(labels, forces=forces.mean + error),
+            ),
+            n_resamples=0,
+        )
+        for error in (drawn, drawn[first])
+    ]
+    assert records[0]["n_effective_f"] > 5 * records[1]["n_effective_f"]
+    assert records[1]["n_effective_f"] == pytest.approx(300, rel=0.25)
+
+
+def test_students_t_has_the_members_degrees_of_freedom():
+    """Three members and the truth are draws of one distribution: the interval of the normal
+    distribution holds too little, and that of Student's t what it says.
+    """
+    rng = np.random.default_rng(0)
+    members, truth = rng.standard_normal((20000, 3)), rng.standard_normal(20000)
+    spread = 2.0 * members.var(1)  # (M + 1) / (M - 1)
+    estimate = Estimate(members.mean(1), np.zeros(20000), spread)
+    labels = Labels(
+        truth, None, None, np.arange(20000), np.ones(20000, dtype=int), np.full(20000, "B")
+    )
+    normal, student = (
+        Split("x", Prediction(estimate), labels, n_members=n).residual("energy") for n in (None, 3)
+    )
+    assert coverage(normal.z) < 0.82
+    assert coverage(student.z) == pytest.approx(0.9, abs=0.008)
+    exact = stats.norm.ppf(stats.t.cdf(normal.z[:100], 2))
+    np.testing.assert_allclose(student.z[:100], exact, rtol=1e-6)
+
+
+def test_noise_adds_degrees_of_freedom():
+    total = np.array([1.0, 2.0, 1e9])
+    np.testing.assert_allclose(
+        degrees_of_freedom(total, np.ones(3), 5), [4.0, 16.0, 1e6], rtol=1e-12
+    )
+    cov = np.broadcast_to(np.diag([1.0, 2.0, 4.0]), (2, 3, 3))
+    np.testing.assert_allclose(
+        degrees_of_freedom(cov, np.broadcast_to(np.eye(3), (2, 3, 3)), 2), [[1, 4, 16]] * 2
+    )
+
+
+def test_trivial_baselines_stand_beside_detection(synthetic):
+    """By hand: a density that differs is told from either side, and it is the best."""
+    (known, strange) = ood_pair(synthetic, 1)
+    low, high = np.zeros(known.n_frames), np.ones(strange.n_frames)
+    known = replace(known, trivial={"density": high, "nearest": low, "forces": low})
+    strange = replace(strange, trivial={"density": 0 * high, "nearest": 0 * high})
+    record = ood_record([known], strange, n_resamples=0)
+    assert record["auroc_by_density"] == 1 and record["auroc_by_nearest"] == 0.5
+    assert record["auroc_trivial"] == 1 and "auroc_by_forces" not in record
+    assert "auroc_trivial" not in ood_record([replace(known, trivial={})], strange, n_resamples=0)
+
+
+def test_trivial_scores_of_frames():
+    cell = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
+    squeezed = cell.copy()
+    squeezed.set_cell(0.9 * cell.cell, scale_atoms=True)
+    forces = np.arange(24.0).reshape(8, 3)
+    zero = np.zeros((8, 3, 3))
+    prediction = Prediction(
+        Estimate(np.array([-8.0, -4.0]), np.zeros(2), np.zeros(2)), Estimate(forces, zero, zero)
+    )
+    made = Split("x", prediction, frame_labels([cell, squeezed]))
+    scores = trivial_scores([cell, squeezed], made)
+    np.testing.assert_allclose(scores["energy"], [-2, -1])
+    np.testing.assert_allclose(scores["density"], [4 / 3.6**3, 4 / 3.24**3])
+    np.testing.assert_allclose(scores["nearest"], [3.6 / 2**0.5, 3.24 / 2**0.5])
+    rms = [np.sqrt(np.mean(part**2)) for part in (forces[:4], forces[4:])]
+    np.testing.assert_allclose(scores["forces"], rms)
+    molecule, zeros = ase.build.molecule("H2O"), np.zeros(1)
+    made = Split("x", Prediction(Estimate(zeros, zeros, zeros)), frame_labels([molecule]))
+    assert set(trivial_scores([molecule], made)) == {"energy", "nearest"}

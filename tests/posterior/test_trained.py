@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from race.data import Dataset
 from race.errors import RaceError
+from race.evaluate.ranking import spearman
 from race.model.race import RACE
 from race.posterior import distill, shallow
 from race.posterior.command import fit
@@ -204,11 +205,15 @@ def test_divergence_against_torch(runs):
     out = student(taught)
     rows = distill.DivergenceLoss(run.config, student.force_covariance).rows(out, taught)
     forces = MultivariateNormal(taught.forces, taught.forces_cov)
-    own = MultivariateNormal(out.forces[:, 0], student.forces_cov(out.raw)[:, 0])
+    aleatoric, epistemic = (part[:, 0] for part in student.own_forces_cov(out.raw))
+    own = MultivariateNormal(out.forces[:, 0], aleatoric + epistemic)
+    traces = [part.diagonal(dim1=1, dim2=2).sum(1) for part in (epistemic, aleatoric + epistemic)]
+    of_share = kl_divergence(Bernoulli(taught.epistemic), Bernoulli(traces[0] / traces[1]))
+    assert of_share.min() > 1e-3  # else it is not seen
     torch.testing.assert_close(
-        rows["forces"][:, 0], kl_divergence(forces, own), rtol=1e-8, atol=1e-8
+        rows["forces"][:, 0] - of_share, kl_divergence(forces, own), rtol=1e-8, atol=1e-8
     )
-    assert (rows["forces"][:, 0] - kl_divergence(own, forces)).abs().max() > 1e-3
+    assert (rows["forces"][:, 0] - of_share - kl_divergence(own, forces)).abs().max() > 1e-3
     energy = Normal(taught.energy, taught.energy_var.sqrt())
     own = Normal(out.energy[:, 0], out.energy_var[:, 0].sqrt())
     torch.testing.assert_close(
@@ -226,6 +231,10 @@ def test_divergence_against_torch(runs):
         taught.forces_cov.numpy(), moments.forces.total + 1e-6 * np.eye(3), rtol=1e-9, atol=1e-12
     )
     np.testing.assert_allclose(taught.energy_var.numpy(), moments.energy.total + 4e-8, rtol=1e-9)
+    share = np.trace(moments.forces.epistemic, axis1=1, axis2=2) / (
+        np.trace(moments.forces.total, axis1=1, axis2=2) + 3e-6
+    )
+    np.testing.assert_allclose(taught.epistemic.numpy(), share, rtol=1e-9)
 
 
 def test_a_perfect_student_has_no_divergence(runs):
@@ -259,13 +268,19 @@ def test_student_starts_from_the_member(runs):
         batch = Run.load(runs(head, 2)).prepare().train.batch([0])
         student = distill.student_of(teacher, 1, 0)
         assert (
-            student.head == "equivariant" and student.n_members == 1 and not student.has_stress_cov
+            student.head == "evidential" and student.n_members == 1 and not student.has_stress_cov
         )
         out, member = student(batch), member_of(teacher, 1)(batch)
         for name in ("forces", "energy", "energy_var"):
             torch.testing.assert_close(getattr(out, name), getattr(member, name))
         torch.testing.assert_close(out.raw[..., 2], member.raw[..., 2])
         torch.testing.assert_close(out.raw[..., -5:], member.raw[..., -5:])
+        if head == "equivariant":  # nu and kappa alike for all, the total that of the member
+            parts = student.own_forces_cov(out.raw)
+            torch.testing.assert_close(
+                parts[0] + parts[1], member_of(teacher, 1).forces_cov(member.raw)
+            )
+            assert out.raw[..., 3:5].abs().max() == 0
 
 
 @pytest.mark.parametrize("head", ["equivariant", "point"])
@@ -276,7 +291,7 @@ def test_distillation_approaches_the_teacher(runs, tmp_path, head):
     path = runs(head, 4)
     fit("distill", [path], tmp_path / "student", {"epochs": "25"})
     teacher, student = Run.load(path), Run.load(tmp_path / "student")
-    assert student.model.n_members == 1 and student.config.train.loss == "nll_jef"
+    assert student.model.n_members == 1 and student.config.train.loss == "evidential"
     start = distill.student_of(teacher.model, 0, 0)
     floor = (
         distill.FLOOR * teacher.model.constants.sigma0,
@@ -291,6 +306,12 @@ def test_distillation_approaches_the_teacher(runs, tmp_path, head):
     assert after < 0.5 * before
     new, _ = predict_dataset(student.model, teacher.prepare().validation)
     assert np.linalg.eigvalsh(new.forces.total).min() > 0
+    # What one finds strange, the other does: the epistemic parts go together
+    scores = [
+        np.trace(predict_batch(model, taught).forces.epistemic, axis1=1, axis2=2)
+        for model in (student.model, teacher.model)
+    ]
+    assert spearman(*scores) > 0.5
 
 
 def test_rattled_copies(one):

@@ -6,9 +6,11 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from ase.calculators.calculator import PropertyNotImplementedError
 
 from race.config import ModelConfig
 from race.data import Dataset
+from race.deploy.calculator import Calculator
 from race.deploy.export import export_model
 from race.errors import RaceError
 from race.model.heads import evidential_nu
@@ -16,7 +18,9 @@ from race.model.race import RACE
 from race.predict.artifact import ArtifactPredictor
 from race.predict.moments import total_variance
 from race.predict.prediction import Estimate
-from race.predict.predictor import predict_dataset
+from race.predict.predictor import ModelPredictor, predict_dataset
+
+from ..deploy.conftest import make_model, triclinic
 
 HEADS = ("point", "energy", "cholesky", "equivariant", "evidential")
 IDENTITY = np.eye(3)
@@ -197,3 +201,29 @@ def test_estimates_are_immutable():
         2,
         2,
     ] and estimate.mean.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("head, n_members", [("point", 3), ("energy", 2), ("equivariant", 1)])
+def test_a_mean_over_atoms_is_deployed(head, n_members, tmp_path):
+    """An intensive target: run, artifact and compiled moments agree, and there are no forces."""
+    model = make_model(pooling="mean", head=head, n_members=n_members).scale_spread(1.4, 1.0)
+    export_model(model, tmp_path / "x.race.pt")
+    frames = [triclinic((1, 1, 1)), triclinic((2, 2, 1))]
+    plain, deployed = ModelPredictor(model), ArtifactPredictor(tmp_path / "x.race.pt")
+    mine, its = plain.predict(frames), deployed.predict(frames)
+    assert mine.forces is its.forces is its.stress is None and deployed.intensive
+    for name in ("mean", "aleatoric", "epistemic"):
+        np.testing.assert_allclose(
+            getattr(its.energy, name), getattr(mine.energy, name), rtol=1e-9, atol=1e-12
+        )
+    assert abs(mine.energy.mean).max() < 5  # of an atom, whose E0 is -3 or 2 eV
+    for k, atoms in enumerate(frames):
+        compiled = deployed.model.quantities(*deployed.graph(atoms))
+        std = compiled["energy/std", False]
+        np.testing.assert_allclose(std, mine.energy.std[k], rtol=1e-9, atol=1e-12)
+        calculator = Calculator(tmp_path / "x.race.pt")
+        assert calculator.get_property("energy", atoms) == pytest.approx(mine.energy.mean[k])
+        with pytest.raises(PropertyNotImplementedError):
+            calculator.get_property("forces", atoms)
+    alike = plain.predict([atoms.repeat((2, 1, 1)) for atoms in frames])
+    np.testing.assert_allclose(alike.energy.mean, mine.energy.mean, rtol=1e-9)

@@ -96,7 +96,7 @@ def test_metrics_leave_out_what_has_no_label(kind, head):
     config, model, _ = problem(kind, head)
     part = Dataset(holed(copper(4)), ["Cu"], 4.0, torch.float64).batch(range(4))
     out = model(part, forces=True).detach()
-    metrics = Metrics(config.model)
+    metrics = Metrics(config.model, config.constants)
     metrics.update(part, out, total_forces_cov(model, out.raw))
     result = metrics.result(Ranks())
     frames = [1, 2, 3]

@@ -158,7 +158,7 @@ def test_metrics_against_numpy(finished, copper):
     model, config, _ = load_run(finished)
     batch = batch_of(copper, config, 5)
     out = model(batch).detach()
-    metrics = Metrics(config.model)
+    metrics = Metrics(config.model, config.constants)
     dataset = Dataset(
         read_frames(copper)[:5], config.constants.elements, config.model.r_max, torch.float64
     )
@@ -170,7 +170,10 @@ def test_metrics_against_numpy(finished, copper):
     cov = model.forces_cov(out.raw).detach().numpy()
     error = forces.mean(1) - batch.forces.numpy()
     spread = forces - forces.mean(1, keepdims=True)
-    total = cov.mean(1) + (spread[..., :, None] * spread[..., None, :]).mean(1)
+    constants = config.constants
+    assert constants.forces_spread_factor >= 3**0.5 and constants.energy_spread_factor >= 3**0.5
+    widened = constants.forces_spread_factor**2 * spread[..., :, None] * spread[..., None, :]
+    total = cov.mean(1) + widened.mean(1)
     nll = [
         0.5 * (e @ np.linalg.inv(c) @ e + np.log(np.linalg.det(c)))
         for e, c in zip(error, total, strict=True)
@@ -183,7 +186,11 @@ def test_metrics_against_numpy(finished, copper):
         1e3 * np.abs((energy[:, 0] - batch.energy.numpy()) / 4).mean()
     )
     assert found["energy_std"][-1] == pytest.approx(
-        1e3 * np.sqrt(out.energy_var.numpy().mean(1) + energy.var(1)).mean() / 4
+        1e3
+        * np.sqrt(
+            out.energy_var.numpy().mean(1) + constants.energy_spread_factor**2 * energy.var(1)
+        ).mean()
+        / 4
     )
     assert found["stress_rmse"][1] == pytest.approx(
         1e3 * np.sqrt(((out.stress[:, 1] - batch.stress) ** 2).mean().item())
@@ -196,7 +203,7 @@ def test_head_without_forces_covariance_has_no_force_deviation(copper):
         initial_model(config.model, config.constants, 0, torch.float64),
         batch_of(copper, config),
     )
-    metrics = Metrics(config.model)
+    metrics = Metrics(config.model, config.constants)
     metrics.update(batch, model(batch).detach(), None)
     result = metrics.result(Ranks())
     # The ensemble has its spread

@@ -104,7 +104,7 @@ def test_metrics(kind, head):
     config, model, _ = problem(kind, head)
     results = []
     for batch in batches():
-        metrics, out = Metrics(config.model), model(batch, forces=True).detach()
+        metrics, out = Metrics(config.model, config.constants), model(batch, forces=True).detach()
         metrics.update(batch, out, total_forces_cov(model, out.raw))
         results.append(metrics.result(Ranks()))
     assert {"energy_rmse", "forces_mae", "stress_rmse"} <= results[0].keys()

@@ -10,10 +10,12 @@ namespace race {
 
 /// The law of total variance over members, in one place: from a Prediction to what each atom and
 /// the whole structure say of their own error. Model units (eV, Angstrom), float64, on the CPU.
-/// The twin in Python is race/predict/moments.py.
+/// The twin in Python is race/predict/moments.py, which derives the factors on the members' spread:
+/// Metadata::calibration has "energy_spread_factor" and "forces_spread_factor" (of forces and
+/// virials) on its standard deviation, 1 where an artifact has none.
 
 /// Epistemic covariance of *complete* forces: [n, M, 3] -> [n, 6], mean_m (F_m - F)(F_m - F)^T with
-/// F = mean_m F_m (population).
+/// F = mean_m F_m (population); the factors of the metadata are not in it.
 at::Tensor member_covariance(const at::Tensor& forces);
 
 /// ln det of symmetric matrices: six columns [..., 6] -> [...]; NaN where one is not positive
@@ -22,9 +24,11 @@ at::Tensor log_determinant(const at::Tensor& six);
 
 /// Of each owned atom of one domain.
 struct AtomMoments {
-  at::Tensor energy_var;     ///< [n] eV^2: mean of the heads' variances + spread of the members
+  at::Tensor energy_var;     ///< [n] eV^2: mean of the heads' variances + the spread of the members
+                             ///< with its factor
   at::Tensor cov_aleatoric;  ///< [n, 6] (eV/Angstrom)^2: mean over members of their heads'
-  at::Tensor cov_epistemic;  ///< [n, 6]: spread of the members + the evidential heads' own
+  at::Tensor cov_epistemic;  ///< [n, 6]: spread of the members with its factor + the
+                             ///< evidential heads' own
   at::Tensor bald;           ///< [n] nats, 1/2 ln det cov() - mean_m 1/2 ln det Sigma_m: the mutual
                              ///< information of force and member; 0 for heads without a covariance
 
@@ -36,7 +40,8 @@ struct AtomMoments {
 
 /// @param prediction with Request::uncertainty (and members, where there is more than one).
 /// @param forces [n_owned, G, 3] *complete*: after reverse communication.
-AtomMoments atom_moments(const Prediction& prediction, const at::Tensor& forces);
+AtomMoments atom_moments(const Prediction& prediction, const at::Tensor& forces,
+                         const Metadata& metadata);
 
 /// One domain's part of what is added up, or maximised, over domains.
 struct FrameSums {

@@ -33,7 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "distances and dumps with their own uncertainty need none), then extxyz, traj or LAMMPS "
         "text dumps",
     )
-    parser.add_argument("--strategy", choices=STRATEGIES, required=True)
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        required=True,
+        help="bald-all: all labels of a frame at once, in the light of those chosen; bald-drawn: "
+        "drawn in proportion to it; maxdet, lcmd: spread over the last layers' features; "
+        "max-epistemic: variance without noise",
+    )
     parser.add_argument("--budget", type=int, required=True, metavar="N", help="frames to select")
     parser.add_argument(
         "-o",
@@ -66,7 +73,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what fps measures (default: distances)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of random, and of the first frame of fps"
+        "--seed",
+        type=int,
+        default=0,
+        help="of random, of bald-drawn, and of the first frame of fps",
     )
     parser.add_argument(
         "--elements",

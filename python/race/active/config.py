@@ -11,7 +11,10 @@ from race.config import DataConfig, ModelConfig, TrainConfig
 from race.options import Options, locate, read_options, unit
 
 # Here and not beside their code, which imports torch: a wrong config is refused without it
-OF_RUNS = ("random", "fps", "max-variance", "bald-energy", "bald-force", "bald-joint")
+OF_RUNS = (
+    *("random", "fps", "max-variance", "max-epistemic", "bald-energy", "bald-force"),
+    *("bald-joint", "bald-all", "bald-drawn", "maxdet", "lcmd"),
+)
 STRATEGIES = (*OF_RUNS, "grade")  # the last of an artifact alone, or of a dump that it wrote
 
 # Options of an oracle that change no label

@@ -16,7 +16,7 @@ from race.errors import RaceError
 from race.evaluate.source import open_source
 from race.predict.predictor import Predictor, Progress
 
-SCORES = ("max-variance", "bald-energy", "bald-force", "grade")
+SCORES = ("max-variance", "max-epistemic", "bald-energy", "bald-force", "grade")
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,19 @@ class FrameScores:
     """Scores of one frame; None where the model does not give it.
 
     variance: mean over atoms of tr Sigma_total / 3, (eV/A)^2; of a model without force
-    uncertainty the variance of the energy per atom, eV^2. bald_energy, bald_force: nats.
-    grade: the largest of the atoms; infinite for an element that was in no training frame.
+    uncertainty the variance of the energy per atom, eV^2; epistemic: its epistemic part,
+    which no label's noise raises. bald_energy, bald_force: nats. grade: the largest of the
+    atoms; infinite for an element that was in no training frame.
     """
 
     variance: float | None
     bald_energy: float | None
     bald_force: float | None
+    epistemic: float | None = None
     grade: float | None = None
 
     def get(self, strategy: str) -> float | None:
-        return getattr(self, {"max-variance": "variance"}.get(strategy, strategy.replace("-", "_")))
+        return getattr(self, strategy.removeprefix("max-").replace("-", "_"))
 
 
 def score_pool(
@@ -95,12 +97,43 @@ def score_pool(
     return out
 
 
+def pool_information(
+    candidates: Sequence[Candidate], model: "Scorer | None", progress: Progress = lambda n: None
+) -> np.ndarray:
+    """[n, M, M] of every frame, see `race.predict.moments.joint_information`.
+
+    Raises:
+        RaceError: no model, or one without members and a noise of energies and forces; a
+            frame of which it is not finite.
+    """
+    information = None
+    if model is not None:
+        information = model.predictor.predict(
+            [candidate.bare for candidate in candidates], progress=progress
+        ).information
+    if information is None:
+        raise RaceError(
+            "no joint information of energy and forces",
+            where=model.name if model else "bald-all",
+            expected="a run or artifact of several members with a covariance head before the pool",
+        )
+    finite = np.isfinite(information).all((1, 2))
+    if not finite.all():
+        bad = candidates[int(np.argmin(finite))]
+        raise RaceError(
+            "the information is not finite", where=bad.where, remedy="leave this frame out"
+        )
+    return information
+
+
 def _of_columns(candidate: Candidate, strategy: str) -> float | None:
     columns = candidate.columns
     if strategy == "max-variance" and "force/cov" in columns:
         return float(columns["force/cov"][:, :3].mean())
     if strategy == "max-variance" and "force/std" in columns:
         return float(np.mean(columns["force/std"] ** 2))
+    if strategy == "max-epistemic" and "force/epistemic" in columns:
+        return float(columns["force/epistemic"][:, :3].mean())
     if strategy == "bald-force" and "bald" in columns:
         return float(columns["bald"].mean())
     if strategy == "grade" and "grade" in columns:
@@ -127,15 +160,19 @@ class Scorer:
         def means(values: np.ndarray) -> np.ndarray:  # over the atoms of each frame
             return np.add.reduceat(values, first) / n_atoms
 
-        columns: list[np.ndarray | None] = [None, prediction.energy_bald, None, None]
+        columns: list[np.ndarray | None] = [None, prediction.energy_bald, None, None, None]
         if gives.forces and prediction.forces is not None:
             columns[0] = means(np.trace(prediction.forces.total, axis1=-2, axis2=-1) / 3)
+            if gives.forces_epistemic:
+                columns[3] = means(np.trace(prediction.forces.epistemic, axis1=-2, axis2=-1) / 3)
         elif gives.energy:
             columns[0] = prediction.energy.total / n_atoms**2
+            if gives.ensemble:
+                columns[3] = prediction.energy.epistemic / n_atoms**2
         if prediction.forces_bald is not None:
             columns[2] = means(prediction.forces_bald)
         if prediction.grade is not None:
-            columns[3] = np.maximum.reduceat(prediction.grade, first)
+            columns[4] = np.maximum.reduceat(prediction.grade, first)
         rows = ([None] * len(frames) if values is None else values.tolist() for values in columns)
         return [FrameScores(*row) for row in zip(*rows, strict=True)]
 

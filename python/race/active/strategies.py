@@ -9,12 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from race.active.batches import (
+    Farthest,
+    JointInformation,
+    LargestCluster,
+    MaxDet,
+    Picker,
+    energy_features,
+)
 from race.active.config import STRATEGIES
 from race.active.distances import Space, feature_space, pair_distance_space
 from race.active.pool import Candidate
-from race.active.scores import Scorer, score_pool
+from race.active.scores import Scorer, pool_information, score_pool
 from race.errors import RaceError
 from race.predict.predictor import ModelPredictor, Progress
+
+GREEDY = ("fps", "bald-all", "maxdet", "lcmd")
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,12 @@ class Selector:
             # RandomState's stream is frozen by numpy's compatibility policy; Generator's is not.
             order = np.random.RandomState(self.seed).permutation(len(pool))
             return self._take(((int(k), None) for k in order), self.budget, gate, "random")
-        if self.strategy == "fps":
-            return self._farthest(pool, model, exclude, gate, progress)
+        if self.strategy in GREEDY:
+            return self._greedy(self._picker(pool, model, exclude, progress), gate, len(pool))
+        if self.strategy == "bald-drawn":
+            gains = JointInformation(pool_information(pool, model, progress)).gains()
+            drawn = ((int(k), float(gains[k])) for k in self._drawn(gains))
+            return self._take(drawn, self.budget, gate, "bald-all")
         halves = {"bald-joint": ("bald-energy", "bald-force")}.get(self.strategy, (self.strategy,))
         chosen: list[Choice] = []
         for k, (name, scores) in enumerate(score_pool(pool, halves, model, progress).items()):
@@ -87,6 +101,16 @@ class Selector:
                 ranked, -(-(self.budget - len(chosen)) // (len(halves) - k)), gate, name
             )
         return chosen
+
+    def _drawn(self, scores: np.ndarray) -> np.ndarray:
+        """An order: frames drawn with probabilities in proportion to their scores, without
+        putting back, which is that of ln score + Gumbel noise. The highest scores are often
+        those of like frames; a draw spreads over them at no cost (Kirsch et al. 2023,
+        arXiv:2106.12059).
+        """
+        noise = np.random.RandomState(self.seed).gumbel(size=len(scores))
+        smallest = np.finfo(float).tiny
+        return np.argsort(-(np.log(np.maximum(scores, smallest)) + noise), kind="stable")
 
     def _take(
         self, ranked: Iterable[tuple[int, float | None]], n: int, gate: "Gate", name: str
@@ -99,51 +123,46 @@ class Selector:
                 out.append(Choice(index, score, name))
         return out
 
-    def _farthest(
+    def _greedy(self, picker: Picker, gate: "Gate", n_pool: int) -> list[Choice]:
+        """Each frame in the light of those before."""
+        chosen: list[Choice] = []
+        closed = np.zeros(n_pool, dtype=bool)
+        while len(chosen) < self.budget and not closed.all():
+            index, score = picker.best(closed)
+            closed[index] = True
+            if gate.admits(index):
+                chosen.append(Choice(index, score, self.strategy))
+                picker.add(index)
+        return chosen
+
+    def _picker(
         self,
         pool: Sequence[Candidate],
         model: Scorer | None,
         exclude: Sequence[Candidate],
-        gate: "Gate",
         progress: Progress,
-    ) -> list[Choice]:
-        """Each time the frame farthest from all that are chosen or known (Gonzalez 1985); by
-        lot where nothing is.
-        """
+    ) -> Picker:
+        if self.strategy == "bald-all":
+            return JointInformation(pool_information(pool, model, progress))
         everything = [*pool, *exclude]
-        if self.features == "model":
-            predictor = model.predictor if model else None
-            if not isinstance(predictor, ModelPredictor):
-                raise RaceError(
-                    "model features need a model",
-                    where="--features model",
-                    expected="the folder of a run before the pool",
-                )
-            space = feature_space(predictor, everything, progress)
-        else:
+        if self.strategy == "fps" and self.features == "distances":
             space = pair_distance_space([candidate.atoms for candidate in everything], progress)
-        nearest = np.full(len(everything), np.inf)
-        for k in range(len(pool), len(everything)):
-            nearest = np.minimum(nearest, space.from_point(k))
-        chosen: list[Choice] = []
-        closed = np.zeros(len(pool), dtype=bool)
-        while len(chosen) < self.budget and not closed.all():
-            if not chosen and not exclude:
-                index = int(
-                    np.random.RandomState(self.seed).permutation(np.flatnonzero(~closed))[0]
-                )
-            else:
-                # The first of equals
-                index = int(np.argmax(np.where(closed, -1.0, nearest[: len(pool)])))
-            closed[index] = True
-            if gate.admits(index):
-                chosen.append(
-                    Choice(
-                        index, float(nearest[index]) if np.isfinite(nearest[index]) else None, "fps"
-                    )
-                )
-                nearest = np.minimum(nearest, space.from_point(index))
-        return chosen
+            return Farthest(space, len(pool), self.seed)
+        predictor = model.predictor if model else None
+        if not isinstance(predictor, ModelPredictor):
+            raise RaceError(
+                "model features need a model",
+                where="--features model" if self.strategy == "fps" else self.strategy,
+                expected="the folder of a run before the pool",
+            )
+        if self.strategy == "fps":
+            space = feature_space(predictor, everything, progress)
+            return Farthest(space, len(pool), self.seed)
+        features = energy_features(predictor, everything, progress)
+        of_pool, known = features[: len(pool)], features[len(pool) :]
+        if self.strategy == "maxdet":
+            return MaxDet(of_pool, known)
+        return LargestCluster(of_pool, known)
 
 
 class Gate:

@@ -18,6 +18,7 @@ from race.predict.artifact import ArtifactPredictor, Members
 
 Results = dict[str, float | np.ndarray]
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
+OF_A_MEAN = ["energy", "energy_std", "energy_members", "energy_bald", "energy_interval"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
 ROWS = [row for row in race._race.quantities() if row["property"]]
 UNCERTAINTY = [row["property"] for row in ROWS]
@@ -53,8 +54,8 @@ class Calculator(AseCalculator):
         eV/A^3 in Voigt order.
 
     A property that the artifact cannot give (one member, a head without covariance, stress of a
-    cluster) raises ASE's PropertyNotImplementedError. Plain energies and forces do not pay
-    for the members' forces.
+    cluster, all but the energy of a model whose target is a mean over atoms) raises ASE's
+    PropertyNotImplementedError. Plain energies and forces do not pay for the members' forces.
 
     The stress of a slab or a wire is, as in ASE, dE/dstrain over the volume of its three cell
     vectors, vacuum included: times the cell's height it is a slab's stress in eV/A^2.
@@ -120,7 +121,14 @@ class Calculator(AseCalculator):
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
         self.uncertainty_properties = [row["property"] for row in ROWS if self._gives(row)]
-        self.implemented_properties = [*MEAN, *self.uncertainty_properties]
+        if self.predictor.intensive:  # of the whole structure alone
+            self.uncertainty_properties = [
+                name for name in self.uncertainty_properties if name in OF_A_MEAN
+            ]
+        self.implemented_properties = [
+            *(OF_A_MEAN[:1] if self.predictor.intensive else MEAN),
+            *self.uncertainty_properties,
+        ]
         # What ase.db tells models apart by
         self.parameters.update(
             model=Path(path).name,

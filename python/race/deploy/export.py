@@ -69,11 +69,11 @@ def export_model(
         RaceError: the model cannot be deployed, or the artifact fails its self-test.
     """
     path, summary = Path(path), summary or {}
-    if model.config.pooling != "sum":
+    if model.config.pooling == "mean" and model.config.energy_aggregation == "paper":
         raise RaceError(
-            "only energies that are sums over atoms can be deployed",
-            expected="model.pooling sum",
-            got=model.config.pooling,
+            "the paper's variance is of a sum over atoms",
+            expected="model.energy_aggregation extensive with model.pooling mean",
+            got="paper",
         )
     if not path.parent.is_dir():
         raise RaceError("no such folder", where=path.parent)
@@ -180,6 +180,13 @@ def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def spread_factors(model: RACE) -> dict[str, float]:
+    """What librace multiplies the members' standard deviations by, where it is not 1."""
+    names = ("energy_spread_factor", "forces_spread_factor")
+    factors = {name: getattr(model.constants, name) for name in names}
+    return {name: factor for name, factor in factors.items() if factor != 1}
+
+
 def metadata_of(
     model: RACE,
     dtype: str,
@@ -212,7 +219,7 @@ def metadata_of(
         "halo_widths": [width * n_trunks // config.n_members for width in model.g_dims[1:]],
         "head": config.head,
         "stress_head": config.stress_head,
-        "energy_aggregation": config.energy_aggregation,
+        "energy_aggregation": "mean" if config.pooling == "mean" else config.energy_aggregation,
         "posterior": posterior_name(config, summary),
         "units": {
             "energy": "eV",
@@ -221,7 +228,7 @@ def metadata_of(
             "stress": "eV/Angstrom^3",
         },
         "keep_float64": keep_float64,
-        "calibration": dict(calibration),
+        "calibration": {**calibration, **spread_factors(model)},
         "training": {
             **training,
             "min_distance": training.get("min_distance", {}),

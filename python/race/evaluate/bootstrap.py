@@ -47,6 +47,17 @@ class ClusteredMean:
         """[] or [k]: mean over the rows of the given clusters (all of them by default)."""
         return self.sums[clusters].sum(axis=0) / self.counts[clusters].sum()
 
+    def variance(self) -> np.ndarray:
+        """[] or [k]: sampling variance of the mean, clusters being independent and rows within
+        them not (ratio estimator, Cochran 1977, section 6.3); NaN for fewer than two.
+        """
+        counts = self.counts.reshape(-1, *[1] * (self.sums.ndim - 1))
+        n = int((self.counts > 0).sum())
+        if n < 2:
+            return np.full(self.sums.shape[1:], np.nan)
+        deviation = self.sums - counts * self()
+        return (deviation**2).sum(axis=0) / self.counts.sum() ** 2 * n / (n - 1)
+
     def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
         """`clustered_interval` of function(mean), over the clusters that have rows."""
         filled = np.flatnonzero(self.counts)

@@ -72,6 +72,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder of the results (default: evaluation)",
     )
     parser.add_argument(
+        "--student",
+        action="store_true",
+        help="judge intervals by Student's t: the spread of M members trained apart is an "
+        "estimate with M - 1 degrees of freedom",
+    )
+    parser.add_argument(
         "--posterior", help="name of the posterior in the records (default: from the model)"
     )
     parser.add_argument(
@@ -93,12 +99,21 @@ def run(args: argparse.Namespace) -> None:
     frames = {name: _read(source, files) for name, files in paths.items()}
     calibration_frames = _read(source, args.calibrate)
     check_calibration(source, args.calibrate, calibration_frames, frames)
+    if args.student and source.extra["n_members"] < 2:
+        raise RaceError(
+            "no spread to estimate a variance by",
+            where="--student",
+            expected="two or more members",
+            got=source.extra["n_members"],
+        )
     make_folder(args.out)
 
-    splits = [source.split(name, atoms, name in args.ood) for name, atoms in frames.items()]
+    splits = [
+        source.split(name, atoms, name in args.ood, args.student) for name, atoms in frames.items()
+    ]
     fitted, scale = source.fitted, source.force_std_scale
     if calibration_frames:
-        calibration = source.split("calibration", calibration_frames)
+        calibration = source.split("calibration", calibration_frames, student=args.student)
         fitted, scale = fit_recalibration(calibration, args.method), covariance_scale(calibration)
     records = make_records(source, splits, fitted, scale, args.bootstrap)
     for record in records:
@@ -212,14 +227,17 @@ def show(records: list[dict], written: list[Path]) -> None:
         "RMSE S": lambda r: _number(r, "rmse_s", ".2f"),
         "σ F": lambda r: _number(r, "sharpness_f", ".1f"),
         "CE E": lambda r: _pair(r, "ce_e", ".4f"),
+        "chance": lambda r: _number(r, "ce_e_floor", ".4f"),
         "CE F": lambda r: _pair(r, "ce_f", ".4f"),
+        "chance ": lambda r: _number(r, "ce_f_floor", ".4f"),
         "in 90 %\nE": lambda r: _pair(r, "coverage90_e", ".3f"),
         "in 90 %\nF": lambda r: _pair(r, "coverage90_f", ".3f"),
         "PIT KS": lambda r: _pair(r, "pit_ks", ".3f"),
         "NLL F": lambda r: _pair(r, "nll_f", ".2f"),
         "AUROC": lambda r: _number(r, "auroc", ".3f"),
         "ideal": lambda r: _number(r, "auroc_ideal", ".3f"),
-        "AUROC\nby E": lambda r: _number(r, "auroc_energy", ".3f"),
+        "AUROC\nby σ E": lambda r: _number(r, "auroc_energy", ".3f"),
+        "best\ntrivial": lambda r: _number(r, "auroc_trivial", ".3f"),
     }
     rows = [[text(record) for text in columns.values()] for record in records]
     shown = [k for k in range(len(columns)) if any(row[k] for row in rows)]

@@ -84,16 +84,17 @@ def predicted(predictor: Predictor, frames: Sequence[ase.Atoms]) -> Iterator[ase
 
 def _with(atoms: ase.Atoms, found: Prediction, k: int, rows: slice) -> ase.Atoms:
     energy, forces, stress = found.energy, found.forces, found.stress
-    assert forces is not None
     out = ase.Atoms(
         numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
     )
     out.info = {key: x for key, x in atoms.info.items() if key not in (*LABELS, ORIGIN)}
-    results: dict[str, Any] = {"energy": float(energy.mean[k]), "forces": forces.mean[rows]}
+    results: dict[str, Any] = {"energy": float(energy.mean[k])}
+    if forces is not None:
+        results["forces"] = forces.mean[rows]
     if energy.std[k] > 0:
         out.info["energy_std"] = float(energy.std[k])
         out.info["energy_epistemic_std"] = float(np.sqrt(energy.epistemic[k]))
-    if forces.total[rows].any():
+    if forces is not None and forces.total[rows].any():
         out.arrays["forces_std"] = forces.std[rows]
         out.arrays["forces_cov"] = six_from_matrix(forces.total[rows])
         out.arrays["forces_cov_epistemic"] = six_from_matrix(forces.epistemic[rows])

@@ -52,6 +52,10 @@ def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRA
         ..._ideal: what the error of a frame reaches as its own score, errors being drawn
             from the predicted covariances: RMS or largest force error, error of the
             energy per atom, RMS error of the stress.
+        auroc_trivial: the best of what knows nothing of errors (`Split.trivial`: energy, RMS
+            force, density, shortest distance), each from the better side; auroc_by_energy
+            and so on: each of them. An uncertainty that does not beat them has not been
+            seen to detect anything.
         auroc_observed: what the actual RMS force error reaches; well below auroc, the
             split is strange but not wrong.
     """
@@ -81,6 +85,12 @@ def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRA
                 out["interval90"][key] = clustered_interval(
                     score, len(values), n_resamples=n_resamples
                 )
+    common = [name for name in splits[0].trivial if all(name in split.trivial for split in splits)]
+    for name in common:
+        area = auroc(np.concatenate([split.trivial[name] for split in splits]), positive)
+        out[f"auroc_by_{name}"] = max(area, 1 - area)
+    if common:
+        out["auroc_trivial"] = max(out[f"auroc_by_{name}"] for name in common)
     out["auroc_observed"] = auroc(
         np.concatenate([_observed_errors(split) for split in splits]), positive
     )

@@ -2,12 +2,14 @@
 meV/atom (of an intensive target 1e-3 of its unit), meV/Angstrom, meV/Angstrom^3.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
 from race.evaluate import metrics, ranking
+from race.evaluate.bootstrap import ClusteredMean
 from race.evaluate.calibration import (
     METHODS,
     TABLE_LEVELS,
@@ -186,6 +188,8 @@ def _calibration(
         out[f"ce_{suffix}{ending}"] = metrics.calibration_error(z, bounds)
         out[f"coverage90_{suffix}{ending}"] = metrics.coverage(z, 0.9, bounds)
         inside = residual.per_frame(metrics.covered(z, metrics.LEVELS, bounds))
+        if not ending:
+            out |= _floors(inside, suffix)
         interval[f"ce_{suffix}{ending}"] = inside.interval(_squared_gap, n_resamples=n_resamples)
         interval[f"coverage90_{suffix}{ending}"] = inside.interval(_at_90, n_resamples=n_resamples)
     sharpness = MILLI * (residual.std.T / residual.size).T.ravel()
@@ -199,6 +203,24 @@ def _calibration(
         "ence": lambda rows: metrics.ence(residual.error[rows], residual.std[rows]),
     }
     return out | _by_rows(residual, by_rows, suffix, interval, n_resamples)
+
+
+def _floors(inside: ClusteredMean, suffix: str) -> dict:
+    """What a calibrated prediction would score on so many frames, by chance alone.
+
+    CE is a mean of squares, so it has an expectation above 0: the sampling variance of the
+    coverages. The rows of a frame share their errors, so they count as fewer: n_effective
+    independent rows would have this variance. The KS distance of n has the expectation
+    sqrt(pi / 2) ln 2 / sqrt(n) (Kolmogorov's distribution).
+    """
+    floor, coverage = float(np.mean(inside.variance())), inside()
+    n = float(np.mean(coverage * (1 - coverage)) / floor) if floor > 0 else math.nan
+    ks = "pit_ks" if suffix == "f" else f"pit_ks_{suffix}"
+    return {
+        f"ce_{suffix}_floor": floor,
+        f"n_effective_{suffix}": n,
+        f"{ks}_floor": float(np.sqrt(np.pi / 2 / n) * np.log(2)),
+    }
 
 
 def _by_rows(

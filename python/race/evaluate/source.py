@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from race.data import read_frames
 from race.data.levels import FILE, Offsets, subtract_offsets
 from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable, Recalibration
+from race.evaluate.ranking import frame_score
 from race.evaluate.split import Split
 from race.posterior.registry import posterior_name
 from race.predict.artifact import ArtifactPredictor
@@ -54,9 +55,16 @@ class Source:
         subtract_offsets(frames, self.energy_offsets, self.source_key, mean=not self.extensive)
         return frames
 
-    def split(self, name: str, frames: list[ase.Atoms], ood: bool = False) -> Split:
-        """The frames with their predictions, to be judged."""
-        return Split(name, *self.predict(frames), ood, temperatures(frames), self.extensive)
+    def split(
+        self, name: str, frames: list[ase.Atoms], ood: bool = False, student: bool = False
+    ) -> Split:
+        """The frames with their predictions, to be judged; student: by Student's t."""
+        prediction, labels = self.predict(frames)
+        n_members = self.extra["n_members"] if student else None
+        split = Split(
+            name, prediction, labels, ood, temperatures(frames), self.extensive, n_members
+        )
+        return replace(split, trivial=trivial_scores(frames, split))
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
         """Forces and stress are predicted where a frame has labels of forces."""
@@ -101,6 +109,7 @@ def artifact_source(path: Path, device: str | None = None) -> Source:
         },
         force_std_scale=about["calibration"].get("force_std_scale"),
         calibrated_on=set(intervals.get("fingerprints", [])),
+        extensive=not predictor.intensive,
     )
 
 
@@ -119,6 +128,30 @@ def open_source(path: Path, batch_size: int = 8, device: str | None = None) -> S
         where=path,
         expected="a folder made by `race train` or a .race.pt file",
     )
+
+
+def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarray]:
+    """What tells frames apart without any uncertainty, [n_frames] each: the mean prediction's
+    energy per atom (eV), its RMS force (eV/Angstrom), atoms per volume (1/Angstrom^3) and
+    the shortest distance of two atoms (Angstrom). What one frame has not is left out.
+    """
+    prediction = split.prediction
+    out = {"energy": prediction.energy.mean / split.size}
+    if prediction.forces is not None:
+        square = (prediction.forces.mean**2).sum(1)
+        out["forces"] = np.sqrt(frame_score(square, split.labels.frame, split.n_frames) / 3)
+    if all(atoms.pbc.all() for atoms in frames):
+        out["density"] = np.array([len(atoms) / atoms.get_volume() for atoms in frames])
+    if all(len(atoms) > 1 for atoms in frames):
+        out["nearest"] = np.array([nearest_distance(atoms) for atoms in frames])
+    return out
+
+
+def nearest_distance(atoms: ase.Atoms) -> float:
+    """Angstrom; of two atoms, not of an atom and its own image."""
+    distance = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
+    np.fill_diagonal(distance, np.inf)
+    return float(distance.min())
 
 
 def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:

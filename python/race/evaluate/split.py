@@ -2,9 +2,10 @@
 in them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import ndtri, stdtr
 
 from race.evaluate.bootstrap import ClusteredMean, ClusteredRows
 from race.predict.prediction import Labels, Prediction, marginal_std
@@ -16,7 +17,8 @@ class Residual:
 
     error [n] or [n, d] = reference - mean; cov [n] variances or [n, d, d]; frame [n];
     size [n] what a reported error is divided by (atoms per frame for energies, else 1);
-    kept: which rows of the labels these are.
+    kept: which rows of the labels these are; dof: degrees of freedom of each error, in its
+    shape, None for normal errors.
     """
 
     error: np.ndarray
@@ -24,6 +26,7 @@ class Residual:
     frame: np.ndarray
     size: np.ndarray
     kept: np.ndarray
+    dof: np.ndarray | None = None
 
     @property
     def std(self) -> np.ndarray:
@@ -31,9 +34,14 @@ class Residual:
 
     @property
     def z(self) -> np.ndarray:
-        """Standardised errors, in the shape of error; not finite where nothing is predicted."""
+        """Standardised errors, in the shape of error; not finite where nothing is predicted.
+        With degrees of freedom, the normal deviates of the same probability under Student's t.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.error / self.std
+            z = self.error / self.std
+        if self.dof is None:
+            return z
+        return -np.sign(z) * ndtri(stdtr(self.dof, -np.abs(z)))
 
     @property
     def probabilistic(self) -> bool:
@@ -60,6 +68,9 @@ class Residual:
 class Split:
     """A named set of frames with predictions and references; temperature [n_frames] in K,
     NaN where a frame tells none; extensive: the target adds up over atoms, as an energy does.
+    n_members: of an ensemble whose spread is the estimate of a variance by so many draws,
+    which makes errors Student's; None: of a variance that is known. trivial: by name, what
+    tells frames apart without a model [n_frames].
     """
 
     name: str
@@ -68,6 +79,8 @@ class Split:
     ood: bool = False
     temperature: np.ndarray | None = None
     extensive: bool = True
+    n_members: int | None = None
+    trivial: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def size(self) -> np.ndarray:
@@ -90,11 +103,21 @@ class Split:
         size = self.size if quantity == "energy" else np.ones(len(frame))
         error = reference - estimate.mean
         rows = np.isfinite(error.reshape(len(error), -1)).all(axis=1)
-        return (
-            Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows)
-            if rows.any()
-            else None
-        )
+        if not rows.any():
+            return None
+        dof = None
+        if self.n_members is not None:
+            dof = degrees_of_freedom(estimate.total[rows], estimate.epistemic[rows], self.n_members)
+        return Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows, dof)
+
+
+def degrees_of_freedom(total: np.ndarray, epistemic: np.ndarray, n_members: int) -> np.ndarray:
+    """Of every component, [n] or [n, d]: M - 1 of the members' spread, more where noise adds to
+    it, (M - 1) (total / epistemic)^2 (Satterthwaite 1946, with a noise that is known).
+    """
+    with np.errstate(divide="ignore"):
+        ratio = marginal_std(total) / marginal_std(epistemic)
+    return np.minimum((n_members - 1) * ratio**4, 1e6)
 
 
 def rank_rows(residual: Residual) -> tuple[np.ndarray, np.ndarray]:

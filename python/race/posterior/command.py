@@ -208,7 +208,8 @@ def judge(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
     with_forces = run.config.train.forces_weight > 0
     row: dict[str, float] = {}
     for label, model in (("before", run.model), ("after", fitted)):
-        metrics, device = Metrics(model.config), next(model.parameters()).device
+        metrics = Metrics(model.config, model.constants)
+        device = next(model.parameters()).device
         batches = validation.batches(run.config.train.batch_size)
         for batch in progress(
             batches,

@@ -1,19 +1,29 @@
-"""Distillation: one member that predicts what an ensemble does, mean and total covariance,
-at the cost of one.
+"""Distillation: one member that predicts what an ensemble does, mean, aleatoric and epistemic
+covariance, at the cost of one.
 
-The student is a member with the `equivariant` head. It is trained on the ensemble's
-moments (F, Sigma: mean and total covariance of each force; E, var: of the energy) instead
-of labels, by the Kullback-Leibler divergence of its own Gaussian from the ensemble's,
+The student is a member with the `evidential` head, of which only the two covariances are
+used, aleatoric and epistemic = aleatoric / kappa; a teacher without an epistemic part has
+an `equivariant` student. It is trained on the ensemble's moments (F, Sigma: mean and total
+covariance of each force; E, var: of the energy) instead of labels, by the Kullback-Leibler
+divergence of its own Gaussian from the ensemble's,
 
     KL(N(F, Sigma) || N(F_s, Sigma_s)) = 1/2 [ tr(Sigma_s^-1 Sigma) + (F - F_s)^T
     Sigma_s^-1 (F - F_s) - 3 + ln det Sigma_s / det Sigma ],
 
 one-dimensional for the energy, so that Sigma_s comes to hold the student's own deviation
-from the mean too. What the members disagree about lies away from the training data:
-beside the training frames the student sees copies of them with rattled atoms, which need
-no labels.
+from the mean too. How much of the total is epistemic, rho = tr Sigma_epistemic / tr Sigma
+of each atom, is taught like the probability of one of two outcomes,
 
-Its prediction is all `aleatoric` in name: one network cannot tell the two parts apart.
+    KL(rho || rho_s) = rho ln(rho / rho_s) + (1 - rho) ln((1 - rho) / (1 - rho_s)),
+    rho_s = 1 / (1 + kappa),
+
+so that kappa, which labels do not identify, is that of the teacher, and the student finds
+strange the atoms that its teacher does. Both parts have the shape of the total. What the
+members disagree about lies away from the training data: beside the training frames the
+student sees copies of them with rattled atoms, which need no labels.
+
+The variance of the energy is the total, and `aleatoric` in name. At the end one factor on
+each of the two totals makes them as wide as the student errs on labels (race.train.noise).
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,16 +39,17 @@ from torch import Tensor
 from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
-from race.model.heads import HEADS, Capabilities
+from race.model.heads import HEADS, Capabilities, evidential_kappa, evidential_spread
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.continued import continue_training
 from race.posterior.protocol import FitOptions, Fitted, Run, member_of
 from race.predict.moments import log_determinant
-from race.predict.predictor import predict_batch
+from race.predict.predictor import predict_batch, predict_dataset
 from race.progress import progress
 from race.train.loss import Loss
 from race.train.members import initial_model
+from race.train.noise import MIN_ENERGIES, width_factors
 from race.train.trainer import Trainer
 
 # Of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
@@ -71,11 +82,13 @@ class DistillOptions(FitOptions):
 class TaughtBatch(Batch):
     """A batch whose labels are an ensemble's means, with its total variances.
 
-    energy_var: float64 [n_frames] eV^2; forces_cov: float64 [n_atoms, 3, 3] (eV/Angstrom)^2.
+    energy_var: float64 [n_frames] eV^2; forces_cov: float64 [n_atoms, 3, 3] (eV/Angstrom)^2;
+    epistemic: float64 [n_atoms], its epistemic share rho.
     """
 
     energy_var: Tensor
     forces_cov: Tensor
+    epistemic: Tensor
 
 
 class Taught(Dataset):
@@ -96,7 +109,7 @@ class Taught(Dataset):
         floor: tuple[float, float],
     ):
         super().__init__(frames, teacher.constants.elements, teacher.config.r_max, dtype)
-        self.moments: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.moments: list[tuple[Tensor, ...]] = []
         device = next(teacher.parameters()).device
         for k in progress(
             range(len(frames)), f"predictions of {teacher.n_members} members", len(frames)
@@ -106,19 +119,22 @@ class Taught(Dataset):
             assert forces is not None
             var = energy.total + len(frames[k]) * floor[1] ** 2
             cov = forces.total + floor[0] ** 2 * np.eye(3)
-            arrays = (energy.mean, var, forces.mean, cov)
-            self.moments.append(tuple(map(torch.from_numpy, arrays)))  # type: ignore[arg-type]
+            share = np.trace(forces.epistemic, axis1=1, axis2=2) / np.trace(cov, axis1=1, axis2=2)
+            arrays = (energy.mean, var, forces.mean, cov, share)
+            self.moments.append(tuple(map(torch.from_numpy, arrays)))
 
     def batch(self, indices: Iterable[int]) -> TaughtBatch:
         indices = [int(index) for index in indices]
         plain = super().batch(indices)
-        energy, var, forces, cov = (
+        energy, var, forces, cov, share = (
             torch.cat(parts) for parts in zip(*(self.moments[k] for k in indices), strict=True)
         )
         labels = {"energy": energy, "forces": forces.to(self.dtype), "stress": None}
         for name in ("frame_weight", "atom_weight"):  # the teacher's labels are all alike
             labels[name] = torch.ones_like(getattr(plain, name))
-        return TaughtBatch(**{**vars(plain), **labels}, energy_var=var, forces_cov=cov)
+        return TaughtBatch(
+            **{**vars(plain), **labels}, energy_var=var, forces_cov=cov, epistemic=share
+        )
 
 
 class DivergenceLoss(Loss):
@@ -151,11 +167,26 @@ class DivergenceLoss(Loss):
             quadratic, logdet = self.covariance.mahalanobis_logdet(
                 out.raw.unsqueeze(2), torch.cat([deviation, columns], 2)
             )
+            quadratic, logdet = quadratic.sum(2), logdet.squeeze(2)
+            two_parts = HEADS[self.covariance.head].own_epistemic
+            if two_parts:  # those were of Sigma0
+                total = evidential_spread(out.raw)
+                quadratic, logdet = quadratic / total, logdet + 3.0 * torch.log(total)
             taught = log_determinant(batch.forces_cov).to(factor).unsqueeze(1)
-            divergence = 0.5 * (quadratic.sum(2) - 3.0 + logdet.squeeze(2) - taught)
-            var = torch.exp(logdet.detach().squeeze(2) / 3.0)
+            divergence = 0.5 * (quadratic - 3.0 + logdet - taught)
+            var = torch.exp(logdet.detach() / 3.0)
             rows["forces"] = (var / self.sigma0**2) ** beta * divergence
+            if two_parts:
+                share = batch.epistemic.to(factor).unsqueeze(1)
+                rows["forces"] = rows["forces"] + share_divergence(share, out.raw)
         return rows
+
+
+def share_divergence(taught: Tensor, raw: Tensor) -> Tensor:
+    """KL(rho || 1 / (1 + kappa)), nats: rho [n, 1], channels [n, M, n_out] -> [n, M]."""
+    kappa = evidential_kappa(raw)
+    entropy = torch.special.entr(taught) + torch.special.entr(1.0 - taught)
+    return torch.log1p(kappa) - (1.0 - taught) * torch.log(kappa) - entropy
 
 
 class Distiller(Trainer):
@@ -240,22 +271,49 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
         old.r_max,
         trainer.validation_set.dtype,
     )
-    return Fitted(trainer.model.eval(), about, labelled, {"loss": "nll_jef"})
+    model = trainer.model.eval()
+    if model.own_epistemic:
+        about["total_factors"] = fit_total(model, labelled, run.config.train.batch_size)
+    loss = "evidential" if model.own_epistemic else "nll_jef"
+    return Fitted(model, about, labelled, {"loss": loss})
+
+
+def fit_total(model: RACE, labelled: Dataset, batch_size: int) -> dict[str, float]:
+    """Factors on the total standard deviations, both parts alike, by the errors on labels; in
+    place.
+    """
+    prediction, labels = predict_dataset(model, labelled, batch_size)
+    factors = {}
+    for name in ("energy", "forces"):
+        estimate, label = getattr(prediction, name), getattr(labels, name)
+        if label is None:
+            continue
+        d = label.shape[1] if label.ndim > 1 else 1
+        error, total = (label - estimate.mean).reshape(-1, d), estimate.total.reshape(-1, d, d)
+        known = np.isfinite(error).all(1)
+        if known.sum() >= (MIN_ENERGIES if name == "energy" else 1):
+            total = total[known]
+            factors[name] = width_factors(error[known], total, np.zeros_like(total)).noise
+    model.scale_noise(factors.get("energy", 1.0), factors.get("forces", 1.0))
+    return factors
 
 
 def student_of(teacher: RACE, member: int, seed: int) -> RACE:
-    """A model of one member with the `equivariant` head.
+    """A model of one member with the `evidential` head; `equivariant` where the teacher has no
+    epistemic part.
 
     It has the member's weights where the teacher's head reads the same features
     (`equivariant`, `evidential`); other heads leave out the l=2 features that the student
-    needs, and it starts from nothing.
+    needs, and it starts from nothing. nu and kappa that the member lacks start alike for
+    all atoms, and the total covariance from what the member predicts.
 
     Raises:
         RaceError: hidden features without 2e.
     """
+    two_parts = teacher.n_members > 1 or teacher.own_epistemic
     changes = {
         "n_members": 1,
-        "head": "equivariant",
+        "head": "evidential" if two_parts else "equivariant",
         "stress_head": "none",
         "energy_aggregation": "extensive",
     }
@@ -263,17 +321,24 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     dtype = next(teacher.parameters()).dtype
     if HEADS[teacher.head].tensors == 0:
         return initial_model(config, teacher.constants, seed, dtype)
-    student = RACE(config, teacher.constants, dtype)
+    constants = teacher.constants
+    shared = HEADS[teacher.head].scalars
+    if two_parts and not teacher.own_epistemic:
+        start = float(evidential_spread(torch.zeros(5, dtype=torch.float64)))
+        constants = constants.model_copy(update={"sigma0": constants.sigma0 / start**0.5})
+    student = RACE(config, constants, dtype)
     own = dict(member_of(teacher, member).named_parameters())
     with torch.no_grad():
         for name, p in student.named_parameters():
-            # w_2 of other heads has more after E, s, a (nu and kappa, noise of the
-            # stress), w_t more before t
-            p.copy_(
-                own[name][..., -p.shape[-1] :]
-                if name.endswith("readout.wt")
-                else own[name][..., : p.shape[-1]]
-            )
+            # The noise of the stress comes after the scalars of the head in w_2, and before
+            # t in w_t
+            if name.endswith("readout.wt"):
+                p.copy_(own[name][..., -p.shape[-1] :])
+            elif name.endswith("readout.w2"):
+                p.zero_()
+                p[..., :shared] = own[name][..., :shared]
+            else:
+                p.copy_(own[name])
     return student
 
 

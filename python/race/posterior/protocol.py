@@ -166,12 +166,14 @@ def normal_draws(
 
 def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:
     """A model with the architecture of `like` and the given weights, every parameter
-    [n_members, ...].
+    [n_members, ...]; the spread of its members is taken as it is.
     """
     n_members = next(iter(members.values())).shape[0]
     parameter = next(like.parameters())
     model = RACE(
-        like.config.model_copy(update={"n_members": n_members}), like.constants, parameter.dtype
+        like.config.model_copy(update={"n_members": n_members}),
+        like.constants.with_spread(1.0),
+        parameter.dtype,
     )
     with torch.no_grad():
         for name, p in model.named_parameters():

@@ -68,7 +68,7 @@ POSTERIORS = {
     "distill": Posterior(
         "race.posterior.distill",
         "DistillOptions",
-        "one member that predicts an ensemble's mean and total covariance",
+        "one member that predicts an ensemble's mean, noise and spread",
     ),
 }
 

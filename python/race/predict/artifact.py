@@ -16,7 +16,7 @@ from race.conventions import SIX_COLUMNS, SIX_ROWS, matrix_from_six
 from race.data.graph import cell_volume, neighbors, species_index
 from race.errors import RaceError
 from race.model.heads import Capabilities
-from race.predict.moments import bald, total_variance
+from race.predict.moments import bald, centred, joint_information, total_variance
 from race.predict.prediction import Estimate, Prediction, concatenate
 from race.predict.predictor import Predictor, Progress
 
@@ -30,6 +30,7 @@ class Members:
     without a volume. None without uncertainty: energy_var [M] eV^2, aleatoric and
     epistemic [n, 3, 3] (eV/A)^2 what the members themselves say of a force, averaged;
     mean_logdet [n] of their aleatoric covariances; stress_noise [6, 6]; grade [n].
+    intensive: the target is the mean over atoms, not the sum; it has no forces.
     """
 
     node_energy: Tensor
@@ -41,11 +42,12 @@ class Members:
     mean_logdet: Tensor | None = None
     stress_noise: Tensor | None = None
     grade: Tensor | None = None
+    intensive: bool = False
 
     @property
     def energy(self) -> Tensor:
         """[M] eV"""
-        return self.node_energy.sum(0)
+        return self.node_energy.mean(0) if self.intensive else self.node_energy.sum(0)
 
 
 class ArtifactPredictor(Predictor):
@@ -77,6 +79,12 @@ class ArtifactPredictor(Predictor):
         self.metadata: dict[str, Any] = json.loads(self.model.metadata)
         self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
         self.gives = Capabilities(self.metadata)
+        self.intensive = self.metadata["energy_aggregation"] == "mean"
+        # Artifacts of before have none
+        self.energy_spread, self.forces_spread = (
+            self.metadata["calibration"].get(f"{name}_spread_factor", 1.0)
+            for name in ("energy", "forces")
+        )
 
     def predict(
         self, frames: Sequence[ase.Atoms], forces: bool = True, progress: Progress = lambda n: None
@@ -85,7 +93,10 @@ class ArtifactPredictor(Predictor):
             raise RaceError("no frames to predict")
         parts = []
         for atoms in frames:
-            parts.append(self.moments(self.members(atoms)))
+            found = self.moments(self.members(atoms))
+            parts.append(Prediction(found.energy, energy_bald=found.energy_bald))
+            if forces and not self.intensive:
+                parts[-1] = found
             progress(1)
         return concatenate(parts)
 
@@ -122,7 +133,7 @@ class ArtifactPredictor(Predictor):
         stress = -0.5 * (virial + virial.transpose(1, 2))[:, list(SIX_ROWS), list(SIX_COLUMNS)]
         means = (out["node_energy"].double(), out["forces"].double(), stress / volume)
         if not uncertainty:
-            return Members(*means)
+            return Members(*means, intensive=self.intensive)
         aleatoric, epistemic = (
             torch.from_numpy(matrix_from_six(out[f"cov_{part}"].double().numpy()))
             for part in ("aleatoric", "epistemic")
@@ -135,22 +146,39 @@ class ArtifactPredictor(Predictor):
             out["logdet_aleatoric"].double() if "logdet_aleatoric" in out else None,
             out["virial_cov"].double() / volume**2 if self.gives.stress_noise else None,
             out.get("grade"),
+            self.intensive,
         )
 
     def moments(self, members: Members) -> Prediction:
         """Of one structure; `members` with uncertainty."""
         noise = members.energy_var
-        energy = total_variance(members.energy[None], None if noise is None else noise.mean()[None])
-        forces = total_variance(members.forces, members.aleatoric, members.epistemic)
+        energy = total_variance(
+            members.energy[None],
+            None if noise is None else noise.mean()[None],
+            spread=self.energy_spread,
+        )
+        forces = total_variance(
+            members.forces, members.aleatoric, members.epistemic, self.forces_spread
+        )
         stress_noise = members.stress_noise
         stress = total_variance(
-            members.stress[None], None if stress_noise is None else stress_noise[None]
+            members.stress[None],
+            None if stress_noise is None else stress_noise[None],
+            spread=self.forces_spread,
         )
-        energy_bald = forces_bald = None
+        energy_bald = forces_bald = information = None
         if noise is not None and self.gives.energy_bald:
             energy_bald = bald(energy.total, noise.log().mean()[None]).numpy()
         if members.mean_logdet is not None and self.gives.forces_bald:
             forces_bald = bald(forces.total, members.mean_logdet).numpy()
+            if noise is not None and members.forces.shape[1] > 1:
+                information = joint_information(
+                    energy,
+                    centred(members.energy[None], self.energy_spread),
+                    forces,
+                    centred(members.forces, self.forces_spread),
+                    torch.zeros(len(members.forces), dtype=torch.long),
+                ).numpy()
         return Prediction(
             Estimate.of(energy),
             Estimate.of(forces),
@@ -158,6 +186,7 @@ class ArtifactPredictor(Predictor):
             energy_bald,
             forces_bald,
             None if members.grade is None else members.grade.numpy(),
+            information,
         )
 
     def _energy_var(self, node_energy_var: Tensor) -> Tensor:
@@ -166,4 +195,5 @@ class ArtifactPredictor(Predictor):
             return node_energy_var.new_zeros(node_energy_var.shape[1])
         if self.metadata["energy_aggregation"] == "paper":  # exp(mean_i s_i)
             return node_energy_var.mean(0).exp()
-        return node_energy_var.sum(0)
+        total = node_energy_var.sum(0)
+        return total / len(node_energy_var) ** 2 if self.intensive else total

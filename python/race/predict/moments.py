@@ -10,6 +10,10 @@ Members m = 1..M are weight samples. By the law of total variance
 term is the evidential head's own. The compiled twin of this file is the runtime's, which
 LAMMPS uses; the tests compare them.
 
+The spread of few members is not the error of their mean. A model's constants carry factors
+by which the standard deviation of the spread is multiplied (`spread_of_independent`), one
+for energies, one for forces and stress; 1 is the law of total variance as it stands above.
+
 A quantity of one number has means [n, M] and variances [n]; one of d numbers has means
 [n, M, d] and covariances [n, d, d]. Everything is differentiable.
 """
@@ -33,8 +37,40 @@ class Moments:
         return self.aleatoric + self.epistemic
 
 
+def spread_of_independent(n_members: int) -> float:
+    """The factor that makes of the members' spread the deviation of the truth from their mean.
+
+    Members that were trained apart, each from its own random start, are independent draws
+    f_m ~ N(mu, s^2), of unknown mu and s^2; the truth y is one more, as likely as any of
+    them. The mean <f> and y are independent, so
+
+        var(y - <f>) = s^2 + s^2 / M = s^2 (M + 1) / M.
+
+    The spread with 1/M, v = <(f_m - <f>)^2>, has the expectation s^2 (M - 1) / M, whence
+
+        var(y - <f>) = E[v] (M + 1) / (M - 1),
+
+    3 for two members, 9/7 for eight. It is the factor on the variance; returned is its root,
+    on the standard deviation. In three dimensions it is the same for every direction. Members
+    that share something err together: no such factor can see it, the errors on held out
+    frames can (race.train.noise). One member has no spread: 1.
+
+    Samples drawn around a known mean are another case: `normal_draws` centres and widens them,
+    so that the mean is exact and the factor 1.
+    """
+    return ((n_members + 1) / (n_members - 1)) ** 0.5 if n_members > 1 else 1.0
+
+
+def centred(members: Tensor, spread: float = 1.0) -> Tensor:
+    """Deviations from the members' mean, [n, M, ...], times the factor on the spread."""
+    return spread * (members - members.mean(1, keepdim=True))
+
+
 def total_variance(
-    members: Tensor, aleatoric: Tensor | None = None, epistemic: Tensor | None = None
+    members: Tensor,
+    aleatoric: Tensor | None = None,
+    epistemic: Tensor | None = None,
+    spread: float = 1.0,
 ) -> Moments:
     """The law of total variance.
 
@@ -43,13 +79,13 @@ def total_variance(
         aleatoric: [n] or [n, d, d], the members' own (co)variances, averaged over them;
             None for zero.
         epistemic: likewise, what the members themselves hold to be epistemic.
+        spread: factor on the standard deviation of the members about their mean.
     """
-    mean = members.mean(1)
-    spread = members - mean.unsqueeze(1)
+    mean, deviation = members.mean(1), centred(members, spread)
     if members.dim() == 2:
-        between = (spread * spread).mean(1)
+        between = (deviation * deviation).mean(1)
     else:
-        between = torch.einsum("nma,nmb->nab", spread, spread) / members.shape[1]
+        between = torch.einsum("nma,nmb->nab", deviation, deviation) / members.shape[1]
     return Moments(
         mean,
         torch.zeros_like(between) if aleatoric is None else aleatoric,
@@ -95,3 +131,32 @@ def bald(total: Tensor, mean_logdet: Tensor) -> Tensor:
         mean_logdet: [n], ln det of what each member holds to be noise, averaged over members.
     """
     return 0.5 * ((total.log() if total.dim() == 1 else log_determinant(total)) - mean_logdet)
+
+
+def joint_information(
+    energy: Moments, energies: Tensor, forces: Moments, of_members: Tensor, frame: Tensor
+) -> Tensor:
+    """What all labels of a frame together would tell of the members: G [n_frames, M, M], with
+    which the mutual information of energy, every force component and the member is
+
+        1/2 ln det(I + G),      G = D^T R^-1 D / M
+
+    D [1 + 3 n_atoms, M]: the members' deviations from their mean; R: the noise, independent
+    from atom to atom. It is 1/2 ln det(D D^T / M + R) - 1/2 ln det R (by Sylvester's identity,
+    whose matrix is small): the two determinants of `bald` for all labels at once, with the
+    members' correlations between atoms. Of several frames G adds up, and their information
+    does not.
+
+    Args:
+        energy, forces: of n_frames and n_atoms; the noise is their aleatoric part.
+        energies: [n_frames, M] deviations, with the factor on the spread.
+        of_members: [n_atoms, M, 3] likewise, of the forces.
+        frame: [n_atoms] frame of each atom.
+    """
+    white = torch.linalg.solve_triangular(
+        _cholesky(forces.aleatoric), of_members.transpose(1, 2), upper=False
+    )  # [n_atoms, 3, M]
+    of_atoms = torch.einsum("nam,nak->nmk", white, white)
+    by_energy = energies / energy.aleatoric.sqrt().unsqueeze(1)
+    total = torch.einsum("fm,fk->fmk", by_energy, by_energy).index_add(0, frame, of_atoms)
+    return total / energies.shape[1]

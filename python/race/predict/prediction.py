@@ -47,7 +47,8 @@ class Prediction:
 
     energy_bald [n_frames], forces_bald [n_atoms]: nats, what the true energy or force would
     tell about which member is right. grade [n_atoms]: how unlike the training set an atom is,
-    1 at its 99.9 % quantile. None: not asked for, or not given by the model.
+    1 at its 99.9 % quantile. information [n_frames, M, M]: what both would tell
+    (`race.predict.moments.joint_information`). None: not asked for, or not given by the model.
     """
 
     energy: Estimate
@@ -56,6 +57,7 @@ class Prediction:
     energy_bald: np.ndarray | None = None
     forces_bald: np.ndarray | None = None
     grade: np.ndarray | None = None
+    information: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,13 @@ from race.data.graph import Batch
 from race.errors import RaceError
 from race.model.heads import Capabilities
 from race.model.race import RACE
-from race.predict.moments import bald, log_determinant, total_variance
+from race.predict.moments import (
+    bald,
+    centred,
+    joint_information,
+    log_determinant,
+    total_variance,
+)
 from race.predict.prediction import (
     Estimate,
     Labels,
@@ -35,7 +41,8 @@ class Predictor(ABC):
     def predict(
         self, frames: Sequence[ase.Atoms], forces: bool = True, progress: Progress = lambda n: None
     ) -> Prediction:
-        """Of every frame, in order; labels are not read.
+        """Of every frame, in order; labels are not read. A target that is a mean over atoms has no
+        forces.
 
         Raises:
             RaceError: no frames, an element that the model does not know.
@@ -60,7 +67,8 @@ class ModelPredictor(Predictor):
             raise RaceError("no frames to predict")
         parts = []
         for batch in self.dataset(frames).batches(self.batch_size):
-            parts.append(predict_batch(self.model, batch.to(self.model.embedding.device), forces))
+            batch = batch.to(self.model.embedding.device)
+            parts.append(predict_batch(self.model, batch, forces and not self.model.mean_pooling))
             progress(batch.n_frames)
         return concatenate(parts)
 
@@ -68,8 +76,11 @@ class ModelPredictor(Predictor):
 def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
     """Moments of one batch, on the model's device."""
     gives, out = Capabilities(model.config.model_dump()), model(batch, forces=forces).detach()
+    constants = model.constants
     noise = None if out.energy_var is None else out.energy_var.double()
-    energy = total_variance(out.energy.double(), _mean(noise))
+    energy = total_variance(
+        out.energy.double(), _mean(noise), spread=constants.energy_spread_factor
+    )
     energy_bald = None
     if noise is not None and gives.energy_bald:
         energy_bald = bald(energy.total, noise.log().mean(1)).cpu().numpy()
@@ -79,18 +90,32 @@ def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
         aleatoric, epistemic = (
             None if cov is None else cov.double() for cov in model.own_forces_cov(out.raw)
         )
-    on_atoms = total_variance(out.forces.double(), _mean(aleatoric), _mean(epistemic))
-    forces_bald = None
+    spread = constants.forces_spread_factor
+    on_atoms = total_variance(out.forces.double(), _mean(aleatoric), _mean(epistemic), spread)
+    forces_bald = information = None
     if aleatoric is not None and gives.forces_bald:
         forces_bald = bald(on_atoms.total, log_determinant(aleatoric).mean(1)).cpu().numpy()
+        if noise is not None and model.n_members > 1:
+            information = joint_information(
+                energy,
+                centred(out.energy.double(), constants.energy_spread_factor),
+                on_atoms,
+                centred(out.forces.double(), spread),
+                batch.frame,
+            ).numpy(force=True)
     assert out.stress is not None
     virial_cov = _mean(out.virial_cov)
     stress_noise = None
     if virial_cov is not None:
         stress_noise = virial_cov.double() / batch.volume.double()[:, None, None] ** 2
-    stress = total_variance(out.stress.double(), stress_noise)
+    stress = total_variance(out.stress.double(), stress_noise, spread=spread)
     return Prediction(
-        Estimate.of(energy), Estimate.of(on_atoms), Estimate.of(stress), energy_bald, forces_bald
+        Estimate.of(energy),
+        Estimate.of(on_atoms),
+        Estimate.of(stress),
+        energy_bald,
+        forces_bald,
+        information,
     )
 
 

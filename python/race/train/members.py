@@ -10,14 +10,15 @@ from torch import Tensor
 from race.config import OPEN, ModelConfig, ModelConstants
 from race.errors import RaceError
 from race.model.race import RACE
+from race.predict.moments import spread_of_independent
 
 
 def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) -> RACE:
     """One model whose members are those of `models`, in order.
 
     All must share their architecture and what members share: elements, E0, scale, sigma0,
-    average neighbours. The factors on their noise (race.train.noise) belong to each model
-    by itself, and are 1 in the stack.
+    average neighbours. The factors on noise and spread (race.train.noise) belong to each
+    model by itself: of the stack they are those of members trained apart.
 
     Raises:
         RaceError: two models differ in more than their weights; names the first option that does.
@@ -38,7 +39,8 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
     n_members = sum(model.config.n_members for model in models)
     config = models[0].config.model_copy(update={"n_members": n_members})
     parameters = dict(models[0].named_parameters())
-    stacked = RACE(config, models[0].constants.as_trained(), next(iter(parameters.values())).dtype)
+    constants = models[0].constants.as_trained().with_spread(spread_of_independent(n_members))
+    stacked = RACE(config, constants, next(iter(parameters.values())).dtype)
     with torch.no_grad():
         for name, parameter in stacked.named_parameters():
             torch.cat([model.get_parameter(name) for model in models], out=parameter.data)

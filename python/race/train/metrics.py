@@ -8,7 +8,7 @@ its uncertainty.
 import torch
 from torch import Tensor
 
-from race.config import ModelConfig
+from race.config import ModelConfig, ModelConstants
 from race.data import Batch
 from race.model.heads import HEADS
 from race.model.outputs import ModelOutput
@@ -19,20 +19,21 @@ from race.train.parallel import Ranks
 Z90 = 1.6448536269514722  # central 90 % of a normal distribution
 
 
-def with_ensemble(value: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
+def with_ensemble(value: Tensor, covariance: Tensor | None, spread: float) -> tuple[Tensor, Tensor]:
     """Appends the ensemble to the member axis.
 
     Args:
         value: [n, M, d] predictions.
         covariance: [n, M, d, d] of each member, or None.
+        spread: factor on the members' standard deviation.
 
     Returns:
         [n, M + 1, d] and [n, M + 1, d, d]; the last column has Sigma = mean_m Sigma_m +
-        mean_m (v_m - v)(v_m - v)^T.
+        spread^2 mean_m (v_m - v)(v_m - v)^T.
     """
     if covariance is None:
         covariance = value.new_zeros(*value.shape, value.shape[-1])
-    ensemble = total_variance(value, covariance.mean(1))
+    ensemble = total_variance(value, covariance.mean(1), spread=spread)
     return (
         torch.cat([value, ensemble.mean.unsqueeze(1)], 1),
         torch.cat([covariance, ensemble.total.unsqueeze(1)], 1),
@@ -88,9 +89,11 @@ class Metrics:
     give are absent or NaN.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, constants: ModelConstants):
         self.forces_cov = HEADS[config.head].forces_noise
         self.extensive = config.pooling == "sum"
+        self.energy_spread = constants.energy_spread_factor
+        self.forces_spread = constants.forces_spread_factor
         self.means = Means()
 
     def update(self, batch: Batch, out: ModelOutput, forces_cov: Tensor | None) -> None:
@@ -100,7 +103,8 @@ class Metrics:
             var = None
             if out.energy_var is not None:
                 var = out.energy_var[labelled].double()[..., None, None]
-            value, var = with_ensemble(out.energy[labelled].double().unsqueeze(2), var)
+            energy = out.energy[labelled].double().unsqueeze(2)
+            value, var = with_ensemble(energy, var, self.energy_spread)
             size = batch.n_atoms_per_frame[labelled].view(-1, 1, 1) if self.extensive else 1
             error, var = value - batch.energy[labelled].view(-1, 1, 1), var.squeeze(3)
             self._errors("energy", error / size, var.sqrt() / size, weights)
@@ -111,6 +115,7 @@ class Metrics:
             value, cov = with_ensemble(
                 out.forces[labelled].double(),
                 None if forces_cov is None else forces_cov[labelled].double(),
+                self.forces_spread,
             )
             error = value - batch.forces[labelled].unsqueeze(1)
             std = cov.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -127,7 +132,7 @@ class Metrics:
                     out.virial_cov[labelled].double()
                     / batch.volume[labelled].double().view(-1, 1, 1, 1) ** 2
                 )
-            value, cov = with_ensemble(out.stress[labelled].double(), noise)
+            value, cov = with_ensemble(out.stress[labelled].double(), noise, self.forces_spread)
             error, std = (
                 value - batch.stress[labelled].unsqueeze(1),
                 cov.diagonal(dim1=-2, dim2=-1).sqrt(),

@@ -1,5 +1,5 @@
-"""How wide the predicted noise is: a factor on its standard deviation, one for energies and
-one for forces, fitted after training.
+"""How wide the predicted errors are: factors on the standard deviations of the noise and of the
+members' spread, one of each for energies and one for forces, fitted after training.
 
 The likelihood makes the noise of each member as wide as that member's own error. The mean
 of the members errs by less: of any numbers
@@ -9,23 +9,26 @@ of the members errs by less: of any numbers
                                                                        1995)
 so by noise minus spread, where the law of total variance gives noise plus spread. And the
 noise of energies, which have one label a frame, is often still following the errors down
-when the learning rate is spent.
+when the learning rate is spent. The spread errs to the other side: members that share data
+and architecture err together in part, which their spread does not show. It is never made
+narrower than that of independent members (race.predict.moments.spread_of_independent).
 
-The factors c minimise the CRPS of the validation set's errors under c^2 aleatoric +
-epistemic, in units of the noise. It is proper as the likelihood is, but grows with the
-size of an error, not with its square: a few large ones, which forces always have, do not
-decide how wide the noise of all others is. The factors are among the model's constants
-and change neither a weight, nor a mean, nor a spread of members. Training itself always
-runs with factors of 1.
+The factors a on the noise and b >= 1 on the spread minimise the CRPS of the validation set's
+errors under a^2 aleatoric + b^2 epistemic, in units of the noise; of a head without noise b
+alone, in units of the spread. Both are fitted at once: where frames differ in the ratio of
+the two, their errors tell one from the other. The CRPS is proper as the likelihood is, but
+grows with the size of an error, not with its square: a few large ones, which forces always
+have, do not decide how wide all others are. The factors are among the model's constants and
+change neither a weight nor a mean. Training itself runs without them.
 """
 
 import logging
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import ndtr
 from torch import Tensor
 
@@ -39,19 +42,27 @@ from race.train.parallel import Ranks
 MIN_ENERGIES = 100
 logger = logging.getLogger(__name__)
 
-PRIOR_ERRORS = 5  # so many further errors of the size that c = 1 predicts: few frames change little
-LARGEST = 4.0  # of |ln c|
+# So many further errors of the size that factors of 1 predict: few frames change little
+PRIOR_ERRORS = 5
+LARGEST = 4.0  # of |ln factor|
 
 
 class Rows(NamedTuple):
     """Errors of the mean prediction [n, d], [n, d, d] the noise and the spread of members, and
-    [n] weights.
+    [n] weights; noise None: the head has none.
     """
 
     error: np.ndarray
-    aleatoric: np.ndarray
+    aleatoric: np.ndarray | None
     epistemic: np.ndarray
     weights: np.ndarray
+
+
+class Factors(NamedTuple):
+    """On the standard deviations of noise and spread."""
+
+    noise: float
+    spread: float
 
 
 def fit_noise(
@@ -70,95 +81,134 @@ def fit_noise(
         ranks: those that share the validation set.
 
     Returns:
-        "energy" and "forces" -> factor, of those that the head predicts and the batches
-        have enough labels for.
+        "energy", "forces" (noise), "energy_spread", "forces_spread" -> factor, of those
+        that the model has and the batches have enough labels for.
     """
-    if not model.has_energy_var or model.own_epistemic:
+    if model.own_epistemic or not (model.has_energy_var or model.n_members > 1):
         return {}
     parts: dict[str, list[Rows]] = {"energy": [], "forces": []}
     for batch in batches:
         if batch is not None:
             for name, rows in _rows(model, batch).items():
                 parts[name].append(rows)
-    factors = {}
+    found: dict[str, float] = {}
     for name in parts:
         shares = [rows for share in (ranks or Ranks()).gather(parts[name]) for rows in share]
         n_rows = sum(len(rows.error) for rows in shares)
         if name == "energy" and 0 < n_rows < MIN_ENERGIES:
             if ranks is None or ranks.first:
                 logger.info(
-                    f"the noise of energies stays as the head predicts it: {n_rows} validation "
+                    f"the width of energies stays as it is predicted: {n_rows} validation "
                     f"frames, and a factor is fitted to {MIN_ENERGIES} or more"
                 )
         elif n_rows:
-            factors[name] = noise_factor(
-                *(np.concatenate(columns) for columns in zip(*shares, strict=True))
-            )
-    model.scale_noise(factors.get("energy", 1.0), factors.get("forces", 1.0))
-    return factors
+            columns = Rows(*(_joined(column) for column in zip(*shares, strict=True)))
+            factors = width_factors(*columns)
+            if columns.aleatoric is not None:
+                found[name] = factors.noise
+            if model.n_members > 1:
+                found[f"{name}_spread"] = factors.spread
+    model.scale_noise(found.get("energy", 1.0), found.get("forces", 1.0))
+    model.scale_spread(found.get("energy_spread", 1.0), found.get("forces_spread", 1.0))
+    return found
+
+
+def _joined(parts: tuple) -> Any:
+    return None if parts[0] is None else np.concatenate(parts)
 
 
 def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
-    labels = batch.forces if model.has_forces_cov else None
+    several, constants = model.n_members > 1, model.constants
+    labels = batch.forces if model.has_forces_cov or several else None
     out = model(batch, forces=labels is not None).detach()
     rows = {}
-    if not model.paper_energy_var and batch.energy is not None:
+    if not (model.has_energy_var and model.paper_energy_var) and batch.energy is not None:
         rows["energy"] = _split(
             out.energy.unsqueeze(2),
-            out.energy_var[..., None, None],
+            None if out.energy_var is None else out.energy_var[..., None, None],
             batch.energy.unsqueeze(1),
+            constants.energy_spread_factor,
             batch.weights("energy"),
         )
-    if labels is not None:
+    if labels is not None and out.forces is not None:
         with torch.no_grad():
-            rows["forces"] = _split(
-                out.forces, model.forces_cov(out.raw), labels, batch.weights("forces")
-            )
+            noise = model.forces_cov(out.raw) if model.has_forces_cov else None
+        spread = constants.forces_spread_factor
+        rows["forces"] = _split(out.forces, noise, labels, spread, batch.weights("forces"))
     return rows
 
 
-def _split(members: Tensor, covariance: Tensor, label: Tensor, weights: Tensor) -> Rows:
-    """members [n, M, d], covariance [n, M, d, d], label [n, d], weights [n_labelled]; rows
-    without a label are left out.
+def _split(
+    members: Tensor, noise: Tensor | None, label: Tensor, spread: float, weights: Tensor
+) -> Rows:
+    """members [n, M, d], noise [n, M, d, d], label [n, d], weights [n_labelled]; rows without a
+    label are left out.
     """
     known = torch.isfinite(label).all(1)
-    moments = total_variance(members[known].double(), covariance[known].double().mean(1))
+    moments = total_variance(members[known].double(), spread=spread)
+    aleatoric = None if noise is None else noise[known].double().mean(1).cpu().numpy()
     error = label[known].double() - moments.mean
-    parts = (error, moments.aleatoric, moments.epistemic, weights)
-    return Rows(*(part.cpu().numpy() for part in parts))
+    return Rows(
+        error.cpu().numpy(), aleatoric, moments.epistemic.cpu().numpy(), weights.cpu().numpy()
+    )
 
 
-def noise_factor(
+def width_factors(
     error: np.ndarray,
-    aleatoric: np.ndarray,
+    aleatoric: np.ndarray | None,
     epistemic: np.ndarray,
     weights: np.ndarray | float = 1.0,
-) -> float:
-    """The best c for errors [n, d] with the predicted covariance c^2 aleatoric + epistemic,
-    both [n, d, d]; aleatoric is regular. An error of weight 2, of `weights` [n], counts twice.
+) -> Factors:
+    """The best a and b >= 1 for errors [n, d] with the predicted covariance a^2 aleatoric +
+    b^2 epistemic, both [n, d, d]; aleatoric is regular, or None for zero. An error of weight
+    2, of `weights` [n], counts twice.
 
     Minimises the sum over components, in a frame where the noise is the unit matrix and
     the spread diagonal, of the CRPS of a normal distribution (Gneiting and Raftery 2007,
-    eq. 21), and PRIOR_ERRORS times its expectation over standard normal errors.
+    eq. 21); and, for either factor, PRIOR_ERRORS times its expectation over errors that
+    are drawn with a factor of 1, of the mean square spread for b. Without noise the
+    components are Cartesian and the unit is the mean square spread. A factor on what is
+    not there is 1.
     """
+    if aleatoric is None and not epistemic.any():
+        return Factors(1.0, 1.0)
+    errors, noise, spread = _components(error, aleatoric, epistemic)
+    counts = np.broadcast_to(weights, len(error))[:, None]
+    mean_spread = float(np.sqrt(np.mean(spread)))
+
+    def cost(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        squares = np.exp(2 * logs)
+        std = np.sqrt(squares[0] * noise + squares[1] * spread)
+        z = errors / std
+        density = np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z)  # twice that of N(0, 1)
+        crps = std * (z * (2 * ndtr(z) - 1) + density - np.sqrt(1 / np.pi))
+        by_square = (density - np.sqrt(1 / np.pi)) / (2 * std)  # d crps / d std^2
+        value = float(np.sum(counts * crps))
+        slope = 2 * squares * [np.sum(counts * by_square * part) for part in (noise, spread)]
+        for k, unit in enumerate((float(noise > 0), mean_spread)):
+            expected = np.sqrt(2 * (1 + squares[k]) / np.pi) - np.sqrt(squares[k] / np.pi)
+            rise = np.sqrt(2 / np.pi / (1 + squares[k])) - 1 / np.sqrt(np.pi * squares[k])
+            value += PRIOR_ERRORS * unit * expected
+            slope[k] += PRIOR_ERRORS * unit * squares[k] * rise
+        return value / len(errors), slope / len(errors)
+
+    bounds = [(-LARGEST, LARGEST) if noise else (0, 0), (0, LARGEST) if mean_spread else (0, 0)]
+    best = minimize(cost, np.zeros(2), jac=True, bounds=bounds, tol=1e-14)
+    return Factors(*np.exp(best.x).tolist())
+
+
+def _components(
+    error: np.ndarray, aleatoric: np.ndarray | None, epistemic: np.ndarray
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Independent components [n, d] of the errors, the variance of their noise (1 or 0) and
+    their spread [n, d], in one unit.
+    """
+    if aleatoric is None:
+        spread = np.diagonal(epistemic, axis1=1, axis2=2)
+        unit = np.mean(spread)
+        # Forces that are zero by symmetry have no spread; theirs is that of rounding
+        return error / np.sqrt(unit), 0.0, np.maximum(spread / unit, 1e-20)
     whiten = np.linalg.inv(np.linalg.cholesky(aleatoric))
     spread, axes = np.linalg.eigh(whiten @ epistemic @ whiten.swapaxes(1, 2))
     rotated = (axes.swapaxes(1, 2) @ whiten @ error[..., None])[..., 0]
-
-    def cost(log_c: float) -> float:
-        square = np.exp(2 * log_c)
-        std = np.sqrt(square + np.maximum(spread, 0))
-        z = rotated / std
-        crps = std * (
-            z * (2 * ndtr(z) - 1) + np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z) - np.sqrt(1 / np.pi)
-        )
-        expected = np.sqrt(2 * (1 + square) / np.pi) - np.sqrt(square / np.pi)
-        return float(np.sum(np.sum(crps, axis=1) * weights)) + PRIOR_ERRORS * float(expected)
-
-    return float(
-        np.exp(
-            minimize_scalar(
-                cost, bounds=(-LARGEST, LARGEST), method="bounded", options={"xatol": 1e-6}
-            ).x
-        )
-    )
+    return rotated, 1.0, np.maximum(spread, 0)

@@ -308,7 +308,7 @@ class Trainer:
         """The likelihood loss of each member [n_members], and metrics by name
         (`validation/forces_rmse`, `.../member_0`), of the validation set or another.
         """
-        metrics, loss = Metrics(self.config.model), Means()
+        metrics, loss = Metrics(self.config.model, self.model.constants), Means()
         for batch in self.shares_of(dataset or self.validation_set):
             if batch is None:
                 continue
