@@ -16,13 +16,18 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char* kind_names[] = {"not finite", "overlap", "unseen pair", "density",
-                                      "force/std"};
+// Those of quantities are their names in compute race/atom.
+constexpr const char* kind_names[] = {"not finite", "overlap",   "unseen pair",
+                                      "density",    "force/std", "grade"};
+
+const race::Quantity& quantity_of(int kind) {
+  return *race::find_quantity(kind_names[kind], /*per_atom=*/true);
+}
 
 }  // namespace
 
 // fix ID group race/guard N warn|dump|stop [overlap F|off] [unseen yes|no] [density F|off]
-// [force/std T|off] [environment R|off] [file NAME]
+// [force/std T|off] [grade G|off] [environment R|off] [file NAME]
 FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
     : Fix(lmp, narg, arg), file_(fmt::format("guard.{}.extxyz", arg[0])) {
   if (narg < 5) utils::missing_cmd_args(FLERR, "fix race/guard", error);
@@ -37,10 +42,11 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
   for (int k = 5; k < narg; k += 2) {
     const std::string keyword = arg[k];
     if (keyword != "overlap" && keyword != "unseen" && keyword != "density" &&
-        keyword != "force/std" && keyword != "environment" && keyword != "file")
+        keyword != "force/std" && keyword != "grade" && keyword != "environment" &&
+        keyword != "file")
       error->all(
           FLERR,
-          "fix {} race/guard: expected a keyword overlap, unseen, density, force/std, environment or file, got {}",
+          "fix {} race/guard: expected a keyword overlap, unseen, density, force/std, grade, environment or file, got {}",
           id, keyword);
     if (k + 1 >= narg) utils::missing_cmd_args(FLERR, "fix race/guard " + keyword, error);
     const std::string value = arg[k + 1];
@@ -53,7 +59,8 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
       return number;
     };
     if (keyword == "overlap") overlap_factor_ = positive_or_off();
-    if (keyword == "force/std") force_std_limit_ = positive_or_off();
+    for (int kind = first_quantity; kind < n_kinds; ++kind)
+      if (keyword == kind_names[kind]) limits_[kind] = positive_or_off();
     if (keyword == "environment") environment_ = positive_or_off();
     if (keyword == "density") {
       density_factor_ = positive_or_off();
@@ -73,7 +80,7 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
   extscalar = extvector = 0;
   global_freq = nevery;
   reader_ = std::make_shared<UncertaintyReader>();
-  reader_->wants = [this](bigint step) { return force_std_limit_ > 0 && looks_at(step); };
+  reader_->wants = [this](bigint step) { return reads_quantities() && looks_at(step); };
   reader_->watches = [this](bigint step) { return looks_at(step); };
 }
 
@@ -120,10 +127,14 @@ void FixRaceGuard::init() {
         id, pair_->file());
   }
 
-  if (force_std_limit_ > 0)
-    pair_->require(fmt::format("fix {} race/guard", id),
-                   *race::find_quantity("force/std", /*per_atom=*/true));
+  for (int kind = first_quantity; kind < n_kinds; ++kind)
+    if (limits_[kind] > 0) pair_->require(fmt::format("fix {} race/guard", id), quantity_of(kind));
   pair_->add_reader(reader_);
+}
+
+bool FixRaceGuard::reads_quantities() const {
+  return std::any_of(limits_ + first_quantity, limits_ + n_kinds,
+                     [](double limit) { return limit > 0; });
 }
 
 bool FixRaceGuard::looks_at(bigint step) const {
@@ -152,10 +163,9 @@ void FixRaceGuard::look() {
   find_not_finite(findings[not_finite]);
   find_pairs(findings[overlap], findings[unseen]);
   if (density_factor_ > 0 && !neighbors_.empty()) find_densities(findings[density]);
-  if (force_std_limit_ > 0) {
-    pair_->require_uncertainty();
-    find_uncertain(findings[force_std]);
-  }
+  if (reads_quantities()) pair_->require_uncertainty();
+  for (int kind = first_quantity; kind < n_kinds; ++kind)
+    if (limits_[kind] > 0) find_above(quantity_of(kind), limits_[kind], findings[kind]);
   std::vector<tagint> worst;
   const std::string text = reduce(findings, worst);
   if (text.empty()) return;
@@ -250,15 +260,14 @@ void FixRaceGuard::find_densities(Finding& finding) const {
   }
 }
 
-void FixRaceGuard::find_uncertain(Finding& finding) const {
-  const race::Quantity& quantity = *race::find_quantity("force/std", /*per_atom=*/true);
+void FixRaceGuard::find_above(const race::Quantity& quantity, double limit,
+                              Finding& finding) const {
   for (int64_t row = 0; row < pair_->local().graph().n_owned; ++row) {
     const int i = pair_->local().atom_of_row()[row];
     const double value = *pair_->columns().of(quantity, i);
-    if (in_group(row) && value > force_std_limit_)
-      finding.add(
-          value, atom->tag[i],
-          fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, force_std_limit_));
+    if (in_group(row) && value > limit)
+      finding.add(value, atom->tag[i],
+                  fmt::format("atom {} has {:.4g}, limit {:.4g}", name_of(i), value, limit));
   }
 }
 

@@ -6,6 +6,10 @@
 
 #include "fix.h"
 
+namespace race {
+struct Quantity;
+}
+
 namespace LAMMPS_NS {
 
 class PairRace;
@@ -27,7 +31,8 @@ class FixRaceGuard : public Fix {
 
  private:
   enum class Action { warn, dump, stop };
-  enum Kind { not_finite, overlap, unseen, density, force_std, n_kinds };
+  enum Kind { not_finite, overlap, unseen, density, force_std, grade, n_kinds };
+  static constexpr int first_quantity = force_std;  ///< from here on: of compute race/atom
 
   /// What one rank found of a kind: how often, and its worst case.
   struct Finding {
@@ -41,13 +46,14 @@ class FixRaceGuard : public Fix {
     double min = 0, max = 0;
   };
 
+  bool reads_quantities() const;
   bool looks_at(bigint step) const;
   void check();
   void look();
   void find_not_finite(Finding&) const;
   void find_pairs(Finding& overlaps, Finding& unseen_pairs) const;
   void find_densities(Finding&) const;
-  void find_uncertain(Finding&) const;
+  void find_above(const race::Quantity&, double limit, Finding&) const;
   std::string reduce(std::vector<Finding>& findings, std::vector<tagint>& atoms);
   tagint tag_of(int64_t row) const;
   std::string name_of(int i) const;
@@ -55,7 +61,7 @@ class FixRaceGuard : public Fix {
 
   Action action_;
   double overlap_factor_ = 1, density_factor_ = 1;  ///< 0: off
-  double force_std_limit_ = 0;                      ///< force units; 0: off
+  double limits_[n_kinds] = {};                     ///< of quantities, in LAMMPS's units; 0: off
   bool unseen_ = true, density_asked_ = false;
   double environment_ = 0;  ///< radius of what is written around an offender, length units; 0: the
                             ///< whole configuration

@@ -26,7 +26,8 @@ PairRace::PairRace(LAMMPS* lmp)
     : Pair(lmp),
       halo_(comm, *this, local_.row_of_atom(), exchanged_),
       budget_(lmp),
-      columns_(lmp, fmt::format("PAIR_RACE_HOLD_{}", instance_me)) {
+      columns_(lmp, fmt::format("PAIR_RACE_HOLD_{}", instance_me)),
+      energy_alone_(lmp) {
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -80,49 +81,62 @@ void PairRace::guarded(const std::function<void()>& work) {
 
 void PairRace::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
+  if (energy_alone_.asked(eflag, vflag) && !uq_flag_ && !readers_.insist(update->ntimestep))
+    return compute_energy();
   step_ = update->ntimestep;
   uncertainty_step_ = -1;
   const bool uncertainty = uncertainty_wanted();
   guarded([&] {
-    const std::vector<int> species = present_species();
-    build_graph({species.data(), model_->metadata().r_max * units_.length, units_.length,
-                 excluded_groups()});
-    if (!budget_.estimated())
-      budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
+    make_graph();
     // One evaluation does for both, unless a member leads: what moves atoms is then computed alike
     // on every step.
     const bool at_once = uncertainty && !leader_;
-    const race::Prediction prediction = predict(leader(), at_once, vflag_atom || cvflag_atom);
+    const race::Prediction prediction =
+        predict(leader(), {.uncertainty = at_once, .atom_virial = vflag_atom || cvflag_atom});
     add_forces(prediction.forces);
     tally(prediction);
     if (at_once) {
       store_uncertainty(prediction);
     } else if (uncertainty) {
-      store_uncertainty(predict(*model_, true, false));
+      store_uncertainty(predict(*model_, {.uncertainty = true}));
     } else if (settings_.uq_every > 0 && columns_.recall()) {
       uncertainty_step_ = step_;
     }
   });
 }
 
-// Of the graph that compute() has built. Collective.
-race::Prediction PairRace::predict(const race::Model& model, bool uncertainty, bool atom_virial) {
-  race::Request request;
-  request.uncertainty = uncertainty;
-  request.members = uncertainty && model.metadata().n_members > 1;
-  request.atom_virial = atom_virial;
+// What this step's forces came with stays: the call may come after them.
+void PairRace::compute_energy() {
+  guarded([&] {
+    make_graph();
+    tally(predict(leader(), {.forces = false}));
+  });
+}
+
+void PairRace::make_graph() {
+  const std::vector<int> species = present_species();
+  build_graph(
+      {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
+  if (!budget_.estimated())
+    budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
+}
+
+// Of the graph that make_graph() has made. Collective.
+race::Prediction PairRace::predict(const race::Model& model, race::Request request) {
+  request.members = request.uncertainty && model.metadata().n_members > 1;
   request.on_device = on_device();
   request.zbl = core_ ? &*core_ : nullptr;
-  request.n_parts = budget_.parts(graph(), uncertainty, settings_.memory_cap);
+  request.n_parts = budget_.parts(graph(), request.uncertainty, settings_.memory_cap);
   const at::Tensor owner =
       comm->nprocs == 1 && model.comm_width_max() > 0 ? owner_rows() : at::Tensor();
   std::optional<race::PeriodicFoldHalo> images;
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(model, graph(), exchange, request);
-  if (force->newton_pair) return prediction;  // LAMMPS takes home what stands on ghosts
+  // With newton on LAMMPS takes home what stands on ghosts
+  if (force->newton_pair || !request.forces) return prediction;
   prediction.forces = completed(prediction.forces);
-  if (atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
+  if (request.atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
   return prediction;
 }
 
@@ -241,7 +255,7 @@ void PairRace::require_uncertainty() {
         FLERR,
         "compute race: uncertainties are not current on step {}; use the compute in a run, through thermo, dump, fix or variable",
         update->ntimestep);
-  guarded([&] { store_uncertainty(predict(*model_, true, false)); });
+  guarded([&] { store_uncertainty(predict(*model_, {.uncertainty = true})); });
 }
 
 void PairRace::store_uncertainty(const race::Prediction& prediction) {

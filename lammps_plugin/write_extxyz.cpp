@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -75,27 +76,31 @@ struct Frame {
   std::vector<double> rows;  ///< of n_columns each; positions relative to the cell's corner
   double cell[9];
   bool periodic[3];
-  std::string more;  ///< into the comment line
+  std::string more;             ///< into the comment line
+  std::optional<int> weighted;  ///< so many first rows have weight 1 as labels, all others 0
 };
 
 Frame whole(const Domain& box, const std::vector<double>& all) {
   Frame frame{all,
               {box.xprd, 0, 0, box.xy, box.yprd, 0, box.xz, box.yz, box.zprd},
               {box.xperiodic != 0, box.yperiodic != 0, box.zperiodic != 0},
-              ""};
+              "",
+              std::nullopt};
   for (std::size_t k = 0; k < all.size(); k += n_columns)
     for (int a = 0; a < 3; ++a) frame.rows[k + 2 + a] -= box.boxlo[a];
   return frame;
 }
 
 // The atoms of `box` within `radius` of row `center` of `box`, every image that is; they come first
-// by distance: the centre is row 0.
-Frame cut_out(const Frame& box, std::size_t center, double radius, double gap) {
-  const double edge = 2 * radius + gap;
+// by distance: the centre is row 0. Labels of atoms whose surroundings within `cutoff` are cut
+// have no weight.
+Frame cut_out(const Frame& box, std::size_t center, double radius, double cutoff) {
+  const double edge = 2 * radius + cutoff;
   Frame frame{{},
               {edge, 0, 0, 0, edge, 0, 0, 0, edge},
               {false, false, false},
-              fmt::format(" center=0 radius={:.16g}", radius)};
+              fmt::format(" center=0 radius={:.16g}", radius),
+              0};
   const double* h = box.cell;  // lower triangular
   const double volume = h[0] * h[4] * h[8];
   const double yx = h[3], zx = h[6], zy = h[7];
@@ -130,7 +135,10 @@ Frame cut_out(const Frame& box, std::size_t center, double radius, double gap) {
   }
   std::stable_sort(found.begin(), found.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
-  for (const auto& [r, row] : found) frame.rows.insert(frame.rows.end(), row.begin(), row.end());
+  for (const auto& [r, row] : found) {
+    frame.rows.insert(frame.rows.end(), row.begin(), row.end());
+    if (r <= std::max(radius - cutoff, 0.0)) ++*frame.weighted;
+  }
   return frame;
 }
 
@@ -142,9 +150,10 @@ void write_frame(FILE* file, const Frame& frame, const PairRace& pair, bigint st
   for (int k = 0; k < 9; ++k) fprintf(file, "%s%.16g", k ? " " : "", frame.cell[k] / length);
   fprintf(
       file,
-      "\" Properties=species:S:1:pos:R:3:id:I:1:lammps_forces:R:3 pbc=\"%c %c %c\" step=%lld%s reason=\"%s\"\n",
-      frame.periodic[0] ? 'T' : 'F', frame.periodic[1] ? 'T' : 'F', frame.periodic[2] ? 'T' : 'F',
-      static_cast<long long>(step), frame.more.c_str(), comment.c_str());
+      "\" Properties=species:S:1:pos:R:3:id:I:1:lammps_forces:R:3%s pbc=\"%c %c %c\" step=%lld%s reason=\"%s\"\n",
+      frame.weighted ? ":weight:R:1" : "", frame.periodic[0] ? 'T' : 'F',
+      frame.periodic[1] ? 'T' : 'F', frame.periodic[2] ? 'T' : 'F', static_cast<long long>(step),
+      frame.more.c_str(), comment.c_str());
   for (std::size_t k = 0; k < frame.rows.size(); k += n_columns) {
     const double* row = frame.rows.data() + k;
     const std::string element = pair.element(static_cast<int>(row[1]));
@@ -152,6 +161,8 @@ void write_frame(FILE* file, const Frame& frame, const PairRace& pair, bigint st
     for (int a = 0; a < 3; ++a) fprintf(file, " %.16g", row[2 + a] / length);
     fprintf(file, " %lld", static_cast<long long>(row[0]));
     for (int a = 0; a < 3; ++a) fprintf(file, " %.16g", row[5 + a] / force);
+    if (frame.weighted)
+      fprintf(file, " %d", static_cast<int>(k / n_columns) < *frame.weighted ? 1 : 0);
     fprintf(file, "\n");
   }
 }
@@ -189,7 +200,7 @@ std::string LAMMPS_NS::write_environments(LAMMPS* lmp, const PairRace& pair,
                                           const std::string& path, bool append,
                                           const std::string& comment,
                                           const std::vector<tagint>& atoms, double radius) {
-  const double gap = pair.metadata()->r_max * pair.units().length;
+  const double cutoff = pair.metadata()->r_max * pair.units().length;
   return write(lmp, pair, path, append, comment, [&](const Frame& box) {
     std::vector<Frame> frames;
     for (const tagint atom : atoms) {
@@ -199,7 +210,7 @@ std::string LAMMPS_NS::write_environments(LAMMPS* lmp, const PairRace& pair,
       const double* x = box.rows.data() + row * n_columns + 2;
       const bool placed =
           row < n_rows && std::isfinite(x[0]) && std::isfinite(x[1]) && std::isfinite(x[2]);
-      frames.push_back(placed ? cut_out(box, row, radius, gap) : box);
+      frames.push_back(placed ? cut_out(box, row, radius, cutoff) : box);
     }
     return frames;
   });

@@ -32,6 +32,18 @@ def test_a_members_average_is_its_own(method, tolerance):
         np.testing.assert_allclose(found, first_order, rtol=0.01)
 
 
+@pytest.mark.parametrize(("method", "tolerance"), [("direct", 0.02), ("cumulant", 0.06)])
+def test_the_energy_of_a_member_is_its_own(method, tolerance):
+    """kT / 2 for any stiffness, where the driving potential's would be kT / (2 k)."""
+    x, members, driving = oscillator([0.9, 1.0, 1.2], n=200_000)
+    found = reweight(members, members, driving, KT, method, own=True)
+    np.testing.assert_allclose(found.members, KT / 2, rtol=tolerance)
+    assert found.mean.shape == () and found.epistemic_std < 0.02
+    profile = np.stack([members, 2 * members], axis=2)
+    both = reweight(profile, members, driving, KT, method, own=True).members
+    np.testing.assert_allclose(both, np.stack([found.members, 2 * found.members], axis=1))
+
+
 def test_equal_members_leave_nothing_uncertain_but_sampling():
     x, members, driving = oscillator([1.0, 1.0, 1.0])
     found = reweight(x**2, members, driving, KT)
@@ -154,6 +166,18 @@ def test_the_command(tmp_path, capsys):
     assert status == 0 and "v_x2" in capsys.readouterr().out
     record = json.loads((tmp_path / "out.json").read_text())["averages"]["v_x2"]
     expected = reweight(x**2, members, members.mean(1), KT)
+    np.testing.assert_allclose(record["members"], expected.members, rtol=1e-6)
+
+    # Columns of energies are each member's own; a pressure cannot be.
+    text = (tmp_path / "log").read_text().replace("v_x2 Temp", "PotEng Press")
+    (tmp_path / "energies").write_text(text)
+    words = ["reweight", str(tmp_path / "energies"), "--members", "c_U"]
+    out = ["--temperature", str(kelvin), "-o", str(tmp_path / "out.json")]
+    assert main([*words, *out]) == 0
+    assert "warning: Press: of the potential that drove the run" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out.json").read_text())["averages"]["PotEng"]
+    own = (x**2)[:, None] + members - members.mean(1, keepdims=True)
+    expected = reweight(own, members, members.mean(1), KT, own=True)
     np.testing.assert_allclose(record["members"], expected.members, rtol=1e-6)
 
     for wrong, message in [

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import race._race
 import torch
 
 from race.config import ModelConfig
+from race.data.graph import Batch
 from race.deploy.export import export_model
 from race.model.race import RACE
 
@@ -71,8 +73,9 @@ def small_model(**changes) -> RACE:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory):
-    """artifacts(name, calibration=None, training=None, **changes of ModelConfig) -> path,
-    exported once.
+    """artifacts(name, calibration=None, training=None, training_set=None, **changes of
+    ModelConfig) -> path, exported once. training: what the summary says of the training set;
+    training_set: its graphs, for the grade.
     """
     folder = tmp_path_factory.mktemp("artifacts")
 
@@ -80,6 +83,7 @@ def artifacts(tmp_path_factory):
         name: str,
         calibration: dict[str, float] | None = None,
         training: dict | None = None,
+        training_set: Iterable[Batch] | None = None,
         **changes,
     ) -> Path:
         path = folder / f"{name}.race.pt"
@@ -89,6 +93,7 @@ def artifacts(tmp_path_factory):
                 path,
                 calibration=calibration,
                 summary={"training": training or {}},
+                training_set=training_set,
             )
         return path
 

@@ -7,8 +7,10 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+import torch
 
 from race.cli import main
+from race.data.graph import build_graph
 
 from .conftest import ELEMENTS
 from .harness import Finished, thermo, write_data
@@ -39,11 +41,17 @@ run {steps}
 """
 HOLE = "group gone id 3:10\ndelete_atoms group gone compress no"
 OFF = "overlap off unseen no density off"
+TRIGGERS = ["overlap", "unseen", "density", "force/std", "grade"]
 
 
 @pytest.fixture(scope="session")
 def guarded(artifacts):
-    return artifacts("guarded", training=TRAINING)
+    frames = []
+    for seed in range(20):
+        frame = crystal()
+        frame.rattle(0.05, seed=seed)
+        frames.append(build_graph(frame, ELEMENTS, 3.2, torch.float64))
+    return artifacts("guarded", training=TRAINING, training_set=frames)
 
 
 @pytest.fixture
@@ -116,11 +124,13 @@ def triggers() -> dict[str, tuple[str, str, list[str], int]]:
         ),
         "density": ("overlap off unseen no", HOLE, ["density", "neighbors, limits 14"], 4),
         "force/std": (f"{OFF} force/std 0.01", "", ["force/std: atom", "limit 0.01"], 5),
+        # A moved atom is unlike any of the training set, and so are those around it
+        "grade": (f"{OFF} grade 1.5", move(k, place), ["grade: atom", "limit 1.5"], 6),
     }
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("trigger", ["overlap", "unseen", "density", "force/std"])
+@pytest.mark.parametrize("trigger", TRIGGERS)
 def test_stop(guard, lammps_run, trigger, ranks):
     arguments, change, said, _ = triggers()[trigger]
     finished = guard(f"1 stop {arguments}", change, ranks)
@@ -162,7 +172,7 @@ def around(atoms: ase.Atoms, center: int, radius: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("trigger", ["overlap", "unseen", "density", "force/std"])
+@pytest.mark.parametrize("trigger", TRIGGERS)
 def test_environment(guard, lammps_run, trigger, ranks):
     """The neighbourhood of the worst offender, in a cell of its own."""
     arguments, change, _, _ = triggers()[trigger]
@@ -173,7 +183,7 @@ def test_environment(guard, lammps_run, trigger, ranks):
     (frame,) = ase.io.read(lammps_run.folder / "guard.g.extxyz", ":")
     whole = crystal()
     k, place, _ = nearest_nitrogen()
-    if trigger == "overlap":
+    if trigger in ("overlap", "grade"):
         whole.positions[k] = place
     if trigger == "unseen":
         whole.symbols[k] = "O"
@@ -191,6 +201,11 @@ def test_environment(guard, lammps_run, trigger, ranks):
     np.testing.assert_allclose(frame.positions[0], frame.cell.lengths() / 2, atol=1e-8)
     assert (frame.positions > 0).all() and (frame.positions < frame.cell.lengths()).all()
     assert np.isfinite(frame.arrays["lammps_forces"]).all()
+    # Labels of the atoms farther than the cutoff from the surface, and of the centre
+    inside = distances <= RADIUS - 3.2
+    inside[0] = True
+    np.testing.assert_array_equal(frame.arrays["weight"], inside.astype(float))
+    assert 0 < inside.sum() < len(frame)
 
 
 def test_environment_in_a_tilted_box(lammps_run, guarded):
@@ -237,7 +252,7 @@ def test_environments_of_several_findings(guard, lammps_run):
     )
 
 
-@pytest.mark.parametrize("trigger", ["overlap", "unseen", "density", "force/std"])
+@pytest.mark.parametrize("trigger", TRIGGERS)
 @pytest.mark.parametrize("action", ["warn", "dump"])
 def test_warn_and_dump_go_on(guard, lammps_run, trigger, action):
     arguments, change, said, column = triggers()[trigger]
@@ -252,7 +267,7 @@ def test_warn_and_dump_go_on(guard, lammps_run, trigger, action):
     assert all(text in warnings[0] for text in said)
     rows = thermo(finished.output)
     assert rows[0][f"f_g[{column}]"] >= 1 and rows[0]["f_g"] == sum(
-        rows[0][f"f_g[{c}]"] for c in range(1, 6)
+        rows[0][f"f_g[{c}]"] for c in range(1, 7)
     )
     written = lammps_run.folder / "seen.extxyz"
     if action == "dump":
@@ -366,6 +381,7 @@ def test_not_finite(lammps_run, guarded, what, ranks):
         ("1 stop file", "missing argument"),
         ("1", "missing argument"),
         ("1 stop force/std nan", "floating point"),
+        ("1 stop grade 0", "grade: expected a number > 0 or off, got 0"),
         ("1 stop environment 0", "number > 0 or off, got 0"),
         ("x stop", "integer"),
     ],
@@ -386,6 +402,8 @@ def test_models_that_cannot_be_guarded(guard, artifact, artifacts):
     point = artifacts("guarded_point", n_members=1, head="point", training=TRAINING)
     finished = guard("1 stop force/std 0.1", artifact=point)
     assert finished.status != 0 and "1 member(s), head point" in finished.errors()[0]
+    finished = guard("1 stop overlap off unseen no grade 1", artifact=artifact)
+    assert finished.status != 0 and "`race export` fits" in finished.errors()[0]
 
 
 def test_unwritable_file(guard):

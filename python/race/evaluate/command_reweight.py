@@ -25,6 +25,11 @@ BOLTZMANN = {
     "si": 1.380649e-23,
 }
 
+# Columns of thermo that the potential makes. Of the first each member has its own, by the
+# difference of the energies; of the others the log has the driving potential's alone.
+ENERGIES = ("PotEng", "TotEng", "E_pair")
+PRESSURES = ("Press", "Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz", "Enthalpy")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -97,10 +102,12 @@ def run(args: argparse.Namespace) -> None:
     driving = _driving(members, args.lead)
     kT = BOLTZMANN[args.units] * _temperature(log, args.temperature)
     others = [name for name in log.columns if name not in names and name.lower() != "step"]
-    found = {
-        name: reweight(log[name], members, driving, kT, args.method)
-        for name in args.observables or others
-    }
+    found = {}
+    for name in args.observables or others:
+        values, own = log[name], name in ENERGIES
+        if own:
+            values = values[:, None] + members - driving[:, None]
+        found[name] = reweight(values, members, driving, kT, args.method, own=own)
     for series in sources[1:]:
         for name, values in series.at(step).columns.items():
             found[f"{series.path.name}:{name}"] = reweight(
@@ -171,6 +178,12 @@ def show(found: dict[str, Average], n_steps: int, level: float) -> None:
             "cumulant: the members differ by more than kT, so that few steps would carry the "
             f"weight (below {LEAST_SHARE:.0%} or {LEAST_STEPS:.0f} steps); first order in the "
             "difference instead",
+            highlight=False,
+        )
+    if blind := [name for name in found if name in PRESSURES]:
+        console.print(
+            f"warning: {', '.join(blind)}: of the potential that drove the run, in every member's "
+            "average; their own pressures are not in the log, and the interval is too narrow",
             highlight=False,
         )
     weak = [n for n, a in found.items() if a.method == "direct" and a.effective.min() < LEAST_STEPS]

@@ -10,6 +10,9 @@ The cumulant expansion is the first order in U_m - U_0; it stays finite where fe
 all the weight. The spread of <O>_m over the members is what the potential leaves uncertain
 about the average. Beside it stand the error of sampling, and the part of the spread that
 sampling alone would make, both by a jackknife over contiguous blocks.
+
+An observable that the potential itself makes, such as its energy, is another one under each
+member: then O_mt stands for O_t.
 """
 
 from dataclasses import dataclass
@@ -65,6 +68,11 @@ def effective_steps(log_w: np.ndarray) -> np.ndarray:
     return np.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1))
 
 
+def weighted(w: np.ndarray, o: np.ndarray) -> np.ndarray:
+    """sum_t w_mt o_tm [M, K] of w [M, T] and o [T, M, K], or [T, 1, K] for all members."""
+    return w @ o[:, 0] if o.shape[1] == 1 else np.einsum("mt,tmk->mk", w, o)
+
+
 def reweight(
     observable: np.ndarray,
     members: np.ndarray,
@@ -72,20 +80,22 @@ def reweight(
     kT: np.ndarray | float,
     method: str = "auto",
     n_blocks: int = BLOCKS,
+    own: bool = False,
 ) -> Average:
     """The average of observable [T, ...] under each member.
 
     Args:
-        observable: its value at each step.
+        observable: its value at each step; or [T, M, ...], each member's own.
         members: [T, M] energies of the members at the same steps.
         driving: [T] the energy whose forces moved the atoms: the mean, or the leading member's.
         kT: in the unit of the energies; a number, or [T] for a run whose temperature changes.
         method: "direct", "cumulant", or "auto": direct where every member's effective number
             of steps is at least LEAST_SHARE of them and LEAST_STEPS.
         n_blocks: of the jackknife.
+        own: the observable has an axis of members.
     """
-    T = len(observable)
-    flat = np.asarray(observable, dtype=np.float64).reshape(T, -1)
+    T, shape = len(observable), observable.shape[1 + own :]
+    flat = np.asarray(observable, dtype=np.float64).reshape(T, members.shape[1] if own else 1, -1)
     log_w = log_weights(members, driving, kT)
     effective = effective_steps(log_w)
     if method == "auto":
@@ -96,15 +106,14 @@ def reweight(
     def averages(keep: np.ndarray) -> np.ndarray:
         if method == "direct":
             w = np.exp(log_w[:, keep] - logsumexp(log_w[:, keep], axis=1, keepdims=True))
-            return w @ flat[keep]  # [M, K]
+            return weighted(w, flat[keep])
         o, d = flat[keep], delta[keep]
-        return o.mean(0) - (d - d.mean(0)).T @ (o - o.mean(0)) / len(o)
+        return o.mean(0) - weighted((d - d.mean(0)).T, o - o.mean(0)) / len(o)
 
     everything = np.arange(T)
     found = averages(everything)
     blocks = np.array_split(everything, min(n_blocks, T))
     left_out = np.stack([averages(np.delete(everything, block)) for block in blocks])  # [B, M, K]
-    shape = observable.shape[1:]
     factor = (len(blocks) - 1) / len(blocks)
     mean = left_out.mean(1)  # [B, K]
     sampling = factor * ((mean - mean.mean(0)) ** 2).sum(0)

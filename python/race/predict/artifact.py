@@ -185,8 +185,8 @@ class ArtifactPredictor(Predictor):
             Estimate.of(stress),
             energy_bald,
             forces_bald,
-            None if members.grade is None else members.grade.numpy(),
-            information,
+            grade=None if members.grade is None else members.grade.numpy(),
+            information=information,
         )
 
     def _energy_var(self, node_energy_var: Tensor) -> Tensor:

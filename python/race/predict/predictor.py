@@ -115,7 +115,7 @@ def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
         Estimate.of(stress),
         energy_bald,
         forces_bald,
-        information,
+        information=information,
     )
 
 

@@ -15,7 +15,7 @@ from race.deploy.export import export_model
 from ..conftest import ELEMENTS, small_model
 from ..harness import Lammps, write_data
 from ..systems import boron_nitride
-from . import commands, data_sets, faults, model_files, parity, physics
+from . import commands, data_sets, faults, invariants, model_files, parity, physics
 from .conftest import SMALL, TRAINING
 from .runner import Tally, run_block
 
@@ -80,6 +80,8 @@ def main() -> int:
         report(physics.run(Lammps(plugin, folder), deep, small), start)
         start = time.monotonic()
         report(data_sets.run(folder), start)
+        start = time.monotonic()
+        report(invariants.run(invariants.predictors(folder), options.seed), start)
     print(total)
     return 0 if total.good == total.tried else 1
 
