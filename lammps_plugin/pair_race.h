@@ -125,6 +125,7 @@ class PairRace : public Pair {
   void read_elements(const std::vector<std::string>& names);
   void set_flags();
   void check_special_bonds() const;
+  void warn_of_exclusions();
   void warn_of_heat_flux() const;
   void check_masses() const;
   void warn_without_core() const;

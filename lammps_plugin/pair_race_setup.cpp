@@ -81,6 +81,11 @@ void PairRace::read_model() {
   } catch (const race::Error& exception) {
     message = exception.what();
   }
+  // Of a restart: settings() has cleared it otherwise
+  if (!message.empty() && !restart_sha256_.empty())
+    message +=
+        "; the restart file names the model by this path: run where it was written, or give "
+        "pair_style race FILE and pair_coeff again";
   if (!message.empty()) error->all(FLERR, message);
 
   // Of one layer each energy is a sum over edges, whose virials are their senders'. More layers
@@ -242,6 +247,7 @@ void PairRace::check_masses() const {
 
 void PairRace::setup() {
   check_special_bonds();
+  warn_of_exclusions();
   energy_alone_.setup();
 }
 
@@ -268,6 +274,35 @@ void PairRace::check_special_bonds() const {
         FLERR,
         "pair_style race: expected all neighbors, got special_bonds that leave out bonded ones; use: special_bonds lj/coul "
         "1 1 1, or 1e-50 where another style needs 0");
+}
+
+// Pairs that `neigh_modify exclude` takes away from atoms that are there. A force on one atom
+// depends on its neighbours' pairs with others: even pairs of two atoms that never move are missed.
+// Collective.
+void PairRace::warn_of_exclusions() {
+  const std::vector<int> species = present_species();
+  const int absent = excluded_groups();
+  bool by_type = false;
+  for (int a = 1; a <= atom->ntypes && neighbor->nex_type > 0; ++a)
+    for (int b = 1; b <= atom->ntypes; ++b)
+      by_type |= species[a] >= 0 && species[b] >= 0 && neighbor->ex_type[a][b] != 0;
+  const auto has_atoms = [&](int bit) {
+    int mine = 0, any = 0;
+    for (int i = 0; i < atom->nlocal; ++i)
+      mine |= species[atom->type[i]] >= 0 && (atom->mask[i] & bit) && !(atom->mask[i] & absent);
+    MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+    return any != 0;
+  };
+  bool by_group = false;
+  for (int k = 0; k < neighbor->nex_group; ++k)
+    by_group |= has_atoms(neighbor->ex1_bit[k]) & has_atoms(neighbor->ex2_bit[k]);
+  for (int k = 0; k < neighbor->nex_mol; ++k) by_group |= has_atoms(neighbor->ex_mol_bit[k]);
+  if ((by_type || by_group) && comm->me == 0)
+    error->warning(
+        FLERR,
+        "pair_style race: neigh_modify exclude takes pairs away from atoms of the model, whose "
+        "energies and forces, those on their neighbors too, are then wrong, even of atoms that do "
+        "not move; leave it out");
 }
 
 // LAMMPS does not tell a style the factor that hybrid/scaled puts on its forces.

@@ -246,6 +246,36 @@ def test_atoms_excluded_among_themselves_keep_their_energy(lammps_run, artifact)
     assert_right(trajectory(lammps_run, artifact, apart, commands), artifact, 1)
 
 
+@pytest.mark.parametrize(
+    ("rule", "warns"),
+    [
+        ("group pair pair", True),
+        ("group pair rest", True),
+        ("type 1 2", True),
+        ("group pair all", False),
+        ("group none pair", False),
+        ("type 1 1 exclude type 1 2 exclude type 1 3", False),
+    ],
+)
+def test_pairs_taken_from_atoms_that_are_there_are_a_warning(lammps_run, artifact, rule, warns):
+    """A rule that leaves an atom, but not its neighbours; one that removes the atom is meant."""
+    groups = "group pair id 1 2\ngroup rest subtract all pair\ngroup none empty\n        "
+    write_data(b2o3(), lammps_run.folder / "x.data", ELEMENTS)
+    finished = lammps_run.run(
+        f"""
+        units metal
+        read_data x.data
+        plugin load {lammps_run.plugin}
+        pair_style race {artifact}
+        pair_coeff * * B N O
+        {groups}neigh_modify exclude {rule}
+        run 0
+        """
+    )
+    assert finished.status == 0, finished.output
+    assert ("takes pairs away from atoms of the model" in finished.output) == warns
+
+
 MU = -7.2  # eV, at 6000 K: some insertions and some deletions are accepted
 GCMC = """
 group oxygen type 3

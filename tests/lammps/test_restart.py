@@ -105,7 +105,8 @@ def test_moved_file(lammps_run, stopped):
     (lammps_run.folder / "model.race.pt").rename(lammps_run.folder / "moved.race.pt")
     finished = resume(lammps_run)
     assert finished.status != 0 and not finished.hung
-    assert any("model.race.pt: cannot open" in line for line in finished.errors()), finished.output
+    (line,) = (line for line in finished.errors() if "model.race.pt: cannot open" in line)
+    assert "give pair_style race FILE and pair_coeff again" in line
     finished = resume(lammps_run, "pair_style race moved.race.pt\npair_coeff * * B N O")
     assert finished.status == 0 and "the restart file was written with" not in finished.output
     assert thermo(finished.output)[-1]["PotEng"] == pytest.approx(energy, abs=1e-7)
