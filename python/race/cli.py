@@ -140,7 +140,7 @@ def outlive_readers() -> Iterator[None]:
     read goes nowhere.
     """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Outliving(stream) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Outliving(stream) for stream in before)
     try:
         yield
     finally:

@@ -95,7 +95,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML that refuses a key said twice: the first value would be dropped in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

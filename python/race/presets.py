@@ -3,6 +3,8 @@
 Sizes, and the paper's configurations (sections 2.1-2.3; supplementary B-F).
 """
 
+from typing import Any
+
 from race.errors import RaceError
 
 _LMAX3 = "64x0e+64x0o+64x1o+64x1e+64x2e+64x2o+64x3o+64x3e"
@@ -28,14 +30,14 @@ def _options(
     n_features: int,
     neighbors: float,
     head: str,
-) -> dict:
+) -> dict[str, Any]:
     options = {"elements": elements.split(), "r_max": r_max, "irreps_hidden": irreps, "lmax": lmax}
     return (
         _COMMON | options | {"n_features": n_features, "avg_num_neighbors": neighbors, "head": head}
     )
 
 
-PRESETS: dict[str, dict] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "race-3bpa": _options("H C N O", 6.0, _LMAX3, 3, 128, 26.0, "cholesky"),
     "race-rmd17": _options("H C N O", 5.0, _LMAX3, 3, 128, 15.0, "cholesky"),
     "race-qm9": _options("H C N O F", 5.0, _LMAX2, 2, 128, 28.0, "point"),
@@ -46,7 +48,7 @@ PRESETS: dict[str, dict] = {
 
 # Errors and costs of each are in docs/decisions.md; a layer more is worth less than products
 _SIZE = {"n_layers": 2, "lmax": 2, "correlation": 2, "gate": True}
-SIZES: dict[str, dict] = {
+SIZES: dict[str, dict[str, Any]] = {
     "small": _SIZE | {"irreps_hidden": "16x0e+16x1o+16x2e"},
     "medium": _SIZE | {"irreps_hidden": "32x0e+32x1o+32x2e"},
     "large": _SIZE | {"irreps_hidden": "32x0e+32x1o+32x2e+32x3o", "lmax": 3},
@@ -54,7 +56,7 @@ SIZES: dict[str, dict] = {
 DEFAULT = "medium"
 
 
-def preset(name: str) -> dict:
+def preset(name: str) -> dict[str, Any]:
     """The options of a named architecture, as `ModelConfig` takes them."""
     known = SIZES | PRESETS
     if name not in known:

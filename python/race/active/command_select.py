@@ -12,9 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from race.active.config import STRATEGIES
 from race.active.pool import Candidate, read_pool
 from race.active.scores import open_scorer
-from race.active.strategies import STRATEGIES, Choice, Selector, describe
+from race.active.strategies import Choice, Selector, describe
 from race.data.io import Tolerance
 from race.errors import RaceError
 from race.files import check_output, write_atomic

@@ -91,7 +91,7 @@ def feature_space(
     def keep(layer: torch.nn.Module, arguments: Any, result: tuple[torch.Tensor, ...]) -> None:
         # [n, (l, m), member * channel], scalars first (race.model.irreps): as many
         # columns as the readout has rows for them.
-        width = layer.readout.w1.shape[0] * layer.readout.w1.shape[1]  # type: ignore[union-attr, index, operator]
+        width = layer.readout.w1.shape[0] * layer.readout.w1.shape[1]  # type: ignore[union-attr, index]
         seen.append(result[0].detach()[:, :width])
 
     hooks = [

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import ase
 
+from race.active.calculators import Label, LabelFailure, Oracle
 from race.active.config import OracleConfig
 from race.active.label_worker import label_apart
-from race.active.oracle import CachedOracle, Label, LabelFailure, Oracle, labelled
+from race.active.oracle import CachedOracle, labelled
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.files import write_json

@@ -23,14 +23,13 @@ import ase
 import numpy as np
 
 from race.active import results
+from race.active.calculators import Label, Oracle
 from race.active.command_select import write_frames
 from race.active.config import EXECUTION, ActiveConfig, Replay
 from race.active.explore import export_run, walk
 from race.active.labelling import failed_list, label_frames
 from race.active.oracle import (
     FileOracle,
-    Label,
-    Oracle,
     is_labelled,
     label_of,
     labelled,

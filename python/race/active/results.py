@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from race.active.config import ActiveConfig
@@ -66,10 +67,10 @@ def collect(out: Path, config: ActiveConfig) -> list[dict[str, Any]]:
 
 
 def means(
-    records: Sequence[dict], strategy: str, split: str, key: str
+    records: Sequence[dict[str, Any]], strategy: str, split: str, key: str
 ) -> tuple[list[float], list[float], list[float]]:
     """Numbers of labels, mean over seeds of a metric there, and half the range of the seeds."""
-    rounds: dict[int, list[dict]] = {}
+    rounds: dict[int, list[dict[str, Any]]] = {}
     for record in records:
         if record["strategy"] == strategy and record["split"] == split and key in record:
             rounds.setdefault(record["round"], []).append(record)
@@ -94,7 +95,7 @@ def labels_to_reach(
     return None
 
 
-def markdown(records: Sequence[dict], config: ActiveConfig) -> str:
+def markdown(records: Sequence[dict[str, Any]], config: ActiveConfig) -> str:
     """A table per test set, and how many labels each strategy needs for what `random`
     reaches in the end.
     """
@@ -138,7 +139,7 @@ def markdown(records: Sequence[dict], config: ActiveConfig) -> str:
     return "\n".join(lines + ["![errors against labels](errors_vs_labels.png)", ""])
 
 
-def draw(records: Sequence[dict], config: ActiveConfig):
+def draw(records: Sequence[dict[str, Any]], config: ActiveConfig) -> Figure:
     """A row per quantity, a column per test set; bars are the range of the seeds, or the
     bootstrap interval of a single one.
     """
@@ -171,7 +172,7 @@ def draw(records: Sequence[dict], config: ActiveConfig):
 
 def _curve(
     ax: Axes,
-    records: Sequence[dict],
+    records: Sequence[dict[str, Any]],
     config: ActiveConfig,
     name: str,
     split: str,

@@ -356,7 +356,7 @@ def _check_matrices(pairs: dict[str, str], where: str) -> set[str]:
 def _respelled(header: str, spelled: dict[str, str], missing: set[str]) -> str:
     """The header with the standard's words as `spelled` has them, without those `missing`."""
 
-    def drop(match: re.Match) -> str:
+    def drop(match: re.Match[str]) -> str:
         key = match["key"] or ""
         return "" if key.lower() in HEADER or key in missing else match[0]
 

@@ -5,6 +5,7 @@ race.conventions).
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import ase
 import numpy as np
@@ -229,7 +230,7 @@ def species_index(atoms: ase.Atoms, elements: Sequence[str]) -> np.ndarray:
 def _labels(atoms: ase.Atoms) -> tuple[float | None, np.ndarray | None, np.ndarray | None]:
     """Energy, forces and stress (SIX_ORDER) of a frame, None where it has none."""
 
-    def computed(name: str):
+    def computed(name: str) -> Any:
         # allow_calculation=False: only what is stored, and only if it belongs to these positions.
         return (
             None

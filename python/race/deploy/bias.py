@@ -1,5 +1,8 @@
 """Uncertainty-biased dynamics in ASE: the twin of LAMMPS's `fix race/bias`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator as AseCalculator
@@ -43,7 +46,7 @@ class BiasedCalculator(AseCalculator):
         "energy_var",
     ]
 
-    def __init__(self, calculator: Calculator, height: float, width: float, **kwargs):
+    def __init__(self, calculator: Calculator, height: float, width: float, **kwargs: Any):
         super().__init__(**kwargs)
         if calculator.metadata["n_members"] < 2:
             raise RaceError("no ensemble to bias by", expected="more than one member", got="one")
@@ -54,7 +57,10 @@ class BiasedCalculator(AseCalculator):
         self.unbiased, self.height, self.width = calculator, height, width
 
     def calculate(
-        self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
     ) -> None:
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None  # ASE has just set it

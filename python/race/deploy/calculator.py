@@ -1,9 +1,10 @@
 """ASE calculator over librace: `atoms.calc = race.Calculator("x.race.pt")`."""
 
 import warnings
+from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ase
 import numpy as np
@@ -97,7 +98,7 @@ class Calculator(AseCalculator):
         zbl: bool = False,
         sha256: str = "",
         lead: str = "mean",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._arguments = {
@@ -139,22 +140,25 @@ class Calculator(AseCalculator):
             lead=lead,
         )
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Pickled and copied as its arguments: the copy loads the very same artifact again."""
         arguments = self._arguments | {"sha256": self.predictor.model.sha256}
         return {"arguments": arguments, "atoms": self.atoms, "results": self.results}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["arguments"])  # type: ignore[misc]
         self.atoms, self.results = state["atoms"], state["results"]
 
-    def _gives(self, row: dict) -> bool:
+    def _gives(self, row: dict[str, Any]) -> bool:
         if row["interval_of"]:
             return row["interval_of"] in self.interval_factors
         return not self.predictor.model.missing(row["name"], row["per_atom"])
 
     def calculate(
-        self, atoms: ase.Atoms | None = None, properties=("energy",), system_changes=all_changes
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
     ) -> None:
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None  # ASE has just set it

@@ -3,6 +3,7 @@ so they are not independent draws.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,9 @@ class ClusteredMean:
         deviation = self.sums - counts * self()
         return (deviation**2).sum(axis=0) / self.counts.sum() ** 2 * n / (n - 1)
 
-    def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
+    def interval(
+        self, function: Callable[[np.ndarray], float], **options: Any
+    ) -> tuple[float, float]:
         """`clustered_interval` of function(mean), over the clusters that have rows."""
         filled = np.flatnonzero(self.counts)
         return clustered_interval(
@@ -85,7 +88,9 @@ class ClusteredRows:
         before = np.cumsum(counts) - counts  # rows of the clusters that come first
         return np.repeat(self.start[clusters] - before, counts) + np.arange(counts.sum())
 
-    def interval(self, function: Callable[[np.ndarray], float], **options) -> tuple[float, float]:
+    def interval(
+        self, function: Callable[[np.ndarray], float], **options: Any
+    ) -> tuple[float, float]:
         """`clustered_interval` of function(rows), over the clusters that have rows."""
         filled = np.flatnonzero(self.counts)
         return clustered_interval(

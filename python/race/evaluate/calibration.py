@@ -37,7 +37,7 @@ class Recalibration(Protocol):
         """Lower and upper bounds, each [n_levels], of central intervals at levels in (0, 1)."""
         ...
 
-    def to_dict(self) -> dict: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class VarianceScaling:
         lower, upper = gaussian_bounds(levels)
         return self.scale * lower, self.scale * upper
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"method": self.method, "scale": self.scale}
 
 
@@ -105,7 +105,7 @@ class Isotonic:
         half = np.asarray(levels) / 2
         return self.quantile(0.5 - half), self.quantile(0.5 + half)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"method": self.method, "z": self.z.tolist(), "cdf": self.cdf.tolist()}
 
 
@@ -137,7 +137,7 @@ class SplitConformal:
         ]
         return -upper, upper
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "method": self.method,
             "levels": self.levels.tolist(),
@@ -194,7 +194,7 @@ class IntervalTable:
         upper = np.where(gauss[n:] > gauss[n - 1] + 1e-9, np.inf, upper)
         return -upper, upper
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "method": self.method,
             "levels": self.levels.tolist(),
@@ -207,7 +207,7 @@ METHODS: dict[str, Any] = {
 }
 
 
-def recalibration_from_dict(data: dict) -> Recalibration:
+def recalibration_from_dict(data: dict[str, Any]) -> Recalibration:
     """The inverse of `to_dict`."""
     data = dict(data)
     method = data.pop("method", None)

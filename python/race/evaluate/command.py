@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import ase
 from rich import box
@@ -149,7 +150,7 @@ def make_records(
     fitted: dict[str, Recalibration],
     scale: float | None,
     n_resamples: int,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One record per split, OOD splits being compared to all others."""
     known = [split for split in splits if not split.ood]
     records = []
@@ -203,7 +204,7 @@ def check_calibration(
             )
 
 
-def show(records: list[dict], written: list[Path]) -> None:
+def show(records: list[dict[str, Any]], written: list[Path]) -> None:
     """One row per split; a second line in a cell is the value after recalibration."""
     console = Console()
     if not console.is_terminal:
@@ -250,12 +251,12 @@ def show(records: list[dict], written: list[Path]) -> None:
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
-def _number(record: dict, key: str, form: str) -> str:
+def _number(record: dict[str, Any], key: str, form: str) -> str:
     value = record.get(key)
     return "" if value is None or math.isnan(value) else f"{value:{form}}"
 
 
-def _pair(record: dict, key: str, form: str) -> str:
+def _pair(record: dict[str, Any], key: str, form: str) -> str:
     before, after = _number(record, key, form), _number(record, f"{key}_recal", form)
     return f"{before}\n{after}" if after else before
 

@@ -7,6 +7,7 @@ whenever, and comparing them costs nothing.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     console.print(table)
 
 
-def ranked(evaluations: list[Path]) -> list[tuple[Path, str, dict]]:
+def ranked(evaluations: list[Path]) -> list[tuple[Path, str, dict[str, Any]]]:
     """(folder, posterior, score) from the best on; ties as given.
 
     Raises:
@@ -76,7 +77,7 @@ def ranked(evaluations: list[Path]) -> list[tuple[Path, str, dict]]:
     return sorted(rows, key=lambda row: row[2]["score"])
 
 
-def _check_same(first: dict, other: dict, first_path: Path, path: Path) -> None:
+def _check_same(first: dict[str, Any], other: dict[str, Any], first_path: Path, path: Path) -> None:
     same = first.keys() == other.keys() and all(
         abs(a - b) <= SAME * max(abs(a), abs(b))
         for name in first

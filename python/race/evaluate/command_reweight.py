@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -195,7 +196,7 @@ def show(found: dict[str, Average], n_steps: int, level: float) -> None:
         )
 
 
-def _record(average: Average, level: float) -> dict:
+def _record(average: Average, level: float) -> dict[str, Any]:
     names = ("mean", "sampling_std", "epistemic_std", "noise_std", "members", "effective")
     record = {name: getattr(average, name).tolist() for name in names}
     return record | {"half_width": average.half_width(level).tolist(), "method": average.method}

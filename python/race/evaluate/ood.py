@@ -4,6 +4,7 @@ frames the model knows?
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,9 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
     return out
 
 
-def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRAP) -> dict:
+def ood_record(
+    known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRAP
+) -> dict[str, Any]:
     """AUROC and AUPRC of an OOD split against the in-distribution splits, each with a
     bootstrap interval.
 
@@ -72,7 +75,7 @@ def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRA
     if not any(values.any() for values in joined.values()):
         return {}
     main = "mean" if "mean" in joined else "energy"
-    out: dict = {"ood_score": source, "interval90": {}}
+    out: dict[str, Any] = {"ood_score": source, "interval90": {}}
     for name, values in joined.items():
         if not values.any():
             continue
@@ -97,7 +100,9 @@ def ood_record(known: Sequence[Split], ood: Split, n_resamples: int = N_BOOTSTRA
     return out
 
 
-def _of_rows(metric: Callable, score: np.ndarray, positive: np.ndarray, rows: np.ndarray) -> float:
+def _of_rows(
+    metric: Callable[..., Any], score: np.ndarray, positive: np.ndarray, rows: np.ndarray
+) -> float:
     return metric(score[rows], positive[rows])
 
 

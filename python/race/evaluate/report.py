@@ -5,6 +5,7 @@ meV/atom (of an intensive target 1e-3 of its unit), meV/Angstrom, meV/Angstrom^3
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +45,13 @@ def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
     return out
 
 
-def fit_intervals(split: Split, method: str) -> dict:
+def fit_intervals(split: Split, method: str) -> dict[str, Any]:
     """What an artifact carries of a calibration: `method`, `levels`, by quantity the
     half-widths in units of the predicted std, `scale`.
 
     Intervals in MD are symmetric about the prediction, energies' too.
     """
-    out: dict = {"method": method, "levels": TABLE_LEVELS.tolist(), "scale": {}}
+    out: dict[str, Any] = {"method": method, "levels": TABLE_LEVELS.tolist(), "scale": {}}
     for quantity in ("energy", "forces", "stress"):
         residual = split.residual(quantity)
         if residual is not None and residual.probabilistic:
@@ -87,7 +88,7 @@ def split_record(
     recalibration: dict[str, Recalibration] | None = None,
     scale: float | None = None,
     n_resamples: int = N_BOOTSTRAP,
-) -> dict:
+) -> dict[str, Any]:
     """All figures of one split; `interval90` holds the bootstrap intervals of those that have one.
 
     Args:
@@ -96,7 +97,7 @@ def split_record(
         scale: from `covariance_scale` on another split.
         n_resamples: bootstrap draws of frames; 0 for no intervals.
     """
-    record: dict = {
+    record: dict[str, Any] = {
         "split": split.name,
         "energy_unit": "meV/atom" if split.extensive else "1e-3 of the target's unit",
         "n_frames": split.n_frames,
@@ -136,7 +137,7 @@ def split_record(
     return record
 
 
-def _spreads(split: Split) -> dict:
+def _spreads(split: Split) -> dict[str, Any]:
     """What a model that knows nothing would err by: the scatter of the energies about the
     best atomic energies, the RMS force.
     """
@@ -159,7 +160,9 @@ def _spreads(split: Split) -> dict:
     return out
 
 
-def _errors(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
+def _errors(
+    residual: Residual, suffix: str, interval: dict[str, Any], n_resamples: int
+) -> dict[str, Any]:
     scaled = MILLI * (residual.error.T / residual.size).T
     interval[f"rmse_{suffix}"] = residual.per_frame(scaled.ravel() ** 2).interval(
         _root, n_resamples=n_resamples
@@ -175,9 +178,13 @@ def _root(mean: np.ndarray) -> float:
 
 
 def _calibration(
-    residual: Residual, suffix: str, fitted: Recalibration | None, interval: dict, n_resamples: int
-) -> dict:
-    out: dict = {}
+    residual: Residual,
+    suffix: str,
+    fitted: Recalibration | None,
+    interval: dict[str, Any],
+    n_resamples: int,
+) -> dict[str, Any]:
+    out: dict[str, Any] = {}
     z = residual.z.ravel()
     for ending, bounds in (
         ("", metrics.gaussian_bounds),
@@ -205,7 +212,7 @@ def _calibration(
     return out | _by_rows(residual, by_rows, suffix, interval, n_resamples)
 
 
-def _floors(inside: ClusteredMean, suffix: str) -> dict:
+def _floors(inside: ClusteredMean, suffix: str) -> dict[str, Any]:
     """What a calibrated prediction would score on so many frames, by chance alone.
 
     CE is a mean of squares, so it has an expectation above 0: the sampling variance of the
@@ -224,8 +231,12 @@ def _floors(inside: ClusteredMean, suffix: str) -> dict:
 
 
 def _by_rows(
-    residual: Residual, functions: Mapping[str, Rows], suffix: str, interval: dict, n_resamples: int
-) -> dict:
+    residual: Residual,
+    functions: Mapping[str, Rows],
+    suffix: str,
+    interval: dict[str, Any],
+    n_resamples: int,
+) -> dict[str, Any]:
     """Each function of all rows, and its interval."""
     out, frames = {}, residual.frames()
     for name, function in functions.items():
@@ -243,7 +254,9 @@ def _at_90(observed: np.ndarray) -> float:
     return float(observed[np.searchsorted(metrics.LEVELS, 0.9)])
 
 
-def _scores(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
+def _scores(
+    residual: Residual, suffix: str, interval: dict[str, Any], n_resamples: int
+) -> dict[str, Any]:
     """CRPS of every component, and the likelihood of energies; that of vectors needs the
     whole covariance.
     """
@@ -257,7 +270,9 @@ def _scores(residual: Residual, suffix: str, interval: dict, n_resamples: int) -
     return {f"crps_{suffix}": float(crps.mean())}
 
 
-def _ranks(residual: Residual, suffix: str, interval: dict, n_resamples: int) -> dict:
+def _ranks(
+    residual: Residual, suffix: str, interval: dict[str, Any], n_resamples: int
+) -> dict[str, Any]:
     """Rank metrics over rows: std (of a component, RMS over them) against |error|, each
     beside its simulated ideal.
     """
@@ -274,7 +289,7 @@ def _ranks(residual: Residual, suffix: str, interval: dict, n_resamples: int) ->
 
 
 def _ranked(
-    metric: Callable, score: np.ndarray, magnitude: np.ndarray, rows: np.ndarray | slice
+    metric: Callable[..., Any], score: np.ndarray, magnitude: np.ndarray, rows: np.ndarray | slice
 ) -> float:
     return metric(score[rows], magnitude[rows])
 
@@ -285,9 +300,9 @@ def _whole_covariance(
     logdet: np.ndarray,
     suffix: str,
     scale: float | None,
-    interval: dict,
+    interval: dict[str, Any],
     n_resamples: int,
-) -> dict:
+) -> dict[str, Any]:
     """What judges a covariance as a whole: of the force on each atom (whose pit_ks has no
     suffix), of a stress, of an energy.
     """
@@ -314,7 +329,9 @@ def _whole_covariance(
     return out
 
 
-def _part(residual: Residual, rows: np.ndarray, suffix: str, fitted: Recalibration | None) -> dict:
+def _part(
+    residual: Residual, rows: np.ndarray, suffix: str, fitted: Recalibration | None
+) -> dict[str, Any]:
     """Error and reliability of some rows (a mask)."""
     size = residual.size[rows]
     out = {f"rmse_{suffix}": MILLI * metrics.rmse((residual.error[rows].T / size).T)}
@@ -329,9 +346,11 @@ def _part(residual: Residual, rows: np.ndarray, suffix: str, fitted: Recalibrati
     return out
 
 
-def _at_temperature(split: Split, kelvin: float, recalibration: dict[str, Recalibration]) -> dict:
+def _at_temperature(
+    split: Split, kelvin: float, recalibration: dict[str, Recalibration]
+) -> dict[str, Any]:
     assert split.temperature is not None
-    out: dict = {"n_frames": int((split.temperature == kelvin).sum())}
+    out: dict[str, Any] = {"n_frames": int((split.temperature == kelvin).sum())}
     for quantity, suffix in (("energy", "e"), ("forces", "f"), ("stress", "s")):
         residual = split.residual(quantity)
         if residual is not None and (rows := split.temperature[residual.frame] == kelvin).any():

@@ -23,6 +23,7 @@ evaluations made one by one can be ranked: `race rank`.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ SMALLEST_SPREAD = 1e-6  # meV/atom, meV/Angstrom
 TERMS = ("rmse_e", "rmse_f", "ce_e", "ce_f", "1-auroc")
 
 
-def unified_score(records: Sequence[dict]) -> dict | None:
+def unified_score(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The score and its terms from the records of `race evaluate`; None where a term is missing.
 
     Keys: score, one for each of TERMS, and on = {split: [n_frames, n_atoms, spread_e,
@@ -47,7 +48,7 @@ def unified_score(records: Sequence[dict]) -> dict | None:
     if not known or not ood:
         return None
 
-    def mean(name: str, spread: str | None, among: Sequence[dict]) -> float:
+    def mean(name: str, spread: str | None, among: Sequence[dict[str, Any]]) -> float:
         scales = [record.get(spread, math.nan) if spread else 1.0 for record in among]
         if min(scales) < SMALLEST_SPREAD:  # references that are all alike
             return math.nan
@@ -81,7 +82,7 @@ def unified_score(records: Sequence[dict]) -> dict | None:
     return {"score": float(np.mean(list(terms.values()))), **terms, "on": on}
 
 
-def sentence(score: dict) -> str:
+def sentence(score: dict[str, Any]) -> str:
     """The line that `race evaluate` prints."""
     names = {
         "rmse_e": "RMSE E",

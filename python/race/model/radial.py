@@ -83,7 +83,7 @@ def spline_through(values: Tensor) -> Tensor:
     race::spline solves the same conditions; on the CPU in one sweep, as they are banded.
     """
     n_knots = values.shape[1]
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         matrix = spline_matrix(n_knots, values.dtype, values.device)
     else:
         matrix = cached_spline_matrix(n_knots, values.dtype, values.device)

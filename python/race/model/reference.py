@@ -6,6 +6,7 @@ which the paper counts parameters.
 """
 
 import math
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -25,7 +26,9 @@ class ReferencePower(nn.Module):
     def __init__(self, irreps: o3.Irreps, correlation: int, n_species: int):
         super().__init__()
         self.orders = nn.ModuleList()
-        self.keys: list[list[tuple]] = []  # of each order: irreps of the factors and the result
+        self.keys: list[
+            list[tuple[Any, ...]]
+        ] = []  # of each order: irreps of the factors and the result
         self.weights = nn.ParameterList()
         irs = [ir for _, ir in irreps]
         for order in range(2, correlation + 1):
@@ -97,7 +100,7 @@ class ReferenceLayer(nn.Module):
         irreps_sh = o3.Irreps.spherical_harmonics(config.lmax)
         self.identity = [(k, ir) for k, (_, ir) in enumerate(irreps_g) if ir in hidden]
         self.slices = irreps_g.slices()
-        paths: list[tuple] = []
+        paths: list[tuple[Any, ...]] = []
         mid: list[tuple[int, o3.Irrep]] = []
         for k, (mul, ir) in enumerate(irreps_g):
             for l2, (_, ir_sh) in enumerate(irreps_sh):

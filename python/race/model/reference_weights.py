@@ -11,7 +11,7 @@ from torch import Tensor
 from race.model.irreps import path_irreps
 
 
-def keyed_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps) -> list[tuple]:
+def keyed_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps) -> list[tuple[Any, ...]]:
     """RACE's paths named as the reference names them; identity paths come first."""
     paths = path_irreps(irreps_in, lmax, target)
     n_identity = sum(ir in target for _, ir in irreps_in)
@@ -77,7 +77,7 @@ def spread(matrix: Tensor, columns: list[int], width: int) -> Tensor:
 
 def copy_power(power: Any, layer: Any, m: int) -> None:
     """Weights of products: zero where RACE has no such path."""
-    order_of: dict[tuple, Tensor] = {}
+    order_of: dict[tuple[Any, ...], Tensor] = {}
     offsets: dict[int, o3.Irrep] = {}
     start = 0
     for _, ir in layer.irreps_a:

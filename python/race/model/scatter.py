@@ -2,6 +2,8 @@
 where it is faster, else stock torch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,23 +23,23 @@ WIDEST = 15
 # silently vanish. These two are each other's derivative, to any order.
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, src: Tensor, row_ptr: Tensor) -> Tensor:
+    def forward(ctx: Any, src: Tensor, row_ptr: Tensor) -> Tensor:
         ctx.row_ptr = row_ptr
         return segment_csr(src, row_ptr, reduce="sum")
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Spread.apply(grad, ctx.row_ptr), None
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, src: Tensor, row_ptr: Tensor) -> Tensor:
+    def forward(ctx: Any, src: Tensor, row_ptr: Tensor) -> Tensor:
         ctx.row_ptr = row_ptr
         return gather_csr(src.contiguous(), row_ptr)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Sum.apply(grad, ctx.row_ptr), None
 
 
@@ -66,7 +68,7 @@ def segment_sum(src: Tensor, row_ptr: Tensor, receiver: Tensor | None = None) ->
     receiver: int64 [E], the row of each summand, where it is at hand: it follows from
     row_ptr, but takes time to make.
     """
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         if HAS_SCATTER and src.device.type == "cpu" and src[:1].numel() <= WIDEST:
             return sum_by_scatter(src, row_ptr)
     return sum_by_index(src, row_ptr, receiver)

@@ -29,6 +29,7 @@ each of the two totals makes them as wide as the student errs on labels (race.tr
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -260,7 +261,7 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
     with torch.no_grad():
         for name, p in trainer.parameters.items():
             p.copy_(trainer.best[name])
-    about = {
+    about: dict[str, Any] = {
         "best_epoch": trainer.state.best_epoch[0],
         "divergence": trainer.state.best[0],
         "seconds": trainer.state.seconds,

@@ -99,7 +99,7 @@ def batch_labels(batch: Batch, elements: list[str]) -> Labels:
 def frame_labels(frames: Iterable[ase.Atoms]) -> Labels:
     """References of frames from `read_frames`."""
 
-    def label(place: dict, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def label(place: dict[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.asarray(place.get(name, np.full(shape, np.nan)), dtype=np.float64)
 
     return join_labels(
@@ -130,7 +130,7 @@ def join_labels(parts: list[Labels]) -> Labels:
     return Labels(**joined)
 
 
-def concatenate(parts: Iterable):
+def concatenate(parts: Iterable[Any]) -> Any:
     """Joins Estimates or Predictions along their rows."""
     parts = list(parts)
     if parts[0] is None:

@@ -14,6 +14,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -49,8 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def save_checkpoint(
     run: Path,
     weights: dict[str, dict[str, Tensor]],
-    optimizer: dict,
-    state: dict,
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
     more: dict[str, dict[str, Tensor]] | None = None,
 ) -> None:
     """Replaces run/checkpoint by a new one; `weights` are groups such as {"weights": {name:
@@ -96,7 +97,9 @@ def has_checkpoint(run: Path) -> bool:
     return (run / "checkpoint").exists()
 
 
-def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict]:
+def load_checkpoint(
+    run: Path,
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
     """The three arguments of `save_checkpoint`, `more` among the weights.
 
     Raises:

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupt:
@@ -14,7 +15,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.previous: dict[signal.Signals, Callable | int | None] = {}
+        self.previous: dict[signal.Signals, Callable[..., Any] | int | None] = {}
 
     def __enter__(self) -> "Interrupt":
         try:

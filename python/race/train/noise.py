@@ -113,7 +113,7 @@ def fit_noise(
     return found
 
 
-def _joined(parts: tuple) -> Any:
+def _joined(parts: tuple[Any, ...]) -> Any:
     return None if parts[0] is None else np.concatenate(parts)
 
 
