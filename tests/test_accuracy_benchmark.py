@@ -159,13 +159,13 @@ def test_a_training_that_fails_leaves_no_record_and_one_that_cannot_fit_says_why
     monkeypatch.setattr(run, "execute", lambda *_: codes.Spent(1.0, 1))
     monkeypatch.setattr(run, "epochs_of", lambda *_: 3)
     with pytest.raises(RuntimeError, match="no model: see .*log.txt"):
-        run.run(job(tmp_path))
+        run.run(job(tmp_path, code="MACE"))
 
     def too_slow(*_):
         raise codes.TooSlow("one epoch takes 9.0 minutes")
 
     monkeypatch.setattr(run, "epochs_of", too_slow)
-    (record,) = run.run(job(tmp_path))
+    (record,) = run.run(job(tmp_path, code="MACE"))
     assert record["omitted"] == "one epoch takes 9.0 minutes" and record["split"] is None
     assert "omitted: one epoch" in figures.line(record)
     assert any("omitted: one epoch" in line for line in figures.section([record]))

@@ -250,6 +250,7 @@ def tiny(monkeypatch) -> str:
         "readout_hidden": 8,
         "irreps_hidden": "4x0e+4x1o",
         "lmax": 1,
+        "radial_knots": 384,
     }
     monkeypatch.setitem(race_models.SIZES, "tiny", race_models.SIZES["small"] | sizes)
     return "tiny"

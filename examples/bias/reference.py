@@ -9,7 +9,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.units import fs
 
 from race.active.config import OracleConfig
-from race.active.oracle import lammps_calculator
+from race.active.calculators import lammps_calculator
 
 POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], elements=["Si"])
 

@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 from race.active.config import OracleConfig
-from race.active.oracle import lammps_calculator
+from race.active.calculators import lammps_calculator
 
 POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], elements=["Si"])
 

@@ -202,7 +202,13 @@ def test_killed_and_continued_it_ends_alike(done, tmp_path):
         for path, stamp in before.items()
         if path.exists() and path.stat().st_mtime_ns != stamp
     ]
-    assert set(rewritten) <= {"config.json", "report.json", "report.md", "errors_vs_labels.png"}
+    assert set(rewritten) <= {
+        "config.json",
+        "files.json",
+        "report.json",
+        "report.md",
+        "errors_vs_labels.png",
+    }
 
 
 class Killed(BaseException):
@@ -261,7 +267,8 @@ def test_a_comparison_moves_with_its_data(done, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(moved)
     before = report(out)
     assert main(["active", "config.yaml", "--out", out.name]) == 0
-    assert same(report(moved / out.name), before)
+    # Another test may have added a strategy, which this config does not name
+    assert same(report(moved / out.name), [r for r in before if r["strategy"] != "fps"])
     assert "0 labels computed" in "".join(capsys.readouterr())
     pool = moved / "pool.extxyz"
     pool.write_text(pool.read_text().replace("\nB ", "\nN ", 1))

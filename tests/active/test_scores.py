@@ -105,7 +105,7 @@ def test_the_grade_of_a_frame_is_its_most_unlike_atom(tmp_path, run):
 
 
 def test_an_atom_of_an_element_never_seen_is_the_most_unlike():
-    infinite = [FrameScores(None, None, None, grade) for grade in (1.0, np.inf, 2.0)]
+    infinite = [FrameScores(None, None, None, grade=grade) for grade in (1.0, np.inf, 2.0)]
     model = Planted([0.0] * 3)
     model.scores = lambda candidates, progress: infinite
     assert score_pool(candidates(3), ["grade"], model)["grade"].tolist() == [1.0, np.inf, 2.0]

@@ -292,7 +292,7 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
         "largest 9.5 eV/A",
         "commit 0123456789",
         "force_std_scale 1.25",
-        "384 knots, as trained, forces within",
+        "128 knots, as trained, forces within",
     ):
         assert text in out
     metadata, _ = read_metadata(path)

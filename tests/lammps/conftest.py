@@ -83,7 +83,7 @@ def artifacts(tmp_path_factory):
         name: str,
         calibration: dict[str, float] | None = None,
         training: dict | None = None,
-        training_set: Iterable[Batch] | None = None,
+        training_set: Iterable[Batch] = (),
         **changes,
     ) -> Path:
         path = folder / f"{name}.race.pt"

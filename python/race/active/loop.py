@@ -150,6 +150,7 @@ class Loop:
         """
         path, given = self.out / "config.json", self.config.model_dump(mode="json")
         digests = {str(file): sha256(file) for file in self.config.files() if file.is_file()}
+        kept, known = None, None
         if path.exists():
             # Options that have come since: at their defaults
             kept = read_options(path, ActiveConfig).model_dump(mode="json")
@@ -179,8 +180,10 @@ class Loop:
                         got=given[key],
                         remedy=remedy,
                     )
-        write_json(self.out / DIGESTS, digests)
-        write_json(path, given)
+        if digests != known:
+            write_json(self.out / DIGESTS, digests)
+        if given != kept:
+            write_json(path, given)
 
     def _labelled_set(self, path: Path, sources: Sequence[Path]) -> Path:
         """The frames of `sources` with labels, the oracle's where they have none."""

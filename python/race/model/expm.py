@@ -73,7 +73,9 @@ class InverseQuadratic(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, error: Tensor) -> Tensor:
-        eigenvalues, vectors = torch.linalg.eigh(q)
+        finite = q.isfinite().all(-1).all(-1, keepdim=True)  # LAPACK refuses what is not
+        eigenvalues, vectors = torch.linalg.eigh(torch.where(finite.unsqueeze(-1), q, 0.0))
+        eigenvalues = torch.where(finite, eigenvalues, torch.nan)
         along = (vectors.mT @ error.unsqueeze(-1)).squeeze(-1)  # components of e, [..., 3]
         weights = torch.exp(-eigenvalues)
         ctx.save_for_backward(eigenvalues, vectors, along, weights)
