@@ -26,8 +26,7 @@ PairRace::PairRace(LAMMPS* lmp)
     : Pair(lmp),
       halo_(comm, *this, local_.row_of_atom(), exchanged_),
       budget_(lmp),
-      columns_(lmp, fmt::format("PAIR_RACE_HOLD_{}", instance_me)),
-      energy_alone_(lmp) {
+      columns_(lmp, fmt::format("PAIR_RACE_HOLD_{}", instance_me)) {
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -81,8 +80,6 @@ void PairRace::guarded(const std::function<void()>& work) {
 
 void PairRace::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
-  if (energy_alone_.asked(eflag, vflag) && !uq_flag_ && !readers_.insist(update->ntimestep))
-    return compute_energy();
   step_ = update->ntimestep;
   uncertainty_step_ = -1;
   const bool uncertainty = uncertainty_wanted();
@@ -102,14 +99,6 @@ void PairRace::compute(int eflag, int vflag) {
     } else if (settings_.uq_every > 0 && columns_.recall()) {
       uncertainty_step_ = step_;
     }
-  });
-}
-
-// What this step's forces came with stays: the call may come after them.
-void PairRace::compute_energy() {
-  guarded([&] {
-    make_graph();
-    tally(predict(leader(), {.forces = false}));
   });
 }
 
@@ -133,8 +122,7 @@ race::Prediction PairRace::predict(const race::Model& model, race::Request reque
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(model, graph(), exchange, request);
-  // With newton on LAMMPS takes home what stands on ghosts
-  if (force->newton_pair || !request.forces) return prediction;
+  if (force->newton_pair) return prediction;  // LAMMPS takes home what stands on ghosts
   prediction.forces = completed(prediction.forces);
   if (request.atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
   return prediction;

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "energy_alone.h"
 #include "lammps_halo.h"
 #include "local_graph.h"
 #include "memory_budget.h"
@@ -135,7 +134,6 @@ class PairRace : public Pair {
   std::vector<int> present_species() const;
   const race::Model& leader() const { return leader_ ? *leader_ : *model_; }
   race::Prediction predict(const race::Model& model, race::Request request);
-  void compute_energy();
   void make_graph();
   at::Tensor owner_rows();
   at::Tensor completed(const at::Tensor& rows);
@@ -166,7 +164,6 @@ class PairRace : public Pair {
   RaceUnits uncertainty_units_;
   bool warned_unscaled_ = false;
   HaloTotals shown_;  ///< what extract() gives: LAMMPS may write to it
-  EnergyAlone energy_alone_;
 };
 
 }  // namespace LAMMPS_NS

@@ -218,7 +218,6 @@ void PairRace::init_style() {
   check_masses();
   warn_of_heat_flux();
   columns_.hold(settings_.uq_every > 0);
-  energy_alone_.init();
   // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers
   // after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
@@ -248,7 +247,6 @@ void PairRace::check_masses() const {
 void PairRace::setup() {
   check_special_bonds();
   warn_of_exclusions();
-  energy_alone_.setup();
 }
 
 // Bonded neighbours that LAMMPS leaves out of its lists, which it decides after init_style(): a

@@ -291,9 +291,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
     return pass;
   };
   Prediction prediction;
-  if (!request.forces) {
-    // No transpose
-  } else if (request.members) {
+  if (request.members) {
     // One transpose for members 0 .. T-1, whose groups are their trunks, one for the next T, and so
     // on.
     std::vector<Prediction> passes;

@@ -110,7 +110,6 @@ void Zbl::add(const Graph& graph, Prediction& prediction, const at::Tensor& velo
   }
   prediction.node_energy.index_add_(0, receiver,
                                     energy.expand({-1, prediction.node_energy.size(1)}));
-  if (!prediction.forces.defined()) return;
   const at::Tensor row_ptr = at::searchsorted(receiver, at::arange(graph.n_owned + 1, at::kLong));
   const at::Device device = prediction.forces.device();
   const Receivers receivers{

@@ -25,7 +25,6 @@ struct Request {
   const Zbl* zbl = nullptr;  ///< a core to add; null: none
   at::Tensor velocity;       ///< float64 [n_owned, 3], Angstrom per unit of time; undefined: no
                              ///< heat_flux
-  bool forces = true;        ///< false: node_energy and uncertainties that need no transpose, alone
 };
 
 /// All float64, on the CPU but for what Request::on_device leaves where it is. M members; G = M
@@ -38,7 +37,6 @@ struct Prediction {
   /// [n_total, G, 3] eV/Angstrom. Ghost rows hold what must be added to their owners (LAMMPS:
   /// reverse_comm with newton on; HaloExchange::reverse on forces.view(n_total, 3 G)). A force is
   /// complete only after that.
-  /// Undefined unless asked for.
   at::Tensor forces;
 
   /// [G, 9] eV, row-major: -sum over this domain's edges of edge_vector_a dE/d edge_vector_b. Sum
