@@ -21,7 +21,11 @@ Results = dict[str, float | np.ndarray]
 MEAN = ["energy", "free_energy", "energies", "forces", "stress"]
 OF_A_MEAN = ["energy", "energy_std", "energy_members", "energy_bald", "energy_interval"]
 # Beside the mean; asking for any one computes them all, in one pass over the members.
-ROWS = [row for row in race._race.quantities() if row["property"]]
+ROWS = [
+    row
+    for row in race._race.quantities()  # type: ignore[attr-defined]
+    if row["property"]
+]
 UNCERTAINTY = [row["property"] for row in ROWS]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 

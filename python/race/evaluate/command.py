@@ -30,7 +30,7 @@ from race.evaluate.split import Split
 from race.files import make_folder, write_json
 from race.train.files import sha256
 
-TABLE_WIDTH = 140  # where the output is not a terminal
+TABLE_WIDTH = 170  # where the output is not a terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -228,9 +228,9 @@ def show(records: list[dict[str, Any]], written: list[Path]) -> None:
         "RMSE S": lambda r: _number(r, "rmse_s", ".2f"),
         "σ F": lambda r: _number(r, "sharpness_f", ".1f"),
         "CE E": lambda r: _pair(r, "ce_e", ".4f"),
-        "chance": lambda r: _number(r, "ce_e_floor", ".4f"),
+        "chance\nE": lambda r: _number(r, "ce_e_floor", ".4f"),
         "CE F": lambda r: _pair(r, "ce_f", ".4f"),
-        "chance ": lambda r: _number(r, "ce_f_floor", ".4f"),
+        "chance\nF": lambda r: _number(r, "ce_f_floor", ".4f"),
         "in 90 %\nE": lambda r: _pair(r, "coverage90_e", ".3f"),
         "in 90 %\nF": lambda r: _pair(r, "coverage90_f", ".3f"),
         "PIT KS": lambda r: _pair(r, "pit_ks", ".3f"),

@@ -22,4 +22,4 @@ def keep_memory() -> None:
     process (RACE_KEEP_MEMORY=0: does nothing).
     """
     if HAS_FUSED:
-        race._race.keep_memory()
+        race._race.keep_memory()  # type: ignore[attr-defined]
