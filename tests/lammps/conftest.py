@@ -59,6 +59,7 @@ def small_model(**changes) -> RACE:
         lmax=2,
         n_features=8,
         radial_mlp=[16],
+        radial_knots=384,
         readout_hidden=16,
         avg_num_neighbors=12.0,
         n_members=3,

@@ -260,7 +260,7 @@ def test_atoms_excluded_among_themselves_keep_their_energy(lammps_run, artifact)
 def test_pairs_taken_from_atoms_that_are_there_are_a_warning(lammps_run, artifact, rule, warns):
     """A rule that leaves an atom, but not its neighbours; one that removes the atom is meant."""
     groups = "group pair id 1 2\ngroup rest subtract all pair\ngroup none empty\n        "
-    write_data(b2o3(), lammps_run.folder / "x.data", ELEMENTS)
+    write_data(lammps_run.folder / "x.data", b2o3(), ELEMENTS)
     finished = lammps_run.run(
         f"""
         units metal
