@@ -70,6 +70,19 @@ def test_frames_of_one_atom_are_the_atomic_energies(tmp_path, capsys):
     assert raw["data"]["atomic_energies"] == pytest.approx(expected)
 
 
+def test_atomic_energies_are_in_ev_whatever_the_file_has(tmp_path, capsys):
+    kcal = 1 / 0.0433641
+    frames = [under_other_names(seed, unit=kcal) for seed in range(12)]
+    for symbol, energy in (("Cu", -3.0), ("Au", -2.0)):
+        atom = ase.Atoms(symbol, positions=[[0, 0, 0]])
+        atom.info["dft_energy"], atom.arrays["dft_forces"] = energy * kcal, np.zeros((1, 3))
+        frames.append(atom)
+    ase.io.write(tmp_path / "a.extxyz", frames)
+    raw, _ = init(capsys, tmp_path / "a.extxyz", "-o", tmp_path / "config.yaml")
+    assert raw["data"]["units"] == "kcal/mol"
+    assert raw["data"]["atomic_energies"] == pytest.approx({"Cu": -3.0, "Au": -2.0}, rel=1e-4)
+
+
 def test_what_training_will_refuse_is_said(tmp_path, capsys):
     frames = [labelled(seed) for seed in range(12)]
     ase.io.write(tmp_path / "a.extxyz", frames)

@@ -12,8 +12,8 @@ from pathlib import Path
 import ase
 import numpy as np
 
-from race.config import read_config
-from race.data.io import raw_frames
+from race.config import DEFAULT_MINUTES, read_config
+from race.data.io import UNITS, raw_frames
 from race.data.labels import alike
 from race.errors import RaceError
 from race.files import write_atomic
@@ -152,12 +152,14 @@ def written(
         if key is not None:
             beside = f"; beside it {' '.join(key.others)}" if key.others else ""
             lines.append(f"  {label}_key: {key.name}  # in {key.n} of {n} frames{beside}")
+    units = "auto"
     if forces is not None:
         units, reason = force_unit(frames, forces.name)
         lines.append(f"  units: {units}  # {reason}")
     isolated = isolated_energies(frames, energy.name) if energy else {}
     if set(isolated) == set(elements):
-        lines.append(f"  atomic_energies: {json.dumps(isolated)}  # of the frames of one atom")
+        in_ev = {symbol: value * UNITS.get(units, 1.0) for symbol, value in isolated.items()}
+        lines.append(f"  atomic_energies: {json.dumps(in_ev)}  # eV, of the frames of one atom")
     lines += ["model: medium  # small is faster, large more accurate", "train:"]
     if forces is None:
         lines += ["  loss: nll_e  # no forces", "  forces_weight: 0"]
@@ -165,7 +167,7 @@ def written(
         lines.append("  energy_weight: 0  # no energies")
     if stress is not None and 2 * stress.n >= n:
         lines.append("  stress_weight: 1")
-    lines.append("  minutes: 50  # of training; more is better, and `--resume` goes on")
+    lines.append(f"  minutes: {DEFAULT_MINUTES:g}  # of training; `--resume` goes on with more")
     return "\n".join(lines) + "\n"
 
 
