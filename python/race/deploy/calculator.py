@@ -120,8 +120,11 @@ class Calculator(AseCalculator):
         if lead != "mean":
             self.leader = ArtifactPredictor(path, device, dtype, sha256, zbl, lead)
         self.metadata = self.predictor.metadata
-        # An export that did not know its training set has none
-        self._seen = set(self.metadata["training"].get("per_element") or self.metadata["elements"])
+        # Those to warn of; an export that did not know its training set names none
+        elements = self.metadata["elements"]
+        self._untrained = set(elements) - set(
+            self.metadata["training"].get("per_element") or elements
+        )
         self.always_uncertain = uncertainty
         # By quantity, in units of its predicted standard deviation.
         self.interval_factors = {} if interval is None else self._interval_factors(path, interval)
@@ -245,14 +248,15 @@ class Calculator(AseCalculator):
 
     def _warn_of_untrained(self, atoms: ase.Atoms) -> None:
         """Once for each element that the model has weights for, but never saw."""
-        for symbol in sorted(set(atoms.symbols).intersection(self.metadata["elements"])):
-            if symbol not in self._seen:
-                self._seen.add(symbol)
-                warnings.warn(
-                    f"the training set of model {self.predictor.path} has no {symbol}: its "
-                    "predictions and their deviations mean nothing",
-                    stacklevel=2,
-                )
+        if not self._untrained:
+            return
+        for symbol in sorted(self._untrained.intersection(atoms.symbols)):
+            self._untrained.remove(symbol)
+            warnings.warn(
+                f"the training set of model {self.predictor.path} has no {symbol}: its "
+                "predictions and their deviations mean nothing",
+                stacklevel=2,
+            )
 
     def _warn_without_core(self, core: race._race.Zbl, species: np.ndarray) -> None:
         elements = self.metadata["elements"]
