@@ -175,6 +175,10 @@ class ModelConstants(Options):
         """With factors of 1: they are fitted when the training is over."""
         return self.model_copy(update=dict.fromkeys(FITTED_FACTORS, 1.0))
 
+    def scaled(self, **factors: float) -> "ModelConstants":
+        """With some of the factors, by name, times these."""
+        return self.model_copy(update={k: getattr(self, k) * x for k, x in factors.items()})
+
     def with_spread(self, factor: float) -> "ModelConstants":
         """With this factor on the members' spread, of every quantity."""
         return self.model_copy(

@@ -233,29 +233,21 @@ class RACE(Outputs):
         aleatoric = self.forces_cov(raw)
         return aleatoric, evidential_epistemic(aleatoric, raw) if self.own_epistemic else None
 
-    def scale_spread(self, energy: float, forces: float) -> "RACE":
-        """Multiplies the factors on the members' standard deviations in the constants. In place."""
-        old = self.constants
-        self.constants = old.model_copy(
-            update={
-                "energy_spread_factor": old.energy_spread_factor * energy,
-                "forces_spread_factor": old.forces_spread_factor * forces,
-            }
-        )
-        return self
-
     def scale_noise(self, energy: float, forces: float) -> "RACE":
         """Multiplies the aleatoric standard deviations, and the factors on them in the
         constants. In place.
         """
         self.sigma0_energy_squared *= energy**2
         self.force_covariance.sigma0_squared *= forces**2
-        old = self.constants
-        self.constants = old.model_copy(
-            update={
-                "energy_noise_factor": old.energy_noise_factor * energy,
-                "forces_noise_factor": old.forces_noise_factor * forces,
-            }
+        self.constants = self.constants.scaled(
+            energy_noise_factor=energy, forces_noise_factor=forces
+        )
+        return self
+
+    def scale_spread(self, energy: float, forces: float) -> "RACE":
+        """Multiplies the factors on the members' standard deviations in the constants. In place."""
+        self.constants = self.constants.scaled(
+            energy_spread_factor=energy, forces_spread_factor=forces
         )
         return self
 
