@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--replicas", type=int, default=20)
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument(
-        "--steps", type=int, default=10_000, help="of a run; the truth's: four times"
+        "--steps", type=int, default=10_000, help="of a run; of the truth, twice as many"
     )
     parser.add_argument("--every", type=int, default=10, help="steps between samples")
     parser.add_argument("--out", type=Path, default=Path("reweight-output"))

@@ -114,7 +114,7 @@ def pool_information(
     if information is None:
         raise RaceError(
             "no joint information of energy and forces",
-            where=model.name if model else "bald-all",
+            where=getattr(model, "name", None),
             expected="a run or artifact of several members with a covariance head before the pool",
         )
     finite = np.isfinite(information).all((1, 2))

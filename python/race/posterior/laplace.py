@@ -147,8 +147,8 @@ def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOpt
     for batch in progress(
         train.batches(options.batch_size), "curvature", train.n_batches(options.batch_size)
     ):
-        out, noise = data.add(batch.to(tensors[0].device), create_graph=True)
         batch = batch.to(tensors[0].device)
+        out, noise = data.add(batch, create_graph=True)
         whitened = [weighted(noise.whiten_energy(out.energy), batch, "energy")] + (
             [weighted(noise.whiten_forces(out.forces), batch, "forces")]
             if out.forces is not None
