@@ -10,6 +10,7 @@ import ase
 import numpy as np
 
 from race.data import read_frames
+from race.data.graph import neighbors
 from race.data.levels import FILE, Offsets, subtract_offsets
 from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable, Recalibration
@@ -22,6 +23,9 @@ from race.predict.predictor import ModelPredictor, Predictor
 from race.train.run import load_run
 
 QUANTITIES = ("energy", "forces", "stress")
+
+
+FARTHEST = 5.0  # Angstrom, to which the nearest atom is looked for
 
 
 @dataclass
@@ -148,10 +152,11 @@ def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarra
 
 
 def nearest_distance(atoms: ase.Atoms) -> float:
-    """Angstrom; of two atoms, not of an atom and its own image."""
-    distance = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
-    np.fill_diagonal(distance, np.inf)
-    return float(distance.min())
+    """Angstrom, at most FARTHEST; of two atoms, not of an atom and its own image."""
+    cell = np.asarray(atoms.cell.array)
+    sender, receiver, vector = neighbors(atoms.positions, cell, atoms.pbc, FARTHEST)
+    distance = np.linalg.norm(vector[sender != receiver], axis=1)
+    return float(distance.min(initial=FARTHEST))
 
 
 def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:
