@@ -109,7 +109,7 @@ def pool_information(
     information = None
     if model is not None:
         information = model.predictor.predict(
-            [candidate.bare for candidate in candidates], progress=progress
+            [candidate.bare for candidate in candidates], progress=progress, joint=True
         ).information
     if information is None:
         raise RaceError(

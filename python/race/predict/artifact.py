@@ -87,13 +87,17 @@ class ArtifactPredictor(Predictor):
         )
 
     def predict(
-        self, frames: Sequence[ase.Atoms], forces: bool = True, progress: Progress = lambda n: None
+        self,
+        frames: Sequence[ase.Atoms],
+        forces: bool = True,
+        progress: Progress = lambda n: None,
+        joint: bool = False,
     ) -> Prediction:
         if not frames:
             raise RaceError("no frames to predict")
         parts = []
         for atoms in frames:
-            found = self.moments(self.members(atoms))
+            found = self.moments(self.members(atoms), joint)
             parts.append(Prediction(found.energy, energy_bald=found.energy_bald))
             if forces and not self.intensive:
                 parts[-1] = found
@@ -149,8 +153,8 @@ class ArtifactPredictor(Predictor):
             self.intensive,
         )
 
-    def moments(self, members: Members) -> Prediction:
-        """Of one structure; `members` with uncertainty."""
+    def moments(self, members: Members, joint: bool = False) -> Prediction:
+        """Of one structure; `members` with uncertainty. joint: the joint information, too."""
         noise = members.energy_var
         energy = total_variance(
             members.energy[None],
@@ -171,7 +175,7 @@ class ArtifactPredictor(Predictor):
             energy_bald = bald(energy.total, noise.log().mean()[None]).numpy()
         if members.mean_logdet is not None and self.gives.forces_bald:
             forces_bald = bald(forces.total, members.mean_logdet).numpy()
-            if noise is not None and members.forces.shape[1] > 1:
+            if joint and noise is not None and members.forces.shape[1] > 1:
                 information = joint_information(
                     energy,
                     centred(members.energy[None], self.energy_spread),

@@ -39,10 +39,14 @@ class Predictor(ABC):
 
     @abstractmethod
     def predict(
-        self, frames: Sequence[ase.Atoms], forces: bool = True, progress: Progress = lambda n: None
+        self,
+        frames: Sequence[ase.Atoms],
+        forces: bool = True,
+        progress: Progress = lambda n: None,
+        joint: bool = False,
     ) -> Prediction:
         """Of every frame, in order; labels are not read. A target that is a mean over atoms has no
-        forces.
+        forces. joint: the joint information, too.
 
         Raises:
             RaceError: no frames, an element that the model does not know.
@@ -61,19 +65,26 @@ class ModelPredictor(Predictor):
         return Dataset(frames, elements, r_max, self.model.embedding.dtype)
 
     def predict(
-        self, frames: Sequence[ase.Atoms], forces: bool = True, progress: Progress = lambda n: None
+        self,
+        frames: Sequence[ase.Atoms],
+        forces: bool = True,
+        progress: Progress = lambda n: None,
+        joint: bool = False,
     ) -> Prediction:
         if not frames:
             raise RaceError("no frames to predict")
         parts = []
         for batch in self.dataset(frames).batches(self.batch_size):
             batch = batch.to(self.model.embedding.device)
-            parts.append(predict_batch(self.model, batch, forces and not self.model.mean_pooling))
+            forces = forces and not self.model.mean_pooling
+            parts.append(predict_batch(self.model, batch, forces, joint))
             progress(batch.n_frames)
         return concatenate(parts)
 
 
-def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
+def predict_batch(
+    model: RACE, batch: Batch, forces: bool = True, joint: bool = False
+) -> Prediction:
     """Moments of one batch, on the model's device."""
     gives, out = Capabilities(model.config.model_dump()), model(batch, forces=forces).detach()
     constants = model.constants
@@ -95,7 +106,7 @@ def predict_batch(model: RACE, batch: Batch, forces: bool = True) -> Prediction:
     forces_bald = information = None
     if aleatoric is not None and gives.forces_bald:
         forces_bald = bald(on_atoms.total, log_determinant(aleatoric).mean(1)).cpu().numpy()
-        if noise is not None and model.n_members > 1:
+        if joint and noise is not None and model.n_members > 1:
             information = joint_information(
                 energy,
                 centred(out.energy.double(), constants.energy_spread_factor),
