@@ -76,8 +76,8 @@ class Capabilities:
         self.forces_bald = self.forces_noise and self.forces_epistemic
 
 
-# Of |s|: far from the data s is large, and exp(s) would be infinite. At the bound an atom's
-# deviation is e^5 = 148 times sigma0_E.
+# Of |s|: far from the data s is large, and exp(s) would be infinite. Up to here s is as it is; an
+# atom's deviation is then e^5 = 148 times sigma0_E.
 ENERGY_BOUND = 10.0
 
 CHOLESKY_JITTER = (
