@@ -33,7 +33,7 @@ help:
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make docs    the documentation, in build/docs; warnings and dead links are errors"
 	@echo "make accuracy error against training and inference time, RACE, NequIP and MACE: days; ONLY='SET/CODE/MINUTES ...' picks, QUICK=1 a few minutes"
-	@echo "make lint    ruff, mypy and clang-format only"
+	@echo "make lint    ruff, mypy, codespell and clang-format only"
 	@echo "make cuda-check    the CUDA kernels without a GPU: compiled by nvcc if there is one, and run on the CPU against race::conv"
 	@echo "make sanitize      kernels, runtime and LAMMPS plugin on a build with address and undefined-behaviour sanitizers"
 	@echo "make setup   only the environment and the build: afterwards 'source .venv/bin/activate' gives race and lmp"
@@ -66,6 +66,7 @@ lint: $(STAMPS)/build
 	ruff check .
 	ruff format --check -q .
 	mypy
+	codespell
 	clang-format --dry-run -Werror $(CXX_FILES)
 
 format: $(STAMPS)/build
@@ -133,5 +134,5 @@ $(STAMPS)/modules: FORCE
 FORCE:
 
 $(STAMPS)/build: $(STAMPS)/dependencies $(STAMPS)/modules $(SOURCES)
-	$(INSTALL) --no-build-isolation -e '.[test]' -C build-dir=build/cmake
+	$(INSTALL) --no-build-isolation -e '.[test,docs]' -C build-dir=build/cmake
 	@touch $@

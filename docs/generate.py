@@ -1,15 +1,29 @@
-"""Pages that are drawn from the code: every option of a config, every command."""
+"""Pages that are drawn from the code: options of a config, commands, quantities, architectures."""
 
 import argparse
 import importlib
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import race._race
 
 from race.active.config import ActiveConfig
 from race.cli import COMMANDS
 from race.config import Config
 from race.options import Described, Options, describe
+from race.presets import PRESETS, SIZES
 
+# What a dimension is in Python; in LAMMPS it is that of the simulation's `units`
+UNITS = {
+    "energy": "eV",
+    "force": "eV/Angstrom",
+    "force^2": "(eV/Angstrom)^2",
+    "stress": "eV/Angstrom^3",
+    "stress^2": "(eV/Angstrom^3)^2",
+    "nats": "nats",
+    "1": "1",
+}
 PLUGIN_README = Path(__file__).parents[1] / "lammps_plugin" / "README.md"
 
 
@@ -17,6 +31,8 @@ def generate(folder: Path) -> None:
     """Writes the pages into `folder`, which git ignores."""
     folder.mkdir(exist_ok=True)
     (folder / "options.md").write_text(options())
+    (folder / "architectures.md").write_text(architectures())
+    (folder / "quantities.md").write_text(quantities())
     (folder / "cli.md").write_text(commands())
     (folder / "lammps.md").write_text(plugin_reference())
 
@@ -53,12 +69,69 @@ def sections(kind: type[Options], without: type[Options] | None = None) -> list[
 
 def table(rows: list[Described]) -> str:
     """Option, type, default, unit, meaning."""
-    lines = ["| option | type | default | unit | meaning |", "|---|---|---|---|---|"]
-    for row in rows:
-        default = "required" if row.default is None else f"`{row.default}`"
-        cells = (f"`{row.key}`", row.type, default, row.unit, row.meaning)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown(
+        ("option", "type", "default", "unit", "meaning"),
+        [
+            (
+                f"`{row.key}`",
+                row.type,
+                "required" if row.default is None else f"`{row.default}`",
+                row.unit,
+                row.meaning,
+            )
+            for row in rows
+        ],
+    )
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def architectures() -> str:
+    """What `model: NAME` stands for."""
+    named = SIZES | PRESETS
+    keys = dict.fromkeys(key for options in named.values() for key in options)
+    return "\n".join(
+        markdown(["option", *(f"`{name}`" for name in group)], rows)
+        for group in (SIZES, PRESETS)
+        for rows in [
+            [
+                [f"`{key}`", *(_cell(options.get(key)) for options in group.values())]
+                for key in keys
+                if any(key in options for options in group.values())
+            ]
+        ]
+    )
+
+
+def _cell(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def quantities() -> str:
+    """librace's table: the names of each quantity in LAMMPS and in ASE."""
+    parts = []
+    for per_atom, heading in ((True, "Of each atom"), (False, "Of the structure")):
+        rows = [
+            (
+                f"`{row['name']}`" if row["in_lammps"] else "",
+                f"`{row['property']}`" if row["property"] else "",
+                f"`{row['symbol']}`" if row["symbol"] else "",
+                str(row["n_columns"] or "M"),
+                UNITS[row["dimension"]],
+                row["meaning"],
+            )
+            for row in race._race.quantities()
+            if row["per_atom"] == per_atom
+        ]
+        head = ("compute", "ASE property", "`extract_peratom`", "columns", "unit", "meaning")
+        parts.append(f"## {heading}\n\n{markdown(head, rows)}")
+    return "\n".join(parts)
 
 
 def plugin_reference() -> str:

@@ -1,7 +1,8 @@
 """The documentation builds without a warning, and every code block in it works.
 
-Commands are held to the program's own --help, as the README's are; Python and LAMMPS blocks
-run in a folder with a small untrained model under the name that the pages use.
+A tutorial runs block for block, in a quick form that its page states. Of the other pages,
+Python and LAMMPS blocks run in a folder with a small untrained model under the name that the
+pages use, configs are validated, and commands are held to the program's own --help.
 """
 
 import re
@@ -11,34 +12,42 @@ import sys
 
 import ase.build
 import pytest
+import race._race
 import torch
 import yaml
 
 from race.cli import main
 from race.config import Config
+from race.deploy.artifact import read_metadata
 from race.deploy.launch import plugin_path
 
 from .lammps.harness import Lammps, thermo, write_data
 from .test_project import ROOT, folder  # noqa: F401
 
-PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_generated" not in path.parts)
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+from execute import blocks, execute  # noqa: E402
+
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_generated" not in path.parts)
+FIRST = DOCS / "tutorials/first-potential.md"
+CONTINUED = ["error-bars", "trust", "npt", "averages"]  # in its folder, in this order
+RUN = [FIRST, *(DOCS / f"tutorials/{name}.md" for name in CONTINUED)]
 BLOCKS = [
-    pytest.param(language, text, id=f"{page.relative_to(ROOT / 'docs')}-{k}-{language}")
+    pytest.param(block, id=f"{page.relative_to(DOCS)}-{k}-{block.language}")
     for page in PAGES
-    for k, (language, text) in enumerate(
-        re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
-    )
+    for k, block in enumerate(blocks(page))
+    if page not in RUN
 ]
-CHECKED = {"bash", "python", "lammps", "yaml"}
+CHECKED = {"bash", "python", "lammps", "yaml", "text"}
 
 
-def blocks(language: str) -> list:
-    return [block for block in BLOCKS if block.values[0] == language]
+def of_language(language: str) -> list:
+    return [block for block in BLOCKS if block.values[0].language == language]
 
 
 def test_pages_build_and_their_links_lead_somewhere(tmp_path):
     finished = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", ROOT / "docs", tmp_path],
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", DOCS, tmp_path],
         capture_output=True,
         text=True,
         timeout=500,
@@ -46,20 +55,46 @@ def test_pages_build_and_their_links_lead_somewhere(tmp_path):
     assert finished.returncode == 0, finished.stderr
     options = (tmp_path / "reference" / "options.html").read_text()
     assert "r_max" in options and "learning_rate" in options
+    quantities = (tmp_path / "reference" / "quantities.html").read_text()
+    for row in race._race.quantities():
+        assert not row["property"] or f">{row['property']}<" in quantities
+
+
+@pytest.fixture(scope="module")
+def copper(tmp_path_factory):
+    """The folder of the first tutorial, which its test and the pages after it share."""
+    place = tmp_path_factory.mktemp("copper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        execute(FIRST, quick=True)
+    return place
+
+
+def test_the_first_tutorial_runs(copper):
+    for name in ("config.yaml", "run/model.safetensors", "report.html", "cu.race.pt"):
+        assert (copper / name).exists()
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_tutorials_run(name, copper, monkeypatch):
+    monkeypatch.chdir(copper)
+    if name == "averages" and not (copper / "log.lammps").exists():
+        execute(DOCS / "tutorials/npt.md", quick=True)
+    execute(DOCS / f"tutorials/{name}.md", quick=True)
 
 
 def test_every_kind_of_block_is_checked():
-    assert {block.values[0] for block in BLOCKS} <= CHECKED
+    assert {block.values[0].language for block in BLOCKS} <= CHECKED
 
 
-@pytest.mark.parametrize(("language", "text"), blocks("yaml"))
-def test_configs_are_accepted(language, text):
-    Config.model_validate(yaml.safe_load(text))
+@pytest.mark.parametrize("block", of_language("yaml"))
+def test_configs_are_accepted(block):
+    Config.model_validate(yaml.safe_load(block.text))
 
 
-@pytest.mark.parametrize(("language", "text"), blocks("bash"))
-def test_commands_are_as_the_program_says(language, text, capsys):
-    for line in text.splitlines():
+@pytest.mark.parametrize("block", of_language("bash"))
+def test_commands_are_as_the_program_says(block, capsys):
+    for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(re.sub(r"\$\(|\)", " ", line), comments=True)
         if "race" not in words or words[0] in ("srun", "pip"):
             continue
@@ -72,22 +107,31 @@ def test_commands_are_as_the_program_says(language, text, capsys):
             assert re.search(rf"(?<!\S){option}\b", text), f"race {words[1]} has no {option}"
 
 
-@pytest.mark.parametrize(("language", "text"), blocks("python"))
-def test_python_runs(language, text, folder, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("block", of_language("python"))
+def test_python_runs(block, folder, monkeypatch):  # noqa: F811
     monkeypatch.chdir(folder)
     names: dict = {}
-    exec(text, names)
+    exec(block.text, names)
     if "forces_cov" in names:
         assert (torch.linalg.eigvalsh(torch.from_numpy(names["forces_cov"])) > 0).all()
 
 
 def test_the_first_page_runs_in_lammps_word_for_word(folder, monkeypatch):  # noqa: F811
-    (text,) = (b.values[1] for b in blocks("lammps") if b.id.startswith("index.md"))
+    (block,) = (b.values[0] for b in of_language("lammps") if b.id.startswith("index.md"))
     atoms = ase.build.bulk("BN", "zincblende", a=3.6, cubic=True) * (2, 2, 2)
     atoms.rattle(0.05, seed=0)
     write_data(folder / "bn.data", atoms, ["B", "N"])
     monkeypatch.setenv("LAMMPS_PLUGIN_PATH", str(plugin_path().parent))
-    finished = Lammps(plugin_path(), folder).run(text, ranks=2)
+    finished = Lammps(plugin_path(), folder).run(block.text, ranks=2)
     assert finished.status == 0, finished.output
     rows = thermo(finished.output)
     assert rows[-1]["Step"] == 100 and rows[0]["c_U[1]"] > 0
+
+
+def test_the_page_of_the_artifact_has_its_fields(folder, copper):  # noqa: F811
+    text = (DOCS / "reference/artifact.md").read_text()
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    described = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    metadata, _ = read_metadata(copper / "cu.race.pt")
+    assert described - {"intervals"} == set(metadata) - {"intervals"}
+    assert f"race-artifact/{metadata['format']} " in text

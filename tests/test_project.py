@@ -177,7 +177,7 @@ def test_pins_satisfy_the_project():
     for text in metadata.requires("race-potential"):
         needed = Requirement(text)
         if needed.marker and not any(
-            needed.marker.evaluate({"extra": extra}) for extra in ("", "test", "lammps")
+            needed.marker.evaluate({"extra": extra}) for extra in ("", "test", "docs", "lammps")
         ):
             continue
         assert needed.name.lower() in pins, f"{needed.name} is not in constraints.txt"
