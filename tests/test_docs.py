@@ -30,7 +30,13 @@ from execute import blocks, execute  # noqa: E402
 
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_generated" not in path.parts)
 FIRST = DOCS / "tutorials/first-potential.md"
-CONTINUED = ["error-bars", "trust", "npt", "averages"]  # in its folder, in this order
+CONTINUED = [
+    "error-bars",
+    "trust",
+    "npt",
+    "averages",
+    "fine-tuning",
+]  # in its folder, in this order
 RUN = [FIRST, *(DOCS / f"tutorials/{name}.md" for name in CONTINUED)]
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(DOCS)}-{k}-{block.language}")
