@@ -1,7 +1,10 @@
-"""Pages that are drawn from the code: options of a config, commands, quantities, architectures."""
+"""Pages that are drawn from the code: options of a config, commands, quantities, architectures;
+and a table from the records of a benchmark.
+"""
 
 import argparse
 import importlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +27,9 @@ UNITS = {
     "nats": "nats",
     "1": "1",
 }
-PLUGIN_README = Path(__file__).parents[1] / "lammps_plugin" / "README.md"
+ROOT = Path(__file__).parents[1]
+PLUGIN_README = ROOT / "lammps_plugin" / "README.md"
+POSTERIORS = ROOT / "benchmarks" / "uq" / "results" / "b2o3.json"
 
 
 def generate(folder: Path) -> None:
@@ -33,6 +38,7 @@ def generate(folder: Path) -> None:
     (folder / "options.md").write_text(options())
     (folder / "architectures.md").write_text(architectures())
     (folder / "quantities.md").write_text(quantities())
+    (folder / "posteriors.md").write_text(posteriors())
     (folder / "cli.md").write_text(commands())
     (folder / "lammps.md").write_text(plugin_reference())
 
@@ -132,6 +138,36 @@ def quantities() -> str:
         head = ("compute", "ASE property", "`extract_peratom`", "columns", "unit", "meaning")
         parts.append(f"## {heading}\n\n{markdown(head, rows)}")
     return "\n".join(parts)
+
+
+def posteriors() -> str:
+    """Costs and errors of each posterior on B2O3, with where and when they were measured."""
+    measured = json.loads(POSTERIORS.read_text())
+    by_split: dict[str, dict[str, dict]] = {}
+    for record in measured["records"]:
+        by_split.setdefault(record["split"], {})[record["posterior"]] = record
+    rows = []
+    for name, liquid in by_split["liquid"].items():
+        crystals = by_split["crystals"][name]
+        rows.append(
+            (
+                f"`{name}`" if name != "single" else "one member",
+                str(liquid["n_members"]),
+                f"{liquid['train_s']:.0f}",
+                f"{liquid['md_cost']:.1f}, {liquid['md_cost_mean']:.1f}",
+                f"{liquid['rmse_e']:.1f}, {liquid['rmse_f']:.0f}",
+                f"{liquid['nll_f']:.2f}",
+                f"{crystals['auroc_energy']:.2f}",
+                f"{crystals['coverage90_e']:.2f}",
+            )
+        )
+    about = measured["about"]
+    head = ("posterior", "members", "training, s", "MD step", "RMSE E, F", "NLL F")
+    return (
+        markdown((*head, "AUROC of crystals by E", "their E in 90 %"), rows)
+        + f"\n*{about['machine']}; {about['date']}; commit {about['versions']['commit']}. "
+        + f"{about['note']}*\n"
+    )
 
 
 def plugin_reference() -> str:
