@@ -58,8 +58,8 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for remarks, language, text in BLOCK.findall(page.read_text()):
         said = REMARK.findall(remarks)
-        changes = [rest.partition(" -> ") for kind, rest in said if kind == "quick"]
-        quick = tuple((old, new) for old, _, new in changes)
+        changes = [f"{rest} ".partition(" -> ") for kind, rest in said if kind == "quick"]
+        quick = tuple((old, new.strip()) for old, _, new in changes)
         reasons = [rest for kind, rest in said if kind == "not run"]
         found.append(Block(language, text, quick, " ".join(reasons)))
     return found

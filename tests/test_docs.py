@@ -29,14 +29,12 @@ from execute import blocks, execute  # noqa: E402
 
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_generated" not in path.parts)
 FIRST = DOCS / "tutorials/first-potential.md"
+# In its folder, in this order
 CONTINUED = [
-    "error-bars",
-    "trust",
-    "npt",
-    "averages",
-    "fine-tuning",
-]  # in its folder, in this order
-RUN = [FIRST, *(DOCS / f"tutorials/{name}.md" for name in CONTINUED)]
+    *(f"tutorials/{name}.md" for name in ("error-bars", "trust", "npt", "averages", "fine-tuning")),
+    "howto/posterior.md",
+]
+RUN = [FIRST, *(DOCS / name for name in CONTINUED)]
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(DOCS)}-{k}-{block.language}")
     for page in PAGES
@@ -81,15 +79,35 @@ def test_the_first_tutorial_runs(copper):
 
 
 @pytest.mark.parametrize("name", CONTINUED)
-def test_tutorials_run(name, copper, monkeypatch):
+def test_pages_after_it_run(name, copper, monkeypatch):
     monkeypatch.chdir(copper)
-    if name == "averages" and not (copper / "log.lammps").exists():
+    if name.endswith("averages.md") and not (copper / "log.lammps").exists():
         execute(DOCS / "tutorials/npt.md", quick=True)
-    execute(DOCS / f"tutorials/{name}.md", quick=True)
+    execute(DOCS / name, quick=True)
 
 
-def test_every_kind_of_block_is_checked():
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_a_page_that_runs_leaves_no_block_out(page):
+    for block in blocks(page):
+        assert block.file or block.language in ("python", "bash", "text"), block.text
+
+
+def test_every_other_block_is_run_or_says_why_not():
     assert {block.values[0].language for block in BLOCKS} <= CHECKED
+    for block in of_language("bash"):
+        assert block.values[0].not_run, block.id
+    for block in of_language("lammps"):
+        assert block.id.startswith("index.md"), block.id
+
+
+def test_what_a_quick_form_replaces_is_there(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- quick: 20 -> 2 -->\n<!-- quick: b -> -->\n```python\na = 20b\n```\n")
+    (block,) = blocks(page)
+    assert block.quickly() == "a = 2\n"
+    page.write_text("<!-- quick: 30 -> 2 -->\n```python\na = 20\n```\n")
+    with pytest.raises(ValueError, match="`30` is not in the block"):
+        execute(page, quick=True)
 
 
 @pytest.mark.parametrize("block", of_language("yaml"))
