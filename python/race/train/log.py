@@ -124,3 +124,19 @@ def headline(row: dict[str, float]) -> str:
             number, _, unit = form.partition(" ")
             parts.append(f"{label} {value:{number}}{' ' + unit if unit else ''}")
     return "  ".join(parts)
+
+
+def table(row: dict[str, float]) -> str:
+    """Errors of the validation set beside the error bars, a line a quantity.
+
+    The loss is left out: factors on the noise are fitted to the ensemble, and leave that of its
+    members without meaning.
+    """
+    lines = [f"{'validation':<12}{'RMSE':>10}{'MAE':>10}{'predicted':>12}{'in 90 %':>10}"]
+    for name, unit in (("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3")):
+        values = [row.get(f"validation/{name}_{of}") for of in ("rmse", "mae", "std", "coverage")]
+        if values[0] is None or values[0] != values[0]:
+            continue
+        cells = ["" if v is None or v != v else f"{v:.4g}" for v in values]
+        lines.append(f"{name:<12}{cells[0]:>10}{cells[1]:>10}{cells[2]:>12}{cells[3]:>10}  {unit}")
+    return "\n".join(lines)

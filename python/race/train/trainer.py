@@ -20,6 +20,7 @@ from race.model.fused import keep_memory
 from race.model.layer import is_own
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
+from race.train.estimate import Estimate
 from race.train.interrupt import Interrupt
 from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
@@ -141,12 +142,15 @@ class Trainer:
         options, state = self.options, self.state
         with Interrupt() as interrupt, self._log() as log:
             self.started = time.monotonic()
+            estimate = self._estimate(log) if log else None
             while not self.is_over():
                 plan = self.train_set.plan(
                     options.batch_size, options.seed, state.epoch, balanced=options.balance
                 )
                 for batch in self._shares(self.train_set, plan[state.batch :]):
                     self.step(batch)
+                    if estimate:
+                        estimate.step()
                     if log and log.due():
                         log.progress(
                             state.epoch,
@@ -178,6 +182,15 @@ class Trainer:
                     )
             self.save()
             self.ranks.wait()
+
+    def _estimate(self, log: Log) -> Estimate:
+        options, state = self.options, self.state
+        epochs = seconds = None
+        if options.minutes is not None:
+            seconds = 60 * options.minutes - state.seconds
+        elif options.epochs is not None:
+            epochs = options.epochs - state.epoch - state.batch / self.n_batches
+        return Estimate(self.device, self.n_batches, epochs, seconds, log.say)
 
     def is_over(self) -> bool:
         """Whether all of the training is done, by epochs or by time."""

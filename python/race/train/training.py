@@ -15,8 +15,9 @@ from race.errors import RaceError
 from race.files import Lock, make_folder
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, mend_checkpoint
+from race.train.estimate import duration
 from race.train.files import same_data, sha256
-from race.train.log import headline
+from race.train.log import headline, table
 from race.train.members import initial_model
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
@@ -149,10 +150,7 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
                 "seconds": trainer.state.seconds,
             },
         )
-        logger.info(
-            f"done: {out / 'model.safetensors'}; best epoch per member {trainer.state.best_epoch}; "
-            f"{trainer.numbers(metrics)}"
-        )
+        _conclude(trainer, metrics, out)
     return trainer
 
 
@@ -208,3 +206,13 @@ def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path, ranks: Ran
         + f"writing {out}"
     )
     print(prepared.report.text())
+
+
+def _conclude(trainer: Trainer, metrics: Mapping[str, float], out: Path) -> None:
+    state = trainer.state
+    epochs = " ".join(map(str, state.best_epoch))
+    print(f"\n{table(dict(metrics))}\n")
+    print(f"{out / 'model.safetensors'}: best of epoch {epochs}, after {duration(state.seconds)}")
+    print(f"{out / 'log.csv'}, {out / 'tensorboard'}: every epoch\n")
+    print(f"next:  race evaluate {out} test=FILE    errors and calibration on frames held out")
+    print(f"       race export {out} -o NAME.race.pt    for ASE and LAMMPS")
