@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -32,7 +33,9 @@ class Moody(EMT):
         mark = self.marks / str(mood)
         first = not mark.exists()
         mark.touch()
-        if mood == 1:
+        if mood == 1:  # as a code that is started and does not end
+            with open(self.marks / "children", "a") as file:
+                file.write(f"{subprocess.Popen(['sleep', '600']).pid}\n")
             time.sleep(600)
         elif mood == 2:
             os._exit(7)
@@ -60,6 +63,16 @@ def problem(tmp_path, moods, **options):
     return config, frames, make_oracle(config, [], {}, tmp_path / "labels")
 
 
+def is_gone(pid):
+    """Within five seconds; a process that has ended and that nobody asked after is gone, too."""
+    status = Path(f"/proc/{pid}/stat")
+    for _ in range(50):
+        if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def right(atoms):
     expected = atoms.copy()
     expected.calc = EMT()
@@ -84,9 +97,11 @@ def test_crashing_and_moody_oracles(tmp_path):
 
 
 def test_a_label_that_takes_too_long_is_given_up(tmp_path):
-    config, frames, oracle = problem(tmp_path, [1, 1], workers=2, minutes=0.2, failures=1.0)
-    with pytest.raises(RaceError, match="2 of 2 labels failed.*no label within 0.2 minutes"):
+    config, frames, oracle = problem(tmp_path, [1, 1], workers=2, minutes=0.3, failures=1.0)
+    with pytest.raises(RaceError, match="2 of 2 labels failed.*no label within 0.3 minutes"):
         label_frames(frames, oracle, config, tmp_path / "out.xyz")
+    children = (tmp_path / "marks" / "children").read_text().split()
+    assert len(children) == 2 and all(is_gone(child) for child in children)
     config = config.model_copy(update={"minutes": 60.0})
     frames = read_frames(tmp_path / "pool.xyz", require=(), frames=[0])
     frames[0].positions[0, 0] = 0.0

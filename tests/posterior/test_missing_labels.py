@@ -35,11 +35,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("holed")
     ase.io.write(folder / "a.extxyz", [holed(seed) for seed in range(16)])
 
-    def make(head, n_members=1, seed=0):
-        run = folder / f"{head}-{n_members}-{seed}"
+    def make(head, n_members, seed, batch_size):
+        run = folder / f"{head}-{n_members}-{seed}-{batch_size}"
         if not run.exists():
-            # Batches of one frame: some without any energy, some without any force
-            options = {"epochs": 2, "batch_size": 1, "dtype": "float64", "n_threads": 1}
+            options = {"epochs": 2, "batch_size": batch_size, "dtype": "float64", "n_threads": 1}
             config = {
                 "data": {"train": [str(folder / "a.extxyz")], "validation_fraction": 0.25},
                 "model": MODEL | {"head": head, "n_members": n_members},
@@ -51,11 +50,13 @@ def runs(tmp_path_factory):
     return make
 
 
+# One frame: some batches without any energy, some without any force; four: holes in both
+@pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("name", CASES)
-def test_no_posterior_minds(runs, name, tmp_path):
+def test_no_posterior_minds(runs, name, batch_size, tmp_path):
     case = CASES[name]
     of = [
-        runs(case.head, case.run_members, seed)
+        runs(case.head, case.run_members, seed, batch_size)
         for seed in range(case.n_members if case.several else 1)
     ]
     fit(case.posterior, of, tmp_path / "out", case.options)

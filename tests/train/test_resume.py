@@ -157,3 +157,12 @@ def test_minutes_or_epochs(copper):
 def test_beta2_is_adams(copper, tmp_path):
     trained = train(make_config(copper, train={"epochs": 1, "beta2": 0.9}), tmp_path / "run")
     assert trained.optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+
+
+def test_a_checkpoint_with_other_groups_of_parameters_is_refused(copper, tmp_path, monkeypatch):
+    """As those are that were written before a factor on a learning rate was known."""
+    with monkeypatch.context() as before:
+        before.setattr("race.train.optim.rate_factor", lambda name, parameter: 1.0)
+        train(make_config(copper), tmp_path / "run")
+    with pytest.raises(RaceError, match=r"other groups of parameters.*train\.warm_start"):
+        train(make_config(copper, train={"epochs": 3}), tmp_path / "run", resume=True)
