@@ -325,9 +325,12 @@ class TrainConfig(Options):
     balance: bool = Field(
         default=False, description="even out the edges per batch: for frames of very different size"
     )
-    optimizer: Literal["amsgrad", "adam"] = Field(default="adam", description="Adam or AMSGrad")
+    optimizer: Literal["soap", "adam", "amsgrad"] = Field(
+        default="soap",
+        description="SOAP (Adam in the eigenbasis of Shampoo's preconditioner), Adam or AMSGrad",
+    )
     beta2: float = Field(
-        default=0.999, ge=0, lt=1, description="decay of Adam's mean of squared gradients, per step"
+        default=0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step"
     )
     learning_rate: float = Field(default=0.02, gt=0, description="its largest value")
     schedule: Literal["cosine", "plateau", "constant"] = Field(

@@ -43,13 +43,13 @@ def test_clipping_of_a_zero_gradient():
     assert torch.equal(params[0].grad, torch.zeros_like(params[0]))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "amsgrad"])
+@pytest.mark.parametrize("optimizer", ["soap", "adam", "amsgrad"])
 def test_optimizer_keeps_members_apart(optimizer):
     """A member trained among others takes the same steps as alone."""
     together, alone = parameters(), [nn.Parameter(p.detach()[1:2].clone()) for p in parameters()]
     config = TrainConfig(optimizer=optimizer, learning_rate=0.1, clip_norm=0.5)
     for params in (together, alone):
-        stepper = build_optimizer({str(k): p for k, p in enumerate(params)}, config)
+        stepper = build_optimizer({str(k): p for k, p in enumerate(params)}, config, {})
         for _ in range(5):
             stepper.zero_grad()
             weights = (
@@ -61,7 +61,7 @@ def test_optimizer_keeps_members_apart(optimizer):
             clip_per_member(params, config.clip_norm)
             stepper.step()
     for p, q in zip(together, alone, strict=True):
-        torch.testing.assert_close(p[1:2], q, rtol=1e-12, atol=0)
+        torch.testing.assert_close(p[1:2], q, rtol=1e-9, atol=0)
 
 
 def test_average_follows_its_definition_and_swaps_back():
@@ -121,7 +121,7 @@ def test_few_species_features_learn_as_fast_as_many():
         a = torch.randn(50, 3, n_features, generator=generator)  # 50 draws, as members
         weight = nn.Parameter(torch.zeros(50, n_features, 20))
         named = {"layers.0.weight_product": weight, "other": nn.Parameter(torch.zeros(50))}
-        stepper = build_optimizer(named, TrainConfig())
+        stepper = build_optimizer(named, TrainConfig(optimizer="adam"), {})
         for group in stepper.param_groups:  # as the trainer does
             group["lr"] = 0.1 * group["factor"]
         target = torch.randn(50, 3, 20, generator=generator)

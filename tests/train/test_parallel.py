@@ -150,10 +150,11 @@ def test_two_ranks_train_what_one_trains(mixed, together, tmp_path):
             assert float(two[key]) == pytest.approx(float(one[key]), rel=2e-8), key
         assert float(two["train/gradient"]) > OPTIONS["clip_norm"]
     moments = [
-        load_checkpoint(run)[1]["optimizer"]["state"] for run in (together, tmp_path / "run")
+        load_checkpoint(run)[1]["optimizer"]["stacks"] for run in (together, tmp_path / "run")
     ]
-    for two, one in zip(moments[0].values(), moments[1].values(), strict=True):
-        assert worst(two, one) < 1e-12
+    for two, one in zip(*moments, strict=True):
+        # Gram matrices of ten steps lack some directions: there rounding is divided by the damping
+        assert worst(two, one) < 1e-9
 
 
 def test_ends_together_and_resumes_exactly(mixed, together, tmp_path):

@@ -127,6 +127,17 @@ class RACE(Outputs):
         """
         return cls(config, ModelConstants.given(config), dtype)
 
+    def flat_matrices(self) -> dict[str, list[tuple[int, int]]]:
+        """Of each parameter that holds its matrices flat in the last dimension: their shapes."""
+        shapes = {}
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                shapes[f"{name}.weight"] = module.shapes
+            elif isinstance(module, Layer):
+                shapes[f"{name}.weight_product"] = module.product_shapes
+                shapes[f"{name}.weight_skip"] = module.skip_shapes
+        return shapes
+
     def embed(self, species: Tensor) -> tuple[Tensor, Tensor]:
         """species [n] -> h_0 [n, M * F], g_0 [n, dim]"""
         table = self.embedding.transpose(0, 1).reshape(self.embedding.shape[1], -1)  # [S, M * F]

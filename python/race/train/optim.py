@@ -5,11 +5,13 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from race.config import TrainConfig
+from race.train.soap import Soap
 
 # Species features F at which every parameter has the same learning rate
 FEATURES = 64
@@ -28,20 +30,28 @@ def rate_factor(name: str, parameter: nn.Parameter) -> float:
 
 
 def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], config: TrainConfig
-) -> torch.optim.Adam:
-    """Adam or AMSGrad in one fused kernel. Both are elementwise, so members stay independent.
-    A group holds the parameters of one `rate_factor`, "factor".
+    parameters: Mapping[str, nn.Parameter],
+    config: TrainConfig,
+    flat_matrices: Mapping[str, list[tuple[int, int]]],
+) -> torch.optim.Optimizer:
+    """Members stay independent in each. A group holds the parameters of one `rate_factor`,
+    "factor".
+
+    Args:
+        flat_matrices: see `RACE.flat_matrices`.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[float, dict[str, Any]] = {}
     for name, parameter in parameters.items():
-        groups.setdefault(rate_factor(name, parameter), []).append(parameter)
+        factor = rate_factor(name, parameter)
+        group = groups.setdefault(factor, {"params": [], "factor": factor, "shapes": []})
+        group["params"].append(parameter)
+        vector = [(1, parameter[0].numel())] if parameter.dim() < 3 else None
+        group["shapes"].append(flat_matrices.get(name, vector))
+    rate, betas = config.learning_rate, (0.9, config.beta2)
+    if config.optimizer == "soap":
+        return Soap(list(groups.values()), rate, betas)
     return torch.optim.Adam(
-        [{"params": group, "factor": factor} for factor, group in groups.items()],
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        amsgrad=config.optimizer == "amsgrad",
-        fused=True,
+        list(groups.values()), rate, betas, amsgrad=config.optimizer == "amsgrad", fused=True
     )
 
 

@@ -120,7 +120,7 @@ class Trainer:
         return clip_per_member(self.trained.values(), self.options.clip_norm)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.trained, self.options)
+        return build_optimizer(self.trained, self.options, self.model.flat_matrices())
 
     def make_schedule(self) -> Schedule:
         epochs = None if self.options.minutes else self.options.epochs
