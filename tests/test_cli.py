@@ -1,13 +1,15 @@
 """The command itself: how it ends, whatever a user or a shell does."""
 
+import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from race import cli
+from race import cli, command_completion
 from race.cli import main
 
 
@@ -65,3 +67,40 @@ def test_messages_of_the_library(monkeypatch, capsys):
     assert main([]) == 0 and main([]) == 0  # one handler at a time
     captured = capsys.readouterr()
     assert captured.out == "said\n" * 2 and captured.err == "warning: doubted\n" * 2
+
+
+def test_options_as_json(capsys):
+    assert main(["config", "model.r_max", "--json"]) == 0
+    (option,) = json.loads(capsys.readouterr().out)
+    assert option["key"] == "model.r_max" and option["unit"] == "Angstrom"
+
+
+def complete(line: str, folder) -> list[str]:
+    """What bash offers for the last word of a line."""
+    words = line.split(" ")
+    code = f"""{command_completion.script("bash")}
+COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+_shtab_race race {shlex.quote(words[-1])} {shlex.quote(words[-2])}
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", code], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.split()
+
+
+def test_bash_completes(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    assert complete("race ev", tmp_path) == ["evaluate"]
+    assert complete("race train --res", tmp_path) == ["--resume"]
+    assert complete("race train conf", tmp_path) == ["config.yaml"]
+    assert complete("race evaluate run conf", tmp_path) == ["config.yaml"]
+    for name in cli.COMMANDS:
+        assert complete(f"race {name} --hel", tmp_path) == ["--help"], name
+
+
+def test_help_imports_nothing_large():
+    code = "import sys; from race.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
+    code += "print(*{'torch', 'numpy', 'ase', 'shtab'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr.split() == []

@@ -8,7 +8,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TextIO
 
 from race import __version__
@@ -58,6 +58,7 @@ COMMANDS = {
     "lmp": ("race.deploy.command_lmp", "run LAMMPS with pair_style race"),
     "plugin": ("race.deploy.command_plugin", "where the LAMMPS plugin is"),
     "config": ("race.command_config", "print every option of a config, or explain one"),
+    "completion": ("race.command_completion", "completion of commands and options, for a shell"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),
 }
 
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv[:1] and argv[0] in COMMANDS else ""
     try:
-        with outlive_readers(), messages():
+        with outlive_readers(), messages(aside="--json" in argv):
             _run(argv)
     except RaceError as error:
         return _end(name, str(error), 2)
@@ -86,14 +87,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(argv: list[str]) -> None:
+def make_parser(configured: Collection[str]) -> argparse.ArgumentParser:
+    """The parser of `race`; only the commands named have their options, which cost an import."""
     parser = argparse.ArgumentParser(prog="race", description=__doc__)
     parser.add_argument("--version", action="version", version=f"race {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         sub = subparsers.add_parser(name, help=help_text)
-        if argv[:1] == [name]:
+        if name in configured:
             importlib.import_module(module).configure(sub)
+    return parser
+
+
+def _run(argv: list[str]) -> None:
+    parser = make_parser(argv[:1])
     # `race lmp` hands on all from the first word that is no option of its own.
     own = 1
     while argv[:1] == ["lmp"] and own < len(argv) and argv[own].startswith("--"):
@@ -113,10 +120,13 @@ def _end(name: str, message: str, status: int) -> int:
 
 
 @contextlib.contextmanager
-def messages() -> Iterator[None]:
-    """What the library logs: information on stdout as it is, warnings on stderr."""
+def messages(aside: bool = False) -> Iterator[None]:
+    """What the library logs: information on stdout as it is, warnings on stderr. aside: all on
+    stderr, where stdout holds JSON.
+    """
     logger = logging.getLogger("race")
     handler = _Messages()
+    handler.aside = aside
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -128,11 +138,13 @@ def messages() -> Iterator[None]:
 
 
 class _Messages(logging.Handler):
+    aside = False
+
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
             print(f"warning: {record.getMessage()}", file=sys.stderr, flush=True)
         else:
-            print(record.getMessage(), flush=True)
+            print(record.getMessage(), file=sys.stderr if self.aside else None, flush=True)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import textwrap
 
 from race.config import Config
 from race.errors import RaceError
+from race.files import as_json
 from race.options import Described, Options, describe
 
 
@@ -15,7 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--active", action="store_true", help="the options of `race active` instead"
     )
-    parser.add_argument("--markdown", action="store_true", help="a table for a page")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="a table for a page")
+    form.add_argument("--json", action="store_true", help="a list of objects")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,6 +28,9 @@ def run(args: argparse.Namespace) -> None:
     options = [option for option in describe(kind) if not args.keys or asked(option, args.keys)]
     if not options:
         raise RaceError("no such option", where=" ".join(args.keys), remedy="`race config` has all")
+    if args.json:
+        print(as_json([option._asdict() for option in options]))
+        return
     print(markdown(options) if args.markdown else plain(options))
 
 

@@ -67,11 +67,14 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Replaces `path` in one step. Numbers that are not finite become null; numpy's are
-    Python's.
-    """
-    write_atomic(path, (json.dumps(plain(content), indent=1, allow_nan=False) + "\n").encode())
+    """Replaces `path` in one step."""
+    write_atomic(path, (as_json(content) + "\n").encode())
     return path
+
+
+def as_json(content: Any) -> str:
+    """Numbers that are not finite become null; numpy's are Python's."""
+    return json.dumps(plain(content), indent=1, allow_nan=False)
 
 
 def plain(content: Any) -> Any:

@@ -147,10 +147,27 @@ def test_records_and_figures(folder, capsys):
         assert (folder / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_artifact_gives_the_records_of_its_run(folder, tmp_path):
+def test_json_is_all_that_stdout_has(folder, tmp_path, capsys):
+    splits = [f"liquid={folder / 'liquid.extxyz'}", f"crystal={folder / 'crystal.extxyz'}"]
+    out = tmp_path / "out"
+    assert evaluate(folder, *splits, "--ood", "crystal", "--out", str(out), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["records"] == json.loads((out / "metrics.json").read_text())
+    assert printed["score"]["score"] == unified_score(printed["records"])["score"]
+    assert str(out / "parity.png") in printed["files"]
+    assert main(["rank", str(out), "--json"]) == 0
+    (ranked,) = json.loads(capsys.readouterr().out)
+    assert ranked["evaluation"] == str(out) and ranked["score"] == printed["score"]["score"]
+
+
+def test_an_artifact_gives_the_records_of_its_run(folder, tmp_path, capsys):
     pytest.importorskip("race._race", reason="librace is not built")
     artifact = tmp_path / "x.race.pt"
     assert main(["export", str(folder / "run"), "-o", str(artifact)]) == 0
+    capsys.readouterr()
+    assert main(["info", str(artifact), "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["elements"] == ["B", "N"] and len(about["sha256"]) == 64
     data = [str(folder / "liquid.extxyz"), "--bootstrap", "0"]
     assert main(["evaluate", str(folder / "run"), *data, "--out", str(tmp_path / "run")]) == 0
     assert main(["evaluate", str(artifact), *data, "--out", str(tmp_path / "artifact")]) == 0

@@ -175,7 +175,11 @@ def test_the_command(tmp_path, capsys):
     out = ["--temperature", str(kelvin), "-o", str(tmp_path / "out.json")]
     assert main([*words, *out]) == 0
     assert "warning: Press: of the potential that drove the run" in capsys.readouterr().out
-    record = json.loads((tmp_path / "out.json").read_text())["averages"]["PotEng"]
+    assert main([*words, *out, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out.json").read_text())
+    assert printed["notes"][0].startswith("warning: Press")
+    record = printed["averages"]["PotEng"]
     own = (x**2)[:, None] + members - members.mean(1, keepdims=True)
     expected = reweight(own, members, members.mean(1), KT, own=True)
     np.testing.assert_allclose(record["members"], expected.members, rtol=1e-6)

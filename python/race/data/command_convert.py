@@ -19,7 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="DeePMD systems (npy, mixed or raw), or folders of them",
     )
     parser.add_argument(
-        "--elements", nargs="+", default=[], help="by type, where type_map.raw does not say"
+        "--elements",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="by type, where type_map.raw does not say",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="extended xyz file")
 

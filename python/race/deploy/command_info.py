@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from race.deploy.artifact import read_metadata
+from race.files import as_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, help="NAME.race.pt")
+    parser.add_argument("--json", action="store_true", help="JSON in place of the table")
 
 
 def run(args: argparse.Namespace) -> None:
     metadata, digest = read_metadata(args.artifact)
-    print("\n".join(describe(metadata, digest)))
+    if args.json:
+        print(as_json(metadata | {"sha256": digest}))
+    else:
+        print("\n".join(describe(metadata, digest)))
 
 
 def describe(metadata: dict[str, Any], digest: str) -> list[str]:

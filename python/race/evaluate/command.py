@@ -27,7 +27,7 @@ from race.evaluate.report import (
 from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
 from race.evaluate.split import Split
-from race.files import make_folder, write_json
+from race.files import as_json, make_folder, write_json
 from race.train.files import sha256
 
 TABLE_WIDTH = 170  # where the output is not a terminal
@@ -89,6 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="frames per pass")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="JSON in place of the table")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -139,8 +140,12 @@ def run(args: argparse.Namespace) -> None:
     from race.evaluate.figures import draw_all  # matplotlib is slow to import
 
     written += draw_all(splits, fitted, args.out, source.log)
+    score = unified_score(records)
+    if args.json:
+        print(as_json({"records": records, "score": score, "files": [str(p) for p in written]}))
+        return
     show(records, written)
-    if (score := unified_score(records)) is not None:
+    if score is not None:
         print(sentence(score))
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from race.errors import RaceError
 from race.evaluate.score import TERMS, unified_score
+from race.files import as_json
 
 SAME = 1e-6  # relative; spreads are functions of the references alone
 
@@ -27,10 +28,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="EVALUATION",
         help="folders that `race evaluate --out` wrote, with the same splits, some of them --ood",
     )
+    parser.add_argument("--json", action="store_true", help="JSON in place of the table")
 
 
 def run(args: argparse.Namespace) -> None:
     rows = ranked(args.evaluations)
+    if args.json:
+        print(
+            as_json(
+                [
+                    {"evaluation": str(path), "posterior": posterior, **score}
+                    for path, posterior, score in rows
+                ]
+            )
+        )
+        return
     console = Console(width=None if Console().is_terminal else 140)
     table = Table(
         title="unified score: 0 is perfect; terms relative to knowing nothing", box=box.SIMPLE

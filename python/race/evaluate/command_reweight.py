@@ -16,7 +16,7 @@ from rich.table import Table
 from race.data.series import Series, read_series
 from race.errors import RaceError
 from race.evaluate.reweight import LEAST_SHARE, LEAST_STEPS, Average, reweight
-from race.files import write_json
+from race.files import as_json, write_json
 
 # Boltzmann's constant in the energy unit of LAMMPS's `units`, per Kelvin.
 BOLTZMANN = {
@@ -80,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, help="JSON file, with each member's average and the profiles"
     )
+    parser.add_argument("--json", action="store_true", help="JSON in place of the table")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -114,17 +115,19 @@ def run(args: argparse.Namespace) -> None:
             found[f"{series.path.name}:{name}"] = reweight(
                 values, members, driving, kT, args.method
             )
-    show(found, len(step), args.level)
+    content = {
+        "log": str(args.log),
+        "n_steps": len(step),
+        "level": args.level,
+        "averages": {name: _record(average, args.level) for name, average in found.items()},
+        "notes": notes(found),
+    }
+    if args.json:
+        print(as_json(content))
+    else:
+        show(found, len(step), args.level)
     if args.output:
-        write_json(
-            args.output,
-            {
-                "log": str(args.log),
-                "n_steps": len(step),
-                "level": args.level,
-                "averages": {name: _record(average, args.level) for name, average in found.items()},
-            },
-        )
+        write_json(args.output, content)
 
 
 def member_columns(log: Series, pattern: str) -> list[str]:
@@ -174,26 +177,31 @@ def show(found: dict[str, Average], n_steps: int, level: float) -> None:
             cells = [f"{average.mean.size} rows", *[""] * 4]
         table.add_row(name, *cells, f"{average.effective.min():.0f}", average.method)
     console.print(table)
+    for note in notes(found):
+        console.print(note, highlight=False)
+
+
+def notes(found: dict[str, Average]) -> list[str]:
+    """What the numbers cannot say of themselves."""
+    lines = []
     if any(average.method == "cumulant" for average in found.values()):
-        console.print(
+        lines.append(
             "cumulant: the members differ by more than kT, so that few steps would carry the "
             f"weight (below {LEAST_SHARE:.0%} or {LEAST_STEPS:.0f} steps); first order in the "
-            "difference instead",
-            highlight=False,
+            "difference instead"
         )
     if blind := [name for name in found if name in PRESSURES]:
-        console.print(
+        lines.append(
             f"warning: {', '.join(blind)}: of the potential that drove the run, in every member's "
-            "average; their own pressures are not in the log, and the interval is too narrow",
-            highlight=False,
+            "average; their own pressures are not in the log, and the interval is too narrow"
         )
     weak = [n for n, a in found.items() if a.method == "direct" and a.effective.min() < LEAST_STEPS]
     if weak:
-        console.print(
+        lines.append(
             f"warning: fewer than {LEAST_STEPS:.0f} steps carry the weight of a member in "
-            f"{', '.join(weak)}; use --method cumulant or a longer run",
-            highlight=False,
+            f"{', '.join(weak)}; use --method cumulant or a longer run"
         )
+    return lines
 
 
 def _record(average: Average, level: float) -> dict[str, Any]:
