@@ -18,6 +18,7 @@
 #include "modify.h"
 #include "neighbor.h"
 #include "pair_race.h"
+#include "race/baseline.h"
 #include "race/error.h"
 #include "universe.h"
 #include "update.h"
@@ -215,6 +216,12 @@ void PairRace::init_style() {
   }
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   units_ = race_units(update->unit_style, force->angstrom);
+  // Alone it would be wrong in silence
+  const std::string baseline = race::baseline_of(model_->metadata());
+  if (!baseline.empty() && force->pair == this)
+    error->all(FLERR,
+               "pair_style race: model {} adds to a baseline ({}); expected pair_style hybrid/overlay with both, as `race export` prints it",
+               file(), baseline);
   check_masses();
   warn_of_heat_flux();
   columns_.hold(settings_.uq_every > 0);

@@ -8,7 +8,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.units import fs
 
-from race.active.calculators import lammps_calculator
+from race.calculators import lammps_calculator
 from race.active.config import OracleConfig
 
 POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], elements=["Si"])
@@ -23,7 +23,7 @@ def vacancy() -> ase.Atoms:
 
 def labels(frames: list[ase.Atoms]) -> list[ase.Atoms]:
     """The frames with energy and forces of the potential."""
-    calculator, out = lammps_calculator(POTENTIAL), []
+    calculator, out = lammps_calculator(POTENTIAL, "POTENTIAL"), []
     for frame in frames:
         atoms = frame.copy()
         atoms.calc = calculator
@@ -36,7 +36,7 @@ def labels(frames: list[ase.Atoms]) -> list[ase.Atoms]:
 def dynamics(temperature: float, n_frames: int, spacing: int, seed: int) -> list[ase.Atoms]:
     """A labelled frame every `spacing` fs at `temperature` (K), after 1 ps."""
     atoms, rng = vacancy(), np.random.default_rng(seed)
-    atoms.calc = lammps_calculator(POTENTIAL)
+    atoms.calc = lammps_calculator(POTENTIAL, "POTENTIAL")
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
     md, frames = (
         Langevin(atoms, 1 * fs, temperature_K=temperature, friction=0.005 / fs, rng=rng),

@@ -13,7 +13,7 @@ import ase
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
-from race.active.calculators import lammps_calculator
+from race.calculators import lammps_calculator
 from race.active.config import OracleConfig
 
 POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], elements=["Si"])
@@ -21,7 +21,7 @@ POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], el
 
 def labelled(atoms: ase.Atoms) -> ase.Atoms:
     atoms = atoms.copy()
-    atoms.calc = lammps_calculator(POTENTIAL)
+    atoms.calc = lammps_calculator(POTENTIAL, "POTENTIAL")
     label = {"forces": atoms.get_forces()}
     if "center" not in atoms.info:
         label["energy"] = atoms.get_potential_energy()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from race.calculators import CalculatorOptions
 from race.errors import RaceError
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
 from race.presets import with_default_size
@@ -106,6 +107,29 @@ class ModelConfig(Options):
         return None if value == [] else value
 
 
+class BaselineOptions(CalculatorOptions):
+    """A potential that the model is trained on top of: energies, forces and stress are those of
+    the files without its own, and every prediction is the sum. Where both are named, `calculator`
+    computes it here and `lammps` is the same in LAMMPS.
+    """
+
+    @model_validator(mode="after")
+    def _named(self) -> "BaselineOptions":
+        if not self.lammps and self.calculator is None:
+            raise ValueError("a baseline is a calculator, or lammps commands")
+        if not self.lammps:
+            return self
+        if not self.elements:
+            raise ValueError("baseline.elements names the element of each LAMMPS type")
+        styles = [line.split()[1:2] for line in self.lammps if line.split()[:1] == ["pair_style"]]
+        if len(styles) != 1 or not styles[0] or styles[0][0] in ("hybrid", "hybrid/scaled"):
+            raise ValueError(
+                "baseline.lammps has one pair_style, which may be hybrid/overlay: it is added to "
+                "that of the model"
+            )
+        return self
+
+
 class ModelConstants(Options):
     """What a model has from its data: derived from the training set when training starts, or
     fitted to the validation set afterwards. All members share it.
@@ -121,6 +145,9 @@ class ModelConstants(Options):
     scale: list[float] = Field(default=[], description="energy scale per element, eV; empty: 1")
     energy_offsets: dict[str, dict[str, float]] = Field(
         default={}, description="what energies of a source have lost, by element, eV"
+    )
+    baseline: BaselineOptions | None = Field(
+        default=None, description="what energies, forces and stress of the files have lost"
     )
     energy_noise_factor: float = Field(
         default=1.0,
@@ -247,6 +274,11 @@ class DataConfig(Options):
         default="file",
         description="what tells the sources of energies apart: `file`, by its name, or a key of "
         "info",
+    )
+    baseline: BaselineOptions | None = Field(
+        default=None,
+        description="a calculator or classical potential that is subtracted in training and added "
+        "to every prediction",
     )
     skip_bad_frames: int = Field(
         default=0,
@@ -413,6 +445,8 @@ class Config(Options):
             yield "train.freeze needs train.warm_start: nothing has trained what it freezes"
         if train.minutes is not None and train.epochs is not None and self.is_users:
             yield "train.minutes and train.epochs are both given: leave out one"
+        if self.data.baseline is not None and model.pooling != "sum":
+            yield f"data.baseline needs model.pooling sum, got {model.pooling}"
         if model.atomic_energies is not None and self.data.atomic_energies != "least_squares":
             yield "model.atomic_energies and data.atomic_energies are both given: leave out one"
         if model.stress_head == "none":

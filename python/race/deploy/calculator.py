@@ -13,6 +13,7 @@ from ase.calculators.calculator import all_changes
 
 import race._race
 from race.conventions import SIX_TO_VOIGT
+from race.data.baseline import Baseline, Contribution
 from race.data.graph import cell_volume, species_index
 from race.errors import RaceError
 from race.predict.artifact import ArtifactPredictor, Members
@@ -28,6 +29,24 @@ ROWS = [
 ]
 UNCERTAINTY = [row["property"] for row in ROWS]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
+
+
+def _add(results: Results, baseline: Contribution) -> None:
+    """The baseline's part, in place, to what is a value and not the width of one. A stress that
+    it does not have leaves none.
+    """
+    stress = None if baseline.stress is None else baseline.stress[list(SIX_TO_VOIGT)]
+    for names, part in (
+        (("energy", "free_energy", "energy_members"), baseline.energy),
+        (("forces",), baseline.forces),
+        (("forces_members",), baseline.forces[:, None]),
+        (("stress", "stress_members"), stress),
+    ):
+        for name in names:
+            if name in results and part is None:
+                del results[name]
+            elif name in results:
+                results[name] = results[name] + part
 
 
 class Calculator(AseCalculator):
@@ -61,6 +80,9 @@ class Calculator(AseCalculator):
     A property that the artifact cannot give (one member, a head without covariance, stress of a
     cluster, all but the energy of a model whose target is a mean over atoms) raises ASE's
     PropertyNotImplementedError. Plain energies and forces do not pay for the members' forces.
+
+    Energy, forces and stress of an artifact with a baseline (`race.data.baseline`) are the sum,
+    and so are the members'; it has no `energies`, which not every calculator tells.
 
     The stress of a slab or a wire is, as in ASE, dE/dstrain over the volume of its three cell
     vectors, vacuum included: times the cell's height it is a slab's stress in eV/A^2.
@@ -120,6 +142,8 @@ class Calculator(AseCalculator):
         if lead != "mean":
             self.leader = ArtifactPredictor(path, device, dtype, sha256, zbl, lead)
         self.metadata = self.predictor.metadata
+        about = self.predictor.baseline
+        self.baseline = None if about is None else Baseline(about)
         # Those to warn of; an export that did not know its training set names none
         elements = self.metadata["elements"]
         self._untrained = set(elements) - set(
@@ -137,6 +161,8 @@ class Calculator(AseCalculator):
             *(OF_A_MEAN[:1] if self.predictor.intensive else MEAN),
             *self.uncertainty_properties,
         ]
+        if self.baseline is not None:
+            self.implemented_properties.remove("energies")
         # What ase.db tells models apart by
         self.parameters.update(
             model=Path(path).name,
@@ -195,6 +221,8 @@ class Calculator(AseCalculator):
             everyone = self.predictor.members(atoms) if led else members
             results |= self._uncertainty(everyone, has_stress)
             results |= self._intervals(results)
+        if self.baseline is not None:
+            _add(results, self.baseline.of(atoms))
         return {
             name: value for name, value in results.items() if name in self.implemented_properties
         }

@@ -3,14 +3,16 @@
 import argparse
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from race.config import BaselineOptions
 from race.data import Batch
 from race.deploy.export import alone, export_model
+from race.deploy.hybrid import hybrid_lines
 from race.errors import RaceError
 from race.posterior.protocol import Run
 from race.train.run import load_run
@@ -80,6 +82,18 @@ def run(args: argparse.Namespace) -> None:
         f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test "
         "passed"
     )
+    if (baseline := model.constants.baseline) is not None:
+        print("\n".join(said(baseline, args.output, model.constants.elements)))
+
+
+def said(baseline: BaselineOptions, path: Path, elements: Sequence[str]) -> list[str]:
+    """How LAMMPS adds the baseline."""
+    if lines := hybrid_lines(baseline, path, elements):
+        return ["in LAMMPS, with the baseline:", *(f"  {line}" for line in lines)]
+    return [
+        f"the model adds to a baseline, {baseline.calculator}: in LAMMPS give pair_style "
+        "hybrid/overlay both (data.baseline.lammps names its commands)"
+    ]
 
 
 def training_set(run: Run) -> Iterable[Batch]:

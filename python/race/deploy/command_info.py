@@ -53,6 +53,8 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("made by", f"race {metadata['race_version']}, torch {metadata['torch_version']}{commit}"),
         ("sha256", digest),
     ]
+    if "baseline" in metadata:
+        rows.append(("adds to", _baseline(metadata["baseline"])))
     if "n_frames" in training:
         low, high = training["n_atoms_per_frame"]
         rows.append(("trained on", f"{training['n_frames']} structures of {low} to {high} atoms"))
@@ -74,6 +76,12 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         )
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def _baseline(about: dict[str, Any]) -> str:
+    arguments = ", ".join(f"{key}={value}" for key, value in about["arguments"].items())
+    program = about["calculator"] and f"{about['calculator']}({arguments})"
+    return "; ".join(filter(None, [program, *about["lammps"]]))
 
 
 def _members(metadata: dict[str, Any]) -> str:

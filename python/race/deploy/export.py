@@ -116,6 +116,8 @@ def archive(
         metadata["grade"] = grade
     if intervals:
         metadata["intervals"] = dict(intervals)
+    if model.constants.baseline is not None:
+        metadata["baseline"] = model.constants.baseline.model_dump(mode="json")
     selftest = make_selftest(deployed, model, training.get("min_distance"))
     error = table_error(model, training.get("min_distance"))
     metadata["radial_table"] = {"knots": model.config.radial_knots, "force_error": error}

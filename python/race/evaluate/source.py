@@ -1,7 +1,7 @@
 """What is judged: a run's folder or an artifact, with what the records say of it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import ase
 import numpy as np
 
+from race.config import BaselineOptions
 from race.data import read_frames
 from race.data.graph import neighbors
 from race.data.levels import FILE, Offsets, subtract_offsets
@@ -18,6 +19,7 @@ from race.evaluate.ranking import frame_score
 from race.evaluate.split import Split
 from race.posterior.registry import posterior_name
 from race.predict.artifact import ArtifactPredictor
+from race.predict.baseline import with_baseline
 from race.predict.prediction import Labels, Prediction, frame_labels
 from race.predict.predictor import ModelPredictor, Predictor
 from race.train.run import load_run
@@ -37,7 +39,7 @@ class Source:
     the files that it was trained on; fitted, force_std_scale: the recalibration that it
     carries, and calibrated_on the fingerprints of the frames that this was fitted to;
     extensive: its target adds up over atoms; energy_offsets, source_key: of levels of
-    theory (race.data.levels).
+    theory (race.data.levels); baseline: what predictions gain (race.data.baseline).
     """
 
     predictor: Predictor
@@ -52,6 +54,7 @@ class Source:
     extensive: bool = True
     energy_offsets: Offsets = field(default_factory=dict)
     source_key: str = FILE
+    baseline: BaselineOptions | None = None
 
     def read(self, path: Path) -> list[ase.Atoms]:
         """Frames with energies, forces or both."""
@@ -73,7 +76,12 @@ class Source:
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
         """Forces and stress are predicted where a frame has labels of forces."""
         labels = frame_labels(frames)
-        return self.predictor.predict(frames, forces=labels.forces is not None), labels
+        return self.moments(frames, forces=labels.forces is not None), labels
+
+    def moments(self, frames: Sequence[ase.Atoms], forces: bool = True) -> Prediction:
+        """Of frames with or without labels, the baseline included."""
+        found = self.predictor.predict(frames, forces=forces)
+        return found if self.baseline is None else with_baseline(found, frames, self.baseline)
 
 
 def run_source(path: Path, batch_size: int = 8, device: str | None = None) -> Source:
@@ -93,6 +101,7 @@ def run_source(path: Path, batch_size: int = 8, device: str | None = None) -> So
         extensive=config.model.pooling == "sum",
         energy_offsets=config.constants.energy_offsets,
         source_key=data.source_key,
+        baseline=config.constants.baseline,
     )
 
 
@@ -114,6 +123,7 @@ def artifact_source(path: Path, device: str | None = None) -> Source:
         force_std_scale=about["calibration"].get("force_std_scale"),
         calibrated_on=set(intervals.get("fingerprints", [])),
         extensive=not predictor.intensive,
+        baseline=predictor.baseline,
     )
 
 

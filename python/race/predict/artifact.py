@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import race._race
+from race.config import BaselineOptions
 from race.conventions import SIX_COLUMNS, SIX_ROWS, matrix_from_six
 from race.data.graph import cell_volume, neighbors, species_index
 from race.errors import RaceError
@@ -77,6 +78,8 @@ class ArtifactPredictor(Predictor):
         self.path = path
         self.model = race._race.load(str(path), device or "cpu", dtype, sha256, lead=lead)
         self.metadata: dict[str, Any] = json.loads(self.model.metadata)
+        about = self.metadata.get("baseline")
+        self.baseline = None if about is None else BaselineOptions(**about)
         self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
         self.gives = Capabilities(self.metadata)
         self.intensive = self.metadata["energy_aggregation"] == "mean"

@@ -13,6 +13,7 @@ import torch
 
 from race.config import Config, ModelConfig, ModelConstants, RunConfig
 from race.data import Dataset, read_frames
+from race.data.baseline import Baseline
 from race.data.io import Tolerance
 from race.data.levels import fit_offsets, given_offsets, subtract_offsets
 from race.data.plausibility import REFUSED, Report, check
@@ -125,7 +126,9 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
     )
     report = check(training_set, validation, labels, list(REFUSED) if continued else data.accept)
     constants = constants or derive_constants(config, training_set)
-    constants = constants.model_copy(update={"energy_offsets": offsets})
+    constants = constants.model_copy(
+        update={"energy_offsets": offsets, "baseline": data.baseline}
+    )
     for source, values in offsets.items():
         each = ", ".join(f"{symbol} {value:.6g}" for symbol, value in values.items())
         report.rows.append(("offset", f"energies of {source} lose {each} eV/atom"))
@@ -166,14 +169,7 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
         neighbors = average_neighbors(training_set) or 1.0
     energies = model.atomic_energies
     if energies is None:
-        energies = atomic_energies(
-            frames,
-            elements,
-            data.atomic_energies,
-            pooling=model.pooling,
-            units=data.units,
-            energy_key=data.energy_key,
-        )
+        energies = reference_energies(config, frames, elements)
     # One number for all elements: of what the user gives, where the user gives it
     scale = float(np.mean(model.scale)) if model.scale else None
     if model.sigma0 is None or scale is None:
@@ -194,6 +190,32 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
     )
 
 
+def reference_energies(
+    config: Config, frames: Sequence[ase.Atoms], elements: Sequence[str]
+) -> list[float]:
+    """E0 as data.atomic_energies says. Those of isolated atoms lose the baseline, as all labels do.
+
+    Raises:
+        RaceError: as `atomic_energies`.
+    """
+    data = config.data
+    energies = atomic_energies(
+        frames,
+        elements,
+        data.atomic_energies,
+        pooling=config.model.pooling,
+        units=data.units,
+        energy_key=data.energy_key,
+    )
+    if data.baseline is None or data.atomic_energies == "least_squares":
+        return energies
+    baseline = Baseline(data.baseline)
+    return [
+        energy - baseline.of(ase.Atoms(symbol, cell=3 * [20.0])).energy
+        for symbol, energy in zip(elements, energies, strict=True)
+    ]
+
+
 def energy_unit(model: ModelConfig) -> float:
     """On the energy scale: an untrained model errs by about the forces, not by many times
     them. The paper's layer is as it was published.
@@ -204,12 +226,20 @@ def energy_unit(model: ModelConfig) -> float:
 def _read(
     paths: list[Path], config: Config, labels: list[str], tolerance: Tolerance
 ) -> list[ase.Atoms]:
+    """Labelled frames of all files, without the baseline's part."""
     how = config.data.reading()
-    return [
-        atoms
-        for path in paths
-        for atoms in read_frames(path, require=(), wanted=labels, tolerance=tolerance, **how)
-    ]
+    baseline = None if config.data.baseline is None else Baseline(config.data.baseline)
+    frames = []
+    for path in paths:
+        for atoms in read_frames(path, require=(), wanted=labels, tolerance=tolerance, **how):
+            try:
+                if baseline is not None:
+                    baseline.subtract(atoms)
+            except RaceError as error:
+                tolerance.leave_out(error)
+            else:
+                frames.append(atoms)
+    return frames
 
 
 def refuse_unknown_types(weights: Mapping[str, float], frames: Sequence[ase.Atoms]) -> None:

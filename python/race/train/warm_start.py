@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers
 
-from race.config import OPEN, Config, ModelConstants, RunConfig
+from race.config import OPEN, BaselineOptions, Config, ModelConstants, RunConfig
 from race.data import Dataset
-from race.data.statistics import atomic_energies, composition, elements_of
+from race.data.statistics import composition, elements_of
 from race.errors import RaceError
 from race.model.race import RACE
 from race.train.files import found_again
-from race.train.prepare import DTYPES, prepare
+from race.train.prepare import DTYPES, prepare, reference_energies
 from race.train.run import load_run
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,13 @@ def warm_started(config: Config) -> tuple[Config, RACE | None]:
         f"leave it out: it is that of {source}",
         free=("elements", "atomic_energies"),
     )
+    if config.data.baseline != old.constants.baseline:
+        raise RaceError(
+            "differs from the run that train.warm_start names, whose weights add to another",
+            where="data.baseline",
+            expected=_short(old.constants.baseline),
+            got=_short(config.data.baseline),
+        )
     named = config.model.elements
     if named and (lacking := [x for x in old.constants.elements if x not in named]):
         raise RaceError(
@@ -59,6 +66,10 @@ def warm_started(config: Config) -> tuple[Config, RACE | None]:
     chosen = {name: getattr(config.model, name) for name in ("elements", "atomic_energies")}
     model_section = old.model.model_copy(update=chosen)
     return config.model_copy(update={"model": model_section}), model
+
+
+def _short(baseline: BaselineOptions | None) -> object:
+    return "none" if baseline is None else baseline.model_dump(exclude_defaults=True)
 
 
 def refuse_other_model(
@@ -112,14 +123,7 @@ def adapted(
             energies |= source
         else:
             fitted = [symbol for symbol in elements if symbol in present]
-            values = atomic_energies(
-                frames,
-                fitted,
-                source,
-                units=data.units,
-                energy_key=data.energy_key,
-                pooling=config.model.pooling,
-            )
+            values = reference_energies(config, frames, fitted)
             energies |= dict(zip(fitted, values, strict=True))
     if missing := [symbol for symbol in elements if symbol not in energies]:
         energies |= _fitted(missing, energies, frames)
