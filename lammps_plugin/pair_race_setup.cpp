@@ -219,9 +219,10 @@ void PairRace::init_style() {
   // Alone it would be wrong in silence
   const std::string baseline = race::baseline_of(model_->metadata());
   if (!baseline.empty() && force->pair == this)
-    error->all(FLERR,
-               "pair_style race: model {} adds to a baseline ({}); expected pair_style hybrid/overlay with both, as `race export` prints it",
-               file(), baseline);
+    error->all(
+        FLERR,
+        "pair_style race: model {} adds to a baseline ({}); expected pair_style hybrid/overlay with both, as `race export` prints it",
+        file(), baseline);
   check_masses();
   warn_of_heat_flux();
   columns_.hold(settings_.uq_every > 0);

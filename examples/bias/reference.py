@@ -8,8 +8,8 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.units import fs
 
-from race.calculators import lammps_calculator
 from race.active.config import OracleConfig
+from race.calculators import lammps_calculator
 
 POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], elements=["Si"])
 

@@ -13,8 +13,8 @@ import ase
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
-from race.calculators import lammps_calculator
 from race.active.config import OracleConfig
+from race.calculators import lammps_calculator
 
 POTENTIAL = OracleConfig(lammps=["pair_style sw", "pair_coeff * * Si.sw Si"], elements=["Si"])
 

@@ -243,6 +243,11 @@ class DataConfig(Options):
         default=0.1, gt=0, lt=1, description="of `train`, drawn by `split_seed`"
     )
     split_seed: int = Field(default=0, ge=0, lt=SEED, description="of the random split")
+    shards: Path | None = Field(
+        default=None,
+        description="folder that `race data` makes of these files, for sets larger than memory; "
+        "training reads it instead of them",
+    )
     units: Literal["auto", "eV", "kcal/mol"] = Field(
         default="auto", description="auto: eV, but rMD17 npz is kcal/mol"
     )
@@ -524,6 +529,8 @@ def _located(config: AnyConfig, path: Path) -> AnyConfig:
     data = config.data
     data.train = [locate(name, path, "data.train") for name in data.train]
     data.validation = [locate(name, path, "data.validation") for name in data.validation]
+    if data.shards is not None:
+        data.shards = locate(data.shards, path, "data.shards")
     if isinstance(data.atomic_energies, Path):
         data.atomic_energies = locate(data.atomic_energies, path, "data.atomic_energies")
     if config.train.warm_start is not None:

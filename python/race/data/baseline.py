@@ -71,7 +71,9 @@ class Baseline:
             self._kept = None
             what = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise RaceError(f"the baseline failed ({what[0]})", where=where) from error
-        if not all(np.isfinite(x).all() for x in (energy, forces, *[stress] * (stress is not None))):
+        if not all(
+            np.isfinite(x).all() for x in (energy, forces, *[stress] * (stress is not None))
+        ):
             raise RaceError("the baseline is not finite", where=where)
         return Contribution(energy, forces, stress)
 

@@ -4,6 +4,7 @@ function of (seed, epoch).
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ase
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from race.data.batching import balanced_batches, consecutive_batches
 from race.data.graph import Batch, build_graph, collate
+from race.data.shards import StoredFrame
 from race.data.weights import label_weights
 
 
@@ -37,14 +39,18 @@ class Dataset:
         return len(self.frames)
 
     def graph(self, index: int) -> Batch:
-        """The graph of frame `index`, built on first use. Its edge_index is int32, to halve
-        what is kept.
+        """The graph of frame `index`, built on first use and kept, but for frames that lie on
+        disk with their edges. Its edge_index is int32, to halve what is kept.
         """
         graph = self._graphs[index]
         if graph is None:
-            graph = build_graph(self.frames[index], self.elements, self.r_max, self.dtype)
+            frame: Any = self.frames[index]
+            stored = isinstance(frame, StoredFrame)
+            edges = frame.edges(self.r_max, self.dtype) if stored else None
+            graph = build_graph(frame, self.elements, self.r_max, self.dtype, edges)
             graph = replace(graph, edge_index=graph.edge_index.int(), index=torch.tensor([index]))
-            self._graphs[index] = graph
+            if not stored:
+                self._graphs[index] = graph
         return graph
 
     def batch(self, indices: Iterable[int]) -> Batch:
@@ -63,9 +69,16 @@ class Dataset:
 
     def n_edges(self, indices: Iterable[int]) -> np.ndarray:
         """int64: edges of each of the frames `indices`, which is what a frame costs. Builds
-        their graphs.
+        their graphs, where they are not on disk.
         """
-        return np.array([self.graph(int(index)).n_edges for index in indices], dtype=np.int64)
+
+        def count(index: int) -> int:
+            frame = self.frames[index]
+            if isinstance(frame, StoredFrame):
+                return frame.n_edges
+            return self.graph(index).n_edges
+
+        return np.array([count(int(index)) for index in indices], dtype=np.int64)
 
     def total_weight(self, label: str) -> float:
         """Sum over all labels "energy", "forces" (one an atom) or "stress": their number, where

@@ -151,7 +151,11 @@ def neighbors(
 
 
 def build_graph(
-    atoms: ase.Atoms, elements: Sequence[str], r_max: float, dtype: torch.dtype
+    atoms: ase.Atoms,
+    elements: Sequence[str],
+    r_max: float,
+    dtype: torch.dtype,
+    edges: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> Batch:
     """The graph of one frame, with the labels it carries.
 
@@ -164,6 +168,7 @@ def build_graph(
         elements: chemical symbols in species order.
         r_max: cutoff, Angstrom.
         dtype: of edge_vector, forces and stress.
+        edges: sender, receiver, vector of `neighbors`, where they are known.
 
     Raises:
         RaceError: an element is not in `elements`.
@@ -171,7 +176,9 @@ def build_graph(
     positions = atoms.get_positions()
     cell = np.asarray(atoms.cell.array, dtype=np.float64)
     n_atoms = len(atoms)
-    sender, receiver, vector = neighbors(positions, cell, atoms.pbc, r_max, atoms.info.get(ORIGIN))
+    if edges is None:
+        edges = neighbors(positions, cell, atoms.pbc, r_max, atoms.info.get(ORIGIN))
+    sender, receiver, vector = edges
     row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
     np.cumsum(np.bincount(receiver, minlength=n_atoms), out=row_ptr[1:])
     energy, forces, stress = _labels(atoms)

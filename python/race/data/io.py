@@ -40,7 +40,12 @@ NPZ_KEYS = {
 _LONG_READ = 8_000_000  # bytes; about a second
 
 
-def read_frames(
+def read_frames(path: str | Path, **options: Any) -> list[ase.Atoms]:
+    """The frames of `iter_frames`, which has the options, in a list."""
+    return list(iter_frames(path, **options))
+
+
+def iter_frames(
     path: str | Path,
     *,
     energy_key: str = "energy",
@@ -53,7 +58,7 @@ def read_frames(
     wanted: Sequence[str] = (),
     weight_key: str | None = None,
     config_weights: Mapping[str, float] | None = None,
-) -> list[ase.Atoms]:
+) -> Iterator[ase.Atoms]:
     """Reads extxyz, .traj, rMD17/MD17 .npz, QM9's .tar.bz2, or whatever else ASE can, and
     refuses bad data.
 
@@ -100,7 +105,7 @@ def read_frames(
 
     weighting = None if weight_key is None else Weighting(weight_key, config_weights or {})
     found = raw_frames(path, frames)
-    out, notes = [], Notes()
+    n_frames, notes = 0, Notes()
     for k, atoms in _shown(found, path):
         where = f"{path}, frame {k}"
         try:
@@ -110,15 +115,17 @@ def read_frames(
             if weighting is not None and weighting.of_frame(atoms, where) == 0.0:
                 notes.add("frames of weight 0 are left out", k)
                 continue
-            out.append(normalize(atoms, keys, factors, require, where, notes, wanted, weighting))
+            frame = normalize(atoms, keys, factors, require, where, notes, wanted, weighting)
         except RaceError as error:
             if tolerance is None:
                 raise
             tolerance.leave_out(error)
-    notes.say(path, len(out))
-    if not out:
+        else:
+            n_frames += 1
+            yield frame
+    notes.say(path, n_frames)
+    if not n_frames:
         raise RaceError("no frames", where=path)
-    return out
 
 
 class Tolerance:

@@ -115,12 +115,17 @@ def fit_offsets(
     return offsets
 
 
+def offset_of(atoms: ase.Atoms, offsets: Offsets, key: str, *, mean: bool = False) -> float:
+    """What the energy of a frame loses, eV."""
+    own = offsets.get(source_of(atoms, key), {})
+    total = sum(own.get(symbol, 0.0) for symbol in atoms.symbols) if own else 0.0
+    return total / len(atoms) if mean else total
+
+
 def subtract_offsets(
     frames: Sequence[ase.Atoms], offsets: Offsets, key: str, *, mean: bool = False
 ) -> None:
     """Brings the energies of frames to the level of the first source, in place."""
     for atoms in frames:
-        own = offsets.get(source_of(atoms, key))
-        if own and "energy" in atoms.info:
-            total = sum(own.get(symbol, 0.0) for symbol in atoms.symbols)
-            atoms.info["energy"] -= total / len(atoms) if mean else total
+        if "energy" in atoms.info:
+            atoms.info["energy"] -= offset_of(atoms, offsets, key, mean=mean)

@@ -111,7 +111,7 @@ def average_neighbors(dataset: Dataset) -> float:
     """Mean number of neighbours within r_max, over all atoms of the dataset; builds (and so
     caches) its graphs.
     """
-    n_edges = sum(dataset.graph(k).n_edges for k in range(len(dataset)))
+    n_edges = int(dataset.n_edges(range(len(dataset))).sum())
     return n_edges / max(1, sum(len(atoms) for atoms in dataset.frames))
 
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from race.config import BaselineOptions
 
 
-def hybrid_lines(
-    options: BaselineOptions, artifact: object, elements: Sequence[str]
-) -> list[str]:
+def hybrid_lines(options: BaselineOptions, artifact: object, elements: Sequence[str]) -> list[str]:
     """What replaces pair_style and pair_coeff of the model alone; empty where the baseline has no
     LAMMPS commands.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from race.config import DataConfig, RunConfig
 from race.errors import RaceError
 
+ABOUT = "about.json"  # of a folder of shards (race.train.shards)
+
 
 def sha256(path: Path) -> str:
     """Of the content, in hexadecimal digits.
@@ -52,9 +54,13 @@ def found_again(
         RaceError: a file is nowhere, or only with another content.
     """
     data = config.data
-    around = [*places, *run.resolve().parents[:2], Path.cwd()]
+    around = [*places, run.resolve(), *run.resolve().parents[:2], Path.cwd()]
     if "RACE_DATA" in os.environ:
         around.append(Path(os.environ["RACE_DATA"]))
+    if data.shards is not None:  # whatever became of the files that they were made of
+        digest = files.get(str(data.shards / ABOUT))
+        about = _found(data.shards / ABOUT, digest, around, run)
+        return config.model_copy(update={"data": data.model_copy(update={"shards": about.parent})})
     parts = {
         name: [_found(path, files.get(str(path)), around, run) for path in getattr(data, name)]
         for name in ("train", "validation")
@@ -103,6 +109,8 @@ def same_data(given: DataConfig, old: RunConfig, files: Mapping[str, str], run: 
         RaceError: other files than the run was trained on, by their content.
     """
     data = old.data
+    if data.shards is not None:
+        return found_again(old, files, run, [(given.shards or data.shards) / ABOUT]).data
     for name in ("train", "validation"):
         new, kept = getattr(given, name), getattr(data, name)
         if name not in given.model_fields_set:

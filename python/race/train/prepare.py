@@ -2,22 +2,17 @@
 open filled from the training set.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ase
 import numpy as np
-import torch
 
 from race.config import Config, ModelConfig, ModelConstants, RunConfig
-from race.data import Dataset, read_frames
+from race.data import Dataset
 from race.data.baseline import Baseline
-from race.data.io import Tolerance
-from race.data.levels import fit_offsets, given_offsets, subtract_offsets
 from race.data.plausibility import REFUSED, Report, check
-from race.data.splits import validation_split
 from race.data.statistics import (
     atomic_energies,
     average_neighbors,
@@ -26,12 +21,9 @@ from race.data.statistics import (
     force_scale,
     summary,
 )
-from race.data.weights import CONFIG_TYPE
-from race.errors import RaceError
 from race.train import noise
-from race.train.files import sha256
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+from race.train.reading import DTYPES, read_files, trained_labels
+from race.train.shards import read_shards
 
 # sigma0 is the unit of the covariance heads, which reach about sigma0 / 12 to 12 sigma0.
 # An untrained model errs by the RMS force, a very good one by 1 % of it; their geometric
@@ -80,42 +72,13 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
     """
     data, train = config.data, config.train
     continued = isinstance(constants, ModelConstants)  # then the data was asked before
-    labels = [
-        name
-        for name, weight in (("energy", train.energy_weight), ("forces", train.forces_weight))
-        if weight > 0
-    ]
-    if train.stress_weight > 0:
-        labels.append("stress")
-    tolerance = Tolerance(data.skip_bad_frames)
-    frames = _read(data.train, config, labels, tolerance)
-    if data.validation:
-        validation = _read(data.validation, config, labels, tolerance)
+    labels = trained_labels(config)
+    if data.shards is not None:
+        read = read_shards(config, labels)
     else:
-        frames, validation = validation_split(frames, data.validation_fraction, data.split_seed)
-    refuse_unknown_types(data.config_weights, [*frames, *validation])
-    for label in labels:
-        for part, of in ((frames, "training"), (validation, "validation")):
-            if not any(label in (a.arrays if label == "forces" else a.info) for a in part):
-                raise RaceError(
-                    f"no {label} labels in the {of} frames",
-                    where=f"train.{label}_weight",
-                    expected=f"0, or training and validation frames with {label}",
-                    got=getattr(train, f"{label}_weight"),
-                    remedy=f"set data.{label}_key, or data.split_seed if the other part has them",
-                )
-
-    dtype = DTYPES[train.dtype]
-    mean = config.model.pooling == "mean"
-    if isinstance(constants, ModelConstants):
-        offsets = constants.energy_offsets
-    elif data.energy_offsets == "fit":
-        offsets = fit_offsets(frames, data.source_key, mean=mean)
-    elif data.energy_offsets == "none":
-        offsets = {}
-    else:
-        offsets = given_offsets(data.energy_offsets, [*frames, *validation], data.source_key)
-    subtract_offsets([*frames, *validation], offsets, data.source_key, mean=mean)
+        known = constants.energy_offsets if isinstance(constants, ModelConstants) else None
+        read = read_files(config, labels, known)
+    frames, validation, dtype = read.frames, read.validation, DTYPES[train.dtype]
     if callable(constants):
         constants = constants(config, frames, validation)
     elements = constants.elements if constants else config.model.elements
@@ -124,20 +87,18 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
     validation_set, calibration_set = (
         Dataset(part, elements, config.model.r_max, dtype) for part in divided(validation)
     )
-    report = check(training_set, validation, labels, list(REFUSED) if continued else data.accept)
+    accept = list(REFUSED) if continued else data.accept
+    report = read.report or check(training_set, validation, labels, accept)
     constants = constants or derive_constants(config, training_set)
     constants = constants.model_copy(
-        update={"energy_offsets": offsets, "baseline": data.baseline}
+        update={"energy_offsets": read.offsets, "baseline": data.baseline}
     )
-    for source, values in offsets.items():
+    for source, values in read.offsets.items():
         each = ", ".join(f"{symbol} {value:.6g}" for symbol, value in values.items())
         report.rows.append(("offset", f"energies of {source} lose {each} eV/atom"))
-    sources = [*data.train, *data.validation]
-    if isinstance(data.atomic_energies, Path):
-        sources.append(data.atomic_energies)
-    files = {str(path): sha256(path) for path in sources if path.is_file()}
-    about = summary(frames, config.model.r_max) | {"n_validation": len(validation), "files": files}
-    about |= {"findings": report.findings, "left_out": tolerance.left_out}
+    about = read.summary or summary(frames, config.model.r_max)
+    about |= {"n_validation": len(validation), "files": read.files}
+    about |= {"findings": report.findings, "left_out": read.left_out}
     resolved = RunConfig(
         **{name: getattr(config, name) for name in Config.model_fields}, constants=constants
     )
@@ -162,7 +123,7 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
     Raises:
         RaceError: they cannot be derived, or a list has not one value for each element.
     """
-    data, model = config.data, config.model
+    model = config.model
     elements, frames = training_set.elements, training_set.frames
     neighbors = model.avg_num_neighbors
     if neighbors is None:
@@ -221,36 +182,3 @@ def energy_unit(model: ModelConfig) -> float:
     them. The paper's layer is as it was published.
     """
     return UNTRAINED_ENERGY if model.gate or model.correlation > 1 else 1.0
-
-
-def _read(
-    paths: list[Path], config: Config, labels: list[str], tolerance: Tolerance
-) -> list[ase.Atoms]:
-    """Labelled frames of all files, without the baseline's part."""
-    how = config.data.reading()
-    baseline = None if config.data.baseline is None else Baseline(config.data.baseline)
-    frames = []
-    for path in paths:
-        for atoms in read_frames(path, require=(), wanted=labels, tolerance=tolerance, **how):
-            try:
-                if baseline is not None:
-                    baseline.subtract(atoms)
-            except RaceError as error:
-                tolerance.leave_out(error)
-            else:
-                frames.append(atoms)
-    return frames
-
-
-def refuse_unknown_types(weights: Mapping[str, float], frames: Sequence[ase.Atoms]) -> None:
-    """Raises RaceError: data.config_weights names a config_type that no frame has."""
-    known = {str(atoms.info[CONFIG_TYPE]) for atoms in frames if CONFIG_TYPE in atoms.info}
-    # Frames of weight 0 have been left out
-    unknown = [name for name, weight in weights.items() if weight > 0 and name not in known]
-    if unknown:
-        raise RaceError(
-            f"no frame of config_type {unknown[0]}",
-            where="data.config_weights",
-            expected=", ".join(sorted(known)) or "frames with a config_type",
-            got=", ".join(weights),
-        )

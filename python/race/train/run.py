@@ -22,7 +22,7 @@ from race.errors import RaceError
 from race.files import write_atomic, write_json
 from race.model.race import RACE
 from race.train.checkpoint import read_tensors
-from race.train.prepare import DTYPES
+from race.train.reading import DTYPES
 
 
 def load_run(path: str | Path) -> tuple[RACE, RunConfig, dict[str, Any]]:

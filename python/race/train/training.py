@@ -21,7 +21,8 @@ from race.train.log import headline, table
 from race.train.members import initial_model
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
-from race.train.prepare import DTYPES, Prepared, prepare
+from race.train.prepare import Prepared, prepare
+from race.train.reading import DTYPES
 from race.train.run import (
     load_weights,
     provenance,

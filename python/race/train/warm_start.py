@@ -21,7 +21,8 @@ from race.data.statistics import composition, elements_of
 from race.errors import RaceError
 from race.model.race import RACE
 from race.train.files import found_again
-from race.train.prepare import DTYPES, prepare, reference_energies
+from race.train.prepare import prepare, reference_energies
+from race.train.reading import DTYPES
 from race.train.run import load_run
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,8 @@ def earlier_validation(config: RunConfig) -> tuple[Dataset, dict[str, float]] | 
         _, old, about = load_run(source)
         files = about.get("training", {}).get("files", {})
         there = found_again(old, files, source)
-        frames = prepare(there, old.constants).validation.frames
+        # Copies, which may be changed: frames of shards are read again and again
+        frames = [atoms.copy() for atoms in prepare(there, old.constants).validation.frames]
     except RaceError as error:
         logger.info(f"errors on the earlier data are not known: {error}")
         return None
