@@ -296,3 +296,33 @@ def test_compressed_file_cut_short(tmp_path, cut):
     data = gzip.compress(text_of(40).encode())
     with pytest.raises(RaceError, match="a.xyz.gz: cannot be read to its end"):
         read(tmp_path, data[:-cut], "a.xyz.gz")
+
+
+ONE = (
+    '{n}\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:forces:R:3 {energy} '
+    'pbc="T T T"{more}\nCu 0 0 0 0.1 0 0\nCu 2 2 0 -0.1 0 0\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"energy": "energy=T"}, "energy is true or false, not a number"),
+        ({"energy": "energy: -1.0"}, r"energy: is no entry of the header; expected energy=VALUE"),
+        ({"more": ' stress="1 5 0 0 1 0 0 0 1"'}, "stress is not symmetric"),
+        ({"n": 10**14}, "the file ends inside this frame; expected 100000000000000 atoms"),
+        ({"n": 10**20}, "not the start of a frame"),
+    ],
+)
+def test_nothing_is_made_of_what_is_no_label(tmp_path, changes, message):
+    """Truth values, the colon of other formats, one of two unlike halves of a matrix, and
+    numbers of atoms that no file has.
+    """
+    text = ONE.format(**{"n": 2, "energy": "energy=-1.0", "more": ""} | changes)
+    with pytest.raises(RaceError, match=message):
+        read(tmp_path, text, require=(), wanted=("energy", "forces"))
+
+
+def test_remarks_may_have_colons(tmp_path):
+    (atoms,) = read(tmp_path, ONE.format(n=2, energy="energy=-1.0 Step: 5", more=""))
+    assert atoms.info["energy"] == -1.0

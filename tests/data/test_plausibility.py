@@ -214,3 +214,11 @@ def test_the_documents_list_every_check():
             rows[name.strip("`"), does] = what
     listed = {(name, "refuses"): what for name, what in REFUSED.items()}
     assert rows == listed | {(name, "warns"): what for name, what in WARNED.items()}
+
+
+def test_energies_that_no_nucleus_has():
+    """One number with a digit too many in its exponent ruins every sum."""
+    frames = copper()
+    frames[3].info["energy"] = 1e308
+    with pytest.raises(RaceError, match=r"1 energies to 1\.25e\+307 eV/atom: a.xyz, frame 3"):
+        ask(frames)

@@ -10,15 +10,18 @@ https://github.com/libAtoms/extxyz) before ASE sees it.
 
 import difflib
 import io
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import ase
+import numpy as np
 from ase.data import atomic_numbers
 from ase.io.extxyz import read_xyz
 
+from race.data.labels import is_label, six_stress
 from race.data.notes import Notes
 from race.data.textfile import open_text
 from race.errors import RaceError
@@ -58,7 +61,8 @@ def extxyz_frames(path: Path, notes: Notes) -> Iterator[ase.Atoms | RaceError]:
             where = f"{path}, frame {frame}"
             n_atoms = _n_atoms(line, f"{where}, line {line_number}", frame)
             first = line_number
-            lines = [text for text in (stream.readline() for _ in range(n_atoms + 1)) if text]
+            # As many as there are: a damaged number may announce more than any file has
+            lines = [*itertools.islice(iter(stream.readline, ""), n_atoms + 1)]
             line_number += len(lines)
             if len(lines) < n_atoms + 1 or (n_atoms and not lines[-1].strip()):
                 have = max(0, sum(bool(text.strip()) for text in lines[1:]))
@@ -83,7 +87,7 @@ def extxyz_frames(path: Path, notes: Notes) -> Iterator[ase.Atoms | RaceError]:
 
 def _n_atoms(line: str, where: str, frame: int) -> int:
     words = line.lstrip("\ufeff").split()  # a byte order mark may stand inside joined files
-    if len(words) == 1 and words[0].isascii() and words[0].isdigit():
+    if len(words) == 1 and words[0].isascii() and words[0].isdigit() and len(words[0]) < 16:
         return int(words[0])
     raise RaceError(
         "not the start of a frame",
@@ -133,6 +137,13 @@ def _pairs(header: str, where: str) -> dict[str, str]:
                         where=where,
                         got=match["value"][:40],
                     )
+        elif match[0].endswith(":") and is_label(match[0][:-1]):
+            raise RaceError(
+                f"{match[0]} is no entry of the header",
+                where=where,
+                expected=f"{match[0][:-1]}=VALUE",
+                got=header[match.start() : match.start() + 40],
+            )
     for key, given in values.items():
         if len({_bare(value) for value in given}) > 1:
             raise RaceError(
@@ -350,6 +361,13 @@ def _check_matrices(pairs: dict[str, str], where: str) -> set[str]:
                 remedy="codes differ in the order of six (xx yy zz, then yz xz xy or xy yz zx): "
                 "write the matrix, or name another key",
             )
+        else:
+            try:
+                matrix = np.array(words, dtype=np.float64)
+            except ValueError:
+                continue  # which `normalize` refuses
+            if np.isfinite(matrix).all():
+                six_stress(matrix, key, where)  # ASE would keep one of two unlike halves
     return missing
 
 

@@ -209,6 +209,12 @@ def fixed_atoms(atoms: ase.Atoms) -> np.ndarray:
     return fixed
 
 
+def is_label(name: str) -> bool:
+    """Whether a name is one under which people keep a label."""
+    name = name.lower()
+    return not NO_LABEL.search(name) and any(known.search(name) for known in ALIKE.values())
+
+
 def alike(atoms: ase.Atoms, label: str, key: str) -> list[str]:
     """Keys of a frame, other than `key`, whose name and size are those of such a label."""
     results = {} if atoms.calc is None else atoms.calc.results
@@ -266,6 +272,8 @@ def _numbers(value: object, key: str, where: str, by_atom: bool) -> np.ndarray |
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise RaceError(f"{key} is not numeric", where=where, got=repr(value)[:40]) from None
+    if np.asarray(value).dtype == bool:
+        raise RaceError(f"{key} is true or false, not a number", where=where, got=value)
     if array.size and np.isnan(array).all():
         return None
     bad = ~np.isfinite(array)

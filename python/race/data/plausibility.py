@@ -28,6 +28,7 @@ REFUSED = {
     "stress-units": "stress beyond what forces and energies allow: kB, GPa, a virial",
     "stress-sign": "stress that falls as the volume grows: compression counted positive",
     "huge-forces": "a force above 1e4 eV/A",
+    "huge-energies": "an energy above 1e7 eV an atom, more than any nucleus binds",
     "conflicting-labels": "one structure with two labels: another charge, spin or method",
     "validation-is-training": "a tenth or more of the validation frames are training frames",
     "no-neighbours": "no atom of the training set has a neighbour within r_max",
@@ -53,6 +54,7 @@ GPA = 160.21766208  # in an eV/Angstrom^3
 # (race.model.stress); more than TOO_LARGE times that is another unit.
 VIRIAL_LENGTH, TOO_LARGE = 3.5, 30.0
 STIFFEST = 50.0  # eV/A^3, five times diamond's largest elastic constant
+HUGE_ENERGY = 1e7  # eV an atom; all electrons of oganesson bind by 1.5e6
 SHARED = 0.1  # of the validation frames
 
 
@@ -327,6 +329,11 @@ def _force_values(frames: Sequence[ase.Atoms]) -> Findings:
 
 
 def _energies(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> Findings:
+    huge = [a for a in frames if abs(a.info.get("energy", 0.0)) > HUGE_ENERGY * len(a)]
+    if huge:
+        size = max(abs(a.info["energy"]) / len(a) for a in huge)
+        yield "huge-energies", f"{len(huge)} energies to {size:.3g} eV/atom: {named(huge)}"
+        return
     labelled = [atoms for atoms in frames if "energy" in atoms.info and len(atoms) > 1]
     if len(labelled) < 8:
         return
