@@ -206,7 +206,7 @@ PYBIND11_MODULE(_race, m) {
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
              at::Tensor sender, at::Tensor row_ptr, std::optional<at::Tensor> owner, bool members,
              bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl,
-             std::optional<at::Tensor> velocity) {
+             std::optional<at::Tensor> velocity, bool on_device) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
@@ -214,16 +214,16 @@ PYBIND11_MODULE(_race, m) {
               race::PeriodicFoldHalo fold(
                   owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
               prediction = race::predict(model, graph, fold,
-                                         {members, uncertainty, atom_virial, n_parts, false, zbl,
-                                          velocity.value_or(at::Tensor())});
+                                         {members, uncertainty, atom_virial, n_parts, on_device,
+                                          zbl, velocity.value_or(at::Tensor())});
             }
             return to_dict(prediction);
           },
           "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(),
           py::kw_only(), "members"_a = false, "uncertainty"_a = false, "atom_virial"_a = false,
-          "n_parts"_a = 1, "zbl"_a = py::none(), "velocity"_a = py::none(),
+          "n_parts"_a = 1, "zbl"_a = py::none(), "velocity"_a = py::none(), "on_device"_a = false,
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
-          "owned row of which each ghost is an image; velocity float64 [n_owned, 3]: heat_flux as well. Ghost rows of forces and atom_virial are still to be added to their owners.")
+          "owned row of which each ghost is an image; velocity float64 [n_owned, 3]: heat_flux as well; on_device: the results stay on the model's device. Ghost rows of forces and atom_virial are still to be added to their owners.")
       .def(
           "memory",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,

@@ -184,7 +184,7 @@ void PairRace::add_forces(const at::Tensor& forces) {
 
 void PairRace::tally(const race::Prediction& prediction) {
   const double unit = scaled_units().energy;
-  const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(unit);
+  const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(unit).cpu();
   const double energy = node_energy.sum().item<double>();
   finite_ = std::isfinite(energy);
   if (!finite_ && !readers_.watch(update->ntimestep))
@@ -198,7 +198,7 @@ void PairRace::tally(const race::Prediction& prediction) {
       eatom[local().atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
 
   if (vflag_global) {
-    const at::Tensor mean = prediction.virial.mean(0).mul_(unit);
+    const at::Tensor mean = prediction.virial.mean(0).mul_(unit).cpu();
     for (int k = 0; k < 6; ++k) virial[k] += mean.data_ptr<double>()[race::six_to_nine[k]];
   }
   if (vflag_atom || cvflag_atom) {
@@ -251,14 +251,13 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   // the covariance.
   const bool complete =
       !force->newton_pair || prediction.forces.size(1) == 1;  // one group has no covariance to form
-  member_forces_ =
-      (complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces))
-          .cpu();
-  const race::AtomMoments atoms =
-      race::atom_moments(prediction, member_forces_, model_->metadata());
+  const at::Tensor forces =
+      complete ? prediction.forces.slice(0, 0, graph().n_owned) : completed(prediction.forces);
+  const race::AtomMoments atoms = race::atom_moments(prediction, forces, model_->metadata());
+  rank_sums_ = race::frame_sums(prediction, atoms);
+  member_forces_ = forces.cpu();
   uncertainty_units_ = scaled_units();
   columns_.store(atoms, local().atom_of_row(), uncertainty_units_.scaled(scale_ < 0 ? -1 : 1));
-  rank_sums_ = race::frame_sums(prediction, atoms);
   uncertainty_step_ = update->ntimestep;
   if (settings_.uq_every > 0) columns_.keep();
 }

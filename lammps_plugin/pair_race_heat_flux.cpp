@@ -32,7 +32,8 @@ PairRace::HeatFlux PairRace::heat_flux(bool members) {
   const at::Tensor convective =
       prediction.node_energy.mean(1).unsqueeze(0).matmul(request.velocity);  // [1, 3]
   const at::Tensor mine =
-      (at::cat({prediction.heat_flux, convective}) * (units_.energy * units_.length)).contiguous();
+      (at::cat({prediction.heat_flux.cpu(), convective}) * (units_.energy * units_.length))
+          .contiguous();
   at::Tensor sums = at::empty_like(mine);
   MPI_Allreduce(mine.data_ptr<double>(), sums.data_ptr<double>(), static_cast<int>(mine.numel()),
                 MPI_DOUBLE, MPI_SUM, world);

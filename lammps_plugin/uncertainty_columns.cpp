@@ -50,7 +50,9 @@ void UncertaintyColumns::store(const race::AtomMoments& atoms, const std::vector
   for (Column& column : columns_) {
     const int n = column.quantity->n_columns;
     const at::Tensor values =
-        (column.quantity->of_atoms(atoms) * units.of(column.quantity->dimension)).contiguous();
+        (column.quantity->of_atoms(atoms) * units.of(column.quantity->dimension))
+            .cpu()
+            .contiguous();
     const double* value = values.const_data_ptr<double>();
     for (int64_t row = 0; row < values.size(0); ++row, value += n)
       std::copy_n(value, n, column.row(atom_of_row[row]));

@@ -162,12 +162,6 @@ struct Intervals {
   }
 };
 
-// The first harmonic is a constant: nothing is handed back to it, and it has no direction.
-Tensor without_first(const Tensor& sh) {
-  sh.select(2, 0).zero_();
-  return sh;
-}
-
 struct EdgeResults {
   Tensor dradial, dtable, dsh;  // dradial: of R [M, E, K], or of x [E, G]
 };
@@ -262,7 +256,7 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
     }
   }
   const auto add_parts = [&](const Tensor& t) { return parts == 1 ? t.squeeze(0) : t.sum(0); };
-  if (dsh.defined()) results.dsh = without_first(add_parts(dsh));
+  if (dsh.defined()) results.dsh = add_parts(dsh);
   if (dx.defined()) results.dradial = add_parts(dx);
   return results;
 }
@@ -304,8 +298,11 @@ std::array<Tensor, 5> conv_double_backward_cuda(const ConvBars& bars, const Tens
   conv::check_bars(bars, operands);
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
   const Tensor w = grad.contiguous(), a = dense(bars.g), b = dense(bars.radial);
-  const Tensor c =
-      bars.sh.defined() ? without_first(bars.sh.clone(at::MemoryFormat::Contiguous)) : bars.sh;
+  Tensor c;  // the first harmonic is a constant: it has no direction
+  if (bars.sh.defined()) {
+    c = bars.sh.clone(at::MemoryFormat::Contiguous);
+    c.select(2, 0).zero_();
+  }
   std::array<Tensor, 5> d;
   AT_DISPATCH_FLOATING_TYPES(call.g.scalar_type(), "race::conv_double_backward", [&] {
     const auto in = call.operands<scalar_t>(b, c);

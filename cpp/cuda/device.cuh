@@ -123,4 +123,14 @@ __device__ __forceinline__ int64_t global_warp() {
   return static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
 }
 
+// Where one thread has one item.
+template <class Kernel, class Job>
+cudaError_t launch_threads(Kernel kernel, const Job& job, int64_t threads, cudaStream_t stream) {
+  return launch(kernel, job, (threads + kWarp - 1) / kWarp, stream);
+}
+
+__device__ __forceinline__ int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * (kWarp * kWarpsPerBlock) + threadIdx.x;
+}
+
 }  // namespace race::cuda

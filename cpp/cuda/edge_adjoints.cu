@@ -216,7 +216,10 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
       for (int at = lane; at < n * in.sh_dim; at += kWarp) {
         const int64_t k = at / in.sh_dim, s = at % in.sh_dim;
         T* out = job.dsh + (row + k * in.n_groups) * in.sh_dim + s;
-        *out = job.accumulate ? *out + chunk.sum[k][s] : chunk.sum[k][s];
+        if (s == 0)
+          *out = T(0);  // the first harmonic is a constant: nothing is handed back to it
+        else
+          *out = job.accumulate ? *out + chunk.sum[k][s] : chunk.sum[k][s];
       }
     if (job.dx && lane < n) {
       T* out = job.dx + row + lane * in.n_groups;

@@ -1,14 +1,14 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <cstring>
 #include <list>
 #include <map>
 #include <mutex>
 #include <tuple>
 
-#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
+
+#include "upload.h"
 
 namespace race::cuda {
 namespace {
@@ -84,16 +84,7 @@ Schedule schedule(const std::vector<Tile>& tiles, int64_t n_members, int64_t dim
   return result;
 }
 
-template <class T>
-at::Tensor upload(const std::vector<T>& values, at::Device device) {
-  at::Tensor host = at::empty({static_cast<int64_t>(values.size() * sizeof(T))},
-                              at::TensorOptions().dtype(at::kByte));
-  if (!values.empty())
-    std::memcpy(host.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
-  return host.to(device);
-}
-
-void upload(Schedule& schedule, at::Device device) {
+void place(Schedule& schedule, at::Device device) {
   schedule.device_tiles = upload(schedule.tiles, device);
   schedule.device_task_begin = upload(schedule.task_begin, device);
 }
@@ -141,8 +132,8 @@ std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, 
     tile.columns_before = columns;
     columns += tile.width;
   }
-  upload(plan->forward, device);
-  upload(plan->transposed, device);
+  place(plan->forward, device);
+  place(plan->transposed, device);
   kept.emplace_front(std::move(key), plan);
   if (kept.size() > kKept) kept.pop_back();
   return plan;

@@ -1,16 +1,11 @@
 #include "product_cuda.h"
 
 #include <algorithm>
-#include <cstring>
 #include <list>
 #include <mutex>
 
 #include <ATen/Dispatch.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/searchsorted.h>
-#include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDAException.h>
@@ -18,8 +13,10 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "../src/product_plan.h"
+#include "groups.h"
 #include "product_kernels.h"
 #include "remembered.h"
+#include "upload.h"
 
 namespace race {
 namespace {
@@ -30,15 +27,6 @@ using product::Sizes;
 
 constexpr size_t kKept = 64;          // plans on devices: layers times dtypes of a few models
 constexpr int64_t kAtomsOfPart = 32;  // whose adjoints of weights one thread sums
-
-template <class T>
-Tensor upload(const std::vector<T>& values, at::Device device) {
-  const Tensor host = at::empty({static_cast<int64_t>(values.size() * sizeof(T))},
-                                at::TensorOptions().dtype(at::kByte));
-  if (!values.empty())
-    std::memcpy(host.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
-  return host.to(device);
-}
 
 template <class T>
 struct DevicePlan {
@@ -127,8 +115,7 @@ Results compute(const ProductOperands& o, const Tensor& grad, const ProductBars&
   C10_CUDA_CHECK(launch_product(job, second, stream));
   if (!want_dweight) return results;
 
-  const auto [key, order] = at::sort(species, /*stable=*/true, 0, /*descending=*/false);
-  const Tensor begin = at::searchsorted(key, at::arange(n.n_species + 1, key.options()));
+  const auto by_species = groups_for(o.species, n.n_species);
   const int64_t width = n.n_members * n.n_channels;
   const int64_t n_parts = std::clamp<int64_t>(n.n_atoms / kAtomsOfPart, 1, 1024);
   const Tensor parts = at::zeros({n_parts, n.n_species, n.n_paths, width}, x.options());
@@ -139,8 +126,8 @@ Results compute(const ProductOperands& o, const Tensor& grad, const ProductBars&
   sums.width = width;
   sums.n_species = n.n_species;
   sums.n_parts = n_parts;
-  sums.order = order.template const_data_ptr<int64_t>();
-  sums.begin = begin.const_data_ptr<int64_t>();
+  sums.order = by_species->order.const_data_ptr<int64_t>();
+  sums.begin = by_species->begin.const_data_ptr<int64_t>();
   sums.grad = job.grad;
   sums.x = job.x;
   sums.p2 = {job.p2.value, job.p2.tangent};

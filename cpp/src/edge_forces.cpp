@@ -6,6 +6,11 @@
 #include <vector>
 
 #include "../simd/simd.h"
+#include "edge_sums.h"
+#include "operators.h"
+#ifdef RACE_CUDA
+#include "../cuda/edge_sums_cuda.h"
+#endif
 
 namespace race {
 namespace {
@@ -17,35 +22,33 @@ at::Tensor segment_sum(const at::Tensor& rows, const at::Tensor& offsets) {
                             /*unsafe=*/true, 0.0);
 }
 
-/// On a device only the sums travel, not the edges: 24 G bytes of each would take longer than the
-/// network. Sums of segments have an order, sums by index on a GPU have none.
-void accumulate_on_device(const Receivers& receivers, const at::Tensor& edge_grad,
-                          Prediction& prediction) {
-  const at::Tensor grad = edge_grad.to(at::kDouble), vector = receivers.edge_vector;
-  const int64_t G = grad.size(1), n_total = prediction.forces.size(0);
-  const auto [sender, order] = at::sort(receivers.sender, /*stable=*/true, 0, /*descending=*/false);
-  const at::Tensor from = at::searchsorted(sender, at::arange(n_total + 1, sender.options()));
-  const auto to_host = [](const at::Tensor& tensor) { return tensor.to(at::kCPU).contiguous(); };
+/// Operations of torch alone. Sums of segments have an order, sums by index on a GPU have none.
+void edge_sums_aten(const at::Tensor& edge_grad, const at::Tensor& vector, const at::Tensor& sender,
+                    const at::Tensor& row_ptr, int64_t begin, double to_sender,
+                    const at::Tensor& forces, const at::Tensor& virial,
+                    const std::optional<at::Tensor>& atom_virial) {
+  edge_sums::check(edge_grad, vector, sender, row_ptr, begin, forces, virial, atom_virial);
+  const at::Tensor grad = edge_grad.to(at::kDouble);
+  const int64_t G = grad.size(1), n_total = forces.size(0);
+  const auto [sorted, order] = at::sort(sender, /*stable=*/true, 0, /*descending=*/false);
+  const at::Tensor from = at::searchsorted(sorted, at::arange(n_total + 1, sorted.options()));
   // To the rows of senders and of receivers: sums [n_total, ...]
-  const auto add = [&](at::Tensor& sums, const at::Tensor& edges, double at_sender,
+  const auto add = [&](const at::Tensor& sums, const at::Tensor& edges, double at_sender,
                        double at_receiver) {
     at::Tensor rows = segment_sum(edges.index_select(0, order), from).mul_(at_sender);
-    rows.narrow(0, receivers.begin, receivers.n)
-        .add_(segment_sum(edges, receivers.row_ptr), at_receiver);
-    sums.add_(rows.to(sums.device()).view(sums.sizes()));
+    rows.narrow(0, begin, row_ptr.size(0) - 1).add_(segment_sum(edges, row_ptr), at_receiver);
+    sums.add_(rows.view(sums.sizes()));
   };
 
   const at::Tensor flat = grad.reshape({-1, 3 * G});
-  add(prediction.forces, flat, -1, 1);
-  prediction.virial.sub_(
-      to_host(at::matmul(vector.t(), flat).view({3, G, 3}).transpose(0, 1)).reshape({G, 9}));
-  if (!prediction.atom_virial.defined()) return;
-  add(prediction.atom_virial, (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).view({-1, 9}),
-      -receivers.to_sender, receivers.to_sender - 1);
+  add(forces, flat, -1, 1);
+  virial.sub_(at::matmul(vector.t(), flat).view({3, G, 3}).transpose(0, 1).reshape({G, 9}));
+  if (atom_virial)
+    add(*atom_virial, (vector.unsqueeze(2) * grad.mean(1).unsqueeze(1)).view({-1, 9}), -to_sender,
+        to_sender - 1);
 }
 
-// On the host, where every caller wants the result: one pass over the edges, in order, whatever the
-// number of threads.
+// On the CPU: one pass over the edges, in order, whatever the number of threads.
 struct Sums {
   const double* vector;  // [E, 3], r_sender - r_receiver
   const int64_t *sender, *row_ptr;
@@ -97,38 +100,65 @@ RACE_EVERY_ISA void add(const Sums& sums, const double* grad) {
   sums.width == 3 ? add_edges<3>(sums, grad) : add_edges<0>(sums, grad);
 }
 
+void edge_sums_cpu(const at::Tensor& edge_grad, const at::Tensor& vector, const at::Tensor& sender,
+                   const at::Tensor& row_ptr, int64_t begin, double to_sender,
+                   const at::Tensor& forces, const at::Tensor& virial,
+                   const std::optional<at::Tensor>& atom_virial) {
+  edge_sums::check(edge_grad, vector, sender, row_ptr, begin, forces, virial, atom_virial);
+  const at::Tensor grad = edge_grad.contiguous();
+  std::vector<double> scratch(12 * grad.size(1));
+  const Sums sums{vector.const_data_ptr<double>(),
+                  sender.const_data_ptr<int64_t>(),
+                  row_ptr.const_data_ptr<int64_t>(),
+                  begin,
+                  row_ptr.size(0) - 1,
+                  3 * grad.size(1),
+                  to_sender,
+                  forces.data_ptr<double>(),
+                  virial.data_ptr<double>(),
+                  atom_virial ? atom_virial->data_ptr<double>() : nullptr,
+                  scratch.data()};
+  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::edge_sums",
+                             [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
+}
+
+void edge_sums_meta(const at::Tensor& grad, const at::Tensor& vector, const at::Tensor& sender,
+                    const at::Tensor& row_ptr, int64_t begin, double, const at::Tensor& forces,
+                    const at::Tensor& virial, const std::optional<at::Tensor>& atom_virial) {
+  edge_sums::check(grad, vector, sender, row_ptr, begin, forces, virial, atom_virial);
+}
+
+const bool registered =
+    register_operators("race::edge_sums", __FILE__, __LINE__, [](torch::Library* library) {
+      Operator(library, kEdgeSumsSchema)
+          .cpu(TORCH_FN(edge_sums_cpu)) RACE_ON_CUDA(edge_sums_cuda)
+          .portable(TORCH_FN(edge_sums_aten))
+          .meta(TORCH_FN(edge_sums_meta));
+    });
+
 }  // namespace
 
 void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device,
                   Prediction& prediction) {
-  const auto options = at::TensorOptions().dtype(at::kDouble).device(device);
-  prediction.forces = at::zeros({graph.n_total, n_groups, 3}, options);
-  prediction.virial = at::zeros({n_groups, 9}, at::kDouble);
-  if (atom_virial) prediction.atom_virial = at::zeros({graph.n_total, 9}, options);
+  const int64_t of_forces = graph.n_total * n_groups * 3, of_virial = n_groups * 9,
+                of_atoms = atom_virial ? graph.n_total * 9 : 0;
+  const at::Tensor zero = at::zeros({of_forces + of_virial + of_atoms},
+                                    at::TensorOptions().dtype(at::kDouble).device(device));
+  prediction.forces = zero.narrow(0, 0, of_forces).view({graph.n_total, n_groups, 3});
+  prediction.virial = zero.narrow(0, of_forces, of_virial).view({n_groups, 9});
+  if (atom_virial)
+    prediction.atom_virial =
+        zero.narrow(0, of_forces + of_virial, of_atoms).view({graph.n_total, 9});
 }
 
 void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad,
                       Prediction& prediction) {
-  if (!edge_grad.is_cpu()) return accumulate_on_device(receivers, edge_grad, prediction);
-  const at::Tensor grad = edge_grad.contiguous(),
-                   vector = receivers.edge_vector.to(at::kCPU, at::kDouble).contiguous(),
-                   sender = receivers.sender.to(at::kCPU).contiguous(),
-                   row_ptr = receivers.row_ptr.to(at::kCPU).contiguous();
-  std::vector<double> scratch(12 * grad.size(1));
-  const Sums sums{
-      vector.const_data_ptr<double>(),
-      sender.const_data_ptr<int64_t>(),
-      row_ptr.const_data_ptr<int64_t>(),
-      receivers.begin,
-      receivers.n,
-      3 * grad.size(1),
-      receivers.to_sender,
-      prediction.forces.data_ptr<double>(),
-      prediction.virial.data_ptr<double>(),
-      prediction.atom_virial.defined() ? prediction.atom_virial.data_ptr<double>() : nullptr,
-      scratch.data()};
-  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::accumulate_edges",
-                             [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
+  static const auto handle = find_operator<EdgeSumsFunction>("race::edge_sums");
+  const auto& atoms = prediction.atom_virial;
+  handle.call(edge_grad, receivers.edge_vector.contiguous(), receivers.sender.contiguous(),
+              receivers.row_ptr.contiguous(), receivers.begin, receivers.to_sender,
+              prediction.forces, prediction.virial,
+              atoms.defined() ? std::optional(atoms) : std::nullopt);
 }
 
 void accumulate_flux(const Receivers& receivers, const at::Tensor& edge_grad,
@@ -136,7 +166,7 @@ void accumulate_flux(const Receivers& receivers, const at::Tensor& edge_grad,
   const at::Tensor of_sender = velocity.index_select(0, receivers.sender).unsqueeze(1);
   at::Tensor carried = (edge_grad.to(at::kDouble) * of_sender).sum(2);  // [E, G]
   if (power.defined()) carried = carried + power;
-  heat_flux.sub_(at::matmul(carried.t(), receivers.edge_vector).to(at::kCPU));
+  heat_flux.sub_(at::matmul(carried.t(), receivers.edge_vector));
 }
 
 }  // namespace race

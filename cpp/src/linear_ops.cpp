@@ -6,6 +6,9 @@
 #include "race/linear.h"
 
 #include "operators.h"
+#ifdef RACE_CUDA
+#include "../cuda/matrices_cuda.h"
+#endif
 
 namespace race {
 namespace {
@@ -138,12 +141,12 @@ std::tuple<Tensor, Tensor> linear_backward_meta(const Tensor& grad, const Tensor
 const bool registered =
     register_operators("race::linear", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library, kLinear)
-          .cpu(TORCH_FN(linear_cpu))
+          .cpu(TORCH_FN(linear_cpu)) RACE_ON_CUDA(linear_cuda)
           .portable(TORCH_FN(linear_aten))
           .autograd(TORCH_FN(linear_autograd))
           .meta(TORCH_FN(linear_meta));
       Operator(library, kBackward)
-          .cpu(TORCH_FN(linear_backward_cpu))
+          .cpu(TORCH_FN(linear_backward_cpu)) RACE_ON_CUDA(linear_backward_cuda)
           .portable(TORCH_FN(linear_backward_aten))
           .autograd(TORCH_FN(linear_backward_autograd))
           .meta(TORCH_FN(linear_backward_meta));

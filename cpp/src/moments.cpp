@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "operators.h"
 #include "race/conventions.h"
 
 namespace race {
@@ -50,26 +51,14 @@ void reduce(const FrameSums::Reduce& over_domains, const std::vector<at::Tensor*
 }  // namespace
 
 at::Tensor member_covariance(const at::Tensor& forces) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor deviation =
-      forces.to(at::kDouble) - forces.to(at::kDouble).mean(1, /*keepdim=*/true);  // [n, M, 3]
-  const auto columns = [&](at::IntArrayRef of) {
-    return deviation.index_select(2, at::tensor(of, deviation.options().dtype(at::kLong)));
-  };
-  return (columns(six_rows) * columns(six_columns)).mean(1);
+  static const auto handle =
+      find_operator<at::Tensor(const at::Tensor&)>("race::member_covariance");
+  return handle.call(forces);
 }
 
 at::Tensor log_determinant(const at::Tensor& six) {
-  const at::Tensor rows = six.to(at::kCPU, at::kDouble).contiguous(),
-                   result = at::empty(six.sizes().slice(0, six.dim() - 1), rows.options());
-  const double* c = rows.const_data_ptr<double>();  // xx, yy, zz, xy, xz, yz
-  double* to = result.mutable_data_ptr<double>();
-  for (int64_t k = 0; k < result.numel(); ++k, c += 6) {
-    // Pivots of L D L^T: no determinant of six products, whose terms cancel.
-    const double d0 = c[0], d1 = c[1] - c[3] * c[3] / d0, yz = c[5] - c[3] * c[4] / d0;
-    to[k] = std::log(d0) + std::log(d1) + std::log(c[2] - c[4] * c[4] / d0 - yz * yz / d1);
-  }
-  return result;
+  static const auto handle = find_operator<at::Tensor(const at::Tensor&)>("race::log_determinant");
+  return handle.call(six);
 }
 
 at::Tensor AtomMoments::force_std() const { return (cov().slice(1, 0, 3).sum(1) / 3).sqrt(); }
@@ -101,6 +90,9 @@ FrameSums frame_sums(const Prediction& prediction, const AtomMoments& atoms) {
   sums.max_bald = largest(atoms.bald);
   sums.max_force_std = largest(atoms.force_std());
   sums.max_grade = largest(atoms.grade);
+  for (at::Tensor* field : {&sums.energies, &sums.energy_vars, &sums.virials, &sums.virial_noise,
+                            &sums.bald, &sums.max_bald, &sums.max_force_std, &sums.max_grade})
+    *field = field->to(at::kCPU);
   return sums;
 }
 

@@ -170,6 +170,16 @@ class Chain {
 
  private:
   void cut(int64_t n_parts) {
+    if (n_parts == 1) {  // the graph's own tensors: who knows them again need not sort them again
+      Part all;
+      all.n = n_owned_;
+      all.to_sender = share_of_sender(model_.metadata());
+      all.edge_vector = graph_.edge_vector;
+      all.sender = graph_.sender;
+      all.row_ptr = graph_.row_ptr;
+      parts_.push_back(all);
+      return;
+    }
     const at::Tensor row_ptr = graph_.row_ptr.cpu().contiguous();
     const auto* edges_before = row_ptr.const_data_ptr<int64_t>();
     for (int64_t k = 0; k < n_parts; ++k) {
@@ -181,8 +191,7 @@ class Chain {
                     n_edges = edges_before[part.begin + part.n] - first;
       part.edge_vector = graph_.edge_vector.narrow(0, first, n_edges);
       part.sender = graph_.sender.narrow(0, first, n_edges);
-      part.row_ptr =
-          n_parts == 1 ? graph_.row_ptr : graph_.row_ptr.narrow(0, part.begin, part.n + 1) - first;
+      part.row_ptr = graph_.row_ptr.narrow(0, part.begin, part.n + 1) - first;
       parts_.push_back(part);
     }
   }
@@ -260,8 +269,14 @@ int64_t parts_for_flux(const Model& model, const Graph& graph, const Request& re
   return std::max(request.n_parts, static_cast<int64_t>(bytes / (64 << 20)) + 1);
 }
 
-at::Tensor to_host(const at::Tensor& tensor) {
-  return tensor.to(at::kCPU, at::kDouble).contiguous();
+Prediction on_host(Prediction prediction) {
+  for (at::Tensor* tensor :
+       {&prediction.node_energy, &prediction.forces, &prediction.virial, &prediction.atom_virial,
+        &prediction.node_energy_var, &prediction.cov_aleatoric, &prediction.cov_epistemic,
+        &prediction.logdet_aleatoric, &prediction.grade, &prediction.virial_cov,
+        &prediction.heat_flux})
+    if (tensor->defined()) *tensor = tensor->to(at::kCPU);
+  return prediction;
 }
 
 }  // namespace
@@ -280,13 +295,12 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
   const at::Tensor species = chain.owned_species();
   at::Tensor grade;
   if (request.uncertainty && model.metadata().has_grade)
-    grade = to_host(model.grade(chain.last_z(), species));
+    grade = model.grade(chain.last_z(), species).to(at::kDouble);
   const auto options = out.options().dtype(at::kDouble);
   const auto transposed = [&](const at::Tensor& seed, bool last) {
     Prediction pass;
-    start_forces(graph, G, request.atom_virial, request.on_device ? model.device() : at::kCPU,
-                 pass);
-    if (moving) pass.heat_flux = at::zeros({G, 3}, at::kDouble);
+    start_forces(graph, G, request.atom_virial, model.device(), pass);
+    if (moving) pass.heat_flux = at::zeros({G, 3}, options);
     chain.backward(seed, last, pass);
     return pass;
   };
@@ -305,27 +319,28 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
     prediction = transposed(at::full({M}, 1.0 / static_cast<double>(M), options),
                             true);  // one group collects the mean
   }
-  prediction.node_energy = to_host(model.readout(out, species));
+  prediction.node_energy = model.readout(out, species).to(at::kDouble);
   if (request.zbl)
     request.zbl->add(graph, prediction, chain.velocity(), share_of_sender(model.metadata()));
   if (moving) {
     const at::Tensor energy =
         request.members ? prediction.node_energy : prediction.node_energy.mean(1, true);
-    prediction.heat_flux.add_(energy.t().matmul(request.velocity.to(at::kCPU, at::kDouble)));
+    prediction.heat_flux.add_(energy.t().matmul(request.velocity.to(options)));
   }
   prediction.grade = grade;
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out, species);
-    prediction.node_energy_var = to_host(spread.node_energy_var);
-    const at::Tensor cov_aleatoric = to_host(spread.cov_aleatoric);  // [n_owned, M, 6]
+    prediction.node_energy_var = spread.node_energy_var.to(at::kDouble);
+    const at::Tensor cov_aleatoric = spread.cov_aleatoric.to(at::kDouble);  // [n_owned, M, 6]
     prediction.cov_aleatoric = cov_aleatoric.mean(1);
     if (model.metadata().has_force_cov())
       prediction.logdet_aleatoric = log_determinant(cov_aleatoric).mean(1);
-    prediction.cov_epistemic = to_host(spread.cov_epistemic).mean(1);
-    prediction.virial_cov = model.metadata().has_stress_cov() ? to_host(model.virial_cov(out))
-                                                              : at::zeros({6, 6}, at::kDouble);
+    prediction.cov_epistemic = spread.cov_epistemic.to(at::kDouble).mean(1);
+    prediction.virial_cov = model.metadata().has_stress_cov()
+                                ? model.virial_cov(out).to(at::kDouble)
+                                : at::zeros({6, 6}, options);
   }
-  return prediction;
+  return request.on_device ? prediction : on_host(std::move(prediction));
 }
 
 }  // namespace race

@@ -40,17 +40,21 @@ const std::string& Segments::text(const std::string& name) const { return state_
 
 void Segments::prepare(at::Device device, at::ScalarType dtype,
                        const std::vector<std::string>& keep_float64) {
-  const auto move = [&](const std::string& name, at::Tensor tensor) {
+  const auto move = [&](const std::string& name, const at::Tensor& tensor) {
     const bool keep =
         std::find(keep_float64.begin(), keep_float64.end(), name) != keep_float64.end();
-    tensor.set_data(tensor.is_floating_point() && !keep ? tensor.to(device, dtype)
-                                                        : tensor.to(device));
-    tensor.set_requires_grad(false);
+    const at::Tensor moved =
+        tensor.is_floating_point() && !keep ? tensor.to(device, dtype) : tensor.to(device);
+    return moved.detach();
   };
   torch::jit::Module& module = state_->module;
   module.eval();
-  for (const auto& item : module.named_parameters()) move(item.name, item.value);
-  for (const auto& item : module.named_buffers()) move(item.name, item.value);
+  for (auto part : module.named_modules()) {
+    const std::string prefix = part.name.empty() ? "" : part.name + ".";
+    for (const auto& item : part.value.named_attributes(/*recurse=*/false))
+      if (item.value.isTensor())
+        part.value.setattr(item.name, move(prefix + item.name, item.value.toTensor()));
+  }
   const at::NoGradGuard no_grad;
   // Not frozen: `prepare` has made every constant, and an exception in a frozen method reads
   // functions that freezing has deleted.

@@ -9,7 +9,7 @@
 namespace race {
 
 /// The law of total variance over members, in one place: from a Prediction to what each atom and
-/// the whole structure say of their own error. Model units (eV, Angstrom), float64, on the CPU.
+/// the whole structure say of their own error. eV, Angstrom; float64; sums of frames on the CPU.
 /// The twin in Python is race/predict/moments.py, which derives the factors on the members' spread:
 /// Metadata::calibration has "energy_spread_factor" and "forces_spread_factor" (of forces and
 /// virials) on its standard deviation, 1 where an artifact has none.

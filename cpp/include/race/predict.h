@@ -20,15 +20,15 @@ struct Request {
   int64_t n_parts = 1;  ///< receivers are taken in this many parts, layer by layer: less memory at
                         ///< once, more work; the same result to rounding. Domains need not agree on
                         ///< it: exchanges stand between layers, not between parts
-  bool on_device = false;    ///< forces and atom_virial stay on the model's device, for a caller
-                             ///< whose atoms are there
+  bool on_device = false;    ///< the prediction stays on the model's device, and nothing waits for
+                             ///< it: for a caller whose atoms are there
   const Zbl* zbl = nullptr;  ///< a core to add; null: none
   at::Tensor velocity;       ///< float64 [n_owned, 3], Angstrom per unit of time; undefined: no
                              ///< heat_flux
 };
 
-/// All float64, on the CPU but for what Request::on_device leaves where it is. M members; G = M
-/// when Request::members, else 1.
+/// All float64, on the CPU, or with Request::on_device on the model's device. M members; G = M when
+/// Request::members, else 1.
 struct Prediction {
   /// [n_owned, M] eV. The energy of member m is the sum over all owned atoms of all domains; the
   /// model's is the mean over m.

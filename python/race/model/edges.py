@@ -6,10 +6,10 @@ and harmonics, so autograd stops there and `edges_vjp` contracts the adjoints wi
 derivatives known in closed form: every member shares them, and second-order autograd
 (training on forces) never differentiates the basis.
 
-On the CPU, distances and harmonics are the compiled operators race::edge_basis and
+Distances and harmonics are the compiled operators race::edge_basis and
 race::edge_basis_vjp, which never store the derivatives. Their slow twin in stock torch
-operations is the oracle of the tests, the body of portable artifacts, and what runs on
-other devices and with Bessel features.
+operations is the oracle of the tests, the body of portable artifacts, and what runs with
+Bessel features.
 """
 
 import torch
@@ -114,7 +114,7 @@ class EdgeBasis(nn.Module):
 
         The last two are for `vjp` alone, and empty, [E, 0], where it has no need of them.
         """
-        if self.fused and self.tabulated and edge_vector.is_cpu:
+        if self.fused and self.tabulated:
             x, sh = torch.ops.race.edge_basis(edge_vector, self.lmax, self.r_max)
             empty = edge_vector.new_empty((edge_vector.shape[0], 0))
             return x, sh, empty, empty
@@ -165,7 +165,7 @@ class EdgeBasis(nn.Module):
         """Adjoints [E, G, B] and [E, G, S] -> dE/d(edge_vector) [E, G, 3]; the gradients as
         `forward` returned them.
         """
-        if self.fused and self.tabulated and edge_vector.is_cpu:
+        if self.fused and self.tabulated:
             return torch.ops.race.edge_basis_vjp(
                 edge_vector, self.lmax, self.r_max, bar_radial, bar_sh
             )

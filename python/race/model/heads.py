@@ -178,11 +178,11 @@ class ForceCovariance(nn.Module):
     def columns(self, raw: Tensor) -> Tensor:
         """Sigma as six columns in SIX_ORDER: raw [n, M, n_out] -> [n, M, 6]"""
         if self.fused:
-            if raw.is_cpu:
-                return torch.ops.race.force_covariance(
-                    raw, self.basis, self.head, self.sigma0_squared**0.5, self.jitter
-                )
-        return self.matrix(raw).flatten(-2).index_select(-1, self.six)
+            return torch.ops.race.force_covariance(
+                raw, self.basis, self.head, self.sigma0_squared**0.5, self.jitter
+            )
+        else:
+            return self.matrix(raw).flatten(-2).index_select(-1, self.six)
 
     def mahalanobis_logdet(self, raw: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         """e^T Sigma^-1 e and ln det Sigma, each [...], for errors [..., 3] in eV/A."""

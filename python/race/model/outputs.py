@@ -80,7 +80,8 @@ class Outputs(nn.Module):
             self.scale.index_select(0, species),
             self.atomic_energies.index_select(0, species),
         )
-        return out.select(2, 0).to(torch.float64) * scale.unsqueeze(1) + shift.unsqueeze(1)
+        energy = out.select(2, 0).to(torch.float64)
+        return torch.addcmul(shift.unsqueeze(1), energy, scale.unsqueeze(1))
 
     def raw_channels(self, out: Tensor) -> Tensor:
         """Raw head channels: uncertainty channels averaged over layers."""

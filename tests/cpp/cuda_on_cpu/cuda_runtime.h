@@ -3,14 +3,19 @@
 // GPU. Each lane of a warp is a coroutine with its own stack; all run until they meet at a shuffle
 // or __syncwarp, exchange, and go on. What the hardware leaves undefined ends the process here:
 // lanes that meet at different places, or that have left while others wait for them. Barriers of a
-// whole block are not offered, since the kernels use none: warps run one after the other.
+// whole block are not offered, since the kernels use none: warps run one after the other, in any
+// order.
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
 #include <vector>
 
 #define __global__
@@ -26,7 +31,11 @@ struct dim3 {
   dim3(unsigned x = 1) : x(x) {}
 };
 using cudaStream_t = struct CUstream_st*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719
+};
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -44,6 +53,34 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
 
 namespace cuda_on_cpu {
 
+inline std::int64_t launches = 0;  // of kernels, so far
+
+// watch.cpp: what lanes do to memory in the launch that starts, and the first thing wrong with it.
+void start_watch();
+const std::string& found_by_watch();
+
+// What the hardware leaves open is drawn anew each time: the order of blocks, of their warps, and
+// of lanes between one meeting and the next. A missing __syncwarp and two writers of one number
+// show.
+inline std::mt19937& dice() {
+  static std::mt19937 dice([] {
+    const char* seed = std::getenv("RACE_EMULATED_SEED");
+    return seed ? std::atoi(seed) : 1;
+  }());
+  return dice;
+}
+
+template <class T>
+void shuffle(std::vector<T>& values) {
+  std::shuffle(values.begin(), values.end(), dice());
+}
+
+inline std::vector<int> counted(std::int64_t n) {
+  std::vector<int> values(n);
+  std::iota(values.begin(), values.end(), 0);
+  return values;
+}
+
 constexpr int kLanes = 32;
 constexpr std::size_t kStack = 256 << 10;
 
@@ -55,7 +92,7 @@ class Warp {
   }
 
   void run(void (*body)(void*), void* argument, unsigned block, unsigned warp, dim3 threads) {
-    block_index.x = block, block_dim = threads, first_thread = warp * kLanes;
+    block_index.x = block, block_dim = threads, first_thread = warp * kLanes, meetings = 0;
     for (lane = 0; lane < kLanes; ++lane) {
       getcontext(&contexts[lane]);
       contexts[lane].uc_stack.ss_sp = stacks.data() + lane * kStack;
@@ -66,20 +103,23 @@ class Warp {
     this->body = body, this->argument = argument;
     for (started = false;; started = true) {
       waiting = 0;
+      shuffle(order);
       for (turn = 0; turn < kLanes; ++turn) {
-        lane = round ? kLanes - 1 - turn
-                     : turn;  // now forwards, now backwards: a missing __syncwarp shows
+        lane = order[turn];
         place[lane] = nullptr;
+        running = true;
         if (_setjmp(scheduler) == 0) {  // these, unlike swapcontext, make no system call
           if (started) _longjmp(resume[lane], 1);
           setcontext(&contexts[lane]);
         }
+        running = false;
         waiting += place[lane] != nullptr;
       }
       if (waiting == 0) return;
       for (int other = 0; other < kLanes; ++other)
         if (!place[other] || std::strcmp(place[other], place[0]))
           fail("lanes do not meet at the same place");
+      meetings += place[0][1] == 'y';  // of __syncwarp: a shuffle orders no memory
       round ^= 1;
     }
   }
@@ -103,6 +143,9 @@ class Warp {
   int lane = 0;
   dim3 block_index{0}, block_dim{0};
   unsigned first_thread = 0;
+  bool running = false;  // a lane is
+  unsigned meetings = 0;
+  std::vector<char> stacks = std::vector<char>(kLanes * kStack);
 
  private:
   static void enter() {
@@ -112,8 +155,8 @@ class Warp {
 
   ucontext_t contexts[kLanes];
   jmp_buf scheduler, resume[kLanes];
-  std::vector<char> stacks = std::vector<char>(kLanes * kStack);
   const char* place[kLanes];  // where a lane waits, null once it has returned
+  std::vector<int> order = counted(kLanes);
   char slots[2][kLanes][8];
   int round = 0, waiting = 0, turn = 0;
   bool started = false;
@@ -121,19 +164,29 @@ class Warp {
   void* argument = nullptr;
 };
 
-struct ThreadIndex {
+struct Indices {
   struct {
     operator unsigned() const {
       return Warp::get().first_thread + static_cast<unsigned>(Warp::get().lane);
     }
   } x;
 };
+struct BlockIndices {
+  struct {
+    operator unsigned() const { return Warp::get().block_index.x; }
+  } x;
+};
+struct BlockSizes {
+  struct {
+    operator unsigned() const { return Warp::get().block_dim.x; }
+  } x;
+};
 
 }  // namespace cuda_on_cpu
 
-inline const dim3& blockIdx = cuda_on_cpu::Warp::get().block_index;
-inline const dim3& blockDim = cuda_on_cpu::Warp::get().block_dim;
-inline constexpr cuda_on_cpu::ThreadIndex threadIdx{};
+inline constexpr cuda_on_cpu::BlockIndices blockIdx{};
+inline constexpr cuda_on_cpu::BlockSizes blockDim{};
+inline constexpr cuda_on_cpu::Indices threadIdx{};
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes) {
@@ -144,13 +197,14 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes) {
 inline void __syncwarp() { cuda_on_cpu::Warp::get().exchange(0, 0, "syncwarp"); }
 
 template <class T>
-void atomicAdd(T* address, T value) {
+__attribute__((no_sanitize("thread"))) void atomicAdd(T* address, T value) {
   *address += value;
 }
 
 template <class Job>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Job),
                                const Job& job) {
+  cuda_on_cpu::launches += 1;
   struct Launch {
     void (*kernel)(Job);
     const Job* job;
@@ -159,8 +213,12 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const auto* launch = static_cast<Launch*>(argument);
     launch->kernel(*launch->job);
   };
-  for (unsigned block = 0; block < config->gridDim.x; ++block)
-    for (unsigned warp = 0; warp < config->blockDim.x / cuda_on_cpu::kLanes; ++warp)
-      cuda_on_cpu::Warp::get().run(body, &launch, block, warp, config->blockDim);
-  return cudaSuccess;
+  cuda_on_cpu::start_watch();
+  const int per_block = static_cast<int>(config->blockDim.x) / cuda_on_cpu::kLanes;
+  auto warps = cuda_on_cpu::counted(std::int64_t{config->gridDim.x} * per_block);
+  cuda_on_cpu::shuffle(warps);
+  for (const int warp : warps)
+    cuda_on_cpu::Warp::get().run(body, &launch, warp / per_block, warp % per_block,
+                                 config->blockDim);
+  return cuda_on_cpu::found_by_watch().empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }

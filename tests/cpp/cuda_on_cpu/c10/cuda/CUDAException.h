@@ -2,4 +2,5 @@
 #include <c10/util/Exception.h>
 #include <cuda_runtime.h>
 
-#define C10_CUDA_CHECK(expression) TORCH_CHECK((expression) == cudaSuccess, "launch failed")
+#define C10_CUDA_CHECK(expression) \
+  TORCH_CHECK((expression) == cudaSuccess, "launch failed: ", cuda_on_cpu::found_by_watch())

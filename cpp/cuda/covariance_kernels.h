@@ -1,0 +1,41 @@
+#pragma once
+// What covariance_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. A thread
+// has one row.
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include "../src/covariance.h"
+
+namespace race::cuda {
+
+template <class T>
+struct HeadCovariance {
+  covariance::Head head;
+  double sigma0, jitter;
+  const double* basis;  // [5, 9]
+  int64_t n_rows, n_out;
+  const T* raw;  // [n_rows, n_out]
+  T* six;        // [n_rows, 6]
+};
+
+template <class T>
+struct MemberCovariance {
+  int64_t n_rows, n_members;
+  const T* forces;  // [n_rows, M, 3]
+  double* six;      // [n_rows, 6]
+};
+
+struct LogDeterminant {
+  int64_t n_rows;
+  const double* six;  // [n_rows, 6]
+  double* result;
+};
+
+template <class T>
+cudaError_t launch_head_covariance(const HeadCovariance<T>& job, cudaStream_t stream);
+template <class T>
+cudaError_t launch_member_covariance(const MemberCovariance<T>& job, cudaStream_t stream);
+cudaError_t launch_log_determinant(const LogDeterminant& job, cudaStream_t stream);
+
+}  // namespace race::cuda

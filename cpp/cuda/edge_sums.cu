@@ -1,0 +1,116 @@
+#include "device.cuh"
+#include "edge_sums_kernels.h"
+
+namespace race::cuda {
+namespace {
+
+// In every lane: the sum over lanes, added up in the same order at every call.
+__device__ __forceinline__ double over_lanes(double value) {
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += shuffle_xor(value, lanes);
+  return value;
+}
+
+// sums += share * (-edge_vector_a grad_b), mean over groups.
+template <class T>
+__device__ __forceinline__ void add_virial(const ForceSums<T>& job, int64_t e, double share,
+                                           double (&sums)[9]) {
+  double grad[3] = {};
+  for (int64_t g = 0; g < job.n_groups; ++g)
+    for (int b = 0; b < 3; ++b)
+      grad[b] += static_cast<double>(job.grad[(e * job.n_groups + g) * 3 + b]);
+  const double factor = -share / static_cast<double>(job.n_groups);
+#pragma unroll
+  for (int k = 0; k < 9; ++k) sums[k] += factor * job.edge_vector[3 * e + k / 3] * grad[k % 3];
+}
+
+template <class T>
+__global__ void force_kernel(const __grid_constant__ ForceSums<T> job) {
+  const int64_t slots = job.n_groups + (job.atom_virial ? 1 : 0), work = global_warp();
+  const int64_t row = work / slots, group = work % slots, receiver = row - job.begin;
+  if (row >= job.n_rows) return;
+  const int lane = threadIdx.x % kWarp;
+  const bool receives = receiver >= 0 && receiver < job.n_receivers;
+  const int64_t first = receives ? job.row_ptr[receiver] : 0,
+                last = receives ? job.row_ptr[receiver + 1] : 0;
+  const int64_t sent_first = job.sent_begin[row], sent_last = job.sent_begin[row + 1];
+  if (group < job.n_groups) {
+    double force[3] = {};
+    for (int64_t e = first + lane; e < last; e += kWarp)
+      for (int a = 0; a < 3; ++a)
+        force[a] += static_cast<double>(job.grad[(e * job.n_groups + group) * 3 + a]);
+    for (int64_t k = sent_first + lane; k < sent_last; k += kWarp)
+      for (int a = 0; a < 3; ++a)
+        force[a] -= static_cast<double>(job.grad[(job.sent[k] * job.n_groups + group) * 3 + a]);
+    for (int a = 0; a < 3; ++a) {
+      const double sum = over_lanes(force[a]);
+      if (lane == a) job.forces[(row * job.n_groups + group) * 3 + a] += sum;
+    }
+  } else {
+    double virial[9] = {};
+    for (int64_t e = first + lane; e < last; e += kWarp)
+      add_virial(job, e, 1 - job.to_sender, virial);
+    for (int64_t k = sent_first + lane; k < sent_last; k += kWarp)
+      add_virial(job, job.sent[k], job.to_sender, virial);
+    for (int k = 0; k < 9; ++k) {
+      const double sum = over_lanes(virial[k]);
+      if (lane == k) job.atom_virial[row * 9 + k] += sum;
+    }
+  }
+}
+
+template <class T>
+__global__ void virial_kernel(const __grid_constant__ VirialSums<T> job) {
+  const int64_t work = global_warp(), part = work / job.n_groups, group = work % job.n_groups;
+  if (part >= job.n_parts) return;
+  const int lane = threadIdx.x % kWarp;
+  double virial[9] = {};
+  const int64_t end = job.n_edges * (part + 1) / job.n_parts;
+  for (int64_t e = job.n_edges * part / job.n_parts + lane; e < end; e += kWarp)
+#pragma unroll
+    for (int k = 0; k < 9; ++k)
+      virial[k] -= job.edge_vector[3 * e + k / 3] *
+                   static_cast<double>(job.grad[(e * job.n_groups + group) * 3 + k % 3]);
+  for (int k = 0; k < 9; ++k) {
+    const double sum = over_lanes(virial[k]);
+    if (lane == k) job.parts[work * 9 + k] = sum;
+  }
+}
+
+template <class T>
+__global__ void fold_kernel(const __grid_constant__ Fold<T> job) {
+  const int64_t work = global_thread(), row = work / job.width, column = work % job.width;
+  if (row >= job.n_owned) return;
+  const int64_t first = job.begin[row], last = job.begin[row + 1];
+  if (first == last) return;
+  T sum = job.rows[work];
+  for (int64_t k = first; k < last; ++k)
+    sum += job.rows[(job.n_owned + job.order[k]) * job.width + column];
+  job.rows[work] = sum;
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t launch_force_sums(const ForceSums<T>& job, cudaStream_t stream) {
+  return launch(force_kernel<T>, job, job.n_rows * (job.n_groups + (job.atom_virial ? 1 : 0)),
+                stream);
+}
+
+template <class T>
+cudaError_t launch_virial_sums(const VirialSums<T>& job, cudaStream_t stream) {
+  return launch(virial_kernel<T>, job, job.n_parts * job.n_groups, stream);
+}
+
+template <class T>
+cudaError_t launch_fold(const Fold<T>& job, cudaStream_t stream) {
+  return launch_threads(fold_kernel<T>, job, job.n_owned * job.width, stream);
+}
+
+template cudaError_t launch_force_sums<float>(const ForceSums<float>&, cudaStream_t);
+template cudaError_t launch_force_sums<double>(const ForceSums<double>&, cudaStream_t);
+template cudaError_t launch_virial_sums<float>(const VirialSums<float>&, cudaStream_t);
+template cudaError_t launch_virial_sums<double>(const VirialSums<double>&, cudaStream_t);
+template cudaError_t launch_fold<float>(const Fold<float>&, cudaStream_t);
+template cudaError_t launch_fold<double>(const Fold<double>&, cudaStream_t);
+
+}  // namespace race::cuda

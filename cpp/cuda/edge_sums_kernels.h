@@ -1,0 +1,47 @@
+#pragma once
+// What edge_sums_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Every sum
+// has one owner and a fixed order.
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+namespace race::cuda {
+
+// A warp has one row of the domain and one group, or that row's virial: the edges that it receives,
+// then those that it sends.
+template <class T>
+struct ForceSums {
+  int64_t n_rows, n_groups, begin, n_receivers;
+  const T* grad;                     // [E, G, 3]
+  const double* edge_vector;         // [E, 3]
+  const int64_t* row_ptr;            // [n_receivers + 1] of received edges
+  const int64_t *sent_begin, *sent;  // row k sends edges sent[sent_begin[k]] .. [k + 1]
+  double to_sender;
+  double *forces, *atom_virial;  // added to; atom_virial null: not wanted
+};
+
+// A warp has one part of the edges and one group.
+template <class T>
+struct VirialSums {
+  int64_t n_edges, n_groups, n_parts;
+  const T* grad;
+  const double* edge_vector;
+  double* parts;  // [n_parts, G, 9]
+};
+
+// A thread has one column of one row: rows[k] += the rows of its ghosts, in their order.
+template <class T>
+struct Fold {
+  int64_t n_owned, width;
+  const int64_t *begin, *order;  // ghosts of row k: order[begin[k]] .. order[begin[k + 1]]
+  T* rows;                       // [n_owned + n_ghosts, width]
+};
+
+template <class T>
+cudaError_t launch_force_sums(const ForceSums<T>& job, cudaStream_t stream);
+template <class T>
+cudaError_t launch_virial_sums(const VirialSums<T>& job, cudaStream_t stream);
+template <class T>
+cudaError_t launch_fold(const Fold<T>& job, cudaStream_t stream);
+
+}  // namespace race::cuda

@@ -1,0 +1,41 @@
+#pragma once
+// Arguments of the operators in covariance_ops.cpp, checked the same for every device.
+#include <ATen/core/Tensor.h>
+
+#include "check.h"
+#include "covariance.h"
+#include "race/conventions.h"
+
+namespace race::covariance {
+
+inline bool is_floating(const at::Tensor& t) {
+  return t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble;
+}
+
+inline Head check_raw(const at::Tensor& raw, const at::Tensor& basis, c10::string_view head) {
+  const bool is_cholesky = head == "cholesky", is_evidential = head == "evidential";
+  RACE_CHECK("force_covariance", is_cholesky || is_evidential || head == "equivariant", "head",
+             "cholesky, equivariant or evidential", head);
+  const int64_t least = is_evidential ? 10 : 8, n_out = raw.dim() == 3 ? raw.size(2) : 0;
+  RACE_CHECK("force_covariance", n_out >= least, "raw",
+             c10::str("[n_atoms, n_members, ", least, " or more]"), raw.sizes());
+  RACE_CHECK("force_covariance",
+             basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9 &&
+                 basis.device() == raw.device(),
+             "basis", c10::str("[5, 9] on ", raw.device()), basis.sizes(), " on ", basis.device());
+  return is_cholesky ? Head::cholesky : is_evidential ? Head::evidential : Head::equivariant;
+}
+
+inline void check_forces(const at::Tensor& forces) {
+  RACE_CHECK("member_covariance",
+             forces.dim() == 3 && forces.size(1) >= 1 && forces.size(2) == 3 && is_floating(forces),
+             "forces", "float32 or float64 [n_atoms, n_members, 3]", forces.scalar_type(), " ",
+             forces.sizes());
+}
+
+inline void check_columns(const at::Tensor& six) {
+  RACE_CHECK("log_determinant", six.dim() >= 1 && six.size(-1) == 6 && is_floating(six), "six",
+             "float32 or float64 [..., 6]", six.scalar_type(), " ", six.sizes());
+}
+
+}  // namespace race::covariance

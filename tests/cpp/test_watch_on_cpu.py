@@ -1,0 +1,85 @@
+"""What the emulation of CUDA finds: planted errors, and none in any of the kernels."""
+
+import contextlib
+
+import pytest
+import torch
+
+from race.deploy.chain import chain_fused
+from race.model.linear import linear_fused
+from tests.deploy import test_chain as chains
+from tests.model import conv_cases
+from tests.model import test_linear as linears
+from tests.model import test_product_kernel as products
+
+from . import test_cuda_on_cpu, test_product_on_cpu
+from .test_operators_on_cpu import draw, edges, emulated
+
+
+@contextlib.contextmanager
+def watched():
+    """Tensors must be made inside: others' memory is not known."""
+    torch.ops.race_on_cpu.watch(True)
+    try:
+        with emulated():
+            yield
+    finally:
+        torch.ops.race_on_cpu.watch(False)
+
+
+PLANTED = {
+    "missing barrier": "(race of two lanes|shared memory is read)",
+    "race": "race of two lanes",
+    "off by one": "access behind a tensor",
+    "uninitialised": "shared memory is read, not written",
+}
+
+
+@pytest.mark.parametrize("error", PLANTED)
+def test_planted_errors_are_found(error):
+    with watched(), pytest.raises(RuntimeError, match=PLANTED[error]):
+        torch.ops.race_on_cpu.planted(error)
+    torch.ops.race_on_cpu.planted(error)  # unwatched
+
+
+def test_no_error_is_no_error():
+    with watched():
+        assert torch.ops.race_on_cpu.planted("none").tolist() == [*range(1, 32), 0]
+
+
+@pytest.mark.parametrize("knots", [0, 5])
+@pytest.mark.parametrize("multiprocessors", ["1", "8"])
+def test_conv(knots, multiprocessors, monkeypatch):
+    monkeypatch.setenv("RACE_EMULATED_MULTIPROCESSORS", multiprocessors)
+    with watched():
+        operands = conv_cases.make("5x0e+33x1o", 1, 2, 2, knots=knots)
+        test_cuda_on_cpu.results(torch.ops.race_on_cpu, *operands)
+
+
+def test_product():
+    with watched():
+        test_product_on_cpu.results(torch.ops.race_on_cpu, *products.make("0e+1o", 3, 5, 2, 2))
+
+
+def test_linear_maps():
+    with watched():
+        operands, rest = linears.make([(1, 5, 3), (3, 33, 40)], 2, 3)
+        linears.derivatives(linear_fused, operands, rest)
+        x, *rest = chains.make(9, 2, 3, torch.float32)
+        chain_fused(x, *rest)
+
+
+def test_edges_and_covariances():
+    with watched():
+        *arguments, n_total = edges(n_edges=90)
+        vector, grad = arguments[1], arguments[0]
+        race = torch.ops.race
+        x, sh = race.edge_basis(vector, 3, 4.0)
+        race.edge_basis_vjp(vector, 3, 4.0, x.unsqueeze(1), sh.unsqueeze(1))
+        race.edge_basis_jvp(vector, 3, 4.0, grad)
+        sums = [torch.zeros(n_total, 2, 3).double(), torch.zeros(2, 9).double()]
+        race.edge_sums(*arguments, *sums, torch.zeros(n_total, 9).double())
+        race.periodic_fold(draw(13, 7), torch.tensor([3, 3, 0, 5, 3, 0, 3]))
+        six = race.force_covariance(draw(40, 2, 9), draw(5, 9), "equivariant", 0.2, 1e-6)
+        race.log_determinant(six)
+        race.member_covariance(draw(40, 3, 3))

@@ -1,0 +1,113 @@
+"""What a step costs a device beside arithmetic: how many operators it is told to run, and
+how often it is waited for.
+
+The runtime runs here on torch's meta device, whose tensors have shapes and no numbers:
+whatever would read a value back to the host fails. tests/cpp counts what the operators
+themselves launch.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import race._race
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from race.deploy.export import export_model
+
+from .conftest import domains_of, make_model, triclinic
+
+# Operators between two waits of a step: of 2 layers and 3 species, without uncertainties
+LIMIT = 40
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_view"}
+
+
+def model_of(**changes):
+    options = dict(
+        elements=["B", "N", "O"],
+        n_layers=2,
+        n_members=1,
+        head="point",
+        irreps_hidden="8x0e+8x1o+8x2e",
+        atomic_energies=[-3.0, 2.0, 1.0],
+        scale=[0.7, 1.3, 1.0],
+    )
+    return make_model(torch.float32, **{**options, **changes})
+
+
+def periodic(atoms) -> tuple:
+    """Arguments of predict() of a periodic structure whose images are ghosts."""
+    ((*graph, _, owner),), _ = domains_of(atoms, np.zeros(len(atoms), dtype=np.int64), 1)
+    return *graph, owner
+
+
+def tensors_in(values):
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts operators that launch something on the device: not views, not allocations, nothing
+    on tensors without elements, no uploads.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        given, made = list(tensors_in(args)), list(tensors_in([result]))
+        upload = any(t.device.type == "cpu" for t in given)
+        idle = (given or made) and not any(t.numel() for t in [*given, *made])
+        if not (function.is_view or name in FREE or upload or idle or all_empty(made)):
+            self.counts[name] += 1
+        return result
+
+
+def all_empty(tensors) -> bool:
+    return bool(tensors) and not any(t.numel() for t in tensors)
+
+
+def dispatched(model, **request) -> Counter:
+    arguments = periodic(triclinic())
+    with Dispatched() as mode:
+        prediction = model.predict(*arguments, on_device=True, **request)
+    assert all(t.device.type == "meta" for t in prediction.values())
+    return mode.counts
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("step") / "three.race.pt"
+    export_model(model_of(), path)
+    return path
+
+
+def test_operators_of_a_step(path):
+    counts = dispatched(race._race.load(str(path), "meta", selftest=False))
+    assert counts["conv"] == counts["conv_backward"] == 2 and counts["chain"] == 4
+    assert counts.total() <= LIMIT, counts
+
+
+@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential"])
+@pytest.mark.parametrize("correlation", [1, 3])
+def test_nothing_is_waited_for(head, correlation, tmp_path):
+    """Whatever the model, with members and uncertainties too."""
+    export_model(model_of(n_members=2, head=head, correlation=correlation), tmp_path / "m.race.pt")
+    model = race._race.load(str(tmp_path / "m.race.pt"), "meta", selftest=False)
+    counts = dispatched(model, members=True, uncertainty=True, atom_virial=True)
+    assert counts["force_covariance"] == counts["log_determinant"] == 1
+
+
+def test_a_read_is_seen(path):
+    """The portable artifact groups atoms by species on the host."""
+    export_model(model_of(), path.with_name("portable.race.pt"), portable=True)
+    model = race._race.load(str(path.with_name("portable.race.pt")), "meta", selftest=False)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        dispatched(model)
