@@ -14,12 +14,11 @@ from .test_cuda_on_cpu import library
 from .test_operators_on_cpu import emulated
 
 assert library  # loaded there, or this file is skipped with it
-LIMIT = 40  # launches of a step of 2 layers and 3 species, without uncertainties
-VIEWS = {
-    *("view", "slice", "narrow", "select", "unsqueeze", "squeeze", "expand", "transpose", "t"),
-    *("permute", "as_strided", "reshape", "flatten", "unflatten", "alias", "split"),
-    *("split_with_sizes", "_reshape_alias", "resolve_conj", "resolve_neg", "resize_"),
-}
+# Of a step of 2 layers and 3 species, without uncertainties: kernels that operators of RACE
+# launch, and what they ask of torch (sums of parts, where atoms are few). tests/deploy/test_step.py
+# counts what is asked of torch outside of them: 25, which makes 50 launches.
+KERNELS, INSIDE = 20, 5
+VIEWS = {"view", "slice", "narrow", "select", "unsqueeze", "squeeze", "expand", "as_strided"}
 
 
 def load(folder, **changes):
@@ -62,8 +61,8 @@ def of_torch(events) -> int:
         name = event.name.removeprefix("aten::")
         if event.cpu_children:
             count += of_torch(event.cpu_children)
-        elif name != event.name and name not in VIEWS | FREE:
-            count += event.input_shapes != [[0]]
+        else:
+            count += name not in VIEWS | FREE
     return count
 
 
@@ -75,8 +74,7 @@ def test_launches_of_a_step(tmp_path):
         before = torch.ops.race_on_cpu.launches()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             model.predict(*arguments)
-        own = torch.ops.race_on_cpu.launches() - before
-    roots = [event for event in profile.events() if event.cpu_parent is None]
-    stock = of_torch(roots)
-    print(f"{own} kernels of RACE, {stock} of torch")
-    assert own + stock <= LIMIT
+        kernels = torch.ops.race_on_cpu.launches() - before
+    ours = [event for event in profile.events() if event.name.startswith("race::")]
+    inside = sum(of_torch(event.cpu_children) for event in ours)
+    assert kernels <= KERNELS and inside <= INSIDE, (kernels, inside)
