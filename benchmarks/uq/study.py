@@ -24,7 +24,8 @@ from race.config import Config
 from race.data.graph import neighbors, species_index
 from race.deploy.export import export_model
 from race.errors import RaceError
-from race.evaluate.command import check_calibration, make_records
+from race.evaluate.command import check_calibration
+from race.evaluate.records import make_records
 from race.evaluate.report import covariance_scale, fit_recalibration
 from race.evaluate.source import open_source
 from race.files import write_json

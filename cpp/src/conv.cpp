@@ -42,13 +42,13 @@ void check_graph(const Problem& n, const int64_t* sender, const int64_t* row_ptr
 
 // Paths and coefficient tables in the kernels' form; paths with equal coefficients share one table.
 template <class T>
-struct Plan {
+struct KernelPaths {
   std::vector<conv::PlannedPath> paths;
   std::vector<conv::Table<T>> tables;
   std::vector<std::vector<conv::Entry<T>>> entries;  // what the tables point to
   std::vector<std::vector<int32_t>> begins;
 
-  Plan(const Problem& n, const Tensor& cg) {
+  KernelPaths(const Problem& n, const Tensor& cg) {
     const Tensor host = cg.contiguous();
     const double* coefficients = host.const_data_ptr<double>();
     std::vector<const double*> sources;
@@ -205,7 +205,7 @@ ConvOperands prepare(const ConvOperands& o, const Problem& n) {
 }
 
 template <class T>
-Job<T> make_job(const Problem& n, const Plan<T>& plan, const ConvOperands& in) {
+Job<T> make_job(const Problem& n, const KernelPaths<T>& plan, const ConvOperands& in) {
   Job<T> job{};
   job.paths = plan.paths.data();
   job.n_paths = plan.paths.size();
@@ -269,7 +269,7 @@ Tensor conv_cpu(const ConvOperands& operands, int64_t dim_out) {
   const ConvOperands in = prepare(operands, n);
   Tensor out = at::zeros({n.n_receivers, dim_out}, in.g.options()), none;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv", [&] {
-    const Plan<scalar_t> plan(n, in.cg);
+    const KernelPaths<scalar_t> plan(n, in.cg);
     Job<scalar_t> job = make_job(n, plan, in);
     job.out = out.data_ptr<scalar_t>();
     launch(n, job, false, none, none);
@@ -285,7 +285,7 @@ std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const ConvOperands& 
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_backward", [&] {
-    const Plan<scalar_t> plan(n, in.cg);
+    const KernelPaths<scalar_t> plan(n, in.cg);
     Job<scalar_t> job = make_job(n, plan, in);
     set_results(job, n, in.g.options(), mask.data(), d);
     job.w = w.const_data_ptr<scalar_t>();
@@ -307,7 +307,7 @@ std::array<Tensor, 5> conv_double_backward_cpu(const ConvBars& bars, const Tenso
   Tensor out;
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_double_backward", [&] {
-    const Plan<scalar_t> plan(n, in.cg);
+    const KernelPaths<scalar_t> plan(n, in.cg);
     Job<scalar_t> job = make_job(n, plan, in);
     const Tensor absent = at::zeros({std::max({n.dim_in, n.n_weights, n.n_sh})},
                                     in.g.options());  // read with stride 0

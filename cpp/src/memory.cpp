@@ -35,7 +35,7 @@ namespace {
 constexpr int64_t small = 128,
                   large = 256;  // atoms of the two evaluations that a line goes through: above them
                                 // kernels' buffers grow no more
-constexpr int64_t crumb = 2;    // atoms of a small part
+constexpr int64_t atoms_per_small_part = 2;  // atoms of a small part
 
 /// Ghosts of no owner: their rows are zero.
 class NoHalo final : public HaloExchange {
@@ -94,11 +94,13 @@ MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, doubl
     const double slope = (at_large - at_small) / static_cast<double>(large - small);
     return Line{std::max(0.0, at_large - slope * large), slope};
   };
-  whole_ = line(measured(small, 1), measured(large, 1));
-  halves_ = line(measured(small, 2), measured(large, 2));
-  crumbs_ = line(measured(small, small / crumb), measured(large, large / crumb));
-  crumbs_.intercept = std::max(crumbs_.intercept,
-                               halves_.intercept);  // those buffers, which small parts do not fill
+  one_part_ = line(measured(small, 1), measured(large, 1));
+  two_parts_ = line(measured(small, 2), measured(large, 2));
+  small_parts_ = line(measured(small, small / atoms_per_small_part),
+                      measured(large, large / atoms_per_small_part));
+  small_parts_.intercept =
+      std::max(small_parts_.intercept,
+               two_parts_.intercept);  // those buffers, which small parts do not fill
 }
 
 double MemoryEstimate::atoms(const Graph& graph) const {
@@ -111,8 +113,9 @@ double MemoryEstimate::atoms(const Graph& graph) const {
 // function, which lies below its chord.
 double MemoryEstimate::bytes(const Graph& graph, int64_t n_parts) const {
   const auto at = [n = atoms(graph)](const Line& line) { return line.intercept + line.slope * n; };
-  if (n_parts == 1) return at(whole_);
-  return at(crumbs_) + std::max(0.0, at(halves_) - at(crumbs_)) * 2 / static_cast<double>(n_parts);
+  if (n_parts == 1) return at(one_part_);
+  return at(small_parts_) +
+         std::max(0.0, at(two_parts_) - at(small_parts_)) * 2 / static_cast<double>(n_parts);
 }
 
 int64_t MemoryEstimate::parts(const Graph& graph, double cap) const {

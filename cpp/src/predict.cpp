@@ -49,10 +49,10 @@ double share_of_sender(const Metadata& metadata) { return metadata.n_layers == 1
 
 /// E(edge_vector) and its transpose, cut where domains exchange rows. Every adjoint is written
 /// bar_x = dE/dx.
-class Chain {
+class Evaluation {
  public:
-  Chain(const Model& model, const Graph& graph, HaloExchange& halo, int64_t n_groups,
-        int64_t n_parts)
+  Evaluation(const Model& model, const Graph& graph, HaloExchange& halo, int64_t n_groups,
+             int64_t n_parts)
       : model_(model),
         halo_(halo),
         graph_(graph),
@@ -288,8 +288,8 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
 
   const int64_t G = request.members ? T : 1;
   const bool moving = request.velocity.defined();
-  Chain chain(model, graph, halo, G,
-              moving ? parts_for_flux(model, graph, request) : request.n_parts);
+  Evaluation chain(model, graph, halo, G,
+                   moving ? parts_for_flux(model, graph, request) : request.n_parts);
   const at::Tensor out = chain.forward();
   if (moving) chain.follow(request.velocity);
   const at::Tensor species = chain.owned_species();

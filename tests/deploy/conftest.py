@@ -9,9 +9,9 @@ import torch
 from race.config import ModelConfig
 from race.data.graph import Batch, build_graph
 from race.deploy.export import export_model
-from race.model.layer import is_own
+from race.model.layer import is_last_layer
 from race.model.race import RACE
-from race.posterior.protocol import dealt, model_of
+from race.posterior.protocol import assigned_members, model_of
 
 ELEMENTS = ["B", "N"]
 R_MAX = 3.2
@@ -38,13 +38,13 @@ def make_model(dtype=torch.float64, seed=0, **changes) -> RACE:
 
 
 def readouts_on(run: RACE, n_members: int) -> RACE:
-    """Members dealt over those of a model, each with readouts of its own."""
-    members = dealt(n_members, run.n_members)
+    """Members assigned in turn to those of a model, each with readouts of its own."""
+    members = assigned_members(n_members, run.n_members)
     model = model_of(run, {name: p.detach()[members] for name, p in run.named_parameters()})
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if is_own(name):
+            if is_last_layer(name):
                 p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
     return model
 

@@ -1,5 +1,5 @@
 """Members that differ in their last readout maps alone run on a shared trunk: the function
-of the tiled form, at less work.
+of the replicated form, at less work.
 """
 
 import numpy as np

@@ -1,20 +1,20 @@
-"""What the posteriors share: how samples are dealt and drawn."""
+"""What the posteriors share: how samples are assigned to members and drawn."""
 
 import numpy as np
 import torch
 
-from race.posterior.protocol import dealt, normal_draws
+from race.posterior.protocol import assigned_members, normal_draws
 
 
 def test_dealt():
-    assert dealt(5, 2) == [0, 1, 0, 1, 0] and dealt(2, 1) == [0, 0]
+    assert assigned_members(5, 2) == [0, 1, 0, 1, 0] and assigned_members(2, 1) == [0, 0]
 
 
 def test_draws_are_centred_and_standard_normal():
     """Few samples of each member: mean zero in every draw; population variance, and the
     variance of every sample, 1 on average.
     """
-    members = dealt(7, 2)  # four of the first member, three of the second
+    members = assigned_members(7, 2)  # four of the first member, three of the second
     z = normal_draws(members, (20000,), torch.Generator().manual_seed(0)).numpy()
     for member in range(2):
         rows = z[[k for k, other in enumerate(members) if other == member]]

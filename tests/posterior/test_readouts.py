@@ -11,7 +11,7 @@ import torch
 from race.errors import RaceError
 from race.posterior import last_layer, llpr
 from race.posterior.command import fit
-from race.posterior.protocol import Run, member_of, normal_draws, tiled
+from race.posterior.protocol import Run, member_of, normal_draws, replicated
 from race.predict.predictor import predict_dataset
 from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
@@ -65,7 +65,7 @@ def test_energy_and_forces_are_linear_in_the_features(runs, n_members):
     )
     assert J.shape == (8, n_members, 3, 16) and out.forces.abs().max() > 1e-3
     # The features of the frame are what unit readouts predict, without hooks.
-    unit = tiled(member_of(model, n_members - 1), 16)
+    unit = replicated(member_of(model, n_members - 1), 16)
     last_layer.set_weights(unit, torch.eye(16))
     expected = unit(batch).energy.detach() - model.pool(
         model.atomic_energies[batch.species][:, None], batch

@@ -16,7 +16,7 @@ from race.evaluate.ranking import spearman
 from race.model.race import RACE
 from race.posterior import distill, shallow
 from race.posterior.command import fit
-from race.posterior.protocol import Run, member_of, tiled
+from race.posterior.protocol import Run, member_of, replicated
 from race.predict.predictor import predict_batch, predict_dataset
 from race.train.checkpoint import read_tensors
 from race.train.loss import Loss
@@ -55,10 +55,10 @@ def batch(one):
 
 
 def spread_out(model: RACE, n_members: int) -> RACE:
-    out = tiled(model, n_members)
+    out = replicated(model, n_members)
     with torch.no_grad():
         for name, p in out.named_parameters():
-            if shallow.is_own(name):
+            if shallow.is_last_layer(name):
                 p += 0.3 * torch.randn(
                     p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype
                 )
@@ -66,7 +66,7 @@ def spread_out(model: RACE, n_members: int) -> RACE:
 
 
 def test_shared_trunk_has_the_summed_gradient(one, batch):
-    """The gradient of the one trunk is the sum over the copies in a tiled model, that of the
+    """The gradient of the one trunk is the sum over the copies in a replicated model, that of the
     members' own maps theirs.
     """
     plain = spread_out(one.model, 3)
@@ -82,7 +82,7 @@ def test_shared_trunk_has_the_summed_gradient(one, batch):
     n_shared = 0
     for name, p in shared.named_parameters():
         grad = expected[name.replace("parametrizations.", "").removesuffix(".original")].grad
-        if not shallow.is_own(name):
+        if not shallow.is_last_layer(name):
             grad, n_shared = grad.sum(0, keepdim=True), n_shared + 1
         assert p.shape == grad.shape
         torch.testing.assert_close(p.grad, grad, rtol=1e-8, atol=1e-10)
@@ -158,7 +158,7 @@ def test_shallow_fit_and_resume(runs, tmp_path, monkeypatch):
     old, new = Run.load(runs("point")), Run.load(tmp_path / "whole")
     for (name, p), before in zip(new.model.named_parameters(), old.model.parameters(), strict=True):
         assert p.shape[0] == 4
-        if shallow.is_own(name):
+        if shallow.is_last_layer(name):
             assert p.numel() == 0 or not torch.equal(p[0], p[1])
         else:
             assert torch.equal(p, p[:1].expand_as(p)) and (

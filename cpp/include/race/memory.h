@@ -48,8 +48,8 @@ class MemoryEstimate {
   double atoms(const Graph& graph) const;
 
   double ghosts_per_atom_, edges_per_atom_;
-  Line whole_{}, halves_{}, crumbs_{};  ///< against the number of owned atoms: in one part, in two,
-                                        ///< and in parts of few atoms
+  Line one_part_{}, two_parts_{}, small_parts_{};  ///< against the number of owned atoms: in one
+                                                   ///< part, in two, and in parts of few atoms
 };
 
 }  // namespace race

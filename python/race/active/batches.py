@@ -30,7 +30,7 @@ class Picker(Protocol):
 
 
 class Farthest:
-    """The frame farthest from all that are chosen or known (Gonzalez 1985); by lot where
+    """The frame farthest from all that are chosen or known (Gonzalez 1985); at random where
     nothing is. The pool comes first in the space, then what is known.
     """
 

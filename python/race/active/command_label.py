@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> None:
         if args.output.exists() and path.exists() and path.samefile(args.output):
             raise RaceError("the output is one of the inputs", where=f"-o {args.output}")
     check_output(args.output)
-    from race.active.command_select import write_frames
     from race.active.labelling import label_frames
     from race.active.oracle import make_oracle
     from race.data import read_frames
+    from race.data.io import write_frames
     from race.files import Lock
 
     frames = [atoms for path in args.frames for atoms in read_frames(path, require=())]

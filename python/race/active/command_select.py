@@ -1,13 +1,10 @@
 """`race select --strategy S --budget N [RUN or NAME.race.pt] POOL... -o selected.extxyz`."""
 
 import argparse
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import ase
-import ase.io
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +13,9 @@ from race.active.config import STRATEGIES
 from race.active.pool import Candidate, read_pool
 from race.active.scores import open_scorer
 from race.active.strategies import Choice, Selector, describe
-from race.data.io import Tolerance
+from race.data.io import Tolerance, write_frames
 from race.errors import RaceError
-from race.files import check_output, write_atomic
+from race.files import check_output
 from race.progress import bar
 
 SHOWN = 12  # rows of the table
@@ -141,13 +138,6 @@ def write_selected(
         atoms.info |= describe(choice, pool[choice.index], strategy)
         frames.append(atoms)
     write_frames(path, frames)
-
-
-def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:
-    """Extended xyz, replaced in one step."""
-    text = io.StringIO()
-    ase.io.write(text, list(frames), format="extxyz")
-    write_atomic(path, text.getvalue().encode())
 
 
 def show(pool: Sequence[Candidate], choices: Sequence[Choice], args: argparse.Namespace) -> None:

@@ -24,7 +24,6 @@ import numpy as np
 
 from race.active import results
 from race.active.calculators import Label, Oracle
-from race.active.command_select import write_frames
 from race.active.config import EXECUTION, ActiveConfig, Replay
 from race.active.explore import export_run, walk
 from race.active.labelling import failed_list, label_frames
@@ -40,9 +39,10 @@ from race.active.scores import open_scorer
 from race.active.strategies import Selector, describe
 from race.config import Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
+from race.data.io import write_frames
 from race.data.weights import WEIGHT
 from race.errors import RaceError
-from race.evaluate.command import make_records
+from race.evaluate.records import make_records
 from race.evaluate.source import run_source
 from race.files import make_folder, write_json
 from race.options import read_options

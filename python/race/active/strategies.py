@@ -1,4 +1,4 @@
-"""Which frames of a pool to label: by lot, by distance, by a score. Ties go to the earlier
+"""Which frames of a pool to label: at random, by distance, by a score. Ties go to the earlier
 frame; a seed gives one answer.
 """
 

@@ -19,10 +19,10 @@ def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> li
     """As many batches, of as many frames each (give or take one), but with about the same
     total cost.
 
-    The frames are dealt in rounds from the largest down, one to every batch, and in each
+    The frames are assigned in rounds from the largest down, one to every batch, and in each
     round the largest goes to the batch that has least. A batch's number of frames stays
     what it was because the loss is a mean over the frames of a batch: frames of small
-    batches would weigh more. Frames of like size are dealt as `order` has them, and so
+    batches would weigh more. Frames of like size are assigned as `order` has them, and so
     are the batches themselves: a random order gives random batches.
 
     Args:
@@ -32,11 +32,11 @@ def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> li
     """
     n_batches = -(-len(order) // batch_size)
     sizes = np.floor(np.log(np.maximum(cost[order], 1)) / np.log(ALIKE))
-    dealt = order[np.argsort(-sizes, kind="stable")]
-    place = np.empty(len(order), dtype=np.int64)  # batch of dealt[k]
+    descending = order[np.argsort(-sizes, kind="stable")]
+    place = np.empty(len(order), dtype=np.int64)  # batch of descending[k]
     load = np.zeros(n_batches)
     for first in range(0, len(order), n_batches):
-        hand = cost[dealt[first : first + n_batches]]
+        hand = cost[descending[first : first + n_batches]]
         place[first + np.argsort(-hand, kind="stable")] = np.argsort(load, kind="stable")[
             : len(hand)
         ]
@@ -44,7 +44,7 @@ def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> li
     position = np.empty(int(order.max(initial=-1)) + 1, dtype=np.int64)
     position[order] = np.arange(len(order))
     batches = np.split(
-        dealt[np.argsort(place, kind="stable")],
+        descending[np.argsort(place, kind="stable")],
         np.bincount(place, minlength=n_batches).cumsum()[:-1],
     )
     return sorted(batches, key=lambda batch: position[batch[0]])

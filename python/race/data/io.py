@@ -2,6 +2,7 @@
 doubtful gets through.
 """
 
+import io
 import itertools
 import os
 import re
@@ -24,6 +25,7 @@ from race.data.qm9 import qm9_frames
 from race.data.textfile import open_text, stem_suffix
 from race.data.weights import Weighting
 from race.errors import RaceError
+from race.files import write_atomic
 
 # One unit of energy in eV; lengths are always Angstrom, so forces and stresses carry the
 # same factor.
@@ -323,3 +325,10 @@ def _shown(items: Iterable[Any], path: Path) -> Iterable[Any]:
     return track(
         items, description=f"reading {path.name}", console=console, transient=True, disable=hidden
     )
+
+
+def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:
+    """Extended xyz, replaced in one step."""
+    text = io.StringIO()
+    ase.io.write(text, list(frames), format="extxyz")
+    write_atomic(path, text.getvalue().encode())

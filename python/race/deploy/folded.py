@@ -21,7 +21,7 @@ from race.deploy.grade import Grade
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
 from race.model.heads import ForceCovariance
-from race.model.layer import Layer, is_own
+from race.model.layer import Layer, is_last_layer
 from race.model.outputs import Outputs
 from race.model.race import RACE
 from race.model.radial import Radial
@@ -31,7 +31,7 @@ def count_trunks(model: RACE) -> int:
     """T: member m has the trunk of member m % T, bit for bit. The weights say so, not the
     posterior's name.
     """
-    shared = [p.detach() for name, p in model.named_parameters() if not is_own(name)]
+    shared = [p.detach() for name, p in model.named_parameters() if not is_last_layer(name)]
     M = model.n_members
     return next(
         T

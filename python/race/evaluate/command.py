@@ -15,18 +15,16 @@ from rich.table import Table
 
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
-from race.evaluate.calibration import METHODS, Recalibration
-from race.evaluate.ood import ood_record
+from race.evaluate.calibration import METHODS
+from race.evaluate.records import make_records
 from race.evaluate.report import (
     N_BOOTSTRAP,
     covariance_scale,
     fit_intervals,
     fit_recalibration,
-    split_record,
 )
 from race.evaluate.score import sentence, unified_score
 from race.evaluate.source import Source, open_source
-from race.evaluate.split import Split
 from race.files import as_json, make_folder, write_json
 from race.train.files import sha256
 
@@ -147,28 +145,6 @@ def run(args: argparse.Namespace) -> None:
     show(records, written)
     if score is not None:
         print(sentence(score))
-
-
-def make_records(
-    source: Source,
-    splits: list[Split],
-    fitted: dict[str, Recalibration],
-    scale: float | None,
-    n_resamples: int,
-) -> list[dict[str, Any]]:
-    """One record per split, OOD splits being compared to all others."""
-    known = [split for split in splits if not split.ood]
-    records = []
-    for split in splits:
-        record = {"posterior": source.posterior, "ood": split.ood, **source.extra} | split_record(
-            split, fitted, scale, n_resamples
-        )
-        if split.ood and known:
-            detection = ood_record(known, split, n_resamples)
-            record["interval90"] |= detection.pop("interval90", {})
-            record |= detection
-        records.append(record)
-    return records
 
 
 def named_paths(arguments: Iterable[str]) -> dict[str, list[Path]]:

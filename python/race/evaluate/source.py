@@ -1,4 +1,4 @@
-"""What is judged: a run's folder or an artifact, with what the records say of it."""
+"""The model that is evaluated: a run, or an artifact, with what the records say of it."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -286,10 +286,6 @@ if HAS_FUSED and hasattr(torch.ops.race, "conv"):
         """As `conv_jvp_aten`, by race::conv_double_backward: the transpose of the transpose is
         the tangent.
         """
-        if not g.is_cpu:  # the only device with that operator
-            return conv_jvp_aten(
-                dg, dradial, dsh, g, radial, table, sh, sender, row_ptr, paths, cg, dim_out
-            )
         grad = g.new_zeros((row_ptr.shape[0] - 1, dim_out))
         wanted = [True, False, False, False, False]
         return torch.ops.race.conv_double_backward(

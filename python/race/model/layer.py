@@ -24,7 +24,7 @@ POWER_SCALE = 0.15
 POWER_INIT = 0.5
 
 
-def is_own(name: str) -> bool:
+def is_last_layer(name: str) -> bool:
     """Whether a parameter belongs to the last linear maps of a readout, after which nothing
     mixes channels.
 

@@ -165,7 +165,9 @@ def _fit(
         fitted.about["noise_factors"] = fit_noise(
             fitted.model, (batch.to(device) for batch in batches)
         )
-    validation = judge(runs[0], fitted.model, fitted.validation) if fitted.validation else {}
+    validation = (
+        compare_validation(runs[0], fitted.model, fitted.validation) if fitted.validation else {}
+    )
     model = fitted.model.cpu()
     summary = {
         "training": runs[0].summary.get("training", {}),
@@ -201,7 +203,7 @@ def _fit(
     )
 
 
-def judge(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
+def compare_validation(run: Run, fitted: RACE, validation: Dataset) -> dict[str, float]:
     """Validation metrics of the samples, printed beside those of the run: a posterior that
     is too wide shows in its mean.
     """

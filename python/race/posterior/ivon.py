@@ -43,7 +43,7 @@ from race.posterior.protocol import (
     Fitted,
     Run,
     SampleOptions,
-    dealt,
+    assigned_members,
     model_of,
     normal_draws,
 )
@@ -256,7 +256,7 @@ def fit(runs: Sequence[Run], options: IvonOptions, folder: Path) -> Fitted:
     trainer = continue_training(run, folder, partial(IvonTrainer, options), changes)
     generator, members = (
         torch.Generator().manual_seed(options.seed),
-        dealt(options.members, run.model.n_members),
+        assigned_members(options.members, run.model.n_members),
     )
     samples = {}
     for (name, mean), std in zip(trainer.parameters.items(), trainer.ivon.std(), strict=True):

@@ -41,7 +41,7 @@ from race.posterior.protocol import (
     Fitted,
     Run,
     SampleOptions,
-    dealt,
+    assigned_members,
     model_of,
     normal_draws,
     require_head,
@@ -175,7 +175,7 @@ def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOpt
         std = torch.zeros_like(flat)
         std[sampled] = (temperature / evidence.precision(logs)).sqrt()
         members, generator = (
-            dealt(options.members, model.n_members),
+            assigned_members(options.members, model.n_members),
             torch.Generator().manual_seed(options.seed),
         )
         samples = {}
@@ -217,7 +217,7 @@ def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceO
         # H = L L^T, so that L^-T z has the covariance H^-1
         factor = torch.linalg.cholesky(evidence.precision(logs))
         members, generator = (
-            dealt(options.members, n_members),
+            assigned_members(options.members, n_members),
             torch.Generator().manual_seed(options.seed),
         )
         z = normal_draws(members, (n_weights, 1), generator)
@@ -259,13 +259,13 @@ def predictive_score(
         observed = [("energy", out.energy, noise.energy**2)]
         if with_forces:
             observed.append(("forces", out.forces, (noise.forces**2).sum(-1)))
-        for (label, members, noise_var), factor, is_own in zip(
+        for (label, members, noise_var), factor, own_noise in zip(
             observed, noise_factors, carried(config), strict=False
         ):
             if not (known := batch.labelled(label)).any():
                 continue
             members, noise_var = members[known].double(), noise_var[known].double()
-            var = members.var(1, correction=0) + noise_var.mean(1) * (1.0 if is_own else factor)
+            var = members.var(1, correction=0) + noise_var.mean(1) * (1.0 if own_noise else factor)
             square = (members.mean(1) - getattr(batch, label)[known]) ** 2
             rows = (square / var + var.log()).reshape(len(members), -1).sum(1)
             total -= 0.5 * float(batch.weights(label) @ rows)

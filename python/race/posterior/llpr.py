@@ -47,8 +47,8 @@ from race.posterior.protocol import (
     Run,
     SampleOptions,
     normal_draws,
+    replicated,
     require_one_member,
-    tiled,
 )
 from race.predict.moments import mahalanobis
 from race.progress import progress
@@ -292,7 +292,7 @@ def calibrate(
 
 def sampled(model: RACE, root: np.ndarray, eps: Tensor) -> RACE:
     """The member of `model` with its energy weights moved by root eps_m, m = 1 .. M; eps [M, D]."""
-    out = tiled(model, len(eps))
+    out = replicated(model, len(eps))
     last_layer.set_weights(
         out,
         (last_layer.weights(out).detach().double().cpu() + eps @ torch.from_numpy(root.T)).to(

@@ -40,7 +40,7 @@ class SampleOptions(FitOptions):
     members: int = Field(
         default=8,
         ge=1,
-        description="weight samples: members of the new run, dealt over those of the run",
+        description="weight samples: members of the new run, in turn around each member of the run",
     )
     seed: int = Field(
         default=0,
@@ -129,7 +129,7 @@ def member_of(model: RACE, member: int) -> RACE:
     )
 
 
-def tiled(model: RACE, n_members: int) -> RACE:
+def replicated(model: RACE, n_members: int) -> RACE:
     """`n_members` copies of a model of one member."""
     return model_of(
         model,
@@ -137,7 +137,7 @@ def tiled(model: RACE, n_members: int) -> RACE:
     )
 
 
-def dealt(n_samples: int, n_members: int) -> list[int]:
+def assigned_members(n_samples: int, n_members: int) -> list[int]:
     """The member of the run that each sample is drawn around: 0, .., M-1, 0, ..: a mixture
     of equal weights where M divides it.
     """
@@ -147,7 +147,7 @@ def dealt(n_samples: int, n_members: int) -> list[int]:
 def normal_draws(
     members: Sequence[int], shape: Sequence[int], generator: torch.Generator
 ) -> torch.Tensor:
-    """Standard normal numbers for the samples of `dealt`: [len(members), *shape],
+    """Standard normal numbers for the samples of `assigned_members`: [len(members), *shape],
     float64, on the CPU.
 
     The n samples drawn around one member are centred, and widened by sqrt(n / (n - 1)):

@@ -29,7 +29,7 @@ from torch.nn.utils import parametrize
 from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.model.heads import GAUSSIAN, HEADS
-from race.model.layer import is_own
+from race.model.layer import is_last_layer
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior import last_layer
@@ -40,9 +40,9 @@ from race.posterior.protocol import (
     SampleOptions,
     model_of,
     normal_draws,
+    replicated,
     require_head,
     require_one_member,
-    tiled,
 )
 from race.predict.moments import mahalanobis, total_variance
 from race.train.loss import Loss
@@ -82,7 +82,7 @@ def share_trunk(model: RACE) -> RACE:
     expanded. In place.
     """
     for name, _ in list(model.named_parameters()):
-        if not is_own(name):
+        if not is_last_layer(name):
             path, _, attribute = name.rpartition(".")
             parametrize.register_parametrization(
                 model.get_submodule(path), attribute, Expanded(model.n_members), unsafe=True
@@ -216,7 +216,7 @@ def perturbed(model: RACE, batch: Batch, n_members: int, seed: int) -> RACE:
     )
 
     def moved(factor: float) -> RACE:
-        out = tiled(model, n_members).to(model.embedding.device)
+        out = replicated(model, n_members).to(model.embedding.device)
         last_layer.set_weights(out, (w + factor * noise).to(model.embedding.dtype))
         return out
 

@@ -31,7 +31,14 @@ from race.config import RunConfig, TrainConfig
 from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
-from race.posterior.protocol import Fitted, Run, SampleOptions, dealt, model_of, normal_draws
+from race.posterior.protocol import (
+    Fitted,
+    Run,
+    SampleOptions,
+    assigned_members,
+    model_of,
+    normal_draws,
+)
 from race.train.optim import Schedule
 from race.train.trainer import Trainer
 
@@ -230,7 +237,7 @@ def fit(runs: Sequence[Run], options: SwagOptions, folder: Path) -> Fitted:
         "seed": options.seed,
     }
     trainer = continue_training(run, folder, partial(SwagTrainer, options), changes)
-    members = dealt(options.members, run.model.n_members)
+    members = assigned_members(options.members, run.model.n_members)
     samples = trainer.moments.sample(
         members, torch.Generator().manual_seed(options.seed), options.scale
     )

@@ -47,7 +47,7 @@ PRIOR_ERRORS = 5
 LARGEST = 4.0  # of |ln factor|
 
 
-class Rows(NamedTuple):
+class Errors(NamedTuple):
     """Errors of the mean prediction [n, d], [n, d, d] the noise and the spread of members, and
     [n] weights; noise None: the head has none.
     """
@@ -86,7 +86,7 @@ def fit_noise(
     """
     if model.own_epistemic or not (model.has_energy_var or model.n_members > 1):
         return {}
-    parts: dict[str, list[Rows]] = {"energy": [], "forces": []}
+    parts: dict[str, list[Errors]] = {"energy": [], "forces": []}
     for batch in batches:
         if batch is not None:
             for name, rows in _rows(model, batch).items():
@@ -102,7 +102,7 @@ def fit_noise(
                     f"frames, and a factor is fitted to {MIN_ENERGIES} or more"
                 )
         elif n_rows:
-            columns = Rows(*(_joined(column) for column in zip(*shares, strict=True)))
+            columns = Errors(*(_joined(column) for column in zip(*shares, strict=True)))
             factors = width_factors(*columns)
             if columns.aleatoric is not None:
                 found[name] = factors.noise
@@ -117,7 +117,7 @@ def _joined(parts: tuple[Any, ...]) -> Any:
     return None if parts[0] is None else np.concatenate(parts)
 
 
-def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
+def _rows(model: RACE, batch: Batch) -> dict[str, Errors]:
     several, constants = model.n_members > 1, model.constants
     labels = batch.forces if model.has_forces_cov or several else None
     out = model(batch, forces=labels is not None).detach()
@@ -140,7 +140,7 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Rows]:
 
 def _split(
     members: Tensor, noise: Tensor | None, label: Tensor, spread: float, weights: Tensor
-) -> Rows:
+) -> Errors:
     """members [n, M, d], noise [n, M, d, d], label [n, d], weights [n_labelled]; rows without a
     label are left out.
     """
@@ -148,7 +148,7 @@ def _split(
     moments = total_variance(members[known].double(), spread=spread)
     aleatoric = None if noise is None else noise[known].double().mean(1).cpu().numpy()
     error = label[known].double() - moments.mean
-    return Rows(
+    return Errors(
         error.cpu().numpy(), aleatoric, moments.epistemic.cpu().numpy(), weights.cpu().numpy()
     )
 

@@ -17,7 +17,7 @@ from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.fused import keep_memory
-from race.model.layer import is_own
+from race.model.layer import is_last_layer
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from race.train.estimate import Estimate
@@ -80,7 +80,7 @@ class Trainer:
         self.parameters = dict(model.named_parameters())
         frozen = config.train.freeze == "trunk"
         self.trained = {
-            name: p for name, p in self.parameters.items() if not frozen or is_own(name)
+            name: p for name, p in self.parameters.items() if not frozen or is_last_layer(name)
         }
         self.loss = self.make_loss()
         self.mean_weight = {term: train.mean_weight(term) for term in self.loss.weights}
