@@ -131,8 +131,8 @@ class BaselineOptions(CalculatorOptions):
 
 
 class ModelConstants(Options):
-    """What a model has from its data: derived from the training set when training starts, or
-    fitted to the validation set afterwards. All members share it.
+    """Constants that a model has from its data: derived from the training set when training
+    starts, or fitted to the validation set afterwards. All members share it.
     """
 
     elements: list[str] = Field(min_length=1, description="chemical symbols in species order")
@@ -222,7 +222,7 @@ OPEN = ("elements", "avg_num_neighbors", "sigma0", "sigma0_energy", "atomic_ener
 
 
 def _symbol(key: Any) -> str:
-    """Of an element, by symbol or atomic number."""
+    """The symbol of an element that is given by symbol or atomic number."""
     from ase.data import atomic_numbers, chemical_symbols  # slow: not for `race --help`
 
     text = str(key)
@@ -315,7 +315,7 @@ class DataConfig(Options):
         return {name: getattr(self, name) for name in names}
 
 
-# Of training where a config says neither for how long nor how often: an hour on one core,
+# Length of a training whose config says neither for how long nor how often: an hour on one core,
 # with what comes before and after.
 DEFAULT_MINUTES = 50.0
 
@@ -417,7 +417,7 @@ class TrainConfig(Options):
 
 
 class Config(Options):
-    """What `race train` reads: one YAML file."""
+    """The YAML file that `race train` reads."""
 
     data: DataConfig = Field(description="structures: at least `train`, a list of files")
     model: ModelConfig = ModelConfig()

@@ -197,7 +197,7 @@ class Lock:
 
 
 def this_process() -> dict[str, Any]:
-    """What a lock says of its owner."""
+    """The owner that a lock names."""
     pid = os.getpid()
     return {
         "pid": pid,

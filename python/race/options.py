@@ -231,7 +231,7 @@ def _unknown(key: tuple[str | int, ...], kind: type[Options], place: str) -> Rac
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """What an option takes, from pydantic's error."""
+    """The values that an option takes, from pydantic's error."""
     context = detail.get("ctx", {})
     bounds = {
         "greater_than": "more than {gt}",
@@ -355,7 +355,7 @@ def type_of(field: FieldInfo) -> str:
 
 
 def unit_of(field: FieldInfo) -> str:
-    """Of an option that has one."""
+    """The unit of an option; empty for one without."""
     extra = field.json_schema_extra
     return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
 

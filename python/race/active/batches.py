@@ -53,7 +53,7 @@ class Farthest:
 
 
 class JointInformation:
-    """What the labels of a frame tell of the members beside those that are chosen: the gain of
+    """Information that a frame's labels add to those that are chosen: the gain of
     1/2 ln det(I + sum G), G [n, M, M] of `race.predict.moments.joint_information`. Greedy
     choice comes within 1 - 1/e of the best batch (Kirsch et al. 2019, arXiv:1906.08158).
     """

@@ -69,7 +69,7 @@ def label_frames(
 def _labels(
     frames: dict[int, ase.Atoms], oracle: Oracle, config: OracleConfig, path: Path
 ) -> Iterator[tuple[int, Label | LabelFailure]]:
-    """Of every frame by its number, as they come."""
+    """The label or the failure of every frame by its number, as they come."""
     apart = config.apart and isinstance(oracle, CachedOracle)
     if not apart:
         for k, atoms in frames.items():

@@ -155,7 +155,7 @@ class Loop:
             # Options that have come since: at their defaults
             kept = read_options(path, ActiveConfig).model_dump(mode="json")
             known = read_digests(self.out)
-            # Of a comparison that began before digests were kept: by path
+            # A comparison that began before digests were kept names files by path
             mine = digests if known else {}
             for key in given.keys() - EXTENDABLE:
                 old, new = with_digests(kept.get(key), known), with_digests(given[key], mine)

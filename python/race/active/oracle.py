@@ -1,5 +1,5 @@
-"""What labels structures: programs (race.active.calculators), or files that have the labels. Each
-structure once.
+"""Oracles that label structures: programs (race.active.calculators), or files that have the
+labels. Each structure once.
 """
 
 import hashlib

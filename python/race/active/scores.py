@@ -1,4 +1,4 @@
-"""What a label of a frame would teach the model, from its members' predictions.
+"""Scores of how much a frame's label would teach the model, from its members' predictions.
 
 Bayesian active learning by disagreement: BALD_E of the energy, BALD_F of the force on each
 atom (race.predict.moments), the latter averaged over the atoms of a frame. The grade, of any

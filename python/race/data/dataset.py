@@ -87,7 +87,7 @@ class Dataset:
         return float(label_weights(self.frames, label).sum())
 
     def mean_weight(self, label: str) -> float:
-        """Of all such labels; 1 without any."""
+        """The mean weight of all such labels; 1 without any."""
         weights = label_weights(self.frames, label)
         return float(weights.mean()) if weights.size else 1.0
 

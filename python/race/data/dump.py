@@ -15,7 +15,7 @@ from ase.data import atomic_numbers
 from race.data.textfile import open_text
 from race.errors import RaceError
 
-# Of the positions: plain, unwrapped, scaled, scaled and unwrapped. The first that a dump
+# Columns of positions: plain, unwrapped, scaled, scaled and unwrapped. The first that a dump
 # has is read.
 POSITIONS = (("x", "y", "z"), ("xu", "yu", "zu"), ("xs", "ys", "zs"), ("xsu", "ysu", "zsu"))
 ITEM = re.compile(r"ITEM: (TIMESTEP|TIME|UNITS|NUMBER OF ATOMS|BOX BOUNDS|ATOMS)\b(.*)")

@@ -251,7 +251,7 @@ def _meant(key: str, value: str, spelled: dict[str, str]) -> str | None:
             taken = ["Lattice" in spelled] * 3
         return None if meant == taken else "pbc"
     absent = {word.lower(): word for word in HEADER.values() if word not in spelled}
-    # Of a word as short as pbc only its own letters are near: PCB, bpc.
+    # To a word as short as pbc only its own letters are near: PCB, bpc.
     if "pbc" in absent and sorted(name) == sorted("pbc"):
         return "pbc"
     near = difflib.get_close_matches(name, absent.keys() - {"pbc"}, n=1, cutoff=0.8)

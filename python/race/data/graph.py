@@ -205,8 +205,9 @@ def build_graph(
 
 
 def cell_volume(atoms: ase.Atoms) -> float:
-    """What a stress is the virial over, Angstrom^3: as in ASE that of the three cell vectors, the
-    vacuum of a slab or a wire included; NaN where nothing repeats, or vectors are missing.
+    """The volume that divides the virial into a stress, Angstrom^3: as in ASE that of the
+    three cell vectors, the vacuum of a slab or a wire included; NaN where nothing repeats,
+    or vectors are missing.
     """
     return float(atoms.get_volume()) if atoms.pbc.any() and atoms.cell.rank == 3 else float("nan")
 

@@ -30,7 +30,7 @@ MIN_SINE = 1e-4
 
 @dataclass(frozen=True)
 class Search:
-    """What to search instead of a structure, with the same pairs and shifts.
+    """The structure to search instead of another, with the same pairs and shifts.
 
     positions [n_atoms, 3], box [3, 3], periodic (all directions or none); radius: r_max or
     larger, in which case pairs beyond r_max are to be dropped.
@@ -205,7 +205,7 @@ def _completed(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def _memory() -> float:
-    """What a neighbour list may take, bytes: a quarter of this machine's."""
+    """Bytes that a neighbour list may take: a quarter of this machine's."""
     try:
         return 0.25 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

@@ -198,7 +198,7 @@ def _items(
 
 
 def _looks_like_xyz(path: Path) -> bool:
-    """Of a file whose suffix ASE does not know: a number alone on the first line."""
+    """Whether a file whose suffix ASE does not know has a number alone on its first line."""
     if stem_suffix(path).lstrip(".") in ("traj", "db", "json", "cif", "vasp", "hdf5", "h5"):
         return False
     try:

@@ -16,7 +16,7 @@ from race.errors import RaceError
 # Two nuclei closer than this (Angstrom) are one atom written twice, or a wrong cell; the
 # shortest bond, H2's, is 0.74.
 MIN_DISTANCE = 0.1
-# Of a frame's atoms: those that the calculation held in place.
+# Atoms of a frame: those that the calculation held in place.
 FIXED = "fixed"
 
 # Names under which people keep a label, in lower case; and what is no label though its name

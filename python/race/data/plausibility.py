@@ -60,7 +60,7 @@ SHARED = 0.1  # of the validation frames
 
 @dataclass
 class Report:
-    """What a data set says of itself: `rows` of a table (name, value), and findings
+    """Findings on a data set: `rows` of a table (name, value), and findings
     (check, text), all of them warnings or accepted.
     """
 

@@ -1,4 +1,4 @@
-"""What a training set says about itself: E0, neighbour counts, scales, and the ranges that a
+"""Statistics of a training set: E0, neighbour counts, scales, and the ranges that a
 guard checks at run time.
 """
 

@@ -29,7 +29,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         with open(path, "rb") as raw:
             start = raw.read(6)
         opener = next((opener for magic, opener in MAGIC.items() if start.startswith(magic)), open)
-        # What is no UTF-8 can only be in a comment or is refused where it is parsed.
+        # Bytes that are no UTF-8 can only be in a comment, or are refused where they are parsed.
         with opener(path, "rt", encoding="utf-8-sig", errors="replace") as stream:
             yield stream
     except (EOFError, OSError, lzma.LZMAError) as error:

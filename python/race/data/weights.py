@@ -57,7 +57,7 @@ def _weights(value: object, shape: tuple[int, ...], key: str, where: str) -> np.
 
 
 def frame_weight(atoms: ase.Atoms) -> float:
-    """Of the energy and the stress of a frame from `read_frames`."""
+    """Weights of the energy and the stress of a frame from `read_frames`."""
     return float(atoms.info.get(WEIGHT, 1.0))
 
 

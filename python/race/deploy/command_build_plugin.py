@@ -18,7 +18,7 @@ import race
 from race.deploy.launch import PLUGIN
 from race.errors import RaceError
 
-# Of an error, lines of a compiler's output that are shown
+# Lines of a compiler's output that an error shows
 SHOWN = 20
 
 
@@ -121,7 +121,7 @@ def find_mpi(folder: Path) -> Path:
 
 
 def cmake(*arguments: str) -> str:
-    """What CMake prints.
+    """Runs CMake and returns its output.
 
     Raises:
         RaceError: CMake is not installed or fails; with the end of its output.
@@ -134,7 +134,7 @@ def cmake(*arguments: str) -> str:
         [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode != 0:
-        # What a CMakeLists.txt of ours says, else what the compiler said last
+        # The message of our own CMakeLists.txt, else the end of the compiler's output
         if message := re.search(r"CMake Error at \S+ \(message\):\n(.+?)\n\n", done.stdout, re.S):
             raise RaceError(" ".join(message[1].split()), where="CMake")
         end = "\n".join(done.stdout.splitlines()[-SHOWN:])

@@ -111,7 +111,7 @@ def training_set(run: Run) -> Iterable[Batch]:
 
 
 def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """What librace and LAMMPS apply, out of an evaluation's calibration.json.
+    """The part of an evaluation's calibration.json that librace and LAMMPS apply.
 
     Returns:
         Factors on predicted standard deviations, those there are of force_std_scale (of

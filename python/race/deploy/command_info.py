@@ -108,7 +108,7 @@ def _radial(metadata: dict[str, Any]) -> str:
 
 
 def _intervals(intervals: dict[str, Any]) -> str:
-    """What the calibrated intervals of 90 % (or of the last level) are."""
+    """The calibrated intervals of 90 %, or of the last level."""
     parts = []
     for quantity in ("energy", "forces", "stress"):
         if quantity in intervals:

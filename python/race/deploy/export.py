@@ -183,7 +183,7 @@ def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:
 
 
 def spread_factors(model: RACE) -> dict[str, float]:
-    """What librace multiplies the members' standard deviations by, where it is not 1."""
+    """Factors by which librace multiplies the members' standard deviations, if they are not 1."""
     names = ("energy_spread_factor", "forces_spread_factor")
     factors = {name: getattr(model.constants, name) for name in names}
     return {name: factor for name, factor in factors.items() if factor != 1}

@@ -156,7 +156,7 @@ class FoldedLayer(nn.Module):
         hidden = o3.Irreps([(w1.shape[2], scalar)])
         self.irreps_h = o3.Irreps([(mul, ir) for mul, ir in out if ir in kept])
 
-        # What the layer computes, in this order: h', g', z, tensor channels. Each adds up
+        # The layer computes, in this order: h', g', z, tensor channels. Each adds up
         # from mid (or the products), from h and from h' itself.
         readers: list[tuple[o3.Irreps, Matrices]] = [
             (g_next, up),

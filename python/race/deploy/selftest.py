@@ -96,7 +96,7 @@ def make_selftest(
 
 
 def predict(model: FoldedRACE, graph: Batch) -> dict[str, Tensor]:
-    """What librace's predict() gives for all members, by the same segments, in Python: the
+    """librace's predict() for all members, by the same segments, in Python: the
     quantities of race::Prediction.
     """
     n, M, T, L = graph.n_atoms, model.n_members, model.n_trunks, model.n_layers

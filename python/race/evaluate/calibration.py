@@ -17,7 +17,7 @@ from race.errors import RaceError
 from race.evaluate.metrics import LEVELS, gaussian_bounds
 
 MAX_KNOTS = 999  # of a fitted map, so that an artifact stays small
-# Of the table that an artifact carries
+# Levels of the interval table that an artifact carries
 TABLE_LEVELS = np.append(LEVELS, [0.995, 0.998, 0.999, 0.9999])
 
 
@@ -147,7 +147,7 @@ class SplitConformal:
 
 @dataclass(frozen=True)
 class IntervalTable:
-    """What an artifact carries: half-widths of symmetric central intervals on a grid of
+    """The table that an artifact carries: half-widths of symmetric central intervals on a grid of
     levels, in units of std.
 
     Between levels the half-width is linear in that of the normal distribution: exact for

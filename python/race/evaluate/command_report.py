@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclass
 class Table:
-    """What the page shows as a table."""
+    """A table of the page."""
 
     title: str
     head: list[str]
@@ -83,7 +83,7 @@ def html(content: Page) -> str:
 
 
 def page(run: Path, evaluation: Path | None) -> Page:
-    """Of a run's folder, and of an evaluation's if there is one.
+    """The page of a run's folder, and of an evaluation's if there is one.
 
     Raises:
         RaceError: a folder that is not what it should be.
@@ -122,7 +122,7 @@ def page(run: Path, evaluation: Path | None) -> Page:
 
 
 def validation_table(metrics: dict[str, Any]) -> Table:
-    """Of summary.json: every metric of the ensemble, with its members beside it."""
+    """The table of summary.json: every metric of the ensemble, with its members beside it."""
     values = {k.removeprefix("validation/"): v for k, v in metrics.items()}
     names = [name for name in values if "/" not in name]
     members = sorted({name.split("/")[1] for name in values if "/" in name})
@@ -138,7 +138,7 @@ def validation_table(metrics: dict[str, Any]) -> Table:
 
 
 def split_table(evaluation: Path) -> Table:
-    """Of metrics.json: one row per split.
+    """The table of metrics.json: one row per split.
 
     Raises:
         RaceError: not an evaluation.

@@ -46,7 +46,7 @@ def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
 
 
 def fit_intervals(split: Split, method: str) -> dict[str, Any]:
-    """What an artifact carries of a calibration: `method`, `levels`, by quantity the
+    """The part of a calibration that an artifact carries: `method`, `levels`, by quantity the
     half-widths in units of the predicted std, `scale`.
 
     Intervals in MD are symmetric about the prediction, energies' too.
@@ -138,7 +138,7 @@ def split_record(
 
 
 def _spreads(split: Split) -> dict[str, Any]:
-    """What a model that knows nothing would err by: the scatter of the energies about the
+    """The error of a model that knows nothing: the scatter of the energies about the
     best atomic energies, the RMS force.
     """
     out = {}
@@ -213,7 +213,7 @@ def _calibration(
 
 
 def _floors(inside: ClusteredMean, suffix: str) -> dict[str, Any]:
-    """What a calibrated prediction would score on so many frames, by chance alone.
+    """The score of a calibrated prediction on so many frames, by chance alone.
 
     CE is a mean of squares, so it has an expectation above 0: the sampling variance of the
     coverages. The rows of a frame share their errors, so they count as fewer: n_effective
@@ -303,7 +303,7 @@ def _whole_covariance(
     interval: dict[str, Any],
     n_resamples: int,
 ) -> dict[str, Any]:
-    """What judges a covariance as a whole: of the force on each atom (whose pit_ks has no
+    """Scores of a covariance as a whole: of the force on each atom (whose pit_ks has no
     suffix), of a stress, of an energy.
     """
     d = residual.cov_matrices.shape[-1]

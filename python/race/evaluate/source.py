@@ -145,7 +145,7 @@ def open_source(path: Path, batch_size: int = 8, device: str | None = None) -> S
 
 
 def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarray]:
-    """What tells frames apart without any uncertainty, [n_frames] each: the mean prediction's
+    """Scores that tell frames apart without any uncertainty, [n_frames] each: the mean prediction's
     energy per atom (eV), its RMS force (eV/Angstrom), atoms per volume (1/Angstrom^3) and
     the shortest distance of two atoms (Angstrom). What one frame has not is left out.
     """

@@ -1,4 +1,4 @@
-"""What is judged: frames with predictions and references, and the errors of one quantity
+"""A split: frames with predictions and references, and the errors of one quantity
 in them.
 """
 
@@ -84,7 +84,7 @@ class Split:
 
     @property
     def size(self) -> np.ndarray:
-        """What errors of the frames' targets are divided by, [n_frames]: atoms, or 1."""
+        """Divisors of the errors of the frames' targets, [n_frames]: atoms, or 1."""
         n_atoms = self.labels.n_atoms.astype(float)
         return n_atoms if self.extensive else np.ones_like(n_atoms)
 
@@ -93,8 +93,8 @@ class Split:
         return len(self.labels.n_atoms)
 
     def residual(self, quantity: str) -> Residual | None:
-        """Of "energy", "forces" or "stress"; None where there are no references. Unlabelled
-        rows are left out.
+        """Residuals of "energy", "forces" or "stress"; None where there are no references.
+        Unlabelled rows are left out.
         """
         reference, estimate = getattr(self.labels, quantity), getattr(self.prediction, quantity)
         if reference is None or estimate is None:

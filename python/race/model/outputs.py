@@ -20,7 +20,7 @@ from race.model.stress import StressCovariance, readout_channels
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What M members predict for a batch; None where it was not asked for or the head does
+    """Predictions of M members for a batch; None where it was not asked for or the head does
     not give it.
 
     energy: [n_frames, M] eV; node_energy: [n_atoms, M] eV; raw: [n_atoms, M, n_out]

@@ -128,7 +128,7 @@ class RACE(Outputs):
         return cls(config, ModelConstants.given(config), dtype)
 
     def flat_matrices(self) -> dict[str, list[tuple[int, int]]]:
-        """Of each parameter that holds its matrices flat in the last dimension: their shapes."""
+        """The shapes of the matrices that each parameter holds flat in its last dimension."""
         shapes = {}
         for name, module in self.named_modules():
             if isinstance(module, Linear):
@@ -236,8 +236,8 @@ class RACE(Outputs):
         return self.force_covariance.matrix(raw)
 
     def own_forces_cov(self, raw: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What each member says of its force: aleatoric and epistemic covariance [n_atoms, M,
-        3, 3], (eV/A)^2; None where the head does not tell.
+        """Each member's own covariances of the force: aleatoric and epistemic covariance
+        [n_atoms, M, 3, 3], (eV/A)^2; None where the head does not tell.
         """
         if not self.has_forces_cov:
             return None, None

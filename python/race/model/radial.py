@@ -127,7 +127,7 @@ class Radial(nn.Module):
         )
 
     def forward(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the convolution takes as (radial, table): x [E, G] and coefficients [M, N,
+        """The convolution's arguments (radial, table): x [E, G] and coefficients [M, N,
         K], or R [M, E, K] and None.
 
         radial [E, G, 1] = x with knots, else Bessel features [E, G, B].

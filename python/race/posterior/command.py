@@ -154,7 +154,7 @@ def _fit(
             raise
         logger.info("interrupted: nothing written")
         raise SystemExit(130) from None
-    # Of all sittings, where a fit was resumed
+    # Sum over all sittings if a fit was resumed
     seconds = fitted.about.pop("seconds", time.monotonic() - start)
 
     if fitted.validation:

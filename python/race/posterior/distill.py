@@ -53,7 +53,7 @@ from race.train.members import initial_model
 from race.train.noise import MIN_ENERGIES, width_factors
 from race.train.trainer import Trainer
 
-# Of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
+# Floor of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
 # exactly have none
 FLOOR = 0.01
 

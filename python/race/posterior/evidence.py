@@ -57,7 +57,9 @@ class Observations:
         return out, noise
 
     def mean_square(self) -> list[float]:
-        """Of energies and forces, in units of the noise; inf where there are none."""
+        """Mean square errors of energies and forces, in units of the noise; inf where
+        there are none.
+        """
         return [
             r / n if n else float("inf") for r, n in zip(self.residuals, self.counts, strict=True)
         ]

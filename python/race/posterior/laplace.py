@@ -139,7 +139,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
 
 
 def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
-    """Of all weights that an energy or a force depends on."""
+    """The posterior of all weights that an energy or a force depends on."""
     data, parameters = Observations(config, model), dict(model.named_parameters())
     tensors = list(parameters.values())
     curvature = [[torch.zeros_like(p, dtype=torch.float64) for p in tensors] for _ in range(2)]
@@ -190,7 +190,7 @@ def diagonal(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOpt
 
 
 def last_layer(config: RunConfig, model: RACE, train: Dataset, options: LaplaceOptions) -> Gaussian:
-    """Of the last weights of the energy readouts, with their full covariance."""
+    """The posterior of the last weights of the energy readouts, with their full covariance."""
     data, trained = Observations(config, model), weights(model).detach()
     (n_members, n_weights), device = trained.shape, trained.device
     energy, forces = (

@@ -90,7 +90,7 @@ def fit(runs: Sequence[Run], options: PopsOptions, folder: Path) -> Fitted:
     generator = torch.Generator().manual_seed(options.seed)
     z = normal_draws([0] * options.members, (root.shape[1],), generator)
     if options.shape == "hypercube":
-        # Of the same ranks, uniform in a box of unit variance; centred again
+        # Samples of the same ranks, uniform in a box of unit variance; centred again
         z = 3**0.5 * torch.erf(z / 2**0.5)
         z = z - z.mean(0)
     model = sampled(run.model, root, z)

@@ -1,4 +1,4 @@
-"""What a posterior is to the rest: options, finished runs in, a model whose members are the
+"""The interface of a posterior: options, finished runs in, a model whose members are the
 weight samples out.
 
 Each posterior is one module with an options class, a subclass of `FitOptions`, and
@@ -80,7 +80,7 @@ class Run:
 
 @dataclass
 class Fitted:
-    """What a fit returns.
+    """The result of a fit.
 
     model: on any device; its config may differ from the run's in `n_members` (and `head`,
     where a fit changes it). about: figures of the fit for summary.json, e.g. a prior

@@ -74,7 +74,9 @@ POSTERIORS = {
 
 
 def posterior_name(model: ModelConfig, summary: Mapping[str, Any]) -> str:
-    """What `race fit` made the run with; else `ensemble` for several members, `point` for one."""
+    """The posterior that `race fit` made the run with; else `ensemble` for several
+    members, `point` for one.
+    """
     return summary.get("posterior", {}).get("name") or (
         "ensemble" if model.n_members > 1 else "point"
     )

@@ -24,7 +24,7 @@ from race.predict.predictor import Predictor, Progress
 
 @dataclass(frozen=True)
 class Members:
-    """What librace gives for one structure, float64 on the CPU; M columns, or one for each
+    """librace's prediction of one structure, float64 on the CPU; M columns, or one for each
     trunk where members were not asked for.
 
     node_energy [n, M] eV; forces [n, M, 3] eV/A; stress [M, 6] eV/A^3 in SIX_ORDER, NaN
@@ -126,8 +126,8 @@ class ArtifactPredictor(Predictor):
         )
 
     def members(self, atoms: ase.Atoms, uncertainty: bool = True) -> Members:
-        """Of one structure. Without `uncertainty` members are not told apart where they share
-        a trunk.
+        """The prediction of one structure. Without `uncertainty` members are not told apart
+        where they share a trunk.
 
         Raises:
             RaceError: an element that the model does not know, positions that are no numbers.
@@ -157,7 +157,9 @@ class ArtifactPredictor(Predictor):
         )
 
     def moments(self, members: Members, joint: bool = False) -> Prediction:
-        """Of one structure; `members` with uncertainty. joint: the joint information, too."""
+        """The prediction of one structure; `members` with uncertainty. joint: the joint
+        information, too.
+        """
         noise = members.energy_var
         energy = total_variance(
             members.energy[None],

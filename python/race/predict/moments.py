@@ -136,7 +136,7 @@ def bald(total: Tensor, mean_logdet: Tensor) -> Tensor:
 def joint_information(
     energy: Moments, energies: Tensor, forces: Moments, of_members: Tensor, frame: Tensor
 ) -> Tensor:
-    """What all labels of a frame together would tell of the members: G [n_frames, M, M], with
+    """Information of all labels of a frame together about the members: G [n_frames, M, M], with
     which the mutual information of energy, every force component and the member is
 
         1/2 ln det(I + G),      G = D^T R^-1 D / M

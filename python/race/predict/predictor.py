@@ -1,4 +1,4 @@
-"""What predicts frames: a model in memory, or an artifact through the runtime that LAMMPS uses."""
+"""Predictors of frames: a model in memory, or an artifact through the runtime that LAMMPS uses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -45,7 +45,8 @@ class Predictor(ABC):
         progress: Progress = lambda n: None,
         joint: bool = False,
     ) -> Prediction:
-        """Of every frame, in order; labels are not read. A target that is a mean over atoms has no
+        """Predictions of all frames, in order; labels are not read. A target that is a mean
+        over atoms has no
         forces. joint: the joint information, too.
 
         Raises:

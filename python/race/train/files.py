@@ -15,7 +15,7 @@ ABOUT = "about.json"  # of a folder of shards (race.train.shards)
 
 
 def sha256(path: Path) -> str:
-    """Of the content, in hexadecimal digits.
+    """The SHA-256 of the content, in hexadecimal digits.
 
     Raises:
         RaceError: it cannot be read.

@@ -1,4 +1,4 @@
-"""What a run tells: log.csv, TensorBoard, a progress bar on a terminal and one line per
+"""The output of a run: log.csv, TensorBoard, a progress bar on a terminal and one line per
 epoch anywhere.
 """
 

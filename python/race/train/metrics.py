@@ -41,7 +41,7 @@ def with_ensemble(value: Tensor, covariance: Tensor | None, spread: float) -> tu
 
 
 def total_forces_cov(model: RACE, raw: Tensor) -> Tensor | None:
-    """What each member says of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential:
+    """Each member's covariance of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential:
     with its epistemic part); None: nothing.
     """
     aleatoric, epistemic = model.own_forces_cov(raw)

@@ -18,7 +18,7 @@ FEATURES = 64
 
 
 def rate_factor(name: str, parameter: nn.Parameter) -> float:
-    """What multiplies the learning rate of a parameter.
+    """The factor on the learning rate of a parameter.
 
     A species' matrix is sum_f a_f W_f / sqrt(F). Adam moves each W_f by the rate, and so the
     matrix by sqrt(F) of it. With the factor sqrt(64 / F) a few features, which cost less,
@@ -117,7 +117,7 @@ class Schedule:
         self.scale, self.best, self.stale = 1.0, math.inf, 0
 
     def rate(self, step: int, passed: float = 0.0) -> float:
-        """Of step number `step`, when the fraction `passed` of the time has passed."""
+        """The learning rate of a step, when the fraction `passed` of the time has passed."""
         rise = min(1.0, (step + 1) / (self.rise + 1))
         if self.n_steps is None:  # a tenth of a short time at most
             rise = min(1.0, max(rise, 10 * passed))

@@ -111,7 +111,7 @@ class Ranks:
                     dist.broadcast(tensor, 0)
 
     def gather(self, thing: Any) -> list[Any]:
-        """What every rank has, in the order of ranks: for things that pickle and are on the CPU."""
+        """The things of all ranks, in the order of ranks; they pickle, and are on the CPU."""
         things = [thing] * self.size
         if self.size > 1:
             with self._together():
@@ -119,7 +119,7 @@ class Ranks:
         return things
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Waits until every rank is here."""
         self.largest(0)
 
     @contextmanager

@@ -201,7 +201,7 @@ class Trainer:
         return self.passed >= 1.0
 
     def _fraction(self) -> float:
-        """Of the time, that has passed: the same on every rank."""
+        """Fraction of the time that has passed: the same on every rank."""
         if self.options.minutes is None:
             return 0.0
         seconds = self.state.seconds + time.monotonic() - self.started
@@ -257,7 +257,7 @@ class Trainer:
         state.batch += 1
 
     def _gradients(self) -> list[Tensor]:
-        """Of all parameters, on every rank alike: zero where this rank's share gives none."""
+        """Gradients of all parameters on every rank; zero where this rank's share gives none."""
         for p in self.trained.values():
             if p.grad is None and self.ranks.size > 1:
                 p.grad = torch.zeros_like(p)
