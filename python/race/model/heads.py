@@ -1,5 +1,5 @@
-"""Channels that a readout predicts beside the energy, and how they become variances and 3x3
-covariances.
+"""Channels that a readout predicts beside the energy, and how they become variances and
+3x3 covariances.
 
 Raw channels per atom and member, in this order (uncertainty channels are averaged over
 layers, energies summed):
@@ -76,8 +76,10 @@ class Capabilities:
         self.energy_bald = self.ensemble and self.energy_noise
         self.forces_bald = self.forces_noise and self.forces_epistemic
 
- # Bound of |s|: far from the data s is large, and exp(s) would be infinite. Up to here s is
-as it is; an # atom's deviation is then e^5 = 148 times sigma0_E. ENERGY_BOUND = 10.0
+
+# Bound of |s|: far from the data s is large, and exp(s) would be infinite. Up to here s is
+# as it is; an atom's deviation is then e^5 = 148 times sigma0_E.
+ENERGY_BOUND = 10.0
 
 CHOLESKY_JITTER = (
     1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
