@@ -1,7 +1,7 @@
 """One label in a process of its own: what crashes or hangs there ends there.
 
 `python -m race.active.label_worker OUT` takes (oracle config, structure, where) pickled on its
-standard input, and writes what came of it to the file OUT, as JSON with one key of `label`,
+standard input, and writes the result to the file OUT, as JSON with one key of `label`,
 `failure` (of this structure) and `error` (of the oracle).
 """
 

@@ -1,5 +1,5 @@
 """Candidates for labelling: frames of any file that ASE reads, or of a LAMMPS dump, as they
-are, with where they came from.
+are, with their origin.
 """
 
 from collections.abc import Iterable, Sequence
