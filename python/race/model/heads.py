@@ -53,6 +53,7 @@ HEADS = {
     "evidential": Head(5, 1, energy_noise=True, forces_noise=True, own_epistemic=True),
 }
 GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
+OWN_EPISTEMIC = [name for name, head in HEADS.items() if head.own_epistemic]
 
 
 class Capabilities:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from race.data.weights import label_weights
+from race.model.heads import OWN_EPISTEMIC
 from race.model.race import RACE
 from race.posterior.protocol import FitOptions, Fitted, Run, require_head, require_one_member
 from race.predict.predictor import predict_dataset
@@ -37,7 +38,7 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
             spread (`race evaluate --calibrate` does).
     """
     (run,) = runs
-    require_head(run, ["evidential"], "evidential")
+    require_head(run, OWN_EPISTEMIC, "evidential")
     require_one_member(run, "calibrate an ensemble with `race evaluate --calibrate`")
     validation = run.prepare().validation
     prediction, labels = predict_dataset(run.model, validation, run.config.train.batch_size)
