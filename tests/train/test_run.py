@@ -111,6 +111,8 @@ def test_run_folder(finished):
     assert summary["validation"]["validation/forces_rmse"] == pytest.approx(
         metrics["validation/forces_rmse"], rel=1e-9
     )
+    # The factors are those of the two together, and so is no member's loss
+    assert not any("loss" in name for name in summary["validation"])
 
 
 def test_warm_start(finished, copper, tmp_path):

@@ -192,8 +192,8 @@ class ActiveConfig(Options):
                 f"data.{sorted(wrong)[0]} is what the rounds make, from `initial` and "
                 "`validation_fraction`"
             )
-        if wrong := sorted({"energy_offsets", "source_key"} & self.data.keys()):
-            raise ValueError(f"data.{wrong[0]} has no meaning here: one oracle labels all")
+        if wrong := {"energy_offsets", "source_key"} & self.data.keys():
+            raise ValueError(f"data.{sorted(wrong)[0]} has no meaning here: one oracle labels all")
         DataConfig(train=[Path("none")], **self.data)
         self.retrained()
         return self

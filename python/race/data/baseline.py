@@ -71,9 +71,8 @@ class Baseline:
             self._kept = None
             what = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise RaceError(f"the baseline failed ({what[0]})", where=where) from error
-        if not all(
-            np.isfinite(x).all() for x in (energy, forces, *[stress] * (stress is not None))
-        ):
+        parts = (np.array(energy), forces, *([] if stress is None else [stress]))
+        if not all(np.isfinite(part).all() for part in parts):
             raise RaceError("the baseline is not finite", where=where)
         return Contribution(energy, forces, stress)
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ase
 import numpy as np
@@ -143,7 +143,8 @@ class Shards:
                     got=size,
                     remedy=remedy,
                 )
-        self.frames = [StoredFrame(self, k) for k in range(len(self.index))]
+        # Each stands in for the ase.Atoms that it reads
+        self.frames = cast(list[ase.Atoms], [StoredFrame(self, k) for k in range(len(self.index))])
         self.atoms = lru_cache(RECENT)(self._atoms)
 
     def __del__(self) -> None:

@@ -36,12 +36,13 @@ def _add(results: Results, baseline: Contribution) -> None:
     it does not have leaves none.
     """
     stress = None if baseline.stress is None else baseline.stress[list(SIX_TO_VOIGT)]
-    for names, part in (
+    parts: list[tuple[tuple[str, ...], Any]] = [
         (("energy", "free_energy", "energy_members"), baseline.energy),
         (("forces",), baseline.forces),
         (("forces_members",), baseline.forces[:, None]),
         (("stress", "stress_members"), stress),
-    ):
+    ]
+    for names, part in parts:
         for name in names:
             if name in results and part is None:
                 del results[name]

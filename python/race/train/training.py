@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from race.config import Config, ModelConstants, RunConfig, read_run_config
+from race.data import Dataset
 from race.errors import RaceError
 from race.files import Lock, make_folder
 from race.model.race import RACE
@@ -131,9 +132,9 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
     trainer.fit()
     load_weights(model, out / "model.safetensors")
     about["noise_factors"] = fit_noise(model, trainer.shares_of(prepared.calibration), ranks)
-    _, metrics = trainer.validate()
+    metrics = judge(trainer)
     if earlier := earlier_validation(resolved):
-        _, after = trainer.validate(earlier[0])
+        after = judge(trainer, earlier[0])
         about["earlier_validation"] = {"before": earlier[1], "after": after}
         if ranks.first:
             logger.info(
@@ -153,6 +154,18 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
         )
         _conclude(trainer, metrics, out)
     return trainer
+
+
+def judge(trainer: Trainer, dataset: Dataset | None = None) -> dict[str, float]:
+    """Metrics of the trained model, of its validation set or another.
+
+    The loss is left out where there are several members: it is that of each by itself, and
+    the factors on noise and spread are those of all together.
+    """
+    _, metrics = trainer.validate(dataset)
+    if trainer.config.model.n_members == 1:
+        return metrics
+    return {k: x for k, x in metrics.items() if not k.startswith("validation/loss")}
 
 
 def continue_config(
