@@ -42,7 +42,7 @@ std::size_t find_trailer(const std::string& bytes, const std::string& name) {
   return comment;
 }
 
-/// Text of a possibly damaged file, fit for a message.
+/// Returns the text of a possibly damaged file, fit for a message.
 std::string printable(std::string text) {
   text.resize(std::min<std::size_t>(text.size(), 40));
   std::replace_if(
@@ -50,7 +50,7 @@ std::string printable(std::string text) {
   return text;
 }
 
-/// N of "race-artifact/N ...", -1 where it is no number.
+/// N of "race-artifact/N ...", -1 if it is no number.
 int64_t format_of(const std::string& trailer) {
   const std::string digits =
       trailer.substr(trailer_name.size(), trailer.find(' ') - trailer_name.size());
@@ -60,8 +60,8 @@ int64_t format_of(const std::string& trailer) {
   return number ? std::stoll(digits) : -1;
 }
 
-/// Formats of earlier releases are read as they are; what they lack has a default in
-/// parse_metadata().
+/// Formats of earlier releases are read as they are; parse_metadata() has a default for each field
+/// that they lack.
 void check_format(int64_t format, const std::string& text, const std::string& name) {
   if (format >= oldest_format && format <= format_version) return;
   const std::string range =
@@ -97,7 +97,7 @@ bool ascending(const std::vector<double>& values) {
 }
 
 /// "intervals" of metadata.json: {"levels": [...], "energy": [...], "forces": [...], ...}; absent
-/// where uncalibrated.
+/// if uncalibrated.
 void parse_intervals(const Json& intervals, const std::string& name, Metadata& data) {
   data.interval_levels = intervals.at("levels").numbers();
   for (const char* target : {"energy", "forces", "stress"})
@@ -179,7 +179,7 @@ Metadata parse_metadata(const std::string& json, const std::string& name) {
   for (const auto& [key, value] : root.at("calibration").object())
     data.calibration[key] = value.number();
   if (root.has("intervals")) parse_intervals(root.at("intervals"), name, data);
-  data.has_grade = root.has("grade");  // of exports that knew the training set
+  data.has_grade = root.has("grade");  // in exports that had the training set
   const Json& training = root.at("training");
   for (const auto& [pair, value] : training.at("min_distance").object())
     data.min_distance[pair] = value.number();

@@ -23,7 +23,7 @@ using chain::Link;
 using chain::Problem;
 
 constexpr int64_t kAtoms =
-    64;  // taken through the whole chain together: their rows stay in the cache
+    64;  // atoms taken through the whole chain together: their features stay in the cache
 
 template <class T>
 void run(const Problem& chain) {

@@ -1,5 +1,5 @@
 #pragma once
-// What a call of race::chain computes, checked; every device starts with it.
+// The checked arguments of one call of race::chain; every device starts with them.
 #include <optional>
 #include <vector>
 
@@ -15,17 +15,17 @@ struct Link {
 };
 
 struct Problem {
-  std::vector<at::Tensor> tensors;  // those given, then those made: not yet written
+  std::vector<at::Tensor> tensors;  // the given tensors, then the new ones, not yet written
   std::vector<Link> links;
   int64_t n_given, n_atoms, n_species;
-  at::Tensor species, weight, rows;  // rows undefined: made tensors start with zero
+  at::Tensor species, weight, rows;  // rows undefined: new tensors start with zero
 
   Problem(at::TensorList x, const std::optional<at::Tensor>& rows, const at::Tensor& species,
           const at::Tensor& weight, int64_t n_species, c10::IntArrayRef widths,
           c10::IntArrayRef blocks);
 
   std::vector<at::Tensor> made() const { return {tensors.begin() + n_given, tensors.end()}; }
-  // Writes what the made tensors start with.
+  // Writes the initial values of the new tensors.
   void start() const;
   void start(size_t tensor) const;
 

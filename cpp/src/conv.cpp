@@ -45,7 +45,7 @@ template <class T>
 struct KernelPaths {
   std::vector<conv::PlannedPath> paths;
   std::vector<conv::Table<T>> tables;
-  std::vector<std::vector<conv::Entry<T>>> entries;  // what the tables point to
+  std::vector<std::vector<conv::Entry<T>>> entries;  // the tables point to these entries
   std::vector<std::vector<int32_t>> begins;
 
   KernelPaths(const Problem& n, const Tensor& cg) {
@@ -133,10 +133,10 @@ struct KernelPaths {
   }
 };
 
-// One thread works directly. Several share the members where each has its own results (no copies),
-// else the receivers in runs of about equal numbers of edges; what is then scattered, to senders
-// and to the table, goes to a copy per thread, summed in order of thread. No atomics: the result
-// depends on the thread count by rounding only.
+// One thread works directly. Several threads share the members if each member has results of its
+// own (no copies), else the receivers, in runs of about equal numbers of edges. Sums scattered to
+// senders and to the table then go to a copy per thread, and the copies are summed in order of
+// thread. There are no atomics: the result depends on the thread count by rounding only.
 template <class T>
 void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor& dtable) {
   const int64_t wanted = n.n_edges == 0 ? 1 : at::get_num_threads();
@@ -189,7 +189,7 @@ void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor
   if (dtable_copies.defined()) dtable = dtable_copies.sum(0);
 }
 
-// The operands, contiguous: R or x without its group axis, as sh.
+// The contiguous operands: R, or x without its group axis, and sh without its group axis.
 ConvOperands prepare(const ConvOperands& o, const Problem& n) {
   const bool tabulated = o.table.defined();
   ConvOperands ready{.g = o.g.contiguous(),
@@ -234,7 +234,7 @@ Job<T> make_job(const Problem& n, const KernelPaths<T>& plan, const ConvOperands
   return job;
 }
 
-// Where the adjoints of (g, radial, table, sh) go, each only if it is wanted.
+// Targets of the adjoints of (g, radial, table, sh), each only if requested.
 template <class T>
 void set_results(Job<T>& job, const Problem& n, const at::TensorOptions& o, const bool* mask,
                  std::array<Tensor, 4>& d) {

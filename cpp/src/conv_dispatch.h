@@ -1,5 +1,5 @@
 #pragma once
-// Between the schemas of race::conv and functions of its operands, the same for every dispatch key.
+// Adapters of the schemas of race::conv to functions of its operands, for every dispatch key.
 #include <optional>
 #include <tuple>
 

@@ -1,5 +1,5 @@
 #pragma once
-// What a convolution computes, checked and unpacked: the one object that every device starts with.
+// The checked and unpacked convolution: the one object that every device starts with.
 #include <vector>
 
 #include "conv_path.h"
@@ -10,17 +10,18 @@ namespace race::conv {
 struct Problem {
   int64_t n_nodes, dim_in, n_receivers, dim_out;
   int64_t n_edges, n_members, n_groups, n_sh;
-  int64_t n_weights, n_rows;  // n_rows: of the table, zero without one
+  int64_t n_weights, n_rows;  // n_rows is that of the table, zero without one
   std::vector<Path> paths;    // all inside g, sh, out, the weights and the coefficients
 
-  // Errors name the argument, what was expected and what was received.
+  // An error names the argument, the expected and the received value.
   Problem(const ConvOperands& operands, int64_t dim_out);
 };
 
-// The cotangent of the result, [n_receivers, dim_out]. To be called before its width is used.
+// Checks the cotangent of the result, [n_receivers, dim_out]. To be called before its width is
+// used.
 void check_grad(const at::Tensor& grad, const ConvOperands& operands);
 
-// Cotangents of adjoints: undefined, or like the operands.
+// Checks the cotangents of adjoints: each is undefined, or like its operand.
 void check_bars(const ConvBars& bars, const ConvOperands& operands);
 
 }  // namespace race::conv

@@ -1,6 +1,7 @@
 #pragma once
-// The algebra of force covariances, of one atom at a time, for every device: what a head's channels
-// say, the spread of members, ln det. Symmetric 3x3 matrices are six columns (race/conventions.h).
+// The algebra of force covariances, one atom at a time, for every device: a head's channels to a
+// covariance, the spread of members, ln det. Symmetric 3x3 matrices are six columns
+// (race/conventions.h).
 #include <cmath>
 #include <cstdint>
 
@@ -98,14 +99,14 @@ RACE_EVERYWHERE void of_head(Head head, const Parameters& p, const T* raw, int64
   }
 }
 
-// By the pivots of L D L^T: no determinant of six products, whose terms cancel. NaN of a matrix
-// that is not positive definite.
+// ln det by the pivots of L D L^T: the terms of a determinant of six products would cancel. NaN if
+// a matrix is not positive definite.
 RACE_EVERYWHERE double log_determinant(const double* c) {
   const double d0 = c[0], d1 = c[1] - c[3] * c[3] / d0, yz = c[5] - c[3] * c[4] / d0;
   return std::log(d0) + std::log(d1) + std::log(c[2] - c[4] * c[4] / d0 - yz * yz / d1);
 }
 
-// mean_m (F_m - F)(F_m - F)^T of forces [M, 3], F = mean_m F_m.
+// The spread mean_m (F_m - F)(F_m - F)^T of forces [M, 3], F = mean_m F_m.
 template <class T>
 RACE_EVERYWHERE void of_members(const T* forces, int64_t n_members, double* six) {
   const double per_member = 1.0 / static_cast<double>(n_members);

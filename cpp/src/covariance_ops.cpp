@@ -1,14 +1,12 @@
-// Operators of the algebra of uncertainty, in float64 of each atom by itself:
+// Operators of the algebra of uncertainty, in float64, for each atom by itself:
 //
-//   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) ->
-//   Tensor
+//   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter)
+//       -> Tensor
 //
-//   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64; scalars at
-//   the
-//                          beginning of a row, the tensor's five at its end, and whatever others
-//                          between
-//   basis   [5, 9]         symmetric traceless matrices B_m of the log-Euclidean heads: Q = sum_m
-//                          t_m B_m
+//   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64: scalars
+//                          first, the five of the tensor last, any others between
+//   basis   [5, 9]         symmetric traceless matrices B_m of the log-Euclidean heads:
+//                          Q = sum_m t_m B_m
 //   head                   cholesky:    Sigma = L L^T + jitter I
 //                          equivariant: Sigma = sigma0^2 expm(a I + Q)
 //                          evidential:  the same times nu / (nu - 4)
@@ -17,8 +15,8 @@
 //   race::member_covariance(Tensor forces) -> Tensor    [n, M, 3] -> float64 [n, 6]
 //   race::log_determinant(Tensor six) -> Tensor         [..., 6] -> float64 [...]
 //
-// One pass over the rows instead of a hundred small operations; the twins are
-// ForceCovariance.matrix and race/predict/moments.py in Python. Not differentiable.
+// Each is one pass over the atoms instead of a hundred small operations. The twins in Python are
+// ForceCovariance.matrix and race/predict/moments.py. Not differentiable.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -84,7 +82,7 @@ Tensor member_covariance_cpu(const Tensor& forces) {
   return result;
 }
 
-// Of devices without a kernel of their own.
+// For devices without a kernel of their own.
 Tensor member_covariance_on_host(const Tensor& forces) {
   return member_covariance_cpu(forces.cpu()).to(forces.device());
 }

@@ -36,7 +36,7 @@ using edge_basis::rows_like;
 template <class T>
 using EdgeVec = Vec<T, kLanes>;
 
-// Where component k of group g of edge e lies.
+// Position of component k of group g of edge e.
 template <class T>
 struct Rows {
   T* data;
@@ -86,7 +86,7 @@ RACE_INLINE Direction<EdgeVec<T>> direction(const Rows<const T>& vectors, int64_
   return n;
 }
 
-// The three kernels, on `count` edges from `first`.
+// The three kernels; each works on `count` edges from `first`.
 struct Values {
   template <class T, int L>
   RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x,
@@ -204,8 +204,8 @@ Two jvp_meta(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor
           rows_like(edge_vector, tangent.size(1), (lmax + 1) * (lmax + 1))};
 }
 
-// Linear in the adjoints, so the transpose is its whole derivative. Training on forces asks for no
-// more: edges are data.
+// The map is linear in the adjoints, and its transpose is the only derivative given. Training on
+// forces needs no other: edges are data.
 struct VjpFunction : torch::autograd::Function<VjpFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& edge_vector,
                         int64_t lmax, double r_max, const Tensor& bar_x, const Tensor& bar_sh) {

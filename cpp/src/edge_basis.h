@@ -19,7 +19,7 @@ inline constexpr const char* kEdgeBasisSchemas[] = {
 
 namespace edge_basis {
 
-// Returns S.
+// Checks the arguments and returns S.
 inline int64_t check(const char* op, const at::Tensor& edge_vector, int64_t lmax, double r_max) {
   RACE_CHECK(op, edge_vector.dim() == 2 && edge_vector.size(1) == 3, "edge_vector", "[n_edges, 3]",
              edge_vector.sizes());
@@ -31,7 +31,7 @@ inline int64_t check(const char* op, const at::Tensor& edge_vector, int64_t lmax
   return (lmax + 1) * (lmax + 1);
 }
 
-// [n_edges, n_groups, width] in the edge vectors' type.
+// Checks for the shape [n_edges, n_groups, width] and the edge vectors' type.
 inline void check_rows(const char* op, const char* name, const at::Tensor& rows,
                        const at::Tensor& edge_vector, int64_t n_groups, int64_t width) {
   RACE_CHECK(op,
@@ -45,7 +45,7 @@ inline void check_rows(const char* op, const char* name, const at::Tensor& rows,
              rows.scalar_type());
 }
 
-// [E, G, width], new.
+// A new tensor [E, G, width].
 inline at::Tensor rows_like(const at::Tensor& edge_vector, int64_t n_groups, int64_t width) {
   return at::empty({edge_vector.size(0), n_groups, width}, edge_vector.options());
 }

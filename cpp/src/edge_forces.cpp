@@ -22,7 +22,8 @@ at::Tensor segment_sum(const at::Tensor& rows, const at::Tensor& offsets) {
                             /*unsafe=*/true, 0.0);
 }
 
-/// Operations of torch alone. Sums of segments have an order, sums by index on a GPU have none.
+/// The sums in operations of torch alone. Sums of segments have an order, sums by index on a GPU
+/// have none.
 void edge_sums_aten(const at::Tensor& edge_grad, const at::Tensor& vector, const at::Tensor& sender,
                     const at::Tensor& row_ptr, int64_t begin, double to_sender,
                     const at::Tensor& forces, const at::Tensor& virial,
@@ -32,7 +33,7 @@ void edge_sums_aten(const at::Tensor& edge_grad, const at::Tensor& vector, const
   const int64_t G = grad.size(1), n_total = forces.size(0);
   const auto [sorted, order] = at::sort(sender, /*stable=*/true, 0, /*descending=*/false);
   const at::Tensor from = at::searchsorted(sorted, at::arange(n_total + 1, sorted.options()));
-  // To the rows of senders and of receivers: sums [n_total, ...]
+  // Adds to the rows of senders and of receivers: sums [n_total, ...]
   const auto add = [&](const at::Tensor& sums, const at::Tensor& edges, double at_sender,
                        double at_receiver) {
     at::Tensor rows = segment_sum(edges.index_select(0, order), from).mul_(at_sender);
@@ -48,17 +49,17 @@ void edge_sums_aten(const at::Tensor& edge_grad, const at::Tensor& vector, const
         to_sender - 1);
 }
 
-// On the CPU: one pass over the edges, in order, whatever the number of threads.
+// The sums on the CPU: one pass over the edges, in order, whatever the number of threads.
 struct Sums {
   const double* vector;  // [E, 3], r_sender - r_receiver
   const int64_t *sender, *row_ptr;
-  int64_t begin, n, width;            // receivers; 3 G numbers of each edge's gradient
+  int64_t begin, n, width;            // receivers; 3 G numbers per edge gradient
   double to_sender;                   // share of an edge's virial
   double *forces, *virial, *virials;  // [n_total, 3 G], [G, 9], [n_total, 9] or null
-  double* scratch;  // [4, 3 G] of one receiver: its forces and the rows of its virials
+  double* scratch;  // [4, 3 G], for one receiver: its forces and the rows of its virials
 };
 
-// `known`: the width where it is known when compiled, else 0.
+// `known` is the width if it is known at compile time, else 0.
 template <int known, class T>
 RACE_INLINE void add_edges(const Sums& sums, const T* grad) {
   const int64_t W = known ? known : sums.width;

@@ -13,19 +13,20 @@ struct Receivers {
   double to_sender = 0.5;    ///< share of an edge's virial that atom virials have at its sender
 };
 
-/// Zero forces, virial and, if asked for, atom virials of a domain, for accumulate_edges; on
+/// Sets forces, virial and, if requested, atom virials of a domain to zero for accumulate_edges; on
 /// `device`, that of the edges.
 void start_forces(const Graph& graph, int64_t n_groups, bool atom_virial, at::Device device,
                   Prediction& prediction);
 
-/// Adds what dE/d edge_vector gives to forces, virial and, if there, atom virials (see predict.h
-/// for shapes and signs). edge_grad: [E, G, 3], float32 or float64; everything on one device. Sums
-/// in float64 and in a fixed order: the same bits at every call.
+/// Adds the contributions of dE/d edge_vector to forces, virial and, if defined, atom virials (see
+/// predict.h for shapes and signs). edge_grad: [E, G, 3], float32 or float64; all tensors are on
+/// one device. Sums are in float64 and in a fixed order: the same bits at every call.
 void accumulate_edges(const Receivers& receivers, const at::Tensor& edge_grad,
                       Prediction& prediction);
 
-/// Adds to heat_flux [G, 3] what edges carry, -edge_vector (edge_grad . v_sender + power). power
-/// [E, G]: what their senders' features give; or undefined. velocity: float64 [n_total, 3].
+/// Adds the part that edges carry to heat_flux [G, 3]: -edge_vector (edge_grad . v_sender + power).
+/// power [E, G] is the part of their senders' features, or undefined. velocity: float64 [n_total,
+/// 3].
 void accumulate_flux(const Receivers& receivers, const at::Tensor& edge_grad,
                      const at::Tensor& power, const at::Tensor& velocity, at::Tensor& heat_flux);
 

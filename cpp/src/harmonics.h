@@ -1,8 +1,8 @@
 #pragma once
 // Real spherical harmonics of unit vectors and the derivatives of edge_basis, written once for
-// every device. V is what is computed with: a vector of edges on the CPU, a number of one edge on a
-// GPU; T the type of its numbers. e3nn's order and component normalisation: |Y_l|^2 = 2 l + 1, y
-// the polar axis.
+// every device. V is the type of computation: a vector over edges on the CPU, a number of one edge
+// on a GPU; T is the type of its numbers. The order and component normalisation are e3nn's: |Y_l|^2
+// = 2 l + 1, y is the polar axis.
 
 #include "everywhere.h"
 
@@ -21,7 +21,7 @@ struct Constants {
                      r35_8 = 2.0916500663351888699;
 };
 
-// sh[s] on the unit sphere.
+// The values sh[s] on the unit sphere.
 template <class T, int L, class V>
 RACE_EVERYWHERE void values(const Direction<V>& n, V* sh) {
   using C = Constants<T>;
@@ -97,8 +97,8 @@ RACE_EVERYWHERE void derivatives(const Direction<V>& n, const F& term) {
   }
 }
 
-// dY/dv = (1 - n n^T) grad Y / r and dx/dv = n / r_max. From the adjoints of Y (but for the
-// constant first) and of x, that of v.
+// The adjoint of v from those of Y (without its constant first component) and of x: dY/dv = (1 - n
+// n^T) grad Y / r and dx/dv = n / r_max.
 template <class T, int L, class V>
 RACE_EVERYWHERE void vjp(const Direction<V>& n, const V* bar_sh, const V& bar_x, T per_r_max,
                          V (&result)[3]) {
@@ -110,7 +110,7 @@ RACE_EVERYWHERE void vjp(const Direction<V>& n, const V* bar_sh, const V& bar_x,
   result[2] = v[2] * n.inverse + along * n.z;
 }
 
-// Its transpose: from a tangent of v, which is overwritten, those of Y and (returned) of r.
+// The transpose: tangents of Y and (returned) of r, from a tangent of v, which is overwritten.
 template <class T, int L, class V>
 RACE_EVERYWHERE V jvp(const Direction<V>& n, V (&tangent)[3], V (&sh)[(L + 1) * (L + 1)]) {
   const V along = n.x * tangent[0] + n.y * tangent[1] + n.z * tangent[2];

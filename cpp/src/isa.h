@@ -18,7 +18,7 @@ struct IsaChoice {
   const KernelSet* kernels;
   const char* name;
 
-  // Those for float or for double.
+  // The kernels for float or for double.
   template <class T>
   const auto& of() const {
     if constexpr (std::is_same_v<T, float>)

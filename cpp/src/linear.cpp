@@ -56,7 +56,7 @@ int64_t work_of(const Sizes& n, const std::vector<Block>& blocks) {
   return work;
 }
 
-// x W, columns that no block writes being zero.
+// The product x W; columns that no block writes are zero.
 template <class T>
 Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& groups,
                const Tensor& x, const T* weight, int64_t numel, int64_t dim_out) {
@@ -77,8 +77,8 @@ Tensor product(const Sizes& n, const std::vector<Block>& blocks, const Groups& g
   return y;
 }
 
-// Blocks of the transposed map y -> x, and their matrices [M, S, numel'], those of absent species
-// left out.
+// Blocks of the transposed map y -> x, and their matrices [M, S, numel'], without those of absent
+// species.
 template <class T>
 std::pair<std::vector<Block>, Tensor> transposed(const Sizes& n, const std::vector<Block>& blocks,
                                                  const Groups& groups, const Tensor& weight) {

@@ -11,7 +11,7 @@ using at::Tensor;
 using linear::Block;
 using linear::Sizes;
 
-// Atoms grouped by species; `order` undefined where there is one group, in the atoms' own order.
+// Atoms grouped by species; `order` is undefined if there is one group, in the atoms' own order.
 struct Groups {
   Tensor order;
   std::vector<int64_t> begin;

@@ -1,5 +1,5 @@
 #pragma once
-// The arguments of race::linear, checked and unpacked: what every implementation starts with.
+// The checked and unpacked arguments of race::linear; every implementation starts with them.
 #include <vector>
 
 #include "../simd/linear_kernel.h"
@@ -14,12 +14,13 @@ struct Sizes {
 Sizes check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& species,
             c10::IntArrayRef blocks);
 
-// rows [n, dim_out] of the dtype and device of x.
+// Checks that rows are [n, dim_out] with the dtype and device of x.
 void check_rows(const char* name, const at::Tensor& rows, const at::Tensor& x);
 
 [[noreturn]] void refuse_species(int64_t got, int64_t n_species);
 
-// All blocks inside dim_in, dim_out and numel, and no output column written twice.
+// Unpacks the blocks: all must lie inside dim_in, dim_out and numel, and no output column may be
+// written twice.
 std::vector<Block> parse(const Sizes& n, c10::IntArrayRef blocks, int64_t dim_out);
 
 }  // namespace race::linear

@@ -1,6 +1,5 @@
 #pragma once
-// What the CPU's linear maps have in common: the kernels of this machine, and atoms grouped by
-// species.
+// Common parts of the CPU's linear maps: the kernels of this machine, and atoms grouped by species.
 #include <vector>
 
 #include "../simd/linear_kernel.h"
@@ -10,7 +9,7 @@
 namespace race::linear {
 
 constexpr int64_t kGrain =
-    1 << 18;  // multiply-adds that pay for waking a thread: some microseconds
+    1 << 18;  // fewest multiply-adds that pay for waking a thread: some microseconds
 
 const IsaChoice<KernelSet>& choice();
 
@@ -19,7 +18,7 @@ const Kernels<T>& kernels() {
   return choice().of<T>();
 }
 
-// A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty where all atoms are one
+// A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty if all atoms are one
 // group, in their own order.
 struct Groups {
   std::vector<int64_t> order, begin;

@@ -33,11 +33,11 @@ int64_t PeakMemory::bytes() const { return watch_->peak(); }
 namespace {
 
 constexpr int64_t small = 128,
-                  large = 256;  // atoms of the two evaluations that a line goes through: above them
-                                // kernels' buffers grow no more
+                  large = 256;  // atoms of the two evaluations that define a line: above them
+                                // kernels' buffers stop growing
 constexpr int64_t atoms_per_small_part = 2;  // atoms of a small part
 
-/// Ghosts of no owner: their rows are zero.
+/// Ghosts without owners: their features are zero.
 class NoHalo final : public HaloExchange {
  public:
   explicit NoHalo(int64_t n_owned) : n_owned_(n_owned) {}
@@ -50,7 +50,7 @@ class NoHalo final : public HaloExchange {
   int64_t n_owned_;
 };
 
-/// Atoms at no place in particular: what is computed has no meaning, but all of its sizes have.
+/// Atoms at arbitrary places: the results have no meaning, but all sizes are right.
 Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, double r_max,
                 int64_t n_elements) {
   const auto count = [&](double per_atom) {
@@ -73,7 +73,7 @@ Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, 
 
 }  // namespace
 
-// Ratios are bounded, so that the evaluations stay small: domains of more are counted by their
+// Ratios are bounded to keep the evaluations small: domains with larger ones are counted by their
 // ghosts or edges.
 MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom,
                                const Request& request)
@@ -98,9 +98,8 @@ MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, doubl
   two_parts_ = line(measured(small, 2), measured(large, 2));
   small_parts_ = line(measured(small, small / atoms_per_small_part),
                       measured(large, large / atoms_per_small_part));
-  small_parts_.intercept =
-      std::max(small_parts_.intercept,
-               two_parts_.intercept);  // those buffers, which small parts do not fill
+  small_parts_.intercept = std::max(small_parts_.intercept,
+                                    two_parts_.intercept);  // buffers that small parts do not fill
 }
 
 double MemoryEstimate::atoms(const Graph& graph) const {

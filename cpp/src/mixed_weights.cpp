@@ -7,9 +7,9 @@
 //   weight  [M, F, N]  all numbers of the matrices, flat
 //   result  [M, S, N]  sum_f a[m, s, f] weight[m, f, n]
 //
-// That is torch.bmm(a, weight), and its adjoints; but S is a few species and F N most of a model's
-// parameters, for which general matrix products are several times slower than memory.
-// Differentiable once.
+// The result equals torch.bmm(a, weight). But S is a few species and F N most of a model's
+// parameters: general matrix products are then several times slower than memory. Differentiable
+// once.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -27,9 +27,9 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kColumns = 512;  // of which kRows rows stay in the first-level cache
-constexpr int64_t kRows = 8;  // that are taken together: each number of the result is loaded and
-                              // stored once for all of them
+constexpr int64_t kColumns = 512;  // columns of which kRows rows stay in the first-level cache
+constexpr int64_t kRows = 8;  // rows that are taken together: each number of the result is loaded
+                              // and stored once for all of them
 
 // Over columns [0, n) of rows that are `stride` apart: to[s] (+)= sum_f a[s, f] from[f], for up to
 // kRows features.

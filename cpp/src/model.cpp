@@ -14,7 +14,7 @@ const std::vector<std::string> segment_names = {"edges",       "edges_vjp",   "e
                                                 "layer",       "layer_vjp",   "readout",
                                                 "readout_vjp", "uncertainty", "virial_cov"};
 
-// For a heat flux; artifacts of earlier exports do not have them.
+// Segments for a heat flux; artifacts of earlier exports lack them.
 const std::vector<std::string> tangent_names = {"edges_jvp", "layer_jvp", "layer_power"};
 
 }  // namespace

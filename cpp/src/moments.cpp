@@ -12,12 +12,12 @@
 namespace race {
 namespace {
 
-// Not Tensor::var, which warns of no atoms and of one member.
+// The population variance; Tensor::var would warn if there are no atoms or one member.
 at::Tensor spread(const at::Tensor& values, int64_t dim) {
   return (values - values.mean(dim, /*keepdim=*/true)).square().mean(dim);
 }
 
-/// Of a variance: the square of the factor on the standard deviation of the members' spread.
+/// The factor on a variance: the square of that on the standard deviation of the members' spread.
 double spread_factor(const Metadata& metadata, const char* name) {
   const auto factor = metadata.calibration.find(name);
   return factor == metadata.calibration.end() ? 1.0 : factor->second * factor->second;
@@ -124,7 +124,7 @@ FrameMoments frame_moments(const FrameSums& sums, const Metadata& metadata, int 
   at::Tensor energies = sums.energies, energy_vars = sums.energy_vars;
   if (metadata.energy_aggregation == "paper" && metadata.has_energy_var() && n_atoms > 0)
     energy_vars = (energy_vars / n_atoms).exp();               // exp(mean_i s_i)
-  if (metadata.energy_aggregation == "mean" && n_atoms > 0) {  // of a target that is no sum
+  if (metadata.energy_aggregation == "mean" && n_atoms > 0) {  // the target is no sum over atoms
     energies = energies / n_atoms;
     energy_vars = energy_vars / (n_atoms * n_atoms);
   }

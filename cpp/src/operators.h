@@ -9,8 +9,7 @@
 
 namespace race {
 
-/// One operator: a schema, and what computes it for each dispatch key. Functions are given as
-/// TORCH_FN(function).
+/// One operator: a schema, and a function for each dispatch key, given as TORCH_FN(function).
 class Operator {
  public:
   Operator(torch::Library* library, const char* schema)
@@ -26,7 +25,7 @@ class Operator {
   Operator& cuda(F function) {
     return add(c10::DispatchKey::CUDA, function);
   }
-  /// For every device that has no kernel of its own: operations of torch.
+  /// Registers operations of torch, for every device that has no kernel of its own.
   template <class F>
   Operator& portable(F function) {
     return add(c10::DispatchKey::CompositeExplicitAutograd, function);
@@ -41,7 +40,7 @@ class Operator {
                                    torch::autograd::autogradNotImplementedFallback()));
     return *this;
   }
-  /// Shapes without data.
+  /// Registers the function that gives shapes without data.
   template <class F>
   Operator& meta(F function) {
     return add(c10::DispatchKey::Meta, function);
@@ -58,16 +57,17 @@ class Operator {
   std::string name_;
 };
 
-// In the registration of an operator that has a CUDA kernel.
+// For the registration of an operator that has a CUDA kernel.
 #ifdef RACE_CUDA
 #define RACE_ON_CUDA(function) .cuda(TORCH_FN(function))
 #else
 #define RACE_ON_CUDA(function)
 #endif
 
-/// Calls define(library) for the library in which a file registers its operators, of which `first`
-/// is one. Module and LAMMPS plugin each carry librace, and one process may load both: the first
-/// registers, for good (the handle is never destroyed, and the libraries are linked nodelete).
+/// Calls define(library) for the library in which a file registers its operators; `first` is one of
+/// them. The Python module and the LAMMPS plugin each carry librace, and one process may load both.
+/// The first registers, for good: the handle is never destroyed, and the libraries are linked
+/// nodelete.
 template <class F>
 bool register_operators(const char* first, const char* file, uint32_t line, F define) {
   if (c10::Dispatcher::singleton().findSchema({first, ""})) return false;
@@ -75,7 +75,7 @@ bool register_operators(const char* first, const char* file, uint32_t line, F de
   return true;
 }
 
-/// A registered operator, to be called through the dispatcher; F: the type of its kernel.
+/// A registered operator, to be called through the dispatcher; F is the type of its kernel.
 template <class F>
 auto find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();

@@ -1,11 +1,11 @@
-// race::periodic_fold: adds what stands on periodic images to the atoms that they are images of.
+// race::periodic_fold: adds the values of periodic images to the atoms that they are images of.
 //
 //   race::periodic_fold(Tensor(a!) rows, Tensor owner) -> ()
 //
 //   rows   [n_owned + n_ghosts, width]  contiguous, float32 or float64: rows[owner[k]] +=
 //                                       rows[n_owned + k], in the order of k
-//   owner  int64 [n_ghosts]             in [0, n_owned); CUDA does not wait to look, and leaves
-//   others out
+//   owner  int64 [n_ghosts]             in [0, n_owned); CUDA does not check this, and skips
+//                                       owners outside
 #include <ATen/core/Tensor.h>
 
 #include "check.h"
@@ -33,7 +33,7 @@ void check(const Tensor& rows, const Tensor& owner) {
              owner.scalar_type(), " ", owner.sizes(), " on ", owner.device());
 }
 
-// On the CPU index_add_ has an order.
+// On the CPU index_add_ adds in order.
 void fold_aten(const Tensor& rows, const Tensor& owner) {
   check(rows, owner);
   const int64_t n_ghosts = owner.size(0), n_owned = rows.size(0) - n_ghosts;

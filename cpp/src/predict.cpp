@@ -13,15 +13,15 @@
 namespace race {
 namespace {
 
-/// Consecutive receivers, as a layer takes them, and what their edges accumulate.
+/// Consecutive receivers, as a layer takes them, and the accumulated adjoints of their edges.
 struct Part : Receivers {
-  Model::Edges edges;  ///< kept only where there is one part: of several, each has its own made
-                       ///< again for each layer
-  at::Tensor bar_radial, bar_sh;  ///< summed over layers, or of the last one
+  Model::Edges edges;  ///< kept only if there is one part: with several, each part computes its
+                       ///< edges again for each layer
+  at::Tensor bar_radial, bar_sh;  ///< summed over layers, or of the last layer
   at::Tensor power;               ///< [E, G], likewise; undefined without velocities
 };
 
-/// [n_owned, ...] that comes part by part: one part is taken as it is.
+/// A tensor [n_owned, ...] that is filled part by part: a single part is taken as it is.
 class Gathered {
  public:
   Gathered(int64_t n_owned, int64_t n_parts) : n_owned_(n_owned), n_parts_(n_parts) {}
@@ -44,10 +44,10 @@ class Gathered {
   at::Tensor all_;
 };
 
-// Of one layer an edge's virial is the sender's, which is the centroid form; of more there is none.
+// With one layer an edge's virial is its sender's, the centroid form; several layers have none.
 double share_of_sender(const Metadata& metadata) { return metadata.n_layers == 1 ? 1.0 : 0.5; }
 
-/// E(edge_vector) and its transpose, cut where domains exchange rows. Every adjoint is written
+/// E(edge_vector) and its transpose, cut at the exchanges between domains. Every adjoint is written
 /// bar_x = dE/dx.
 class Evaluation {
  public:
@@ -65,7 +65,7 @@ class Evaluation {
     cut(std::clamp<int64_t>(n_parts, 1, std::max<int64_t>(n_owned_, 1)));
   }
 
-  /// Readout channels summed over layers, [n_owned, M, K]; keeps what the transpose needs.
+  /// Readout channels summed over layers, [n_owned, M, K]; keeps the inputs of the transpose.
   at::Tensor forward() {
     if (whole()) parts_[0].edges = edges_of(parts_[0]);
     at::Tensor g = model_.embed(graph_.species), h = g.new_empty({n_owned_, 0}), out;
@@ -86,15 +86,15 @@ class Evaluation {
     return out;
   }
 
-  /// [n_owned, ...] the last layer's z; after forward().
+  /// The last layer's z, [n_owned, ...]; after forward().
   at::Tensor last_z() const {
     Gathered z = gathered();
     for (std::size_t k = 0; k < parts_.size(); ++k) z.put(parts_[k], kept_.back().z[k]);
     return z.rows();
   }
 
-  /// Rates of change of what neighbours read, for atoms that move: after forward(). velocity:
-  /// float64 [n_owned, 3].
+  /// Rates of change of the features that neighbours read, for moving atoms: after forward().
+  /// velocity: float64 [n_owned, 3].
   void follow(const at::Tensor& velocity) {
     velocity_ = with_ghosts(velocity.to(model_.device(), at::kDouble));
     const int64_t L = model_.metadata().n_layers;
@@ -119,7 +119,7 @@ class Evaluation {
       kept_[t + 1].dg = dg;
     }
   }
-  const at::Tensor& velocity() const { return velocity_; }  ///< [n_total, 3]; of follow()
+  const at::Tensor& velocity() const { return velocity_; }  ///< [n_total, 3]; after follow()
 
   /// Adds forces and virials of E = sum_m seed_m E_m, float64 [M], to `prediction`. The last call
   /// frees each layer's memory on its way.
@@ -170,7 +170,8 @@ class Evaluation {
 
  private:
   void cut(int64_t n_parts) {
-    if (n_parts == 1) {  // the graph's own tensors: who knows them again need not sort them again
+    if (n_parts == 1) {  // the graph's own tensors: operators that remember them need not sort them
+                         // again
       Part all;
       all.n = n_owned_;
       all.to_sender = share_of_sender(model_.metadata());
@@ -202,7 +203,7 @@ class Evaluation {
     return rows.narrow(0, part.begin, part.n);
   }
 
-  // Only here: the caller formed the difference of positions in float64.
+  // The only cast: the caller formed the difference of positions in float64.
   at::Tensor cast(const Part& part) const { return part.edge_vector.to(model_.dtype()); }
   Model::Edges edges_of(const Part& part) const { return model_.edges(cast(part)); }
 
@@ -234,8 +235,8 @@ class Evaluation {
   }
 
   struct Kept {
-    at::Tensor g, dg;           ///< dg: its rate of change, of follow()
-    std::vector<at::Tensor> z;  ///< of each part
+    at::Tensor g, dg;           ///< rate of change of g, from follow()
+    std::vector<at::Tensor> z;  ///< z of each part
   };
 
   const Model& model_;
@@ -247,7 +248,7 @@ class Evaluation {
   std::vector<Kept> kept_;
 };
 
-/// Forces and virials of consecutive members; those of atoms are means over members.
+/// Forces and virials of consecutive members; atoms' virials are means over members.
 Prediction joined(const std::vector<Prediction>& passes) {
   if (passes.size() == 1) return passes[0];
   std::vector<at::Tensor> forces, virials, atoms, fluxes;
@@ -261,7 +262,7 @@ Prediction joined(const std::vector<Prediction>& passes) {
   return all;
 }
 
-// Adjoints of senders' features are kept edge by edge there: in parts whose own are 64 MiB.
+// A heat flux keeps adjoints of senders' features edge by edge: each part has about 64 MiB of them at most.
 int64_t parts_for_flux(const Model& model, const Graph& graph, const Request& request) {
   const double bytes = static_cast<double>(graph.edge_vector.size(0)) *
                        static_cast<double>(model.comm_width_max()) *
@@ -306,8 +307,8 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
   };
   Prediction prediction;
   if (request.members) {
-    // One transpose for members 0 .. T-1, whose groups are their trunks, one for the next T, and so
-    // on.
+    // One transpose is for members 0 .. T-1, whose groups are their trunks, one for the next T, and
+    // so on.
     std::vector<Prediction> passes;
     for (int64_t first = 0; first < M; first += T) {
       const at::Tensor seed = at::zeros({M}, options);

@@ -22,14 +22,14 @@ using at::Tensor;
 using product::Job;
 using product::Sizes;
 
-constexpr int64_t kGrain = 1 << 17;  // multiply-adds that pay for waking a thread
+constexpr int64_t kGrain = 1 << 17;  // fewest multiply-adds that pay for waking a thread
 
 const IsaChoice<product::KernelSet>& choice() {
   static const auto chosen = RACE_CHOOSE_ISA(product);
   return chosen;
 }
 
-// The operands, contiguous, with what belongs to them.
+// The contiguous operands of one call, with its sizes and groups of atoms.
 struct Call {
   Sizes n;
   ProductOperands in;
@@ -67,8 +67,8 @@ struct Call {
   }
 };
 
-// Threads share the atoms. Adjoints of the weights go to a copy per thread, summed in order of
-// thread: the result depends on the number of threads by rounding only.
+// Threads share the atoms. Adjoints of the weights go to a copy per thread; the copies are summed
+// in order of thread. The result depends on the number of threads by rounding only.
 template <class T>
 void launch(const Sizes& n, const product::Plan<T>& plan, const Job<T>& job, bool second,
             Tensor& dweight) {

@@ -1,6 +1,5 @@
 #pragma once
-// Between the schemas of race::product and functions of its operands, the same for every dispatch
-// key.
+// Adapters of the schemas of race::product to functions of its operands, for every dispatch key.
 #include <optional>
 #include <tuple>
 

@@ -3,14 +3,14 @@
 
 namespace race::product {
 
-// One non-zero coefficient: adds value a[a] b[b].
+// One non-zero coefficient: it adds value a[a] b[b].
 template <class T>
 struct Entry {
   int32_t a, b;
   T value;
 };
 
-// The entries of one component of the result that share a weight: up to entry `end`.
+// The entries of one component of the result that share a weight: those up to entry `end`.
 struct Run {
   int32_t path, end;
 };
@@ -26,8 +26,9 @@ struct List {
   const Entry<T>* entries;
 };
 
-// P2 and P3 of race/product.h, and what their derivatives are made of: where a bilinear map has an
-// adjoint `bar`, the adjoint of one operand is another bilinear map, of bar and the other operand.
+// The bilinear maps of P2 and P3 (race/product.h) and of their derivatives. If a bilinear map has
+// an adjoint `bar`, the adjoint of one operand is another bilinear map, of bar and the other
+// operand.
 template <class T>
 struct Lists {
   List<T> second;        // P2 from (x, x)

@@ -1,5 +1,5 @@
 #pragma once
-// What a product computes, checked and unpacked: the one object that every device starts with.
+// The checked and unpacked product: the one object that every device starts with.
 #include <memory>
 #include <vector>
 
@@ -14,14 +14,14 @@ struct Sizes {
   int64_t n_atoms, n_components, n_members, n_species, n_paths, n_channels;
 };
 
-// Errors name the argument, what was expected and what was received. The species' values are left
-// to the device that reads them.
+// An error names the argument, the expected and the received value. The device that reads the
+// species checks their values.
 Sizes check(const ProductOperands& operands);
 
-// `rows` undefined, or like x (weight: like weight).
+// `rows` must be undefined, or like x (weight: like weight).
 void check_like(const char* name, const at::Tensor& rows, const at::Tensor& like);
 
-// The numbers of Lists, one list behind the other, and where each starts.
+// The numbers of Lists, one list behind the other, and the start of each list.
 template <class T>
 struct Plan {
   std::vector<int32_t> begins;  // [5, n_components + 1]
@@ -36,7 +36,8 @@ struct Plan {
   Lists<T> lists() const { return lists(begins.data(), runs.data(), entries.data()); }
 };
 
-// It depends on the model alone, so it is made once and kept. Thread safe; plans are never changed.
+// A plan depends on the model alone, so it is made once and kept. Thread safe; plans are never
+// changed.
 template <class T>
 std::shared_ptr<const Plan<T>> plan_for(const Sizes& n, c10::IntArrayRef paths,
                                         const at::Tensor& cg);

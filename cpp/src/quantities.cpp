@@ -7,7 +7,7 @@ namespace {
 
 at::Tensor one(double value) { return at::full({1}, value, at::kDouble); }
 
-// The order is that of the reference pages.
+// The order of this table is that of the reference pages.
 constexpr unsigned any_covariance = ensemble | force_covariance;
 constexpr unsigned any_epistemic = ensemble | evidential;
 

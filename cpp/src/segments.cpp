@@ -66,7 +66,7 @@ bool Segments::has(const std::string& segment) const { return state_->methods.co
 
 std::vector<at::Tensor> Segments::call(const std::string& segment,
                                        std::vector<c10::IValue> inputs) const {
-  // The interpreter takes no profile and fuses nothing: the first calls cost what later ones cost,
+  // The interpreter takes no profile and fuses nothing: the first calls cost as much as later ones,
   // and give the same numbers.
   const torch::jit::GraphOptimizerEnabledGuard plain(false);
   torch::jit::Method method = state_->methods.at(segment);

@@ -11,13 +11,13 @@
 
 namespace race {
 
-/// The line of an exception of torch that says what went wrong: the first, but the last below a
+/// The line of a torch exception that names the cause: the first line, but the last one below a
 /// TorchScript traceback.
 std::string reason_of(const std::exception& error);
 
-/// What a verified archive holds: texts, and segments that are called by name. Which container that
-/// is, and what runs the segments, is known in segments.cpp and in python/race/deploy/export.py
-/// alone: another payload than TorchScript replaces these two.
+/// The content of a verified archive: texts, and segments that are called by name. Only
+/// segments.cpp and python/race/deploy/export.py know the container and the interpreter of the
+/// segments: a payload other than TorchScript replaces these two.
 class Segments {
  public:
   /// Reads the archive into host memory. @throws Error, naming the artifact.
@@ -26,12 +26,12 @@ class Segments {
   /// metadata.json or selftest.json.
   const std::string& text(const std::string& name) const;
 
-  /// Moves and casts every tensor, but for the dtype of those named, and has the model make what it
-  /// makes once. Before the first call. Throws what torch throws.
+  /// Moves and casts every tensor (those named keep their dtype), and lets the model compute its
+  /// constants. To be called before the first segment. Throws torch's exceptions.
   void prepare(at::Device device, at::ScalarType dtype,
                const std::vector<std::string>& keep_float64);
 
-  /// False for what releases after that of the export have added.
+  /// False for a segment that a release after that of the export has added.
   bool has(const std::string& segment) const;
 
   /// Tensors and integers -> tensors. May be called from several threads at once.

@@ -18,8 +18,7 @@ at::Tensor floats(const Json& json, at::IntArrayRef shape) {
 
 at::Tensor integers(const Json& json) { return at::tensor(json.integers(), at::kLong); }
 
-/// Periodic images that watch the widths of what is exchanged: callers size their buffers by what
-/// metadata.json says.
+/// Periodic images that check the widths of exchanges: callers size their buffers by metadata.json.
 class WatchedHalo final : public HaloExchange {
  public:
   WatchedHalo(at::Tensor owner, const Metadata& metadata, const std::string& name)

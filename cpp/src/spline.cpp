@@ -1,4 +1,4 @@
-// race::spline: the coefficients of the quintic spline through given values, as race::conv takes
+// race::spline: the coefficients of the quintic spline through given values, as race::conv reads
 // them.
 //
 //   race::spline(Tensor values) -> Tensor
@@ -7,9 +7,10 @@
 //                          float32 or float64
 //   result  [M, N + 4, W]  coefficients: even at x = 0; value, slope and curvature zero at x = 1
 //
-// With the ends eliminated the conditions at the knots, (c[n-2] + 26 c[n-1] + 66 c[n] + 26 c[n+1] +
-// c[n+2]) / 120 = v[n], are a diagonally dominant band of five: one sweep down and one up,
-// vectorised over W. Differentiable once. Its dense twin is in python/race/model/radial.py.
+// Without the eliminated ends the conditions at the knots, (c[n-2] + 26 c[n-1] + 66 c[n] + 26
+// c[n+1] + c[n+2]) / 120 = v[n], are a diagonally dominant band of five. One sweep down and one up
+// solve it, vectorised over W. Differentiable once. The dense twin is in
+// python/race/model/radial.py.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -69,8 +70,8 @@ struct Band {
   }
 };
 
-// row[k] = (row[k] - a row[k + first] - b row[k + second]) / d, a row counting only where it is one
-// of n.
+// row[k] = (row[k] - a row[k + first] - b row[k + second]) / d; a row outside 0 .. n - 1 counts as
+// zero.
 template <class T>
 void eliminate(T* rows, int64_t k, int64_t n, int64_t width, int64_t step, double a, double b,
                double d) {

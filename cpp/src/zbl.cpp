@@ -86,7 +86,7 @@ void Zbl::add(const Graph& graph, Prediction& prediction, const at::Tensor& velo
   const at::Tensor edges = shorter(graph.edge_vector, reach_);
   const int64_t n_edges = edges.size(0);
   if (n_edges == 0) return;
-  // Few are left: their work is the host's, wherever the graph is.
+  // Few edges are left: the host computes them, wherever the graph is.
   const auto to_host = [](const at::Tensor& rows) { return rows.to(at::kCPU).contiguous(); };
   const at::Tensor receiver =
       to_host(at::searchsorted(graph.row_ptr, edges, /*out_int32=*/false, /*right=*/true)) - 1;

@@ -1,22 +1,26 @@
 #pragma once
-// Linear maps between rows of atoms, one after another: everything linear of a deployed layer in
-// one pass over its atoms. Registered as
+// Linear maps of atoms' features, one after another: all linear maps of a deployed layer in one
+// pass over its atoms. Registered as
 //
-//   race::chain(Tensor(a!)[] x, Tensor? rows, Tensor species, Tensor weight, int n_species, int[]
-//   widths, int[] blocks) -> Tensor[]
+//   race::chain(Tensor(a!)[] x, Tensor? rows, Tensor species, Tensor weight, int n_species,
+//               int[] widths, int[] blocks) -> Tensor[]
 //
-//   x        [n, width] each       contiguous, float32 or float64: tensors 0 .. of the chain; those
-//   that a block writes are changed widths   of the tensors that are made, which follow those of x;
-//   this is what is returned rows     [S, sum of widths]    what an atom of each species starts
-//   with in them; none: zero species  int64 [n]             in [0, n_species) weight   [M, numel]
-//   used as it is blocks   rows of nine integers (from, to, d, mul_in, mul_out, in_offset,
-//   out_offset, weight_offset, weight_step), in order:
+//   x        [n, width] each     contiguous, float32 or float64: tensors 0 .. of the chain; those
+//                                that a block writes are changed in place
+//   widths                       widths of the new tensors, which follow those of x and are the
+//                                result
+//   rows     [S, sum of widths]  initial values of the new tensors for each species; none: zero
+//   species  int64 [n]           in [0, n_species)
+//   weight   [M, numel]          used as it is
+//   blocks   rows of nine integers (from, to, d, mul_in, mul_out, in_offset, out_offset,
+//            weight_offset, weight_step), applied in order:
 //                tensor_to[i, out_offset:] += tensor_from[i, in_offset:] W[m, species_i]
-//            viewed [d, M, mul_out] and [d, M, mul_in], with weight[m, weight_offset + s
-//            weight_step:] viewed [mul_in, mul_out]; weight_step 0: one matrix for all species
+//            viewed [d, M, mul_out] and [d, M, mul_in], with
+//            weight[m, weight_offset + s weight_step:] viewed [mul_in, mul_out];
+//            weight_step 0: one matrix for all species
 //
-// It has no derivative: a deployed model writes out its transpose, which is another chain. Argument
-// errors are c10::Error and name the argument, what was expected and what came.
+// The chain has no derivative: a deployed model stores its transpose as another chain. An argument
+// error is a c10::Error that names the argument, the expected and the received value.
 #include <optional>
 #include <vector>
 
@@ -25,13 +29,13 @@
 
 namespace race {
 
-// Vectorised, on threads over atoms: the same bits on any number of threads.
+// Vectorised, with threads over atoms: the same bits on any number of threads.
 std::vector<at::Tensor> chain_cpu(at::TensorList x, const std::optional<at::Tensor>& rows,
                                   const at::Tensor& species, const at::Tensor& weight,
                                   int64_t n_species, c10::IntArrayRef widths,
                                   c10::IntArrayRef blocks);
 
-// The same in operations of torch alone: for devices that have no kernel of their own.
+// The same map in operations of torch alone: for devices that have no kernel of their own.
 std::vector<at::Tensor> chain_aten(at::TensorList x, const std::optional<at::Tensor>& rows,
                                    const at::Tensor& species, const at::Tensor& weight,
                                    int64_t n_species, c10::IntArrayRef widths,

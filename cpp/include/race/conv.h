@@ -1,7 +1,6 @@
 #pragma once
-// The fused convolution, registered as the operators race::conv and, its first and second
-// derivatives, race::conv_backward and race::conv_double_backward (differentiable: conv,
-// conv_backward).
+// The fused convolution race::conv, with its first and second derivatives race::conv_backward and
+// race::conv_double_backward. conv and conv_backward are differentiable.
 //
 //   out[j, l3 m3, m, out_column + c] = sum_{e -> j} R[m, e, weight_offset + c]
 //                          sum_{m1 m2} cg[m1, m2, m3] g[sender_e, l1 m1, m, c] sh[e, m2]
@@ -17,7 +16,7 @@
 //   sh       [E, G, S]
 //            spherical harmonics, block l at l^2; the first is a constant, its gradient is zero
 //   sender   int64 [E]
-//            rows of g
+//            row of g that each edge reads
 //   row_ptr  int64 [n_receivers + 1]
 //            edges are sorted by receiver
 //   paths    rows of ten integers (l1, l2, l3, mul, in_offset, out_offset, out_mul, out_column,
@@ -29,11 +28,11 @@
 //   result   [n_receivers, dim_out]
 //
 // The group axis: G = 1, or G = M holding the *same* values in every group (an expand, never
-// materialised; group 0 is read). The gradients with respect to x and sh are then each member's
-// own; with G = 1 they are summed over members.
+// materialised; group 0 is read). With G = M, each member has its own gradients with respect to x
+// and sh; with G = 1 they are summed over members.
 //
-// Layouts as in race/conventions.h. Argument errors are c10::Error and name the argument, what was
-// expected and what was received.
+// Layouts are those of race/conventions.h. An argument error is a c10::Error that names the
+// argument, the expected and the received value.
 #include <array>
 
 #include <ATen/core/Tensor.h>
@@ -41,7 +40,7 @@
 
 namespace race {
 
-// Part of the artifact format: an artifact that was exported with them calls them.
+// The schemas are part of the artifact format: exported artifacts call these operators.
 constexpr const char* kConvSchemas[] = {
     "conv(Tensor g, Tensor radial, Tensor? table, Tensor sh, Tensor sender, Tensor row_ptr, "
     "int[] paths, Tensor cg, int dim_out) -> Tensor",
@@ -53,30 +52,30 @@ constexpr const char* kConvSchemas[] = {
 };
 
 struct ConvOperands {
-  at::Tensor g, radial, table, sh, sender, row_ptr;  // table: undefined if there is none
+  at::Tensor g, radial, table, sh, sender, row_ptr;  // table is undefined if there is none
   c10::IntArrayRef paths;
   at::Tensor cg;
 };
 
-// Cotangents of conv_backward's adjoints of g, radial and sh; undefined: zero.
+// Cotangents of conv_backward's adjoints of g, radial and sh; an undefined one is zero.
 struct ConvBars {
   at::Tensor g, radial, sh;
 };
 
 at::Tensor conv_cpu(const ConvOperands& operands, int64_t dim_out);
 
-// Adjoints of (g, radial, table, sh) for a cotangent of the result; undefined where not in `mask`.
+// Adjoints of (g, radial, table, sh) for a cotangent of the result; undefined if not in `mask`.
 std::array<at::Tensor, 4> conv_backward_cpu(const at::Tensor& grad, const ConvOperands& operands,
                                             std::array<bool, 4> mask);
 
-// Adjoints of (grad, g, radial, table, sh) of conv_backward. (Its adjoint of the table has no
-// derivative: nothing here trains on gradients of weights.)
+// Adjoints of (grad, g, radial, table, sh) of conv_backward. Its adjoint of the table has no
+// derivative: no training here differentiates gradients of weights.
 std::array<at::Tensor, 5> conv_double_backward_cpu(const ConvBars& bars, const at::Tensor& grad,
                                                    const ConvOperands& operands,
                                                    std::array<bool, 5> mask);
 
-// The instruction set in use: "avx512", "avx2" or "baseline". RACE_ISA in the environment asks for
-// a lower one.
+// The instruction set in use: "avx512", "avx2" or "baseline". The environment variable RACE_ISA
+// requests a lower one.
 const char* conv_isa();
 
 }  // namespace race

@@ -5,9 +5,9 @@
 
 namespace race {
 
-/// The one exception librace throws for a user's mistake. what() is one line: what is wrong, where,
-/// what was expected, what came and how to mend it. Callers show it as it is (LAMMPS: error->one /
-/// error->all; Python: race.RaceError).
+/// The one exception that librace throws for a user's mistake. what() is one line: the fault, its
+/// place, the expected and the received value, and the remedy. Callers show it unchanged (LAMMPS:
+/// error->one / error->all; Python: race.RaceError).
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -19,8 +19,8 @@ struct Graph {
   int64_t n_total = 0;
   at::Tensor species;      ///< int64 [n_total], index into Metadata::elements; ghosts included
   at::Tensor edge_vector;  ///< float64 [n_edges, 3], r_sender - r_receiver + shift @ cell,
-                           ///< Angstrom; |edge_vector| < r_max, which the caller sees to: nothing
-                           ///< is checked per edge
+                           ///< Angstrom; the caller ensures |edge_vector| < r_max: nothing is
+                           ///< checked per edge
   at::Tensor sender;       ///< int64 [n_edges], row in [0, n_total)
   at::Tensor row_ptr;  ///< int64 [n_owned + 1], CSR: the edges received by row j are row_ptr[j] ..
                        ///< row_ptr[j + 1] - 1

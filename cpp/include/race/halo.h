@@ -9,17 +9,15 @@
 
 namespace race {
 
-/// How the rows of atoms reach their copies, and how adjoints come back. predict() calls
+/// The exchange of atoms' features with their ghosts, and of adjoints back. predict() calls
 ///   forward   once before each layer but the first (n_layers - 1 times), then
 ///   reverse   once after the transpose of each layer but the first (n_layers - 1 times; M / T
-///   times as often where M members
-///             with T trunks are to have their own forces),
+///             times as often if M members with T trunks have their own forces),
 /// in the same order and with the same width in every domain, also in domains with no atoms or no
 /// edges.
 ///
-/// rows: [n_total, width], in the model's dtype, contiguous, on the model's device (an
-/// implementation that needs host memory copies). width <= Model::comm_width_max(). Changed in
-/// place.
+/// rows: [n_total, width], contiguous, in the model's dtype and on its device (an implementation
+/// that needs host memory copies). width <= Model::comm_width_max(). Rows are changed in place.
 class HaloExchange {
  public:
   virtual ~HaloExchange() = default;
@@ -32,8 +30,7 @@ class HaloExchange {
   virtual void reverse(at::Tensor& rows) = 0;
 };
 
-/// No ghosts: a molecule, or a periodic cell whose senders have been folded onto owned rows
-/// already.
+/// No exchange: a molecule, or a periodic cell whose senders are already folded onto owned rows.
 class IdentityHalo final : public HaloExchange {
  public:
   void forward(at::Tensor&) override {}
@@ -53,10 +50,10 @@ class PeriodicFoldHalo final : public HaloExchange {
   at::Tensor owner_;
 };
 
-/// N domains in one process, each on its own thread: what MPI ranks do, without MPI. For tests.
+/// N domains in one process, each on its own thread, as MPI ranks are but without MPI. For tests.
 class DomainsHalo {
  public:
-  /// Of each ghost of a domain: the domain that owns it and its row there.
+  /// The owner of each ghost of a domain: its domain and its row there.
   struct Ghosts {
     int64_t n_owned = 0;
     at::Tensor domain;  ///< int64 [n_ghosts]
@@ -78,8 +75,8 @@ class DomainsHalo {
   };
   Port port(int64_t rank) { return Port(*this, rank); }
 
-  /// A domain that failed calls this: the others leave the exchange they wait in by race::Error
-  /// instead of hanging.
+  /// A domain that failed calls this: the others then leave their exchange with race::Error instead
+  /// of hanging.
   void abandon();
 
  private:

@@ -10,9 +10,9 @@
 
 namespace race {
 
-/// The most bytes of tensors on one device that were alive at once since this object was made, of
-/// those that this thread made. What torch itself asked for: allocators may hold more. The scope
-/// must not outlive its thread's stack frame, nor meet torch's profiler.
+/// The peak of tensor bytes on one device, over the tensors that this thread made since this object
+/// exists. It counts what torch requested: allocators may hold more. The scope must not outlive its
+/// thread's stack frame, nor overlap torch's profiler.
 class PeakMemory {
  public:
   explicit PeakMemory(c10::Device device);
@@ -24,21 +24,21 @@ class PeakMemory {
   c10::DebugInfoGuard guard_;
 };
 
-/// What one evaluation takes at its peak, from small evaluations of the very model, not from a
+/// The peak memory of one evaluation, from small evaluations of the same model instead of a
 /// formula: it holds for every architecture, dtype and device. Bytes are linear in the domain's
 /// size at fixed neighbours per atom, and at most linear in 1 / n_parts from two parts on.
 class MemoryEstimate {
  public:
-  /// @param ghosts_per_atom, edges_per_atom  of owned atoms, about as in the domains asked for
-  /// later. Takes the time of about a thousand atoms' evaluation. Not collective.
+  /// @param ghosts_per_atom, edges_per_atom  per owned atom, about as in the later domains. Takes
+  /// as long as an evaluation of about a thousand atoms. Not collective.
   MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom,
                  const Request& request);
 
-  /// Bytes of predict() with `n_parts` parts, Prediction included. A domain of other ratios counts
-  /// by what it has most of.
+  /// Bytes of predict() with `n_parts` parts, Prediction included. A domain with other ratios
+  /// counts by the largest of its atoms, ghosts and edges, relative to these ratios.
   double bytes(const Graph& graph, int64_t n_parts) const;
 
-  /// The fewest parts with which `cap` bytes are enough; 0: no number of parts is.
+  /// The fewest parts for which `cap` bytes are enough; 0 if no number of parts is.
   int64_t parts(const Graph& graph, double cap) const;
 
  private:
@@ -48,8 +48,8 @@ class MemoryEstimate {
   double atoms(const Graph& graph) const;
 
   double ghosts_per_atom_, edges_per_atom_;
-  Line one_part_{}, two_parts_{}, small_parts_{};  ///< against the number of owned atoms: in one
-                                                   ///< part, in two, and in parts of few atoms
+  Line one_part_{}, two_parts_{}, small_parts_{};  ///< peak against the number of owned atoms: in
+                                                   ///< one part, in two, and in parts of few atoms
 };
 
 }  // namespace race

@@ -11,18 +11,17 @@
 
 namespace race {
 
-/// A loaded artifact, cut into the segments between which domains exchange rows. Shapes: E edges, T
-/// trunks, G = 1 or T groups, B radial basis functions, S spherical harmonics, K readout channels.
-/// Segments take and return tensors in dtype() on device() and may be called from several threads
-/// at once. None has a derivative: *_vjp are the transposes.
+/// A loaded artifact, cut into the segments between which domains exchange features. Shapes: E
+/// edges, T trunks, G = 1 or T groups, B radial basis functions, S spherical harmonics, K readout
+/// channels. Segments take and return tensors in dtype() on device() and may be called from several
+/// threads at once. They are not differentiable: *_vjp are their transposes.
 class Model {
  public:
   /// @param device  where the model runs.
   /// @param dtype   at::kFloat or at::kDouble; nullopt: as stored.
   /// @param selftest replay the artifact's own configurations in this dtype on this device.
-  /// On the CPU the process then keeps memory that it has once used, as far as glibc is concerned:
-  /// see src/allocator.h.
-  /// @throws race::Error on anything that would give wrong numbers, the self-test included.
+  /// On the CPU, glibc then keeps memory that the process has used once: see race/allocator.h.
+  /// @throws race::Error on anything that would give wrong numbers, a failed self-test included.
   static Model load(const Artifact& artifact, at::Device device = at::kCPU,
                     std::optional<at::ScalarType> dtype = std::nullopt, bool selftest = true);
 
@@ -37,7 +36,7 @@ class Model {
   at::ScalarType dtype() const;
 
   /// Largest number of scalars of dtype() per atom in one halo exchange (0 for a single layer). The
-  /// reverse communication of forces by the caller needs 3 * M float64 beside it.
+  /// caller's reverse communication of forces needs 3 * M float64 in addition.
   int64_t comm_width_max() const;
 
   struct Edges {
@@ -54,21 +53,21 @@ class Model {
   at::Tensor edges_vjp(const at::Tensor& edge_vector, const Edges& edges,
                        const at::Tensor& bar_radial, const at::Tensor& bar_sh) const;
 
-  /// Whether the artifact has the tangents (edges_jvp, layer_jvp, layer_power): those of earlier
-  /// exports have none.
+  /// Whether the artifact has the tangents (edges_jvp, layer_jvp, layer_power); artifacts of
+  /// earlier exports have none.
   bool has_tangents() const;
 
   struct EdgeRates {
     at::Tensor radial;  ///< [E, B]
     at::Tensor sh;      ///< [E, S]
   };
-  /// Rates of change of what edges() gives, from those of edge_vector, rate [E, 3].
+  /// Rates of change of the results of edges(), from those of edge_vector, rate [E, 3].
   EdgeRates edges_jvp(const at::Tensor& edge_vector, const at::Tensor& rate) const;
 
   /// species int64 [n] -> g_0 [n, dim_g]. Ghosts compute their own rows: layer 0 needs no exchange.
   at::Tensor embed(const at::Tensor& species) const;
 
-  /// What every layer sees of the edges and of the receivers.
+  /// The edges and receivers that every layer reads.
   struct Neighbors {
     at::Tensor radial;   ///< [E, G, B]
     at::Tensor sh;       ///< [E, G, S]
@@ -78,11 +77,11 @@ class Model {
   };
 
   struct Layer {
-    at::Tensor h;  ///< [n_owned, dim_h] kept by the owner
-    at::Tensor g;  ///< [n_owned, dim_g] what neighbours read: the tensor that is exchanged; width 0
-                   ///< after the last layer
+    at::Tensor h;    ///< [n_owned, dim_h] features that the owner keeps
+    at::Tensor g;    ///< [n_owned, dim_g] features that neighbours read, and the tensor that is
+                     ///< exchanged; width 0 after the last layer
     at::Tensor out;  ///< [n_owned, M, K] readout channels of this layer
-    at::Tensor z;    ///< what layer_vjp wants back
+    at::Tensor z;    ///< input of layer_vjp
   };
   /// h [n_owned, dim_h], width 0 before layer 0; g [n_total, dim_g].
   Layer layer(int64_t t, const at::Tensor& h, const at::Tensor& g,
@@ -95,7 +94,7 @@ class Model {
     at::Tensor sh;      ///< [E, G, S]
   };
   /// Adjoints of a layer's inputs, from bar_energy [n_owned, M] (readout_vjp) and the adjoints of
-  /// what it gave: bar_h, which is overwritten, and bar_g. g as layer() had it.
+  /// its results: bar_h, which is overwritten, and bar_g. g is the input of layer().
   LayerVjp layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors,
                      const at::Tensor& z, const at::Tensor& bar_energy, const at::Tensor& bar_h,
                      const at::Tensor& bar_g) const;
@@ -103,15 +102,15 @@ class Model {
   struct LayerRates {
     at::Tensor h, g;  ///< as in Layer
   };
-  /// Rates of change of a layer's h and g from those of what it took: dh, dg, and of the edges,
-  /// dradial [E, G, B] and dsh [E, G, S]. g as layer() had it, z as it gave it.
+  /// Rates of change of a layer's h and g, from those of its inputs: dh, dg, and dradial [E, G, B]
+  /// and dsh [E, G, S] of the edges. g is the input of layer(), z its result.
   LayerRates layer_jvp(int64_t t, const at::Tensor& dh, const at::Tensor& dg,
                        const at::Tensor& dradial, const at::Tensor& dsh, const at::Tensor& g,
                        const Neighbors& neighbors, const at::Tensor& z) const;
 
-  /// [E, T] energy per unit of time that the features of each edge's sender, at the rate dg
-  /// [n_total, dim_g], give to its receiver. Adjoints as layer_vjp takes them; they are not
-  /// changed.
+  /// [E, T] energy per unit of time that the features of each edge's sender give to its receiver,
+  /// if they change at the rate dg [n_total, dim_g]. The adjoints are those of layer_vjp and are
+  /// not changed.
   at::Tensor layer_power(int64_t t, const at::Tensor& dg, const Neighbors& neighbors,
                          const at::Tensor& z, const at::Tensor& bar_energy, const at::Tensor& bar_h,
                          const at::Tensor& bar_g) const;
@@ -127,14 +126,14 @@ class Model {
   struct Uncertainty {
     at::Tensor node_energy_var;  ///< [n_owned, M] eV^2
     at::Tensor cov_aleatoric;    ///< [n_owned, M, 6] (eV/Angstrom)^2
-    at::Tensor
-        cov_epistemic;  ///< [n_owned, M, 6] (eV/Angstrom)^2; the evidential head's own, else 0
+    at::Tensor cov_epistemic;  ///< [n_owned, M, 6] (eV/Angstrom)^2; the evidential head's own part,
+                               ///< 0 for other heads
   };
   Uncertainty uncertainty(const at::Tensor& out, const at::Tensor& species) const;
 
-  /// [n_owned] how unlike the training set's the last features of atoms are: the Mahalanobis
-  /// distance of a fixed random projection of them, per element, in units of the 99.9 % quantile of
-  /// the training set. z of the last layer. Only with Metadata::has_grade.
+  /// [n_owned] grade: how unlike the training set's an atom's last features are. It is the
+  /// Mahalanobis distance of a fixed random projection of them, per element, in units of the
+  /// training set's 99.9 % quantile. z is that of the last layer. Only with Metadata::has_grade.
   at::Tensor grade(const at::Tensor& z, const at::Tensor& species) const;
 
   /// out summed over layers -> float64 [6, 6] eV^2: covariance of the noise of these atoms' virial,

@@ -1,7 +1,7 @@
 #pragma once
-// Symmetric products of an atom's features with themselves, channel by channel, registered as the
-// operators race::product and, its first and second derivatives, race::product_backward and
-// race::product_double_backward (differentiable: product, product_backward).
+// Symmetric products of an atom's features with themselves, channel by channel: race::product, with
+// its first and second derivatives race::product_backward and race::product_double_backward.
+// product and product_backward are differentiable.
 //
 //   P2[k, c] = sum_{p of order 2} weight[m, species_i, p, c] sum_ij cg_p[i, j, k] x[i, c] x[j, c]
 //   P3[k, c] = sum_{p of order 3} weight[m, species_i, p, c] sum_ij cg_p[i, j, k] P2[i, c] x[j, c]
@@ -18,7 +18,7 @@
 //            included
 //   result   [n, D M C]
 //
-// Argument errors are c10::Error and name the argument, what was expected and what was received.
+// An argument error is a c10::Error that names the argument, the expected and the received value.
 #include <array>
 
 #include <ATen/core/Tensor.h>
@@ -26,7 +26,7 @@
 
 namespace race {
 
-// Part of the artifact format: an artifact that was exported with them calls them.
+// The schemas are part of the artifact format: exported artifacts call these operators.
 constexpr const char* kProductSchemas[] = {
     "product(Tensor x, Tensor weight, Tensor species, int[] paths, Tensor cg) -> Tensor",
     "product_backward(Tensor grad, Tensor x, Tensor weight, Tensor species, int[] paths, Tensor "
@@ -41,14 +41,14 @@ struct ProductOperands {
   at::Tensor cg;
 };
 
-// Cotangents of product_backward's adjoints of x and weight; undefined: zero.
+// Cotangents of product_backward's adjoints of x and weight; an undefined one is zero.
 struct ProductBars {
   at::Tensor x, weight;
 };
 
 at::Tensor product_cpu(const ProductOperands& operands);
 
-// Adjoints of (x, weight) for a cotangent of the result; undefined where not in `mask`.
+// Adjoints of (x, weight) for a cotangent of the result; undefined if not in `mask`.
 std::array<at::Tensor, 2> product_backward_cpu(const at::Tensor& grad,
                                                const ProductOperands& operands,
                                                std::array<bool, 2> mask);

@@ -9,9 +9,9 @@
 
 namespace race {
 
-/// One table of what a prediction says of its own error. Both computes of LAMMPS, extract_peratom,
-/// `uq every`, the ASE calculator, the names by which dumps are read back and the reference tables
-/// are drawn from it: a new column is a row here, and a line in each README.
+/// The table of uncertainty quantities. The computes of LAMMPS, extract_peratom, `uq every`, the
+/// ASE calculator, the names of dumped columns and the reference tables are drawn from it. A new
+/// quantity is a row here and a line in each README.
 
 enum class Dimension {
   energy,
@@ -24,32 +24,32 @@ enum class Dimension {
 };
 const char* name_of(Dimension dimension);  ///< "energy", "force", "force^2", ...
 
-/// What a model may have: bits.
+/// Capabilities of a model, as bits.
 enum Capability : unsigned {
   ensemble = 1,          ///< more than one member
-  energy_variance = 2,   ///< a head that says how noisy an energy is
-  force_covariance = 4,  ///< a head that says how noisy a force is
-  evidential = 8,        ///< a head with an epistemic part of its own
+  energy_variance = 2,   ///< a head with an energy variance
+  force_covariance = 4,  ///< a head with a force covariance
+  evidential = 8,        ///< a head with its own epistemic part
   stress_noise = 16,     ///< a stress_head
-  extensive = 32,        ///< an atom's part of the energy variance is its own
-  graded = 64,           ///< an export that knew the training set
+  extensive = 32,        ///< atoms' energy variances sum to the structure's
+  graded = 64,           ///< the export had the training set
 };
 unsigned capabilities(const Metadata& metadata);
 
 struct Quantity {
-  std::string_view name = {};      ///< in computes
-  std::string_view symbol = {};    ///< in extract_peratom; empty: not there
-  std::string_view property = {};  ///< of the ASE calculator; empty: not there
+  std::string_view name = {};      ///< name in computes
+  std::string_view symbol = {};    ///< symbol in extract_peratom; empty: not there
+  std::string_view property = {};  ///< property of the ASE calculator; empty: not there
   int n_columns = 1;               ///< 0: one per member
   Dimension dimension = Dimension::nats;
-  unsigned needs[2] = {};  ///< of each that is not 0, the model must have one capability
-  std::string_view interval_of =
-      {};                         ///< a target of Metadata::interval_factor(): the values are those
-                                  ///< of a standard deviation, times that factor. Empty: none
-  std::string_view meaning = {};  ///< of the reference pages
+  unsigned needs[2] = {};             ///< the model must have a capability of each that is not 0
+  std::string_view interval_of = {};  ///< target of Metadata::interval_factor(): the values are a
+                                      ///< standard deviation times that factor. Empty: none
+  std::string_view meaning = {};      ///< description in the reference pages
 
-  // The values in model units. Of each pair, one: per atom [n] or [n, n_columns], or of the whole
-  // structure [n_columns]. Neither: too large for LAMMPS, the calculator's alone.
+  // The values in model units. Each pair has at most one function: per atom [n] or [n, n_columns],
+  // or of the whole structure [n_columns]. A quantity with neither is too large for LAMMPS: only
+  // the calculator gives it.
   at::Tensor (*of_atoms)(const AtomMoments&) = nullptr;
   at::Tensor (*of_frame)(const FrameMoments&) = nullptr;
   bool per_atom = false;
@@ -61,14 +61,15 @@ struct Quantity {
 
 std::span<const Quantity> quantities();
 
-/// By its name in compute race/atom (`per_atom`) or compute race; nullptr: there is none.
+/// Finds a quantity by its name in compute race/atom (`per_atom`) or compute race; nullptr if there
+/// is none.
 const Quantity* find_quantity(std::string_view name, bool per_atom);
 
 /// The names for error messages: "force/std, force/cov or interval P".
 std::string quantity_names(bool per_atom);
 
-/// Why a model cannot give a quantity, in one line that says what it has and what was expected;
-/// empty where it can.
+/// The reason why a model cannot give a quantity, in one line with what it has and what is
+/// expected; empty if it can.
 std::string missing(const Metadata& metadata, const Quantity& quantity);
 inline bool available(const Metadata& metadata, const Quantity& quantity) {
   return missing(metadata, quantity).empty();
