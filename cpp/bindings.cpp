@@ -1,5 +1,5 @@
-// Python's door to librace, thin: tensors in, tensors out. Importing race._race also registers the
-// torch operators race::*.
+// The Python module, a thin layer over librace: tensors in, tensors out. Importing race._race also
+// registers the torch operators race::*.
 #include <torch/extension.h>
 
 #include <exception>
@@ -58,7 +58,7 @@ py::list quantity_rows() {
   return rows;
 }
 
-/// Every row of the table by (name, per_atom), of one domain without ghosts.
+/// Every row of the table by (name, per_atom), for one domain without ghosts.
 py::dict quantity_values(const race::Model& model, at::Tensor species, at::Tensor edge_vector,
                          at::Tensor sender, at::Tensor row_ptr) {
   const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
@@ -117,7 +117,8 @@ std::vector<race::Prediction> predict_domains(const race::Model& model,
       } catch (...) {
         const std::lock_guard lock(failure_mutex);
         if (!failure)
-          failure = std::current_exception();  // the first is the cause, the others were abandoned
+          failure = std::current_exception();  // the first failure is the cause, the others were
+                                               // abandoned
         halo.abandon();
       }
     });

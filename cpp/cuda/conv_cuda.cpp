@@ -45,11 +45,11 @@ int64_t scratch_bytes() {
   return megabytes << 20;
 }
 
-// The operands of one call, contiguous, with what belongs to them.
+// The contiguous operands of one call, with their graph and plan.
 struct Call {
   Problem n;
   cudaStream_t stream;
-  Tensor g, radial, table, sh, cg;  // radial: rows, or x [E]
+  Tensor g, radial, table, sh, cg;  // radial: R [M, E, K], or x [E]
   std::shared_ptr<const Graph> graph;
   std::shared_ptr<const Plan> plan;
 
@@ -61,8 +61,8 @@ struct Call {
     radial = tabulated ? o.radial.select(1, 0).contiguous() : o.radial.contiguous();
     if (tabulated) table = o.table.contiguous();
     cg = coefficients_for(o.cg, g.scalar_type());
-    // Wide tiles share more, narrow ones are more: the wide ones only where they still fill the
-    // device.
+    // Wide tiles share more loads, narrow ones are more numerous: wide tiles only if they still
+    // fill the device.
     const bool wide = n.n_receivers * n.n_members * n.n_weights / kTile >= 4 * warps_wanted();
     plan = plan_for(n, cg.numel(), wide, g.device());
     graph = graph_for(o.sender, o.row_ptr, n.n_nodes, stream);
@@ -97,7 +97,7 @@ Tensor result(const Schedule& schedule, int64_t rows, int64_t columns,
                                                : at::zeros({rows, columns}, options);
 }
 
-// out [n_receivers, dim_out] from rows of senders.
+// Sums features of senders into out [n_receivers, dim_out].
 template <class T>
 Tensor gather_forward(const Call& call, const Operands<T>& operands, const Tensor& bar_g,
                       bool second) {
@@ -121,8 +121,8 @@ Tensor gather_forward(const Call& call, const Operands<T>& operands, const Tenso
   return out;
 }
 
-// The adjoint of g [n_nodes, dim_in] from rows w of receivers: over the edges of each sender, with
-// in and out swapped.
+// The adjoint of g [n_nodes, dim_in] from features w of receivers: over the edges of each sender,
+// with in and out swapped.
 template <class T>
 Tensor gather_transposed(const Call& call, const Operands<T>& operands, const Tensor& w,
                          bool second) {
@@ -163,7 +163,7 @@ struct Intervals {
 };
 
 struct EdgeResults {
-  Tensor dradial, dtable, dsh;  // dradial: of R [M, E, K], or of x [E, G]
+  Tensor dradial, dtable, dsh;  // dradial: adjoint of R [M, E, K], or of x [E, G]
 };
 
 template <class T>
@@ -192,8 +192,8 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
   job.w = w.const_data_ptr<T>();
   job.w_width = n.dim_out;
 
-  // With few receivers the tiles of one are dealt to several warps, whose sums are added at the
-  // end.
+  // With few receivers the tiles of each are dealt to several warps, and their sums are added at
+  // the end.
   const int64_t share = n_tiles * (n.n_groups > 1 ? 1 : n.n_members);
   const int64_t parts =
       std::clamp<int64_t>(warps_wanted() / std::max<int64_t>(n.n_receivers * n.n_groups, 1), 1,

@@ -1,8 +1,8 @@
 #pragma once
-// race::conv and its derivatives on CUDA tensors; arguments, results and errors as in race/conv.h.
-// The current stream is used, and the device waited for once per graph (its check), not per call.
-// The table's adjoint takes scratch of up to RACE_CUDA_SCRATCH_MB (environment; default 1024)
-// megabytes, else it is made in several passes.
+// race::conv and its derivatives on CUDA tensors; arguments, results and errors are those of
+// race/conv.h. They use the current stream. They wait for the device once per graph (for its
+// check), not per call. The table's adjoint takes up to RACE_CUDA_SCRATCH_MB (environment; default
+// 1024) megabytes of scratch, or several passes if it needs more.
 #include "race/conv.h"
 
 namespace race {

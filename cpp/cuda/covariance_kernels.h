@@ -1,6 +1,6 @@
 #pragma once
-// What covariance_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. A thread
-// has one row.
+// The interface of covariance_cuda.cpp to the CUDA kernels: plain data and a stream, no torch. One
+// thread computes one row.
 #include <cstdint>
 
 #include <cuda_runtime.h>

@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels share on the device: sums over lanes, radial weights, the choice of a body by
-// the dimensions of a path.
+// Common parts of the kernels on the device: sums over lanes, radial weights, the choice of a body
+// by the dimensions of a path.
 #include "kernels.h"
 
 namespace race::cuda {
@@ -17,15 +17,15 @@ __device__ __forceinline__ T shuffle_xor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
 }
 
-// The rows of the table for some x, `row` and the five after it, and with which weights they make
-// R, R' and R''. Zero from x = 1 on.
+// The rows of the table for some x, `row` and the five after it, and their weights in R, R' and
+// R''. The weights are zero from x = 1 on.
 template <class T>
 struct Splines {
   int32_t row;
   T value[kInterval], slope[kInterval], curve[kInterval];
 };
 
-// position = interval + t; one place, so that every kernel puts an edge into the same interval.
+// position = interval + t; all kernels call this, so each puts an edge into the same interval.
 template <class T>
 __device__ __forceinline__ int32_t find_interval(T x, int64_t n_rows, T& t) {
   const int32_t n_intervals = static_cast<int32_t>(n_rows - kInterval + 1);
@@ -76,8 +76,8 @@ __device__ __forceinline__ Splines<T> find_splines(T x, int64_t n_rows) {
   return k;
 }
 
-// Calls body<D_in, D_sh, C>(c0) for a tile: C channels to a lane, c0 the first one. Two channels to
-// a lane share the loads of an edge; with more than 25 numbers P[m1, m2] a channel they would not
+// Calls body<D_in, D_sh, C>(c0) for a tile, with C channels per lane from c0 on. Two channels of a
+// lane share the loads of an edge. With more than 25 numbers P[m1, m2] per channel they would not
 // fit in registers, and the halves come one after the other.
 template <int D1, int D2, class Body>
 __device__ __forceinline__ void for_halves(int width, Body&& body) {
@@ -123,7 +123,7 @@ __device__ __forceinline__ int64_t global_warp() {
   return static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
 }
 
-// Where one thread has one item.
+// Launches one thread per item.
 template <class Kernel, class Job>
 cudaError_t launch_threads(Kernel kernel, const Job& job, int64_t threads, cudaStream_t stream) {
   return launch(kernel, job, (threads + kWarp - 1) / kWarp, stream);

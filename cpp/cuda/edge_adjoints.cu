@@ -3,19 +3,19 @@
 namespace race::cuda {
 namespace {
 
-// What one warp keeps of the edges it is working on, and the adjoints of their harmonics (and,
+// The shared memory of one warp: the edges it works on, and the adjoints of their harmonics (and,
 // last, distance) summed so far.
 template <class T>
 struct Chunk {
   int64_t sender[kEdgeChunk];
-  int32_t row[kEdgeChunk];  // of the table
+  int32_t row[kEdgeChunk];  // rows of the table
   T value[kInterval][kEdgeChunk], slope[kInterval][kEdgeChunk], curve[kInterval][kEdgeChunk];
   T sum[kEdgeChunk][kMaxSh + 1];
 };
 
-// Sums V numbers over groups of `lanes` lanes. Each exchange halves the numbers that a lane looks
-// after, while there is more than one: 9 exchanges for 8 numbers over a warp instead of 40.
-// put(index, sum) is called once for every number and group.
+// Sums V numbers over groups of `lanes` lanes. While a lane has more than one number, each exchange
+// halves its numbers: 9 exchanges for 8 numbers over a warp instead of 40. put(index, sum) is
+// called once for every number and group.
 template <int V, class T, class Put>
 __device__ __forceinline__ void sum_lanes(T* v, int lanes, int lane, int index, Put&& put) {
   const int offset = lanes / 2;
@@ -98,7 +98,7 @@ struct EdgeTile {
         for (int i = 0; i < C; ++i) {
           if (!live[i]) continue;
           T r = 0, b = 0, slope = 0,
-            curve = 0;  // R and its derivatives by x; b, the direction of R in the second order
+            curve = 0;  // R and its derivatives by x; b is the direction of R in the second order
           if (in.table) {
             const T* rows =
                 in.table + (member * in.n_rows + chunk.row[k]) * in.n_weights + weight + i * kWarp;
@@ -116,7 +116,7 @@ struct EdgeTile {
             if constexpr (Second) b = in.bar_radial ? in.bar_radial[at] : T(0);
           }
 
-          T t[D2] = {}, ta[D2] = {};  // of x, and of its direction in the second order
+          T t[D2] = {}, ta[D2] = {};  // adjoints of x and, in the second order, of its direction
 #pragma unroll
           for (int m1 = 0; m1 < D1; ++m1) {
             const T x = job.g[start + m1 * tile.in_stride + i * kWarp];
@@ -166,7 +166,8 @@ struct EdgeTile {
   }
 };
 
-// One warp per receiver, part of the tiles and (where adjoints are each member's own) member.
+// One warp has one receiver, a part of the tiles and (if members have adjoints of their own) one
+// member.
 template <class T, bool Second>
 __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>)
     edge_kernel(const __grid_constant__ EdgeAdjoints<T> job) {
@@ -211,13 +212,13 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
     }
 
     const int64_t row = (part * in.n_edges + begin) * in.n_groups +
-                        group;  // of dsh; the next edge's is n_groups further
+                        group;  // into dsh; the next edge's is n_groups further
     if (job.dsh)
       for (int at = lane; at < n * in.sh_dim; at += kWarp) {
         const int64_t k = at / in.sh_dim, s = at % in.sh_dim;
         T* out = job.dsh + (row + k * in.n_groups) * in.sh_dim + s;
         if (s == 0)
-          *out = T(0);  // the first harmonic is a constant: nothing is handed back to it
+          *out = T(0);  // the first harmonic is a constant: its adjoint is zero
         else
           *out = job.accumulate ? *out + chunk.sum[k][s] : chunk.sum[k][s];
       }

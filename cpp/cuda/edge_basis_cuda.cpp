@@ -15,7 +15,7 @@ using at::Tensor;
 using namespace cuda;
 using edge_basis::rows_like;
 
-// Strides of [E, G, K]; rows that the map does not have: null.
+// Strides of [E, G, K]; null for a tensor that the map does not have.
 template <class T, class Pointer>
 EdgeRows<T> rows_of(const Tensor& t, Pointer pointer) {
   if (!t.defined()) return {};

@@ -1,5 +1,5 @@
 #pragma once
-// race::edge_basis and its derivatives on CUDA tensors; arguments, results and errors as in
+// race::edge_basis and its derivatives on CUDA tensors; arguments, results and errors are those of
 // ../src/edge_basis.h.
 #include <tuple>
 

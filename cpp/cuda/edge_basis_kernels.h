@@ -1,13 +1,14 @@
 #pragma once
-// What edge_basis_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Formulas
-// are those of ../src/harmonics.h. A thread has one edge, of the derivatives one edge and group.
+// The interface of edge_basis_cuda.cpp to the CUDA kernels: plain data and a stream, no torch.
+// Formulas are those of ../src/harmonics.h. One thread has one edge, or in derivatives one edge and
+// group.
 #include <cstdint>
 
 #include <cuda_runtime.h>
 
 namespace race::cuda {
 
-// Where component k of group g of edge e lies.
+// Position of component k of group g of edge e.
 template <class T>
 struct EdgeRows {
   T* data;
@@ -19,8 +20,8 @@ struct EdgeBasis {
   int64_t n_edges, n_groups;
   T per_r_max;
   EdgeRows<const T> vector;
-  EdgeRows<const T> bar_x, bar_sh, tangent;  // of the map's arguments those that it has
-  EdgeRows<T> x, sh, bar_vector;             // of its results likewise
+  EdgeRows<const T> bar_x, bar_sh, tangent;  // those arguments that the map has
+  EdgeRows<T> x, sh, bar_vector;             // likewise those results
 };
 
 enum class EdgeMap { values, vjp, jvp };

@@ -4,7 +4,7 @@
 namespace race::cuda {
 namespace {
 
-// In every lane: the sum over lanes, added up in the same order at every call.
+// The sum over lanes, in every lane, added up in the same order at every call.
 __device__ __forceinline__ double over_lanes(double value) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += shuffle_xor(value, lanes);
   return value;

@@ -18,7 +18,8 @@ namespace {
 using at::Tensor;
 using namespace cuda;
 
-constexpr int64_t kEdgesOfPart = 1024, kParts = 4096;  // of a virial: enough to fill a device
+constexpr int64_t kEdgesOfPart = 1024, kParts = 4096;  // parts of a virial's sum: enough to fill a
+                                                       // device
 
 }  // namespace
 
@@ -30,7 +31,7 @@ void edge_sums_cuda(const Tensor& grad_in, const Tensor& edge_vector, const Tens
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const Tensor grad = grad_in.contiguous();
   const int64_t n_rows = forces.size(0), n_edges = grad.size(0), G = grad.size(1);
-  // As the convolution knows it: checked and sorted once for both.
+  // The graph is the convolution's: checked and sorted once for both.
   const auto graph = graph_for(sender, row_ptr, n_rows, stream);
   const Transposed& sent = graph->transposed();
   const int64_t n_parts = std::clamp<int64_t>(n_edges / kEdgesOfPart, 1, kParts);

@@ -1,23 +1,23 @@
 #pragma once
-// What edge_sums_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Every sum
-// has one owner and a fixed order.
+// The interface of edge_sums_cuda.cpp to the CUDA kernels: plain data and a stream, no torch. Every
+// sum has one owner and a fixed order.
 #include <cstdint>
 
 #include <cuda_runtime.h>
 
 namespace race::cuda {
 
-// A warp has one row of the domain and one group, or that row's virial: the edges that it receives,
-// then those that it sends.
+// A warp has one row of the domain and one group, or that row's virial. It sums the received edges,
+// then the sent ones.
 template <class T>
 struct ForceSums {
   int64_t n_rows, n_groups, begin, n_receivers;
   const T* grad;                     // [E, G, 3]
   const double* edge_vector;         // [E, 3]
-  const int64_t* row_ptr;            // [n_receivers + 1] of received edges
+  const int64_t* row_ptr;            // [n_receivers + 1], received edges
   const int64_t *sent_begin, *sent;  // row k sends edges sent[sent_begin[k]] .. [k + 1]
   double to_sender;
-  double *forces, *atom_virial;  // added to; atom_virial null: not wanted
+  double *forces, *atom_virial;  // added to; atom_virial null: not requested
 };
 
 // A warp has one part of the edges and one group.

@@ -3,9 +3,9 @@
 namespace race::cuda {
 namespace {
 
-// Rows that pass over all tasks before the next ones do: their edges stay in the second-level
-// cache, and the warps that run at one time read the same few columns of the radial table, which
-// stay in the first.
+// All tasks process these rows before the next ones: their edges stay in the second-level cache.
+// Warps that run at one time read the same few columns of the radial table, which stay in the
+// first-level cache.
 constexpr int64_t kRowsTogether = 8192;
 
 template <class T, bool Second>
@@ -13,7 +13,7 @@ struct GatherTile {
   const Gather<T>& job;
   const Tile& tile;
   int64_t row, member;
-  bool first;  // of its task: stores, where later tiles add
+  bool first;  // the first tile of its task stores, later tiles add
 
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {

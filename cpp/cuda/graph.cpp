@@ -16,13 +16,13 @@
 namespace race::cuda {
 namespace {
 
-constexpr size_t kGraphs = 4;  // of one rank: the step's; a few for code that alternates
+constexpr size_t kGraphs = 4;  // graphs of one rank: the step's, and a few for code that alternates
 constexpr size_t kCoefficients = 256;
 
 struct KeptGraph {
   Remembered sender, row_ptr;
   int64_t n_nodes;
-  cudaStream_t stream;  // on which it was made: another one would have to wait for it
+  cudaStream_t stream;  // its stream: another one would have to wait for it
   std::shared_ptr<const Graph> graph;
 };
 
@@ -37,7 +37,7 @@ struct KeptCoefficients {
 Graph::Graph(const at::Tensor& sender_in, const at::Tensor& row_ptr_in, int64_t n_nodes,
              cudaStream_t stream)
     : sender(sender_in.contiguous()
-                 .detach()),  // another object: the caller's own may then be seen to go
+                 .detach()),  // another object: the end of the caller's own tensor is then seen
       row_ptr(row_ptr_in.contiguous().detach()),
       n_nodes_(n_nodes),
       receiver_(at::empty_like(sender)) {
@@ -71,7 +71,8 @@ std::shared_ptr<const Graph> graph_for(const at::Tensor& sender, const at::Tenso
                                        int64_t n_nodes, cudaStream_t stream) {
   RACE_CHECK("conv", n_nodes <= INT32_MAX, "g", c10::str("at most ", INT32_MAX, " nodes"), n_nodes);
   if (sender.is_inference() || row_ptr.is_inference())
-    return std::make_shared<Graph>(sender, row_ptr, n_nodes, stream);  // no versions
+    return std::make_shared<Graph>(sender, row_ptr, n_nodes, stream);  // inference tensors have no
+                                                                       // versions
   static std::mutex mutex;
   static auto& kept =
       *new std::list<KeptGraph>;  // never destroyed: at the process's end CUDA may be gone

@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels need to know of a graph beside sender and row_ptr. All layers of a model,
-// forward and backward, see the same graph, so it is checked and sorted once per step.
+// Data that the kernels need of a graph beside sender and row_ptr. All layers of a model, forward
+// and backward, share one graph, so it is checked and sorted once per step.
 #include <memory>
 #include <mutex>
 
@@ -14,12 +14,12 @@ namespace race::cuda {
 struct Transposed {
   at::Tensor row_ptr;   // int64 [n_nodes + 1]
   at::Tensor order;     // int64 [E]
-  at::Tensor receiver;  // int64 [E], of order[k]
+  at::Tensor receiver;  // int64 [E], the receiver of edge order[k]
 };
 
 class Graph {
  public:
-  // Checks the graph, which waits for the device.
+  // Checks the graph, and waits for the device to do so.
   Graph(const at::Tensor& sender, const at::Tensor& row_ptr, int64_t n_nodes, cudaStream_t stream);
   const Transposed& transposed() const;
 
@@ -32,12 +32,12 @@ class Graph {
   mutable Transposed transposed_;
 };
 
-// The same for the same tensors, as long as these live and nobody writes to them. Thread safe.
+// Returns one graph for the same tensors, while these live and nobody writes to them. Thread safe.
 std::shared_ptr<const Graph> graph_for(const at::Tensor& sender, const at::Tensor& row_ptr,
                                        int64_t n_nodes, cudaStream_t stream);
 
-// cg [n] float64 in the type of the data, likewise remembered. (Another stream may read it too: it
-// is made once, long before.)
+// cg [n], float64, cast to the type of the data, likewise remembered. (Another stream may read it
+// too: it is made once, long before.)
 at::Tensor coefficients_for(const at::Tensor& cg, at::ScalarType dtype);
 
 }  // namespace race::cuda

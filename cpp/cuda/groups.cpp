@@ -14,12 +14,12 @@ namespace race::cuda {
 namespace {
 
 constexpr size_t kKept =
-    16;  // of one rank: the step's species and owners, and a few that alternate
+    16;  // groupings of one rank: the step's species and owners, and a few that alternate
 
 struct Kept {
   Remembered index;
   int64_t n_groups;
-  cudaStream_t stream;  // on which they were made: another one would have to wait for it
+  cudaStream_t stream;  // their stream: another one would have to wait for it
   std::shared_ptr<const Groups> groups;
 };
 
@@ -32,7 +32,7 @@ std::shared_ptr<const Groups> make(const at::Tensor& index, int64_t n_groups) {
 }  // namespace
 
 std::shared_ptr<const Groups> groups_for(const at::Tensor& index, int64_t n_groups) {
-  if (index.is_inference()) return make(index, n_groups);  // no versions
+  if (index.is_inference()) return make(index, n_groups);  // inference tensors have no versions
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   static std::mutex mutex;
   static auto& kept = *new std::list<Kept>;  // never destroyed: tensors outlive no CUDA context

@@ -6,15 +6,15 @@
 
 namespace race::cuda {
 
-// The rows of group k are order[begin[k]] .. order[begin[k + 1]], in their own order; before
-// begin[0] and from begin[n_groups] on are those whose index is of no group.
+// The rows of group k are order[begin[k]] .. order[begin[k + 1]], in their own order. Rows whose
+// index is of no group are before begin[0] and from begin[n_groups] on.
 struct Groups {
   at::Tensor begin;  // int64 [n_groups + 1]
   at::Tensor order;  // int64 [n]
 };
 
-// index: int64 [n]. Sorted on the device, which is not waited for, and remembered: the same for the
-// same tensor (or view of it), as long as it lives and nobody writes to it. Thread safe.
+// index: int64 [n]. It is sorted on the device, without waiting, and remembered: the result is the
+// same for the same tensor (or view of it), while it lives and nobody writes to it. Thread safe.
 std::shared_ptr<const Groups> groups_for(const at::Tensor& index, int64_t n_groups);
 
 }  // namespace race::cuda

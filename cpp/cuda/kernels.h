@@ -1,15 +1,15 @@
 #pragma once
-// What conv_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Arithmetic and
-// layouts are those of race/conv.h.
+// The interface of conv_cuda.cpp to the CUDA kernels: plain data and a stream, no torch. Arithmetic
+// and layouts are those of race/conv.h.
 //
 // The unit of work is one warp with up to kTile channels of one path and one member, lane by
-// channel: no kernel needs a barrier, and the path's numbers live in registers. Written with P
-// (gather) or v (edge adjoints), small matrices over (m1, m2), the coupling coefficients enter once
-// per atom instead of once per edge:
+// channel: no kernel needs a barrier, and the path's numbers live in registers. The loops use
+// small matrices over (m1, m2), P (gather) or v (edge adjoints): the coupling coefficients then
+// enter once per atom instead of once per edge:
 //
 //   gather          P[m1, m2] = sum_e R x[m1] Y[m2],   out[m3] = sum_{m1 m2} cg P
-//   edge adjoints   v[m1, m2] = sum_m3 cg w[m3],       t[m2] = sum_m1 x[m1] v[m1, m2],   dR = t .
-//   Y,   dY = R t
+//   edge adjoints   v[m1, m2] = sum_m3 cg w[m3],       t[m2] = sum_m1 x[m1] v[m1, m2],
+//                   dR = t . Y,   dY = R t
 //
 // Nothing is summed atomically, so results do not depend on timing: the adjoint of g is a gather as
 // well, over the edges sorted by sender, and the adjoint of the table one over the edges sorted by
@@ -29,11 +29,11 @@ constexpr int kEdgeChunk =
     32;  // edges of a receiver whose adjoints are summed in shared memory together
 
 // Up to kTile channels of one path, for every member. `in` and `out` are the rows read and written;
-// a transposed tile has them swapped. d_* and *_stride belong to the spherical components, *_member
-// is the step to the next member's columns.
+// a transposed tile has them swapped. d_* and *_stride are the numbers and steps of the spherical
+// components, *_member is the step to the next member's columns.
 struct Tile {
   int32_t d_in, d_sh, d_out, sh_offset;
-  int32_t width, lanes;  // channels; and the power of two they are padded to: 32 / lanes edges go
+  int32_t width, lanes;  // channels, and the power of two they are padded to: 32 / lanes edges go
                          // through the warp together
   int64_t in, in_stride, in_member, out, out_stride, out_member;
   int64_t weight;  // first column of R
@@ -42,11 +42,11 @@ struct Tile {
   int64_t columns_before;  // channels of the tiles before this one
 };
 
-// The operands of race::conv; the second order (bars of race/conv.h) where given.
+// The operands of race::conv, and those of the second order (bars of race/conv.h) if given.
 template <class T>
 struct Operands {
   int64_t n_edges, n_weights, n_members, n_groups, sh_dim,
-      n_rows;           // n_rows: of the table, zero without one
+      n_rows;           // n_rows is that of the table, zero without one
   const T* radial;      // [M, E, K], null with a table
   const T* bar_radial;  // its cotangent [M, E, K], null: zero
   const T* table;       // [M, N, K]

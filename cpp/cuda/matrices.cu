@@ -11,7 +11,7 @@ struct alignas(4 * sizeof(T)) Four {
   T v[4];
 };
 
-// What one warp keeps of its rows.
+// The shared memory of one warp: a tile of its rows.
 template <class T>
 struct Staged {
   Four<T> x[kMapRows][kWarp / 4];
@@ -19,8 +19,8 @@ struct Staged {
   int32_t component[kMapRows];
 };
 
-// Rows [first, first + count) of a species, numbered through its atoms and their d components; -1:
-// of atoms that are of none.
+// Rows [first, first + count) of a species, numbered through its atoms and their d components.
+// Species -1 is that of atoms that belong to none.
 struct RowTile {
   int64_t species, position, first;
   int count;
@@ -48,7 +48,7 @@ __device__ __forceinline__ RowTile find_rows(const BySpecies& atoms, int64_t d, 
   return {0, 0, 0, 0};
 }
 
-// Writes which atoms and components the rows are.
+// Writes the atoms and components of the rows.
 template <class T>
 __device__ __forceinline__ void find_atoms(const BySpecies& atoms, const RowTile& rows, int64_t d,
                                            int lane, Staged<T>& staged) {
@@ -61,7 +61,7 @@ __device__ __forceinline__ void find_atoms(const BySpecies& atoms, const RowTile
   __syncwarp();
 }
 
-// C columns to a lane: v, v + 32.
+// C columns per lane: v, v + 32.
 template <int C, class T>
 __device__ __forceinline__ void map_rows(const MapJob<T>& job, const MapTask& task,
                                          const RowTile& rows, int64_t member, int64_t v0, int lane,
@@ -138,7 +138,8 @@ __device__ __forceinline__ void map_rows(const MapJob<T>& job, const MapTask& ta
       if (r < rows.count && live[c]) to[out(r, c)] = sum[r][c];
 }
 
-// One warp per task, member, tile of columns and, fastest, tile of rows: neighbours share matrices.
+// One warp has one task, member, tile of columns and, fastest, tile of rows: neighbours share
+// matrices.
 template <class T>
 __global__ void map_kernel(const __grid_constant__ MapJob<T> job) {
   __shared__ Staged<T> staged[kWarpsPerBlock];
@@ -164,7 +165,7 @@ __global__ void map_kernel(const __grid_constant__ MapJob<T> job) {
   }
 }
 
-// One warp per block, member, species, part of its rows, kMapRows values of u and 32 of v.
+// One warp has one block, member, species, part of its rows, kMapRows values of u and 32 of v.
 template <class T>
 __global__ void outer_kernel(const __grid_constant__ OuterJob<T> job) {
   int64_t work = global_warp();

@@ -24,9 +24,9 @@ using namespace cuda;
 using linear::Block;
 using linear::Sizes;
 
-constexpr int64_t kAtomsOfPart = 256;  // whose adjoints of matrices one warp sums
+constexpr int64_t kAtomsOfPart = 256;  // atoms whose adjoints of matrices one warp sums
 
-// Atoms grouped by species, where that matters.
+// Atoms grouped by species, if there are several.
 struct Species {
   std::shared_ptr<const Groups> groups;
   BySpecies atoms;
@@ -40,7 +40,7 @@ struct Species {
   }
 };
 
-// Computes what the plan says of `tensors`, contiguous.
+// Runs a plan on `tensors`, which are contiguous.
 void run(const MapPlan& plan, const std::vector<Tensor>& tensors, const BySpecies& atoms,
          int64_t n_members, const Tensor& weight, int64_t weight_member, const Tensor& rows) {
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "race::linear", [&] {
@@ -71,7 +71,7 @@ void run(const MapPlan& plan, const std::vector<Tensor>& tensors, const BySpecie
   });
 }
 
-// Of blocks one after another, y [n, width] = x times their matrices.
+// The map of blocks, one after another: y [n, width] = x times their matrices.
 Tensor map_rows(const Sizes& n, const std::vector<Block>& blocks, const Tensor& x,
                 const Tensor& weight, const BySpecies& atoms, int64_t width, bool transposed) {
   MapProblem problem{{}, {x.size(1), width}, 1, n.members, false};
@@ -109,7 +109,7 @@ Tensor outer(const Sizes& n, const std::vector<Block>& blocks, const Tensor& x, 
                      static_cast<int32_t>(b.mul_out), b.in_offset, b.out_offset, b.weight_offset});
   const Tensor device_blocks = upload(table, x.device());
   const auto n_blocks = static_cast<int64_t>(blocks.size());
-  const int64_t step = share_matrices(blocks) ? 1 : n_blocks;  // blocks of a launch
+  const int64_t step = share_matrices(blocks) ? 1 : n_blocks;  // blocks of one launch
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::linear_backward", [&] {
     OuterJob<scalar_t> job{};
     job.atoms = atoms;

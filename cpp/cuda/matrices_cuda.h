@@ -1,7 +1,7 @@
 #pragma once
 // race::linear, race::linear_backward and race::chain on CUDA tensors; arguments, results and
-// errors as in race/linear.h and race/chain.h, except that rows of atoms whose species is outside
-// [0, S) are NaN: the device is not waited for.
+// errors are those of race/linear.h and race/chain.h. One differs, to avoid waiting for the device:
+// rows of atoms whose species is outside [0, S) are NaN.
 #include "race/chain.h"
 #include "race/linear.h"
 

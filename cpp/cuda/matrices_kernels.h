@@ -1,10 +1,10 @@
 #pragma once
-// Linear maps of rows by matrices of their species, as race::linear and race::chain have them:
-// plain data and a stream, no torch.
+// Linear maps of rows by matrices of their species, for race::linear and race::chain: plain data
+// and a stream, no torch.
 //
 // The unit of work is one warp with kMapRows rows (components of atoms of one species) and up to 64
-// columns of one member: rows wait in shared memory, 32 numbers at a time, each matrix element is
-// loaded once for all of them, sums live in registers. Every number has one owner: nothing is
+// columns of one member. Rows wait in shared memory, 32 numbers at a time; each matrix element is
+// loaded once for all of them; sums live in registers. Every number has one owner: nothing is
 // summed atomically, and no kernel needs a barrier of a block.
 #include <cstdint>
 
@@ -13,22 +13,23 @@
 namespace race::cuda {
 
 constexpr int kMapRows = 8;
-constexpr int kMaxTensors = 16;  // of a chain
+constexpr int kMaxTensors = 16;  // tensors of a chain, at most
 
-// What is added to a block of columns: x[i, in_offset:] viewed [d, M, mul_in] times the matrix at
+// One term added to a block of columns: x[i, in_offset:] viewed [d, M, mul_in] times the matrix at
 // weight + species * weight_species, element (u, v) at u * step_in + v * step_out.
 struct MapTerm {
   int32_t from, mul_in;
   int64_t in_offset, weight, weight_species, step_in, step_out;
 };
 
-// tensor `to`, columns out_offset: viewed [d, M, mul_out], = what it starts with + terms first ..
+// One task: tensor `to`, columns out_offset: viewed [d, M, mul_out], = its start + terms first ..
+// last.
 // last.
 enum class MapStart : int32_t { zero, rows, itself };
 struct MapTask {
   int32_t to, d, mul_out, first, last;
   MapStart start;
-  int64_t out_offset, row_offset;  // row_offset: of the first column in `rows`
+  int64_t out_offset, row_offset;  // row_offset: offset of the first column in `rows`
 };
 
 // Rows grouped by species: positions begin[s] .. begin[s + 1] of order are atoms of species s.
@@ -45,7 +46,7 @@ struct MapJob {
   const MapTerm* terms;
   int64_t n_tasks, n_members, weight_member;
   const T* weight;
-  const T* rows;  // [S, row_width], what made tensors start with; or null
+  const T* rows;  // [S, row_width], initial values of new tensors; or null
   int64_t row_width;
   T* tensors[kMaxTensors];
   int64_t widths[kMaxTensors];
@@ -68,13 +69,13 @@ struct OuterJob {
   T* dweight;  // [n_parts, M, S, numel], zero; added to
 };
 
-// Warps that the tasks (blocks) need: host and device count alike.
+// Warps that the tasks (blocks) need: host and device count in the same way.
 template <class T>
 cudaError_t launch_maps(const MapJob<T>& job, int64_t warps, cudaStream_t stream);
 template <class T>
 cudaError_t launch_outer(const OuterJob<T>& job, int64_t warps, cudaStream_t stream);
 
-// Tiles of rows of a task, at most: each group of atoms ends with one that is not full.
+// Most tiles of rows in a task: each group of atoms ends with one that is not full.
 #ifdef __CUDACC__
 __host__ __device__
 #endif

@@ -43,7 +43,8 @@ MapPlan plan_maps(const MapProblem& p) {
   std::vector<Draft> drafts;
   std::vector<std::vector<bool>> written;
   for (const int64_t width : p.widths) written.emplace_back(width, false);
-  std::vector<bool> whole(p.widths.size(), true);  // no task starts with what was never written
+  std::vector<bool> whole(p.widths.size(), true);  // no task starts with columns that were never
+                                                   // written
   for (const Map& map : p.maps) {
     const linear::Block& b = map.block;
     Placed now{{map.from, b.in_offset, b.in_offset + b.d * p.n_members * b.mul_in},

@@ -1,6 +1,5 @@
 #pragma once
-// The order in which the linear maps of a call are computed, and where their tables lie on the
-// device.
+// The order of the linear maps of a call, and their tables on the device.
 #include <memory>
 #include <vector>
 
@@ -11,16 +10,16 @@
 
 namespace race::cuda {
 
-// tensor `to` += tensor `from` times the matrices of a block.
+// One map: tensor `to` += tensor `from` times the matrices of a block.
 struct Map {
   int64_t from, to;
   linear::Block block;
   int64_t weight_species;
-  bool transposed;  // the matrix lies as [mul_out, mul_in]
+  bool transposed;  // the matrix is stored as [mul_out, mul_in]
 };
 
-// Maps in order, between tensors of given widths, the first n_given of them given; the others start
-// with rows of their species, or with zero.
+// Maps in order, between tensors of given widths. The first n_given tensors are given; the others
+// start with rows of their species, or with zero.
 struct MapProblem {
   std::vector<Map> maps;
   std::vector<int64_t> widths;
@@ -34,13 +33,13 @@ struct MapPlan {
   std::vector<MapTask> tasks;
   std::vector<MapTerm> terms;
   std::vector<int64_t> stage_begin;  // [n_stages + 1], of tasks
-  std::vector<bool> covered;         // of each tensor: its first tasks write every column
+  std::vector<bool> covered;         // by tensor: its first tasks write every column
   at::Tensor device_tasks, device_terms;
 };
 
 MapPlan plan_maps(const MapProblem& problem);
 
-// The same, uploaded and remembered.
+// Makes a plan, uploads and remembers it.
 std::shared_ptr<const MapPlan> map_plan_for(const MapProblem& problem, at::Device device);
 
 }  // namespace race::cuda

@@ -125,8 +125,8 @@ std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, 
   std::vector<Tile> transposed;
   for (const Tile& tile : tiles) transposed.push_back(transpose(tile));
   plan->transposed = schedule(transposed, n.n_members, n.dim_in);
-  // The edge kernels find a tile's scratch by the widths before it: in the order that the schedule
-  // has given them.
+  // The edge kernels find a tile's scratch by the widths before it, so they are added in the order
+  // of the schedule.
   int64_t columns = 0;
   for (Tile& tile : plan->forward.tiles) {
     tile.columns_before = columns;

@@ -29,11 +29,11 @@ struct Schedule {
 
 struct Plan {
   Schedule forward;              // tasks write columns of the result
-  Schedule transposed;           // and of the adjoint of g
+  Schedule transposed;           // tasks write columns of the adjoint of g
   bool weights_disjoint = true;  // every column of R is read by exactly one tile
 };
 
-// wide: tiles of up to kTile channels instead of one warp's.
+// `wide` makes tiles of up to kTile channels instead of one warp's.
 // Thread safe; plans are never changed.
 std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, at::Device device);
 

@@ -36,7 +36,7 @@ __device__ __forceinline__ Dual<T>& operator+=(Dual<T>& a, T b) {
   return a;
 }
 
-// Numbers in first order are plain, in second dual.
+// The numbers are plain in first order, dual in second.
 template <class T, bool Second>
 struct Numbers {
   using type = T;
@@ -88,7 +88,7 @@ __device__ __forceinline__ N sum_entries(const Entry<T>* e, const Entry<T>* end,
   return sum;
 }
 
-// put(o, sum) for every component of the bilinear map of a and b.
+// Calls put(o, sum) for every component of the bilinear map of a and b.
 template <class N, class T, class W, class A, class B, class Put>
 __device__ __forceinline__ void contract(const List<T>& list, int64_t n_components, const W& weight,
                                          const A& a, const B& b, Put&& put) {
@@ -115,7 +115,8 @@ __global__ void product_kernel(const __grid_constant__ ProductJob<T> job) {
   const int64_t D = job.n_components, first = atom * D * width + channel,
                 species = job.species[atom];
   const auto at = [=](int32_t o) { return first + o * width; };
-  if (species < 0 || species >= job.n_species) {  // it has no weights: no number is right
+  if (species < 0 || species >= job.n_species) {  // a species outside has no weights: no number is
+                                                  // right
     for (int32_t o = 0; o < D; ++o) {
       if (job.out) job.out[at(o)] = T(NAN);
       if (job.dx) job.dx[at(o)] = T(NAN);
@@ -153,7 +154,7 @@ __global__ void product_kernel(const __grid_constant__ ProductJob<T> job) {
                 [&](int32_t o, const N& sum) { job.dx[at(o)] += Of::result(sum); });
 }
 
-// Adds to dweight, of which this thread has a column for every path.
+// Adds to dweight, in which this thread has one column for every path.
 template <class T, bool Second, class Bar, class Left>
 __device__ __forceinline__ void weigh(const ProductWeights<T>& job, const List<T>& list,
                                       int64_t begin, int64_t end, int64_t channel, T* dweight,

@@ -26,7 +26,7 @@ using namespace cuda;
 using product::Sizes;
 
 constexpr size_t kKept = 64;          // plans on devices: layers times dtypes of a few models
-constexpr int64_t kAtomsOfPart = 32;  // whose adjoints of weights one thread sums
+constexpr int64_t kAtomsOfPart = 32;  // atoms whose adjoints of weights one thread sums
 
 template <class T>
 struct DevicePlan {
@@ -46,11 +46,13 @@ struct DevicePlan {
   }
 };
 
-// Remembered with the tensor of coefficients, so that a step waits for none.
+// The plan is remembered with the tensor of coefficients, so that a step waits for none.
 template <class T>
 std::shared_ptr<const DevicePlan<T>> device_plan_for(const Sizes& n, c10::IntArrayRef paths,
                                                      const Tensor& cg) {
-  if (cg.is_inference()) return std::make_shared<DevicePlan<T>>(n, paths, cg);  // no versions
+  if (cg.is_inference())
+    return std::make_shared<DevicePlan<T>>(n, paths, cg);  // inference tensors have no
+                                                           // versions
   struct Kept {
     Remembered cg;
     int64_t n_components;

@@ -1,6 +1,6 @@
 #pragma once
-// race::product and its derivatives on CUDA tensors; arguments, results and errors as in
-// race/product.h, except that a species outside [0, S) gives NaN: the device is not waited for.
+// race::product and its derivatives on CUDA tensors; arguments, results and errors are those of
+// race/product.h. One differs, to avoid waiting for the device: a species outside [0, S) gives NaN.
 #include "race/product.h"
 
 namespace race {

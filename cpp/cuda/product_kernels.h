@@ -1,11 +1,12 @@
 #pragma once
-// What product_cuda.cpp hands to the CUDA kernels: plain data and a stream, no torch. Arithmetic
-// and layouts are those of race/product.h; the lists are the CPU's, copied to the device.
+// The interface of product_cuda.cpp to the CUDA kernels: plain data and a stream, no torch.
+// Arithmetic and layouts are those of race/product.h; the lists are the CPU's, copied to the
+// device.
 //
-// A thread has one channel of one atom. Components are read where they lie, so that the threads of
-// a warp read neighbouring numbers, and what the others need is written beside (p2, bar_p2). The
-// adjoint of the weights is a second kernel, in which a thread has one channel of some atoms of one
-// species. Nothing is summed atomically.
+// One thread has one channel of one atom. It reads components where they lie, so the threads of a
+// warp read neighbouring numbers. It writes intermediate results for the other kernels beside them
+// (p2, bar_p2). The adjoint of the weights is a second kernel, in which a thread has one channel of
+// some atoms of one species. Nothing is summed atomically.
 #include <cstdint>
 
 #include <cuda_runtime.h>
@@ -26,7 +27,8 @@ struct ProductJob {
   int64_t n_atoms, n_components, n_paths, n_members, n_channels, n_species;
   const int64_t* species;
   const T* grad;      // null: neither dx nor bar_p2
-  Rows<T> x, weight;  // weight [M, S, P, C]; tangents in second order, that of weight null: zero
+  Rows<T> x, weight;  // weight [M, S, P, C]; in second order tangents too, that of weight null:
+                      // zero
   Rows<T, T*> p2, bar_p2;  // scratch
   T *out, *dx;             // as x, each may be null; in second order their tangents
 };

@@ -5,8 +5,8 @@
 
 namespace race::cuda {
 
-// Knows a tensor again while it lives and is not written to; a view by what it is a view of, for
-// every narrow() makes another object. The weak reference keeps nothing of its data.
+// Recognises a tensor while it lives and is not written to. A view is recognised by its base,
+// because every narrow() makes another object. The weak reference keeps none of its data.
 class Remembered {
  public:
   explicit Remembered(const at::Tensor& t)

@@ -3,8 +3,8 @@
 namespace race::cuda {
 namespace {
 
-// One warp per tile, member and row of the table: the edges of the intervals that the row is part
-// of.
+// One warp has one tile, member and row of the table: the edges of the intervals that the row is
+// part of.
 template <class T>
 __global__ void row_kernel(const __grid_constant__ TableSums<T> job) {
   const Operands<T>& in = job.operands;
@@ -69,12 +69,12 @@ struct Receivers {
 };
 
 __device__ void report(const Receivers& job, int64_t kind, int64_t position, int64_t value) {
-  job.fault[0] = kind;  // some bad entry: which one does not matter
+  job.fault[0] = kind;  // one bad entry; any of them will do
   job.fault[1] = position;
   job.fault[2] = value;
 }
 
-// One warp per receiver.
+// One warp has one receiver.
 __global__ void receiver_kernel(const __grid_constant__ Receivers job) {
   const int64_t j = global_warp();
   if (j >= job.n_receivers) return;

@@ -1,5 +1,5 @@
 #pragma once
-// Plain data to a device, as bytes.
+// Copies plain data to a device, as bytes.
 #include <cstring>
 #include <vector>
 

@@ -1,10 +1,9 @@
 #pragma once
-// Paths whose edge matrix is a multiple of the identity (l2 = 0), half of
-// the work of small models.
+// Paths whose edge matrix is a multiple of the identity (l2 = 0): half of the work of small models.
 //
-// Q = q * identity, Y_0 being constant: q is part of the weights v, s, slope and curve here, and no
-// dY is wanted. P paths at once, a path and its partner: features are loaded and their adjoints
-// stored once for both.
+// Q = q * identity, because Y_0 is constant: q is part of the weights v, s, slope and curve here,
+// and no dY is needed. P paths are computed at once, a path and its partner: features are loaded
+// and their adjoints stored once for both.
 #include "conv_work.h"
 
 namespace race::conv {
@@ -70,7 +69,7 @@ void diagonal_transpose(const Work<T> k, int64_t c0) {
           if constexpr (Second) aw[p][c] += av * w[p][m][c];
         }
       }
-    V back[P][C] = {};  // what multiplies w in dg: R, in second order its direction
+    V back[P][C] = {};  // factors of w in dg: R, in second order its direction
     RACE_UNROLLED (p, 0, P) {
       V slope[C];
       const int64_t column = paths[p].weight_offset + c0;

@@ -1,13 +1,13 @@
-// The kernels behind race::conv, vectorised over channels. Compiled once per instruction set, for
-// which CMake defines RACE_KERNELS (the function that returns this build's) and RACE_BYTES (the
-// width of a vector).
+// The kernels behind race::conv, vectorised over channels. They are compiled once per instruction
+// set: CMake defines RACE_KERNELS (the function that returns this build's kernels) and RACE_BYTES
+// (the width of a vector).
 //
-// Work is cut into blocks of up to kLanes edges of one receiver, and a chunk of blocks goes through
-// one path after the other: the path's part of the radial table then stays in the cache. Per block
-// and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane by edge, then one of the loops
-// below runs on channel tiles of C vectors. Radial weights are interpolated in registers where they
-// are used: neither they nor their adjoints ever lie in memory. The receiver's rows (out, w) stay
-// in registers across the block.
+// Work is cut into blocks of up to kLanes edges of one receiver. A chunk of blocks goes through one
+// path after the other: the path's part of the radial table then stays in the cache. For each block
+// and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane by edge; then one of the loops
+// below runs on channel tiles of C vectors. Radial weights are interpolated in registers at their
+// use: neither they nor their adjoints are ever in memory. The receiver's rows (out, w) stay in
+// registers across the block.
 #include "conv_kernel.h"
 
 #include "conv_radial.h"
@@ -60,8 +60,9 @@ void accumulate(const Work<T> k, int64_t c0) {
 }
 
 // dg, dR and dY; w stays in registers across the block's edges. dQ[m1, m3] = sum_c w R x is summed
-// over the tile's vectors, then dY = cg . dQ on whole vectors: fewer operations than reducing the
-// (up to 49) dQ across lanes, since dY has at most seven columns, which all paths share.
+// over the tile's vectors, then dY = cg . dQ on whole vectors. This takes fewer operations than
+// reducing the (up to 49) dQ across lanes, since dY has at most seven columns, which all paths
+// share.
 template <class T, int N, int C, int D3, bool Second>
 void transpose(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;
@@ -94,7 +95,8 @@ void transpose(const Work<T> k, int64_t c0) {
       RACE_UNROLLED (c, 0, C) {
         const V xv = load<V>(x + c * N), av = Second ? load<V>(a + c * N) : V{};
         V dg;
-        if constexpr (D3 == 1) {  // w multiplies the sum over m1, R w all that is handed back
+        if constexpr (D3 == 1) {  // w multiplies the sum over m1, R w gives the adjoint of each
+                                  // feature
           dr1[c] += q[0] * xv;
           if constexpr (Second) dr2[c] += q[0] * av + qc[0] * xv;
           sum[0] += Second ? rw[c] * av + bw[c] * xv : rw[c] * xv;
@@ -188,7 +190,7 @@ void run_path(const Work<T>& k) {
   }
 }
 
-// Edge matrix of a block whose harmonics are y [S, kLanes].
+// Forms the edge matrix of a block whose harmonics are y [S, kLanes].
 template <class T>
 inline void edge_matrix(const Table<T>& table, const T* y, T* q) {
   using V = Vec<T, kLanes>;
@@ -201,7 +203,7 @@ inline void edge_matrix(const Table<T>& table, const T* y, T* q) {
   }
 }
 
-// lanes += sums over the vectors of each of n edges, which are left zero.
+// Adds the sums over the vectors of each of n edges to `lanes`, and leaves the vectors zero.
 template <class T>
 void add_sums(T* partial, int64_t n, T* lanes) {
   using V = Vec<T, 8>;
@@ -236,7 +238,7 @@ inline const T* scale(const T* q, const T* weights, T* result) {
   return result;
 }
 
-// rows [n, S] of a block -> [S, kLanes]
+// Transposes rows [n, S] of a block to [S, kLanes].
 template <class T>
 void to_lanes(const T* from, int64_t stride, int64_t n, int64_t sh_dim, T* lanes) {
   for (int64_t s = 0; s < sh_dim; ++s)
@@ -244,8 +246,8 @@ void to_lanes(const T* from, int64_t stride, int64_t n, int64_t sh_dim, T* lanes
       lanes[s * kLanes + e] = e < n ? from[e * stride + s] : T(0);
 }
 
-// The way back: lanes [S, kLanes] -> rows [n, S]. S is known when compiled where it is that of lmax
-// <= 3.
+// Transposes lanes [S, kLanes] back to rows [n, S]. S is a compile-time constant if it is that of
+// lmax <= 3.
 template <int S, class T>
 inline void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to) {
   const int64_t size = S ? S : sh_dim;
@@ -302,7 +304,7 @@ void run(const Job<T>& job, int64_t begin, int64_t end) {
             to_lanes(job.c + block.edge * job.c_stride + (job.c_stride ? group * S : 0),
                      job.c_stride, block.n, S, job.c_lanes + i * y_size);
           for (int64_t e = 0; Second && e < kLanes; ++e)
-            job.c_lanes[i * y_size + e] = 0;  // of Y_0, which is constant
+            job.c_lanes[i * y_size + e] = 0;  // Y_0 is constant: it has no direction
           if (Second && job.radial.n_rows) direct(job, i, group);
           for (int64_t k = 0; want_dy && k < y_size; ++k) job.dy_lanes[i * y_size + k] = 0;
           for (int64_t k = 0; want_dx && k < kLanes; ++k) job.dx_lanes[i * kLanes + k] = 0;

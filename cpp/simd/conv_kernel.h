@@ -1,7 +1,7 @@
 #pragma once
-// What conv.cpp hands to the kernels, which are compiled once per instruction set. Plain data only:
-// an inline function shared with those translation units could be emitted with AVX-512 and then be
-// linked into code that runs everywhere.
+// The interface of conv.cpp to the kernels, which are compiled once per instruction set. It is
+// plain data only: an inline function shared with those translation units could be emitted with
+// AVX-512 and then be linked into code that runs everywhere.
 #include <cstdint>
 
 #include "../src/conv_path.h"
@@ -35,17 +35,17 @@ struct Table {
 };
 
 struct PlannedPath : Path {
-  int32_t table;                  // of coefficients
+  int32_t table;                  // index of its coefficient table
   int64_t in_stride, out_stride;  // from one spherical component to the next
   int32_t partner;  // > 0: index of a diagonal path that reads the same features with the same
                     // table, worked on together
-  bool is_partner;  // by another
+  bool is_partner;  // computed together with another path
 };
 
 // The radial weights R[m, e, k]: rows of a matrix [M, E, K], or a spline with the coefficients
 // `table` [M, N, K] at x[e]. b is a direction of R: rows of a matrix as well, or R'(x[e]) xi[e,
 // group]. Their adjoints go to drows [M, E, K], or to dx [G, E] and dtable [M, N, K], each only if
-// given, dx alone overwritten.
+// given; dx alone is overwritten.
 template <class T>
 struct Radial {
   int64_t n_weights, n_rows;           // K; N, zero without a table
@@ -64,7 +64,7 @@ struct Block {
 // The trilinear map out = T(g, R, Y) and its derivatives over receivers [begin, end).
 //   first order   out += T(g, R, Y);  w given: dg, dR, dY of <w, T(g, R, Y)>
 //   second order  the same of S = <w, T(a, R, Y) + T(g, b, Y) + T(g, R, c)>, out being dS/dw
-// An absent a, b, c is a row of zeros with stride 0. Results may be null; out, dg and the radial
+// An absent a, b or c is a row of zeros with stride 0. Results may be null; out, dg and the radial
 // adjoints are added to.
 template <class T>
 struct Job {
@@ -109,7 +109,7 @@ struct KernelSet {
 };
 
 const KernelSet* kernels_baseline();
-const KernelSet* kernels_avx2();  // x86-64 alone, like the next
+const KernelSet* kernels_avx2();  // x86-64 only, like the next
 const KernelSet* kernels_avx512();
 
 }  // namespace race::conv

@@ -1,27 +1,27 @@
 #pragma once
-// Where the radial weights of an edge are, and with which weights their rows add up.
+// The rows that hold an edge's radial weights, and the weights with which these rows are summed.
 #include "conv_kernel.h"
 #include "simd.h"
 
 namespace race::conv {
 namespace {
 
-// Where R and its direction lie: R = sum_i value[i] p_i over kRows rows, the direction the same
-// with its own weights. Rows of a table follow each other from p0; explicit ones are p_0 = R and
-// p_1 = b, and the others have weight zero.
+// Rows of R and of its direction: R = sum_i value[i] p_i over kRows rows; the direction is the same
+// sum with its own weights. Rows of a table follow each other from p0; explicit ones are p_0 = R
+// and p_1 = b, and the others have weight zero.
 template <class T>
 struct Rows {
   const T *p0, *p1;
-  T* d0;  // where the adjoint of p_0 goes, and one after the other those of the other rows; null if
-          // not wanted
+  T* d0;  // target of the adjoint of p_0, followed by those of the other rows; null if not
+          // requested
   int64_t step, stride0, stride1;  // from p_1 to p_2 and on; from one row[e] to the next
   int64_t n_weights;
   int n_adjoints;
 };
 
 // Weights of an interval's rows for each edge: the quintic B-splines at `fraction` of it for R,
-// their derivatives by x for R' and (second order) R''. `inside` is 0 from x = 1 on, where R is
-// zero.
+// their derivatives by x for R' and (second order) R''. `inside` is 0 from x = 1 on, because R is
+// zero there.
 template <class T>
 void splines(const T* fraction, const T* inside, T per_unit, T* value, T* slope, T* curve) {
   using V = Vec<T, kLanes>;

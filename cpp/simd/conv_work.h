@@ -1,13 +1,12 @@
 #pragma once
-// One block of edges on one path: where its operands and results are, and the radial weights where
-// they are used.
+// One block of edges on one path: its operands, its results, and the radial weights at their use.
 #include "conv_radial.h"
 
 namespace race::conv {
 namespace {
 
-// One block of edges, one member, one path. Loops take it by value: what they store could else be
-// taken for a change of it.
+// One block of edges, one member, one path. Loops take it by value: by reference, the compiler
+// would have to assume that their stores change it.
 template <class T>
 struct Work {
   const T *g, *a;  // rows of senders
@@ -27,7 +26,7 @@ struct Work {
   const T* w;       // the receiver's rows
   T* out;
   T* dy;  // [d2, kLanes, kWidth] partial sums of dY, one vector each; null if not wanted
-  T* dx;  // [kLanes, kWidth] the same of dx
+  T* dx;  // [kLanes, kWidth], likewise of dx
 };
 
 template <class T>
@@ -41,7 +40,7 @@ RACE_INLINE int64_t out_column(const Work<T>& k, const PlannedPath& path, int64_
 }
 
 // R, its direction or both over C vectors of edge e: sums over six rows, one chain of multiply-adds
-// for each.
+// each.
 enum class Want { value, direction, both };
 
 template <class T, int N, int C, Want W>
@@ -62,8 +61,8 @@ RACE_INLINE void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e
     }
 }
 
-// Hands on the adjoint of R: dr1 of <w, T(g, R, Y)>, and in second order dr2 of S. `b` is R' (first
-// order).
+// Adds the adjoint of R to its targets: dr1 of <w, T(g, R, Y)>, and in second order dr2 of S. `b`
+// is R' (first order).
 template <class T, int N, int C, bool Second>
 RACE_INLINE void radial_adjoint(const Work<T>& k, int64_t e, int64_t column, const Vec<T, N>* dr1,
                                 const Vec<T, N>* dr2, const Vec<T, N>* b) {

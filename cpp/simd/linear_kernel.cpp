@@ -1,11 +1,10 @@
 // The kernels behind race::linear: small matrix products whose rows are found by index, so that
-// atoms need not be sorted nor members and components be permuted. Compiled once per instruction
-// set, as conv_kernel.cpp.
+// neither atoms are sorted nor members and components permuted. They are compiled once per
+// instruction set, like conv_kernel.cpp.
 //
 // A tile of R rows and C vectors of columns is summed in registers, over the channels of x in
-// `product` and over atoms in `outer`: six rows and all the columns that leave room for the
-// operands, so that one load feeds several multiply-adds. What is left over goes through narrower
-// tiles.
+// `product` and over atoms in `outer`. It has six rows and as many columns as leave room for the
+// operands, so that one load feeds several multiply-adds. Narrower tiles do the rest.
 #include "linear_kernel.h"
 
 #include <utility>
@@ -71,7 +70,7 @@ RACE_INLINE void product_tile(const T* const* x, T* const* y, const T* w, int64_
     for (int c = 0; c < C; ++c) store(y[r] + c * N, sum[r][c]);
 }
 
-// Columns c .. of one block and member, for positions [begin, end) of one species.
+// Columns from c on of one block and member, for positions [begin, end) of one species.
 template <class T, int N, int C>
 void product_columns(const Product<T>& job, const Block& block, int64_t member, const T* weight,
                      int64_t begin, int64_t end, int64_t c) {

@@ -1,6 +1,6 @@
 #pragma once
-// What linear.cpp hands to the kernels, which are compiled once per instruction set: plain data
-// only (see conv_kernel.h).
+// The interface of linear.cpp to the kernels, which are compiled once per instruction set: plain
+// data only (see conv_kernel.h).
 #include <cstdint>
 
 namespace race::linear {
@@ -58,7 +58,7 @@ struct KernelSet {
 };
 
 const KernelSet* kernels_baseline();
-const KernelSet* kernels_avx2();  // x86-64 alone, like the next
+const KernelSet* kernels_avx2();  // x86-64 only, like the next
 const KernelSet* kernels_avx512();
 
 }  // namespace race::linear

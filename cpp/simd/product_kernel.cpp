@@ -1,10 +1,10 @@
-// The kernels behind race::product, vectorised over channels. Compiled once per instruction set, as
-// conv_kernel.cpp.
+// The kernels behind race::product, vectorised over channels. They are compiled once per
+// instruction set, like conv_kernel.cpp.
 //
 // A tile of channels of one member is taken through all atoms of a species, so that its weights are
-// read, and their adjoints written, once. Everything is made of one loop over a list of coupling
-// coefficients (`contract`), and derivatives of derivatives of the same loops on dual numbers: what
-// is the first order's result is the value, what is the second order's is the tangent.
+// read, and their adjoints written, once. All kernels are one loop over a list of coupling
+// coefficients (`contract`). Second derivatives are the same loops on dual numbers: the value is
+// the first order's result, the tangent the second order's.
 #include "product_kernel.h"
 
 #include "simd.h"
@@ -48,7 +48,7 @@ RACE_INLINE Dual<V> scaled(T factor, const Dual<V>& v) {
   return {factor * v.value, factor * v.tangent};
 }
 
-// What is handed out: the value in first order, the tangent in second.
+// The result of an order: the value in first order, the tangent in second.
 template <class V>
 RACE_INLINE const V& result(const V& v) {
   return v;
@@ -70,7 +70,7 @@ RACE_INLINE void sum_entries(const Entry<T>*& e, const Entry<T>* end, const A* a
     RACE_UNROLLED (c, 0, C) sums[c] = sums[c] + scaled(e->value, a[e->a * C + c] * b[e->b * C + c]);
 }
 
-// out[o] = start[o] + the bilinear map of a and b.
+// out[o] = start[o] + component o of the bilinear map of a and b.
 template <class T, int C, class W, class A, class B, class S, class O>
 RACE_INLINE void contract(const List<T>& list, int64_t n_components, const W* weight, const A* a,
                           const B* b, const S* start, O* out) {
@@ -88,7 +88,7 @@ RACE_INLINE void contract(const List<T>& list, int64_t n_components, const W* we
   }
 }
 
-// The adjoint of the weights of the same map, for the adjoint `bar` of its result: added to.
+// The adjoint of the weights of the same map, from the adjoint `bar` of its result: added to.
 template <class T, int C, class V, class A, class B, class G>
 RACE_INLINE void weigh(const List<T>& list, int64_t n_components, const G* bar, const A* a,
                        const B* b, V* dweight) {
@@ -105,7 +105,7 @@ RACE_INLINE void weigh(const List<T>& list, int64_t n_components, const G* bar, 
     }
 }
 
-// Channels first .. first + n of every component of a row, in C vectors each; the rest is zero.
+// Channels first .. first + n of every component of a row, in C vectors each; the rest are zero.
 template <class T, int C>
 struct Channels {
   using V = Vec<T, kWidth<T>>;

@@ -1,6 +1,6 @@
 #pragma once
-// What product.cpp hands to the kernels, which are compiled once per instruction set: plain data
-// only (see conv_kernel.h).
+// The interface of product.cpp to the kernels, which are compiled once per instruction set: plain
+// data only (see conv_kernel.h).
 #include <cstdint>
 
 #include "../src/product_list.h"
@@ -27,8 +27,8 @@ struct Job {
   T* scratch;                   // scratch_size() numbers
 };
 
-constexpr int kVectors = 4;    // of channels that are worked on together, at most
-constexpr int kMaxBytes = 64;  // of a vector
+constexpr int kVectors = 4;    // vectors of channels worked on together, at most
+constexpr int kMaxBytes = 64;  // bytes of a vector, at most
 
 // Numbers of T: six values of every component and three of every path, two parts each.
 template <class T>
@@ -48,7 +48,7 @@ struct KernelSet {
 };
 
 const KernelSet* kernels_baseline();
-const KernelSet* kernels_avx2();  // x86-64 alone, like the next
+const KernelSet* kernels_avx2();  // x86-64 only, like the next
 const KernelSet* kernels_avx512();
 
 }  // namespace race::product

@@ -10,9 +10,9 @@
 
 #define RACE_INLINE inline __attribute__((always_inline))
 
-// For loops that the compiler vectorises by itself: before a function that is no template it has
-// this compiled for every instruction set, and the processor's chosen when the library is loaded.
-// What the function calls must be RACE_INLINE to be compiled along.
+// For loops that the compiler vectorises by itself. Before a function that is no template, it has
+// this function compiled for every instruction set, and the processor's version chosen when the
+// library is loaded. Functions that it calls must be RACE_INLINE to be compiled along.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define RACE_EVERY_ISA __attribute__((target_clones("avx512f", "avx2,fma", "default")))
 #else
@@ -52,14 +52,14 @@ RACE_INLINE void store(T* p, const V& v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
-#ifdef RACE_BYTES  // width of the registers of the instruction set that this build is for
+#ifdef RACE_BYTES  // register width of this build's instruction set
 template <class T>
 constexpr int kWidth = RACE_BYTES / sizeof(T);
 #endif
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define RACE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else  // the older form, whose indices are a vector
+#else  // the older form: its indices are a vector
 template <class V>
 using Number = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
 template <class V>

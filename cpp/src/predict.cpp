@@ -262,7 +262,7 @@ Prediction joined(const std::vector<Prediction>& passes) {
   return all;
 }
 
-// A heat flux keeps adjoints of senders' features edge by edge: each part has about 64 MiB of them at most.
+// A heat flux keeps adjoints of senders' features edge by edge: at most about 64 MiB in each part.
 int64_t parts_for_flux(const Model& model, const Graph& graph, const Request& request) {
   const double bytes = static_cast<double>(graph.edge_vector.size(0)) *
                        static_cast<double>(model.comm_width_max()) *
