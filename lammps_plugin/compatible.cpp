@@ -24,7 +24,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-// ---- what the two are --------------------------------------------------------------------------
+// ---- the two versions --------------------------------------------------------------------------
 
 std::string date(int number) {
   constexpr const char* months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -54,7 +54,7 @@ constexpr const char* mpi_here = "no MPI";
 #elif defined(OPEN_MPI)
 constexpr const char* mpi_here = "Open MPI";
 #else
-constexpr const char* mpi_here = "MPICH";  // and what shares its binary interface
+constexpr const char* mpi_here = "MPICH";  // this MPI, and any that shares its binary interface
 #endif
 
 const char* mpi_there() {
@@ -68,7 +68,7 @@ const char* mpi_there() {
   return text.find("Open MPI") != std::string::npos ? "Open MPI" : "MPICH";
 }
 
-// ---- where members are -------------------------------------------------------------------------
+// ---- addresses of members ----------------------------------------------------------------------
 
 // Members that LAMMPS's C functions give the address of.
 std::string moved_global(LAMMPS* lmp) {
@@ -109,10 +109,10 @@ std::string moved_global(LAMMPS* lmp) {
   return "";
 }
 
-// ---- what constructors write -------------------------------------------------------------------
+// ---- values that constructors write ------------------------------------------------------------
 
 constexpr unsigned char untouched = 0xA5;
-constexpr std::size_t room = 16384;  // for a class that is larger there
+constexpr std::size_t room = 16384;  // large enough for a class that is larger there
 
 struct PairProbe final : Pair {
   explicit PairProbe(LAMMPS* lmp) : Pair(lmp) {}
@@ -134,8 +134,8 @@ struct ComputeProbe final : Compute {
   std::string moved() const;
 };
 
-// The first of the members listed that does not hold what the constructor gives it; `names` as
-// written in the list.
+// The first listed member that does not hold the constructor's value; `names` as written in the
+// list.
 template <std::size_t n>
 std::string first_other(const bool (&as_expected)[n], const char* names) {
   for (const bool expected : as_expected) {
@@ -243,8 +243,8 @@ std::string ComputeProbe::moved() const {
       "datamask_modify;copymode;kokkosable;instance_me;");
 }
 
-// Its own function, and memory that the compiler must take for written: what is in an object before
-// its constructor runs would else be thrown away.
+// A function of its own, whose memory the compiler must take for written: else it would discard the
+// contents of an object from before its constructor runs.
 [[gnu::noinline]] unsigned char* room_for_probe() {
   auto* memory = static_cast<unsigned char*>(::operator new(room, std::align_val_t(64)));
   std::memset(memory, untouched, room);
@@ -272,8 +272,8 @@ std::ptrdiff_t place_of(Function member) {
 #endif
 }
 
-// A function that stands elsewhere in the table of this LAMMPS. What it does not export is passed
-// over.
+// A function that stands elsewhere in the table of this LAMMPS. Symbols that LAMMPS does not export
+// are skipped.
 template <std::size_t n>
 std::string moved_function(const char* table, const Slot (&slots)[n]) {
   const void* symbol = dlsym(RTLD_DEFAULT, table);
@@ -327,7 +327,7 @@ std::string moved_virtual() {
   return moved_function("_ZTVN9LAMMPS_NS7ComputeE", compute);
 }
 
-/// What the layout of a class differs in; empty: nothing that was looked at.
+/// The first difference found in the layout of a class; empty if there is none.
 template <class Probe, class... Arguments>
 std::string moved_member(const char* name, std::size_t size, Arguments... arguments) {
   unsigned char* memory = room_for_probe();

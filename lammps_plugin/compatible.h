@@ -6,11 +6,13 @@ namespace LAMMPS_NS {
 class LAMMPS;
 }
 
-/// Why code compiled against these headers must not touch the objects of this LAMMPS: one line that
-/// says what it was built for, what this is and how to build it again. Empty: it may.
+/// The reason why code compiled against these headers must not touch the objects of this LAMMPS. It
+/// is one line with the LAMMPS it was built for, this one, and the way to rebuild it; empty if it
+/// may.
 ///
-/// LAMMPS's classes have no stable layout, and its version does not tell: all updates of a stable
-/// release report one number. So the layout itself is looked at, before any member is used: where
-/// LAMMPS's C functions say that members are, what its constructors write where these headers have
-/// a member, and which functions its virtual tables hold.
+/// LAMMPS's classes have no stable layout, and its version does not identify one: all updates of a
+/// stable release report one number. So the layout itself is checked before any member is used.
+/// Three things are compared with these headers: the addresses of members that LAMMPS's C functions
+/// give, the values that its constructors write into members, and the functions in its virtual
+/// tables.
 std::string incompatibility(LAMMPS_NS::LAMMPS* lmp);

@@ -18,7 +18,8 @@ ComputeRace::ComputeRace(LAMMPS* lmp, int narg, char** arg)
   asked_ = read_quantities(lmp, where_, /*per_atom=*/false, narg - 3, arg + 3);
   for (const AskedQuantity& each : asked_)
     if (each.quantity->n_columns == 0) size_vector_variable = 1;
-  // Of members, as many as a model has that is there already: thermo_style looks at once.
+  // Columns of members: as many as a model has that is already read, since thermo_style looks at
+  // once.
   const PairRace* pair = PairRace::find(lmp);
   resize(pair ? static_cast<int>(pair->metadata()->n_members) : 1);
   scalar_flag = vector_flag = 1;
@@ -53,7 +54,7 @@ double ComputeRace::compute_scalar() {
   return scalar = vector[0];
 }
 
-// In two dimensions a pressure is a force per length, as in compute pressure.
+// In two dimensions a pressure is a force per length, like that of compute pressure.
 double ComputeRace::pressure_per_virial() const {
   const double area = domain->xprd * domain->yprd;
   return force->nktv2p / (domain->dimension == 2 ? area : area * domain->zprd);
@@ -70,7 +71,7 @@ void ComputeRace::compute_vector() {
     double unit = pair_->uncertainty_units().of(quantity.dimension) * each.factor;
     if (quantity.dimension == race::Dimension::stress) unit *= pressure_per_virial();
     if (quantity.n_columns)
-      unit = std::abs(unit);  // of a negative scale, members alone have a sign
+      unit = std::abs(unit);  // only members keep the sign of a negative scale
     const at::Tensor values = (quantity.of_frame(frame) * unit).contiguous();
     next = std::copy_n(values.const_data_ptr<double>(), values.numel(), next);
   }

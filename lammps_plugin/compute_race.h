@@ -25,7 +25,7 @@ class ComputeRace : public Compute {
   void resize(int n_members);
   double pressure_per_virial() const;
 
-  std::string where_;  ///< for messages
+  std::string where_;  ///< the compute's name in messages
   std::vector<AskedQuantity> asked_;
   PairRace* pair_ = nullptr;
   std::shared_ptr<UncertaintyReader> reader_;

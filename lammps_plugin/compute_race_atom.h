@@ -24,7 +24,7 @@ class ComputeRaceAtom : public Compute {
  private:
   void grow();
 
-  std::string where_;  ///< for messages
+  std::string where_;  ///< the compute's name in messages
   std::vector<AskedQuantity> asked_;
   int n_columns_ = 0;
   int n_max_ = 0;

@@ -61,7 +61,7 @@ void ComputeRaceHeatFlux::init() {
                id, pair_->file(), pair_->metadata()->n_members, size_array_rows);
 }
 
-// Kinetic energy goes with its atoms, whichever member is asked.
+// Atoms carry their kinetic energy, whichever member is requested.
 void ComputeRaceHeatFlux::evaluate() {
   double mine[3] = {};
   for (int i = 0; i < atom->nlocal; ++i) {

@@ -31,7 +31,7 @@ FixRaceBias::FixRaceBias(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg
   extvector = 0;
   global_freq = 1;
   energy_global_flag = virial_global_flag = 1;
-  thermo_virial = 1;  // the pressure of what moves the atoms
+  thermo_virial = 1;  // the bias moves atoms, so its virial is part of the pressure
   reader_ = std::make_shared<UncertaintyReader>();
   reader_->wants = [](bigint) { return true; };
   reader_->insists = true;
@@ -49,9 +49,9 @@ void FixRaceBias::init() {
   pair_->add_reader(reader_);
 }
 
-// U = A (exp(-var / (N B^2)) - 1) with var = mean_m (E_m - E)^2. By dU/dE_m = 2/M (E_m - E)
-// dU/dvar, and since members' forces are at hand, F = -dU/dr = sum_m dU/dE_m F_m, and the virial
-// likewise: no second derivative is needed.
+// U = A (exp(-var / (N B^2)) - 1) with var = mean_m (E_m - E)^2 and dU/dE_m = 2/M (E_m - E)
+// dU/dvar. Members' forces are given, so F = -dU/dr = sum_m dU/dE_m F_m, and the virial likewise:
+// no second derivative is needed.
 void FixRaceBias::post_force(int vflag) {
   pair_->guarded([&] { add_bias(vflag); });
 }
@@ -80,7 +80,7 @@ void FixRaceBias::add_bias(int vflag) {
   v_init(vflag);
   if (!vflag_global) return;
   const at::Tensor nine =
-      by_energy.matmul(members.virials).mul_(unit).contiguous();  // [9], of this rank
+      by_energy.matmul(members.virials).mul_(unit).contiguous();  // [9], this rank's part
   for (int k = 0; k < 6; ++k) virial[k] += nine.data_ptr<double>()[race::six_to_nine[k]];
 }
 

@@ -9,8 +9,8 @@ namespace LAMMPS_NS {
 class PairRace;
 struct UncertaintyReader;
 
-/// `fix ID all race/bias A B`: a bias energy of the ensemble's energy variance, with its exact
-/// forces and virial.
+/// `fix ID all race/bias A B`: a bias energy, a function of the ensemble's energy variance, with
+/// its exact forces and virial.
 class FixRaceBias : public Fix {
  public:
   FixRaceBias(LAMMPS*, int, char**);
@@ -27,8 +27,8 @@ class FixRaceBias : public Fix {
   void add_bias(int vflag);
 
   double height_, width_;  ///< energy units
-  double energy_ = 0;      ///< of the bias
-  double energy_std_ = 0;  ///< of the ensemble's energy
+  double energy_ = 0;      ///< bias energy
+  double energy_std_ = 0;  ///< standard deviation of the ensemble's energy
   PairRace* pair_ = nullptr;
   std::shared_ptr<UncertaintyReader> reader_;
 };

@@ -16,7 +16,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-// Those of quantities are their names in compute race/atom.
+// Kinds that are quantities have the quantity's name in compute race/atom.
 constexpr const char* kind_names[] = {"not finite", "overlap",   "unseen pair",
                                       "density",    "force/std", "grade"};
 
@@ -86,7 +86,7 @@ FixRaceGuard::FixRaceGuard(LAMMPS* lmp, int narg, char** arg)
 
 int FixRaceGuard::setmask() { return FixConst::END_OF_STEP | FixConst::MIN_POST_FORCE; }
 
-// The ranges of the training set, by species of the model.
+// Reads the ranges of the training set, by species of the model.
 void FixRaceGuard::init() {
   pair_ = PairRace::need(lmp, fmt::format("fix {} race/guard", id));
   const race::Metadata& metadata = *pair_->metadata();
@@ -114,8 +114,8 @@ void FixRaceGuard::init() {
     for (const std::string& element : elements) {
       const auto found = metadata.n_neighbors.find(element);
       const bool known =
-          found != metadata.n_neighbors
-                       .end();  // another element has no range to leave; its pairs are unseen
+          found != metadata.n_neighbors.end();  // an element without a range has none to leave; its
+                                                // pairs are unseen
       neighbors_.push_back(known ? Range{found->second.first, found->second.second}
                                  : Range{0, HUGE_VAL});
     }
@@ -157,7 +157,7 @@ void FixRaceGuard::check() {
   pair_->guarded([&] { look(); });
 }
 
-// Collective: what one rank found, all ranks learn, and all warn, write or stop together.
+// Collective: all ranks learn the findings of one, and all warn, write or stop together.
 void FixRaceGuard::look() {
   std::vector<Finding> findings(n_kinds);
   find_not_finite(findings[not_finite]);
@@ -271,8 +271,8 @@ void FixRaceGuard::find_above(const race::Quantity& quantity, double limit,
   }
 }
 
-// Collective: counts over ranks, and for each kind the worst case of the rank that has it, as text
-// and as atoms, each atom once. Empty when nothing was found.
+// Collective: counts over ranks. For each kind it gives the worst case of all ranks, as text and as
+// atoms, each atom once. Empty if nothing was found.
 std::string FixRaceGuard::reduce(std::vector<Finding>& findings, std::vector<tagint>& atoms) {
   int mine[n_kinds];
   for (int kind = 0; kind < n_kinds; ++kind) mine[kind] = findings[kind].count;

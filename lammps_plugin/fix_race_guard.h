@@ -15,8 +15,8 @@ namespace LAMMPS_NS {
 class PairRace;
 struct UncertaintyReader;
 
-/// `fix ID group race/guard N warn|dump|stop ...`: watches for what the model cannot be trusted on,
-/// on all ranks together.
+/// `fix ID group race/guard N warn|dump|stop ...`: watches, on all ranks together, for cases that
+/// the model cannot be trusted on.
 class FixRaceGuard : public Fix {
  public:
   FixRaceGuard(LAMMPS*, int, char**);
@@ -32,13 +32,14 @@ class FixRaceGuard : public Fix {
  private:
   enum class Action { warn, dump, stop };
   enum Kind { not_finite, overlap, unseen, density, force_std, grade, n_kinds };
-  static constexpr int first_quantity = force_std;  ///< from here on: of compute race/atom
+  static constexpr int first_quantity = force_std;  ///< this kind and later ones are quantities of
+                                                    ///< compute race/atom
 
-  /// What one rank found of a kind: how often, and its worst case.
+  /// The findings of one rank of one kind: their number, and the worst case.
   struct Finding {
     int count = 0;
     double severity = 0;
-    std::string text;  ///< of the worst
+    std::string text;  ///< description of the worst case
     tagint tag = 0;    ///< its atom; 0: none in particular
     void add(double how_bad, tagint atom, const std::string& what);
   };
@@ -61,17 +62,18 @@ class FixRaceGuard : public Fix {
 
   Action action_;
   double overlap_factor_ = 1, density_factor_ = 1;  ///< 0: off
-  double limits_[n_kinds] = {};                     ///< of quantities, in LAMMPS's units; 0: off
+  double limits_[n_kinds] = {};                     ///< limits of quantities, in LAMMPS's units; 0:
+                                                    ///< off
   bool unseen_ = true, density_asked_ = false;
-  double environment_ = 0;  ///< radius of what is written around an offender, length units; 0: the
-                            ///< whole configuration
+  double environment_ = 0;  ///< radius of the environment written around an offender, length units;
+                            ///< 0: the whole configuration
   std::string file_;
   bool written_ = false;
 
   std::vector<double> shortest_;  ///< [n_species, n_species] Angstrom; 0: a pair never seen
   std::vector<Range> neighbors_;  ///< [n_species] in training; empty: not known
   double seen_within_ = 0;        ///< Angstrom: how far the training set was searched for pairs
-  int counts_[n_kinds] = {};      ///< of the last check, over all ranks
+  int counts_[n_kinds] = {};      ///< number of findings at the last check, over all ranks
   PairRace* pair_ = nullptr;
   std::shared_ptr<UncertaintyReader> reader_;
 };

@@ -16,7 +16,7 @@ FixRaceHold::FixRaceHold(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg
   if (n_columns_ < 1)
     error->all(FLERR, "fix RACE/HOLD: expected a number of columns > 0, got {}", n_columns_);
   maxexchange = 1 + n_columns_;
-  create_attribute = !atom->tag_enable;  // without IDs no row tells whose it is
+  create_attribute = !atom->tag_enable;  // without IDs no value tells whose it is
   grow_arrays(atom->nmax);
   atom->add_callback(Atom::GROW);
 }
@@ -26,7 +26,7 @@ FixRaceHold::~FixRaceHold() {
   memory->destroy(values_);
 }
 
-// What Atom::add_callback() does for a fix that is being made.
+// Does Atom::add_callback()'s work for a fix under construction.
 void FixRaceHold::follow() {
   if (atom->nmax > n_max_) grow_arrays(atom->nmax);
   if (follows()) return;
@@ -40,7 +40,7 @@ void FixRaceHold::unfollow() {
   if (follows()) atom->delete_callback(id, Atom::GROW);
 }
 
-// Other commands may put another Atom there, which knows no callback of ours.
+// Other commands may put another Atom there, which has none of this fix's callbacks.
 bool FixRaceHold::follows() const {
   const int here = modify->find_fix(id);
   int* end = atom->extra_grow + atom->nextra_grow;

@@ -4,12 +4,12 @@
 
 namespace LAMMPS_NS {
 
-/// Internal to `pair_style race` with `uq every N`: keeps the columns of the last evaluated step
-/// with their atoms while these are sorted, and move from rank to rank.
+/// The internal fix of `pair_style race` with `uq every N`. It keeps the columns of the last
+/// evaluated step with their atoms while LAMMPS sorts these and moves them from rank to rank.
 ///
-/// It follows atoms during a run alone: replicate, for one, refuses fixes that do so between runs.
-/// Beside the columns each atom has its ID: a row whose ID is another was never filled for this
-/// atom.
+/// It follows atoms only during a run: replicate, for one, refuses fixes that do so between runs.
+/// Each atom's ID is stored beside its columns: if the ID is another's, the values were never
+/// filled for this atom.
 class FixRaceHold : public Fix {
  public:
   FixRaceHold(LAMMPS*, int, char**);  ///< fix ID all RACE/HOLD n_columns
@@ -23,10 +23,10 @@ class FixRaceHold : public Fix {
   int unpack_exchange(int, double*) override;
   double memory_usage() override;
 
-  /// Until the end of the run, LAMMPS grows, sorts and sends the values with their atoms.
+  /// Makes LAMMPS grow, sort and send the values with their atoms until the end of the run.
   void follow();
-  double* hold(int i);              ///< where atom i's columns are to be put
-  const double* held(int i) const;  ///< atom i's columns; nullptr: it has none
+  double* hold(int i);              ///< the place for atom i's columns
+  const double* held(int i) const;  ///< atom i's columns; nullptr if it has none
 
  private:
   void unfollow();

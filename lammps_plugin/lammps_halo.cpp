@@ -8,7 +8,7 @@
 
 namespace {
 
-// Adds a row that lies bit for bit in doubles; memcpy, since float and double may not alias.
+// Adds a row stored bit for bit in doubles, by memcpy, since float and double may not alias.
 template <typename T>
 void add_row(char* row, const double* buffer, int64_t width) {
   for (int64_t k = 0; k < width; ++k) {
@@ -31,7 +31,7 @@ void LammpsHalo::reverse(at::Tensor& rows) { exchange(rows, false); }
 
 void LammpsHalo::exchange(at::Tensor& rows, bool forward) {
   width_ = rows.size(1);
-  if (width_ == 0) return;  // in every rank: to LAMMPS a size of 0 means its default
+  if (width_ == 0) return;  // in every rank: LAMMPS takes a size of 0 for its default
   const double start = LAMMPS_NS::platform::walltime();
   host_ = rows.is_cpu() ? rows.contiguous() : rows.cpu();
   data_ = static_cast<char*>(host_.data_ptr());

@@ -9,16 +9,17 @@ class Comm;
 class Pair;
 }  // namespace LAMMPS_NS
 
-/// What exchanges of one rank have carried and taken since the start.
+/// Totals of one rank's exchanges since the start.
 struct HaloTotals {
-  double bytes = 0;    ///< packed for other ranks and for periodic images of this one's own atoms
-  double seconds = 0;  ///< packing, messages and waiting for ranks that come later; on a GPU
-                       ///< without KOKKOS for its kernels too
+  double bytes = 0;    ///< bytes packed for other ranks and for periodic images of this rank's own
+                       ///< atoms
+  double seconds = 0;  ///< time of packing, messages and waiting for later ranks; on a GPU without
+                       ///< KOKKOS for its kernels too
 };
 
 /// The exchange of librace through LAMMPS's own pattern, brick or tiled: Comm::forward_comm(pair)
-/// and reverse_comm(pair), whose callbacks the pair style hands on to pack and unpack here. On the
-/// wire a row is copied bit for bit: two float32 to a double.
+/// and reverse_comm(pair). The pair style forwards their callbacks to pack and unpack here.
+/// Messages copy a row bit for bit: two float32 in a double.
 class LammpsHalo final : public race::HaloExchange {
  public:
   /// @param comm LAMMPS's pointer itself: `comm_style` puts another object there.
@@ -36,7 +37,7 @@ class LammpsHalo final : public race::HaloExchange {
   int pack_reverse(int n, int first, double* buffer);
   void unpack_reverse(int n, const int* atoms, const double* buffer);
 
-  /// Doubles on the wire for a row of `width` scalars of `dtype`.
+  /// Doubles in a message for a row of `width` scalars of `dtype`.
   static int wire_doubles(int64_t width, at::ScalarType dtype);
 
  private:

@@ -6,13 +6,13 @@
 extern "C" {
 
 struct lammpsplugin_t {
-  const char* version;  // of the LAMMPS this was compiled for
+  const char* version;  // the LAMMPS that this was compiled for
   const char* style;    // "pair", "compute", "fix", ...
   const char* name;
   const char* info;
   const char* author;
   void* creator;  // pair: Pair *(LAMMPS *); compute, fix: Compute *(LAMMPS *, int, char **)
-  void* handle;   // of the opened shared object
+  void* handle;   // handle of the opened shared object
 };
 
 typedef void (*lammpsplugin_regfunc)(lammpsplugin_t*, void* lammps);

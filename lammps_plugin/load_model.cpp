@@ -51,7 +51,7 @@ std::string agree(MPI_Comm world, const std::string& message) {
 
 namespace {
 
-// Does `work` in this rank; when it failed anywhere, throws everywhere.
+// Does `work` in this rank; if it failed on any rank, throws on every rank.
 void together(MPI_Comm world, const std::function<void()>& work) {
   std::string message;
   try {
@@ -73,7 +73,7 @@ void broadcast(MPI_Comm world, std::string& bytes) {
 }
 
 int rank_on_node(MPI_Comm universe) {
-#ifdef MPI_STUBS  // a serial LAMMPS: it knows no nodes
+#ifdef MPI_STUBS  // a serial LAMMPS: it has no nodes
   return 0;
 #else
   MPI_Comm node;

@@ -8,24 +8,24 @@
 #include "pair_settings.h"
 #include "race/model.h"
 
-/// What a rank says of an exception, in one line.
+/// An exception's message, in one line.
 std::string one_line(const std::exception& error);
 
-/// Whether it says that an allocation failed: C++'s own, torch's on the CPU or on a GPU, or either
-/// by way of TorchScript.
+/// Whether an exception reports a failed allocation: C++'s own, torch's on the CPU or on a GPU, or
+/// either through TorchScript.
 bool is_out_of_memory(const std::exception& error);
 
-/// Collective: the message of the lowest rank that has one, in every rank; empty when none has. So
-/// all ranks end together.
+/// Collective: returns on every rank the message of the lowest rank that has one; empty if none
+/// has. So all ranks end together.
 std::string agree(MPI_Comm world, const std::string& message);
 
 struct LoadedModel {
   race::Model model;
-  std::optional<race::Model> leader;  ///< with `lead` other than mean, of more than one member
+  std::optional<race::Model> leader;  ///< with `lead` other than mean, if there are several members
 };
 
-/// Collective: rank 0 reads the file and verifies it before anything parses it, the others get its
-/// bytes and verify them again.
+/// Collective: rank 0 reads the file and verifies it before anything parses it. The other ranks
+/// receive its bytes and verify them again.
 /// @param universe all ranks of all partitions: with device cuda these share the GPUs of a node in
 /// turn, and every partition must come here.
 /// @throws race::Error, the same in every rank.

@@ -11,8 +11,9 @@ class NeighList;
 }  // namespace LAMMPS_NS
 
 /// One rank's atoms and edges as a race::Graph, built from LAMMPS's full neighbour list. Owned rows
-/// follow the list, ghost rows LAMMPS's ghosts; atoms whose type is mapped to no element, or that
-/// are excluded from all pairs, have no row. Buffers are kept, so a steady state allocates nothing.
+/// follow the list, ghost rows follow LAMMPS's ghosts. Atoms whose type is mapped to no element, or
+/// that are excluded from all pairs, have no row. Buffers are kept, so a steady state allocates
+/// nothing.
 class LocalGraph {
  public:
   struct Options {
@@ -25,7 +26,7 @@ class LocalGraph {
   /// @throws race::Error when two atoms are at the same place.
   void build(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
 
-  /// The same, found elsewhere: rows first, then edges, of tensors on any device.
+  /// Takes a graph made elsewhere: rows first, then edges, of tensors on any device.
   void adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_of_atom);
   void adopt_edges(const race::Graph& graph);
 

@@ -32,7 +32,7 @@ PairRace::PairRace(LAMMPS* lmp)
   one_coeff = 1;
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;             // the virial is summed over edges, right for any box
-  centroidstressflag = CENTROID_NOTAVAIL;  // but of one layer: read_model()
+  centroidstressflag = CENTROID_NOTAVAIL;  // read_model() changes it for one layer
 }
 
 PairRace::~PairRace() {
@@ -58,8 +58,8 @@ PairRace* PairRace::need(LAMMPS* lmp, const std::string& reader) {
   return pair;
 }
 
-// The inner exceptions are torch's and librace's. After an abort on one rank mpirun ends, with or
-// without having passed on that rank's line.
+// The inner exceptions are torch's and librace's. After an abort on one rank mpirun ends, and may
+// not have forwarded that rank's line.
 void PairRace::guarded(const std::function<void()>& work) {
   try {
     try {
@@ -85,8 +85,8 @@ void PairRace::compute(int eflag, int vflag) {
   const bool uncertainty = uncertainty_wanted();
   guarded([&] {
     make_graph();
-    // One evaluation does for both, unless a member leads: what moves atoms is then computed alike
-    // on every step.
+    // One evaluation gives both, unless a member leads: the model that moves atoms is then
+    // evaluated in the same way on every step.
     const bool at_once = uncertainty && !leader_;
     const race::Prediction prediction =
         predict(leader(), {.uncertainty = at_once, .atom_virial = vflag_atom || cvflag_atom});
@@ -110,7 +110,7 @@ void PairRace::make_graph() {
     budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
 }
 
-// Of the graph that make_graph() has made. Collective.
+// Evaluates the graph of make_graph(). Collective.
 race::Prediction PairRace::predict(const race::Model& model, race::Request request) {
   request.members = request.uncertainty && model.metadata().n_members > 1;
   request.on_device = on_device();
@@ -122,22 +122,22 @@ race::Prediction PairRace::predict(const race::Model& model, race::Request reque
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(model, graph(), exchange, request);
-  if (force->newton_pair) return prediction;  // LAMMPS takes home what stands on ghosts
+  if (force->newton_pair) return prediction;  // LAMMPS adds ghosts' forces to their owners
   prediction.forces = completed(prediction.forces);
   if (request.atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
   return prediction;
 }
 
-// Collective: [n_total, ...] -> [n_owned, ...], each row with what its ghosts hold, on other ranks
-// too. The argument stays as it is.
+// Collective: [n_total, ...] -> [n_owned, ...], each row with the sums of its ghosts, on other
+// ranks too. The argument does not change.
 at::Tensor PairRace::completed(const at::Tensor& rows) {
   at::Tensor columns = rows.flatten(1).clone();
   halo().reverse(columns);
   return columns.view(rows.sizes()).slice(0, 0, graph().n_owned);
 }
 
-// Groups that `neigh_modify exclude GROUP all` cuts from everything: their atoms are not there, nor
-// are the energies they would have alone. So fix gcmc sees the energy that an atom's deletion
+// Groups that `neigh_modify exclude GROUP all` cuts from everything. Their atoms count as absent,
+// and so do the energies they would have alone: fix gcmc sees the energy that an atom's deletion
 // leaves.
 int PairRace::excluded_groups() const {
   int bits = 0;
@@ -148,7 +148,7 @@ int PairRace::excluded_groups() const {
   return bits;
 }
 
-// Likewise types that `neigh_modify exclude type` cuts from every type.
+// Species by type; types that `neigh_modify exclude type` cuts from every type are absent likewise.
 std::vector<int> PairRace::present_species() const {
   std::vector<int> species = species_;
   for (int type = 1; type <= atom->ntypes && neighbor->nex_type > 0; ++type) {
@@ -161,8 +161,8 @@ std::vector<int> PairRace::present_species() const {
 }
 
 // On one rank a ghost is the image of an owned atom: features of ghosts need not leave the GPU.
-// Each atom tells its images its row. Undefined if some ghost's atom is not among the rows (a
-// hybrid style's list without it).
+// Each atom sends its row to its images. Undefined if some ghost's atom has no row (a hybrid
+// style's list without it).
 at::Tensor PairRace::owner_rows() {
   const int64_t n_owned = graph().n_owned, n_total = graph().n_total;
   at::Tensor rows = at::arange(1, n_total + 1, at::kDouble).unsqueeze(1);
@@ -171,8 +171,8 @@ at::Tensor PairRace::owner_rows() {
   return owner.numel() > 0 && owner.min().item<int64_t>() < 0 ? at::Tensor() : owner;
 }
 
-// Of owned rows, and with newton on of ghost rows too: LAMMPS's reverse communication of forces
-// takes these home.
+// Adds forces of owned rows and, with newton on, of ghost rows: LAMMPS's reverse communication of
+// forces adds these to their owners.
 void PairRace::add_forces(const at::Tensor& forces) {
   const at::Tensor mean = forces.mean(1).mul_(scaled_units().force());
   const double* component = mean.data_ptr<double>();
@@ -247,8 +247,8 @@ void PairRace::require_uncertainty() {
 }
 
 void PairRace::store_uncertainty(const race::Prediction& prediction) {
-  // A member's force on an atom is complete only after reverse communication: columns first, then
-  // the covariance.
+  // A member's force on an atom is complete only after reverse communication, which therefore
+  // precedes the covariance.
   const bool complete =
       !force->newton_pair || prediction.forces.size(1) == 1;  // one group has no covariance to form
   const at::Tensor forces =
@@ -294,8 +294,8 @@ void PairRace::unpack_reverse_comm(int n, int* atoms, double* buffer) {
   halo_.unpack_reverse(n, atoms, buffer);
 }
 
-// For fix pair: `f_cov_flag` and so on ask for the uncertainty of one step. For fix adapt: `scale`,
-// a factor on energy and forces. `halo_bytes` and `halo_seconds`: see HaloTotals.
+// For fix pair: `f_cov_flag` and the like request the uncertainty of one step. For fix adapt:
+// `scale`, a factor on energy and forces. `halo_bytes` and `halo_seconds`: see HaloTotals.
 void* PairRace::extract(const char* name, int& dim) {
   dim = 0;
   const std::string asked = name;
@@ -311,7 +311,7 @@ void* PairRace::extract(const char* name, int& dim) {
   return nullptr;
 }
 
-// Columns of an earlier step stand in the order that atoms had then: zeros instead.
+// Columns of an earlier step are in the atoms' order of that step: zeros are returned instead.
 void* PairRace::extract_peratom(const char* name, int& columns) {
   if (uncertainty_step_ != update->ntimestep) columns_.clear();
   return columns_.extract(name, columns);

@@ -28,7 +28,8 @@ class PairRace : public Pair {
 
   /// The race pair style in use, with a model; nullptr where there is none, or more than one.
   static PairRace* find(LAMMPS* lmp);
-  /// The same; an error that names the `reader` ("compute ID race") where there is not one.
+  /// Likewise, but stops with an error that names the `reader` ("compute ID race") if there is not
+  /// exactly one.
   static PairRace* need(LAMMPS* lmp, const std::string& reader);
 
   void settings(int, char**) override;
@@ -52,27 +53,28 @@ class PairRace : public Pair {
   void* extract_peratom(const char*, int&) override;
   double memory_usage() override;
 
-  /// What every step of the plugin's styles runs in. No exception of torch or librace leaves it:
-  /// one rank's ends all ranks with one line, as do LAMMPS's own errors of one rank, and the
-  /// message is flushed before the abort.
+  /// Runs `work`, as every step of the plugin's styles does. No exception of torch or librace
+  /// leaves it. An exception on one rank ends all ranks with one line, as do LAMMPS's own errors of
+  /// one rank; the message is flushed before the abort.
   void guarded(const std::function<void()>& work);
 
-  // What the computes and fixes ask.
+  // The interface to computes and fixes.
 
-  /// Has uncertainties evaluated on the steps on which the reader wants them.
+  /// Has uncertainties evaluated on the steps on which the reader needs them.
   void add_reader(const std::shared_ptr<const UncertaintyReader>& reader);
-  /// Stops where the model cannot give a quantity. @param where "compute ID race", for messages.
+  /// Stops if the model cannot give a quantity. @param where "compute ID race", for messages.
   void require(const std::string& where, const race::Quantity& quantity) const;
 
-  /// Collective: sees that what follows is of this step, evaluating once more when this step's
-  /// forces came without uncertainties. With `uq every N`: of the last step that was evaluated.
+  /// Collective: ensures that the following calls give values of this step. It evaluates once more
+  /// if this step's forces came without uncertainties. With `uq every N` the values are those of
+  /// the last evaluated step.
   void require_uncertainty();
   const UncertaintyColumns& columns() const { return columns_; }
-  race::FrameMoments frame();  ///< Collective. In model units.
+  race::FrameMoments frame();  ///< Collective, in model units.
 
   /// The members of this step, in model units.
   struct Members {
-    double n_atoms;       ///< of this style, over all ranks
+    double n_atoms;       ///< number of atoms of this style, over all ranks
     at::Tensor energies;  ///< [M] eV, over all ranks
     at::Tensor forces;    ///< [n_owned, M, 3] eV/Angstrom, complete, of this rank's rows
     at::Tensor virials;   ///< [M, 9] eV, this rank's part
@@ -81,28 +83,30 @@ class PairRace : public Pair {
 
   struct HeatFlux {
     at::Tensor total;      ///< [G, 3] of the model's mean (G = 1) or of each member, over all ranks
-    double convective[3];  ///< of the mean: what atoms carry with them
+    double convective[3];  ///< for the mean: the part that atoms carry with them
   };
   /// Collective: the heat flux times the volume, without kinetic energy, at this step's positions
-  /// and velocities; energy units times velocity units. One more evaluation.
+  /// and velocities, in energy units times velocity units. It takes one more evaluation.
   HeatFlux heat_flux(bool members);
 
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
   const std::string& file() const { return settings_.file; }
-  const std::string& element(int type) const { return elements_[type]; }  ///< or NULL
-  virtual const LocalGraph& local() { return local_; }  ///< of the last forces, in host memory
-  bool finite() const { return finite_; }               ///< this rank's energy, of the last forces
+  /// The element of a type, or NULL.
+  const std::string& element(int type) const { return elements_[type]; }
+  /// The graph of the last forces, in host memory.
+  virtual const LocalGraph& local() { return local_; }
+  /// Whether this rank's energy of the last forces is finite.
+  bool finite() const { return finite_; }
   const RaceUnits& units() const { return units_; }
-  /// Of frame() and members(): with the `scale` that the step was evaluated with.
+  /// Units of frame() and members(), with the `scale` of the step that they were evaluated on.
   const RaceUnits& uncertainty_units() const { return uncertainty_units_; }
 
  protected:
-  // What pair_style race/kk replaces: where the graph is made, how its rows travel, where the
-  // forces are added.
+  // The functions that pair_style race/kk replaces: they build the graph, exchange its rows and add
+  // the forces.
   virtual std::string default_device() const { return "cpu"; }
-  virtual bool on_device() const {
-    return false;
-  }  ///< forces come to add_forces() on the model's device, not in host memory
+  /// Whether add_forces() gets forces on the model's device instead of in host memory.
+  virtual bool on_device() const { return false; }
   virtual void build_graph(const LocalGraph::Options& options) {
     local_.build(*list, *atom, options);
   }
@@ -141,29 +145,29 @@ class PairRace : public Pair {
   void store_uncertainty(const race::Prediction& prediction);
   race::FrameSums all_sums() const;
 
-  std::optional<race::Model> leader_;  ///< what moves atoms, unless all members do
-  std::optional<race::Zbl> core_;      ///< of the model, with `core on`
-  std::vector<std::string>
-      elements_;                ///< by LAMMPS type, from 1: of pair_coeff, or of a restart file
-  std::vector<int> species_;    ///< the same as rows of the model; -1: NULL
-  std::string restart_sha256_;  ///< of the model that a restart file was written with
-  double scale_ = 1;            ///< on energy and forces, of fix adapt
+  std::optional<race::Model> leader_;  ///< the model that moves atoms, unless all members do
+  std::optional<race::Zbl> core_;      ///< the model's core, with `core on`
+  std::vector<std::string> elements_;  ///< by LAMMPS type, from 1: given by pair_coeff or by a
+                                       ///< restart file
+  std::vector<int> species_;           ///< the same as indices of the model's elements; -1: NULL
+  std::string restart_sha256_;         ///< digest of the model that a restart file was written with
+  double scale_ = 1;                   ///< factor on energy and forces, set by fix adapt
 
   LammpsHalo halo_;
   MemoryBudget budget_;
 
   bool finite_ = true;
-  bigint step_ = -1;  ///< of the last forces
+  bigint step_ = -1;  ///< step of the last forces
 
   UncertaintyReaders readers_;
   UncertaintyColumns columns_;
   int uq_flag_ = 0;               ///< set by fix pair through extract(), for one step
-  bigint uncertainty_step_ = -1;  ///< of the columns
+  bigint uncertainty_step_ = -1;  ///< step of the columns
   race::FrameSums rank_sums_;
   at::Tensor member_forces_;  ///< [n_owned, M, 3] eV/Angstrom, complete
   RaceUnits uncertainty_units_;
   bool warned_unscaled_ = false;
-  HaloTotals shown_;  ///< what extract() gives: LAMMPS may write to it
+  HaloTotals shown_;  ///< the values that extract() gives: LAMMPS may write to them
 };
 
 }  // namespace LAMMPS_NS

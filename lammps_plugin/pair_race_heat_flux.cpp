@@ -14,14 +14,14 @@ PairRace::HeatFlux PairRace::heat_flux(bool members) {
         FLERR,
         "compute race/heat/flux: forces are not current on step {}; use the compute in a run, through thermo, fix or variable",
         update->ntimestep);
-  // Of what moves the atoms; members are those of the ensemble
+  // The model that moves the atoms; members are those of the ensemble.
   const race::Model& model = members ? *model_ : leader();
   const race::Graph& rows = graph();
   race::Request request;
   request.members = members && model.metadata().n_members > 1;
   request.zbl = core_ ? &*core_ : nullptr;
   request.n_parts = budget_.parts(rows, request.members, settings_.memory_cap);
-  // Angstrom per unit of time of LAMMPS
+  // Angstrom per LAMMPS's unit of time
   request.velocity = at::empty({rows.n_owned, 3}, at::kDouble);
   double* to = request.velocity.data_ptr<double>();
   for (int64_t row = 0; row < rows.n_owned; ++row)

@@ -1,5 +1,5 @@
-// pair_style race in restart files: what its commands said, and the sha256 of the model. The model
-// itself stays in its own file.
+// pair_style race in restart files: the settings of its commands, and the sha256 of the model. The
+// model itself stays in its own file.
 #include "atom.h"
 #include "error.h"
 #include "pair_race.h"
@@ -35,7 +35,7 @@ void PairRace::write_restart(FILE* file) {
     restart.put(elements_.empty() ? std::string("NULL") : elements_[type]);
 }
 
-// The model is read when it is first needed: until then pair_style may still name another file.
+// The model is read at its first use: before that, pair_style may still name another file.
 void PairRace::read_restart(FILE* file) {
   read_restart_settings(file);
   const RestartReader restart(file, world, error);

@@ -1,5 +1,5 @@
-// pair_style race: everything before the first step. What is wrong ends every rank with one line
-// that names the argument.
+// pair_style race: everything before the first step. A mistake ends every rank with one line that
+// names the argument.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -39,7 +39,7 @@ std::string join(const std::vector<std::string>& words) {
   return text;
 }
 
-// Hex digits of either case, at least eight, that `digest` begins with.
+// Whether `pin` is at least eight hex digits, of either case, that `digest` begins with.
 bool matches_pin(std::string pin, const std::string& digest) {
   std::transform(pin.begin(), pin.end(), pin.begin(),
                  [](unsigned char c) { return std::tolower(c); });
@@ -51,16 +51,16 @@ bool matches_pin(std::string pin, const std::string& digest) {
 void PairRace::settings(int narg, char** arg) {
   const std::string before = restart_sha256_;
   restart_sha256_.clear();
-  // LAMMPS keeps the object when the same style is given again: species of an earlier model must
-  // not stay.
+  // LAMMPS keeps the object if the same style is given again: species of an earlier model must not
+  // stay.
   elements_.clear();
   species_.clear();
   set_flags();
   scale_ = 1;
   model_.reset(), leader_.reset(), core_.reset();
   settings_ = PairSettings::parse(lmp, narg, arg, default_device());
-  // Loaded this early because pair_style hybrid asks its styles for the width of their messages
-  // only once.
+  // The model is loaded this early because pair_style hybrid asks its styles only once for the
+  // width of their messages.
   if (!file().empty()) read_model();
   if (model_ && !before.empty() && model_->sha256() != before && comm->me == 0)
     error->warning(FLERR,
@@ -70,7 +70,7 @@ void PairRace::settings(int narg, char** arg) {
 
 void PairRace::read_model() {
   at::set_num_threads(
-      comm->nthreads);  // the rule of LAMMPS: OMP_NUM_THREADS, and one thread when it is not set
+      comm->nthreads);  // LAMMPS's rule: OMP_NUM_THREADS, or one thread if it is not set
   std::string message;
   try {
     units_ = race_units(update->unit_style, force->angstrom);
@@ -82,20 +82,20 @@ void PairRace::read_model() {
   } catch (const race::Error& exception) {
     message = exception.what();
   }
-  // Of a restart: settings() has cleared it otherwise
+  // Only for a restart: settings() has cleared it otherwise
   if (!message.empty() && !restart_sha256_.empty())
     message +=
         "; the restart file names the model by this path: run where it was written, or give "
         "pair_style race FILE and pair_coeff again";
   if (!message.empty()) error->all(FLERR, message);
 
-  // Of one layer each energy is a sum over edges, whose virials are their senders'. More layers
-  // have no centroid form.
+  // With one layer each energy is a sum over edges, whose virials are their senders'. Several
+  // layers have no centroid form.
   centroidstressflag = model_->metadata().n_layers == 1 ? CENTROID_AVAIL : CENTROID_NOTAVAIL;
   budget_.forget();
   const race::Metadata& metadata = model_->metadata();
   const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
-  comm_forward = std::max(width, 3);  // velocities of a heat flux; rows of owners, on one rank
+  comm_forward = std::max(width, 3);  // velocities of a heat flux; owners' rows, on one rank
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
   comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members),
                                     9});  // newton off: forces and per-atom virials too
@@ -181,7 +181,7 @@ void PairRace::read_elements(const std::vector<std::string>& names) {
   warn_without_core();
 }
 
-// A core that a user relies on and some pair of elements does not have.
+// Warns if a user relies on a core that some pair of elements does not have.
 void PairRace::warn_without_core() const {
   if (!core_ || comm->me != 0) return;
   for (int i = 1; i <= atom->ntypes; ++i)
@@ -193,7 +193,8 @@ void PairRace::warn_without_core() const {
             elements_[i], elements_[j], file());
 }
 
-// Pairs of types that this style computes: those with an element each. None without `elements_`.
+// Sets the pairs of types that this style computes: both types have an element. None without
+// `elements_`.
 void PairRace::set_flags() {
   const int ntypes = atom->ntypes;
   if (!allocated && elements_.empty()) return;
@@ -216,7 +217,7 @@ void PairRace::init_style() {
   }
   if (!model_) error->all(FLERR, "pair_style race: no model; expected pair_style race FILE");
   units_ = race_units(update->unit_style, force->angstrom);
-  // Alone it would be wrong in silence
+  // Alone, such a model would be wrong without a message
   const std::string baseline = race::baseline_of(model_->metadata());
   if (!baseline.empty() && force->pair == this)
     error->all(
@@ -226,16 +227,16 @@ void PairRace::init_style() {
   check_masses();
   warn_of_heat_flux();
   columns_.hold(settings_.uq_every > 0);
-  // Under hybrid a model read by pair_coeff came too late to be asked; LAMMPS sizes its buffers
-  // after this call.
+  // Under hybrid, a model read by pair_coeff was too late to be asked for its widths. LAMMPS sizes
+  // its buffers after this call.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
   force->pair->comm_reverse_off = std::max(force->pair->comm_reverse_off, comm_reverse_off);
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-// A mistaken order of elements is wrong chemistry in silence; the masses usually give it away.
-// Isotopes may be meant: a warning.
+// A wrong order of elements gives wrong chemistry without a message; the masses usually reveal it.
+// It is a warning, because isotopes may be intended.
 void PairRace::check_masses() const {
   if (!atom->mass || comm->me != 0) return;
   const std::string style = update->unit_style;
@@ -257,8 +258,8 @@ void PairRace::setup() {
   warn_of_exclusions();
 }
 
-// Bonded neighbours that LAMMPS leaves out of its lists, which it decides after init_style(): a
-// potential of many atoms would be wrong in silence. With kspace it keeps them all.
+// LAMMPS may leave bonded neighbours out of its lists, and decides so after init_style(). A
+// many-body potential would then be wrong without a message. With kspace LAMMPS keeps them all.
 void PairRace::check_special_bonds() const {
   if (atom->molecular == Atom::ATOMIC) return;
   int mine = 0, missing = 0;
@@ -267,7 +268,7 @@ void PairRace::check_special_bonds() const {
     for (int k = 1; k <= 3; ++k) {
       if (neighbor->special_flag[k] != 0) continue;
       if (atom->molecular == Atom::TEMPLATE) {
-        mine |= atom->molindex[i] >= 0;  // whose template may have bonds
+        mine |= atom->molindex[i] >= 0;  // its template may have bonds
       } else if (atom->nspecial) {
         const int* up_to = atom->nspecial[i];  // 1-2, 1-3 and 1-4 neighbours, cumulative
         mine |= up_to[k - 1] > (k > 1 ? up_to[k - 2] : 0);
@@ -282,9 +283,9 @@ void PairRace::check_special_bonds() const {
         "1 1 1, or 1e-50 where another style needs 0");
 }
 
-// Pairs that `neigh_modify exclude` takes away from atoms that are there. A force on one atom
-// depends on its neighbours' pairs with others: even pairs of two atoms that never move are missed.
-// Collective.
+// Warns of pairs that `neigh_modify exclude` removes although their atoms are present. A force on
+// one atom depends on its neighbours' pairs with others: even pairs of two atoms that never move
+// are missed. Collective.
 void PairRace::warn_of_exclusions() {
   const std::vector<int> species = present_species();
   const int absent = excluded_groups();
@@ -325,7 +326,7 @@ void PairRace::warn_unscaled() {
 
 double PairRace::init_one(int, int) { return model_->metadata().r_max * units_.length; }
 
-// LAMMPS's own heat flux is made of per-atom virials, which an energy of several layers does not
+// LAMMPS's own heat flux is a sum of per-atom virials, which an energy of several layers does not
 // have.
 void PairRace::warn_of_heat_flux() const {
   if (model_->metadata().n_layers == 1 || comm->me != 0) return;

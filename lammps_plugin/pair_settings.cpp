@@ -15,7 +15,7 @@ namespace {
 constexpr double MiB = 1048576;
 
 // `zbl` is the old word for `core`: under hybrid LAMMPS takes it for pair_style zbl. `halo` has one
-// value that is left.
+// remaining value.
 constexpr const char* keywords[] = {"device", "dtype",  "uq",  "lead", "core",
                                     "memory", "sha256", "zbl", "halo"};
 

@@ -13,18 +13,19 @@ class RestartWriter;
 
 /// The arguments of `pair_style race`, and their record in restart files.
 struct PairSettings {
-  std::string file;  ///< may come with pair_coeff
-  std::string pin;   ///< digits of its sha256; not in restart files, which have the digest
+  std::string file;  ///< may be given by pair_coeff instead
+  std::string pin;   ///< digits of its sha256; restart files have the whole digest instead
   std::string device;
-  std::optional<at::ScalarType> dtype;  ///< none: as exported
-  std::string lead = "mean";            ///< what moves atoms: mean, distilled or a member, from 1
+  std::optional<at::ScalarType> dtype;  ///< none: dtype of the export
+  std::string lead = "mean";            ///< the model that moves atoms: mean, distilled or a
+                                        ///< member, from 1
   int uq_every = 0;
   double memory_cap = 0;  ///< bytes of one evaluation; 0: none
   bool core = false;
 
   /// pair_style race [file] [device cpu|cuda|cuda:N] [dtype float32|float64] [uq every N]
   ///                 [lead mean|M|distilled] [core on|off] [memory MiB] [sha256 HEX]
-  /// On a mistake every rank stops with one error that names the argument.
+  /// A mistake stops every rank with one error that names the argument.
   static PairSettings parse(LAMMPS* lmp, int narg, char** arg, const std::string& default_device);
 
   void write(const RestartWriter& restart) const;

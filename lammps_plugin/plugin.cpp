@@ -1,5 +1,5 @@
-// What `plugin load raceplugin.so` calls: registers the styles, and refuses a LAMMPS it was not
-// compiled for.
+// The entry point of `plugin load raceplugin.so`: registers the styles, and refuses a LAMMPS that
+// it was not compiled for.
 #include <dlfcn.h>
 
 #include "compatible.h"
@@ -49,9 +49,9 @@ Fix* create_bias(LAMMPS* lmp, int narg, char** arg) { return new FixRaceBias(lmp
 Fix* create_guard(LAMMPS* lmp, int narg, char** arg) { return new FixRaceGuard(lmp, narg, arg); }
 Fix* create_hold(LAMMPS* lmp, int narg, char** arg) { return new FixRaceHold(lmp, narg, arg); }
 
-// LAMMPS counts plugins by process, but looks up styles by instance: a second LAMMPS that is alive
-// beside the first is told that the plugin is there, and does not find its styles. So they are
-// entered here as well.
+// LAMMPS counts plugins by process, but looks up styles by instance. A second LAMMPS beside a
+// living first is told that the plugin is loaded, and does not find its styles. So they are entered
+// here as well.
 void enter_styles(LAMMPS& lmp) {
   (*lmp.force->pair_map)["race"] = &create_pair;
 #ifdef RACE_KOKKOS
@@ -65,8 +65,7 @@ void enter_styles(LAMMPS& lmp) {
   (*lmp.modify->fix_map)["RACE/HOLD"] = &create_hold;
 }
 
-// When one LAMMPS is closed the library is closed with it, while another may still be running its
-// code.
+// A LAMMPS that is closed also closes the library, while another may still be running its code.
 void stay_loaded() {
   Dl_info here;
   if (dladdr(reinterpret_cast<void*>(&create_pair), &here) && here.dli_fname)

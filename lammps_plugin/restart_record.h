@@ -25,7 +25,7 @@ class RestartWriter {
   FILE* file_;
 };
 
-/// Collective: rank 0 reads, and every rank gets it.
+/// Collective: rank 0 reads, and every rank gets the values.
 class RestartReader {
  public:
   RestartReader(FILE* file, MPI_Comm world, Error* error)

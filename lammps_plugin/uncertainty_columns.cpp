@@ -27,7 +27,7 @@ UncertaintyColumns::~UncertaintyColumns() {
   }
 }
 
-// New atoms have zeros until they are evaluated.
+// Grows the columns with zeros for new atoms, until these are evaluated.
 void UncertaintyColumns::grow() {
   if (atom->nmax <= n_max_) return;
   for (Column& column : columns_) {

@@ -15,11 +15,11 @@ class FixRaceHold;
 /// order; 0 for atoms of other pair styles. With `uq every N` a fix holds them between evaluations.
 class UncertaintyColumns : protected Pointers {
  public:
-  /// @param hold_id of the fix that holds, while one does.
+  /// @param hold_id ID of the fix that holds values, while one does.
   UncertaintyColumns(LAMMPS*, const std::string& hold_id);
   ~UncertaintyColumns() override;
 
-  /// @param atom_of_row local index of each of the rows of `atoms`.
+  /// @param atom_of_row local index in LAMMPS of each row of `atoms`.
   void store(const race::AtomMoments& atoms, const std::vector<int>& atom_of_row,
              const RaceUnits& units);
 
@@ -28,15 +28,15 @@ class UncertaintyColumns : protected Pointers {
 
   void clear();  ///< All zeros.
 
-  /// LAMMPS's Pair::extract_peratom: by symbol; nullptr for none of ours. The array is long enough
+  /// LAMMPS's Pair::extract_peratom, by symbol; nullptr for other names. The array is long enough
   /// for all atoms.
   void* extract(const std::string& symbol, int& n_columns);
 
-  /// Before a run: a fix to hold values in, made anew, or none. A fix of an earlier run may have
+  /// Before a run: makes a fix anew to hold values, or none. The fix of an earlier run may have
   /// lost its atoms to a command in between.
   void hold(bool wanted);
   void keep() const;  ///< Puts the columns into the fix, whose values go with their atoms.
-  /// Gets them back. False where there is no fix, as when the user has deleted it.
+  /// Gets the columns back. False if there is no fix, for example because the user deleted it.
   bool recall();
 
   double memory_usage() const;
@@ -44,8 +44,8 @@ class UncertaintyColumns : protected Pointers {
  private:
   struct Column {
     const race::Quantity* quantity;
-    double* vector = nullptr;  ///< [n_max] of one column
-    double** array = nullptr;  ///< [n_max, n_columns] of several
+    double* vector = nullptr;  ///< [n_max], one column
+    double** array = nullptr;  ///< [n_max, n_columns], several
     double* row(int i) const { return array ? array[i] : vector + i; }
   };
   void grow();
@@ -53,7 +53,7 @@ class UncertaintyColumns : protected Pointers {
 
   std::string hold_id_;
   std::vector<Column> columns_;
-  int n_columns_ = 0;  ///< of all quantities
+  int n_columns_ = 0;  ///< number of columns of all quantities
   int n_max_ = 0;
 };
 

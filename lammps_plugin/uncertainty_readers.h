@@ -10,18 +10,19 @@
 
 namespace LAMMPS_NS {
 
-/// What a compute or fix tells the pair style that it reads. Each answer is the same on every rank.
+/// The values that a compute or fix reads from the pair style. Each answer is the same on every
+/// rank.
 struct UncertaintyReader {
-  /// Whether it reads uncertainties on this step.
+  /// Whether the reader needs uncertainties on this step.
   std::function<bool(bigint step)> wants;
-  /// Whether values that `uq every N` holds from an earlier step will not do.
+  /// Whether the reader rejects values that `uq every N` holds from an earlier step.
   bool insists = false;
-  /// Whether it looks itself for an energy that is not finite on this step; empty: never.
+  /// Whether the reader itself looks for an energy that is not finite on this step; empty: never.
   std::function<bool(bigint step)> watches;
 };
 
 /// The readers of one pair style. A reader enters itself when LAMMPS initialises it, again in each
-/// run, and leaves by ceasing to exist: neither side needs to outlive the other.
+/// run, and leaves when it is destroyed: neither side needs to outlive the other.
 class UncertaintyReaders {
  public:
   void add(const std::shared_ptr<const UncertaintyReader>& reader) {

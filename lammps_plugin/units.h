@@ -6,7 +6,7 @@
 #include "race/error.h"
 #include "race/quantities.h"
 
-/// What one unit of the model is in LAMMPS's units.
+/// The model's units in LAMMPS's units.
 struct RaceUnits {
   double energy = 1;  ///< 1 eV
   double length = 1;  ///< 1 Angstrom
@@ -16,7 +16,8 @@ struct RaceUnits {
   /// The same for a model whose energy is multiplied by `factor`.
   RaceUnits scaled(double factor) const { return {energy * factor, length}; }
 
-  /// Of a row of the table of quantities. Those of stress are virials: divide by the volume.
+  /// The unit of a row of the table of quantities. Those of stress are virials: divide by the
+  /// volume.
   double of(race::Dimension dimension) const {
     switch (dimension) {
       case race::Dimension::energy:

@@ -23,8 +23,8 @@ namespace {
 
 constexpr int n_columns = 8;  // tag, type, x, y, z, fx, fy, fz
 
-// All rows, one rank after another, on rank 0. In messages of limited length: MPI counts in int,
-// which more than 268 million atoms would overflow.
+// Collects all rows on rank 0, one rank after another. Messages have a limited length: MPI counts
+// in int, which more than 268 million atoms would overflow.
 std::vector<double> collect(std::vector<double> mine, LAMMPS* lmp) {
   constexpr int64_t chunk = int64_t{1} << 27;
   auto size = static_cast<bigint>(mine.size());
@@ -49,7 +49,7 @@ std::vector<double> collect(std::vector<double> mine, LAMMPS* lmp) {
   return mine;
 }
 
-// Rows of all ranks on rank 0, in the order of their tags.
+// Collects the rows of all ranks on rank 0, in the order of their tags.
 std::vector<double> gather(LAMMPS* lmp) {
   const Atom& atom = *lmp->atom;
   std::vector<double> mine;
@@ -71,12 +71,13 @@ std::vector<double> gather(LAMMPS* lmp) {
   return sorted;
 }
 
-// What a frame consists of; lengths in LAMMPS's units.
+// The content of a frame; lengths are in LAMMPS's units.
 struct Frame {
-  std::vector<double> rows;  ///< of n_columns each; positions relative to the cell's corner
+  std::vector<double> rows;  ///< n_columns numbers per atom; positions relative to the cell's
+                             ///< corner
   double cell[9];
   bool periodic[3];
-  std::string more;             ///< into the comment line
+  std::string more;             ///< addition to the comment line
   std::optional<int> weighted;  ///< so many first rows have weight 1 as labels, all others 0
 };
 
@@ -91,9 +92,9 @@ Frame whole(const Domain& box, const std::vector<double>& all) {
   return frame;
 }
 
-// The atoms of `box` within `radius` of row `center` of `box`, every image that is; they come first
-// by distance: the centre is row 0. Labels of atoms whose surroundings within `cutoff` are cut
-// have no weight.
+// Cuts out the atoms of `box` within `radius` of row `center`, with each image that is. They are
+// sorted by distance: the centre is row 0. Atoms whose surroundings within `cutoff` are cut have no
+// weight as labels.
 Frame cut_out(const Frame& box, std::size_t center, double radius, double cutoff) {
   const double edge = 2 * radius + cutoff;
   Frame frame{{},
@@ -114,7 +115,7 @@ Frame cut_out(const Frame& box, std::size_t center, double radius, double cutoff
     const double fz = d[2] / h[8], fy = (d[1] - fz * zy) / h[4],
                  fx = (d[0] - fy * yx - fz * zx) / h[0];
     const double fraction[3] = {fx, fy, fz};
-    if (!(std::hypot(fx, fy, fz) < 1e6)) continue;  // lost, or at no place
+    if (!(std::hypot(fx, fy, fz) < 1e6)) continue;  // lost, or without a finite position
     int low[3], high[3];
     for (int a = 0; a < 3; ++a) {
       low[a] = box.periodic[a] ? static_cast<int>(std::ceil(-radius / height[a] - fraction[a])) : 0;

@@ -16,7 +16,8 @@ static_assert(
 
 namespace race_kokkos {
 
-// At least one element: an address for torch, whose tensors of a device may not lie at nullptr.
+// Allocates at least one element, to have an address for torch: its tensors on a device may not lie
+// at nullptr.
 template <class View>
 void grow(View& view, const std::string& label, int64_t n) {
   if (view.data() && static_cast<int64_t>(view.extent(0)) >= n) return;
@@ -85,8 +86,8 @@ void KokkosGraph<DeviceType>::number_rows(const NeighListKokkos<DeviceType>& lis
   graph_.n_total = n_owned + n_ghosts;
 }
 
-// Two passes over the list: sizes, then edges. Each row is one thread's, so edges stay in the
-// list's order without atomics.
+// Makes two passes over the list: sizes, then edges. One thread writes each row, so edges stay in
+// the list's order without atomics.
 template <class DeviceType>
 void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
                                          const LocalGraph::Options& options) {
@@ -100,7 +101,7 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
   const auto n_neighbors = list.d_numneigh;
   const double r_max_squared = options.r_max * options.r_max, to_angstrom = 1 / options.length;
 
-  // The largest pair (i, j) at one place, in one number; none: below 0.
+  // The largest pair (i, j) at one place, as one number; below 0 if there is none
   int64_t same_place = -1;
   Kokkos::parallel_reduce(
       "race: count edges", Range(0, n_owned),

@@ -12,17 +12,17 @@ template <class DeviceType>
 class NeighListKokkos;
 }  // namespace LAMMPS_NS
 
-/// One rank's atoms and edges as a race::Graph, built from Kokkos's full neighbour list where that
-/// list lives: what LocalGraph is in host memory, with the same rows, and edges in the order of the
-/// list. Buffers only grow, so a steady state allocates nothing.
+/// One rank's atoms and edges as a race::Graph, built from Kokkos's full neighbour list in that
+/// list's memory. Its rows are those of LocalGraph; its edges are in the order of the list. Buffers
+/// only grow, so a steady state allocates nothing.
 template <class DeviceType>
 class KokkosGraph {
  public:
   template <typename T>
   using Array = Kokkos::View<T, Kokkos::LayoutRight, DeviceType>;
 
-  /// Positions, types and masks are current in DeviceType's memory, and all of it is done when this
-  /// returns.
+  /// Positions, types and masks must be current in DeviceType's memory; all work there is done when
+  /// this returns.
   /// @throws race::Error when two atoms are at the same place.
   void build(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
              const LocalGraph::Options& options);

@@ -9,8 +9,8 @@ using namespace LAMMPS_NS;
 
 namespace race_kokkos {
 
-// A buffer of doubles, used as `stride` scalars T per atom: raw memory, which nothing reads as
-// doubles on the way.
+// A buffer of doubles, used as `stride` scalars T per atom. It is raw memory, which nothing reads
+// as doubles on the way.
 template <class DeviceType, typename T>
 struct Wire {
   T* rows;
@@ -28,11 +28,12 @@ struct Wire {
         row_of_atom(rows_of) {}
 };
 
-// Of what is not there, 0: atoms without a row, and the half of the last double.
+// Packs 0 for atoms without a row, and for the unused half of the last double.
 template <class DeviceType, typename T>
 struct Pack {
   Wire<DeviceType, T> wire;
-  typename ArrayTypes<DeviceType>::t_int_1d atoms;  ///< or none: those from `first` on
+  typename ArrayTypes<DeviceType>::t_int_1d atoms;  ///< listed atoms; or none: those from `first`
+                                                    ///< on
   int first;
   KOKKOS_INLINE_FUNCTION void operator()(const int64_t at) const {
     const int k = static_cast<int>(at / wire.stride), column = static_cast<int>(at % wire.stride);
@@ -47,7 +48,8 @@ template <class DeviceType, typename T>
 struct Unpack {
   Wire<DeviceType, T> wire;
   typename ArrayTypes<DeviceType>::t_int_1d
-      atoms;  ///< added to these, each once in a list; or none: put to those from `first` on
+      atoms;  ///< rows are added to these atoms, each once in a list; or none: rows are put to
+              ///< those from `first` on
   int first;
   KOKKOS_INLINE_FUNCTION void operator()(const int64_t at) const {
     const int k = static_cast<int>(at / wire.width), column = static_cast<int>(at % wire.width);
@@ -98,7 +100,7 @@ void unpack(const KokkosGraph<DeviceType>& graph, const at::Tensor& rows,
 template <class DeviceType>
 void KokkosHalo<DeviceType>::exchange(at::Tensor& rows, bool forward) {
   const int64_t width = rows.size(1);
-  if (width == 0) return;  // in every rank: to LAMMPS a size of 0 means its default
+  if (width == 0) return;  // in every rank: LAMMPS takes a size of 0 for its default
   const at::Device device = race_kokkos::torch_device<DeviceType>();
   rows_ = rows.to(device).contiguous();
   race_kokkos::fence_torch(device);

@@ -16,7 +16,7 @@ using namespace LAMMPS_NS;
 
 namespace race_kokkos {
 
-// f += of the atoms that have a row: each atom has one, so nothing is atomic.
+// Adds to f for each atom that has a row. Each atom has one row at most, so nothing is atomic.
 template <class DeviceType, class Forces, class Rows>
 void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n) {
   Kokkos::parallel_for(
@@ -28,8 +28,8 @@ void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n
 
 }  // namespace race_kokkos
 
-// Also where the host is the only device: then "device" is LAMMPS's name for Kokkos's own views,
-// and messages go the device's way.
+// The flags are set even if the host is the only device: "device" is then LAMMPS's name for
+// Kokkos's own views, and messages take the device's path.
 template <class DeviceType>
 PairRaceKokkos<DeviceType>::PairRaceKokkos(LAMMPS* lmp)
     : PairRace(lmp),
@@ -47,7 +47,7 @@ std::string PairRaceKokkos<DeviceType>::default_device() const {
   return race_kokkos::torch_device<DeviceType>().str();
 }
 
-// Of a restart file, the device is that of the run that wrote it.
+// The device in a restart file is that of the run that wrote it.
 template <class DeviceType>
 void PairRaceKokkos<DeviceType>::read_restart_settings(FILE* file) {
   PairRace::read_restart_settings(file);
@@ -56,9 +56,9 @@ void PairRaceKokkos<DeviceType>::read_restart_settings(FILE* file) {
 
 template <class DeviceType>
 void PairRaceKokkos<DeviceType>::init_style() {
-  atomKK_->sync(Host, ALL_MASK);  // bonds, types and masses are looked at
+  atomKK_->sync(Host, ALL_MASK);  // for bonds, types and masses
   PairRace::init_style();
-  std::string message;  // of `cuda:0` only the ranks that KOKKOS gives another GPU have one
+  std::string message;  // with `cuda:0` only ranks with another GPU of KOKKOS's have a message
   if (model_->device() != race_kokkos::torch_device<DeviceType>())
     message = fmt::format(
         "pair_style race/kk device: expected {}, where KOKKOS keeps the atoms, got {}; leave the keyword out",
@@ -90,8 +90,8 @@ void PairRaceKokkos<DeviceType>::copy_rows() {
   rows_copied_ = true;
 }
 
-// For what works in host memory: per-atom tallies, the uncertainty's columns, fixes. Copied when
-// asked for, once per step.
+// Data for code that works in host memory: per-atom tallies, the uncertainty's columns, fixes.
+// Copied on request, once per step.
 template <class DeviceType>
 const LocalGraph& PairRaceKokkos<DeviceType>::local() {
   copy_rows();
@@ -121,7 +121,7 @@ void PairRaceKokkos<DeviceType>::add_forces(const at::Tensor& forces) {
   atomKK_->sync(execution_space, F_MASK);
   race_kokkos::add<DeviceType>(atomKK_->k_f.view<DeviceType>(), device_graph_.atom_of_row(),
                                mean.data_ptr<double>(), mean.size(0));
-  DeviceType().fence();  // before torch has the memory of `mean` again
+  DeviceType().fence();  // before torch reuses the memory of `mean`
   atomKK_->modified(execution_space, F_MASK);
 }
 

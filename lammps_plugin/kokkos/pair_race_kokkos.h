@@ -9,9 +9,9 @@ namespace LAMMPS_NS {
 
 class AtomKokkos;
 
-/// `pair_style race/kk`: pair_style race on what KOKKOS keeps in DeviceType's memory. Neighbour
-/// list, edges, features, halo and forces stay there; per-atom energies, virials and uncertainties
-/// go to host memory, where LAMMPS reads them, on the steps that ask for them.
+/// `pair_style race/kk`: pair_style race on KOKKOS's data in DeviceType's memory. Neighbour list,
+/// edges, features, halo and forces stay there. Per-atom energies, virials and uncertainties are
+/// copied to host memory, where LAMMPS reads them, on the steps that request them.
 template <class DeviceType>
 class PairRaceKokkos final : public PairRace, public KokkosBase {
  public:
@@ -45,7 +45,7 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
   AtomKokkos* atomKK_;
   KokkosGraph<DeviceType> device_graph_;
   KokkosHalo<DeviceType> device_halo_;
-  bool rows_copied_ = false, edges_copied_ = false;  ///< to local_
+  bool rows_copied_ = false, edges_copied_ = false;  ///< whether they are copied to local_
 };
 
 }  // namespace LAMMPS_NS

@@ -7,7 +7,7 @@ class LAMMPS;
 class Pair;
 }  // namespace LAMMPS_NS
 
-/// What plugin.cpp enters for KOKKOS, without Kokkos's headers: race/kk, race/kk/device,
+/// The styles that plugin.cpp enters for KOKKOS, without Kokkos's headers: race/kk, race/kk/device,
 /// race/kk/host.
 struct KokkosStyle {
   const char* name;

@@ -14,7 +14,7 @@
 
 namespace race_kokkos {
 
-/// Where torch finds the memory of a Kokkos execution space.
+/// The torch device of a Kokkos execution space.
 template <class DeviceType>
 at::Device torch_device() {
 #ifdef KOKKOS_ENABLE_CUDA
@@ -24,9 +24,9 @@ at::Device torch_device() {
   return at::kCPU;
 }
 
-/// Waits for what torch has queued on its current stream, so that Kokkos may read and write the
-/// same memory. The other way it is DeviceType().fence(): the two libraries queue on streams of
-/// their own.
+/// Waits for the work that torch has queued on its current stream, so that Kokkos may read and
+/// write the same memory. The other way is DeviceType().fence(): the two libraries queue on streams
+/// of their own.
 inline void fence_torch(at::Device device) {
   if (device.is_cpu()) return;
   c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
