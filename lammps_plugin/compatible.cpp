@@ -243,8 +243,8 @@ std::string ComputeProbe::moved() const {
       "datamask_modify;copymode;kokkosable;instance_me;");
 }
 
-// A function of its own, whose memory the compiler must take for written: else it would discard the
-// contents of an object from before its constructor runs.
+// A function of its own, whose memory the compiler must take for written. Else it would discard the
+// contents that an object has before its constructor runs.
 [[gnu::noinline]] unsigned char* room_for_probe() {
   auto* memory = static_cast<unsigned char*>(::operator new(room, std::align_val_t(64)));
   std::memset(memory, untouched, room);

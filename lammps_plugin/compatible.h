@@ -12,7 +12,6 @@ class LAMMPS;
 ///
 /// LAMMPS's classes have no stable layout, and its version does not identify one: all updates of a
 /// stable release report one number. So the layout itself is checked before any member is used.
-/// Three things are compared with these headers: the addresses of members that LAMMPS's C functions
-/// give, the values that its constructors write into members, and the functions in its virtual
-/// tables.
+/// Three things are compared with these headers. LAMMPS's C functions give addresses of members,
+/// its constructors write members' values, and its virtual tables hold functions.
 std::string incompatibility(LAMMPS_NS::LAMMPS* lmp);

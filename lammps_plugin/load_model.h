@@ -26,7 +26,7 @@ struct LoadedModel {
 
 /// Collective: rank 0 reads the file and verifies it before anything parses it. The other ranks
 /// receive its bytes and verify them again.
-/// @param universe all ranks of all partitions: with device cuda these share the GPUs of a node in
-/// turn, and every partition must come here.
+/// @param universe all ranks of all partitions. With device cuda these share the GPUs of a node in
+/// turn, and every partition must call this.
 /// @throws race::Error, the same in every rank.
 LoadedModel load_model(MPI_Comm world, MPI_Comm universe, const LAMMPS_NS::PairSettings& settings);

@@ -26,7 +26,7 @@ class PairRace : public Pair {
   explicit PairRace(LAMMPS*);
   ~PairRace() override;
 
-  /// The race pair style in use, with a model; nullptr where there is none, or more than one.
+  /// The race pair style in use, with a model; nullptr if there is none, or more than one.
   static PairRace* find(LAMMPS* lmp);
   /// Likewise, but stops with an error that names the `reader` ("compute ID race") if there is not
   /// exactly one.
@@ -55,7 +55,7 @@ class PairRace : public Pair {
 
   /// Runs `work`, as every step of the plugin's styles does. No exception of torch or librace
   /// leaves it. An exception on one rank ends all ranks with one line, as do LAMMPS's own errors of
-  /// one rank; the message is flushed before the abort.
+  /// one rank. The message is flushed before the abort.
   void guarded(const std::function<void()>& work);
 
   // The interface to computes and fixes.

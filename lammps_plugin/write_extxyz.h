@@ -18,10 +18,10 @@ class PairRace;
 std::string write_extxyz(LAMMPS* lmp, const PairRace& pair, const std::string& path, bool append,
                          const std::string& comment);
 
-/// Collective: writes a frame for each of `atoms` (IDs). It has the atoms and images of atoms
-/// within `radius` (LAMMPS's units) of that atom, in the middle of a cube of 2 radius + cutoff. The
-/// cube is not periodic: the surface is left bare. The frame's `center` is the row of that atom. An
-/// ID of 0, or an atom whose position is not finite, gives the whole configuration instead. Other
+/// Collective: writes a frame for each of `atoms` (IDs). It has the atoms and images within
+/// `radius` (LAMMPS's units) of that atom, in the middle of a cube of 2 radius + cutoff. The cube
+/// is not periodic: the surface is left bare. The frame's `center` is the row of that atom. An ID
+/// of 0, or an atom whose position is not finite, gives the whole configuration instead. Other
 /// details are those of write_extxyz().
 std::string write_environments(LAMMPS* lmp, const PairRace& pair, const std::string& path,
                                bool append, const std::string& comment,

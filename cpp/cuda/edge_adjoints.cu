@@ -13,9 +13,9 @@ struct Chunk {
   T sum[kEdgeChunk][kMaxSh + 1];
 };
 
-// Sums V numbers over groups of `lanes` lanes. While a lane has more than one number, each exchange
-// halves its numbers: 9 exchanges for 8 numbers over a warp instead of 40. put(index, sum) is
-// called once for every number and group.
+// Sums V numbers over groups of `lanes` lanes. While a lane has several numbers, each exchange
+// halves them: 9 exchanges for 8 numbers over a warp instead of 40. put(index, sum) is called once
+// for every number and group.
 template <int V, class T, class Put>
 __device__ __forceinline__ void sum_lanes(T* v, int lanes, int lane, int index, Put&& put) {
   const int offset = lanes / 2;

@@ -13,8 +13,8 @@ struct Groups {
   at::Tensor order;  // int64 [n]
 };
 
-// index: int64 [n]. It is sorted on the device, without waiting, and remembered: the result is the
-// same for the same tensor (or view of it), while it lives and nobody writes to it. Thread safe.
+// index: int64 [n]. It is sorted on the device, without waiting. The result is remembered for this
+// tensor (or a view of it), while the tensor lives and nobody writes to it. Thread safe.
 std::shared_ptr<const Groups> groups_for(const at::Tensor& index, int64_t n_groups);
 
 }  // namespace race::cuda

@@ -3,7 +3,7 @@
 // and layouts are those of race/conv.h.
 //
 // The unit of work is one warp with up to kTile channels of one path and one member, lane by
-// channel: no kernel needs a barrier, and the path's numbers live in registers. The loops use
+// channel. So no kernel needs a barrier, and the path's numbers live in registers. The loops use
 // small matrices over (m1, m2), P (gather) or v (edge adjoints): the coupling coefficients then
 // enter once per atom instead of once per edge:
 //

@@ -1,7 +1,7 @@
 #pragma once
 // Paths whose edge matrix is a multiple of the identity (l2 = 0): half of the work of small models.
 //
-// Q = q * identity, because Y_0 is constant: q is part of the weights v, s, slope and curve here,
+// Q = q * identity, because Y_0 is constant. Here q is part of the weights v, s, slope and curve,
 // and no dY is needed. P paths are computed at once, a path and its partner: features are loaded
 // and their adjoints stored once for both.
 #include "conv_work.h"

@@ -4,7 +4,7 @@
 //
 // Work is cut into blocks of up to kLanes edges of one receiver. A chunk of blocks goes through one
 // path after the other: the path's part of the radial table then stays in the cache. For each block
-// and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane by edge; then one of the loops
+// and path the edge matrix Q[m1, m3] = sum_m2 cg Y is formed lane by edge. Then one of the loops
 // below runs on channel tiles of C vectors. Radial weights are interpolated in registers at their
 // use: neither they nor their adjoints are ever in memory. The receiver's rows (out, w) stay in
 // registers across the block.
@@ -59,10 +59,10 @@ void accumulate(const Work<T> k, int64_t c0) {
     RACE_UNROLLED (c, 0, C) store(out + m3 * p.out_stride + c * N, sum[m3][c]);
 }
 
-// dg, dR and dY; w stays in registers across the block's edges. dQ[m1, m3] = sum_c w R x is summed
-// over the tile's vectors, then dY = cg . dQ on whole vectors. This takes fewer operations than
-// reducing the (up to 49) dQ across lanes, since dY has at most seven columns, which all paths
-// share.
+// Computes dg, dR and dY; w stays in registers across the block's edges. dQ[m1, m3] = sum_c w R x
+// is summed over the tile's vectors, then dY = cg . dQ on whole vectors. This takes fewer
+// operations than reducing the (up to 49) dQ across lanes, since dY has at most seven columns,
+// which all paths share.
 template <class T, int N, int C, int D3, bool Second>
 void transpose(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;

@@ -1,7 +1,7 @@
 #pragma once
 // The interface of conv.cpp to the kernels, which are compiled once per instruction set. It is
-// plain data only: an inline function shared with those translation units could be emitted with
-// AVX-512 and then be linked into code that runs everywhere.
+// plain data only. An inline function shared with those translation units could be emitted with
+// AVX-512, and then be linked into code that runs everywhere.
 #include <cstdint>
 
 #include "../src/conv_path.h"
@@ -54,8 +54,8 @@ struct Radial {
   T *drows, *dx, *dtable;
 };
 
-// One block: up to kLanes edges of one receiver, and the row of each: the interval of the table
-// that holds x, or the edge itself where R comes as rows.
+// One block: up to kLanes edges of one receiver, and the row of each. A row is the interval of the
+// table that holds x, or the edge itself if R is given as rows.
 struct Block {
   int64_t receiver, edge, n;
   int64_t row[kLanes];

@@ -19,9 +19,9 @@ struct Rows {
   int n_adjoints;
 };
 
-// Weights of an interval's rows for each edge: the quintic B-splines at `fraction` of it for R,
-// their derivatives by x for R' and (second order) R''. `inside` is 0 from x = 1 on, because R is
-// zero there.
+// Weights of an interval's rows for each edge: the quintic B-splines at `fraction` of it for R.
+// Those of R' and (second order) R'' are their derivatives by x. `inside` is 0 from x = 1 on,
+// because R is zero there.
 template <class T>
 void splines(const T* fraction, const T* inside, T per_unit, T* value, T* slope, T* curve) {
   using V = Vec<T, kLanes>;

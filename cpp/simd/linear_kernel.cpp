@@ -2,8 +2,8 @@
 // neither atoms are sorted nor members and components permuted. They are compiled once per
 // instruction set, like conv_kernel.cpp.
 //
-// A tile of R rows and C vectors of columns is summed in registers, over the channels of x in
-// `product` and over atoms in `outer`. It has six rows and as many columns as leave room for the
+// A tile of R rows and C vectors of columns is summed in registers: over the channels of x in
+// `product`, over atoms in `outer`. It has six rows and as many columns as leave room for the
 // operands, so that one load feeds several multiply-adds. Narrower tiles do the rest.
 #include "linear_kernel.h"
 
@@ -162,7 +162,7 @@ RACE_INLINE V interleave(const V& a, const V& b, std::integer_sequence<int, I...
 }
 
 // result = matrix^T, row-major. Interleaving the two halves of a sequence of W * W numbers rotates
-// the bits of their indices by one: log2(W) times, and row and column have changed places.
+// the bits of their indices by one. After log2(W) times, row and column have changed places.
 template <class T>
 void transpose(const T* matrix, int64_t rows, int64_t columns, T* result) {
   constexpr int W = kWidth<T>;

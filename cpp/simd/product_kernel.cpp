@@ -1,10 +1,10 @@
 // The kernels behind race::product, vectorised over channels. They are compiled once per
 // instruction set, like conv_kernel.cpp.
 //
-// A tile of channels of one member is taken through all atoms of a species, so that its weights are
-// read, and their adjoints written, once. All kernels are one loop over a list of coupling
-// coefficients (`contract`). Second derivatives are the same loops on dual numbers: the value is
-// the first order's result, the tangent the second order's.
+// A tile of channels of one member goes through all atoms of a species: its weights are read, and
+// their adjoints written, once. All kernels are one loop over a list of coupling coefficients
+// (`contract`). Second derivatives are the same loops on dual numbers: the value is the first
+// order's result, the tangent the second order's.
 #include "product_kernel.h"
 
 #include "simd.h"
@@ -143,7 +143,7 @@ struct Channels {
 };
 
 // Positions [begin, end) of one species, C vectors of channels of one member. X and W: a vector, or
-// dual where x and the weights have a direction.
+// dual if x and the weights have a direction.
 template <class T, int C, class X, class W>
 void run_tile(const Job<T>& job, int64_t member, int64_t species, int64_t first, int64_t count,
               int64_t begin, int64_t end) {

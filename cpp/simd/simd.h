@@ -1,8 +1,8 @@
 #pragma once
-// Vectors of N numbers, written once for every instruction set. All of it is a type, is always
-// inlined or has internal linkage: kernels are compiled once per instruction set (isa.h), and a
-// function that these builds shared could be emitted with AVX-512 and be linked into code that runs
-// everywhere.
+// Vectors of N numbers, written once for every instruction set. All definitions are types, are
+// always inlined or have internal linkage. Kernels are compiled once per instruction set (isa.h): a
+// function that these builds shared could be emitted with AVX-512, and then be linked into code
+// that runs everywhere.
 
 #include <cstdint>
 #include <type_traits>
@@ -11,7 +11,7 @@
 #define RACE_INLINE inline __attribute__((always_inline))
 
 // For loops that the compiler vectorises by itself. Before a function that is no template, it has
-// this function compiled for every instruction set, and the processor's version chosen when the
+// this function compiled for every instruction set. The processor's version is chosen when the
 // library is loaded. Functions that it calls must be RACE_INLINE to be compiled along.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define RACE_EVERY_ISA __attribute__((target_clones("avx512f", "avx2,fma", "default")))

@@ -134,9 +134,9 @@ struct KernelPaths {
 };
 
 // One thread works directly. Several threads share the members if each member has results of its
-// own (no copies), else the receivers, in runs of about equal numbers of edges. Sums scattered to
-// senders and to the table then go to a copy per thread, and the copies are summed in order of
-// thread. There are no atomics: the result depends on the thread count by rounding only.
+// own (no copies). Else they share the receivers, in runs of about equal numbers of edges. Sums
+// scattered to senders and to the table then go to a copy per thread, and the copies are summed in
+// order of thread. There are no atomics: the result depends on the thread count by rounding only.
 template <class T>
 void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor& dtable) {
   const int64_t wanted = n.n_edges == 0 ? 1 : at::get_num_threads();

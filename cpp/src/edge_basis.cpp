@@ -1,6 +1,6 @@
-// race::edge_basis: distances and real spherical harmonics of edge vectors, and their derivatives
-// contracted on the fly (the gradients, [E, S, 3], are never stored). e3nn's order and component
-// normalisation: |Y_l|^2 = 2 l + 1, y the polar axis.
+// race::edge_basis: distances and real spherical harmonics of edge vectors, and their derivatives,
+// contracted on the fly: the gradients [E, S, 3] are never stored. The order and component
+// normalisation are e3nn's: |Y_l|^2 = 2 l + 1, y is the polar axis.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>

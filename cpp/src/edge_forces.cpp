@@ -15,8 +15,8 @@
 namespace race {
 namespace {
 
-/// Rows [E, ...], sorted by segment, -> [n, ...]; segment k ends where k + 1 begins, offsets [n +
-/// 1].
+/// Rows [E, ...], sorted by segment, -> [n, ...]; segment k ends at the beginning of k + 1, offsets
+/// [n + 1].
 at::Tensor segment_sum(const at::Tensor& rows, const at::Tensor& offsets) {
   return at::segment_reduce(rows, "sum", std::nullopt, std::nullopt, offsets, /*axis=*/0,
                             /*unsafe=*/true, 0.0);

@@ -1,7 +1,7 @@
 #pragma once
 // Real spherical harmonics of unit vectors and the derivatives of edge_basis, written once for
 // every device. V is the type of computation: a vector over edges on the CPU, a number of one edge
-// on a GPU; T is the type of its numbers. The order and component normalisation are e3nn's: |Y_l|^2
+// on a GPU. T is the type of its numbers. The order and component normalisation are e3nn's: |Y_l|^2
 // = 2 l + 1, y is the polar axis.
 
 #include "everywhere.h"
@@ -51,9 +51,8 @@ RACE_EVERYWHERE void values(const Direction<V>& n, V* sh) {
   }
 }
 
-// Calls term(s, axis, value) for the derivatives, where they are not zero, of the polynomials
-// above. Only their tangential part means anything: the polynomials are equal to Y on the sphere
-// alone.
+// Calls term(s, axis, value) for the non-zero derivatives of the polynomials above. Only their
+// tangential part has a meaning: the polynomials are equal to Y on the sphere alone.
 template <class T, int L, class V, class F>
 RACE_EVERYWHERE void derivatives(const Direction<V>& n, const F& term) {
   using C = Constants<T>;

@@ -1,7 +1,7 @@
 #pragma once
 // The kernels of cpp/simd are compiled once per instruction set, and the best build that this
-// processor runs is chosen when the first is called. Not to be included by the kernels themselves:
-// an inline function of theirs could be emitted with AVX-512 and be linked into code that runs
+// processor runs is chosen when the first is called. The kernels themselves must not include this
+// file: an inline function of theirs could be emitted with AVX-512, then linked into code that runs
 // everywhere.
 #include <type_traits>
 

@@ -108,8 +108,8 @@ double MemoryEstimate::atoms(const Graph& graph) const {
                    n(graph.sender.size(0)) / edges_per_atom_});
 }
 
-// From two parts on the peak is the largest of several sums, each linear in 1 / n_parts: a convex
-// function, which lies below its chord.
+// From two parts on the peak is the largest of several sums, each linear in 1 / n_parts. This
+// function is convex: it lies below its chord.
 double MemoryEstimate::bytes(const Graph& graph, int64_t n_parts) const {
   const auto at = [n = atoms(graph)](const Line& line) { return line.intercept + line.slope * n; };
   if (n_parts == 1) return at(one_part_);

@@ -53,8 +53,8 @@ RACE_INLINE void add_rows(int64_t n, int64_t n_species, int64_t n_features, cons
   }
 }
 
-// to [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is the same with
-// S and F exchanged.
+// Computes `to` [S, N] = a [S, F] from [F, N], with a's strides given: the transposed product is
+// the same with S and F exchanged.
 template <class T>
 RACE_INLINE void product(int64_t S, int64_t F, int64_t N, const T* a, int64_t a_species,
                          int64_t a_feature, const T* from, T* to) {
@@ -76,8 +76,8 @@ RACE_EVERY_ISA void multiply(int64_t S, int64_t F, int64_t N, const double* a, i
   product(S, F, N, a, s, f, from, to);
 }
 
-// to [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kRows rows of x wait in
-// the cache for every row of g.
+// Computes `to` [S, F] = g [S, N] times the transpose of x [F, N]: by columns, so that kRows rows
+// of x wait in the cache for every row of g.
 template <class T>
 RACE_INLINE void products_of_rows(int64_t S, int64_t F, int64_t N, const T* g, const T* x, T* to) {
   typedef T Lanes __attribute__((vector_size(64)));

@@ -42,7 +42,7 @@ class KokkosGraph {
 
   double memory_usage() const;  ///< bytes
 
-  // Public because nvcc wants the functions around its kernels to be.
+  // These are public because nvcc requires it of functions around its kernels.
   void number_rows(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
                    const LocalGraph::Options& options);
   void find_edges(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,

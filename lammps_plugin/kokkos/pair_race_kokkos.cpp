@@ -28,7 +28,7 @@ void add(const Forces& f, const Rows& atom_of_row, const double* rows, int64_t n
 
 }  // namespace race_kokkos
 
-// The flags are set even if the host is the only device: "device" is then LAMMPS's name for
+// The flags are set even if the host is the only device. Then "device" is LAMMPS's name for
 // Kokkos's own views, and messages take the device's path.
 template <class DeviceType>
 PairRaceKokkos<DeviceType>::PairRaceKokkos(LAMMPS* lmp)

@@ -59,10 +59,10 @@ struct Metadata {
   }
 
   /// Half-width of the calibrated central interval that holds the true value with probability
-  /// `level`, in units of the predicted standard deviation (of the energy, or of one component of a
+  /// `level`. Its unit is the predicted standard deviation (of the energy, or of one component of a
   /// force or a stress). Between the tabulated levels it is linear in the half-width of the normal
-  /// distribution, so that a plain factor on the standard deviation is exact at every level.
-  /// Without a table, forces have the normal distribution with "force_std_scale".
+  /// distribution. A plain factor on the standard deviation is then exact at every level. Without a
+  /// table, forces have the normal distribution with "force_std_scale".
   /// @throws race::Error if the target is not calibrated, or if level is outside (0, 1) or beyond
   /// the range of the calibration.
   double interval_factor(const std::string& target, double level) const;

@@ -16,7 +16,7 @@ inline constexpr int64_t six_rows[6] = {0, 1, 2, 0, 0, 1};
 inline constexpr int64_t six_columns[6] = {0, 1, 2, 1, 2, 2};
 
 /// 3x3 matrices are nine columns xx, xy, xz, yx, yy, yz, zx, zy, zz (row-major); six_to_nine[k] is
-/// where column k of six sits.
+/// the place of column k of six.
 inline constexpr int six_to_nine[6] = {0, 4, 8, 1, 2, 5};
 
 }  // namespace race

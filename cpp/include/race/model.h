@@ -43,7 +43,7 @@ class Model {
     at::Tensor radial;       ///< [E, B]
     at::Tensor sh;           ///< [E, S]
     at::Tensor radial_grad;  ///< [E, B], d/dr, 1/Angstrom; this and the next are empty, [E, 0],
-                             ///< where edges_vjp recomputes them
+                             ///< if edges_vjp recomputes them
     at::Tensor sh_grad;      ///< [E, S, 3], 1/Angstrom
   };
   Edges edges(const at::Tensor& edge_vector) const;
@@ -94,7 +94,7 @@ class Model {
     at::Tensor sh;      ///< [E, G, S]
   };
   /// Adjoints of a layer's inputs, from bar_energy [n_owned, M] (readout_vjp) and the adjoints of
-  /// its results: bar_h, which is overwritten, and bar_g. g is the input of layer().
+  /// its results, bar_h and bar_g. bar_h is overwritten. g is the input of layer().
   LayerVjp layer_vjp(int64_t t, const at::Tensor& g, const Neighbors& neighbors,
                      const at::Tensor& z, const at::Tensor& bar_energy, const at::Tensor& bar_h,
                      const at::Tensor& bar_g) const;

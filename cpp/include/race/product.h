@@ -1,6 +1,6 @@
 #pragma once
-// Symmetric products of an atom's features with themselves, channel by channel: race::product, with
-// its first and second derivatives race::product_backward and race::product_double_backward.
+// Symmetric products of an atom's features with themselves, channel by channel: race::product. Its
+// first and second derivatives are race::product_backward and race::product_double_backward.
 // product and product_backward are differentiable.
 //
 //   P2[k, c] = sum_{p of order 2} weight[m, species_i, p, c] sum_ij cg_p[i, j, k] x[i, c] x[j, c]
