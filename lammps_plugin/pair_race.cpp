@@ -122,7 +122,7 @@ race::Prediction PairRace::predict(const race::Model& model, race::Request reque
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(model, graph(), exchange, request);
-  if (force->newton_pair) return prediction;  // LAMMPS adds ghosts' forces to their owners
+  if (force->newton_pair) return prediction;  // LAMMPS adds ghosts' values to their owners'
   prediction.forces = completed(prediction.forces);
   if (request.atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
   return prediction;

@@ -47,9 +47,9 @@ struct Quantity {
                                       ///< standard deviation times that factor. Empty: none
   std::string_view meaning = {};      ///< description in the reference pages
 
-  // The values in model units. Each pair has at most one function: per atom [n] or [n, n_columns],
-  // or of the whole structure [n_columns]. A quantity with neither is too large for LAMMPS: only
-  // the calculator gives it.
+  // The values in model units. At most one of the two functions is set: per atom [n] or [n,
+  // n_columns], or of the whole structure [n_columns]. A quantity without is too large for LAMMPS:
+  // only the calculator gives it.
   at::Tensor (*of_atoms)(const AtomMoments&) = nullptr;
   at::Tensor (*of_frame)(const FrameMoments&) = nullptr;
   bool per_atom = false;
