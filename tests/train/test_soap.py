@@ -27,7 +27,7 @@ class SlowSoap:
             if len(gram) > soap.WIDEST:
                 continue
             self.grams[k] = soap.DECAY * self.grams[k] + (1 - soap.DECAY) * gram
-            if t % soap.EVERY == 0:
+            if t == 1 or t % soap.EVERY == 0:
                 gram = self.grams[k] + soap.DAMPING * self.grams[k].diagonal().mean() * torch.eye(
                     len(gram)
                 ).to(gram)

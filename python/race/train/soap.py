@@ -74,7 +74,7 @@ class Stack:
                 for _, p, offset in self.parts
             ]
         )
-        turns = step % EVERY == 0
+        turns = step == 1 or step % EVERY == 0
         rotated = gradient
         if self.left:
             self.left.observe(gradient)
