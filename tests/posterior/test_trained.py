@@ -34,7 +34,9 @@ def runs(copper, tmp_path_factory):  # noqa: F811
     def make(head, n_members=1):
         path = folder / f"{head}{n_members}"
         if not path.exists():
+            # The bounds below are those of short runs with Adam
             options = {"loss": HEADS[head], "epochs": 8, "schedule": "constant"}
+            options["optimizer"] = "adam"
             train(make_config(copper, {"head": head, "n_members": n_members}, options), path)
         return path
 
