@@ -133,9 +133,9 @@ POSTERIORS = {
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_a_study_runs_and_is_not_run_again(name, data, tmp_path):
     quick(name, data, tmp_path)
-    content = json.loads((tmp_path / f"{name}.json").read_text())
+    content = (tmp_path / f"{name}.json").read_text()
     records = tables.read(tmp_path / f"{name}.json")
-    assert {"machine", "date", "versions"} <= content["about"].keys()
+    assert {"machine", "date", "versions"} <= json.loads(content)["about"].keys()
     assert (
         list(dict.fromkeys(record["posterior"] for record in records)) == POSTERIORS[name].split()
     )
@@ -152,9 +152,7 @@ def test_a_study_runs_and_is_not_run_again(name, data, tmp_path):
 
     again = quick(name, data, tmp_path)
     assert not any(word in again for word in ("training", "fitting", "judging", "timing"))
-    second = json.loads((tmp_path / f"{name}.json").read_text())
-    assert second["about"].pop("date") >= content["about"].pop("date")
-    assert second == content
+    assert (tmp_path / f"{name}.json").read_text() == content
 
 
 def test_acquisition_runs_and_continues(data, tmp_path):

@@ -61,7 +61,9 @@ def test_optimizer_keeps_members_apart(optimizer):
             clip_per_member(params, config.clip_norm)
             stepper.step()
     for p, q in zip(together, alone, strict=True):
-        torch.testing.assert_close(p[1:2], q, rtol=1e-9, atol=0)
+        # SOAP divides rounding by its damping in directions that no gradient has had
+        rtol = 1e-9 if optimizer == "soap" else 1e-12
+        torch.testing.assert_close(p[1:2], q, rtol=rtol, atol=0)
 
 
 def test_average_follows_its_definition_and_swaps_back():
