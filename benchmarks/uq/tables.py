@@ -98,7 +98,8 @@ def write(folder: Path, name: str, records: Sequence[Mapping[str, Any]], draw: D
     """
     path = folder / f"{name}.json"
     records = [dict(record) for record in records]
-    if not path.exists() or json.loads(path.read_text())["records"] != records:
+    # As text: a NaN differs from itself
+    if not path.exists() or json.dumps(read(path)) != json.dumps(records):
         results.write(path, records, about=stamp())
     path.with_suffix(".md").write_text(page(path, draw))
 
