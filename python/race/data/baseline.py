@@ -43,8 +43,9 @@ class Baseline:
 
     def __init__(self, options: BaselineOptions):
         self.options = options
+        # Made here for its errors; None: it cannot be used again
         self._calculator: Any = make_calculator(options, "data.baseline")
-        self._kept: tuple[bytes, bool] | None = None
+        self._numbers = b""  # of the atoms that it was used for
 
     def of(self, atoms: ase.Atoms) -> Contribution:
         """Raises RaceError: the calculator fails, or its numbers are not finite."""
@@ -54,12 +55,13 @@ class Baseline:
         )
         # A calculator that is kept need not set up anew at each step of dynamics; LAMMPS's
         # boxes that shrink-wrap cannot be kept
-        key = (atoms.numbers.tobytes(), bool(atoms.pbc.all()))
-        if key != self._kept or not atoms.pbc.all():
-            self._calculator, self._kept = make_calculator(self.options, "data.baseline"), key
+        periodic, numbers = bool(atoms.pbc.all()), atoms.numbers.tobytes()
+        if self._calculator is None or self._numbers not in (b"", numbers):
+            self._calculator = make_calculator(self.options, "data.baseline")
+        calculator, self._calculator, self._numbers = self._calculator, None, numbers
         stress = None
         try:
-            bare.calc = self._calculator
+            bare.calc = calculator
             energy = float(bare.get_potential_energy())
             forces = np.array(bare.get_forces(), dtype=np.float64)
             if np.isfinite(cell_volume(bare)):
@@ -68,12 +70,12 @@ class Baseline:
                 except (NotImplementedError, PropertyNotImplementedError):
                     pass
         except Exception as error:  # a calculator may raise anything
-            self._kept = None
             what = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise RaceError(f"the baseline failed ({what[0]})", where=where) from error
         parts = (np.array(energy), forces, *([] if stress is None else [stress]))
         if not all(np.isfinite(part).all() for part in parts):
             raise RaceError("the baseline is not finite", where=where)
+        self._calculator = calculator if periodic else None
         return Contribution(energy, forces, stress)
 
     def subtract(self, atoms: ase.Atoms) -> None:
