@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import race
@@ -96,27 +97,40 @@ def source() -> Path:
 
 def find_headers(folder: Path) -> Path:
     """The folder with LAMMPS's pair.h."""
-    for candidate in (folder, folder / "src", folder / "include" / "lammps"):
-        if (candidate / "pair.h").is_file():
-            return candidate.resolve()
-    raise RaceError(
-        "no LAMMPS headers",
-        where=f"--lammps {folder}",
-        expected="pair.h in it, in src or in include/lammps",
-        remedy="name a source tree or the prefix of an installation",
+    return find(
+        "LAMMPS",
+        "pair.h",
+        folder,
+        ("src", "include/lammps"),
+        "name a source tree or the prefix of an installation",
     )
 
 
 def find_mpi(folder: Path) -> Path:
     """The folder with mpi.h."""
-    for candidate in (folder, folder / "include"):
-        if (candidate / "mpi.h").is_file():
+    return find(
+        "MPI",
+        "mpi.h",
+        folder,
+        ("include",),
+        "name the MPI that LAMMPS was compiled with; without one it is LAMMPS's src/STUBS",
+    )
+
+
+def find(what: str, header: str, folder: Path, below: Sequence[str], remedy: str) -> Path:
+    """The folder with a header of `what`, which the option of that name gives, or one below it.
+
+    Raises:
+        RaceError: there is none.
+    """
+    for candidate in (folder, *(folder / sub for sub in below)):
+        if (candidate / header).is_file():
             return candidate.resolve()
     raise RaceError(
-        "no MPI headers",
-        where=f"--mpi {folder}",
-        expected="mpi.h in it or in include",
-        remedy="name the MPI that LAMMPS was compiled with; without one it is LAMMPS's src/STUBS",
+        f"no {what} headers",
+        where=f"--{what.lower()} {folder}",
+        expected=f"{header} in it or in {' or '.join(below)}",
+        remedy=remedy,
     )
 
 
