@@ -46,8 +46,7 @@ class Predictor(ABC):
         joint: bool = False,
     ) -> Prediction:
         """Predictions of all frames, in order; labels are not read. A target that is a mean
-        over atoms has no
-        forces. joint: the joint information, too.
+        over atoms has no forces. joint: the joint information, too.
 
         Raises:
             RaceError: no frames, an element that the model does not know.

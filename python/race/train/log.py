@@ -127,11 +127,7 @@ def headline(row: dict[str, float]) -> str:
 
 
 def table(row: dict[str, float]) -> str:
-    """Errors of the validation set beside the error bars, a line a quantity.
-
-    The loss is left out: factors on the noise are fitted to the ensemble, and leave that of its
-    members without meaning.
-    """
+    """Errors of the validation set beside the error bars, a line a quantity."""
     lines = [f"{'validation':<12}{'RMSE':>10}{'MAE':>10}{'predicted':>12}{'in 90 %':>10}"]
     for name, unit in (("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3")):
         values = [row.get(f"validation/{name}_{of}") for of in ("rmse", "mae", "std", "coverage")]
