@@ -208,6 +208,15 @@ def test_other_options_are_refused(data, tmp_path):
         runs.fit("a", "ivon", [tmp_path])
 
 
+def test_what_is_the_same_keeps_its_stamp(tmp_path, monkeypatch):
+    """A figure that is no number, too, which is unequal to itself."""
+    stamps = iter({"machine": "a", "date": date, "versions": {}} for date in ("1", "2"))
+    monkeypatch.setattr(tables, "stamp", lambda: next(stamps))
+    for x, date in ((float("nan"), "1"), (float("nan"), "1"), (3.0, "2")):
+        tables.write(tmp_path, "x", [{"x": x}], lambda records: [])
+        assert json.loads((tmp_path / "x.json").read_text())["about"]["date"] == date
+
+
 def test_seeds_are_pooled():
     rows = [
         {"posterior": "x", "seed": k, "rmse_f": value, "nll_f": None}

@@ -12,7 +12,7 @@ from scipy import stats
 from race.evaluate.metrics import LEVELS, coverage
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import covariance_scale, fit_recalibration, split_record
-from race.evaluate.source import trivial_scores
+from race.evaluate.source import FARTHEST, nearest_distance, trivial_scores
 from race.evaluate.split import Split, degrees_of_freedom
 from race.predict.prediction import Estimate, Labels, Prediction, frame_labels
 
@@ -400,6 +400,14 @@ def test_trivial_baselines_stand_beside_detection(synthetic):
     assert record["auroc_by_density"] == 1 and record["auroc_by_nearest"] == 0.5
     assert record["auroc_trivial"] == 1 and "auroc_by_forces" not in record
     assert "auroc_trivial" not in ood_record([replace(known, trivial={})], strange, n_resamples=0)
+
+
+def test_the_nearest_atom_is_another_atom():
+    """Not its own image, which a thin cell brings nearer; and none beyond the radius."""
+    thin = ase.Atoms("Cu2", [[0, 0, 0], [0, 0, 3.0]], cell=[2.0, 9.0, 9.0], pbc=True)
+    assert nearest_distance(thin) == pytest.approx(3.0)
+    assert nearest_distance(ase.Atoms("Cu2", [[0, 0, 0], [0, 0, 7.0]])) == FARTHEST
+    assert nearest_distance(ase.Atoms("Cu")) == FARTHEST
 
 
 def test_trivial_scores_of_frames():

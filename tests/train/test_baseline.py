@@ -2,6 +2,7 @@
 was subtracted by hand, and every prediction is the sum.
 """
 
+import ase.build
 import ase.io
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 import race
 from race.cli import main
 from race.config import BaselineOptions
+from race.data.baseline import Baseline
 from race.deploy.export import export_model
 from race.deploy.hybrid import hybrid_lines
 from race.errors import RaceError
@@ -223,3 +225,42 @@ def test_lines_of_lammps():
         "pair_coeff * * lj/cut 0.1 2",
     ]
     assert hybrid_lines(BaselineOptions(**LJ), "x", ["Cu"]) == []
+
+
+class Counted(EMT):
+    """How many of it are made, and what each is asked about."""
+
+    asked: list[list[str]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.asked.append([])
+        self.mine = self.asked[-1]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+        self.mine.append(str(atoms.symbols))
+        if "Au" in atoms.symbols:
+            raise RuntimeError("no gold")
+        super().calculate(atoms, properties, system_changes)
+
+
+def test_a_calculator_is_kept_while_the_atoms_are_the_same(monkeypatch):
+    """And made anew for others, for a cluster, whose box may not be kept, and after a failure."""
+    monkeypatch.setattr(Counted, "asked", [])
+    baseline = Baseline(BaselineOptions(calculator=f"{__name__}.Counted"))
+    copper = ase.build.bulk("Cu", cubic=True)
+    nickel, gold = (ase.build.bulk(x, cubic=True) for x in ("Ni", "Au"))
+    cluster = copper.copy()
+    cluster.pbc = False
+
+    def made(atoms):
+        baseline.of(atoms)
+        return len(Counted.asked)
+
+    assert [made(x) for x in (copper, copper, nickel, copper)] == [1, 1, 2, 3]
+    assert [made(x) for x in (cluster, cluster, copper)] == [4, 5, 6]
+    with pytest.raises(RaceError, match="the baseline failed .no gold"):
+        baseline.of(gold)
+    with pytest.raises(RaceError, match="the baseline failed .no gold"):
+        baseline.of(gold)
+    assert len(Counted.asked) == 8

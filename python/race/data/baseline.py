@@ -45,7 +45,7 @@ class Baseline:
         self.options = options
         # Made here for its errors; None: it cannot be used again
         self._calculator: Any = make_calculator(options, "data.baseline")
-        self._numbers = b""  # of the atoms that it was used for
+        self._kept: tuple[bytes, bool] | None = None  # what it was used for
 
     def of(self, atoms: ase.Atoms) -> Contribution:
         """Raises RaceError: the calculator fails, or its numbers are not finite."""
@@ -55,10 +55,10 @@ class Baseline:
         )
         # A calculator that is kept need not set up anew at each step of dynamics; LAMMPS's
         # boxes that shrink-wrap cannot be kept
-        periodic, numbers = bool(atoms.pbc.all()), atoms.numbers.tobytes()
-        if self._calculator is None or self._numbers not in (b"", numbers):
+        key = (atoms.numbers.tobytes(), bool(atoms.pbc.all()))
+        if self._calculator is None or self._kept not in (None, key):
             self._calculator = make_calculator(self.options, "data.baseline")
-        calculator, self._calculator, self._numbers = self._calculator, None, numbers
+        calculator, self._calculator, self._kept = self._calculator, None, key
         stress = None
         try:
             bare.calc = calculator
@@ -75,7 +75,7 @@ class Baseline:
         parts = (np.array(energy), forces, *([] if stress is None else [stress]))
         if not all(np.isfinite(part).all() for part in parts):
             raise RaceError("the baseline is not finite", where=where)
-        self._calculator = calculator if periodic else None
+        self._calculator = calculator if atoms.pbc.all() else None
         return Contribution(energy, forces, stress)
 
     def subtract(self, atoms: ase.Atoms) -> None:
