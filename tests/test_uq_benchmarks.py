@@ -209,12 +209,16 @@ def test_other_options_are_refused(data, tmp_path):
 
 
 def test_what_is_the_same_keeps_its_stamp(tmp_path, monkeypatch):
-    """A figure that is no number, too, which is unequal to itself."""
+    """A figure that is no number, too, which is unequal to itself; and a study that is run
+    again, which passes the first of its records before all.
+    """
     stamps = iter({"machine": "a", "date": date, "versions": {}} for date in ("1", "2"))
     monkeypatch.setattr(tables, "stamp", lambda: next(stamps))
-    for x, date in ((float("nan"), "1"), (float("nan"), "1"), (3.0, "2")):
-        tables.write(tmp_path, "x", [{"x": x}], lambda records: [])
+    nan = float("nan")
+    for values, date in (((nan, 1.0), "1"), ((nan,), "1"), ((nan, 1.0), "1"), ((3.0,), "2")):
+        tables.write(tmp_path, "x", [{"x": x} for x in values], lambda records: [])
         assert json.loads((tmp_path / "x.json").read_text())["about"]["date"] == date
+    assert tables.read(tmp_path / "x.json") == [{"x": 3.0}]
 
 
 def test_seeds_are_pooled():

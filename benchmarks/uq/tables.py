@@ -94,12 +94,14 @@ Draw = Callable[[Sequence[Mapping[str, Any]]], list[str]]
 
 def write(folder: Path, name: str, records: Sequence[Mapping[str, Any]], draw: Draw) -> None:
     """NAME.json: where, when and of which versions, and the records, one to a line; NAME.md,
-    drawn from it alone. What is the same as before keeps its stamp.
+    drawn from it alone. A study that is run again passes its first records first: while
+    they are those that stand there, the file and its stamp are kept.
     """
     path = folder / f"{name}.json"
     records = [dict(record) for record in records]
+    known = read(path)[: len(records)]
     # As text: a NaN differs from itself
-    if not path.exists() or json.dumps(read(path)) != json.dumps(records):
+    if not known or json.dumps(known) != json.dumps(records):
         results.write(path, records, about=stamp())
     path.with_suffix(".md").write_text(page(path, draw))
 
