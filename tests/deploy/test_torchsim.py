@@ -1,8 +1,6 @@
 """The model of torch-sim: its own check of what a model must do, and the calculator."""
 
-import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +20,6 @@ from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 
 from race.deploy.torchsim import RaceModel  # noqa: E402
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "engines.md"
 NAMES = ["energy_std", "energy_members", "forces_cov", "bald", "stress_std"]
 
 
@@ -95,13 +92,3 @@ def test_a_cluster_has_no_stress(artifact, atoms):
 def test_an_uncertainty_that_the_artifact_does_not_have(artifact):
     with pytest.raises(RaceError, match="does not give this uncertainty.*energy_std"):
         RaceModel(artifact, uncertainty=["force_std"])
-
-
-def test_the_page_works(artifact, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(artifact, "bn.race.pt")
-    _, _, code = PAGE.read_text().partition("```python\n")
-    code, _, _ = code.partition("```")
-    names = {}
-    exec(code.replace("n_steps=100", "n_steps=2"), names)
-    assert names["final"].n_systems == 2
