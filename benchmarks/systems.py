@@ -14,7 +14,7 @@ import ase.build
 import numpy as np
 
 from race.data.graph import neighbors
-from race.data.sources import load
+from race.data.public import load
 from race.errors import RaceError
 
 ELEMENTS = ["H", "C", "N", "O", "Si"]  # of every model

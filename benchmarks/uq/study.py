@@ -25,9 +25,9 @@ from race.data.graph import neighbors, species_index
 from race.deploy.export import export_model
 from race.errors import RaceError
 from race.evaluate.command import check_calibration
+from race.evaluate.evaluated import open_model
 from race.evaluate.records import make_records
 from race.evaluate.report import covariance_scale, fit_recalibration
-from race.evaluate.source import open_source
 from race.files import write_json
 from race.posterior.command import fit
 from race.train.run import load_run
@@ -125,7 +125,7 @@ class Study:
         path = self.out / "evaluations" / f"{name}.json"
         if not path.exists():
             say(f"judging {name}")
-            source = open_source(run)
+            source = open_model(run)
             frames = {
                 split: [atoms for file in files for atoms in source.read(file)]
                 for split, files in splits.items()

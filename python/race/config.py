@@ -13,10 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from race.calculators import CalculatorOptions
 from race.errors import RaceError
+from race.heads import LOSSES, HeadName
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
 from race.presets import with_default_size
 
-Head = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
 SEED = 2**32  # seeds are below it: numpy's RandomState takes no larger one
 
 
@@ -61,7 +61,7 @@ class ModelConfig(Options):
         default=None, gt=0, description="N of the aggregation; -: the mean of the training set"
     )
     n_members: int = Field(default=1, ge=1, description="ensemble members M, carried as channels")
-    head: Head = Field(
+    head: HeadName = Field(
         default="equivariant", description="what each readout predicts beside the energy"
     )
     stress_head: Literal["none", "equivariant"] = Field(
@@ -436,13 +436,8 @@ class Config(Options):
     def _clashes(self) -> Iterator[str]:
         """Options that are right alone and wrong together, one line each."""
         model, train = self.model, self.train
-        needed = {
-            "nll_e": ("energy", "cholesky", "equivariant"),
-            "nll_jef": ("cholesky", "equivariant"),
-            "evidential": ("evidential",),
-        }
-        allowed = needed.get(train.loss)
-        if allowed and model.head not in allowed:
+        allowed = LOSSES[train.loss]
+        if model.head not in allowed:
             yield (
                 f"train.loss {train.loss} needs model.head {' or '.join(allowed)}, got {model.head}"
             )

@@ -15,7 +15,6 @@ from race.posterior.protocol import assigned_members, model_of
 
 ELEMENTS = ["B", "N"]
 R_MAX = 3.2
-HEADS = ["point", "energy", "cholesky", "equivariant", "evidential"]
 
 
 def make_model(dtype=torch.float64, seed=0, **changes) -> RACE:

@@ -7,8 +7,9 @@ from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.deploy.export import fold
 from race.deploy.selftest import make_selftest, predict
 from race.errors import RaceError
+from race.heads import HEADS
 from race.model.conv import conv_aten, conv_vjp_aten, conv_vjp_fused, spline_aten, spline_slope_aten
-from tests.deploy.conftest import HEADS, graph_of, make_model, triclinic
+from tests.deploy.conftest import graph_of, make_model, triclinic
 
 SHAPES = [
     *({"head": head} for head in HEADS),

@@ -11,9 +11,9 @@ import torch
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.deploy.export import export_model
 from race.errors import RaceError
+from race.heads import HEADS
 from race.model.race import RACE
 from tests.deploy.conftest import (
-    HEADS,
     difference,
     domains_of,
     eager,
@@ -48,7 +48,7 @@ def predict(runtime, graph, **request):
     "changes",
     [
         *({"head": head} for head in HEADS),
-        *({"head": head, "stress_head": "equivariant"} for head in HEADS[::3]),
+        *({"head": head, "stress_head": "equivariant"} for head in [*HEADS][::3]),
         {"n_layers": 2, "radial_knots": 0},
         {"n_layers": 1, "irreps_hidden": "8x0e+8x2e"},
     ],

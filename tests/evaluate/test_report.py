@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from race.evaluate.evaluated import FARTHEST, nearest_distance, trivial_scores
 from race.evaluate.metrics import LEVELS, coverage
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import covariance_scale, fit_recalibration, split_record
-from race.evaluate.source import FARTHEST, nearest_distance, trivial_scores
 from race.evaluate.split import Split, degrees_of_freedom
 from race.predict.prediction import Estimate, Labels, Prediction, frame_labels
 

@@ -6,7 +6,8 @@ import torch
 
 import race
 from race.deploy.export import export_model
-from tests.deploy.conftest import HEADS, graph_of, make_model, triclinic
+from race.heads import HEADS
+from tests.deploy.conftest import graph_of, make_model, triclinic
 from tests.lammps.conftest import ELEMENTS, small_model
 from tests.lammps.systems import b2o3, boron_nitride, slab, tiny
 

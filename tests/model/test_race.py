@@ -12,13 +12,13 @@ from scipy.spatial.transform import Rotation
 from race.config import ModelConfig
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import collate
+from race.heads import HEADS
 from race.model.race import RACE
 from race.model.reference import Reference
 from race.presets import PRESETS, preset
 
 from .conftest import graph_of, make_model, small_config
 
-HEADS = ["point", "energy", "cholesky", "equivariant", "evidential"]
 # What a layer does beside the paper's
 LAYERS = [
     {},

@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import collate
 from race.errors import RaceError
+from race.heads import HEADS
 from race.model.expm import expm_symmetric
-from race.model.heads import HEADS, quadrupole_basis
+from race.model.heads import quadrupole_basis
 from race.model.reference import Reference
 from race.model.stress import StressCovariance, blocks
 

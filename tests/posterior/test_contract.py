@@ -14,6 +14,7 @@ from race.conventions import matrix_from_six
 from race.data.graph import build_graph, collate
 from race.deploy.artifact import read_metadata
 from race.deploy.export import export_model
+from race.heads import GAUSSIAN
 from race.model.race import RACE
 from race.posterior.protocol import model_of
 from race.predict.prediction import Prediction
@@ -23,7 +24,6 @@ from tests.lammps.harness import COLUMNS, ONE_MEMBER, Lammps, Snapshot
 
 from .conftest import CASES, ELEMENTS, R_MAX, labelled
 
-HEADS = ["point", "energy", "cholesky", "equivariant"]
 TOLERANCE = 1e-10  # float64, of the largest value
 
 
@@ -110,7 +110,7 @@ def test_seed(case, model, fitted):
     assert not all(torch.allclose(p, other[name]) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("head", [head for head in HEADS if head != "equivariant"])
+@pytest.mark.parametrize("head", [head for head in GAUSSIAN if head != "equivariant"])
 def test_other_heads(case, head, fitted):
     """Every head the posterior is made for predicts finite moments; its refusal of another
     is one line.

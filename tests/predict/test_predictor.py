@@ -13,6 +13,7 @@ from race.data import Dataset
 from race.deploy.calculator import Calculator
 from race.deploy.export import export_model
 from race.errors import RaceError
+from race.heads import HEADS
 from race.model.heads import evidential_nu
 from race.model.race import RACE
 from race.predict.artifact import ArtifactPredictor
@@ -22,7 +23,6 @@ from race.predict.predictor import ModelPredictor, predict_dataset
 
 from ..deploy.conftest import make_model, triclinic
 
-HEADS = ("point", "energy", "cholesky", "equivariant", "evidential")
 IDENTITY = np.eye(3)
 # Determinant -1: an improper one
 ROTATION = np.linalg.qr(np.array([[0.3, -0.5, 0.8], [0.9, 0.2, -0.1], [0.1, 0.7, 0.6]]))[0]

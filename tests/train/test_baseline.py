@@ -18,7 +18,7 @@ from race.data.baseline import Baseline
 from race.deploy.export import export_model
 from race.deploy.hybrid import hybrid_lines
 from race.errors import RaceError
-from race.evaluate.source import open_source, run_source
+from race.evaluate.evaluated import evaluated_run, open_model
 from race.train.checkpoint import read_tensors
 from race.train.prepare import prepare
 from race.train.run import load_run
@@ -92,7 +92,7 @@ def test_predictions_are_the_sum(files, run, artifact):
     forces = alone.forces.mean(1).numpy() + baseline["forces"]
     voigt = [0, 1, 2, 5, 4, 3]
     stress = alone.stress.mean(0).numpy()[voigt] + baseline["stress"]
-    for source in (open_source(run), open_source(artifact)):
+    for source in (open_model(run), open_model(artifact)):
         found = source.moments([atoms])
         assert found.energy.mean[0] == pytest.approx(energy, abs=1e-8)
         np.testing.assert_allclose(found.forces.mean, forces, atol=1e-8)
@@ -109,9 +109,9 @@ def test_predictions_are_the_sum(files, run, artifact):
 
 def test_errors_are_those_of_training(files, run):
     """`race evaluate` of the run on the files as they are."""
-    source = run_source(run)
+    source = evaluated_run(run)
     split = source.split("all", source.read(files / "total.traj"))
-    by_hand = run_source(run)
+    by_hand = evaluated_run(run)
     by_hand.baseline = None
     rest = by_hand.split("rest", by_hand.read(files / "rest.traj"))
     error = split.prediction.forces.mean - split.labels.forces

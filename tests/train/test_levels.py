@@ -8,7 +8,7 @@ import pytest
 
 from race.config import Config
 from race.errors import RaceError
-from race.evaluate.source import run_source
+from race.evaluate.evaluated import evaluated_run
 from race.train.prepare import prepare
 from race.train.run import load_run
 from race.train.training import train
@@ -131,7 +131,7 @@ def test_runs_keep_their_offsets(files, tmp_path):
     offsets = resolved.constants.energy_offsets["scan"]
     again = prepare(resolved, resolved.constants)
     np.testing.assert_allclose(energies(again), energies(prepare(options)), atol=1e-9)
-    source = run_source(tmp_path / "run")
+    source = evaluated_run(tmp_path / "run")
     frames = source.read(files / "test.xyz")
     raw = [atoms.get_potential_energy() for atoms in ase.io.read(files / "test.xyz", ":")]
     for atoms, energy in zip(frames, raw, strict=True):

@@ -7,7 +7,8 @@ from torch.func import functional_call
 
 from race.config import ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.data import Batch
-from race.model.heads import HEADS, ForceCovariance, evidential_epistemic
+from race.heads import HEADS
+from race.model.heads import ForceCovariance, evidential_epistemic
 from race.model.outputs import ModelOutput
 from race.model.stress import StressCovariance
 from race.train.loss import Loss, warmup_beta

@@ -24,9 +24,11 @@ class Picker(Protocol):
     (None: there is none yet); `add` what was chosen.
     """
 
-    def best(self, closed: np.ndarray) -> tuple[int, float | None]: ...
+    def best(self, closed: np.ndarray) -> tuple[int, float | None]:
+        """The structure to take next among those that are not `closed`, and its score."""
 
-    def add(self, index: int) -> None: ...
+    def add(self, index: int) -> None:
+        """Counts a structure as taken."""
 
 
 class Farthest:
@@ -41,6 +43,7 @@ class Farthest:
             self.add(k)
 
     def best(self, closed: np.ndarray) -> tuple[int, float | None]:
+        """The structure to take next among those that are not `closed`, and its score."""
         nearest = self.nearest[: self.n_pool]
         if np.isinf(self.nearest).all():
             order = np.random.RandomState(self.seed).permutation(np.flatnonzero(~closed))
@@ -49,6 +52,7 @@ class Farthest:
         return index, float(nearest[index]) if np.isfinite(nearest[index]) else None
 
     def add(self, index: int) -> None:
+        """Counts a structure as taken."""
         self.nearest = np.minimum(self.nearest, self.space.from_point(index))
 
 
@@ -68,11 +72,13 @@ class JointInformation:
         return 0.5 * (after - np.linalg.slogdet(self.before)[1])
 
     def best(self, closed: np.ndarray) -> tuple[int, float | None]:
+        """The structure to take next among those that are not `closed`, and its score."""
         gain = self.gains()
         index = int(np.argmax(np.where(closed, -np.inf, gain)))
         return index, float(gain[index])
 
     def add(self, index: int) -> None:
+        """Counts a structure as taken."""
         self.before = self.before + self.information[index]
 
 
@@ -101,10 +107,12 @@ class MaxDet:
         self.columns: list[np.ndarray] = []
 
     def best(self, closed: np.ndarray) -> tuple[int, float | None]:
+        """The structure to take next among those that are not `closed`, and its score."""
         index = int(np.argmax(np.where(closed, -np.inf, self.variance)))
         return index, float(self.variance[index])
 
     def add(self, index: int) -> None:
+        """Counts a structure as taken."""
         covariance = self.white @ self.white[index]
         for column in self.columns:
             covariance -= column * column[index]
@@ -133,6 +141,7 @@ class LargestCluster:
             self._centre_at(point)
 
     def best(self, closed: np.ndarray) -> tuple[int, float | None]:
+        """The structure to take next among those that are not `closed`, and its score."""
         if self.n_centres == 0:
             index = int(np.argmax(np.where(closed, -np.inf, self.square)))
             return index, float(np.sqrt(self.square[index]))
@@ -143,6 +152,7 @@ class LargestCluster:
         return index, float(np.sqrt(self.distance[index]))
 
     def add(self, index: int) -> None:
+        """Counts a structure as taken."""
         self._centre_at(self.pool[index])
 
     def _centre_at(self, point: np.ndarray) -> None:

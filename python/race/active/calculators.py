@@ -24,6 +24,7 @@ def as_lists(label: Label) -> dict[str, Any]:
 
 
 def as_label(stored: dict[str, Any]) -> Label:
+    """A label as it was before it became JSON."""
     return {key: value if key == "energy" else np.array(value) for key, value in stored.items()}
 
 
@@ -50,6 +51,7 @@ class CalculatorOracle(Oracle):
         self.config = config
 
     def label(self, atoms: ase.Atoms, where: str) -> Label:
+        """Energy, forces and, where the calculator has it, stress of a structure."""
         atoms = ase.Atoms(
             numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
         )

@@ -141,6 +141,7 @@ def write_selected(
 
 
 def show(pool: Sequence[Candidate], choices: Sequence[Choice], args: argparse.Namespace) -> None:
+    """Prints what was chosen, a row for each structure."""
     console = Console(width=None if Console().is_terminal else 120)
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("", "score", "by", "file", "frame"):

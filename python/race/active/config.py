@@ -200,6 +200,7 @@ class ActiveConfig(Options):
 
     @property
     def names(self) -> list[str]:
+        """The strategies by name."""
         return [
             strategy if isinstance(strategy, str) else strategy.name for strategy in self.strategies
         ]

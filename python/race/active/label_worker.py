@@ -24,6 +24,7 @@ from race.files import write_json
 
 
 def main() -> None:
+    """Labels the structure on standard input; the result goes into the file of argument 1."""
     config, atoms, where = pickle.load(sys.stdin.buffer)
     out = Path(sys.argv[1])
     try:

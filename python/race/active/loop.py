@@ -42,8 +42,8 @@ from race.data import read_frames, split_indices, validation_split
 from race.data.io import write_frames
 from race.data.weights import WEIGHT
 from race.errors import RaceError
+from race.evaluate.evaluated import evaluated_run
 from race.evaluate.records import make_records
-from race.evaluate.source import run_source
 from race.files import make_folder, write_json
 from race.options import read_options
 from race.train.files import sha256
@@ -58,6 +58,7 @@ DIGESTS = "files.json"  # sha256 by path, of the files that config.json names
 
 
 def read_digests(out: Path) -> dict[str, str]:
+    """The sha256 by path of the files that config.json of the folder names."""
     path = out / DIGESTS
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
@@ -82,6 +83,7 @@ class Round:
 
     @property
     def run(self) -> Path:
+        """The folder of the trained model."""
         return self.folder / "run"
 
     @property
@@ -121,6 +123,7 @@ class Loop:
             self._refuse_held_out(candidate)
 
     def run(self) -> None:
+        """Runs every round that is not done yet, for every seed and strategy."""
         for seed in self.config.seeds:
             base = Round(self.out / f"seed-{seed}" / "initial", "initial", seed, 0)
             self._first(base)
@@ -413,7 +416,7 @@ class Loop:
         )
         self._say(f"{this}: training" + " from the last round's weights" * bool(warm))
         train(config, this.run, resume=True)
-        source = run_source(this.run, options.batch_size, options.device)
+        source = evaluated_run(this.run, options.batch_size, options.device)
         splits = []
         for name, path in self.test.items():
             frames = source.read(path)

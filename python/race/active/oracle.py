@@ -40,6 +40,7 @@ class FileOracle(Oracle):
             }
 
     def label(self, atoms: ase.Atoms, where: str) -> Label:
+        """The label of a structure; `where` names it in errors."""
         found = self.known.get(fingerprint(atoms))
         if found is None:
             files = " ".join(path.name for path in self.paths)
@@ -61,9 +62,11 @@ class CachedOracle(Oracle):
 
     @property
     def computed(self) -> int:
+        """How many labels were computed, not read."""
         return self.oracle.calls
 
     def label(self, atoms: ase.Atoms, where: str) -> Label:
+        """The label of a structure; `where` names it in errors."""
         if (label := self.kept(atoms)) is not None:
             return label
         self._keep(atoms, self.oracle.label(atoms, where))

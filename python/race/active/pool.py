@@ -40,6 +40,7 @@ class Candidate:
 
     @property
     def where(self) -> str:
+        """File and frame, for messages."""
         return f"{self.source}, frame {self.index}"
 
     @property
@@ -54,6 +55,7 @@ class Candidate:
 
     @property
     def fingerprint(self) -> str:
+        """The digest of the structure."""
         return fingerprint(self.atoms)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from race.active.pool import Candidate
 from race.errors import RaceError
-from race.evaluate.source import open_source
+from race.evaluate.evaluated import open_model
 from race.predict.predictor import Predictor, Progress
 
 SCORES = ("max-variance", "max-epistemic", "bald-energy", "bald-force", "grade")
@@ -36,6 +36,7 @@ class FrameScores:
     grade: float | None = None
 
     def get(self, strategy: str) -> float | None:
+        """The score by which a strategy ranks; None where the model does not give it."""
         return getattr(self, strategy.removeprefix("max-").replace("-", "_"))
 
 
@@ -150,6 +151,7 @@ class Scorer:
     def scores(
         self, candidates: Sequence[Candidate], progress: Progress = lambda n: None
     ) -> list[FrameScores]:
+        """The scores of each candidate."""
         frames = [candidate.bare for candidate in candidates]
         if not frames:
             return []
@@ -183,4 +185,4 @@ def open_scorer(path: Path, batch_size: int = 8, device: str = "cpu") -> Scorer:
     Raises:
         RaceError: there is neither.
     """
-    return Scorer(open_source(path, batch_size, device).predictor, path)
+    return Scorer(open_model(path, batch_size, device).predictor, path)

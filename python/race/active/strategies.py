@@ -181,6 +181,7 @@ class Gate:
                 self.nearest = np.minimum(self.nearest, self.space.from_point(k))
 
     def admits(self, index: int) -> bool:
+        """Whether a structure may still be taken: it is new, and not too close to one that was."""
         name = self.pool[index].fingerprint
         if name in self.known or (
             self.space is not None and self.nearest[index] < self.min_distance

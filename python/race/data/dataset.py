@@ -65,6 +65,7 @@ class Dataset:
         return np.random.RandomState([seed, epoch]).permutation(len(self))
 
     def n_batches(self, batch_size: int) -> int:
+        """Batches of an epoch."""
         return -(-len(self) // batch_size)
 
     def n_edges(self, indices: Iterable[int]) -> np.ndarray:

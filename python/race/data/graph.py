@@ -64,14 +64,17 @@ class Batch:
 
     @property
     def n_frames(self) -> int:
+        """Number of structures."""
         return self.n_atoms_per_frame.shape[0]
 
     @property
     def n_atoms(self) -> int:
+        """Number of atoms of all structures."""
         return self.species.shape[0]
 
     @property
     def n_edges(self) -> int:
+        """Number of edges of all structures."""
         return self.edge_index.shape[1]
 
     @cached_property

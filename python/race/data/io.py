@@ -13,8 +13,6 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from race.conventions import HARTREE, KCAL_PER_MOL
 from race.data.dump import is_dump, read_dump
@@ -26,6 +24,7 @@ from race.data.textfile import open_text, stem_suffix
 from race.data.weights import Weighting
 from race.errors import RaceError
 from race.files import write_atomic
+from race.progress import progress
 
 # One unit of energy in eV; lengths are always Angstrom, so forces and stresses carry the
 # same factor.
@@ -319,12 +318,9 @@ def _check_declared_units(atoms: ase.Atoms, units: str, where: str) -> None:
 
 
 def _shown(items: Iterable[Any], path: Path) -> Iterable[Any]:
-    """A progress bar on stderr, for long reads in a terminal only."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal or not path.is_file() or os.path.getsize(path) < _LONG_READ
-    return track(
-        items, description=f"reading {path.name}", console=console, transient=True, disable=hidden
-    )
+    """The items, with a progress bar where reading takes long."""
+    hidden = not path.is_file() or os.path.getsize(path) < _LONG_READ
+    return progress(items, f"reading {path.name}", hidden=hidden)
 
 
 def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:

@@ -17,11 +17,13 @@ class Notes:
         self.frames: dict[str, list[int]] = {}
 
     def add(self, text: str, frame: int) -> None:
+        """Notes that `text` is true of a frame."""
         known = self.frames.setdefault(text, [])
         if not known or known[-1] != frame:
             known.append(frame)
 
     def say(self, where: object, n_frames: int) -> None:
+        """Warns once for each note, with the frames that it is of."""
         for text, frames in self.frames.items():
             which = "" if len(frames) == n_frames else f", frames {spans(frames)}"
             log.warning("%s%s: %s", where, which, text)

@@ -68,6 +68,7 @@ class Report:
     findings: list[tuple[str, str]] = field(default_factory=list)
 
     def text(self) -> str:
+        """The report as lines of text."""
         width = max((len(name) for name, _ in self.rows), default=0)
         lines = [f"  {name:<{width}}  {value}" for name, value in self.rows]
         return "\n".join(lines + [f"  warning, {name}: {what}" for name, what in self.findings])

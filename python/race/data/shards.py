@@ -193,6 +193,7 @@ class StoredFrame:
 
     @property
     def n_edges(self) -> int:
+        """Number of edges of the structure."""
         return int(self._shards.index["n_edges"][self._k])
 
     def edges(

@@ -62,6 +62,7 @@ class BiasedCalculator(AseCalculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
+        """ASE's interface: fills `results`."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None  # ASE has just set it
         # Asked through get_property, so that what was computed for this structure already

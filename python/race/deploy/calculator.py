@@ -194,6 +194,7 @@ class Calculator(AseCalculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
+        """ASE's interface: fills `results`."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None  # ASE has just set it
         self.results = self._predict(

@@ -109,6 +109,7 @@ class Chain(nn.Module):
 
     @torch.jit.unused
     def set_fused(self, fused: bool) -> "Chain":
+        """Chooses the compiled operator or stock torch; returns self."""
         self.fused = fused
         return self
 

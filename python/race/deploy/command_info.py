@@ -7,6 +7,7 @@ from typing import Any
 
 from race.deploy.artifact import read_metadata
 from race.files import as_json
+from race.heads import HEADS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
         ("members", _members(metadata)),
-        (
-            "head",
-            f"{metadata['head']} ({_gives(metadata['head'])}){_stress(metadata['stress_head'])}",
-        ),
+        ("head", _head(metadata["head"], metadata["stress_head"])),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
         ("stored as", f"{metadata['dtype']}, {operators}"),
@@ -124,15 +122,6 @@ def _intervals(intervals: dict[str, Any]) -> str:
     )
 
 
-def _stress(stress_head: str) -> str:
-    return "" if stress_head == "none" else f", of the stress {stress_head} (6x6 covariance)"
-
-
-def _gives(head: str) -> str:
-    return {
-        "point": "no aleatoric part",
-        "energy": "energy variance",
-        "cholesky": "energy variance, 3x3 force covariance that does not rotate",
-        "equivariant": "energy variance, 3x3 force covariance",
-        "evidential": "energy variance, 3x3 force covariance, own epistemic part",
-    }[head]
+def _head(head: str, stress_head: str) -> str:
+    stress = "" if stress_head == "none" else f", of the stress {stress_head} (6x6 covariance)"
+    return f"{head} ({HEADS[head].gives}){stress}"

@@ -96,6 +96,7 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def edges(self, edge_vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Segment: edge vectors [E, 3] -> what `edge_basis` gives of them."""
         return self.edge_basis(edge_vector)
 
     @torch.jit.export
@@ -107,6 +108,7 @@ class FoldedRACE(Outputs):
         bar_radial: Tensor,
         bar_sh: Tensor,
     ) -> Tensor:
+        """Transpose of `edges`."""
         return self.edge_basis.vjp(edge_vector, radial_grad, sh_grad, bar_radial, bar_sh)
 
     @torch.jit.export
@@ -126,6 +128,7 @@ class FoldedRACE(Outputs):
         row_ptr: Tensor,
         species: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Segment: layer t, from the features of all atoms to those of the receivers."""
         result = (h, g, h, h)
         for k, layer in enumerate(self.layers):
             if k == t:
@@ -147,6 +150,7 @@ class FoldedRACE(Outputs):
         bar_new: Tensor,
         bar_g_next: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Transpose of `layer`."""
         result = (g, g, g, g)
         for k, layer in enumerate(self.layers):
             if k == t:
@@ -157,6 +161,7 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def edges_jvp(self, edge_vector: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Tangent of `edges`."""
         return self.edge_basis.jvp(edge_vector, rate)
 
     @torch.jit.export
@@ -175,6 +180,7 @@ class FoldedRACE(Outputs):
         species: Tensor,
         z: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """Tangent of `layer`."""
         result = (dh, dg)
         for k, layer in enumerate(self.layers):
             if k == t:
@@ -196,6 +202,7 @@ class FoldedRACE(Outputs):
         bar_new: Tensor,
         bar_g_next: Tensor,
     ) -> Tensor:
+        """What each edge of layer t passes on of the energy, per time: the heat flux."""
         result = dg
         for k, layer in enumerate(self.layers):
             if k == t:
@@ -206,6 +213,7 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def readout(self, out: Tensor, species: Tensor) -> Tensor:
+        """Segment: energies of atoms [n, M], eV."""
         return self.node_energy(out, species)
 
     @torch.jit.export
@@ -219,10 +227,12 @@ class FoldedRACE(Outputs):
 
     @torch.jit.export
     def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment: what the heads tell of the noise, see `Outputs.moments`."""
         return self.moments(out)
 
     @torch.jit.export
     def virial_cov(self, out: Tensor) -> Tensor:
+        """Segment: noise of the virial [6, 6], eV^2."""
         return self.virial_noise(out)
 
     @torch.jit.export

@@ -50,6 +50,7 @@ def then(first: Matrices, second: Matrices) -> Matrices:
 
 
 def only(matrices: Matrices, irreps: set[o3.Irrep]) -> Matrices:
+    """The matrices of these irreps."""
     return {ir: matrix for ir, matrix in matrices.items() if ir in irreps}
 
 

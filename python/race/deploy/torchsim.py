@@ -62,6 +62,7 @@ class RaceModel(ModelInterface):  # type: ignore[misc]
         self._compute_stress = self._compute_forces = True
 
     def forward(self, state: SimState | dict[str, Any], **_: Any) -> dict[str, Tensor]:
+        """torch-sim's interface: the quantities of all systems of a state, by name."""
         if not isinstance(state, SimState):
             state = SimState(**state, masses=torch.ones_like(state["positions"][:, 0]))
         cells, pbc = state.row_vector_cell.detach().cpu().numpy(), state.pbc

@@ -37,7 +37,8 @@ class Recalibration(Protocol):
         """Lower and upper bounds, each [n_levels], of central intervals at levels in (0, 1)."""
         ...
 
-    def to_dict(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,16 @@ class VarianceScaling:
 
     @classmethod
     def fit(cls, z: np.ndarray, symmetric: bool = False) -> "VarianceScaling":
+        """Fits to residuals z [n] in units of the predicted deviation."""
         return cls(float(np.sqrt(np.mean(np.square(_checked(z))))))
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds of the central interval of each level, in predicted deviations."""
         lower, upper = gaussian_bounds(levels)
         return self.scale * lower, self.scale * upper
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
         return {"method": self.method, "scale": self.scale}
 
 
@@ -78,6 +82,7 @@ class Isotonic:
 
     @classmethod
     def fit(cls, z: np.ndarray, symmetric: bool = False) -> "Isotonic":
+        """Fits to residuals z [n] in units of the predicted deviation."""
         z = _checked(z)
         z = np.sort(np.concatenate([z, -z]) if symmetric else z)
         # P(a further draw lies below the k-th of n) = k / (n + 1)
@@ -102,10 +107,12 @@ class Isotonic:
         )
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds of the central interval of each level, in predicted deviations."""
         half = np.asarray(levels) / 2
         return self.quantile(0.5 - half), self.quantile(0.5 + half)
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
         return {"method": self.method, "z": self.z.tolist(), "cdf": self.cdf.tolist()}
 
 
@@ -124,12 +131,14 @@ class SplitConformal:
 
     @classmethod
     def fit(cls, z: np.ndarray, symmetric: bool = False) -> "SplitConformal":
+        """Fits to residuals z [n] in units of the predicted deviation."""
         scores = np.sort(np.abs(_checked(z)))
         n = len(scores)
         rank = np.unique(np.linspace(1, n, min(n, MAX_KNOTS)).round().astype(int))
         return cls(rank / (n + 1), scores[rank - 1])
 
     def bounds(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds of the central interval of each level, in predicted deviations."""
         # A level that equals a knot belongs to it, although (n + 1) * level may round
         # just above the integer.
         upper = np.append(self.radius, np.inf)[
@@ -138,6 +147,7 @@ class SplitConformal:
         return -upper, upper
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
         return {
             "method": self.method,
             "levels": self.levels.tolist(),
@@ -195,6 +205,7 @@ class IntervalTable:
         return -upper, upper
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
         return {
             "method": self.method,
             "levels": self.levels.tolist(),

@@ -16,6 +16,7 @@ from rich.table import Table
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS
+from race.evaluate.evaluated import EvaluatedModel, open_model
 from race.evaluate.records import make_records
 from race.evaluate.report import (
     N_BOOTSTRAP,
@@ -24,7 +25,6 @@ from race.evaluate.report import (
     fit_recalibration,
 )
 from race.evaluate.score import sentence, unified_score
-from race.evaluate.source import Source, open_source
 from race.files import as_json, make_folder, write_json
 from race.train.files import sha256
 
@@ -94,30 +94,33 @@ def run(args: argparse.Namespace) -> None:
     paths = named_paths(args.data)
     if unknown := sorted(set(args.ood) - set(paths)):
         raise RaceError("no such split", where=f"--ood {unknown[0]}", expected=" or ".join(paths))
-    source = open_source(args.model, args.batch_size, args.device)
-    source.posterior = args.posterior or source.posterior
-    frames = {name: _read(source, files) for name, files in paths.items()}
-    calibration_frames = _read(source, args.calibrate)
-    check_calibration(source, args.calibrate, calibration_frames, frames)
-    if args.student and source.extra["n_members"] < 2:
+    evaluated = open_model(args.model, args.batch_size, args.device)
+    evaluated.posterior = args.posterior or evaluated.posterior
+    frames = {name: _read(evaluated, files) for name, files in paths.items()}
+    calibration_frames = _read(evaluated, args.calibrate)
+    check_calibration(evaluated, args.calibrate, calibration_frames, frames)
+    if args.student and evaluated.extra["n_members"] < 2:
         raise RaceError(
             "no spread to estimate a variance by",
             where="--student",
             expected="two or more members",
-            got=source.extra["n_members"],
+            got=evaluated.extra["n_members"],
         )
     make_folder(args.out)
 
     splits = [
-        source.split(name, atoms, name in args.ood, args.student) for name, atoms in frames.items()
+        evaluated.split(name, atoms, name in args.ood, args.student)
+        for name, atoms in frames.items()
     ]
-    fitted, scale = source.fitted, source.force_std_scale
+    fitted, scale = evaluated.fitted, evaluated.force_std_scale
     if calibration_frames:
-        calibration = source.split("calibration", calibration_frames, student=args.student)
+        calibration = evaluated.split("calibration", calibration_frames, student=args.student)
         fitted, scale = fit_recalibration(calibration, args.method), covariance_scale(calibration)
-    records = make_records(source, splits, fitted, scale, args.bootstrap)
+    records = make_records(evaluated, splits, fitted, scale, args.bootstrap)
     for record in records:
-        record["in_training"] = any(sha256(path) in source.seen for path in paths[record["split"]])
+        record["in_training"] = any(
+            sha256(path) in evaluated.seen for path in paths[record["split"]]
+        )
 
     written = [write_json(args.out / "metrics.json", records)]
     if calibration_frames:
@@ -137,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
         )
     from race.evaluate.figures import draw_all  # matplotlib is slow to import
 
-    written += draw_all(splits, fitted, args.out, source.log)
+    written += draw_all(splits, fitted, args.out, evaluated.log)
     score = unified_score(records)
     if args.json:
         print(as_json({"records": records, "score": score, "files": [str(p) for p in written]}))
@@ -159,7 +162,7 @@ def named_paths(arguments: Iterable[str]) -> dict[str, list[Path]]:
 
 
 def check_calibration(
-    source: Source,
+    evaluated: EvaluatedModel,
     paths: list[Path],
     calibration: list[ase.Atoms],
     judged: dict[str, list[ase.Atoms]],
@@ -168,7 +171,7 @@ def check_calibration(
     would be judged on.
     """
     for path in paths:
-        if sha256(path) in source.seen:
+        if sha256(path) in evaluated.seen:
             raise RaceError(
                 "the model was trained on it",
                 where=f"--calibrate {path}",
@@ -176,7 +179,7 @@ def check_calibration(
             )
     known, what = {fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
     if not calibration:
-        known, what = source.calibrated_on, "are those that the artifact was calibrated on"
+        known, what = evaluated.calibrated_on, "are those that the artifact was calibrated on"
     for name, frames in judged.items():
         if shared := sum(fingerprint(atoms) in known for atoms in frames):
             remedy = "calibrate on other frames than those you judge"
@@ -242,5 +245,5 @@ def _pair(record: dict[str, Any], key: str, form: str) -> str:
     return f"{before}\n{after}" if after else before
 
 
-def _read(source: Source, paths: Iterable[Path]) -> list[ase.Atoms]:
-    return [atoms for path in paths for atoms in source.read(path)]
+def _read(evaluated: EvaluatedModel, paths: Iterable[Path]) -> list[ase.Atoms]:
+    return [atoms for path in paths for atoms in evaluated.read(path)]

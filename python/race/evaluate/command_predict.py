@@ -16,7 +16,7 @@ from race.conventions import SIX_TO_VOIGT, six_from_matrix
 from race.data import read_frames
 from race.data.graph import ORIGIN
 from race.errors import RaceError
-from race.evaluate.source import Source, open_source
+from race.evaluate.evaluated import EvaluatedModel, open_model
 from race.files import check_output, writing
 from race.predict.prediction import Prediction
 from race.progress import progress
@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> None:
         if args.output.exists() and path.exists() and path.samefile(args.output):
             raise RaceError("the output is one of the inputs", where=f"-o {args.output}")
     check_output(args.output)
-    source = open_source(args.model, args.batch_size, args.device)
+    evaluated = open_model(args.model, args.batch_size, args.device)
     frames = [atoms for path in args.frames for atoms in read_frames(path, require=())]
     if not frames:
         raise RaceError("no frames to predict", where=" ".join(map(str, args.frames)))
     partial = args.output.with_name(f".{args.output.name}.tmp")
     try:
         with writing(args.output), open(partial, "w") as file:
-            for atoms in progress(predicted(source, frames), "predicting", len(frames)):
+            for atoms in progress(predicted(evaluated, frames), "predicting", len(frames)):
                 ase.io.write(file, atoms, format="extxyz")
         with writing(args.output):
             partial.replace(args.output)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.output}: {len(frames)} frames")
 
 
-def predicted(source: Source, frames: Sequence[ase.Atoms]) -> Iterator[ase.Atoms]:
+def predicted(evaluated: EvaluatedModel, frames: Sequence[ase.Atoms]) -> Iterator[ase.Atoms]:
     """The frames one by one, with predictions under ASE's names and their uncertainty:
 
     info energy_std, energy_epistemic_std (eV), stress_std ([6], ASE's Voigt order,
@@ -75,7 +75,7 @@ def predicted(source: Source, frames: Sequence[ase.Atoms]) -> Iterator[ase.Atoms
     """
     for begin in range(0, len(frames), CHUNK):
         chunk = frames[begin : begin + CHUNK]
-        found = source.moments(chunk)
+        found = evaluated.moments(chunk)
         ends = np.cumsum([len(atoms) for atoms in chunk])
         for k, (atoms, end) in enumerate(zip(chunk, ends, strict=True)):
             yield _with(atoms, found, k, slice(end - len(atoms), end))

@@ -162,6 +162,7 @@ def split_table(evaluation: Path) -> Table:
 
 
 def number(value: float | None, digits: int | None = None) -> str:
+    """A number as the page shows it; empty where there is none."""
     if value is None:
         return ""
     return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
@@ -182,4 +183,5 @@ def drawn_learning_curve(run: Path) -> list[dict[str, str]]:
 
 
 def encoded(png: bytes) -> str:
+    """A picture as text within the page."""
     return base64.b64encode(png).decode()

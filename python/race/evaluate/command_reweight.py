@@ -155,6 +155,7 @@ def member_columns(log: Series, pattern: str) -> list[str]:
 
 
 def show(found: dict[str, Average], n_steps: int, level: float) -> None:
+    """Prints a row for each average."""
     console = Console(width=None if Console().is_terminal else 120)
     table = Table(
         title=f"{n_steps} steps; the interval holds the true average with {level:.0%}",

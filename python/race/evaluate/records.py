@@ -3,14 +3,14 @@
 from typing import Any
 
 from race.evaluate.calibration import Recalibration
+from race.evaluate.evaluated import EvaluatedModel
 from race.evaluate.ood import ood_record
 from race.evaluate.report import split_record
-from race.evaluate.source import Source
 from race.evaluate.split import Split
 
 
 def make_records(
-    source: Source,
+    evaluated: EvaluatedModel,
     splits: list[Split],
     fitted: dict[str, Recalibration],
     scale: float | None,
@@ -21,9 +21,9 @@ def make_records(
     records = []
     for split in splits:
         record = {
-            "posterior": source.posterior,
+            "posterior": evaluated.posterior,
             "ood": split.ood,
-            **source.extra,
+            **evaluated.extra,
         } | split_record(split, fitted, scale, n_resamples)
         if split.ood and known:
             detection = ood_record(known, split, n_resamples)

@@ -30,6 +30,7 @@ class Residual:
 
     @property
     def std(self) -> np.ndarray:
+        """Standard deviations, the roots of the diagonal of `cov`."""
         return marginal_std(self.cov)
 
     @property
@@ -90,6 +91,7 @@ class Split:
 
     @property
     def n_frames(self) -> int:
+        """Number of structures."""
         return len(self.labels.n_atoms)
 
     def residual(self, quantity: str) -> Residual | None:

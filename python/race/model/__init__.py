@@ -1,0 +1,1 @@
+"""The architecture: irreps, edges, convolution, layers, heads."""

@@ -73,6 +73,7 @@ class InverseQuadratic(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, error: Tensor) -> Tensor:
+        """error^T exp(-Q) error by the eigenvalues of Q."""
         finite = q.isfinite().all(-1).all(-1, keepdim=True)  # LAPACK refuses what is not
         eigenvalues, vectors = torch.linalg.eigh(torch.where(finite.unsqueeze(-1), q, 0.0))
         eigenvalues = torch.where(finite, eigenvalues, torch.nan)
@@ -84,6 +85,7 @@ class InverseQuadratic(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Its gradients with respect to Q and error, in closed form."""
         eigenvalues, vectors, along, weights = ctx.saved_tensors
         grad_error = (vectors @ (2.0 * grad.unsqueeze(-1) * weights * along).unsqueeze(-1)).squeeze(
             -1

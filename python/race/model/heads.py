@@ -17,66 +17,14 @@ paper's exp(mean_i s_i).
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
+from race.heads import HEADS
 from race.model.expm import expm_traceless, inverse_quadratic
-
-
-@dataclass(frozen=True)
-class Head:
-    """Channels that a head reads, and what it gives.
-
-    scalars: channels of l=0; tensors: of l=2; energy_noise, forces_noise: it predicts a
-    variance of the energy, a covariance of forces; own_epistemic: one member tells
-    aleatoric from epistemic by itself.
-    """
-
-    scalars: int
-    tensors: int = 0
-    energy_noise: bool = False
-    forces_noise: bool = False
-    own_epistemic: bool = False
-
-
-HEADS = {
-    "point": Head(1),
-    "energy": Head(2, energy_noise=True),
-    "cholesky": Head(8, energy_noise=True, forces_noise=True),
-    "equivariant": Head(3, 1, energy_noise=True, forces_noise=True),
-    "evidential": Head(5, 1, energy_noise=True, forces_noise=True, own_epistemic=True),
-}
-GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
-OWN_EPISTEMIC = [name for name, head in HEADS.items() if head.own_epistemic]
-
-
-class Capabilities:
-    """Which uncertainties a model gives.
-
-    Args:
-        about: its config, or the metadata of its artifact: n_members, head, stress_head.
-    """
-
-    def __init__(self, about: Mapping[str, Any]):
-        head = HEADS[about["head"]]
-        self.ensemble = about["n_members"] > 1
-        self.energy_noise, self.forces_noise = head.energy_noise, head.forces_noise
-        self.stress_noise = about.get("stress_head", "none") != "none"
-        self.energy = self.ensemble or self.energy_noise
-        self.forces = self.ensemble or self.forces_noise
-        self.forces_epistemic = self.ensemble or head.own_epistemic
-        self.stress = self.ensemble or self.stress_noise
-        # Information about which member is right: members that differ, and noise to
-        # measure it by
-        self.energy_bald = self.ensemble and self.energy_noise
-        self.forces_bald = self.forces_noise and self.forces_epistemic
-
 
 # Bound of |s|: far from the data s is large, and exp(s) would be infinite. Up to here s is
 # as it is; an atom's deviation is then e^5 = 148 times sigma0_E.
@@ -125,7 +73,10 @@ class ForceCovariance(nn.Module):
 
     def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
         super().__init__()
-        self.head = head
+        self.head = head  # the operator's argument
+        form = HEADS[head].covariance
+        self.cholesky, self.log_euclidean = form == "cholesky", form == "log-Euclidean"
+        self.own_epistemic = HEADS[head].own_epistemic
         self.fused = (
             False  # `columns` by the compiled operator, which has no derivative: in deployed models
         )
@@ -165,13 +116,13 @@ class ForceCovariance(nn.Module):
 
     def matrix(self, raw: Tensor) -> Tensor:
         """Sigma [..., 3, 3] in (eV/A)^2; for `evidential` its nu/(nu-4) Sigma0."""
-        if self.head == "cholesky":
+        if self.cholesky:
             factor = self.cholesky_factor(raw)
             return factor @ factor.transpose(-1, -2) + self.jitter * self.identity
-        if self.head == "equivariant" or self.head == "evidential":
+        if self.log_euclidean:
             a, q = self.log_parts(raw)
             sigma = self.sigma0_squared * torch.exp(a)[..., None, None] * expm_traceless(q)
-            if self.head == "evidential":
+            if self.own_epistemic:
                 nu = evidential_nu(raw)
                 sigma = sigma * (nu / (nu - 4.0))[..., None, None]
             return sigma
@@ -188,13 +139,13 @@ class ForceCovariance(nn.Module):
 
     def mahalanobis_logdet(self, raw: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         """e^T Sigma^-1 e and ln det Sigma, each [...], for errors [..., 3] in eV/A."""
-        if self.head == "cholesky":
+        if self.cholesky:
             factor = torch.linalg.cholesky(self.matrix(raw))
             white = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).squeeze(
                 -1
             )
             return (white * white).sum(-1), 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        if self.head == "equivariant" or self.head == "evidential":
+        if self.log_euclidean:
             a, q = self.log_parts(raw)
             quadratic = inverse_quadratic(q, error)
             scale = torch.exp(-a) / self.sigma0_squared

@@ -96,7 +96,7 @@ def flat(weight: Tensor) -> Tensor:
 
 class Layer(nn.Module):
     """h <- gate( W_prod[Z] product( W_down sum_i m_ij ) + W_skip[Z] h ), with the species
-    fold (DESIGN section 3); gate and product are the identity where the model has none.
+    fold; gate and product are the identity where the model has none.
 
     B_j = a_j (x) A_j contracts with W_prod to one matrix per species, W_prod[Z] = sum_f
     a_f(Z) W_prod[f]: the same function and gradients without the F-fold wider

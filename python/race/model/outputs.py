@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from race.config import ModelConfig, ModelConstants
+from race.heads import HEADS
 from race.model.heads import (
     ENERGY_BOUND,
-    HEADS,
     ForceCovariance,
     evidential_epistemic,
     soft_bound,

@@ -1,4 +1,4 @@
-"""Products of an atom's neighbourhood with itself: body order within a layer (DESIGN section 3).
+"""Products of an atom's neighbourhood with itself: body order within a layer.
 
     P2[k, c] = sum_p w[m, species_i, p, c] sum_ij cg_p[i, j, k] x[i, c] x[j, c]      p of order 2
     P3[k, c] = sum_p w[m, species_i, p, c] sum_ij cg_p[i, j, k] P2[i, c] x[j, c]     p of order 3
@@ -133,6 +133,7 @@ def by_component(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def has_order(paths: list[int], order: int) -> bool:
+    """Whether any path is a product of this order."""
     return any([paths[k] == order for k in range(0, len(paths), 8)])
 
 

@@ -139,6 +139,7 @@ class Radial(nn.Module):
         return radial.squeeze(2), self.table()
 
     def mlp(self, x: Tensor) -> Tensor:
+        """The MLP itself: basis functions [E, n] -> weights R."""
         for k, weight in enumerate(self.weights):
             x = torch.matmul(x, weight * self.norms[k])
             if k < self.n_hidden:

@@ -54,6 +54,7 @@ class ReferencePower(nn.Module):
             self.weights.append(torch.randn(n_species, len(paths), irreps[0].mul))
 
     def forward(self, a: Tensor, species: Tensor) -> Tensor:
+        """a + P2 + P3, see race.model.product."""
         total = power = a
         for product, weight in zip(self.orders, self.weights, strict=True):
             power = product(power, a, weight[species].flatten(1))
@@ -74,6 +75,7 @@ class ReferenceGate(nn.Module):
         self.product = o3.ElementwiseTensorProduct(self.gated, self.gates)
 
     def forward(self, u: Tensor, gates: Tensor) -> Tensor:
+        """SiLU on scalars, the other irreps times the sigmoids of `gates`."""
         blocks = [u[:, s] for s in self.slices]
         scalars = SILU_NORM * torch.nn.functional.silu(blocks.pop(self.position))
         gated = self.product(torch.cat(blocks, dim=1), SIGMOID_NORM * torch.sigmoid(gates))
@@ -84,7 +86,7 @@ class ReferenceGate(nn.Module):
 
 
 class ReferenceLayer(nn.Module):
-    """Equations of DESIGN section 3, one e3nn module per arrow."""
+    """One layer, one e3nn module per step: h <- W_prod (a (x) W_down sum_i m_ij / N) + W_skip h."""
 
     def __init__(
         self,
@@ -154,6 +156,7 @@ class ReferenceLayer(nn.Module):
             self.tensor_slice = hidden.slices()[list(ir for _, ir in hidden).index(o3.Irrep("2e"))]
 
     def mlp(self, x: Tensor) -> Tensor:
+        """The radial MLP: basis functions [E, n] -> weights R."""
         for k, weight in enumerate(self.radial):
             x = x @ weight / math.sqrt(weight.shape[0])
             if k < len(self.radial) - 1:
@@ -169,6 +172,7 @@ class ReferenceLayer(nn.Module):
         sh: Tensor,
         edge_index: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """Features of the next layer, and what its readout reads."""
         g = self.up(h)[edge_index[0]]
         weights = self.mlp(radial)
         n_identity = sum(self.muls[: len(self.identity)])
@@ -232,6 +236,7 @@ class Reference(nn.Module):
         )
 
     def basis(self, r: Tensor) -> Tensor:
+        """Bessel functions times the envelope: distances [E, 1] -> [E, n]."""
         x, p = r / self.config.r_max, self.config.envelope_p
         u = (
             1

@@ -50,6 +50,7 @@ def set_product(
 
 
 def flat_matrices(weight: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """Matrices of these shapes, cut from one row of numbers."""
     parts = weight.split([a * b for a, b in shapes], dim=-1)
     return [
         part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)
@@ -94,6 +95,7 @@ def copy_power(power: Any, layer: Any, m: int) -> None:
 
 
 def copy_member(reference: Any, model: Any, m: int) -> None:
+    """Gives the reference the weights of member m."""
     config = model.config
     reference.embedding.copy_(model.embedding[m])
     reference.weight_a.copy_(model.weight_a[m])

@@ -25,8 +25,9 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
+from race.heads import HEADS
 from race.model.expm import expm_symmetric
-from race.model.heads import HEADS, quadrupole_basis, soft_bound, soft_bound_norm
+from race.model.heads import quadrupole_basis, soft_bound, soft_bound_norm
 
 # Angstrom, of the unit sigma0 * UNIT_LENGTH of the virial's noise. The weights of a model
 # mean multiples of it: another value would change the predictions of every run.

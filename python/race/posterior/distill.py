@@ -40,7 +40,8 @@ from torch import Tensor
 from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
-from race.model.heads import HEADS, Capabilities, evidential_kappa, evidential_spread
+from race.heads import HEADS, Capabilities
+from race.model.heads import evidential_kappa, evidential_spread
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.continued import continue_training
@@ -125,6 +126,7 @@ class Taught(Dataset):
             self.moments.append(tuple(map(torch.from_numpy, arrays)))
 
     def batch(self, indices: Iterable[int]) -> TaughtBatch:
+        """The structures with what the teacher predicts of them."""
         indices = [int(index) for index in indices]
         plain = super().batch(indices)
         energy, var, forces, cov, share = (
@@ -144,6 +146,7 @@ class DivergenceLoss(Loss):
     """
 
     def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+        """The divergence from the teacher, a row for each structure or atom."""
         assert (
             isinstance(batch, TaughtBatch) and batch.energy is not None and batch.forces is not None
         )
@@ -169,7 +172,7 @@ class DivergenceLoss(Loss):
                 out.raw.unsqueeze(2), torch.cat([deviation, columns], 2)
             )
             quadratic, logdet = quadratic.sum(2), logdet.squeeze(2)
-            two_parts = HEADS[self.covariance.head].own_epistemic
+            two_parts = self.covariance.own_epistemic
             if two_parts:  # those were of Sigma0
                 total = evidential_spread(out.raw)
                 quadratic, logdet = quadratic / total, logdet + 3.0 * torch.log(total)
@@ -194,6 +197,7 @@ class Distiller(Trainer):
     """Trains a student on what its teacher says."""
 
     def make_loss(self) -> Loss:
+        """The divergence from the teacher."""
         return DivergenceLoss(self.config, self.model.force_covariance)
 
 

@@ -81,6 +81,7 @@ class Evidence:
 
     @property
     def full(self) -> bool:
+        """Whether the curvature is a matrix, not a diagonal."""
         return self.energy.dim() == 3
 
     def precision(self, logs: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from race.data.weights import label_weights
-from race.model.heads import OWN_EPISTEMIC
+from race.heads import OWN_EPISTEMIC
 from race.model.race import RACE
 from race.posterior.protocol import FitOptions, Fitted, Run, require_head, require_one_member
 from race.predict.predictor import predict_dataset
@@ -66,6 +66,7 @@ def known(error: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 
 def rms(z: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted root mean square."""
     return float(np.sqrt(np.average(z**2, weights=weights)))
 
 

@@ -186,6 +186,7 @@ class IvonTrainer(Trainer):
         super().__init__(config, model, train, validation, run)
 
     def make_optimizer(self) -> Ivon:
+        """IVON, with the options of the fit."""
         o = self.ivon_options
         ess = o.ess or default_ess(
             self.options,
@@ -221,6 +222,7 @@ class IvonTrainer(Trainer):
         return self.ivon
 
     def step(self, batch: Batch | None) -> None:
+        """One step at weights that are drawn from the posterior."""
         # A function of the step alone: a resumed fit draws what an uninterrupted one does.
         self.ivon.perturb(
             torch.Generator(self.device).manual_seed((self.options.seed << 32) + self.state.step)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from race.config import RunConfig
 from race.data import Dataset
-from race.model.heads import GAUSSIAN
+from race.heads import GAUSSIAN
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
 from race.posterior.ggn import Noise, signs, squared_vjp, weighted

@@ -97,6 +97,7 @@ class Curvature:
 
     @classmethod
     def of(cls, matrix: np.ndarray) -> "Curvature":
+        """The eigenvalues and eigenvectors of a symmetric matrix."""
         s, vectors = np.linalg.eigh(matrix)
         return cls(np.maximum(s, 0.0), vectors)
 
@@ -187,6 +188,7 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
 
 
 def rms(values: np.ndarray) -> float:
+    """The root mean square."""
     return float(np.sqrt(np.mean(values**2)))
 
 

@@ -21,9 +21,11 @@ class Posterior:
     several_runs: bool = False
 
     def options_class(self) -> type[FitOptions]:
+        """The options of the fit."""
         return getattr(importlib.import_module(self.module), self.options)
 
     def fit(self) -> Callable[..., Fitted]:
+        """The function `fit(runs, options, folder)`."""
         return importlib.import_module(self.module).fit
 
 

@@ -28,7 +28,7 @@ from torch.nn.utils import parametrize
 
 from race.config import RunConfig
 from race.data import Batch, Dataset
-from race.model.heads import GAUSSIAN, HEADS
+from race.heads import GAUSSIAN, HEADS
 from race.model.layer import is_last_layer
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
@@ -71,9 +71,11 @@ class Expanded(nn.Module):
         self.n_members = n_members
 
     def forward(self, one: Tensor) -> Tensor:
+        """One tensor [1, ...] as that of all members."""
         return one.expand(self.n_members, *one.shape[1:])
 
     def right_inverse(self, all_members: Tensor) -> Tensor:
+        """The tensor that all members share."""
         return all_members[:1].clone()
 
 
@@ -96,6 +98,7 @@ class JointLoss(Loss):
     """
 
     def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
+        """The joint likelihood, a row for each structure or atom."""
         rows, force_var = {}, None
         if "energy" in self.weights:
             rows["energy"] = self._joint_energy(out, batch)
@@ -157,12 +160,15 @@ class ShallowTrainer(Trainer):
 
     @property
     def n_scores(self) -> int:
+        """One: members are trained together."""
         return 1
 
     def make_loss(self) -> Loss:
+        """The joint likelihood."""
         return JointLoss(self.config, self.model.force_covariance)
 
     def clip(self) -> Tensor:
+        """Caps the norm of the gradient of all members together; returns it, [1]."""
         return nn.utils.clip_grad_norm_(self.parameters.values(), self.options.clip_norm).reshape(1)
 
 

@@ -154,6 +154,7 @@ class Moments:
         }
 
     def load(self, groups: dict[str, dict[str, Tensor]]) -> None:
+        """Takes up what `tensors` gave."""
         self.count = int(groups["swag"]["count"])
         for name, mean in self.mean.items():
             mean.copy_(groups["swag_mean"][name])
@@ -177,6 +178,7 @@ class SwagSchedule(Schedule):
         self.cyclic = swag.schedule == "cyclic"
 
     def rate(self, step: int, passed: float = 0.0) -> float:
+        """The learning rate of a step."""
         rate = self.config.learning_rate * min(1.0, (step + 1) / (self.rise + 1))
         if not self.cyclic or step < self.first:
             return rate
@@ -208,21 +210,26 @@ class SwagTrainer(Trainer):
         super().__init__(config, model, train, validation, run)
 
     def make_schedule(self) -> Schedule:
+        """The schedule of the path that is sampled."""
         self.saw = SwagSchedule(self.options, self.n_batches, self.swag)
         return self.saw
 
     def step(self, batch: Batch | None) -> None:
+        """One step, and a snapshot where the schedule has one."""
         super().step(batch)
         if self.saw.snapshot(self.state.step):
             self.moments.add(self.parameters)
 
     def numbers(self, row: dict[str, float]) -> str:
+        """The line of an epoch, with the number of snapshots."""
         return f"{super().numbers(row)}  snapshots {self.moments.count}"
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The moments, for the checkpoint."""
         return self.moments.tensors()
 
     def load_more(self, groups: dict[str, dict[str, Tensor]]) -> None:
+        """Takes up the moments of a checkpoint."""
         self.moments.load(groups)
 
 

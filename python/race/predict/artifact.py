@@ -16,7 +16,7 @@ from race.config import BaselineOptions
 from race.conventions import SIX_COLUMNS, SIX_ROWS, matrix_from_six
 from race.data.graph import cell_volume, neighbors, species_index
 from race.errors import RaceError
-from race.model.heads import Capabilities
+from race.heads import Capabilities
 from race.predict.moments import bald, centred, joint_information, total_variance
 from race.predict.prediction import Estimate, Prediction, concatenate
 from race.predict.predictor import Predictor, Progress
@@ -96,6 +96,7 @@ class ArtifactPredictor(Predictor):
         progress: Progress = lambda n: None,
         joint: bool = False,
     ) -> Prediction:
+        """Predictions of structures; see `Predictor`."""
         if not frames:
             raise RaceError("no frames to predict")
         parts = []

@@ -34,6 +34,7 @@ class Moments:
 
     @property
     def total(self) -> Tensor:
+        """Aleatoric and epistemic together."""
         return self.aleatoric + self.epistemic
 
 

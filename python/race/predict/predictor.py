@@ -11,7 +11,7 @@ from torch import Tensor
 from race.data.dataset import Dataset
 from race.data.graph import Batch
 from race.errors import RaceError
-from race.model.heads import Capabilities
+from race.heads import Capabilities
 from race.model.race import RACE
 from race.predict.moments import (
     bald,
@@ -61,6 +61,7 @@ class ModelPredictor(Predictor):
         self.gives = Capabilities(model.config.model_dump())
 
     def dataset(self, frames: Sequence[ase.Atoms]) -> Dataset:
+        """The structures as a data set of the model."""
         elements, r_max = self.model.constants.elements, self.model.config.r_max
         return Dataset(frames, elements, r_max, self.model.embedding.dtype)
 
@@ -71,6 +72,7 @@ class ModelPredictor(Predictor):
         progress: Progress = lambda n: None,
         joint: bool = False,
     ) -> Prediction:
+        """Predictions of structures; see `Predictor`."""
         if not frames:
             raise RaceError("no frames to predict")
         parts = []

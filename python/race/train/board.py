@@ -41,6 +41,7 @@ class Board:
         self._write(Event(summary=summary, step=step))
 
     def close(self) -> None:
+        """Ends the file."""
         with writing(self.path):
             self.records.close()
 

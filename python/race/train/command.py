@@ -33,3 +33,23 @@ def run(args: argparse.Namespace) -> None:
 
     with Ranks(config.train.device) as ranks:
         train(config, args.out, args.resume, ranks)
+        if ranks.first:
+            print(conclusion(args.out))
+
+
+def conclusion(out: Path) -> str:
+    """The closing table of a run, what its folder holds, and the next commands."""
+    from race.train.estimate import duration
+    from race.train.log import table
+    from race.train.run import read_summary
+
+    summary = read_summary(out)
+    epochs = " ".join(map(str, summary["best_epoch"]))
+    return (
+        f"\n{table(summary['validation'])}\n\n"
+        f"{out / 'model.safetensors'}: best of epoch {epochs}, after "
+        f"{duration(summary['seconds'])}\n"
+        f"{out / 'log.csv'}, {out / 'tensorboard'}: every epoch\n\n"
+        f"next:  race evaluate {out} test=FILE    errors and calibration on frames held out\n"
+        f"       race export {out} -o NAME.race.pt    for ASE and LAMMPS"
+    )

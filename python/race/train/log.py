@@ -82,6 +82,7 @@ class Log:
         self.say(f"epoch {epoch:>{len(str(self.n_epochs or epoch))}}  {numbers}")
 
     def say(self, text: str) -> None:
+        """Prints a line beside the bar."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def _append(self, cells: list[str]) -> None:

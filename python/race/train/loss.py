@@ -35,7 +35,7 @@ from torch import Tensor
 
 from race.config import Config, RunConfig
 from race.data import Batch
-from race.model.heads import HEADS, ForceCovariance, evidential_nll, evidential_spread
+from race.model.heads import ForceCovariance, evidential_nll, evidential_spread
 from race.model.outputs import ModelOutput
 from race.predict.moments import mahalanobis
 
@@ -133,7 +133,7 @@ class Loss:
             return 0.5 * (error[labelled] ** 2).sum(-1) / self.sigma0**2, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
         var = torch.exp(logdet.detach() / 3.0)
-        if HEADS[self.covariance.head].own_epistemic:
+        if self.covariance.own_epistemic:
             # ln det is that of Sigma0. With it alone the stress would swamp the loss as kappa falls
             var = var * evidential_spread(out.raw.detach())
         nll = (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from race.config import ModelConfig, ModelConstants
 from race.data import Batch
-from race.model.heads import HEADS
+from race.heads import HEADS
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.predict.moments import mahalanobis, total_variance
@@ -142,6 +142,7 @@ class Metrics:
                 self.means.add("stress_coverage", (error.abs() <= Z90 * std).double(), weights)
 
     def result(self, ranks: Ranks) -> dict[str, Tensor]:
+        """The metrics by name, of each member and last of all together."""
         means = self.means.result(ranks)
         known = torch.ones_like(next(iter(means.values())), dtype=torch.bool)
         known[:-1] = self.forces_cov  # members of other heads have no force deviation of their own

@@ -81,6 +81,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Moves the average towards the weights after a step."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.tensors, [p.detach() for p in self.parameters], 1.0 - decay)
 
@@ -142,7 +143,9 @@ class Schedule:
             self.scale, self.stale = max(self.scale * self.FACTOR, self.FINAL), 0
 
     def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
         return {"scale": self.scale, "best": self.best, "stale": self.stale}
 
     def load(self, state: dict[str, float]) -> None:
+        """Takes up what `state` gave."""
         self.scale, self.best, self.stale = state["scale"], state["best"], int(state["stale"])

@@ -92,6 +92,7 @@ def load_weights(model: RACE, path: Path) -> None:
 
 
 def write_config(run: Path, config: RunConfig) -> None:
+    """Writes config.yaml of a run."""
     write_atomic(
         run / "config.yaml",
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode(),
@@ -99,6 +100,7 @@ def write_config(run: Path, config: RunConfig) -> None:
 
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
+    """Writes summary.json of a run."""
     write_json(run / "summary.json", summary)
 
 

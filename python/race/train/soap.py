@@ -139,12 +139,14 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of all weights."""
         self.n_steps += 1
         rates = [group["lr"] for group in self.param_groups]
         for stack in self.stacks:
             stack.step(self.n_steps, rates, self.param_groups[0]["betas"])
 
     def state_dict(self) -> dict[str, Any]:
+        """As any optimiser has it, and the bases."""
         return super().state_dict() | {
             "n_steps": self.n_steps,
             "stacks": [stack.tensors() for stack in self.stacks],

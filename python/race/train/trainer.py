@@ -113,6 +113,7 @@ class Trainer:
         return self.config.model.n_members
 
     def make_loss(self) -> Loss:
+        """The loss of the config; posteriors have their own."""
         return Loss(self.config, self.model.force_covariance)
 
     def clip(self) -> Tensor:
@@ -120,9 +121,11 @@ class Trainer:
         return clip_per_member(self.trained.values(), self.options.clip_norm)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the config; posteriors have their own."""
         return build_optimizer(self.trained, self.options, self.model.flat_matrices())
 
     def make_schedule(self) -> Schedule:
+        """The schedule of the learning rate."""
         epochs = None if self.options.minutes else self.options.epochs
         return Schedule(self.options, epochs and epochs * self.n_batches)
 
@@ -309,6 +312,7 @@ class Trainer:
 
     @property
     def needs_forces(self) -> bool:
+        """Whether the loss has terms of forces or stress."""
         return bool({"forces", "stress"} & self.loss.weights.keys())
 
     # ---- validation ------------------------------------------------------------------------------

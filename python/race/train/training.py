@@ -16,9 +16,8 @@ from race.errors import RaceError
 from race.files import Lock, make_folder
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, mend_checkpoint
-from race.train.estimate import duration
 from race.train.files import same_data, sha256
-from race.train.log import headline, table
+from race.train.log import headline
 from race.train.members import initial_model
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
@@ -132,9 +131,9 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
     trainer.fit()
     load_weights(model, out / "model.safetensors")
     about["noise_factors"] = fit_noise(model, trainer.shares_of(prepared.calibration), ranks)
-    metrics = judge(trainer)
+    metrics = final_metrics(trainer)
     if earlier := earlier_validation(resolved):
-        after = judge(trainer, earlier[0])
+        after = final_metrics(trainer, earlier[0])
         about["earlier_validation"] = {"before": earlier[1], "after": after}
         if ranks.first:
             logger.info(
@@ -152,11 +151,10 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
                 "seconds": trainer.state.seconds,
             },
         )
-        _conclude(trainer, metrics, out)
     return trainer
 
 
-def judge(trainer: Trainer, dataset: Dataset | None = None) -> dict[str, float]:
+def final_metrics(trainer: Trainer, dataset: Dataset | None = None) -> dict[str, float]:
     """Metrics of the trained model, of its validation set or another.
 
     The loss is left out where there are several members: it is that of each by itself, and
@@ -219,14 +217,4 @@ def _introduce(prepared: Prepared, model: torch.nn.Module, out: Path, ranks: Ran
         + (f"{ranks.size} ranks; " if ranks.size > 1 else "")
         + f"writing {out}"
     )
-    print(prepared.report.text())
-
-
-def _conclude(trainer: Trainer, metrics: Mapping[str, float], out: Path) -> None:
-    state = trainer.state
-    epochs = " ".join(map(str, state.best_epoch))
-    print(f"\n{table(dict(metrics))}\n")
-    print(f"{out / 'model.safetensors'}: best of epoch {epochs}, after {duration(state.seconds)}")
-    print(f"{out / 'log.csv'}, {out / 'tensorboard'}: every epoch\n")
-    print(f"next:  race evaluate {out} test=FILE    errors and calibration on frames held out")
-    print(f"       race export {out} -o NAME.race.pt    for ASE and LAMMPS")
+    logger.info(prepared.report.text())

@@ -27,7 +27,7 @@ CHECKSUMS = Path(__file__).with_name("checksums.sha256")
 
 
 @dataclass(frozen=True)
-class Source:
+class PublicDataset:
     """One public dataset.
 
     Attributes:
@@ -49,8 +49,8 @@ _RMD17 = (
 ).split()
 _RMD17_SPLITS = [f"{part}_{k:02d}" for part in ("train", "test") for k in range(1, 6)]
 
-SOURCES = {
-    "3bpa": Source(
+DATASETS = {
+    "3bpa": PublicDataset(
         title="3BPA, a flexible drug-like molecule at 300, 600 and 1200 K (Kovacs et al. 2021, "
         "doi:10.1021/acs.jctc.1c00647)",
         url="https://github.com/davkovacs/BOTNet-datasets/tree/main/dataset_3BPA",
@@ -67,21 +67,21 @@ SOURCES = {
             )
         },
     ),
-    "rmd17": Source(
+    "rmd17": PublicDataset(
         title="revised MD17 (Christensen and von Lilienfeld 2020), kcal/mol",
         url="https://figshare.com/articles/dataset/Revised_MD17_dataset_rMD17_/12672038",
         # A molecule, or one of the five published 1000-frame splits of it.
         files={m: f"rmd17_{m}.npz" for m in _RMD17}
         | {f"{m}_{s}": f"rmd17_{m}_{s}.npz" for m in _RMD17 for s in _RMD17_SPLITS},
     ),
-    "qm9": Source(
+    "qm9": PublicDataset(
         title="QM9 (Ramakrishnan et al. 2014, doi:10.1038/sdata.2014.22); energy_key picks the "
         "property, U0 by default",
         url="https://doi.org/10.6084/m9.figshare.c.978904",
         files={"all": "dsgdb9nsd.xyz.tar.bz2", "c7h10o2": "qm9_C7H10O2_6095.extxyz"},
         options={"energy_key": "U0_Ha", "require": ("energy",)},
     ),
-    "psb3": Source(
+    "psb3": PublicDataset(
         title="penta-2,4-dieniminium cation, SSR(2,2): PPS and OSS energies, squared coupling "
         "(delta_sq, in the file's unit)",
         url="https://github.com/myung-group/Data_BAM_RACE/tree/main/Data/PSB3/dataset",
@@ -91,7 +91,7 @@ SOURCES = {
             for part in ("train", "test")
         },
     ),
-    "obn25": Source(
+    "obn25": PublicDataset(
         title="oBN25, liquid and solid boron nitride (doi:10.5281/zenodo.17404713); liquids train, "
         "solids are out of distribution",
         url="https://github.com/myung-group/Data_BAM_RACE/tree/main/Data/oBN25/dataset",
@@ -107,7 +107,7 @@ def load(
     """Frames of a named dataset from a local folder.
 
     Args:
-        name: a key of SOURCES.
+        name: a key of DATASETS.
         split: a key of its `files`. A split of rMD17 is also read from the molecule's
             file and the published index_*.csv; QM9's "all" leaves out the molecules of
             uncharacterized.txt where that file lies in the folder.
@@ -119,22 +119,22 @@ def load(
         RaceError: unknown name or split, no folder, no file, a file that is not the
             published one, bad data.
     """
-    source = _source(name)
-    if split not in source.files:
-        raise RaceError(f"unknown split of {name}", expected=_short(source.files), got=repr(split))
+    dataset = _dataset(name)
+    if split not in dataset.files:
+        raise RaceError(f"unknown split of {name}", expected=_short(dataset.files), got=repr(split))
     root = _root(name, folder)
-    options = {**source.options, **options}
+    options = {**dataset.options, **options}
     if split == "iso_atoms":
         options.setdefault("require", ("energy",))
-    path = _find(root, source.files[split])
+    path = _find(root, dataset.files[split])
     if path is None and name == "rmd17" and "_" in split:
         molecule, part = split.split("_", 1)
-        path, index = _find(root, source.files[molecule]), _find(root, f"index_{part}.csv")
+        path, index = _find(root, dataset.files[molecule]), _find(root, f"index_{part}.csv")
         if path is not None and index is not None:
             options["frames"] = np.loadtxt(index, dtype=np.int64, ndmin=1)
     if path is None:
         raise RaceError(
-            f"no {source.files[split]}", where=root, remedy=f"fetch it from {source.url}"
+            f"no {dataset.files[split]}", where=root, remedy=f"fetch it from {dataset.url}"
         )
     if check:
         verify(name, path)
@@ -165,7 +165,9 @@ def verify(name: str, path: str | Path) -> bool:
             return False
         found = _sha256(stream)
     if found != expected:
-        remedy = f"fetch it again from {_source(name).url}, or pass check=False to read it as it is"
+        remedy = (
+            f"fetch it again from {_dataset(name).url}, or pass check=False to read it as it is"
+        )
         raise RaceError(
             "is not the published file",
             where=path,
@@ -189,10 +191,10 @@ def _checksums() -> dict[str, str]:
     return {name: digest for digest, name in lines}
 
 
-def _source(name: str) -> Source:
-    if name not in SOURCES:
-        raise RaceError("unknown dataset", expected=" ".join(SOURCES), got=repr(name))
-    return SOURCES[name]
+def _dataset(name: str) -> PublicDataset:
+    if name not in DATASETS:
+        raise RaceError("unknown dataset", expected=" ".join(DATASETS), got=repr(name))
+    return DATASETS[name]
 
 
 def _root(name: str, folder: str | Path | None) -> Path:
@@ -200,7 +202,7 @@ def _root(name: str, folder: str | Path | None) -> Path:
     if not folder:
         raise RaceError(
             f"no folder to find {name} in",
-            remedy=f"pass one or set RACE_DATA; the files are at {SOURCES[name].url}",
+            remedy=f"pass one or set RACE_DATA; the files are at {DATASETS[name].url}",
         )
     root = Path(folder)
     if not root.is_dir():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from race.conventions import HARTREE, KCAL_PER_MOL
-from race.data import read_frames, sources
+from race.data import public, read_frames
 from race.errors import RaceError
 
 from .conftest import labelled
@@ -17,15 +17,15 @@ from .test_io import QM9_WATER, write_npz, write_qm9
 
 
 def test_every_checksum_belongs_to_a_file_of_its_source():
-    for entry, digest in sources._checksums().items():
+    for entry, digest in public._checksums().items():
         name, file_name = entry.split("/")
         assert (
-            file_name in sources.SOURCES[name].files.values() and len(bytes.fromhex(digest)) == 32
+            file_name in public.DATASETS[name].files.values() and len(bytes.fromhex(digest)) == 32
         )
     for name in ("psb3", "obn25"):
         assert all(
-            f"{name}/{file_name}" in sources._checksums()
-            for file_name in sources.SOURCES[name].files.values()
+            f"{name}/{file_name}" in public._checksums()
+            for file_name in public.DATASETS[name].files.values()
         )
 
 
@@ -38,42 +38,42 @@ def test_load_finds_verifies_and_refuses(tmp_path, monkeypatch):
         match=r"liquid_bn_test.traj: is not the published file; expected sha256 "
         r"f160bfb3.*check=False",
     ):
-        sources.load("obn25", "liquid_test", tmp_path)
+        public.load("obn25", "liquid_test", tmp_path)
     monkeypatch.setenv("RACE_DATA", str(tmp_path))
-    assert len(sources.load("obn25", "liquid_test", check=False)) == 1
+    assert len(public.load("obn25", "liquid_test", check=False)) == 1
     published = {"obn25/liquid_bn_test.traj": hashlib.sha256(path.read_bytes()).hexdigest()}
-    monkeypatch.setattr(sources, "_checksums", lambda: published)
-    assert sources.verify("obn25", path) and len(sources.load("obn25", "liquid_test")) == 1
+    monkeypatch.setattr(public, "_checksums", lambda: published)
+    assert public.verify("obn25", path) and len(public.load("obn25", "liquid_test")) == 1
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(RaceError, match="is not the published file"):
-        sources.verify("obn25", path)
+        public.verify("obn25", path)
     published.clear()
-    assert sources.verify("obn25", path) is False  # nothing recorded, nothing verified
+    assert public.verify("obn25", path) is False  # nothing recorded, nothing verified
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("RACE_DATA", raising=False)
     with pytest.raises(RaceError, match="unknown dataset; expected 3bpa rmd17"):
-        sources.load("md22", "all", tmp_path)
+        public.load("md22", "all", tmp_path)
     with pytest.raises(RaceError, match="unknown split of 3bpa; expected train_300K"):
-        sources.load("3bpa", "train", tmp_path)
+        public.load("3bpa", "train", tmp_path)
     with pytest.raises(
         RaceError, match="set RACE_DATA; the files are at https://github.com/davkovacs"
     ):
-        sources.load("3bpa", "train_300K")
+        public.load("3bpa", "train_300K")
     with pytest.raises(RaceError, match="no train_300K.xyz; fetch it from https"):
-        sources.load("3bpa", "train_300K", tmp_path)
+        public.load("3bpa", "train_300K", tmp_path)
     (tmp_path / "new_solid.traj").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:345c\nsize 1\n"
     )
     with pytest.raises(RaceError, match="git LFS pointer.*git lfs pull"):
-        sources.load("obn25", "solid", tmp_path)
+        public.load("obn25", "solid", tmp_path)
 
 
 def test_rmd17_split_from_the_published_index(tmp_path):
     data = write_npz(tmp_path / "rmd17_ethanol.npz")
     (tmp_path / "index_train_02.csv").write_text("3\n0\n")
-    frames = sources.load("rmd17", "ethanol_train_02", tmp_path)
+    frames = public.load("rmd17", "ethanol_train_02", tmp_path)
     assert [atoms.info["energy"] for atoms in frames] == pytest.approx(
         list(data["energies"][[0, 3]] * KCAL_PER_MOL)
     )
@@ -81,20 +81,20 @@ def test_rmd17_split_from_the_published_index(tmp_path):
 
 def test_qm9_leaves_out_uncharacterized_molecules(tmp_path):
     write_qm9(tmp_path / "dsgdb9nsd.xyz.tar.bz2", QM9_WATER)
-    (atoms,) = sources.load("qm9", "all", tmp_path, energy_key="gap_Ha")
+    (atoms,) = public.load("qm9", "all", tmp_path, energy_key="gap_Ha")
     assert atoms.info["energy"] == pytest.approx(0.3615 * HARTREE)
     (tmp_path / "uncharacterized.txt").write_text("Index  SMILES\n     3  O  O\n")
-    assert sources.load("qm9", "all", tmp_path) == []
+    assert public.load("qm9", "all", tmp_path) == []
 
 
 @pytest.fixture
 def published(reference_data):
-    """`sources.load` on the reference folder; skips where it lacks the file."""
+    """`public.load` on the reference folder; skips where it lacks the file."""
 
     def load(name, split, **options):
-        if sources._find(reference_data, sources.SOURCES[name].files[split]) is None:
+        if public._find(reference_data, public.DATASETS[name].files[split]) is None:
             pytest.skip(f"{name} {split} is not on this machine")
-        return sources.load(name, split, reference_data, **options)
+        return public.load(name, split, reference_data, **options)
 
     return load
 

@@ -31,7 +31,7 @@ FARTHEST = 5.0  # Angstrom, to which the nearest atom is looked for
 
 
 @dataclass
-class Source:
+class EvaluatedModel:
     """A predictor with its provenance.
 
     posterior: its name, which goes into the records; extra: further entries of every
@@ -84,14 +84,14 @@ class Source:
         return found if self.baseline is None else with_baseline(found, frames, self.baseline)
 
 
-def run_source(path: Path, batch_size: int = 8, device: str | None = None) -> Source:
+def evaluated_run(path: Path, batch_size: int = 8, device: str | None = None) -> EvaluatedModel:
     """A folder written by `race train` or `race fit`."""
     model, config, summary = load_run(path)
     extra = {"n_members": config.model.n_members, "head": config.model.head}
     if "seconds" in summary:
         extra["train_s"] = summary["seconds"]
     data, files = config.data, summary.get("training", {}).get("files", {})
-    return Source(
+    return EvaluatedModel(
         ModelPredictor(model, batch_size, device),
         label(posterior_name(config.model, summary), config.model.head),
         extra,
@@ -105,13 +105,13 @@ def run_source(path: Path, batch_size: int = 8, device: str | None = None) -> So
     )
 
 
-def artifact_source(path: Path, device: str | None = None) -> Source:
+def evaluated_artifact(path: Path, device: str | None = None) -> EvaluatedModel:
     """A compiled artifact, read by the runtime that LAMMPS uses too."""
     predictor = ArtifactPredictor(path, device)
     about = predictor.metadata
     intervals = about.get("intervals", {})
     levels = np.array(intervals.get("levels", []))
-    return Source(
+    return EvaluatedModel(
         predictor,
         label(about["posterior"], about["head"]),
         {"n_members": about["n_members"], "head": about["head"]},
@@ -127,16 +127,16 @@ def artifact_source(path: Path, device: str | None = None) -> Source:
     )
 
 
-def open_source(path: Path, batch_size: int = 8, device: str | None = None) -> Source:
+def open_model(path: Path, batch_size: int = 8, device: str | None = None) -> EvaluatedModel:
     """A run's folder or an artifact.
 
     Raises:
         RaceError: there is neither.
     """
     if path.is_dir():
-        return run_source(path, batch_size, device)
+        return evaluated_run(path, batch_size, device)
     if path.is_file():
-        return artifact_source(path, device)
+        return evaluated_artifact(path, device)
     raise RaceError(
         "no such run or artifact",
         where=path,

@@ -1,0 +1,94 @@
+"""The heads by name: what a readout predicts beside the energy. This table is the one place
+that knows what each can give; configs, losses, posteriors and pages ask it.
+
+A new head is a row here, its name in cpp/include/race/artifact.h, and its formula in
+race/model/heads.py and cpp/src/covariance.h, if it has a covariance of its own form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+HeadName = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
+Form = Literal["none", "cholesky", "log-Euclidean"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Channels that a head reads, and what it gives.
+
+    scalars: channels of l=0, the energy first; tensors: of l=2; covariance: how its channels
+    make the covariance of a force (race.model.heads.ForceCovariance); energy_noise: it
+    predicts a variance of the energy; own_epistemic: one member tells aleatoric from
+    epistemic by itself; gives: all this in words.
+    """
+
+    scalars: int
+    tensors: int = 0
+    covariance: Form = "none"
+    energy_noise: bool = False
+    own_epistemic: bool = False
+    gives: str = "no aleatoric part"
+
+    @property
+    def forces_noise(self) -> bool:
+        """It predicts a covariance of forces."""
+        return self.covariance != "none"
+
+
+HEADS: dict[str, Head] = {
+    "point": Head(scalars=1),
+    "energy": Head(scalars=2, energy_noise=True, gives="energy variance"),
+    "cholesky": Head(
+        scalars=8,
+        covariance="cholesky",
+        energy_noise=True,
+        gives="energy variance, 3x3 force covariance that does not rotate",
+    ),
+    "equivariant": Head(
+        scalars=3,
+        tensors=1,
+        covariance="log-Euclidean",
+        energy_noise=True,
+        gives="energy variance, 3x3 force covariance",
+    ),
+    "evidential": Head(
+        scalars=5,
+        tensors=1,
+        covariance="log-Euclidean",
+        energy_noise=True,
+        own_epistemic=True,
+        gives="energy variance, 3x3 force covariance, own epistemic part",
+    ),
+}
+GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
+OWN_EPISTEMIC = [name for name, head in HEADS.items() if head.own_epistemic]
+# Heads that each loss can train
+LOSSES = {
+    "mse": list(HEADS),
+    "nll_e": [name for name in GAUSSIAN if HEADS[name].energy_noise],
+    "nll_jef": [name for name in GAUSSIAN if HEADS[name].forces_noise],
+    "evidential": OWN_EPISTEMIC,
+}
+
+
+class Capabilities:
+    """Which uncertainties a model gives.
+
+    Args:
+        about: its config, or the metadata of its artifact: n_members, head, stress_head.
+    """
+
+    def __init__(self, about: Mapping[str, Any]):
+        head = HEADS[about["head"]]
+        self.ensemble = about["n_members"] > 1
+        self.energy_noise, self.forces_noise = head.energy_noise, head.forces_noise
+        self.stress_noise = about.get("stress_head", "none") != "none"
+        self.energy = self.ensemble or self.energy_noise
+        self.forces = self.ensemble or self.forces_noise
+        self.forces_epistemic = self.ensemble or head.own_epistemic
+        self.stress = self.ensemble or self.stress_noise
+        # Information about which member is right: members that differ, and noise to
+        # measure it by
+        self.energy_bald = self.ensemble and self.energy_noise
+        self.forces_bald = self.forces_noise and self.forces_epistemic
