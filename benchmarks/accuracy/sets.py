@@ -109,6 +109,7 @@ def b2o3(data: Path) -> Frames:
 
 SETS = {
     "ethanol": DataSet(rmd17("ethanol"), 0.05),
+    "toluene": DataSet(rmd17("toluene"), 0.05),
     "aspirin": DataSet(rmd17("aspirin"), 0.05),
     "3BPA": DataSet(threebpa, 0.1),
     "Si": DataSet(mlearn("Si"), 0.1, stress=True),
