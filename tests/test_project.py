@@ -153,6 +153,26 @@ def test_links_and_pictures_exist(page):
     assert missing == []
 
 
+# Pages that people write: scripts draw parts of those of benchmarks and results. CHANGELOG.md
+# has one line a change.
+PAGES = [
+    path
+    for path in subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    if not re.match(r"benchmarks/|.*/results/|CHANGELOG", path)
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_wraps_at_90_columns(page):
+    """Except code, formulas, tables, headings and pictures, and what has no space to break at."""
+    text = (ROOT / page).read_text()
+    text = re.sub(r"^( *)(`{3,}|:{3,}|\${2})(.*?)\n(.*?)^\1\2$", "", text, flags=re.M | re.S)
+    prose = [line for line in text.splitlines() if not re.match(r"\s*(\||#|!\[|<|\[.+\]:)", line)]
+    assert [line for line in prose if len(line) > 90 and " " in line.strip()[:80]] == []
+
+
 def test_versions_agree():
     assert race.__version__ == metadata.version("race-potential")
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == race.__version__
