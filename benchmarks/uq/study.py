@@ -24,12 +24,11 @@ from race.config import Config
 from race.data.graph import neighbors, species_index
 from race.deploy.export import export_model
 from race.errors import RaceError
-from race.evaluate.command import check_calibration
-from race.evaluate.evaluated import open_model
+from race.evaluate.evaluated import check_calibration, open_model
 from race.evaluate.records import make_records
 from race.evaluate.report import covariance_scale, fit_recalibration
 from race.files import write_json
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.train.run import load_run
 from race.train.training import train
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from race.config import Config
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.train.training import train
 from tests.lammps.conftest import plugin  # noqa: F401  the fixture
 from tests.train.conftest import labelled

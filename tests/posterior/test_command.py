@@ -12,8 +12,10 @@ import torch
 
 import race
 from race.cli import main
+from race.errors import RaceError
 from race.options import Options
-from race.posterior.command import describe, fit
+from race.posterior.command import describe
+from race.posterior.fit import fit, parse_options
 from race.posterior.registry import POSTERIORS
 from race.train.checkpoint import read_tensors
 from race.train.run import load_run
@@ -48,6 +50,15 @@ def test_refusals(trained, tmp_path, capsys):
         capsys, trained("evidential"), "--posterior", "laplace", "--out", out
     )
     assert not out.exists()
+
+
+def test_all_wrong_options_are_refused_at_once():
+    options = POSTERIORS["swag"].options_class()
+    with pytest.raises(RaceError) as error:
+        parse_options("swag", options, {"depth": 3, "epochs": "many", "members": 0})
+    first, *lines = str(error.value).splitlines()
+    assert first == "3 problems"
+    assert [line.split(":")[0].strip() for line in lines] == ["--depth", "--members", "--epochs"]
 
 
 def test_data_that_changed_is_refused(trained, tmp_path, monkeypatch):

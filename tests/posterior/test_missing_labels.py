@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from race.config import Config
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.train.run import load_run
 from race.train.training import train
 from tests.posterior.conftest import CASES, LOSS, MODEL

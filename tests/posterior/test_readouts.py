@@ -10,7 +10,7 @@ import torch
 
 from race.errors import RaceError
 from race.posterior import last_layer, llpr
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.posterior.protocol import Run, member_of, normal_draws, replicated
 from race.predict.predictor import predict_dataset
 from race.train.training import train

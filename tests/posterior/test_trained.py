@@ -15,7 +15,7 @@ from race.errors import RaceError
 from race.evaluate.ranking import spearman
 from race.model.race import RACE
 from race.posterior import distill, shallow
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.posterior.protocol import Run, member_of, replicated
 from race.predict.predictor import predict_batch, predict_dataset
 from race.train.checkpoint import read_tensors

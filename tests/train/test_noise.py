@@ -14,8 +14,8 @@ from scipy.linalg import eigh
 from race.config import FITTED_FACTORS
 from race.data import Dataset
 from race.model.race import RACE
-from race.posterior.command import fit
 from race.posterior.ensemble import fit as stack
+from race.posterior.fit import fit
 from race.posterior.protocol import Run
 from race.predict.moments import spread_of_independent, total_variance
 from race.predict.predictor import predict_dataset

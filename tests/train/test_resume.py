@@ -10,7 +10,7 @@ import yaml
 from race.cli import main
 from race.errors import RaceError
 from race.files import LOCK, Lock
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.train import trainer
 from race.train.checkpoint import load_checkpoint, read_tensors
 from race.train.optim import Schedule

@@ -16,7 +16,7 @@ from rich.table import Table
 from race.data.fingerprint import fingerprint
 from race.errors import RaceError
 from race.evaluate.calibration import METHODS
-from race.evaluate.evaluated import EvaluatedModel, open_model
+from race.evaluate.evaluated import EvaluatedModel, check_calibration, open_model
 from race.evaluate.records import make_records
 from race.evaluate.report import (
     N_BOOTSTRAP,
@@ -159,33 +159,6 @@ def named_paths(arguments: Iterable[str]) -> dict[str, list[Path]]:
             name, path = Path(argument).name.split(".")[0], argument
         out.setdefault(name, []).append(Path(path))
     return out
-
-
-def check_calibration(
-    evaluated: EvaluatedModel,
-    paths: list[Path],
-    calibration: list[ase.Atoms],
-    judged: dict[str, list[ase.Atoms]],
-) -> None:
-    """Refuses a recalibration fitted to frames that the model was trained on or that it
-    would be judged on.
-    """
-    for path in paths:
-        if sha256(path) in evaluated.seen:
-            raise RaceError(
-                "the model was trained on it",
-                where=f"--calibrate {path}",
-                expected="frames held out of training",
-            )
-    known, what = {fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
-    if not calibration:
-        known, what = evaluated.calibrated_on, "are those that the artifact was calibrated on"
-    for name, frames in judged.items():
-        if shared := sum(fingerprint(atoms) in known for atoms in frames):
-            remedy = "calibrate on other frames than those you judge"
-            raise RaceError(
-                f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy
-            )
 
 
 def show(records: list[dict[str, Any]], written: list[Path]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from race.config import BaselineOptions
 from race.data import read_frames
+from race.data.fingerprint import fingerprint
 from race.data.graph import neighbors
 from race.data.levels import FILE, Offsets, subtract_offsets
 from race.errors import RaceError
@@ -22,6 +23,7 @@ from race.predict.artifact import ArtifactPredictor
 from race.predict.baseline import with_baseline
 from race.predict.prediction import Labels, Prediction, frame_labels
 from race.predict.predictor import ModelPredictor, Predictor
+from race.train.files import sha256
 from race.train.run import load_run
 
 QUANTITIES = ("energy", "forces", "stress")
@@ -142,6 +144,33 @@ def open_model(path: Path, batch_size: int = 8, device: str | None = None) -> Ev
         where=path,
         expected="a folder made by `race train` or a .race.pt file",
     )
+
+
+def check_calibration(
+    evaluated: EvaluatedModel,
+    paths: list[Path],
+    calibration: list[ase.Atoms],
+    judged: dict[str, list[ase.Atoms]],
+) -> None:
+    """Refuses a recalibration fitted to frames that the model was trained on or that it
+    would be judged on.
+    """
+    for path in paths:
+        if sha256(path) in evaluated.seen:
+            raise RaceError(
+                "the model was trained on it",
+                where=f"--calibrate {path}",
+                expected="frames held out of training",
+            )
+    known, what = {fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
+    if not calibration:
+        known, what = evaluated.calibrated_on, "are those that the artifact was calibrated on"
+    for name, frames in judged.items():
+        if shared := sum(fingerprint(atoms) in known for atoms in frames):
+            remedy = "calibrate on other frames than those you judge"
+            raise RaceError(
+                f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy
+            )
 
 
 def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarray]:
