@@ -30,10 +30,12 @@ ELEMENTS = ("B", "N")
 TIMESTEP = 0.0005  # ps
 
 DENSITIES = (2.0, 2.3, 2.6)  # g/cm^3
-TEMPERATURES = (5000, 6500, 8000)  # K; below 4500 K the liquid hardly diffuses
+TEMPERATURES = (5000, 6500)  # K; below 4500 K the liquid hardly diffuses
+HOT = 8000  # K, of training alone: close encounters are rare where the model is used
 MELT_TEMPERATURE = 10000  # K
+SPACING = 0.25  # ps between frames
 # name -> (frames per trajectory, seed); each split has one trajectory per density and temperature
-SPLITS = {"train": (14, 1), "validation": (3, 2), "calibration": (4, 3), "test": (6, 4)}
+SPLITS = {"train": (60, 1), "validation": (8, 2), "calibration": (6, 3), "test": (9, 4)}
 CRYSTAL_TEMPERATURES = (300, 1000, 2000)  # K
 CRYSTAL_FRAMES = 6  # per temperature
 
@@ -167,7 +169,7 @@ def liquid(density: float, temperature: float, n_frames: int, seed: int) -> list
         md.heat(2 * MELT_TEMPERATURE)
         md.langevin(MELT_TEMPERATURE, 1.5)
         md.langevin(temperature, 1.0)
-        return sample(md, temperature, n_frames, spacing=0.5)
+        return sample(md, temperature, n_frames, SPACING)
 
 
 def crystal(atoms: Atoms, temperature: float, n_frames: int, seed: int) -> list[Atoms]:
@@ -175,7 +177,7 @@ def crystal(atoms: Atoms, temperature: float, n_frames: int, seed: int) -> list[
     with ExtendedTersoff(atoms, seed) as md:
         md.heat(2 * temperature)
         md.langevin(temperature, 1.0)
-        return sample(md, temperature, n_frames, spacing=0.25)
+        return sample(md, temperature, n_frames, SPACING)
 
 
 def seeded_liquid(
@@ -217,10 +219,11 @@ def make(folder: Path, progress: Callable[[str, float], None]) -> None:
     the fraction done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    states = list(itertools.product(DENSITIES, TEMPERATURES))
     # The longest job goes first
     jobs: list[tuple[str, Callable, tuple]] = [("seed", seeded_liquid, (6, 7.0, 2.5, 5000, 600))]
     for split, (n_frames, seed) in SPLITS.items():
+        temperatures = (*TEMPERATURES, HOT) if split == "train" else TEMPERATURES
+        states = itertools.product(DENSITIES, temperatures)
         jobs += [
             (split, liquid, (*state, n_frames, 100 * seed + k)) for k, state in enumerate(states)
         ]

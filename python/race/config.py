@@ -45,6 +45,12 @@ class ModelConfig(Options):
     )
     n_features: int = Field(default=8, ge=1, description="species embedding width F")
     n_radial_basis: int = Field(default=8, ge=1, description="Bessel functions e_n")
+    bessel_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=4,
+        description="p of the scale n^-p of e_n: smooth radial weights are learned first",
+    )
     radial_mlp: list[int] = Field(
         default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)"
     )

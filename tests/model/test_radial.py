@@ -64,6 +64,33 @@ def test_table_meets_the_mlp_at_the_knots_and_ends_smoothly():
         torch.set_default_dtype(torch.float32)
 
 
+def test_decay_scales_the_basis_and_learns_smooth_weights_first():
+    """The plain MLP of scaled Bessel functions; of no decay to the last bit. A gradient step moves
+    what low functions give more than what high ones give.
+    """
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(0)
+        decayed, plain = Radial([4, 16, 5], 1, 40, 6, 1.5), Radial([4, 16, 5], 1, 40, 6)
+        plain.load_state_dict(decayed.state_dict())
+        x = torch.rand(1, 30, 4)
+        scale = torch.tensor([1.0, 2.0, 3.0, 4.0]) ** -1.5
+        scale = scale * 2 / scale.norm()
+        assert torch.allclose(decayed.mlp(x), plain.mlp(x * scale), rtol=1e-12, atol=1e-14)
+        assert torch.equal(Radial([4, 16, 5], 1, 40, 6, 0.0).basis_scale, torch.ones(4, 1))
+        bar = torch.randn(1, 30, 5)
+        want = plain.mlp_vjp(x * scale, bar) * scale
+        assert torch.allclose(decayed.mlp_vjp(x, bar), want, rtol=1e-12, atol=1e-13)
+        dx = torch.randn(1, 30, 4)
+        want = plain.mlp_jvp(x * scale, dx * scale)
+        assert torch.allclose(decayed.mlp_jvp(x, dx), want, rtol=1e-12, atol=1e-13)
+        decayed.mlp(torch.eye(4).unsqueeze(0)).square().sum().backward()
+        rows = decayed.weights[0].grad[0].norm(dim=1)
+        assert (rows[:-1] > rows[1:]).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("n_members, n_knots, width", [(1, 4, 3), (2, 5, 1), (3, 40, 17)])
 def test_compiled_spline(n_members, n_knots, width, dtype, tolerance):

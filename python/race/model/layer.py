@@ -126,6 +126,7 @@ class Layer(nn.Module):
         radial_widths: list[int],
         radial_knots: int,
         envelope_p: int,
+        bessel_decay: float,
         readout_hidden: int,
         readout_channels: tuple[int, int],
         avg_num_neighbors: float,
@@ -143,7 +144,8 @@ class Layer(nn.Module):
         self.register_buffer("cg", paths.cg, persistent=False)
         self.dim_mid = Layout(paths.irreps_out, M).dim
         self.avg_num_neighbors = avg_num_neighbors
-        self.radial = Radial([*radial_widths, paths.n_weights], M, radial_knots, envelope_p)
+        widths = [*radial_widths, paths.n_weights]
+        self.radial = Radial(widths, M, radial_knots, envelope_p, bessel_decay)
 
         self.linear_down = Linear(paths.irreps_out, irreps_a, M)
         self.gate_rows, self.n_gates = gate_blocks(irreps_out, M) if gate else ([], 0)

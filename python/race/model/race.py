@@ -108,6 +108,7 @@ class RACE(Outputs):
                     radial_widths=[config.n_radial_basis, *config.radial_mlp],
                     radial_knots=config.radial_knots,
                     envelope_p=config.envelope_p,
+                    bessel_decay=config.bessel_decay,
                     readout_hidden=config.readout_hidden,
                     readout_channels=channels,
                     avg_num_neighbors=constants.avg_num_neighbors,

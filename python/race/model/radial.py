@@ -101,21 +101,43 @@ def silu_slope(x: Tensor) -> Tensor:
     return s + x * s * (1.0 - s)
 
 
+def bessel_scale(n_basis: int, decay: float) -> Tensor:
+    """n^-decay for n = 1 .. n_basis, times what leaves the sum of squares as it is; float64."""
+    scale = torch.arange(1, n_basis + 1, dtype=torch.float64) ** -decay
+    return scale * (n_basis / (scale * scale).sum()) ** 0.5
+
+
 class Radial(nn.Module):
-    """R(x) = MLP(e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of
+    """R(x) = MLP(scale * e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of
     weights per member.
+
+    bessel_decay: `bessel_scale` of the basis functions. Training then learns smooth R first, and
+    R is smooth between and beyond the distances that the data holds.
     """
 
     __constants__ = ["n_knots", "fused"]
     knots: Tensor
+    basis_scale: Tensor
 
-    def __init__(self, widths: list[int], n_members: int, n_knots: int, envelope_p: int):
+    def __init__(
+        self,
+        widths: list[int],
+        n_members: int,
+        n_knots: int,
+        envelope_p: int,
+        bessel_decay: float = 0.0,
+    ):
         super().__init__()
         self.weights = nn.ParameterList(
             [torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         )
         # Of the matrices
         self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]
+        self.register_buffer(
+            "basis_scale",
+            bessel_scale(widths[0], bessel_decay).unsqueeze(1).to(torch.get_default_dtype()),
+            persistent=False,
+        )
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
         self.fused = HAS_FUSED
@@ -140,45 +162,46 @@ class Radial(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """The MLP itself: basis functions [E, n] -> weights R."""
-        for k, weight in enumerate(self.weights):
-            x = torch.matmul(x, weight * self.norms[k])
+        for k, matrix in enumerate(self.matrices()):
+            x = torch.matmul(x, matrix)
             if k < self.n_hidden:
                 x = torch.nn.functional.silu(x)
         return x
 
+    def matrices(self) -> list[Tensor]:
+        """The layers' matrices [M, a, b], normalised."""
+        out: list[Tensor] = []
+        for k, weight in enumerate(self.weights):
+            matrix = weight * self.norms[k]
+            out.append(matrix * self.basis_scale if k == 0 else matrix)
+        return out
+
     def mlp_vjp(self, x: Tensor, bar: Tensor) -> Tensor:
         """Adjoint of the Bessel features x [G, E, B], from that of R, [M, E, K]: [M, E, B]."""
         kept: list[Tensor] = []  # hidden values before the activation
-        for k, weight in enumerate(self.weights):
+        matrices = self.matrices()
+        for k, matrix in enumerate(matrices):
             if k < self.n_hidden:
-                kept.append(torch.matmul(x, weight * self.norms[k]))
+                kept.append(torch.matmul(x, matrix))
                 x = torch.nn.functional.silu(kept[k])
-        for k, weight in enumerate(self.transposed()):
-            if k > 0:
-                bar = bar * silu_slope(kept[self.n_hidden - k])
-            bar = torch.matmul(bar, weight)
+        for k in range(self.n_hidden, -1, -1):
+            if k < self.n_hidden:
+                bar = bar * silu_slope(kept[k])
+            bar = torch.matmul(bar, matrices[k].transpose(1, 2))
         return bar
 
     def mlp_jvp(self, x: Tensor, dx: Tensor) -> Tensor:
         """Tangent of R [M, E, K], from that of the Bessel features x [G, E, B]."""
-        for k, weight in enumerate(self.weights):
-            matrix = weight * self.norms[k]
+        for k, matrix in enumerate(self.matrices()):
             x, dx = torch.matmul(x, matrix), torch.matmul(dx, matrix)
             if k < self.n_hidden:
                 x, dx = torch.nn.functional.silu(x), silu_slope(x) * dx
         return dx
 
-    def transposed(self) -> list[Tensor]:
-        """Normalised matrices, transposed, the last first."""
-        matrices: list[Tensor] = []
-        for k, weight in enumerate(self.weights):
-            matrices.insert(0, weight.transpose(1, 2) * self.norms[k])
-        return matrices
-
     def table(self) -> Tensor:
         """Coefficients of R [M, N, K], N = n_knots + 4."""
         x = self.knots.unsqueeze(0)
-        for k, weight in enumerate(self.weights):
+        for k, matrix in enumerate(self.matrices()):
             if (
                 k == self.n_hidden
                 # The last layer is linear: taken after the spline, which then is as narrow as
@@ -188,7 +211,7 @@ class Radial(nn.Module):
                     x = torch.ops.race.spline(x)
                 else:
                     x = spline_through(x)
-            x = torch.matmul(x, weight * self.norms[k])
+            x = torch.matmul(x, matrix)
             if k < self.n_hidden:
                 x = torch.nn.functional.silu(x)
         return x

@@ -236,7 +236,7 @@ class Reference(nn.Module):
         )
 
     def basis(self, r: Tensor) -> Tensor:
-        """Bessel functions times the envelope: distances [E, 1] -> [E, n]."""
+        """Bessel functions, scaled by n^-p, times the envelope: distances [E, 1] -> [E, n]."""
         x, p = r / self.config.r_max, self.config.envelope_p
         u = (
             1
@@ -245,8 +245,11 @@ class Reference(nn.Module):
             - p * (p + 1) / 2 * x ** (p + 2)
         )
         n = torch.arange(1, self.config.n_radial_basis + 1, dtype=r.dtype)
+        decay = n**-self.config.bessel_decay
         return (
             math.sqrt(2)
+            * decay
+            * (len(n) / decay.square().sum()).sqrt()
             * torch.sin(n * math.pi * x)
             / x
             * torch.where(x < 1, u, torch.zeros_like(u))
