@@ -14,6 +14,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from race.data.baseline import written_forces
+from race.data.consistency import contradiction, shortest
 from race.data.dataset import Dataset
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
@@ -27,9 +28,12 @@ from race.errors import RaceError
 REFUSED = {
     "stress-units": "stress beyond what forces and energies allow: kB, GPa, a virial",
     "stress-sign": "stress that falls as the volume grows: compression counted positive",
+    "energy-forces": "energies that do not follow from the forces of close frames: gradients, "
+    "another unit, the energy of an atom",
     "huge-forces": "a force above 1e4 eV/A",
     "huge-energies": "an energy above 1e7 eV an atom, more than any nucleus binds",
     "conflicting-labels": "one structure with two labels: another charge, spin or method",
+    "repeated-forces": "forces that are those of another structure, to the last digit",
     "validation-is-training": "a tenth or more of the validation frames are training frames",
     "no-neighbours": "no atom of the training set has a neighbour within r_max",
 }
@@ -56,6 +60,7 @@ VIRIAL_LENGTH, TOO_LARGE = 3.5, 30.0
 STIFFEST = 50.0  # eV/A^3, five times diamond's largest elastic constant
 HUGE_ENERGY = 1e7  # eV an atom; all electrons of oganesson bind by 1.5e6
 SHARED = 0.1  # of the validation frames
+SAME_PLACE = 1e-3  # Angstrom
 
 
 @dataclass
@@ -171,12 +176,15 @@ def _findings(
     yield from _elements(training, validation)
     yield from _missing(every, labels)
     if "forces" in labels:
+        yield from _repeated_forces(every)
         yield from _force_values(every)
     if "energy" in labels:
         yield from _energies(frames, training.elements)
     if "stress" in labels:
         yield from _stresses(frames)
         yield from _stresses(validation)
+    if {"energy", "forces"} <= set(labels) and (said := contradiction(frames)):
+        yield "energy-forces", said
     yield from _surroundings(training)
 
 
@@ -282,6 +290,25 @@ def _missing(frames: Sequence[ase.Atoms], labels: Sequence[str]) -> Findings:
         if lacking:
             count = f"{len(lacking)} of {len(frames)} frames"
             yield "missing-labels", f"{label}: missing in {count} ({named(lacking)})"
+
+
+def _repeated_forces(frames: Sequence[ase.Atoms]) -> Findings:
+    known: dict[bytes, ase.Atoms] = {}
+    repeated = []
+    for atoms in frames:
+        forces = atoms.arrays.get("forces")
+        if forces is None or not np.isfinite(forces).all() or not np.abs(forces).max() > 1e-6:
+            continue
+        first = known.setdefault(forces.tobytes(), atoms)
+        moved = shortest(atoms.positions - first.positions, atoms)
+        # A structure that was shifted as a whole has the same forces
+        if np.abs(shortest(moved - moved[0], atoms)).max() > SAME_PLACE:
+            repeated.append(atoms)
+    if repeated:
+        yield (
+            "repeated-forces",
+            f"{len(repeated)} frames have the forces of another structure: {named(repeated)}",
+        )
 
 
 def _force_values(frames: Sequence[ase.Atoms]) -> Findings:

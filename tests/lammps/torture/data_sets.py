@@ -24,7 +24,7 @@ from .runner import SECONDS, Outcome, Tally
 
 LABELS = ("energy", "forces", "stress")
 N_FRAMES = 12
-CASES = 104  # every fault four times
+CASES = 116  # every fault four times
 
 
 def text_of(frames):
@@ -86,6 +86,9 @@ FAULTS = {
     "flat": lambda t, r: one_place(t, r'Lattice="[^"]*"', 'Lattice="5 0 0 0 5 0 5 5 1e-9"', r),
     "kB": lambda t, r: rescaled(t, -10 * GPA),
     "GPa": lambda t, r: rescaled(t, GPA),
+    "gradients": lambda t, r: other_forces(t, -1.0),
+    "forces in Ha/Bohr": lambda t, r: other_forces(t, 1 / 51.42),
+    "energy of an atom": lambda t, r: re.sub(r"energy=(\S+)", of_an_atom, t),
     "huge force": lambda t, r: one_place(t, r"\S+(?=\n8\n)", "3e5", r),
     "copies": lambda t, r: t + t[: len(t) // 2],
     "another energy": lambda t, r: one_place(t, r"energy=\S+", "energy=77", r),
@@ -94,6 +97,17 @@ FAULTS = {
     "weight": lambda t, r: one_place(t, " pbc=", f" weight={r.choice(['-1', 'nan', 'x'])} pbc=", r),
     "no weights": lambda t, r: t.replace(" pbc=", " weight=0 pbc="),
 }  # fmt: skip
+
+
+def other_forces(text, factor):
+    def times(match):
+        return " ".join([match[1], *(f"{factor * float(x):.8f}" for x in match[2].split())])
+
+    return re.sub(r"(?m)^(Cu(?: +\S+){3})((?: +\S+){3})$", times, text)
+
+
+def of_an_atom(match):
+    return f"energy={float(match[1]) / 8}"
 
 
 def rescaled(text, factor):
