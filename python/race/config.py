@@ -5,6 +5,7 @@ What a model has from its data and not from its user is `ModelConstants`; a run'
 keeps both (`RunConfig`).
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -17,6 +18,7 @@ from race.heads import LOSSES, HeadName
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
 from race.presets import with_default_size
 
+IRREPS = re.compile(r"\s*(\d+\s*x\s*)?\d+[eo](\s*\+\s*(\d+\s*x\s*)?\d+[eo])*\s*")  # e3nn's form
 SEED = 2**32  # seeds are below it: numpy's RandomState takes no larger one
 
 
@@ -97,7 +99,7 @@ class ModelConfig(Options):
     )
     atomic_energies: list[float] | None = Field(
         default=None,
-        description="E0 per element; -: as data.atomic_energies says",
+        description="E0 per element, as constants of the model; -: as data.atomic_energies says",
         json_schema_extra=unit("eV"),
     )
     scale: list[float] | None = Field(
@@ -106,6 +108,13 @@ class ModelConfig(Options):
         "with a gate or products",
         json_schema_extra=unit("eV"),
     )
+
+    @field_validator("irreps_hidden")
+    @classmethod
+    def _are_irreps(cls, value: str) -> str:
+        if not IRREPS.fullmatch(value):
+            raise ValueError(f"expected irreps such as 32x0e+32x1o+32x2e, got {value!r}")
+        return value
 
     @field_validator("elements", "atomic_energies", "scale", mode="before")
     @classmethod
@@ -148,6 +157,10 @@ class ModelConstants(Options):
     )
     sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom, eV")
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; empty: 0")
+    energy_shift: float = Field(
+        default=0.0,
+        description="on each E0, eV: the mean binding energy, if E0 are those of atoms",
+    )
     scale: list[float] = Field(default=[], description="energy scale per element, eV; empty: 1")
     energy_offsets: dict[str, dict[str, float]] = Field(
         default={}, description="what energies of a source have lost, by element, eV"
@@ -204,6 +217,11 @@ class ModelConstants(Options):
         given = {name: getattr(config, name) for name in cls.model_fields if name in OPEN}
         return cls(**{name: value for name, value in given.items() if value is not None})
 
+    @property
+    def base_energies(self) -> list[float]:
+        """What the network adds to, by element, eV: E0 with the shift."""
+        return [energy + self.energy_shift for energy in self.atomic_energies]
+
     def as_trained(self) -> "ModelConstants":
         """With factors of 1: they are fitted when the training is over."""
         return self.model_copy(update=dict.fromkeys(FITTED_FACTORS, 1.0))
@@ -238,6 +256,9 @@ def _symbol(key: Any) -> str:
     return chemical_symbols[number]
 
 
+NoiseStd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class DataConfig(Options):
     """Where structures come from and how they are split."""
 
@@ -270,9 +291,10 @@ class DataConfig(Options):
     config_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default={}, description="further weights of frames, by their config_type"
     )
-    atomic_energies: dict[str, float] | Path | Literal["least_squares"] = Field(
+    atomic_energies: dict[str, float] | Path | Literal["least_squares", "isolated"] = Field(
         default="least_squares",
-        description="E0 by element, a file of isolated atoms, or a fit",
+        description="E0 by element, a file of isolated atoms, a fit, or isolated: the isolated "
+        "atoms among the frames",
         json_schema_extra=unit("eV"),
     )
     energy_offsets: Literal["none", "fit"] | dict[str, float | dict[str, float]] = Field(
@@ -283,8 +305,13 @@ class DataConfig(Options):
     )
     source_key: str = Field(
         default="file",
-        description="what tells the sources of energies apart: `file`, by its name, or a key of "
-        "info",
+        description="what tells sources apart: `file`, by its name, or a key of info",
+    )
+    label_noise: dict[str, dict[Literal["energy", "forces", "stress"], NoiseStd]] = Field(
+        default={},
+        description="standard deviation of the labels of a source about what its method gives: of "
+        "energies per atom, of force and of stress components",
+        json_schema_extra=unit("eV/atom, eV/Angstrom, eV/Angstrom^3"),
     )
     baseline: BaselineOptions | None = Field(
         default=None,
@@ -321,6 +348,7 @@ class DataConfig(Options):
         return {name: getattr(self, name) for name in names}
 
 
+FROM_FRAMES = ("least_squares", "isolated")  # data.atomic_energies that the frames decide
 # Length of a training whose config says neither for how long nor how often: an hour on one core,
 # with what comes before and after.
 DEFAULT_MINUTES = 50.0
@@ -451,9 +479,13 @@ class Config(Options):
             yield "train.freeze needs train.warm_start: nothing has trained what it freezes"
         if train.minutes is not None and train.epochs is not None and self.is_users:
             yield "train.minutes and train.epochs are both given: leave out one"
+        if not (train.energy_weight or train.forces_weight or train.stress_weight):
+            yield "train.energy_weight, forces_weight and stress_weight are all 0: nothing to learn"
+        if self.data.label_noise and model.head == "evidential":
+            yield "data.label_noise needs a Gaussian likelihood: model.head other than evidential"
         if self.data.baseline is not None and model.pooling != "sum":
             yield f"data.baseline needs model.pooling sum, got {model.pooling}"
-        if model.atomic_energies is not None and self.data.atomic_energies != "least_squares":
+        if model.atomic_energies is not None and self.data.atomic_energies not in FROM_FRAMES:
             yield "model.atomic_energies and data.atomic_energies are both given: leave out one"
         if model.stress_head == "none":
             return

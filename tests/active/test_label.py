@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,6 +41,10 @@ class Moody(EMT):
             time.sleep(600)
         elif mood == 2:
             os._exit(7)
+        elif mood == 4:  # of Dask: the worker is the parent
+            with open(self.marks / "workers", "a") as file:
+                file.write(f"{os.getppid()}\n")
+            time.sleep(2)
         elif mood == 3 and first:
             raise RuntimeError("SCF not converged")
         super().calculate(atoms, properties, system_changes)
@@ -138,10 +144,93 @@ def test_the_command(tmp_path, capsys):
     assert "the output is one of the inputs" in capsys.readouterr().err
 
 
+def by_dask(tmp_path, frames, **options):
+    """`race label` with the workers of Dask, in a process of its own."""
+    pytest.importorskip("distributed")
+    (tmp_path / "marks").mkdir()
+    ase.io.write(tmp_path / "pool.xyz", frames)
+    given = {"calculator": f"{__name__}.Moody", "arguments": {"marks": str(tmp_path / "marks")}}
+    section = given | {"executor": "dask"} | options
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"oracle": section}))
+    command = [sys.executable, "-m", "race", "label", "a.yaml", "pool.xyz", "-o", "out.xyz"]
+    return subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def waited_for(path, n_lines=1):
+    for _ in range(600):
+        if path.exists() and len(lines := path.read_text().split()) >= n_lines:
+            return lines
+        time.sleep(0.2)
+    raise AssertionError(f"no {path}")
+
+
+def test_a_killed_dask_worker_costs_no_label(tmp_path):
+    process = by_dask(tmp_path, cells([4, 0, 4, 0, 0]), workers=2)
+    try:
+        worker = int(waited_for(tmp_path / "marks" / "workers")[0])
+        os.kill(worker, signal.SIGKILL)
+        out, errors = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "5 of 5 frames, 5 labels computed" in out
+    written = ase.io.read(tmp_path / "out.xyz", ":")
+    assert [atoms.info["number"] for atoms in written] == [0, 1, 2, 3, 4]
+    assert all(right(atoms) for atoms in written)
+    # The label of the worker that was killed was begun again by another
+    begun = (tmp_path / "marks" / "workers").read_text().split()
+    assert len(begun) == 3 and len(set(begun)) >= 2
+    assert all(is_gone(pid) for pid in begun)
+
+
+def test_a_cluster_that_runs_and_one_that_does_not(tmp_path):
+    pytest.importorskip("distributed")
+    scheduler_file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
+    dask += ["--port", "0", "--scheduler-file", str(scheduler_file)]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard"]
+    worker += ["--nthreads", "1", "--scheduler-file", str(scheduler_file)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    quiet["env"] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    running = [subprocess.Popen(dask, **quiet)]
+    try:
+        waited_for(scheduler_file)
+        running.append(subprocess.Popen(worker, **quiet))
+        process = by_dask(tmp_path, cells([0, 2, 0]), scheduler=str(scheduler_file))
+        running.append(process)
+        out, errors = process.communicate(timeout=240)
+        assert process.returncode == 0 and "2 of 3 frames, 2 labels computed" in out, errors
+        (failed,) = json.loads((tmp_path / "failed-out.json").read_text())
+        assert failed["frame"] == 1 and "ended with status 7" in failed["reason"]
+    finally:
+        for process in reversed(running):
+            process.terminate()
+            process.wait(60)
+    config = OracleConfig(
+        calculator="ase.calculators.emt.EMT", executor="dask", scheduler="tcp://127.0.0.1:1"
+    )
+    frames = read_frames(tmp_path / "pool.xyz", require=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("race.active.labelling.CONNECT", 1)
+        with pytest.raises(RaceError, match="oracle.scheduler: no Dask scheduler.*tcp://127"):
+            oracle = make_oracle(config, [], {}, tmp_path / "labels")
+            label_frames(frames, oracle, config, tmp_path / "out.xyz")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"calculator": None, "labels": "pool", "workers": 2}, "oracle.labels are read"),
+        ({"calculator": None, "labels": "pool", "executor": "dask"}, "oracle.labels are read"),
+        ({"scheduler": "tcp://a:1"}, "oracle.scheduler is that of a Dask cluster"),
+        ({"executor": "dask", "scheduler": "tcp://a:1", "workers": 2}, "and no workers"),
     ],
 )
 def test_refusals(options, message):

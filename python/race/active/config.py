@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from race.calculators import CalculatorOptions
-from race.config import DataConfig, ModelConfig, TrainConfig
+from race.config import FROM_FRAMES, DataConfig, ModelConfig, TrainConfig
 from race.options import Options, locate, read_options, unit
 
 # Here and not beside their code, which imports torch: a wrong config is refused without it
@@ -19,7 +19,7 @@ OF_RUNS = (
 STRATEGIES = (*OF_RUNS, "grade")  # the last of an artifact alone, or of a dump that it wrote
 
 # Options of an oracle that change no label
-EXECUTION = {"failures", "workers", "minutes", "retries"}
+EXECUTION = {"failures", "executor", "scheduler", "workers", "minutes", "retries"}
 
 
 class OracleConfig(CalculatorOptions):
@@ -38,6 +38,15 @@ class OracleConfig(CalculatorOptions):
         description="fraction of a set's labels that may fail: those structures are left out, "
         "with the reason in failed-*.json",
     )
+    executor: Literal["local", "dask"] = Field(
+        default="local",
+        description="who runs the processes that label: this one, or the workers of Dask",
+    )
+    scheduler: str | None = Field(
+        default=None,
+        description="address or scheduler file of a Dask cluster that runs; -: one of `workers` on "
+        "this machine",
+    )
     workers: int = Field(default=1, ge=1, description="labels at a time")
     minutes: float | None = Field(
         default=None,
@@ -50,7 +59,8 @@ class OracleConfig(CalculatorOptions):
     @property
     def apart(self) -> bool:
         """Whether each label has a process of its own."""
-        return self.workers > 1 or bool(self.minutes or self.retries)
+        alone = self.executor == "local" and self.workers == 1
+        return not alone or bool(self.minutes or self.retries)
 
     @model_validator(mode="after")
     def _one(self) -> "OracleConfig":
@@ -59,7 +69,12 @@ class OracleConfig(CalculatorOptions):
         if self.lammps and not self.elements:
             raise ValueError("oracle.elements names the element of each LAMMPS type")
         if self.labels is not None and self.apart:
-            raise ValueError("oracle.labels are read: no workers, minutes or retries")
+            raise ValueError("oracle.labels are read: no executor, workers, minutes or retries")
+        if self.scheduler is not None and (self.executor != "dask" or self.workers > 1):
+            raise ValueError(
+                "oracle.scheduler is that of a Dask cluster with its own workers: it needs "
+                "executor dask, and no workers"
+            )
         return self
 
 
@@ -192,7 +207,7 @@ class ActiveConfig(Options):
                 f"data.{sorted(wrong)[0]} is what the rounds make, from `initial` and "
                 "`validation_fraction`"
             )
-        if wrong := {"energy_offsets", "source_key"} & self.data.keys():
+        if wrong := {"energy_offsets", "label_noise", "source_key"} & self.data.keys():
             raise ValueError(f"data.{sorted(wrong)[0]} has no meaning here: one oracle labels all")
         DataConfig(train=[Path("none")], **self.data)
         self.retrained()
@@ -223,7 +238,8 @@ class ActiveConfig(Options):
         out += [path for paths in self.pool.values() for path in paths]
         out += self.oracle.labels if isinstance(self.oracle.labels, list) else []
         energies = self.data.get("atomic_energies")
-        return out + ([Path(energies)] if isinstance(energies, str) else [])
+        is_file = isinstance(energies, str) and energies not in FROM_FRAMES
+        return out + ([Path(str(energies))] if is_file else [])
 
     def label_keys(self) -> dict[str, Any]:
         """Arguments of `read_frames`."""
@@ -260,7 +276,7 @@ def read_active_config(path: Path) -> ActiveConfig:
             ]
     if (
         isinstance(config.data.get("atomic_energies"), str)
-        and config.data["atomic_energies"] != "least_squares"
+        and config.data["atomic_energies"] not in FROM_FRAMES
     ):
         config.data["atomic_energies"] = str(
             found(Path(config.data["atomic_energies"]), "data.atomic_energies")

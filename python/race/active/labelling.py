@@ -4,7 +4,8 @@ are left out, and listed.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase
@@ -19,6 +20,8 @@ from race.files import write_json
 from race.progress import progress
 
 logger = logging.getLogger(__name__)
+
+CONNECT = 30  # seconds, to a scheduler
 
 
 def failed_list(path: Path) -> Path:
@@ -85,7 +88,7 @@ def _labels(
             yield k, label
         else:
             alike.setdefault(fingerprint(atoms), []).append(k)
-    with ThreadPoolExecutor(config.workers) as executor:  # threads wait for processes
+    with _executor(config) as executor:
         futures = {}
         for numbers in alike.values():
             bare = frames[numbers[0]].copy()
@@ -94,7 +97,12 @@ def _labels(
             futures[executor.submit(label_apart, config, bare, where)] = numbers
         try:
             for future in as_completed(futures):
-                numbers, result = futures[future], future.result()
+                numbers = futures[future]
+                try:
+                    result = future.result()
+                except Exception as error:  # a worker that dies again and again, a lost cluster
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    result = {"failure": f"{path}, frame {numbers[0]}: {reason}"}
                 if "error" in result:
                     raise RaceError(result["error"])
                 if "label" in result:
@@ -104,3 +112,45 @@ def _labels(
         finally:
             for future in futures:
                 future.cancel()
+
+
+@contextmanager
+def _executor(config: OracleConfig) -> Iterator[Executor]:
+    """Threads that wait for the processes of labels, or Dask's workers.
+
+    Raises:
+        RaceError: there is no Dask, or no such cluster.
+    """
+    if config.executor == "local":
+        with ThreadPoolExecutor(config.workers) as executor:
+            yield executor
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise RaceError(
+            f"no Dask ({error})",
+            where="oracle.executor",
+            remedy="pip install distributed, or set it to local",
+        ) from None
+    if config.scheduler is None:
+        # Each worker is a process with a nanny, which starts it again if it is killed
+        cluster = LocalCluster(
+            n_workers=config.workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        with cluster, Client(cluster) as client:
+            yield client.get_executor(pure=False)
+        return
+    is_file = Path(config.scheduler).is_file()
+    where = {"scheduler_file" if is_file else "address": config.scheduler}
+    try:
+        client = Client(**where, timeout=CONNECT)
+    except (OSError, ValueError) as error:
+        raise RaceError(
+            f"no Dask scheduler ({error})", where="oracle.scheduler", got=config.scheduler
+        ) from None
+    with client:
+        yield client.get_executor(pure=False)

@@ -37,7 +37,7 @@ from race.active.oracle import (
 from race.active.pool import Candidate, read_pool
 from race.active.scores import open_scorer
 from race.active.strategies import Selector, describe
-from race.config import Config, DataConfig
+from race.config import FROM_FRAMES, Config, DataConfig
 from race.data import read_frames, split_indices, validation_split
 from race.data.io import write_frames
 from race.data.weights import WEIGHT
@@ -437,7 +437,7 @@ class Loop:
         the loop's own have ASE's.
         """
         given = self.config.data.get("atomic_energies", "least_squares")
-        if isinstance(given, dict) or given == "least_squares":
+        if isinstance(given, dict) or given in FROM_FRAMES:
             return given
         keys = {key: value for key, value in self.keys.items() if key in ("energy_key", "units")}
         return {
