@@ -104,3 +104,28 @@ def test_help_imports_nothing_large():
     code += "print(*{'torch', 'numpy', 'ase', 'shtab'} & set(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stderr.split() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train a.yaml --out ''", "argument 3: is empty; is a variable of the script unset?"),
+        ("evaluate x a.xyz --batch-size 0", "--batch-size: out of range; expected 1 or more; got"),
+        ("evaluate x a.xyz --bootstrap -5", "--bootstrap: out of range; expected 0 or more; got"),
+        ("select --strategy random --budget 1 a.xyz -o s.xyz --batch-size -1", "--batch-size: out"),
+    ],
+)
+def test_arguments_out_of_range_are_one_line(command, message, capsys):
+    assert main(shlex.split(command)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("name", ["banana", "cuda:999"])
+def test_a_device_that_there_is_not(name):
+    from race.errors import RaceError
+    from race.predict.device import available
+
+    with pytest.raises(RaceError, match=f"--device: device is not available; got {name}") as error:
+        available(name, "--device")
+    assert "\n" not in str(error.value) and available("cpu", "--device").type == "cpu"

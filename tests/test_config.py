@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from race.cli import main
 from race.config import (
+    IRREPS,
     Config,
     ModelConfig,
     ModelConstants,
@@ -72,7 +73,7 @@ def test_every_problem_is_shown_at_once_with_key_and_remedy(tmp_path):
     assert first == "8 problems"
     expected = {
         "data.train": "expected at least 1 entries; got []",
-        "data.atomic_energies": "expected a number or a path or 'least_squares'; got 'x'",
+        "data.atomic_energies": "a number or a path or 'least_squares' or 'isolated'; got 'x'",
         "model.r_max": "expected more than 0.0; got -1; `race config model.r_max` explains it",
         "model.n_layer": "no such option; did you mean n_layers?",
         "model.radial_mlp[1]": "expected an integer; got 'a'",
@@ -211,3 +212,52 @@ def test_elements_by_atomic_number_and_types_that_look_like_numbers():
     for wrong in (200, 0, "Xx"):
         with pytest.raises(ValidationError, match=f"no element is called {wrong}"):
             Config.model_validate({"data": data | {"atomic_energies": {wrong: 1.0}}})
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"data": {"validation": ["v.xyz"], "validation_fraction": 0.3}}, "validation_fraction"),
+        ({"data": {"validation": ["v.xyz"], "split_seed": 3}}, "split_seed"),
+        ({"data": {"source_key": "method"}}, "source_key"),
+        ({"model": {"head": "point", "energy_aggregation": "paper"}}, "energy_aggregation"),
+        ({"train": {"patience": 3}}, "patience"),
+        ({"train": {"loss": "mse", "warmup_epochs": 3}}, "warmup_epochs"),
+        ({"train": {"loss": "mse", "beta": 0.5}}, "beta"),
+    ],
+)
+def test_an_option_that_another_silences_is_said(options, name):
+    from race.unused import unused
+
+    options = {**options, "data": {"train": ["a.xyz"], **options.get("data", {})}}
+    if options.get("model"):
+        options["train"] = {"loss": "mse"}
+    (line,) = unused(Config.model_validate(options))
+    assert f".{name} is not used: " in line
+    used = {
+        "model": {"energy_aggregation": "paper"},
+        "data": {"train": ["a.xyz"], "energy_offsets": "fit", "source_key": "method"},
+        "train": {"schedule": "plateau", "patience": 3, "warmup_epochs": 2, "beta": 0.5},
+    }
+    assert not list(
+        unused(Config.model_validate(used | {"model": {"energy_aggregation": "paper"}}))
+    )
+
+
+def test_nothing_to_learn_is_refused():
+    train = {"energy_weight": 0, "forces_weight": 0}
+    with pytest.raises(ValueError, match="all 0: nothing to learn"):
+        Config.model_validate({"data": {"train": ["a.xyz"]}, "train": train})
+
+
+@pytest.mark.parametrize("irreps", ["4x0e+", "", "4x0e 4x1o", "0.5x0e", "4x0g"])
+def test_what_are_no_irreps_is_refused(tmp_path, irreps):
+    path = written(tmp_path, {"data": {"train": ["a"]}, "model": {"irreps_hidden": irreps}})
+    assert "expected irreps such as" in refusal(path)[0]
+    assert IRREPS.fullmatch("16x0e + 1o+ 2 x 2e")
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "a.xyz").symlink_to("a.xyz")
+    path = written(tmp_path, {"data": {"train": ["a.xyz"]}})
+    assert refusal(path)[0].endswith("key data.train: is a link that leads to itself; got a.xyz")

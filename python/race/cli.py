@@ -106,6 +106,12 @@ def make_parser(configured: Collection[str]) -> argparse.ArgumentParser:
 
 def _run(argv: list[str]) -> None:
     parser = make_parser(argv[:1])
+    if argv[:1] != ["lmp"] and "" in argv:
+        raise RaceError(
+            "is empty",
+            where=f"argument {argv.index('')}",
+            remedy="is a variable of the script unset?",
+        )
     # `race lmp` hands on all from the first word that is no option of its own.
     own = 1
     while argv[:1] == ["lmp"] and own < len(argv) and argv[own].startswith("--"):

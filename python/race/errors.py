@@ -34,6 +34,12 @@ class RaceError(Exception):
         super().__init__("; ".join(parts))
 
     @classmethod
+    def unless_at_least(cls, least: int, value: int, where: str) -> None:
+        """Raises a RaceError for a smaller value."""
+        if value < least:
+            raise cls("out of range", where=where, expected=f"{least} or more", got=value)
+
+    @classmethod
     def of(cls, problems: "Sequence[RaceError]") -> "RaceError":
         """Several problems as one error, one line each."""
         if len(problems) == 1:

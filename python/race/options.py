@@ -156,7 +156,12 @@ def locate(name: Path, config_path: Path, key: str) -> Path:
             where=f"{config_path}, key {key}",
             remedy="export it, e.g. RACE_DATA=/path/to/data",
         )
-    return (config_path.parent / text).resolve()
+    try:
+        return (config_path.parent / text).resolve()
+    except RuntimeError:
+        raise RaceError(
+            "is a link that leads to itself", where=f"{config_path}, key {key}", got=name
+        ) from None
 
 
 # ---- refusing ------------------------------------------------------------------------------------

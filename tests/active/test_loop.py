@@ -485,6 +485,31 @@ def loop_of(frames, tmp_path, failures):
     return loop, read_frames(tmp_path / "frames.xyz", require=())
 
 
+def test_a_baseline_is_that_of_each_round(tmp_path):
+    """The campaign is that of labels without it, and the errors are those of the sum."""
+    ours = {"sigma": 1.4, "epsilon": 0.2, "rc": 3.0, "smooth": True}
+    potential = {"calculator": "ase.calculators.lj.LennardJones"}
+    outs = {}
+    for name, factor, data in (
+        ("sum", 1.5, {"baseline": potential | {"arguments": ours}}),
+        ("rest", 0.5, {}),
+    ):
+        oracle = potential | {"arguments": ours | {"epsilon": factor * ours["epsilon"]}}
+        config = write_problem(
+            tmp_path / name, oracle=oracle, data=data, strategies=["bald-joint"], rounds=1
+        )
+        outs[name] = tmp_path / name / "out"
+        assert active(config, outs[name]) == 0
+    assert selections(outs["sum"]) == selections(outs["rest"])
+    runs = [sorted(out.glob("seed-0/*/round-1/run"))[0] for out in outs.values()]
+    for one, other in zip(*(load_run(run)[0].parameters() for run in runs), strict=True):
+        np.testing.assert_allclose(one.detach(), other.detach(), rtol=1e-6, atol=1e-9)
+    assert [load_run(run)[1].constants.baseline is None for run in runs] == [False, True]
+    for one, other in zip(*(report(out) for out in outs.values()), strict=True):
+        for key in ("rmse_e", "rmse_f"):
+            assert one[key] == pytest.approx(other[key], rel=1e-5)
+
+
 def test_a_label_that_fails_is_left_out_and_listed(tmp_path, caplog):
     frames = [ase.build.bulk("Cu", cubic=True) for _ in range(5)]
     for k in (1, 3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 
+from race.active.calculators import LabelFailure
 from race.active.config import OracleConfig
 from race.active.oracle import CachedOracle, CalculatorOracle, make_oracle
 from race.errors import RaceError
@@ -99,3 +100,23 @@ def test_no_structure_is_computed_twice(tmp_path):
 def test_refusals(config, atoms, message):
     with pytest.raises(RaceError, match=message):
         CalculatorOracle(OracleConfig(**config)).label(atoms, "pool, frame 3")
+
+
+class Few(EMT):
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.results["forces"] = self.results["forces"][:1]
+
+
+class Leaving(EMT):
+    def calculate(self, *args, **kwargs):
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("Few", r"forces.*4 of 3.*got shape \[1, 3\]"), ("Leaving", "failed .3.")]
+)
+def test_what_is_no_label_is_a_failure(name, message):
+    oracle = CalculatorOracle(OracleConfig(calculator=f"{__name__}.{name}"))
+    with pytest.raises(LabelFailure, match=message):
+        oracle.label(ase.build.bulk("Cu", cubic=True), "a.xyz, frame 0")

@@ -299,7 +299,7 @@ def test_distillation_approaches_the_teacher(runs, tmp_path, head):
         distill.FLOOR * teacher.model.constants.sigma0,
         distill.FLOOR * teacher.model.constants.sigma0_energy,
     )
-    frames = distill.rattled(teacher.prepare().validation.frames, 2, 0.1, seed=5)
+    frames = list(distill.rattled(teacher.prepare().validation.frames, 2, 0.1, seed=5))
     taught = distill.Taught(frames, teacher.model, torch.float64, floor).batch(range(len(frames)))
     loss = distill.DivergenceLoss(student.config, student.model.force_covariance)
     before, after = (
@@ -318,7 +318,7 @@ def test_distillation_approaches_the_teacher(runs, tmp_path, head):
 
 def test_rattled_copies(one):
     frames = one.prepare().train.frames
-    first, again = (distill.rattled(frames, 2, 0.1, seed=3) for _ in range(2))
+    first, again = (list(distill.rattled(frames, 2, 0.1, seed=3)) for _ in range(2))
     assert len(first) == 2 * len(frames) and all(
         np.array_equal(a.positions, b.positions) for a, b in zip(first, again, strict=True)
     )

@@ -166,3 +166,14 @@ def test_a_checkpoint_with_other_groups_of_parameters_is_refused(copper, tmp_pat
         train(make_config(copper), tmp_path / "run")
     with pytest.raises(RaceError, match=r"other groups of parameters.*train\.warm_start"):
         train(make_config(copper, train={"epochs": 3}), tmp_path / "run", resume=True)
+
+
+def test_a_finished_run_is_not_begun_anew(there, tmp_path):
+    """Its checkpoint may have been taken away to save space."""
+    copied = shutil.copytree(there, tmp_path / "copied")
+    shutil.rmtree(copied / "run" / "checkpoint")
+    before = (copied / "run" / "model.safetensors").read_bytes()
+    longer = make_config(copied / "cu3au.extxyz", train={"epochs": 3})
+    with pytest.raises(RaceError, match=r"finished run without its checkpoint.*train.warm_start"):
+        train(longer, copied / "run", resume=True)
+    assert (copied / "run" / "model.safetensors").read_bytes() == before

@@ -16,6 +16,8 @@ import yaml
 from race.cli import main
 from race.data.shards import StoredFrame
 from race.errors import RaceError
+from race.posterior import distill
+from race.posterior.command import fit
 from race.posterior.protocol import Run
 from race.train.checkpoint import read_tensors
 from race.train.prepare import prepare
@@ -153,6 +155,25 @@ def test_run_and_shards_are_copied(folder, tmp_path):
     (there / "run" / "shards" / "about.json").write_text("{}")
     with pytest.raises(RaceError, match=r"no such file|has changed"):
         Run.load(there / "run").prepare()
+
+
+def test_distillation_is_that_of_memory(folder, shards, tmp_path, monkeypatch):
+    """Rattled copies are on disk, too, as long as the fit lasts."""
+    train(config(folder, "shards"), tmp_path / "stored")
+    train(config(folder, None), tmp_path / "kept")
+    seen = []
+
+    class Watched(distill.Taught):
+        def __init__(self, frames, *others):
+            super().__init__(frames, *others)
+            seen.append((all(isinstance(f, StoredFrame) for f in frames), any(self._graphs)))
+
+    monkeypatch.setattr(distill, "Taught", Watched)
+    for run in ("stored", "kept"):
+        fit("distill", [tmp_path / run], tmp_path / f"{run}-one", {"epochs": 2, "copies": 2})
+    assert seen == [(True, False)] * 2 + [(False, True)] * 2
+    assert_same_weights(tmp_path / "stored-one", tmp_path / "kept-one")
+    assert not list((tmp_path / "stored-one").rglob("edges.bin"))
 
 
 def test_commands(folder, tmp_path, capsys):

@@ -68,11 +68,18 @@ class CalculatorOracle(Oracle):
                     label["stress"] = np.asarray(atoms.get_stress(), dtype=np.float64)
                 except (NotImplementedError, PropertyNotImplementedError):
                     pass
-        except Exception as error:  # a calculator may raise anything
+        except (Exception, SystemExit) as error:  # a calculator may raise anything
             what = (
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             )
             raise LabelFailure(f"the oracle failed ({what})", where=where) from error
+        if label["forces"].shape != (len(atoms), 3):
+            raise LabelFailure(
+                "the oracle's forces are not those of the structure",
+                where=where,
+                expected=f"{len(atoms)} of 3 components",
+                got=f"shape {list(label['forces'].shape)}",
+            )
         if not all(np.isfinite(value).all() for value in label.values()):
             raise LabelFailure("the oracle's label is not finite", where=where)
         return label

@@ -101,6 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    RaceError.unless_at_least(1, args.batch_size, "--batch-size")
     has_model = args.inputs[0].is_dir() or args.inputs[0].name.endswith(".race.pt")
     model_path, paths = (args.inputs[0], args.inputs[1:]) if has_model else (None, args.inputs)
     if not paths:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from race.conventions import SIX_TO_VOIGT
 from race.data.guard import plan_search
+from race.data.label_noise import LABELS, NOISE, frame_noise
 from race.data.weights import force_weights, frame_weight
 from race.errors import RaceError
 
@@ -46,6 +47,8 @@ class Batch:
         index: int64 [n_frames], the index of each frame in its dataset.
         frame_weight: float64 [n_frames], how much energy and stress count.
         atom_weight: float64 [n_atoms], how much a force counts, its frame's weight included.
+        noise: float64 [n_frames, 3], standard deviations of the labels' own noise
+            (race.data.label_noise), or None: no frame of the batch has any.
     """
 
     species: Tensor
@@ -61,6 +64,7 @@ class Batch:
     index: Tensor
     frame_weight: Tensor
     atom_weight: Tensor
+    noise: Tensor | None = None
 
     @property
     def n_frames(self) -> int:
@@ -95,6 +99,13 @@ class Batch:
         """[n_labelled] how much each of these labels counts, float64."""
         every = self.atom_weight if label == "forces" else self.frame_weight
         return every[self.labelled(label)]
+
+    def noise_var(self, label: str) -> Tensor | None:
+        """float64 [n_frames], of "forces" [n_atoms]: variance of the labels' own noise; None: 0."""
+        if self.noise is None:
+            return None
+        var = self.noise[:, LABELS.index(label)] ** 2
+        return var[self.frame] if label == "forces" else var
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -186,6 +197,7 @@ def build_graph(
     np.cumsum(np.bincount(receiver, minlength=n_atoms), out=row_ptr[1:])
     energy, forces, stress = _labels(atoms)
     is_read = ORIGIN in atoms.info  # whose weights have been looked at
+    is_noisy = is_read and NOISE in atoms.info
     if not atoms.pbc.all():
         stress = None  # codes differ in what they write for directions that do not repeat
     return Batch(
@@ -204,6 +216,7 @@ def build_graph(
         index=torch.zeros(1, dtype=torch.int64),
         frame_weight=torch.tensor([frame_weight(atoms) if is_read else 1.0], dtype=torch.float64),
         atom_weight=torch.from_numpy(force_weights(atoms) if is_read else np.ones(n_atoms)),
+        noise=torch.from_numpy(frame_noise(atoms)[None]) if is_noisy else None,
     )
 
 
@@ -287,6 +300,7 @@ def collate(graphs: Sequence[Batch]) -> Batch:
             [hole if value is None else value for value, hole in zip(values, missing, strict=True)]
         )
 
+    noise = label("noise", n_frames, (3,))
     # Stored indices may be int32 (Dataset); a batch is int64.
     edge_index = torch.cat([graph.edge_index for graph in graphs], dim=1).long() + offset(
         n_atoms, n_edges
@@ -306,4 +320,5 @@ def collate(graphs: Sequence[Batch]) -> Batch:
         index=joined("index"),
         frame_weight=joined("frame_weight"),
         atom_weight=joined("atom_weight"),
+        noise=None if noise is None else noise.nan_to_num(0.0),
     )

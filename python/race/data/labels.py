@@ -9,6 +9,7 @@ from ase.constraints import FixAtoms, FixCartesian
 
 from race.conventions import SIX_TO_VOIGT, six_from_matrix
 from race.data.graph import ORIGIN, neighbors
+from race.data.label_noise import NOISE
 from race.data.notes import Notes
 from race.data.weights import WEIGHT, Weighting
 from race.errors import RaceError
@@ -95,7 +96,7 @@ def normalize(
     out = ase.Atoms(
         numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
     )
-    own = ("energy", "forces", "stress", WEIGHT)
+    own = ("energy", "forces", "stress", WEIGHT, NOISE)
     out.info = {key: value for key, value in atoms.info.items() if key not in own}
     out.info[ORIGIN] = where
     of_atoms = None

@@ -12,7 +12,7 @@ memory back that others need.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ import torch
 
 from race.data.graph import build_graph
 from race.errors import RaceError
-from race.files import writing
+from race.files import make_folder, writing
 
 FILES = ("frames.bin", "edges.bin")
 INDEX = np.dtype(
@@ -110,6 +110,22 @@ class ShardWriter:
             for file in self.files:
                 file.close()
             np.save(self.folder / "index.npy", np.array(self.index, dtype=INDEX))
+
+
+def stored(
+    frames: Iterable[ase.Atoms], folder: Path, r_max: float, dtype: torch.dtype
+) -> list[ase.Atoms]:
+    """Frames, read once, as those of shards that `folder` is made for.
+
+    Raises:
+        RaceError: as ShardWriter.
+    """
+    make_folder(folder)
+    writer = ShardWriter(folder, r_max, dtype)
+    for atoms in frames:
+        writer.append(atoms)
+    writer.close()
+    return Shards(folder, r_max, dtype).frames
 
 
 class Shards:

@@ -31,17 +31,19 @@ def atomic_energies(
     pooling: Literal["sum", "mean"] = "sum",
     units: str = "auto",
     energy_key: str = "energy",
+    isolated: Mapping[str, float] | None = None,
 ) -> list[float]:
     """E0 per element, in the unit of the target (eV).
 
     Args:
         frames: training frames with info["energy"]; used by the fit only.
         elements: chemical symbols in species order.
-        source: energies by symbol, a file of isolated atoms, or "least_squares": the fit
-            of the energies to the compositions, per atom; of minimum norm where
-            compositions do not determine it (all frames alike).
+        source: energies by symbol, a file of isolated atoms, "isolated" or "least_squares":
+            the fit of the energies to the compositions, per atom; closest to `isolated`, or
+            of minimum norm, where compositions do not determine it (all frames alike).
         pooling: "mean" fits a target that is the mean over atoms instead of the sum.
         units, energy_key: of the file, as in `read_frames`.
+        isolated: energies of isolated atoms by element, where they are known.
 
     Raises:
         RaceError: an element without E0, a file frame with more than one atom, frames
@@ -50,8 +52,10 @@ def atomic_energies(
     if isinstance(source, Mapping):
         return _pick(source, elements, "data.atomic_energies")
     if source == "least_squares":
-        return _fit(frames, elements, pooling)
-    isolated: dict[str, float] = {}
+        return _fit(frames, elements, pooling, isolated or {})
+    if source == "isolated":
+        return _pick(isolated or {}, elements, "data.atomic_energies: isolated")
+    found: dict[str, float] = {}
     for atoms in read_frames(source, energy_key=energy_key, units=units, require=("energy",)):
         if len(atoms) != 1:
             raise RaceError(
@@ -60,8 +64,28 @@ def atomic_energies(
                 expected="1 atom",
                 got=f"{len(atoms)} atoms",
             )
-        isolated[atoms.get_chemical_symbols()[0]] = atoms.info["energy"]
-    return _pick(isolated, elements, source)
+        found[atoms.get_chemical_symbols()[0]] = atoms.info["energy"]
+    return _pick(found, elements, source)
+
+
+def is_isolated(atoms: ase.Atoms, r_max: float) -> bool:
+    """Whether a frame is one atom without an image of itself within r_max."""
+    if len(atoms) != 1:
+        return False
+    cell, where = np.asarray(atoms.cell.array), atoms.info.get(ORIGIN)
+    return not len(neighbors(atoms.positions, cell, atoms.pbc, r_max, where)[0])
+
+
+def isolated_energies(frames: Sequence[ase.Atoms]) -> dict[str, float]:
+    """Energies by element of isolated atoms; of several of an element the lowest, which is the
+    ground state's.
+    """
+    found: dict[str, float] = {}
+    for atoms in frames:
+        if "energy" in atoms.info:
+            symbol, energy = str(atoms.symbols[0]), float(atoms.info["energy"])
+            found[symbol] = min(energy, found.get(symbol, energy))
+    return found
 
 
 def _pick(energies: Mapping[str, float], elements: Sequence[str], where: object) -> list[float]:
@@ -76,18 +100,22 @@ def _pick(energies: Mapping[str, float], elements: Sequence[str], where: object)
     return [float(energies[symbol]) for symbol in elements]
 
 
-def _fit(frames: Sequence[ase.Atoms], elements: Sequence[str], pooling: str) -> list[float]:
+def _fit(
+    frames: Sequence[ase.Atoms],
+    elements: Sequence[str],
+    pooling: str,
+    start: Mapping[str, float],
+) -> list[float]:
     frames = [atoms for atoms in frames if "energy" in atoms.info] or frames
     counts, energy = composition(frames, elements), _energies(frames)
     n_atoms = counts.sum(1)
     # Rows per atom, so that a large cell does not outweigh a small one; lstsq returns the
-    # minimum-norm solution.
-    target = energy if pooling == "mean" else energy / n_atoms
+    # change of minimum norm.
+    share, first = counts / n_atoms[:, None], np.array([start.get(x, 0.0) for x in elements])
+    target = (energy if pooling == "mean" else energy / n_atoms) - share @ first
     root = np.sqrt(label_weights(frames, "energy"))
-    solution = np.linalg.lstsq(
-        root[:, None] * counts / n_atoms[:, None], root * target, rcond=1e-8
-    )[0]
-    return [float(value) for value in solution]
+    change = np.linalg.lstsq(root[:, None] * share, root * target, rcond=1e-8)[0]
+    return [float(value) for value in first + change]
 
 
 def composition(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> np.ndarray:
@@ -113,6 +141,23 @@ def average_neighbors(dataset: Dataset) -> float:
     """
     n_edges = int(dataset.n_edges(range(len(dataset))).sum())
     return n_edges / max(1, sum(len(atoms) for atoms in dataset.frames))
+
+
+def binding_energy(
+    frames: Sequence[ase.Atoms],
+    elements: Sequence[str],
+    e0: Sequence[float],
+    *,
+    pooling: Literal["sum", "mean"] = "sum",
+) -> float:
+    """Mean of what E0 leaves of the targets, per atom (pooling "sum") or per frame ("mean"), eV; 0
+    without energies.
+    """
+    frames = [atoms for atoms in frames if "energy" in atoms.info]
+    if not frames:
+        return 0.0
+    rest = _rest(frames, elements, e0, pooling)
+    return float(np.average(rest, weights=label_weights(frames, "energy")))
 
 
 def force_scale(frames: Sequence[ase.Atoms]) -> float:
@@ -150,15 +195,17 @@ def energy_scale(
     The scale of a model trained without forces.
     """
     frames = [atoms for atoms in frames if "energy" in atoms.info] or frames
-    counts = composition(frames, elements)
-    n_atoms = counts.sum(1)
-    baseline = counts @ np.asarray(e0)
-    residual = (
-        _energies(frames) - baseline / n_atoms
-        if pooling == "mean"
-        else (_energies(frames) - baseline) / n_atoms
-    )
+    residual = _rest(frames, elements, e0, pooling)
     return float(np.sqrt(np.average(residual**2, weights=label_weights(frames, "energy")))) or 1.0
+
+
+def _rest(
+    frames: Sequence[ase.Atoms], elements: Sequence[str], e0: Sequence[float], pooling: str
+) -> np.ndarray:
+    counts, energy = composition(frames, elements), _energies(frames)
+    n_atoms = counts.sum(1)
+    rest = energy - counts @ np.asarray(e0) / (n_atoms if pooling == "mean" else 1.0)
+    return np.asarray(rest if pooling == "mean" else rest / n_atoms)
 
 
 def summary(frames: Sequence[ase.Atoms], cutoff: float = 4.0) -> dict[str, Any]:

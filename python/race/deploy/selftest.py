@@ -164,7 +164,7 @@ def scales(
     expected: Mapping[str, Tensor], graph: Batch, constants: ModelConstants, r_max: float
 ) -> dict[str, float]:
     """By what the error of each quantity is measured."""
-    isolated = torch.tensor(constants.atomic_energies, dtype=torch.float64)[graph.species]
+    isolated = torch.tensor(constants.base_energies, dtype=torch.float64)[graph.species]
     result = {key: _largest(value) for key, value in expected.items()}
     result["node_energy"] = _largest(expected["node_energy"] - isolated.unsqueeze(1))
     result["virial"] = max(result["virial"], result["forces"] * r_max)

@@ -91,6 +91,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    RaceError.unless_at_least(1, args.batch_size, "--batch-size")
+    RaceError.unless_at_least(0, args.bootstrap, "--bootstrap")
     paths = named_paths(args.data)
     if unknown := sorted(set(args.ood) - set(paths)):
         raise RaceError("no such split", where=f"--ood {unknown[0]}", expected=" or ".join(paths))

@@ -41,10 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.batch_size < 1:
-        raise RaceError(
-            "out of range", where="--batch-size", expected="1 or more", got=args.batch_size
-        )
+    RaceError.unless_at_least(1, args.batch_size, "--batch-size")
     for path in args.frames:
         if args.output.exists() and path.exists() and path.samefile(args.output):
             raise RaceError("the output is one of the inputs", where=f"-o {args.output}")

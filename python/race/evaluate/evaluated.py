@@ -13,7 +13,8 @@ from race.config import BaselineOptions
 from race.data import read_frames
 from race.data.fingerprint import fingerprint
 from race.data.graph import neighbors
-from race.data.levels import FILE, Offsets, subtract_offsets
+from race.data.label_noise import NOISE, BySource, frame_noise, set_noise
+from race.data.levels import FILE, Offsets, source_of, subtract_offsets
 from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable, Recalibration
 from race.evaluate.ranking import frame_score
@@ -21,7 +22,7 @@ from race.evaluate.split import Split
 from race.posterior.registry import posterior_name
 from race.predict.artifact import ArtifactPredictor
 from race.predict.baseline import with_baseline
-from race.predict.prediction import Labels, Prediction, frame_labels
+from race.predict.prediction import Estimate, Labels, Prediction, frame_labels
 from race.predict.predictor import ModelPredictor, Predictor
 from race.train.files import sha256
 from race.train.run import load_run
@@ -41,7 +42,8 @@ class EvaluatedModel:
     the files that it was trained on; fitted, force_std_scale: the recalibration that it
     carries, and calibrated_on the fingerprints of the frames that this was fitted to;
     extensive: its target adds up over atoms; energy_offsets, source_key: of levels of
-    theory (race.data.levels); baseline: what predictions gain (race.data.baseline).
+    theory (race.data.levels); label_noise: of sources (race.data.label_noise); baseline: what
+    predictions gain (race.data.baseline).
     """
 
     predictor: Predictor
@@ -56,19 +58,26 @@ class EvaluatedModel:
     extensive: bool = True
     energy_offsets: Offsets = field(default_factory=dict)
     source_key: str = FILE
+    label_noise: BySource = field(default_factory=dict)
     baseline: BaselineOptions | None = None
 
     def read(self, path: Path) -> list[ase.Atoms]:
         """Frames with energies, forces or both."""
         frames = read_frames(path, require=(), wanted=("energy", "forces"), **self.keys)
         subtract_offsets(frames, self.energy_offsets, self.source_key, mean=not self.extensive)
+        for atoms in frames:
+            if own := self.label_noise.get(source_of(atoms, self.source_key)):
+                set_noise(atoms, own, mean=not self.extensive)
         return frames
 
     def split(
         self, name: str, frames: list[ase.Atoms], ood: bool = False, student: bool = False
     ) -> Split:
-        """The frames with their predictions, to be judged; student: by Student's t."""
+        """The frames with their predictions, to be judged; student: by Student's t. Labels with
+        noise of their own are judged by what is predicted of them, this noise included.
+        """
         prediction, labels = self.predict(frames)
+        prediction = of_labels(prediction, frames)
         n_members = self.extra["n_members"] if student else None
         split = Split(
             name, prediction, labels, ood, temperatures(frames), self.extensive, n_members
@@ -103,6 +112,7 @@ def evaluated_run(path: Path, batch_size: int = 8, device: str | None = None) ->
         extensive=config.model.pooling == "sum",
         energy_offsets=config.constants.energy_offsets,
         source_key=data.source_key,
+        label_noise=data.label_noise,
         baseline=config.constants.baseline,
     )
 
@@ -171,6 +181,28 @@ def check_calibration(
             raise RaceError(
                 f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy
             )
+
+
+def of_labels(prediction: Prediction, frames: Sequence[ase.Atoms]) -> Prediction:
+    """With the labels' own noise added to what is aleatoric."""
+    if not any(NOISE in atoms.info for atoms in frames):
+        return prediction
+    energy, forces, stress = np.array([frame_noise(atoms) for atoms in frames]).T ** 2
+    on_atoms = np.repeat(forces, [len(atoms) for atoms in frames])
+
+    def wider(estimate: Estimate | None, own: np.ndarray) -> Estimate | None:
+        if estimate is None:
+            return None
+        if estimate.aleatoric.ndim == 3:
+            own = own[:, None, None] * np.eye(estimate.aleatoric.shape[-1])
+        return replace(estimate, aleatoric=estimate.aleatoric + own)
+
+    return replace(
+        prediction,
+        energy=replace(prediction.energy, aleatoric=prediction.energy.aleatoric + energy),
+        forces=wider(prediction.forces, on_atoms),
+        stress=wider(prediction.stress, stress),
+    )
 
 
 def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarray]:

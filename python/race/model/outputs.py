@@ -70,9 +70,9 @@ class Outputs(nn.Module):
         )
         self.has_stress_cov = config.stress_head != "none"
         self.stress_covariance = StressCovariance(config.head, constants.sigma0, dtype)
-        for name in ("scale", "atomic_energies"):
-            values = torch.tensor(getattr(constants, name), dtype=torch.float64)
-            self.register_buffer(name, values)  # [n_species]
+        by_species = {"scale": constants.scale, "atomic_energies": constants.base_energies}
+        for name, values in by_species.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
 
     def node_energy(self, out: Tensor, species: Tensor) -> Tensor:
         """Node energies [n, M] in float64, eV"""

@@ -271,7 +271,7 @@ class Reference(nn.Module):
             out = out + extra
         scale = torch.tensor(self.constants.scale, dtype=edge_vector.dtype)
         shift = torch.tensor(
-            self.constants.atomic_energies,
+            self.constants.base_energies,
             dtype=edge_vector.dtype,
         )
         return out[:, 0] * scale[species] + shift[species], out

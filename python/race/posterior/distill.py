@@ -20,13 +20,14 @@ of each atom, is taught like the probability of one of two outcomes,
 so that kappa, which labels do not identify, is that of the teacher, and the student finds
 strange the atoms that its teacher does. Both parts have the shape of the total. What the
 members disagree about lies away from the training data: beside the training frames the
-student sees copies of them with rattled atoms, which need no labels.
+student sees copies of them with rattled atoms, which need no labels; of a training set on
+disk they are on disk, too.
 
 The variance of the energy is the total, and `aleatoric` in name. At the end one factor on
 each of the two totals makes them as wide as the student errs on labels (race.train.noise).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from torch import Tensor
 
 from race.config import RunConfig
 from race.data import Batch, Dataset
+from race.data.label_noise import frame_noise
+from race.data.shards import StoredFrame, stored
 from race.errors import RaceError
 from race.heads import HEADS, Capabilities
 from race.model.heads import evidential_kappa, evidential_spread
@@ -51,7 +54,7 @@ from race.predict.predictor import predict_batch, predict_dataset
 from race.progress import progress
 from race.train.loss import Loss
 from race.train.members import initial_model
-from race.train.noise import MIN_ENERGIES, width_factors
+from race.train.noise import MIN_ENERGIES, Errors, width_factors
 from race.train.trainer import Trainer
 
 # Floor of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
@@ -80,7 +83,7 @@ class DistillOptions(FitOptions):
     seed: int = Field(default=0, ge=0, description="of the copies and of the order of the data")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TaughtBatch(Batch):
     """A batch whose labels are an ensemble's means, with its total variances.
 
@@ -135,6 +138,7 @@ class Taught(Dataset):
         labels = {"energy": energy, "forces": forces.to(self.dtype), "stress": None}
         for name in ("frame_weight", "atom_weight"):  # the teacher's labels are all alike
             labels[name] = torch.ones_like(getattr(plain, name))
+        labels["noise"] = None
         return TaughtBatch(
             **{**vars(plain), **labels}, energy_var=var, forces_cov=cov, epistemic=share
         )
@@ -239,10 +243,12 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
         teacher = run.model.to(config.train.device)
         constants = run.model.constants
         floor = (FLOOR * constants.sigma0, FLOOR * constants.sigma0_energy)
-        frames = [
-            *train.frames,
-            *rattled(train.frames, options.copies, options.rattle, options.seed),
-        ]
+        copies: Iterable[ase.Atoms] = rattled(
+            train.frames, options.copies, options.rattle, options.seed
+        )
+        if any(isinstance(frame, StoredFrame) for frame in train.frames):
+            copies = stored(copies, work / "copies", old.r_max, train.dtype)
+        frames = [*train.frames, *copies]
         config = config.model_copy(update={"model": student.config})
         lessons, examination = (
             Taught(part, teacher, train.dtype, floor) for part in (frames, validation.frames)
@@ -288,7 +294,8 @@ def fit_total(model: RACE, labelled: Dataset, batch_size: int) -> dict[str, floa
     place.
     """
     prediction, labels = predict_dataset(model, labelled, batch_size)
-    factors = {}
+    noise = np.array([frame_noise(atoms) for atoms in labelled.frames]) ** 2
+    own, factors = {"energy": noise[:, 0], "forces": noise[labels.frame, 1]}, {}
     for name in ("energy", "forces"):
         estimate, label = getattr(prediction, name), getattr(labels, name)
         if label is None:
@@ -297,8 +304,9 @@ def fit_total(model: RACE, labelled: Dataset, batch_size: int) -> dict[str, floa
         error, total = (label - estimate.mean).reshape(-1, d), estimate.total.reshape(-1, d, d)
         known = np.isfinite(error).all(1)
         if known.sum() >= (MIN_ENERGIES if name == "energy" else 1):
-            total = total[known]
-            factors[name] = width_factors(error[known], total, np.zeros_like(total)).noise
+            total, weights = total[known], np.ones(int(known.sum()))
+            errors = Errors(error[known], total, np.zeros_like(total), weights, own[name][known])
+            factors[name] = width_factors(*errors).noise
     model.scale_noise(factors.get("energy", 1.0), factors.get("forces", 1.0))
     return factors
 
@@ -347,17 +355,17 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     return student
 
 
-def rattled(frames: Sequence[ase.Atoms], copies: int, largest: float, seed: int) -> list[ase.Atoms]:
+def rattled(
+    frames: Sequence[ase.Atoms], copies: int, largest: float, seed: int
+) -> Iterator[ase.Atoms]:
     """Copies of every frame with Gaussian displacements, of a standard deviation drawn
     uniformly up to `largest` Angstrom for each.
     """
     rng = np.random.RandomState(seed)
-    out = []
     for _ in range(copies):
         for frame in frames:
             copy = ase.Atoms(frame.symbols, cell=frame.cell, pbc=frame.pbc)
             copy.positions = frame.positions + rng.uniform(0, largest) * rng.standard_normal(
                 (len(frame), 3)
             )
-            out.append(copy)
-    return out
+            yield copy

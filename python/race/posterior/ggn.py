@@ -32,7 +32,7 @@ from race.train.loss import Loss
 @dataclass
 class Noise:
     """Standard deviations of the observations of one batch, as the loss of the run has them
-    (race.train.loss).
+    (race.train.loss), the labels' own noise included.
 
     energy [n_frames, M] eV; forces [n_atoms, M, 3, 3] eV/A, lower triangular factor of
     the covariance.
@@ -66,6 +66,12 @@ class Noise:
             )
         else:
             factor = torch.linalg.cholesky(model.forces_cov(out.raw.detach()))
+        of_energy, of_forces = batch.noise_var("energy"), batch.noise_var("forces")
+        if of_energy is not None and of_forces is not None:
+            energy_std = (energy_std**2 + of_energy.to(energy).unsqueeze(1)).sqrt()
+            eye = torch.eye(3, dtype=factor.dtype, device=factor.device)
+            own = of_forces.to(factor).view(-1, 1, 1, 1) * eye
+            factor = torch.linalg.cholesky(factor @ factor.mT + own)
         return cls(energy_std, factor)
 
     def whiten_energy(self, energy: Tensor) -> Tensor:

@@ -10,15 +10,16 @@ Gaussian posterior needs no further training:
 The rows of F are the features of the training set's labels, times the root of their
 weights, over the noise that the loss gives them:
 sum_j f_j / (sigma0_energy sqrt(n_atoms)) and, on request, those of the force components,
-J / sigma0. (For frames of one size this is the paper's formula, with alpha and zeta in
-another unit.)
+J / sigma0; noise of the labels' own is added in quadrature. (For frames of one size this is
+the paper's formula, with alpha and zeta in another unit.)
 
 What is calibrated is the posterior alone, without the noise that the head predicts: that
 was fitted to the very errors which the posterior is to explain, and with both in one
 likelihood neither is identified. zeta, where it is left open, and alpha_F maximise the
 likelihood of the validation set's force errors under the closed form above; alpha_E is
 that of energies at this zeta, on all frames of the validation set. Given zeta, alpha has a
-closed form: the mean Mahalanobis square is the dimension. The noise is fitted afterwards,
+closed form: the mean Mahalanobis square is the dimension (but for labels with noise of
+their own, whose variance adds to the posterior's). The noise is fitted afterwards,
 to what of the errors is left (race.train.noise).
 
 Samples w + alpha_F (F^T F + zeta^2 I)^-1/2 eps are the members of the new run; the eps are
@@ -36,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from race.data import Batch, Dataset
@@ -58,6 +60,7 @@ logger = logging.getLogger(__name__)
 # zeta^2 that are tried, in units of the largest eigenvalue of F^T F
 ZETAS = np.logspace(-12, 1, 27)
 CALIBRATION_BATCH = 8  # frames: the radial weights of 16 members are made anew for every pass
+WIDEST = 12.0  # of |ln alpha| about errors that are the posterior's alone
 UNSEEN = 1e-9  # rows of F smaller than this, relative to the largest: zero by symmetry
 
 
@@ -109,12 +112,14 @@ class Curvature:
 @dataclass(frozen=True)
 class Target:
     """Errors [n, d] of the run's own predictions, rows [n, d, D] = J of their derivatives with
-    respect to w, and weights [n]: energies (d = 1) or forces (d = 3).
+    respect to w, weights [n] and the variance [n] of the labels' own noise (None: zero):
+    energies (d = 1) or forces (d = 3).
     """
 
     error: np.ndarray
     rows: np.ndarray
     weights: np.ndarray
+    noise: np.ndarray | None = None
 
     def covariance(self, root: np.ndarray) -> np.ndarray:
         """J C J^T in closed form, [n, d, d], C = root root^T."""
@@ -132,9 +137,29 @@ class Target:
         cov = cov + 1e-9 * trace[:, None, None] * np.eye(d)
         q, logdet = mahalanobis(torch.from_numpy(self.error[seen]), torch.from_numpy(cov))
         mean = functools.partial(np.average, weights=self.weights[seen])
+        if self.noise is not None and self.noise[seen].any():
+            return self._fit_beside_noise(cov, self.noise[seen], seen, alpha)
         square = float(mean(q.numpy())) / d if alpha is None else alpha**2
         nll = 0.5 * (mean(q.numpy()) / square + d * np.log(square) + mean(logdet.numpy()))
         return float(np.sqrt(square)), float(nll)
+
+    def _fit_beside_noise(
+        self, cov: np.ndarray, noise: np.ndarray, seen: np.ndarray, alpha: float | None
+    ) -> tuple[float, float]:
+        """`fit` for errors of covariance alpha^2 cov + noise, both those of the rows `seen`."""
+        error, eye = torch.from_numpy(self.error[seen]), np.eye(cov.shape[-1])
+        own = noise[:, None, None] * eye
+
+        def nll(log: float) -> float:
+            total = torch.from_numpy(np.exp(2 * log) * cov + own)
+            q, logdet = mahalanobis(error, total)
+            return 0.5 * float(np.average((q + logdet).numpy(), weights=self.weights[seen]))
+
+        if alpha is not None:
+            return alpha, nll(np.log(alpha))
+        scale = 0.5 * np.log(np.mean(self.error[seen] ** 2) / np.mean(np.trace(cov, 0, 1, 2)))
+        found = minimize_scalar(nll, bounds=(scale - WIDEST, scale + WIDEST), method="bounded")
+        return float(np.exp(found.x)), float(found.fun)
 
 
 @dataclass(frozen=True)
@@ -205,8 +230,8 @@ def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) 
             rows = (rows / energy_noise(model, batch).unsqueeze(1))[known]
             total += (batch.weights("energy") * rows.T) @ rows
         if forces and (known := batch.labelled("forces")).any():
-            rows = last_layer.force_features(model, batch)[:, 0][known] / model.constants.sigma0
-            rows = rows.flatten(0, 1)
+            noise = force_noise(model, batch)[known].view(-1, 1, 1)
+            rows = (last_layer.force_features(model, batch)[:, 0][known] / noise).flatten(0, 1)
             total += (batch.weights("forces").repeat_interleave(3) * rows.T) @ rows
     return total.cpu().numpy()
 
@@ -214,7 +239,20 @@ def normal_matrix(model: RACE, dataset: Dataset, batch_size: int, forces: bool) 
 def energy_noise(model: RACE, batch: Batch) -> Tensor:
     """The standard deviation that the loss `mse` gives the energy of each frame, [n_frames] eV."""
     size = torch.ones_like(batch.volume) if model.mean_pooling else batch.n_atoms_per_frame.double()
-    return model.constants.sigma0_energy * size.sqrt()
+    return (model.constants.sigma0_energy**2 * size + _own(batch, "energy")).sqrt()
+
+
+def force_noise(model: RACE, batch: Batch) -> Tensor:
+    """Likewise of the force on each atom, [n_atoms] eV/Angstrom."""
+    return (model.constants.sigma0**2 + _own(batch, "forces")).sqrt()
+
+
+def _own(batch: Batch, label: str) -> Tensor:
+    """The variance of the labels' own noise [n_frames], of "forces" [n_atoms]."""
+    var = batch.noise_var(label)
+    if var is None:
+        return torch.zeros_like(batch.atom_weight if label == "forces" else batch.frame_weight)
+    return var
 
 
 def calibration_targets(
@@ -239,7 +277,8 @@ def calibration_targets(
         error = run.model(batch, forces=False).energy.detach().double() - batch.energy[:, None]
         rows = last_layer.frame_features(run.model, batch)
         known = batch.labelled("energy")
-        of_energies = (error[known], rows[known], batch.weights("energy"))
+        own = _own(batch, "energy")[known]
+        of_energies = (error[known], rows[known], batch.weights("energy"), own)
         parts[0].append(tuple(tensor.cpu().numpy() for tensor in of_energies))
     if run.config.train.forces_weight > 0:
         batches = [
@@ -255,7 +294,8 @@ def calibration_targets(
             known = batch.labelled("forces")
             error = (forces[:, 0].detach() - batch.forces)[known].double()
             features = last_layer.force_features(run.model, batch)[:, 0][known]
-            of_forces_here = (error, features, batch.weights("forces"))
+            own = _own(batch, "forces")[known]
+            of_forces_here = (error, features, batch.weights("forces"), own)
             parts[1].append(tuple(tensor.cpu().numpy() for tensor in of_forces_here))
     targets = [
         Target(*(np.concatenate(arrays) for arrays in zip(*part, strict=True))) if part else None

@@ -16,7 +16,8 @@ the model is wrong. Samples are drawn from
     hypercube    the smallest box around the w_i - w in their principal axes, uniformly
 
 and centred, so that the members' mean is the run's own prediction. A point counts by the
-weight of its label, in F as in <>. They are the members of
+weight of its label, in F as in <>, and if labels have noise of their own by its precision,
+too: no weights should be asked to fit it. They are the members of
 the new run; nothing is fitted to the validation set but, afterwards, the noise.
 """
 
@@ -32,7 +33,7 @@ from pydantic import Field
 from race.data import Dataset
 from race.model.race import RACE
 from race.posterior import last_layer
-from race.posterior.llpr import Curvature, energy_noise, normal_matrix, sampled
+from race.posterior.llpr import Curvature, energy_noise, force_noise, normal_matrix, sampled
 from race.posterior.protocol import (
     Fitted,
     Run,
@@ -138,14 +139,19 @@ def corrections(
             known, noise = batch.labelled("energy"), energy_noise(model, batch)
             rows = last_layer.frame_features(model, batch)[:, 0] / noise.unsqueeze(1)
             error = (batch.energy - out.energy[:, 0].double()) / noise
-            point = (rows[known], error[known], batch.weights("energy"))
+            size = torch.ones_like(noise) if model.mean_pooling else batch.n_atoms_per_frame
+            precision = model.constants.sigma0_energy**2 * size / noise**2
+            point = (rows[known], error[known], batch.weights("energy") * precision[known])
             parts.append(pointwise(root, *(array.cpu().numpy() for array in point)))
         if forces and batch.forces is not None:
             assert out.forces is not None
-            known, unit = batch.labelled("forces"), model.constants.sigma0
-            rows = last_layer.force_features(model, batch)[:, 0][known].flatten(0, 1) / unit
-            error = (batch.forces - out.forces[:, 0])[known].double().flatten() / unit
-            point = (rows, error, batch.weights("forces").repeat_interleave(3))
+            known = batch.labelled("forces")
+            noise = force_noise(model, batch)[known].repeat_interleave(3)
+            rows = last_layer.force_features(model, batch)[:, 0][known].flatten(0, 1)
+            error = (batch.forces - out.forces[:, 0])[known].double().flatten() / noise
+            precision = model.constants.sigma0**2 / noise**2
+            weights = batch.weights("forces").repeat_interleave(3) * precision
+            point = (rows / noise.unsqueeze(1), error, weights)
             parts.append(pointwise(root, *(array.cpu().numpy() for array in point)))
     changes, weights = zip(*parts, strict=True)
     return np.concatenate(changes), np.concatenate(weights)

@@ -45,7 +45,7 @@ from race.posterior.protocol import (
     require_one_member,
 )
 from race.predict.moments import mahalanobis, total_variance
-from race.train.loss import Loss
+from race.train.loss import Loss, own_noise
 from race.train.trainer import Trainer
 
 # Added in quadrature, in units of sigma0 and sigma0_energy: forces that vanish by
@@ -118,7 +118,8 @@ class JointLoss(Loss):
             noise = noise + out.energy_var.mean(1)
         moments = total_variance(out.energy[known], noise[known])
         square = (moments.mean - batch.energy[known]) ** 2
-        return (0.5 * (square / moments.total + torch.log(moments.total))).unsqueeze(1)
+        total = moments.total + own_noise(batch, "energy", known, square.dtype).squeeze(1)
+        return (0.5 * (square / total + torch.log(total))).unsqueeze(1)
 
     def _joint_forces(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows [n_labelled, 1], and the detached det(Sigma)^(1/3) [n_atoms, 1]."""
@@ -134,10 +135,13 @@ class JointLoss(Loss):
         # NaN in a branch that is not taken would be NaN in the gradient
         error = mean - torch.where(known.unsqueeze(1), reference, mean.detach())
         quadratic, logdet = mahalanobis(error, moments.total)
-        return (
-            0.5 * (quadratic + logdet)[known].unsqueeze(1),
-            torch.exp(logdet.detach() / 3.0).unsqueeze(1),
-        )
+        var = torch.exp(logdet.detach() / 3.0).unsqueeze(1)
+        if batch.noise is not None:
+            eye = torch.eye(3, dtype=error.dtype, device=error.device)
+            own = own_noise(batch, "forces", known, error.dtype).unsqueeze(2) * eye
+            quadratic, logdet = mahalanobis(error[known], moments.total[known] + own)
+            return 0.5 * (quadratic + logdet).unsqueeze(1), var
+        return 0.5 * (quadratic + logdet)[known].unsqueeze(1), var
 
     @staticmethod
     def _joint_stress(out: ModelOutput, batch: Batch) -> ModelOutput:

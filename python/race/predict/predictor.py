@@ -13,6 +13,7 @@ from race.data.graph import Batch
 from race.errors import RaceError
 from race.heads import Capabilities
 from race.model.race import RACE
+from race.predict.device import available
 from race.predict.moments import (
     bald,
     centred,
@@ -57,7 +58,8 @@ class ModelPredictor(Predictor):
     """A model in memory, frames in batches."""
 
     def __init__(self, model: RACE, batch_size: int = 8, device: str | None = None):
-        self.model, self.batch_size = model.to(device or "cpu").eval(), batch_size
+        self.model = model.to(available(device or "cpu", "--device")).eval()
+        self.batch_size = batch_size
         self.gives = Capabilities(model.config.model_dump())
 
     def dataset(self, frames: Sequence[ase.Atoms]) -> Dataset:

@@ -21,6 +21,9 @@ independent atoms add in quadrature; no n_atoms for mean pooling), n_atoms
 in the frame: the predicted one (detached, aleatoric and epistemic together) where the head
 predicts it, else sigma0.
 
+Labels with noise of their own (race.data.label_noise) add its variance to each of these:
+Sigma + s^2 I, sigma_E^2 + s_E^2, and in `mse` and the units of beta to the constants.
+
 beta-NLL (Seitzer et al., ICLR 2022, arXiv:2203.09168) multiplies each row by its detached
 variance^beta, in the units above:
 beta = 0 is the likelihood, beta = 1 gives the mean the gradient of `mse` (exactly, if
@@ -111,10 +114,12 @@ class Loss:
         # An integer times a number is float32
         n_atoms = batch.n_atoms_per_frame[labelled].to(square.dtype).unsqueeze(1)
         unit = (n_atoms if self.extensive else 1) * self.sigma0_energy**2
+        own = own_noise(batch, "energy", labelled, square.dtype)
+        unit = unit + own
         if self.kind == "mse":
             return 0.5 * square / unit
         assert out.energy_var is not None, "a likelihood of energies needs a head with their noise"
-        var = out.energy_var[labelled]
+        var = out.energy_var[labelled] + own
         return (var.detach() / unit) ** beta * 0.5 * (square / var + torch.log(var))
 
     def _forces(self, out: ModelOutput, batch: Batch, beta: float) -> tuple[Tensor, Tensor | None]:
@@ -129,8 +134,10 @@ class Loss:
             error = out.forces - torch.where(
                 labelled.unsqueeze(1), batch.forces, out.forces.detach().mean(1)
             ).unsqueeze(1)
+        own = own_noise(batch, "forces", labelled, error.dtype)
+        unit = self.sigma0**2 + own
         if self.kind in ("mse", "nll_e"):
-            return 0.5 * (error[labelled] ** 2).sum(-1) / self.sigma0**2, None
+            return 0.5 * (error[labelled] ** 2).sum(-1) / unit, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
         var = torch.exp(logdet.detach() / 3.0)
         if self.covariance.own_epistemic:
@@ -141,7 +148,14 @@ class Loss:
             if self.kind == "evidential"
             else 0.5 * (quadratic + logdet)
         )
-        return ((var / self.sigma0**2) ** beta * nll)[labelled], var
+        if batch.noise is None:
+            return ((var / unit) ** beta * nll)[labelled], var
+        # The sum has no closed inverse
+        eye = torch.eye(3, dtype=error.dtype, device=error.device)
+        total = self.covariance.matrix(out.raw)[labelled] + own[..., None, None] * eye
+        quadratic, logdet = mahalanobis(error[labelled], total)
+        rows = (torch.exp(logdet.detach() / 3.0) / unit) ** beta * 0.5 * (quadratic + logdet)
+        return rows, var
 
     def _stress(
         self, out: ModelOutput, batch: Batch, force_var: Tensor | None, beta: float
@@ -154,12 +168,16 @@ class Loss:
         virial = volume * (out.stress[labelled] - batch.stress[labelled].unsqueeze(1))
         # An integer times a number is float32
         n_atoms = batch.n_atoms_per_frame[labelled].unsqueeze(1).to(virial.dtype)
+        own = own_noise(batch, "stress", labelled, virial.dtype)
+        own = own * volume.squeeze(2).to(own.dtype) ** 2  # of the virial
         if out.virial_cov is not None:
-            quadratic, logdet = mahalanobis(virial, out.virial_cov[labelled])
+            eye = torch.eye(6, dtype=virial.dtype, device=virial.device)
+            total = out.virial_cov[labelled] + own[..., None, None] * eye
+            quadratic, logdet = mahalanobis(virial, total)
             # of isotropic noise of variance c an off-diagonal component has c/2: det C = c^6 / 8
             var = torch.exp((logdet.detach() + math.log(8.0)) / 6.0)
             return (
-                (var / (n_atoms * (self.sigma0 * STRESS_LENGTH) ** 2)) ** beta
+                (var / (n_atoms * (self.sigma0 * STRESS_LENGTH) ** 2 + own)) ** beta
                 * 0.5
                 * (quadratic + logdet)
             )
@@ -169,7 +187,15 @@ class Loss:
             unit = force_var.new_zeros(batch.n_frames, force_var.shape[1]).index_add_(
                 0, batch.frame, force_var
             )[labelled]
-        return 0.5 * (virial * virial).sum(-1) / (unit * STRESS_LENGTH**2)
+        return 0.5 * (virial * virial).sum(-1) / (unit * STRESS_LENGTH**2 + own)
+
+
+def own_noise(batch: Batch, label: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The variance of the labels' own noise [n, 1], of the given rows; zero without any."""
+    var = batch.noise_var(label)
+    if var is None:
+        return torch.zeros(1, 1, dtype=dtype, device=rows.device)
+    return var[rows].to(dtype).unsqueeze(1)
 
 
 def warmup_beta(config: Config, epoch: float) -> float:

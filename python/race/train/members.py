@@ -28,13 +28,14 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
     for model, name in zip(models[1:], names[1:], strict=True):
         for key, value in _shared(model).items():
             if value != first[key]:
+                option = "atomic_energies" if key == "energy_shift" else key
                 raise RaceError(
                     f"model.{key} differs, so the models cannot share one ensemble",
                     where=name,
                     expected=f"{first[key]} as in {names[0]}",
                     got=str(value),
-                    remedy="train the members on the same data and split, or set this option in "
-                    "their configs",
+                    remedy="train the members on the same data and split, or set "
+                    f"model.{option} in their configs",
                 )
     n_members = sum(model.config.n_members for model in models)
     config = models[0].config.model_copy(update={"n_members": n_members})

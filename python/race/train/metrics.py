@@ -14,6 +14,7 @@ from race.heads import HEADS
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.predict.moments import mahalanobis, total_variance
+from race.train.loss import own_noise
 from race.train.parallel import Ranks
 
 Z90 = 1.6448536269514722  # central 90 % of a normal distribution
@@ -86,7 +87,8 @@ class Metrics:
     (meV/A), stress_rmse (meV/A^3), energy_nll, forces_nll (Gaussian, per frame and per
     atom, without the constant), forces_coverage (of the central 90 % interval of each
     component), stress_std (meV/A^3) and stress_coverage. Those that the head does not
-    give are absent or NaN.
+    give are absent or NaN. Likelihoods and coverages are those of the labels, with their own
+    noise; the deviations are the model's.
     """
 
     def __init__(self, config: ModelConfig, constants: ModelConstants):
@@ -109,6 +111,7 @@ class Metrics:
             error, var = value - batch.energy[labelled].view(-1, 1, 1), var.squeeze(3)
             self._errors("energy", error / size, var.sqrt() / size, weights)
             if out.energy_var is not None:
+                var = var + own_noise(batch, "energy", labelled, var.dtype).unsqueeze(2)
                 self.means.add("energy_nll", 0.5 * (error**2 / var + var.log()), weights)
         if batch.forces is not None and out.forces is not None:
             labelled, weights = batch.labelled("forces"), batch.weights("forces")
@@ -120,9 +123,12 @@ class Metrics:
             error = value - batch.forces[labelled].unsqueeze(1)
             std = cov.diagonal(dim1=-2, dim2=-1).sqrt()
             self._errors("forces", error, std, weights)
+            own = own_noise(batch, "forces", labelled, cov.dtype)[..., None]
+            std = (std**2 + own).sqrt()
             self.means.add("forces_coverage", (error.abs() <= Z90 * std).double(), weights)
             if self.forces_cov:
-                quadratic, logdet = mahalanobis(error, cov)
+                eye = torch.eye(3, dtype=cov.dtype, device=cov.device)
+                quadratic, logdet = mahalanobis(error, cov + own[..., None] * eye)
                 self.means.add("forces_nll", 0.5 * (quadratic + logdet).unsqueeze(2), weights)
         if batch.stress is not None and out.stress is not None:
             labelled, weights = batch.labelled("stress"), batch.weights("stress")
@@ -139,6 +145,8 @@ class Metrics:
             )
             self._errors("stress", error, None if noise is None else std, weights)
             if noise is not None:
+                own = own_noise(batch, "stress", labelled, std.dtype)[..., None]
+                std = (std**2 + own).sqrt()
                 self.means.add("stress_coverage", (error.abs() <= Z90 * std).double(), weights)
 
     def result(self, ranks: Ranks) -> dict[str, Tensor]:

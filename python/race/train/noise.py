@@ -48,14 +48,15 @@ LARGEST = 4.0  # of |ln factor|
 
 
 class Errors(NamedTuple):
-    """Errors of the mean prediction [n, d], [n, d, d] the noise and the spread of members, and
-    [n] weights; noise None: the head has none.
+    """Errors of the mean prediction [n, d], [n, d, d] the noise and the spread of members, [n]
+    weights, and [n] the variance of the labels' own noise; aleatoric None: the head has none.
     """
 
     error: np.ndarray
     aleatoric: np.ndarray | None
     epistemic: np.ndarray
     weights: np.ndarray
+    own: np.ndarray
 
 
 class Factors(NamedTuple):
@@ -129,28 +130,35 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Errors]:
             batch.energy.unsqueeze(1),
             constants.energy_spread_factor,
             batch.weights("energy"),
+            batch.noise_var("energy"),
         )
     if labels is not None and out.forces is not None:
         with torch.no_grad():
             noise = model.forces_cov(out.raw) if model.has_forces_cov else None
         spread = constants.forces_spread_factor
-        rows["forces"] = _split(out.forces, noise, labels, spread, batch.weights("forces"))
+        weights, own = batch.weights("forces"), batch.noise_var("forces")
+        rows["forces"] = _split(out.forces, noise, labels, spread, weights, own)
     return rows
 
 
 def _split(
-    members: Tensor, noise: Tensor | None, label: Tensor, spread: float, weights: Tensor
+    members: Tensor,
+    noise: Tensor | None,
+    label: Tensor,
+    spread: float,
+    weights: Tensor,
+    own: Tensor | None,
 ) -> Errors:
-    """members [n, M, d], noise [n, M, d, d], label [n, d], weights [n_labelled]; rows without a
-    label are left out.
+    """members [n, M, d], noise [n, M, d, d], label [n, d], weights [n_labelled], own [n]; rows
+    without a label are left out.
     """
     known = torch.isfinite(label).all(1)
     moments = total_variance(members[known].double(), spread=spread)
     aleatoric = None if noise is None else noise[known].double().mean(1).cpu().numpy()
     error = label[known].double() - moments.mean
-    return Errors(
-        error.cpu().numpy(), aleatoric, moments.epistemic.cpu().numpy(), weights.cpu().numpy()
-    )
+    own = torch.zeros_like(weights) if own is None else own[known]
+    numbers = (tensor.cpu().numpy() for tensor in (moments.epistemic, weights, own))
+    return Errors(error.cpu().numpy(), aleatoric, *numbers)
 
 
 def width_factors(
@@ -158,10 +166,12 @@ def width_factors(
     aleatoric: np.ndarray | None,
     epistemic: np.ndarray,
     weights: np.ndarray | float = 1.0,
+    own: np.ndarray | float = 0.0,
 ) -> Factors:
-    """The best a and b >= 1 for errors [n, d] with the predicted covariance a^2 aleatoric +
-    b^2 epistemic, both [n, d, d]; aleatoric is regular, or None for zero. An error of weight
-    2, of `weights` [n], counts twice.
+    """The best a and b >= 1 for errors [n, d] with the covariance a^2 aleatoric + b^2 epistemic +
+    own I, the first two [n, d, d] and predicted; aleatoric is regular, or None for zero; own
+    [n] is the variance of the labels' own noise. An error of weight 2, of `weights` [n], counts
+    twice.
 
     Minimises the sum over components, in a frame where the noise is the unit matrix and
     the spread diagonal, of the CRPS of a normal distribution (Gneiting and Raftery 2007,
@@ -172,13 +182,13 @@ def width_factors(
     """
     if aleatoric is None and not epistemic.any():
         return Factors(1.0, 1.0)
-    errors, noise, spread = _components(error, aleatoric, epistemic)
+    errors, noise, spread, known = _components(error, aleatoric, epistemic, own)
     counts = np.broadcast_to(weights, len(error))[:, None]
     mean_spread = float(np.sqrt(np.mean(spread)))
 
     def cost(logs: np.ndarray) -> tuple[float, np.ndarray]:
         squares = np.exp(2 * logs)
-        std = np.sqrt(squares[0] * noise + squares[1] * spread)
+        std = np.sqrt(squares[0] * noise + squares[1] * spread + known)
         z = errors / std
         density = np.sqrt(2 / np.pi) * np.exp(-0.5 * z * z)  # twice that of N(0, 1)
         crps = std * (z * (2 * ndtr(z) - 1) + density - np.sqrt(1 / np.pi))
@@ -198,17 +208,23 @@ def width_factors(
 
 
 def _components(
-    error: np.ndarray, aleatoric: np.ndarray | None, epistemic: np.ndarray
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """Independent components [n, d] of the errors, the variance of their noise (1 or 0) and
-    their spread [n, d], in one unit.
+    error: np.ndarray,
+    aleatoric: np.ndarray | None,
+    epistemic: np.ndarray,
+    own: np.ndarray | float,
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """Independent components [n, d] of the errors, the variance of their noise (1 or 0), their
+    spread [n, d] and the variance of the labels' own noise [n, d], in one unit.
     """
+    own = np.broadcast_to(own, len(error))[:, None]
     if aleatoric is None:
         spread = np.diagonal(epistemic, axis1=1, axis2=2)
         unit = np.mean(spread)
         # Forces that are zero by symmetry have no spread; theirs is that of rounding
-        return error / np.sqrt(unit), 0.0, np.maximum(spread / unit, 1e-20)
+        return error / np.sqrt(unit), 0.0, np.maximum(spread / unit, 1e-20), own / unit
     whiten = np.linalg.inv(np.linalg.cholesky(aleatoric))
     spread, axes = np.linalg.eigh(whiten @ epistemic @ whiten.swapaxes(1, 2))
-    rotated = (axes.swapaxes(1, 2) @ whiten @ error[..., None])[..., 0]
-    return rotated, 1.0, np.maximum(spread, 0)
+    turn = axes.swapaxes(1, 2) @ whiten
+    rotated = (turn @ error[..., None])[..., 0]
+    # Isotropic before: its components are dependent now, which their CRPS do not ask for
+    return rotated, 1.0, np.maximum(spread, 0), own * (turn**2).sum(2)

@@ -2,23 +2,26 @@
 open filled from the training set.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ase
 import numpy as np
 
-from race.config import Config, ModelConfig, ModelConstants, RunConfig
+from race.config import FROM_FRAMES, Config, ModelConfig, ModelConstants, RunConfig
 from race.data import Dataset
 from race.data.baseline import Baseline
 from race.data.plausibility import REFUSED, Report, check
 from race.data.statistics import (
     atomic_energies,
     average_neighbors,
+    binding_energy,
     elements_of,
     energy_scale,
     force_scale,
+    is_isolated,
+    isolated_energies,
     summary,
 )
 from race.train import noise
@@ -89,13 +92,20 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
     )
     accept = list(REFUSED) if continued else data.accept
     report = read.report or check(training_set, validation, labels, accept)
-    constants = constants or derive_constants(config, training_set)
+    if constants is None:
+        alone = [atoms for atoms in validation if is_isolated(atoms, config.model.r_max)]
+        constants = derive_constants(config, training_set, alone)
+        report.rows += [("E0", line) for line in about_reference(config, frames, constants)]
     constants = constants.model_copy(
         update={"energy_offsets": read.offsets, "baseline": data.baseline}
     )
     for source, values in read.offsets.items():
         each = ", ".join(f"{symbol} {value:.6g}" for symbol, value in values.items())
         report.rows.append(("offset", f"energies of {source} lose {each} eV/atom"))
+    units = {"energy": "eV/atom", "forces": "eV/A", "stress": "eV/A^3"}
+    for source, noise_of in data.label_noise.items():
+        each = ", ".join(f"{label} {std:.3g} {units[label]}" for label, std in noise_of.items())
+        report.rows.append(("noise", f"labels of {source}: {each}"))
     about = read.summary or summary(frames, config.model.r_max)
     about |= {"n_validation": len(validation), "files": read.files}
     about |= {"findings": report.findings, "left_out": read.left_out}
@@ -116,9 +126,35 @@ def divided(validation: list[ase.Atoms]) -> tuple[list[ase.Atoms], list[ase.Atom
     return validation[::2], validation[1::2]
 
 
-def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
+def about_reference(
+    config: Config, frames: Sequence[ase.Atoms], constants: ModelConstants
+) -> Iterator[str]:
+    """What the reference energies were taken from, where that is no matter of course."""
+    n_isolated = sum(is_isolated(atoms, config.model.r_max) for atoms in frames)
+    if has_reference(config):
+        each = zip(constants.elements, constants.atomic_energies, strict=True)
+        values = ", ".join(f"{symbol} {energy:.6g}" for symbol, energy in each)
+        yield f"{values} eV, and {constants.energy_shift:.4g} eV/atom of binding on the mean"
+    elif config.model.atomic_energies is None and n_isolated:
+        yield (
+            f"by least squares, of the other frames than {n_isolated} isolated atoms "
+            "(data.atomic_energies: isolated takes theirs)"
+        )
+
+
+def has_reference(config: Config) -> bool:
+    """Whether E0 are energies of atoms: not fitted to the frames, nor constants of the model that
+    the user wrote for it.
+    """
+    data, model = config.data, config.model
+    return model.atomic_energies is None and data.atomic_energies != "least_squares"
+
+
+def derive_constants(
+    config: Config, training_set: Dataset, alone: Sequence[ase.Atoms] = ()
+) -> ModelConstants:
     """Neighbour count, E0, scale and sigma0: as the config gives them, else from the training
-    set, in its order of elements.
+    set, in its order of elements; `alone`: further isolated atoms.
 
     Raises:
         RaceError: they cannot be derived, or a list has not one value for each element.
@@ -130,7 +166,12 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
         neighbors = average_neighbors(training_set) or 1.0
     energies = model.atomic_energies
     if energies is None:
-        energies = reference_energies(config, frames, elements)
+        energies = reference_energies(config, [*frames, *alone], elements)
+    shift = 0.0
+    if has_reference(config):
+        # The network would have to learn it, which the likelihood of energies does not make it do
+        bound = [atoms for atoms in frames if not is_isolated(atoms, model.r_max)]
+        shift = binding_energy(bound, elements, energies, pooling=model.pooling)
     # One number for all elements: of what the user gives, where the user gives it
     scale = float(np.mean(model.scale)) if model.scale else None
     if model.sigma0 is None or scale is None:
@@ -138,13 +179,15 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
         if config.train.forces_weight > 0 and moving:
             scale = force_scale(frames)
         elif scale is None:  # no forces, or all zero by symmetry as in cells of one atom
-            scale = energy_scale(frames, elements, energies, pooling=model.pooling)
+            base = [energy + shift for energy in energies]
+            scale = energy_scale(frames, elements, base, pooling=model.pooling)
     assert scale is not None
     sigma0 = model.sigma0 or SIGMA0_PER_FORCE * scale
     return ModelConstants(
         elements=elements,
         avg_num_neighbors=neighbors,
         atomic_energies=energies,
+        energy_shift=shift,
         scale=model.scale or [energy_unit(model) * scale] * len(elements),
         sigma0=sigma0,
         sigma0_energy=model.sigma0_energy or ENERGY_PER_SIGMA0 * sigma0,
@@ -154,21 +197,24 @@ def derive_constants(config: Config, training_set: Dataset) -> ModelConstants:
 def reference_energies(
     config: Config, frames: Sequence[ase.Atoms], elements: Sequence[str]
 ) -> list[float]:
-    """E0 as data.atomic_energies says. Those of isolated atoms lose the baseline, as all labels do.
+    """E0 as data.atomic_energies says. Those of a file lose the baseline, as all labels do.
 
     Raises:
         RaceError: as `atomic_energies`.
     """
     data = config.data
+    alone = [atoms for atoms in frames if is_isolated(atoms, config.model.r_max)]
+    bound = [atoms for atoms in frames if not is_isolated(atoms, config.model.r_max)]
     energies = atomic_energies(
-        frames,
+        bound or frames,
         elements,
         data.atomic_energies,
         pooling=config.model.pooling,
         units=data.units,
         energy_key=data.energy_key,
+        isolated=isolated_energies(alone),
     )
-    if data.baseline is None or data.atomic_energies == "least_squares":
+    if data.baseline is None or data.atomic_energies in FROM_FRAMES:
         return energies
     baseline = Baseline(data.baseline)
     return [

@@ -13,7 +13,14 @@ import torch
 from race.config import Config
 from race.data.baseline import Baseline
 from race.data.io import Tolerance, iter_frames
-from race.data.levels import Offsets, fit_offsets, given_offsets, subtract_offsets
+from race.data.label_noise import refuse_unknown_sources, set_noise
+from race.data.levels import (
+    Offsets,
+    fit_offsets,
+    given_offsets,
+    source_of,
+    subtract_offsets,
+)
 from race.data.plausibility import Report
 from race.data.splits import validation_split
 from race.data.weights import CONFIG_TYPE
@@ -66,8 +73,9 @@ def read_files(config: Config, labels: Sequence[str], offsets: Offsets | None = 
 def labelled_frames(
     paths: Sequence[Path], config: Config, labels: Sequence[str], tolerance: Tolerance
 ) -> Iterator[ase.Atoms]:
-    """The frames of all files, without the baseline's part."""
-    how = config.data.reading()
+    """The frames of all files, without the baseline's part, with the noise of their source."""
+    how, noise, key = config.data.reading(), config.data.label_noise, config.data.source_key
+    mean = config.model.pooling == "mean"
     baseline = None if config.data.baseline is None else Baseline(config.data.baseline)
     for path in paths:
         for atoms in iter_frames(path, require=(), wanted=labels, tolerance=tolerance, **how):
@@ -77,6 +85,8 @@ def labelled_frames(
             except RaceError as error:
                 tolerance.leave_out(error)
             else:
+                if own := noise.get(source_of(atoms, key)):
+                    set_noise(atoms, own, mean=mean)
                 yield atoms
 
 
@@ -96,8 +106,14 @@ def refuse_unlearnable(
     config: Config,
     labels: Sequence[str],
 ) -> None:
-    """Raises RaceError: a config_type that there is not, or a label that a part has not."""
-    refuse_unknown_types(config.data.config_weights, [*frames, *validation])
+    """Raises RaceError: a config_type or a source that there is not, or a label that a part has
+    not.
+    """
+    data = config.data
+    refuse_unknown_types(data.config_weights, [*frames, *validation])
+    if data.label_noise:
+        sources = [source_of(atoms, data.source_key) for atoms in (*frames, *validation)]
+        refuse_unknown_sources(data.label_noise, sources)
     for label in labels:
         for part, of in ((frames, "training"), (validation, "validation")):
             if not any(label in (a.arrays if label == "forces" else a.info) for a in part):

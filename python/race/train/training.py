@@ -38,6 +38,7 @@ from race.train.warm_start import (
     refuse_other_model,
     warm_started,
 )
+from race.unused import unused
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,17 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
             where=out,
             remedy="continue it with --resume, or choose another --out",
         )
+    if not continued and (out / "summary.json").exists() and "best_epoch" in read_summary(out):
+        raise RaceError(
+            "is a finished run without its checkpoint: --resume would begin it anew",
+            where=out,
+            remedy="go on from its weights with train.warm_start and another --out",
+        )
     if config.train.n_threads:
         torch.set_num_threads(config.train.n_threads)
+    if ranks.first:
+        for line in unused(config):
+            logger.warning(line)
     about: dict[str, Any] = {}
     constants: ModelConstants | None = None
     source: RACE | None = None

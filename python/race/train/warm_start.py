@@ -113,6 +113,7 @@ def adapted(
     new = sorted(seen.difference(old), key=lambda symbol: atomic_numbers[symbol])
     elements, data = [*old, *new], config.data
     energies = dict(zip(old, constants.atomic_energies, strict=True))
+    shift = constants.energy_shift
     if config.model.atomic_energies is not None:
         energies = dict(
             zip(config.model.elements or elements, config.model.atomic_energies, strict=False)
@@ -123,16 +124,20 @@ def adapted(
         if isinstance(source, dict):
             energies |= source
         else:
+            shift = 0.0 if source == "least_squares" else shift
             fitted = [symbol for symbol in elements if symbol in present]
             values = reference_energies(config, frames, fitted)
             energies |= dict(zip(fitted, values, strict=True))
     if missing := [symbol for symbol in elements if symbol not in energies]:
-        energies |= _fitted(missing, energies, frames)
+        base = {symbol: energy + shift for symbol, energy in energies.items()}
+        fitted_base = _fitted(missing, base, frames)
+        energies |= {symbol: energy - shift for symbol, energy in fitted_base.items()}
     scale = [*constants.scale, *[float(np.mean(constants.scale))] * len(new)]
     out = constants.as_trained().model_copy(
         update={
             "elements": elements,
             "atomic_energies": [float(energies[symbol]) for symbol in elements],
+            "energy_shift": shift,
             "scale": scale,
         }
     )
@@ -167,7 +172,7 @@ def _warn_of_offset(constants: ModelConstants, frames: Sequence[ase.Atoms]) -> N
         return
     size = np.array([len(atoms) for atoms in labelled])
     energy = np.array([atoms.info["energy"] for atoms in labelled])
-    rest = energy - composition(labelled, constants.elements) @ np.array(constants.atomic_energies)
+    rest = energy - composition(labelled, constants.elements) @ np.array(constants.base_energies)
     offset = float(np.median(rest / size))
     if abs(offset) > FAR * max(constants.scale):
         logger.warning(
@@ -192,8 +197,8 @@ def earlier_validation(config: RunConfig) -> tuple[Dataset, dict[str, float]] | 
     except RaceError as error:
         logger.info(f"errors on the earlier data are not known: {error}")
         return None
-    new = dict(zip(config.constants.elements, config.constants.atomic_energies, strict=True))
-    energies = zip(old.constants.elements, old.constants.atomic_energies, strict=True)
+    new = dict(zip(config.constants.elements, config.constants.base_energies, strict=True))
+    energies = zip(old.constants.elements, old.constants.base_energies, strict=True)
     shift = [new[symbol] - energy for symbol, energy in energies]
     for atoms, row in zip(frames, composition(frames, old.constants.elements), strict=True):
         if "energy" in atoms.info:
