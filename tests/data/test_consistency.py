@@ -138,3 +138,13 @@ def test_forces_of_another_structure():
     for atoms in still:
         atoms.arrays["forces"][:] = 0.0
     assert "repeated-forces" not in found(ask(still, labels=("forces",)))
+
+
+def test_a_steep_wall_is_no_contradiction():
+    """Some frames in which two atoms overlap: the work by their end is many times the energy."""
+    frames = rattled(size=0.05)
+    for k in (3, 5):
+        frames[k].info["energy"] += 30.0
+        frames[k].arrays["forces"][:2, 0] += [2e3, -2e3]
+    assert contradiction(frames) is None
+    assert len(pairs(frames)[0]) == 15  # of the six others

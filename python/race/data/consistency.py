@@ -23,7 +23,8 @@ FRAMES = 48  # of one kind, of which all pairs are looked at
 FEWEST = 8  # pairs
 EXPLAINED = 0.8  # of the square of the differences of energies
 CERTAIN = 5.0  # standard errors of the slope
-FACTOR = 3.0  # between the two, that no method and no smearing explains
+FACTOR = 6.0  # between the two, that no method explains: a steep wall gives up to 3
+STEEP = 10.0  # times the median force: walls, along which the rule does not hold
 
 
 def pairs(frames: Sequence[ase.Atoms]) -> tuple[np.ndarray, np.ndarray]:
@@ -31,8 +32,10 @@ def pairs(frames: Sequence[ase.Atoms]) -> tuple[np.ndarray, np.ndarray]:
     close pairs of frames of one source and composition, of the first FRAMES of these.
     """
     kinds: dict[tuple[object, ...], list[ase.Atoms]] = defaultdict(list)
-    for atoms in frames:
-        if "energy" in atoms.info and "forces" in atoms.arrays and len(atoms) > 1:
+    labelled = [a for a in frames if "energy" in a.info and "forces" in a.arrays and len(a) > 1]
+    largest = [np.nanmax(np.abs(a.arrays["forces"]), initial=0.0) for a in labelled]
+    for atoms, force in zip(labelled, largest, strict=True):
+        if force <= STEEP * np.median(largest):
             source = str(atoms.info.get(ORIGIN, "")).rsplit(", frame", 1)[0]
             kind = kinds[source, atoms.numbers.tobytes(), atoms.pbc.tobytes()]
             if len(kind) < FRAMES:
