@@ -50,10 +50,15 @@ PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 
-# The wheel is built from the source distribution, in a folder of its own: nothing of this clone helps it.
+# The wheel is built from the source distribution, in a folder of its own: no file of this clone helps it. Its paths from there to
+# sources and environment are those of the clone's own build, so that a compiler cache finds what that compiled.
 wheel-test: $(STAMPS)/build
-	rm -rf build/dist build/wheel-venv
-	python -m build --no-isolation --outdir build/dist .
+	rm -rf build/dist build/sdist build/wheel-venv
+	python -m build --no-isolation --sdist --outdir build/dist .
+	mkdir build/sdist
+	tar -xzf build/dist/*.tar.gz -C build/sdist --strip-components=1
+	ln -s $(VENV) build/sdist/.venv
+	cd build/sdist && .venv/bin/python -m build --no-isolation --wheel --outdir ../dist -C build-dir=build/cmake .
 	$(PYTHON) -m venv build/wheel-venv
 	install="build/wheel-venv/bin/pip install -q --disable-pip-version-check -c constraints.txt"; \
 	  $$install --no-index torch --no-deps || $$install --no-deps --index-url $(TORCH_INDEX) torch; \

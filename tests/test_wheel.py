@@ -35,6 +35,12 @@ def tracked(*folders: str) -> set[str]:
     return {path for path in listed if path and (ROOT / path).is_file()}
 
 
+def members(sdist: Path) -> set[str]:
+    """Files of a source distribution, without the folder that holds them all."""
+    with tarfile.open(sdist) as archive:
+        return {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+
+
 def build(where: Path, hook: str) -> Path:
     """Calls a hook of the build backend, as `python -m build --no-isolation` does."""
     code = f"from scikit_build_core import build; print(build.{hook}({str(where)!r}))"
@@ -49,8 +55,7 @@ def sdist(tmp_path_factory) -> Path:
 
 
 def test_sdist_holds_the_sources(sdist):
-    with tarfile.open(sdist) as archive:
-        paths = {name.partition("/")[2] for name in archive.getnames()}
+    paths = members(sdist)
     needed = tracked("python", "cpp", "lammps_plugin") | {
         "CMakeLists.txt",
         "LICENSE",
@@ -64,13 +69,15 @@ def test_sdist_holds_the_sources(sdist):
 
 @needs_wheel
 def test_wheel_holds_package_plugin_and_sources():
+    """Of the source distribution beside it: the working tree may have changed since."""
     with zipfile.ZipFile(WHEEL) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
-    package = {path.removeprefix("python/") for path in tracked("python")}
-    sources = {
-        f"race/source/{path}"
-        for path in tracked("cpp", "lammps_plugin") | {"CMakeLists.txt", "LICENSE"}
-    }
+    (sdist,) = Path(WHEEL).parent.glob("*.tar.gz")
+    paths = members(sdist)
+    package = {path.removeprefix("python/") for path in paths if path.startswith("python/")}
+    carried = ("cpp/", "lammps_plugin/", "CMakeLists.txt", "LICENSE")
+    sources = {f"race/source/{path}" for path in paths if path.startswith(carried)}
+    assert package and sources
     (module,) = (name for name in found if name.startswith("race/_race."))
     assert found == package | sources | {module, "race/raceplugin.so"}
 
