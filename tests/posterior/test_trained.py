@@ -19,7 +19,7 @@ from race.posterior.fit import fit
 from race.posterior.protocol import Run, member_of, replicated
 from race.predict.predictor import predict_batch, predict_dataset
 from race.train.checkpoint import read_tensors
-from race.train.loss import Loss
+from race.train.loss import STRESS_LENGTH, Loss
 from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 
@@ -100,7 +100,7 @@ def test_joint_likelihood_against_torch(runs, head):
     floor = shallow.FLOOR * np.array(
         [run.model.constants.sigma0, run.model.constants.sigma0_energy]
     )
-    cov = torch.from_numpy(moments.forces.total + floor[0] ** 2 * np.eye(3))
+    cov = torch.from_numpy(moments.forces.epistemic + floor[0] ** 2 * np.eye(3))
     likelihood = MultivariateNormal(torch.from_numpy(moments.forces.mean), cov).log_prob(
         batch.forces
     )
@@ -110,7 +110,7 @@ def test_joint_likelihood_against_torch(runs, head):
         rtol=1e-9,
         atol=1e-9,
     )
-    std = torch.from_numpy(moments.energy.total + 4 * floor[1] ** 2).sqrt()
+    std = torch.from_numpy(moments.energy.epistemic + 4 * floor[1] ** 2).sqrt()
     likelihood = Normal(torch.from_numpy(moments.energy.mean), std).log_prob(batch.energy)
     torch.testing.assert_close(
         rows["energy"][:, 0].detach(),
@@ -120,26 +120,29 @@ def test_joint_likelihood_against_torch(runs, head):
     )
 
 
-def test_joint_likelihood_of_the_stress(one, batch):
-    """Mean and total covariance of the members' virials, noise and spread."""
+def test_noise_of_the_heads_learns_nothing(one, batch):
+    """Nor does it weigh the stress of the members' mean, which has the unit of their forces."""
     config = one.config.model_copy(deep=True)
     config.model.stress_head, config.train.stress_weight = "equivariant", 1.0
     torch.manual_seed(0)
     model = spread_out(RACE(config.model, config.constants, torch.float64), 5)
     batch = replace(batch, stress=torch.randn(batch.n_frames, 6, dtype=torch.float64))
-    rows = shallow.JointLoss(config, model.force_covariance).rows(model(batch), batch)["stress"]
-    moments, volume = predict_batch(model, batch).stress, batch.volume.view(-1, 1)
-    assert (
-        np.trace(moments.epistemic, axis1=1, axis2=2)
-        > 1e-6 * np.trace(moments.total, axis1=1, axis2=2)
-    ).all()
-    cov = torch.from_numpy(moments.total) * volume.unsqueeze(2) ** 2
-    likelihood = MultivariateNormal(torch.from_numpy(moments.mean) * volume, cov).log_prob(
-        batch.stress * volume
-    )
-    torch.testing.assert_close(
-        rows[:, 0].detach(), -likelihood - 3.0 * math.log(2 * math.pi), rtol=1e-9, atol=1e-9
-    )
+    loss = shallow.JointLoss(config, model.force_covariance)
+    rows = loss.rows(model(batch, create_graph=True), batch)
+    sum(part.sum() for part in rows.values()).backward(inputs=list(model.parameters()))
+    for layer in model.layers:
+        w2, wt = layer.readout.w2.grad, layer.readout.wt.grad
+        assert w2[..., 0].abs().min() > 0 and not w2[..., 1:].any()
+        assert wt is None or not wt.any()
+
+    moments, volume = predict_batch(model, batch), batch.volume
+    floor = (shallow.FLOOR * config.constants.sigma0) ** 2
+    det = np.linalg.det(moments.forces.epistemic + floor * np.eye(3)) ** (1 / 3)
+    unit = torch.zeros(batch.n_frames, dtype=torch.float64)
+    unit.index_add_(0, batch.frame, torch.from_numpy(det))
+    error = volume[:, None] * (torch.from_numpy(moments.stress.mean) - batch.stress)
+    want = 0.5 * error.square().sum(1) / (unit * STRESS_LENGTH**2)
+    torch.testing.assert_close(rows["stress"][:, 0].detach(), want, rtol=1e-9, atol=1e-9)
 
 
 def test_start_spreads_as_it_errs(one, batch):

@@ -7,10 +7,14 @@ parameters are those of one member, expanded to M, so that autograd sums the gra
 all. The members are not trained each by its own loss, but all by the Gaussian likelihood
 of their mean and total variance:
 
-    mean = <E_m>,   var = <var_m> + <(E_m - mean)^2>;      F likewise with 3x3
-                    covariances,      <.>: average over members
+    mean = <E_m>,   var = <(E_m - mean)^2>;      F likewise with 3x3 covariances,
+                    <.>: average over members
 
-(the paper's is diagonal in the force components, which does not rotate). It starts from a
+(the paper's is diagonal in the force components, which does not rotate). A noise that the
+heads predict is no part of it, and learns nothing: the likelihood of a sum of both tells
+noise and spread not apart, and a head that explains the errors already would leave the members
+no reason to differ. The factors on noise and spread, fitted to other frames when the training
+is over, say how much of the noise stays. Training starts from a
 run, whose readouts get random changes of a size that makes the spread of the forces on a
 batch as large as their errors.
 """
@@ -28,7 +32,7 @@ from torch.nn.utils import parametrize
 
 from race.config import RunConfig
 from race.data import Batch, Dataset
-from race.heads import GAUSSIAN, HEADS
+from race.heads import GAUSSIAN
 from race.model.layer import is_last_layer
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
@@ -105,7 +109,9 @@ class JointLoss(Loss):
         if "forces" in self.weights:
             rows["forces"], force_var = self._joint_forces(out, batch)
         if "stress" in self.weights:
-            rows["stress"] = self._stress(self._joint_stress(out, batch), batch, force_var, 0.0)
+            assert out.stress is not None
+            mean = replace(out, stress=out.stress.mean(1, keepdim=True), virial_cov=None)
+            rows["stress"] = self._stress(mean, batch, force_var, 0.0)
         return rows
 
     def _joint_energy(self, out: ModelOutput, batch: Batch) -> Tensor:
@@ -114,8 +120,6 @@ class JointLoss(Loss):
         known = batch.labelled("energy")
         size = batch.n_atoms_per_frame if self.extensive else torch.ones_like(batch.energy)
         noise = size * (FLOOR * self.sigma0_energy) ** 2
-        if out.energy_var is not None:
-            noise = noise + out.energy_var.mean(1)
         moments = total_variance(out.energy[known], noise[known])
         square = (moments.mean - batch.energy[known]) ** 2
         total = moments.total + own_noise(batch, "energy", known, square.dtype).squeeze(1)
@@ -126,10 +130,7 @@ class JointLoss(Loss):
         assert out.forces is not None
         forces, known = out.forces, batch.labelled("forces")
         floor = (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=forces.dtype, device=forces.device)
-        noise = HEADS[self.covariance.head].forces_noise
-        moments = total_variance(
-            forces, floor + self.covariance.matrix(out.raw).mean(1) if noise else floor
-        )
+        moments = total_variance(forces, floor)
         mean = moments.mean
         reference = mean.detach() if batch.forces is None else batch.forces
         # NaN in a branch that is not taken would be NaN in the gradient
@@ -142,19 +143,6 @@ class JointLoss(Loss):
             quadratic, logdet = mahalanobis(error[known], moments.total[known] + own)
             return 0.5 * (quadratic + logdet).unsqueeze(1), var
         return 0.5 * (quadratic + logdet)[known].unsqueeze(1), var
-
-    @staticmethod
-    def _joint_stress(out: ModelOutput, batch: Batch) -> ModelOutput:
-        """The members' mean in place of them, with the total covariance of the virial where
-        they have a noise of their own.
-        """
-        assert out.stress is not None
-        virial_cov = None
-        if out.virial_cov is not None:
-            volume = batch.volume.view(-1, 1, 1).nan_to_num(0.0).to(out.stress.dtype)
-            virial_cov = total_variance(volume * out.stress, out.virial_cov.mean(1)).total
-            virial_cov = virial_cov.unsqueeze(1)
-        return replace(out, stress=out.stress.mean(1, keepdim=True), virial_cov=virial_cov)
 
 
 class ShallowTrainer(Trainer):
