@@ -118,6 +118,9 @@ SETS = {
 }
 
 
+BOX = 100.0  # Angstrom, around molecules; no code reads it
+
+
 def file_of(split: str) -> str:
     return f"test-{split.replace(' ', '').replace(',', '-')}.xyz"
 
@@ -160,7 +163,9 @@ def prepare(data: Path, name: str, folder: Path, most: int | None = None) -> dic
 
 def labelled(atoms: ase.Atoms, stress: bool) -> ase.Atoms:
     """A bare structure with its labels under ASE's names and under MACE's."""
-    out = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    # NequIP's compiled model divides by the volume of molecules, too
+    cell = atoms.cell if atoms.pbc.any() else [BOX, BOX, BOX]
+    out = ase.Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc)
     labels = {"energy": float(atoms.info["energy"]), "forces": atoms.arrays["forces"]}
     out.info["REF_energy"], out.arrays["REF_forces"] = labels["energy"], labels["forces"]
     if stress:  # NequIP wants a stress in every frame and ignores NaN; the others want none
