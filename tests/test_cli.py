@@ -11,6 +11,8 @@ import pytest
 
 from race import cli, command_completion
 from race.cli import main
+from race.evaluate.calibration import METHODS
+from race.evaluate.command import RECALIBRATIONS
 
 
 def command(*arguments, **options):
@@ -99,11 +101,27 @@ def test_bash_completes(tmp_path):
         assert complete(f"race {name} --hel", tmp_path) == ["--help"], name
 
 
-def test_help_imports_nothing_large():
-    code = "import sys; from race.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
-    code += "print(*{'torch', 'numpy', 'ase', 'shtab'} & set(sys.modules), file=sys.stderr)"
+def imported(*arguments: str, names: set[str]) -> list[str]:
+    """Which of the modules the help of a command imports."""
+    code = f"import sys; from race.cli import main\ntry: main({[*arguments, '--help']!r})\n"
+    code += f"except SystemExit: print(*{names!r} & set(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stderr.split() == []
+    assert done.stdout.startswith("usage: race")
+    return done.stderr.split()
+
+
+def test_help_imports_nothing_large():
+    assert imported(names={"torch", "numpy", "ase", "shtab"}) == []
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_imports_nothing_large(name):
+    assert imported(name, names={"torch", "ase", "scipy", "matplotlib"}) == []
+
+
+def test_choices_are_what_there_is():
+    """Of options whose help must not import what they choose from."""
+    assert set(RECALIBRATIONS) == set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from race.errors import RaceError
 # when called.
 COMMANDS = {
     "init": ("race.train.command_init", "look at data, and write a config that learns from it"),
-    "convert-data": ("race.data.command_convert", "systems of DeePMD-kit as extended xyz"),
+    "convert-data": ("race.train.command_convert", "systems of DeePMD-kit as extended xyz"),
     "data": ("race.train.command_data", "shards of a data set that is larger than memory"),
     "train": ("race.train.command", "train a model or an ensemble from a YAML config"),
     "fit": (

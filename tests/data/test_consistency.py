@@ -31,29 +31,75 @@ def rattled(n=8, pbc=True, size=0.05):
 
 def test_the_work_is_the_difference_of_energies():
     for frames in (rattled(), rattled(pbc=False)):
-        work, energy = pairs(frames)
-        assert len(work) == len(frames) * (len(frames) - 1) / 2 and not work[:, 1].any()
-        assert np.corrcoef(work[:, 0], energy)[0, 1] > 0.99
-        assert work[:, 0] @ energy / (work[:, 0] @ work[:, 0]) == pytest.approx(1.0, abs=0.15)
+        work, energy, nothing = pairs(frames)
+        assert len(work) == len(frames) * (len(frames) - 1) / 2
+        assert np.corrcoef(work, energy)[0, 1] > 0.99
+        assert work @ energy / (work @ work) == pytest.approx(1.0, abs=0.15)
+        np.testing.assert_allclose(nothing, 0.016)  # 2 meV of each of 8 atoms
     assert all(contradiction(make) is None for make in (rattled(), rattled(pbc=False), copper(12)))
 
 
-def test_the_work_of_strain():
-    """Small strains of one crystal, whose forces vanish."""
+def labelled(atoms, k, digits=12):
+    atoms.calc = EMT()
+    atoms.info = {
+        "energy": round(atoms.get_potential_energy(), digits),
+        ORIGIN: f"a.xyz, frame {k}",
+    }
+    atoms.arrays["forces"] = np.round(atoms.get_forces(), digits)
+    atoms.calc = None
+    return atoms
+
+
+def test_displacements_of_phonons():
+    """Alike by symmetry: energies and works are nothing but rounding."""
+    for digits in (3, 6, 12):
+        frames = []
+        for k in range(12):
+            atoms = ase.build.bulk("Cu", cubic=True) * (2, 1, 1)
+            atoms.positions[k % 4, k // 4] += 0.01
+            frames.append(labelled(atoms, k, digits))
+        assert len(pairs(frames)[0]) == 66 and contradiction(frames) is None
+
+
+def test_strains():
+    """Forces of a strained crystal vanish: no cell is another's, and no pair is looked at."""
     frames = []
-    random = np.random.RandomState(0)
-    for _ in range(6):
-        atoms = ase.build.bulk("Cu", cubic=True, a=3.7)
-        atoms.set_cell(atoms.cell @ (np.eye(3) + random.normal(0, 2e-3, (3, 3))), scale_atoms=True)
-        atoms.calc = EMT()
-        atoms.info |= {"energy": atoms.get_potential_energy()}
-        atoms.info["stress"] = atoms.get_stress()[[0, 1, 2, 5, 4, 3]]
-        atoms.arrays["forces"] = atoms.get_forces()
-        frames.append(atoms)
-    work, energy = pairs(frames)
-    assert np.abs(energy).max() > 1e-3
-    # Of second order in strains of 0.002: another definition of the strain is as good
-    np.testing.assert_allclose(work.sum(1), energy, atol=0.02 * np.abs(energy).max())
+    for k in range(12):
+        atoms = ase.build.bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell * (0.95 + 0.01 * k), scale_atoms=True)
+        frames.append(labelled(atoms, k))
+    assert len(pairs(frames)[0]) == 0 and contradiction(frames) is None
+
+
+def test_a_relaxation():
+    atoms = rattled(1, size=0.15)[0]
+    frames = []
+    for k in range(12):
+        atoms.positions += 0.02 * atoms.arrays.get("forces", 0.0)
+        frames.append(labelled(atoms.copy(), k))
+        atoms.arrays["forces"] = frames[-1].arrays["forces"]
+    assert contradiction(frames) is None
+    assert "gradients" in contradiction(scaled(frames, forces=-1.0))
+
+
+def test_a_dimer_curve():
+    """From deep within the wall, where the work is many times the energy, out to the tail."""
+    for k in (10, 30, 60):
+        frames = []
+        for x in np.geomspace(0.5, 3.0, k):
+            atoms = ase.Atoms("Cu2", [[0, 0, 0], [2.5 * x, 0, 0]])
+            force = 48 / x**13 - 24 / x**7  # Lennard-Jones, sigma = 2.5 A, epsilon = 1 eV
+            atoms.info = {"energy": 4 / x**12 - 4 / x**6, ORIGIN: f"a.xyz, frame {len(frames)}"}
+            atoms.arrays["forces"] = np.array([[-force, 0, 0], [force, 0, 0]]) / 2.5
+            frames.append(atoms)
+        assert contradiction(frames) is None
+
+
+def test_states_of_other_energies():
+    frames = rattled(12)
+    for k, atoms in enumerate(frames):
+        atoms.info["energy"] += 5.0 * (k % 2)
+    assert contradiction(frames) is None
 
 
 def test_an_atom_that_has_crossed_the_boundary_has_not_moved():
@@ -71,19 +117,21 @@ def scaled(frames, energy=1.0, forces=1.0):
 
 
 WRONG = {
-    "gradients": ({"forces": -1.0}, "rise along the forces.*negative gradient"),
+    "gradients": (
+        {"forces": -1.0},
+        "rise along the forces, by .* times.*negative gradient",
+    ),
     "Ha/Bohr": ({"forces": BOHR / HARTREE}, "change by [45].* times the work"),
     "Ha": ({"energy": 1 / HARTREE}, "change by 0.03.* times the work"),
     "an atom": ({"energy": 1 / 8}, "change by 0.1.* times the work"),
-    "constant": ({"energy": 0.0}, "energies are all the same in \\d+ pairs"),
+    "constant": ({"energy": 0.0}, "change by 0 times the work"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.parametrize("make", [rattled, copper])
-def test_what_is_wrong_is_refused(name, make):
+def test_what_is_wrong_is_refused(name):
     change, message = WRONG[name]
-    frames = scaled(make(8), **change)
+    frames = scaled(rattled(), **change)
     with pytest.raises(RaceError, match=rf"{message}.*\(energy-forces\)"):
         ask(frames, labels=("energy", "forces"))
     report = ask(frames, labels=("energy", "forces"), accept=("energy-forces",))
@@ -99,11 +147,6 @@ def test_too_little_to_tell():
     for k, atoms in enumerate(apart):
         atoms.info[ORIGIN] = f"{k}.xyz, frame 0"  # whose energies need not have one zero
     assert contradiction(apart) is None
-    other = scaled(copper(8), forces=-1.0)
-    assert contradiction(other) is not None
-    for atoms in other:
-        del atoms.info["stress"]
-    assert contradiction(other) is None
 
 
 def test_atoms_without_forces_may_not_have_moved():
@@ -114,15 +157,6 @@ def test_atoms_without_forces_may_not_have_moved():
     for atoms in frames:
         atoms.positions[2] = frames[0].positions[2]
     assert len(pairs(frames)[0]) == 28
-
-
-def test_a_wrong_stress_is_not_laid_to_the_forces():
-    frames = copper(12)
-    for atoms in frames:
-        atoms.info["stress"] = -160.2 * atoms.info["stress"]
-    with pytest.raises(RaceError, match="stress-sign") as error:
-        ask(frames)
-    assert "energy-forces" not in str(error.value)
 
 
 def test_forces_of_another_structure():
@@ -142,9 +176,14 @@ def test_forces_of_another_structure():
 
 def test_a_steep_wall_is_no_contradiction():
     """Some frames in which two atoms overlap: the work by their end is many times the energy."""
-    frames = rattled(size=0.05)
+    frames = rattled()
     for k in (3, 5):
         frames[k].info["energy"] += 30.0
         frames[k].arrays["forces"][:2, 0] += [2e3, -2e3]
     assert contradiction(frames) is None
-    assert len(pairs(frames)[0]) == 15  # of the six others
+
+
+def test_a_rough_rule_is_no_contradiction():
+    """Energies that differ by three times the work, as along a wall."""
+    assert contradiction(scaled(rattled(), energy=3.0)) is None
+    assert contradiction(scaled(rattled(), energy=1 / 3)) is None

@@ -53,7 +53,7 @@ def test_refusals(trained, tmp_path, capsys):
 
 
 def test_all_wrong_options_are_refused_at_once():
-    options = POSTERIORS["swag"].options_class()
+    options = POSTERIORS["swag"].options
     with pytest.raises(RaceError) as error:
         parse_options("swag", options, {"depth": 3, "epochs": "many", "members": 0})
     first, *lines = str(error.value).splitlines()
@@ -179,7 +179,7 @@ def test_every_option_is_documented_and_a_flag(capsys):
         main(["fit", "--help"])
     shown = capsys.readouterr().out
     for posterior in POSTERIORS.values():
-        options = posterior.options_class()
+        options = posterior.options
         assert issubclass(options, Options)
         for name, field in options.model_fields.items():
             flag = f"--{name.replace('_', '-')}"

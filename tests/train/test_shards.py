@@ -17,7 +17,7 @@ from race.cli import main
 from race.data.shards import StoredFrame
 from race.errors import RaceError
 from race.posterior import distill
-from race.posterior.command import fit
+from race.posterior.fit import fit
 from race.posterior.protocol import Run
 from race.train.checkpoint import read_tensors
 from race.train.prepare import prepare

@@ -1,24 +1,12 @@
 """`race select --strategy S --budget N [RUN or NAME.race.pt] POOL... -o selected.extxyz`."""
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from race.active.config import STRATEGIES
-from race.active.pool import Candidate, read_pool
-from race.active.scores import open_scorer
-from race.active.strategies import Choice, Selector, describe
-from race.data.io import Tolerance, write_frames
 from race.errors import RaceError
 from race.files import check_output
 from race.progress import bar
-
-SHOWN = 12  # rows of the table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +104,13 @@ def run(args: argparse.Namespace) -> None:
                 expected="another file: the frames that are not chosen would be lost",
             )
     check_output(args.output)
+    # torch and ASE are slow to import
+    from race.active.pool import read_pool
+    from race.active.scores import open_scorer
+    from race.active.selected import show, write_selected
+    from race.active.strategies import Selector
+    from race.data.io import Tolerance
+
     tolerance = Tolerance(args.skip_bad_frames, "--skip-bad-frames")
     pool = read_pool(paths, args.elements, ";".join(args.compute or []) or None, tolerance)
     exclude = read_pool(args.exclude, args.elements) if args.exclude else []
@@ -125,47 +120,4 @@ def run(args: argparse.Namespace) -> None:
         task = shown.add_task(f"{args.strategy}: {len(pool)} frames", total=None)
         choices = selector.select(pool, model, exclude, lambda n: shown.update(task, advance=n))
     write_selected(args.output, pool, choices, args.strategy)
-    show(pool, choices, args)
-
-
-def write_selected(
-    path: Path, pool: Sequence[Candidate], choices: Sequence[Choice], strategy: str
-) -> None:
-    """Extended xyz of the chosen frames with all that they had, and info keys of `describe`."""
-    frames = []
-    for choice in choices:
-        atoms = pool[choice.index].atoms.copy()
-        atoms.calc = pool[choice.index].atoms.calc
-        atoms.info |= describe(choice, pool[choice.index], strategy)
-        frames.append(atoms)
-    write_frames(path, frames)
-
-
-def show(pool: Sequence[Candidate], choices: Sequence[Choice], args: argparse.Namespace) -> None:
-    """Prints what was chosen, a row for each structure."""
-    console = Console(width=None if Console().is_terminal else 120)
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("", "score", "by", "file", "frame"):
-        table.add_column(
-            column, justify="left" if column in ("by", "file") else "right", no_wrap=True
-        )
-    for rank, choice in enumerate(choices[:SHOWN], 1):
-        candidate = pool[choice.index]
-        score = "" if choice.score is None else f"{choice.score:.4g}"
-        table.add_row(str(rank), score, choice.by, str(candidate.source), str(candidate.index))
-    if len(choices) > SHOWN:
-        table.add_row("...")
-    console.print(table)
-    n_from = Counter(str(pool[choice.index].source) for choice in choices)
-    parts = ", ".join(f"{n} of {source}" for source, n in n_from.items()) if len(n_from) > 1 else ""
-    console.print(
-        f"{args.output}: {len(choices)} of {len(pool)} frames" + (f" ({parts})" if parts else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
-    if len(choices) < args.budget:
-        console.print(
-            f"the budget of {args.budget} is not used up: the other frames are known or too like "
-            "those chosen",
-            highlight=False,
-        )
+    show(pool, choices, args.output, args.budget)

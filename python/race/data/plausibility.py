@@ -28,8 +28,8 @@ from race.errors import RaceError
 REFUSED = {
     "stress-units": "stress beyond what forces and energies allow: kB, GPa, a virial",
     "stress-sign": "stress that falls as the volume grows: compression counted positive",
-    "energy-forces": "energies that do not follow from the forces of close frames: gradients, "
-    "another unit, the energy of an atom",
+    "energy-forces": "energies that do not follow from the forces of close frames of one cell: "
+    "gradients, another unit, the energy of an atom",
     "huge-forces": "a force above 1e4 eV/A",
     "huge-energies": "an energy above 1e7 eV an atom, more than any nucleus binds",
     "conflicting-labels": "one structure with two labels: another charge, spin or method",

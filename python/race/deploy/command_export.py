@@ -5,17 +5,15 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from race.config import BaselineOptions
-from race.data import Batch
-from race.deploy.export import alone, export_model
 from race.deploy.hybrid import hybrid_lines
 from race.errors import RaceError
-from race.posterior.protocol import Run
-from race.train.run import load_run
+
+if TYPE_CHECKING:  # torch, which the help does without
+    from race.data import Batch
+    from race.posterior.protocol import Run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +59,10 @@ def run(args: argparse.Namespace) -> None:
             expected="NAME.race.pt",
             got=args.output.name,
         )
+    from race.deploy.export import alone, export_model
+    from race.posterior.protocol import Run
+    from race.train.run import load_run
+
     run = Run.load(args.run)
     model, summary = run.model, run.summary
     calibration, intervals = read_calibration(args.calibration) if args.calibration else ({}, {})
@@ -96,10 +98,12 @@ def said(baseline: BaselineOptions, path: Path, elements: Sequence[str]) -> list
     ]
 
 
-def training_set(run: Run) -> Iterable[Batch]:
+def training_set(run: "Run") -> Iterable["Batch"]:
     """Batches of the run's training set in random order, for the grade; none, with a warning,
     where its files are not at hand.
     """
+    import numpy as np
+
     try:
         dataset = run.prepare().train
     except (RaceError, OSError) as error:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+N_BOOTSTRAP = 200  # resamples, unless told otherwise
+
 
 def clustered_interval(
     statistic: Callable[[np.ndarray], float],

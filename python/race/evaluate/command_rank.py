@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from race.errors import RaceError
-from race.evaluate.score import TERMS, unified_score
 from race.files import as_json
 
 SAME = 1e-6  # relative; spreads are functions of the references alone
@@ -32,6 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from race.evaluate.score import TERMS  # imports torch
+
     rows = ranked(args.evaluations)
     if args.json:
         print(
@@ -62,6 +63,8 @@ def ranked(evaluations: list[Path]) -> list[tuple[Path, str, dict[str, Any]]]:
     Raises:
         RaceError: no evaluation, one without a score, evaluations on different references.
     """
+    from race.evaluate.score import unified_score  # imports torch
+
     rows = []
     for path in evaluations:
         try:

@@ -13,7 +13,6 @@ import jinja2
 from race.config import read_run_config
 from race.errors import RaceError
 from race.files import write_atomic
-from race.train.run import read_summary
 
 TEMPLATE = Path(__file__).with_name("page.html")
 CAPTIONS = {
@@ -88,6 +87,8 @@ def page(run: Path, evaluation: Path | None) -> Page:
     Raises:
         RaceError: a folder that is not what it should be.
     """
+    from race.train.run import read_summary  # imports torch
+
     config, summary = read_run_config(run / "config.yaml"), read_summary(run)
     training, model = summary["training"], config.model
     minutes = summary.get("seconds", 0.0) / 60

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from race.evaluate.bootstrap import clustered_interval
+from race.evaluate.bootstrap import N_BOOTSTRAP, clustered_interval
 from race.evaluate.ranking import auprc, auroc, frame_score, simulated_errors
-from race.evaluate.report import N_BOOTSTRAP
 from race.evaluate.split import Split
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from race.evaluate import metrics, ranking
-from race.evaluate.bootstrap import ClusteredMean
+from race.evaluate.bootstrap import N_BOOTSTRAP, ClusteredMean
 from race.evaluate.calibration import (
     METHODS,
     TABLE_LEVELS,
@@ -28,7 +28,6 @@ RANKS = {
     "auroc_error": ranking.large_error_auroc,
     "auprc_error": ranking.large_error_auprc,
 }
-N_BOOTSTRAP = 200
 
 
 def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:

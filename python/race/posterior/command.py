@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from race.errors import RaceError
-from race.posterior.fit import fit
 from race.posterior.registry import POSTERIORS
 
 OWN = ("posterior", "runs", "out", "resume", "command")
@@ -29,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="continue a fit that was interrupted, or start if there is none in --out",
     )
     for flag in sorted(
-        {key for posterior in POSTERIORS.values() for key in posterior.options_class().model_fields}
+        {key for posterior in POSTERIORS.values() for key in posterior.options.model_fields}
     ):
         parser.add_argument(
             f"--{flag.replace('_', '-')}",
@@ -45,7 +44,7 @@ def describe() -> list[str]:
     lines = []
     for name, posterior in POSTERIORS.items():
         lines += ["", f"{name}: {posterior.help}"]
-        for key, info in posterior.options_class().model_fields.items():
+        for key, info in posterior.options.model_fields.items():
             lines.append(
                 f"  --{key.replace('_', '-'):20} {info.description} (default: {info.default})"
             )
@@ -60,5 +59,7 @@ def run(args: argparse.Namespace) -> None:
             expected=" or ".join(POSTERIORS),
             got=args.posterior,
         )
+    from race.posterior.fit import fit  # torch is slow to import
+
     given = {key: value for key, value in vars(args).items() if key not in OWN}
     fit(args.posterior, args.runs, args.out, given, args.resume)

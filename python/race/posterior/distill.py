@@ -35,7 +35,6 @@ from typing import Any
 import ase
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from race.config import RunConfig
@@ -48,7 +47,8 @@ from race.model.heads import evidential_kappa, evidential_spread
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior.continued import continue_training
-from race.posterior.protocol import FitOptions, Fitted, Run, member_of
+from race.posterior.options import DistillOptions
+from race.posterior.protocol import Fitted, Run, member_of
 from race.predict.moments import log_determinant
 from race.predict.predictor import predict_batch, predict_dataset
 from race.progress import progress
@@ -60,27 +60,6 @@ from race.train.trainer import Trainer
 # Floor of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
 # exactly have none
 FLOOR = 0.01
-
-
-class DistillOptions(FitOptions):
-    """The student, its data and its training."""
-
-    epochs: int = Field(default=50, ge=1, description="epochs over the frames and their copies")
-    learning_rate: float | None = Field(
-        default=None,
-        gt=0,
-        description="none: a fifth of the run's (all of it for a student that starts from nothing)",
-    )
-    member: int = Field(
-        default=0, ge=0, description="of the ensemble, whose weights the student starts from"
-    )
-    copies: int = Field(default=1, ge=0, description="rattled copies of each training frame")
-    rattle: float = Field(
-        default=0.08,
-        gt=0,
-        description="largest standard deviation of the displacements, Angstrom; each has its own",
-    )
-    seed: int = Field(default=0, ge=0, description="of the copies and of the order of the data")
 
 
 @dataclass(kw_only=True)

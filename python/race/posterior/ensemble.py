@@ -5,22 +5,13 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from pydantic import Field
-
 from race.data import Dataset
 from race.errors import RaceError
-from race.posterior.protocol import FitOptions, Fitted, Run, member_of
+from race.posterior.options import EnsembleOptions
+from race.posterior.protocol import Fitted, Run, member_of
 from race.train.members import stack_members
 
 logger = logging.getLogger(__name__)
-
-
-class EnsembleOptions(FitOptions):
-    """The members are the runs'."""
-
-    take: int | None = Field(
-        default=None, ge=0, description="keep this member alone, counted over all runs; none: all"
-    )
 
 
 def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:

@@ -22,12 +22,9 @@ import numpy as np
 from race.data.weights import label_weights
 from race.heads import OWN_EPISTEMIC
 from race.model.race import RACE
-from race.posterior.protocol import FitOptions, Fitted, Run, require_head, require_one_member
+from race.posterior.options import EvidentialOptions
+from race.posterior.protocol import Fitted, Run, require_head, require_one_member
 from race.predict.predictor import predict_dataset
-
-
-class EvidentialOptions(FitOptions):
-    """The validation set decides: there is nothing to choose."""
 
 
 def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted:

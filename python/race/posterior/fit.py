@@ -19,7 +19,8 @@ from race.errors import RaceError
 from race.files import LOCK, Lock, make_folder, write_json
 from race.model.race import RACE
 from race.posterior.continued import finish
-from race.posterior.protocol import FitOptions, Run
+from race.posterior.options import FitOptions
+from race.posterior.protocol import Run
 from race.posterior.registry import POSTERIORS
 from race.progress import progress
 from race.train.checkpoint import write_tensors
@@ -57,7 +58,7 @@ def fit(
         SystemExit: after SIGTERM or Ctrl-C; 130 where the fit keeps no checkpoint.
     """
     posterior = POSTERIORS[name]
-    chosen = parse_options(name, posterior.options_class(), options)
+    chosen = parse_options(name, posterior.options, options)
     if len(paths) > 1 and not posterior.several_runs:
         raise RaceError(
             f"posterior {name} is fitted to one run",

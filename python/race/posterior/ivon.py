@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from race.config import RunConfig, TrainConfig
@@ -39,10 +38,10 @@ from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
 from race.posterior.ggn import loss_curvature
+from race.posterior.options import IvonOptions
 from race.posterior.protocol import (
     Fitted,
     Run,
-    SampleOptions,
     assigned_members,
     model_of,
     normal_draws,
@@ -50,39 +49,6 @@ from race.posterior.protocol import (
 from race.progress import progress
 from race.train.checkpoint import has_checkpoint
 from race.train.trainer import Trainer
-
-
-class IvonOptions(SampleOptions):
-    """How the posterior is trained."""
-
-    epochs: int = Field(default=50, ge=1, description="epochs of training from the run's weights")
-    learning_rate: float = Field(
-        default=0.1, gt=0, description="step, in units of gradient / curvature"
-    )
-    ess: float | None = Field(
-        default=None,
-        gt=0,
-        description="effective sample size; none: atoms / forces_weight, so that the loss is a log "
-        "likelihood",
-    )
-    hess_init: float | None = Field(
-        default=None,
-        gt=0,
-        description="initial h of every weight; none: the Fisher information of each",
-    )
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="memory of the gradient")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="memory of the curvature")
-    weight_decay: float | None = Field(
-        default=None,
-        gt=0,
-        description="delta: ess * delta is the precision of the prior; none: 1 / ess, the prior of "
-        "initial weights",
-    )
-    clip_radius: float = Field(
-        default=0.01,
-        gt=0,
-        description="largest change of a weight in a step, before the learning rate",
-    )
 
 
 class Ivon(torch.optim.Optimizer):

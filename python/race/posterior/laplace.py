@@ -24,10 +24,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from race.config import RunConfig
@@ -37,10 +35,10 @@ from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
 from race.posterior.ggn import Noise, signs, squared_vjp, weighted
 from race.posterior.last_layer import force_features, frame_features, weights
+from race.posterior.options import LaplaceOptions
 from race.posterior.protocol import (
     Fitted,
     Run,
-    SampleOptions,
     assigned_members,
     model_of,
     normal_draws,
@@ -51,25 +49,6 @@ from race.progress import progress
 logger = logging.getLogger(__name__)
 
 TEMPERATURES = [4.0**-k for k in range(11)]  # tried: 1 to 1e-6
-
-
-class LaplaceOptions(SampleOptions):
-    """Which curvature, and how it is estimated."""
-
-    structure: Literal["diagonal", "last-layer"] = Field(
-        default="last-layer",
-        description="diagonal: of all weights; last-layer: in full, of the readouts' last weights",
-    )
-    probes: int = Field(default=4, ge=1, description="diagonal: random vectors per batch")
-    batch_size: int = Field(
-        default=4, ge=1, description="frames per pass; fewer make the diagonal's estimate better"
-    )
-    temperature: float | None = Field(
-        default=None,
-        gt=0,
-        description="T, factor on the covariance; none: 1 for last-layer, the best on the "
-        "validation set for diagonal",
-    )
 
 
 @dataclass

@@ -36,7 +36,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -44,10 +43,10 @@ from race.data import Batch, Dataset
 from race.errors import RaceError
 from race.model.race import RACE
 from race.posterior import last_layer
+from race.posterior.options import LlprOptions
 from race.posterior.protocol import (
     Fitted,
     Run,
-    SampleOptions,
     normal_draws,
     replicated,
     require_one_member,
@@ -62,33 +61,6 @@ ZETAS = np.logspace(-12, 1, 27)
 CALIBRATION_BATCH = 8  # frames: the radial weights of 16 members are made anew for every pass
 WIDEST = 12.0  # of |ln alpha| about errors that are the posterior's alone
 UNSEEN = 1e-9  # rows of F smaller than this, relative to the largest: zero by symmetry
-
-
-class LlprOptions(SampleOptions):
-    """The curvature and its calibration."""
-
-    members: int = Field(
-        default=16, ge=2, description="samples of the last layers: members of the new run"
-    )
-    forces: bool = Field(
-        default=False,
-        description="force components are rows of F too: D / 16 further passes of 16 members over "
-        "the data",
-    )
-    zeta: float | None = Field(
-        default=None, gt=0, description="regulariser; none: chosen on the validation set"
-    )
-    alpha: float | None = Field(
-        default=None,
-        gt=0,
-        description="factor on the standard deviation, of energies and forces alike; none: one for "
-        "each, from the validation set",
-    )
-    calibration_frames: int = Field(
-        default=32,
-        ge=2,
-        description="validation frames whose forces choose alpha and zeta, at most",
-    )
 
 
 @dataclass(frozen=True)

@@ -24,20 +24,18 @@ the new run; nothing is fitted to the validation set but, afterwards, the noise.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from race.data import Dataset
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.llpr import Curvature, energy_noise, force_noise, normal_matrix, sampled
+from race.posterior.options import PopsOptions
 from race.posterior.protocol import (
     Fitted,
     Run,
-    SampleOptions,
     normal_draws,
     require_one_member,
 )
@@ -50,25 +48,6 @@ CLIPPED = 0.5  # percent of the corrections at either end of an axis that the bo
 # Leverage f_i^T C f_i below this, relative to the largest: what such a point says would ask
 # for any weights at all
 UNSEEN = 1e-9
-
-
-class PopsOptions(SampleOptions):
-    """Which points, and the shape of what is drawn from."""
-
-    members: int = Field(
-        default=16, ge=2, description="samples of the last layers: members of the new run"
-    )
-    forces: bool = Field(
-        default=True,
-        description="force components are points too: D / 16 further passes of 16 members over "
-        "the data",
-    )
-    shape: Literal["covariance", "hypercube"] = Field(
-        default="covariance", description="of the distribution that samples are drawn from"
-    )
-    zeta: float | None = Field(
-        default=None, gt=0, description="regulariser; none: 1e-4 of the largest singular value of F"
-    )
 
 
 def fit(runs: Sequence[Run], options: PopsOptions, folder: Path) -> Fitted:

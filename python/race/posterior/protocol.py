@@ -1,7 +1,7 @@
 """The interface of a posterior: options, finished runs in, a model whose members are the
 weight samples out.
 
-Each posterior is one module with an options class, a subclass of `FitOptions`, and
+Each posterior is an options class (`race.posterior.options`) and one module with
 
     def fit(runs: Sequence[Run], options: TheOptions, folder: Path) -> Fitted
 
@@ -16,37 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
 
 from race.config import RunConfig
 from race.data import Dataset
 from race.errors import RaceError
 from race.model.race import RACE
-from race.options import Options
 from race.train.files import found_again
 from race.train.prepare import Prepared, prepare
 from race.train.run import load_run
 
 T = TypeVar("T")
-
-
-class FitOptions(Options):
-    """Options of a posterior; each becomes a flag of `race fit`, documented by its description."""
-
-
-class SampleOptions(FitOptions):
-    """Options of posteriors that are sampled."""
-
-    members: int = Field(
-        default=8,
-        ge=1,
-        description="weight samples: members of the new run, in turn around each member of the run",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        description="of the samples (and of the order of the data, where a fit trains)",
-    )
 
 
 @dataclass

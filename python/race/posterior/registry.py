@@ -5,26 +5,26 @@ a line here.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from race.config import ModelConfig
-from race.posterior.protocol import FitOptions, Fitted
+from race.posterior import options
+from race.posterior.options import FitOptions
+
+if TYPE_CHECKING:  # torch, which the help of `race fit` does without
+    from race.posterior.protocol import Fitted
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """module: has `fit` and the options class `options`; several_runs: it takes more than one."""
+    """module: has `fit`, which takes these options; several_runs: it takes more than one."""
 
     module: str
-    options: str
+    options: type[FitOptions]
     help: str
     several_runs: bool = False
 
-    def options_class(self) -> type[FitOptions]:
-        """The options of the fit."""
-        return getattr(importlib.import_module(self.module), self.options)
-
-    def fit(self) -> Callable[..., Fitted]:
+    def fit(self) -> Callable[..., "Fitted"]:
         """The function `fit(runs, options, folder)`."""
         return importlib.import_module(self.module).fit
 
@@ -32,44 +32,44 @@ class Posterior:
 POSTERIORS = {
     "ensemble": Posterior(
         "race.posterior.ensemble",
-        "EnsembleOptions",
+        options.EnsembleOptions,
         "runs trained apart, stacked",
         several_runs=True,
     ),
     "swag": Posterior(
-        "race.posterior.swag", "SwagOptions", "a Gaussian from the path of further training"
+        "race.posterior.swag", options.SwagOptions, "a Gaussian from the path of further training"
     ),
     "ivon": Posterior(
-        "race.posterior.ivon", "IvonOptions", "a diagonal Gaussian, trained variationally"
+        "race.posterior.ivon", options.IvonOptions, "a diagonal Gaussian, trained variationally"
     ),
     "laplace": Posterior(
         "race.posterior.laplace",
-        "LaplaceOptions",
+        options.LaplaceOptions,
         "a Gaussian from the curvature at the trained weights",
     ),
     "llpr": Posterior(
         "race.posterior.llpr",
-        "LlprOptions",
+        options.LlprOptions,
         "last-layer prediction rigidity: readouts drawn from their Gaussian posterior",
     ),
     "pops": Posterior(
         "race.posterior.pops",
-        "PopsOptions",
+        options.PopsOptions,
         "readouts that each fit one training point exactly: as wide as the model is wrong",
     ),
     "shallow": Posterior(
         "race.posterior.shallow",
-        "ShallowOptions",
+        options.ShallowOptions,
         "readouts on one trunk, trained together with a likelihood",
     ),
     "evidential": Posterior(
         "race.posterior.evidential",
-        "EvidentialOptions",
+        options.EvidentialOptions,
         "a run with the evidential head, its total calibrated",
     ),
     "distill": Posterior(
         "race.posterior.distill",
-        "DistillOptions",
+        options.DistillOptions,
         "one member that predicts an ensemble's mean, noise and spread",
     ),
 }

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -38,10 +37,10 @@ from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
+from race.posterior.options import ShallowOptions
 from race.posterior.protocol import (
     Fitted,
     Run,
-    SampleOptions,
     model_of,
     normal_draws,
     replicated,
@@ -55,16 +54,6 @@ from race.train.trainer import Trainer
 # Added in quadrature, in units of sigma0 and sigma0_energy: forces that vanish by
 # symmetry have no spread
 FLOOR = 0.01
-
-
-class ShallowOptions(SampleOptions):
-    """How training goes on."""
-
-    members: int = Field(default=16, ge=2, description="readouts: members of the new run")
-    epochs: int = Field(default=20, ge=1, description="epochs of training from the run's weights")
-    learning_rate: float | None = Field(
-        default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's"
-    )
 
 
 class Expanded(nn.Module):

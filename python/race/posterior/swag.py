@@ -21,64 +21,24 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from race.config import RunConfig, TrainConfig
 from race.data import Batch, Dataset
 from race.model.race import RACE
 from race.posterior.continued import continue_training
+from race.posterior.options import SwagOptions
 from race.posterior.protocol import (
     Fitted,
     Run,
-    SampleOptions,
     assigned_members,
     model_of,
     normal_draws,
 )
 from race.train.optim import Schedule
 from race.train.trainer import Trainer
-
-
-class SwagOptions(SampleOptions):
-    """How training goes on, and what is made of it."""
-
-    epochs: int = Field(default=20, ge=1, description="epochs of training from the run's weights")
-    start: float = Field(default=5.0, ge=0, description="epochs before the first snapshot")
-    every: float = Field(
-        default=0.5,
-        gt=0,
-        description="epochs between snapshots; a fraction is rounded to steps, at least one",
-    )
-    rank: int = Field(
-        default=20,
-        ge=2,
-        description="K: the last K snapshots are kept; memory is K and about ten copies of the "
-        "weights",
-    )
-    learning_rate: float | None = Field(
-        default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's"
-    )
-    schedule: Literal["constant", "cyclic"] = Field(
-        default="constant",
-        description="cyclic: falls linearly to 1 % between snapshots, which are taken at the "
-        "bottom",
-    )
-    scale: float = Field(
-        default=1.0, gt=0, description="factor on the deviations of the samples from the mean"
-    )
-
-    @model_validator(mode="after")
-    def _enough(self) -> "SwagOptions":
-        if self.start + 2 * self.every > self.epochs:
-            raise ValueError(
-                f"too short for two snapshots: start {self.start:g} + 2 * every {self.every:g} "
-                f"exceed epochs {self.epochs}"
-            )
-        return self
 
 
 class Moments:

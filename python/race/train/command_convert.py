@@ -5,7 +5,6 @@ import io
 from collections import Counter
 from pathlib import Path
 
-from race.data.deepmd import deepmd_frames, systems
 from race.errors import RaceError
 from race.files import check_output, write_atomic
 
@@ -29,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import ase.io  # slow to import
+    import ase.io  # slow to import, as is all of race.data
+
+    from race.data.deepmd import deepmd_frames, systems
 
     if args.output.exists():
         raise RaceError("exists already", where=args.output, remedy="choose another --output")
