@@ -139,6 +139,8 @@ def test_commands_are_as_the_program_says(block, capsys):
 
 @pytest.mark.parametrize("block", of_language("python"))
 def test_python_runs(block, folder, monkeypatch):  # noqa: F811
+    if block.not_run:
+        pytest.skip(block.not_run)
     if "torch_sim" in block.text:
         pytest.importorskip("torch_sim", reason="needs Python 3.11")
     monkeypatch.chdir(folder)

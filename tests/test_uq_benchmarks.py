@@ -20,8 +20,8 @@ sys.path.insert(0, str(UQ))
 import acquisition  # noqa: E402
 import claims  # noqa: E402
 import ranking  # noqa: E402
+import result_tables as tables  # noqa: E402
 import study  # noqa: E402
-import tables  # noqa: E402
 
 from race.conventions import KCAL_PER_MOL  # noqa: E402
 from race.errors import RaceError  # noqa: E402

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+from result_tables import cell, pooled, write
 from study import arguments, merged, say
-from tables import cell, pooled, write
 
 from race.active.config import ActiveConfig
 from race.active.loop import Loop

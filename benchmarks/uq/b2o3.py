@@ -17,8 +17,8 @@ from typing import Any
 
 import ase.io
 import numpy as np
+from result_tables import pooled, table, write
 from study import METRICS, Study, arguments, say, seconds
-from tables import pooled, table, write
 
 CRYSTALS = {"alpha": "crystal_alpha", "beta": "crystal_beta", "40 GPa": "crystal_highP_40GPa"}
 SINGLE = "single"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acquisition import ERRORS, NAMES, labels_needed
-from tables import cell, read
+from result_tables import cell, read
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Records = Sequence[Mapping[str, Any]]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from acquisition import HOT, prepare
+from result_tables import write
 from scipy.stats import spearmanr
 from study import arguments, say
-from tables import write
 
 from race.active.pool import read_pool
 from race.predict.moments import bald, log_determinant, total_variance

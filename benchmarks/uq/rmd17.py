@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+from result_tables import pooled, table, write
 from study import Study, arguments, say, seconds
-from tables import pooled, table, write
 
 from race.data import read_frames
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+from result_tables import pooled, table, write
 from study import Study, arguments, say, seconds
-from tables import pooled, table, write
 
 TEST = {
     "300 K": "test300K_mixedT_not_in_train",

@@ -143,19 +143,20 @@ def test_joint_loss_of_a_shallow_ensemble():
     out = model(batch).detach()
     rows = loss.rows(out, batch)
     floor = 1e-4 * np.array([config.constants.sigma0_energy, config.constants.sigma0]) ** 2
-    energy = total_variance(out.energy, out.energy_var.mean(1))
+    energy = total_variance(out.energy)
     for k in range(4):
         var = float(energy.total[k]) + 8 * floor[0] + STD[k, 0] ** 2
         error = float(energy.mean[k] - batch.energy[k])
         expected = 0.5 * (error**2 / var + np.log(var))
         assert float(rows["energy"][k, 0]) == pytest.approx(expected, rel=1e-8)
-    forces = total_variance(out.forces, model.forces_cov(out.raw).detach().mean(1))
+    forces = total_variance(out.forces)
     for i in range(batch.n_atoms):
         var = floor[1] + STD[int(batch.frame[i]), 1] ** 2
         e = (forces.mean[i] - batch.forces[i]).numpy()
         total = forces.total[i].numpy() + var * np.eye(3)
         nll = -multivariate_normal.logpdf(e, cov=total) - 1.5 * np.log(2 * np.pi)
-        assert float(rows["forces"][i, 0]) == pytest.approx(nll, rel=1e-8)
+        # Two members spread along a line: the covariance is nearly singular
+        assert float(rows["forces"][i, 0]) == pytest.approx(nll, rel=1e-6)
 
 
 def test_metrics_judge_labels_by_both():
