@@ -18,14 +18,15 @@ from race.errors import RaceError
 LABELS = ("energy", "forces", "stress")
 
 
-def copper(n=16, file="a.xyz", seed=0):
+def copper(n=16, file="a.xyz", seed=0, strained=True):
     """Strained, rattled 8-atom cells of copper with the labels of EMT, as `read_frames` gives."""
     random = np.random.RandomState(seed)
     frames = []
     for k in range(n):
         atoms = ase.build.bulk("Cu", cubic=True) * (2, 1, 1)
         strain = np.eye(3) * (1 + 0.08 * random.rand() - 0.04) + random.normal(0, 0.01, (3, 3))
-        atoms.set_cell(atoms.cell @ strain, scale_atoms=True)
+        if strained:
+            atoms.set_cell(atoms.cell @ strain, scale_atoms=True)
         atoms.positions += random.normal(0, 0.12, atoms.positions.shape)
         atoms.calc = EMT()
         energy, forces, voigt = (

@@ -21,7 +21,7 @@ CLOSE = 0.5  # Angstrom, the farthest that an atom may have moved between two fr
 FRAMES = 48  # of one kind, of which all pairs are looked at
 FEWEST = 8  # pairs
 MOST = 0.8  # of the pairs, that have to contradict in one way; of sound sets up to half do
-FACTOR = 6.0  # between the two
+FACTOR = 5.0  # between the two
 NOISE = 2e-3  # eV an atom: less says nothing
 LEAST = 0.01  # eV, likewise
 
