@@ -11,8 +11,10 @@ import ase.io
 import numpy as np
 import pytest
 from ase import units
+from ipi.utils.io.inputs import read_args_kwargs
 
 import race
+from race.deploy.export import alone, export_model
 from race.deploy.ipi_driver import RaceDriver
 from race.errors import RaceError
 
@@ -93,6 +95,17 @@ def test_an_uncertainty_that_the_artifact_does_not_have(artifact, atoms, tmp_pat
     ase.io.write(tmp_path / "init.xyz", atoms)
     with pytest.raises(RaceError, match="does not give this uncertainty.*energy_std"):
         RaceDriver(str(tmp_path / "init.xyz"), str(artifact), "energy_std/force_std")
+
+
+def test_a_member_leads(model, atoms, tmp_path):
+    """i-PI reads the 1 of `lead=1` as a number."""
+    path = tmp_path / "led.race.pt"
+    export_model(model, path, leaders=alone(model))
+    ase.io.write(tmp_path / "init.xyz", atoms)
+    _, options = read_args_kwargs(f"template={tmp_path}/init.xyz,model={path},lead=1")
+    energy, *_ = RaceDriver(**options).compute(*atomic_units(atoms))
+    want = race.Calculator(path, lead="1").get_property("energy", atoms)
+    assert energy * units.Hartree == pytest.approx(want, rel=2e-6)
 
 
 def test_path_integrals(artifact, atoms, tmp_path):

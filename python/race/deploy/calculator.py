@@ -174,6 +174,17 @@ class Calculator(AseCalculator):
             lead=lead,
         )
 
+    def require(self, names: Sequence[str]) -> None:
+        """Raises RaceError: an uncertainty of these that the artifact does not give."""
+        for name in names:
+            if name not in self.uncertainty_properties:
+                raise RaceError(
+                    "the artifact does not give this uncertainty",
+                    where=self.predictor.path,
+                    expected=", ".join(self.uncertainty_properties),
+                    got=name,
+                )
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickled and copied as its arguments: the copy loads the very same artifact again."""
         arguments = self._arguments | {"sha256": self.predictor.model.sha256}

@@ -13,7 +13,6 @@ import numpy as np
 from ipi.pes._ase import ASEDriver
 
 from race.deploy.calculator import Calculator
-from race.errors import RaceError
 
 # Where i-PI looks for what this file offers
 __DRIVER_NAME__ = "race"
@@ -29,7 +28,8 @@ class RaceDriver(ASEDriver):  # type: ignore[misc]
         model: NAME.race.pt.
         uncertainty: properties of `race.Calculator` to send beside energy, forces and virial,
             separated by "/": a comma ends an option of the driver.
-        **arguments: of `race.Calculator`, e.g. device=cuda or lead=1.
+        lead: as of `race.Calculator`.
+        **arguments: others of it, e.g. device=cuda.
 
     Raises:
         RaceError: the artifact does not load, or does not give an uncertainty.
@@ -40,20 +40,13 @@ class RaceDriver(ASEDriver):  # type: ignore[misc]
         template: str,
         model: str,
         uncertainty: str = "",
+        lead: str | int = "mean",  # i-PI reads a number
         verbose: bool = False,
         **arguments: Any,
     ):
-        self.calculator = Calculator(model, **arguments)
+        self.calculator = Calculator(model, lead=str(lead), **arguments)
         self.names = [name for name in uncertainty.split("/") if name]
-        known = self.calculator.uncertainty_properties
-        for name in self.names:
-            if name not in known:
-                raise RaceError(
-                    "the artifact does not give this uncertainty",
-                    where=model,
-                    expected=", ".join(known),
-                    got=name,
-                )
+        self.calculator.require(self.names)
         super().__init__(template, verbose=verbose)
 
     def compute_structure(

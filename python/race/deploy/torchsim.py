@@ -13,7 +13,6 @@ from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 
 from race.deploy.calculator import ROWS, Calculator
-from race.errors import RaceError
 
 PER_ATOM = {"forces"} | {row["property"] for row in ROWS if row["property"] and row["per_atom"]}
 
@@ -48,15 +47,7 @@ class RaceModel(ModelInterface):  # type: ignore[misc]
     ):
         super().__init__()
         self.calculator = Calculator(path, device, dtype, **arguments)
-        known = self.calculator.uncertainty_properties
-        for name in uncertainty:
-            if name not in known:
-                raise RaceError(
-                    "the artifact does not give this uncertainty",
-                    where=path,
-                    expected=", ".join(known),
-                    got=name,
-                )
+        self.calculator.require(uncertainty)
         self.names = ["energy", "forces", *uncertainty]
         self._device, self._dtype = torch.device(device), torch.float64
         self._compute_stress = self._compute_forces = True
