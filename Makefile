@@ -27,7 +27,7 @@ unexport PYTHONPATH
 
 .PHONY: help setup demo test wheel-test docs torture bench accuracy lint format cuda-compile cuda-check sanitize clean distclean
 help:
-	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 12 minutes on 2 cores, and 4 to set up"
+	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores, and 4 to set up"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make wheel-test    source distribution and wheel, and the README's examples by it in an empty environment"
 	@echo "make torture damaged models, wrong commands, faults, processor grids and physics in LAMMPS, hundreds of each, with counts; about a quarter of an hour"

@@ -1,7 +1,7 @@
 """A package for Spack: put this file into packages/py-race-potential of a repository of yours.
 
-LAMMPS finds the plugin if it was built with `+python` and the PLUGIN package, and
-`race build-plugin --lammps $(spack location -i lammps)` compiles the plugin for it.
+`race build-plugin --lammps $(spack location -i lammps)` compiles the plugin for a LAMMPS with the
+PLUGIN package and its headers.
 """
 
 from spack.package import depends_on, license, version
