@@ -133,10 +133,9 @@ class Radial(nn.Module):
         )
         # Of the matrices
         self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]
+        scale = bessel_scale(widths[0], bessel_decay)
         self.register_buffer(
-            "basis_scale",
-            bessel_scale(widths[0], bessel_decay).unsqueeze(1).to(torch.get_default_dtype()),
-            persistent=False,
+            "basis_scale", scale.unsqueeze(1).to(torch.get_default_dtype()), persistent=False
         )
         self.n_hidden = len(widths) - 2
         self.n_knots = n_knots
@@ -144,7 +143,9 @@ class Radial(nn.Module):
         x = torch.linspace(0.0, 1.0, max(n_knots, 2), dtype=torch.float64).unsqueeze(1)
         self.register_buffer(
             "knots",
-            bessel_basis(x, widths[0], float(envelope_p))[0].to(torch.get_default_dtype()),
+            (scale * bessel_basis(x, widths[0], float(envelope_p))[0]).to(
+                torch.get_default_dtype()
+            ),
             persistent=False,
         )
 
@@ -169,7 +170,7 @@ class Radial(nn.Module):
         return x
 
     def matrices(self) -> list[Tensor]:
-        """The layers' matrices [M, a, b], normalised."""
+        """The layers' matrices [M, a, b], normalised, for basis functions that are not scaled."""
         out: list[Tensor] = []
         for k, weight in enumerate(self.weights):
             matrix = weight * self.norms[k]
@@ -200,8 +201,8 @@ class Radial(nn.Module):
 
     def table(self) -> Tensor:
         """Coefficients of R [M, N, K], N = n_knots + 4."""
-        x = self.knots.unsqueeze(0)
-        for k, matrix in enumerate(self.matrices()):
+        x = self.knots.unsqueeze(0)  # scaled, once for all steps
+        for k, weight in enumerate(self.weights):
             if (
                 k == self.n_hidden
                 # The last layer is linear: taken after the spline, which then is as narrow as
@@ -211,7 +212,7 @@ class Radial(nn.Module):
                     x = torch.ops.race.spline(x)
                 else:
                     x = spline_through(x)
-            x = torch.matmul(x, matrix)
+            x = torch.matmul(x, weight * self.norms[k])
             if k < self.n_hidden:
                 x = torch.nn.functional.silu(x)
         return x
