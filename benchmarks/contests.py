@@ -12,6 +12,7 @@ ENVIRONMENTS = Path(os.environ.get("BENCH_ENVIRONMENTS", HERE.parent / ".bench-v
 MAX_ELL = {"small": 2, "l2": 3}  # of MACE's edges: one above the features
 ENERGY = "energy, forces"
 MEAN = "energy, mean forces"
+LED = "energy, forces of one member; every member's forces, 3x3 total covariance every 100 steps"
 COVARIANCE = "energy, forces, 3x3 aleatoric covariance"
 STEP = "training step"
 ENSEMBLE = "energy, every member's forces, 3x3 total covariance"

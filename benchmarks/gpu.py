@@ -182,9 +182,10 @@ def time_lammps(args, recorder: Recorder) -> None:
                             "outputs": outputs + ", every 20 steps" * uncertain,
                             "dtype": "float32",
                         }
+                        every = 20 if uncertain else 0
                         try:
                             timing = in_lammps.simulate(
-                                folder, atoms, artifact, args.steps, uncertain, device=args.device
+                                folder, atoms, artifact, args.steps, every, device=args.device
                             )
                             seconds = timing["Loop"] / args.steps
                             recorder.add(**record, us_per_atom=1e6 * seconds / len(atoms))

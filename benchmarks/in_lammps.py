@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import race._race
 import race_models
 import results
 import systems
+from contests import ENERGY, LED, MEAN
 from provenance import commit
 
 import race
@@ -32,34 +34,50 @@ newton on
 boundary p p p
 read_data si.data
 plugin load {plugin}
-pair_style race model.race.pt device {device}
+pair_style race model.race.pt device {device} {keywords}
 pair_coeff * * Si
 {uncertainty}
 velocity all create 300 1
 fix nve all nve
 timestep 0.0005
-thermo 20
+thermo {every}
 thermo_style custom step temp pe {columns}
 run 10
+reset_timestep 0
 run {steps}
 """
 UNCERTAINTY = (
     "compute u all race/atom force/cov\ncompute m all reduce max c_u[1] c_u[2] c_u[3] "
     "c_u[4] c_u[5] c_u[6]"
 )
-# (members, outputs, uncertainty columns, ranks, threads per rank)
+
+
+@dataclass(frozen=True)
+class Run:
+    """uncertain: steps between uncertainties, 0 for none. lead: the member that moves the
+    atoms, "" for the mean.
+    """
+
+    members: int
+    outputs: str
+    uncertain: int = 0
+    lead: str = ""
+    ranks: int = 1
+    threads: int = 1
+
+    @property
+    def steps(self) -> int:
+        return 100 if self.lead else max(20, 100 // self.members)
+
+
+SPREAD = "every member's forces, 3x3 total covariance every 20 steps"
 RUNS = (
-    (1, "energy, forces", False, 1, 1),
-    (1, "energy, forces", False, 2, 1),
-    (1, "energy, forces", False, 1, 2),
-    (8, "energy, mean forces", False, 1, 1),
-    (
-        8,
-        "energy, mean forces; every member's forces, 3x3 total covariance every 20 steps",
-        True,
-        1,
-        1,
-    ),
+    Run(1, ENERGY),
+    Run(1, ENERGY, ranks=2),
+    Run(1, ENERGY, threads=2),
+    Run(8, MEAN),
+    Run(8, f"{MEAN}; {SPREAD}", uncertain=20),
+    Run(8, LED, uncertain=100, lead="1"),
 )
 PARTS = ("Pair", "Neigh", "Comm", "Output", "Modify", "Other")
 
@@ -79,13 +97,15 @@ def simulate(
     atoms: ase.Atoms,
     artifact: Path,
     steps: int,
-    uncertain: bool,
+    uncertain: int = 0,
+    lead: str = "",
     ranks: int = 1,
     threads: int = 1,
     device: str = "cpu",
 ) -> dict[str, float]:
     """Seconds of the loop and of its parts (LAMMPS's own breakdown, mean over ranks), and
-    the time step's processor use in percent.
+    the time step's processor use in percent. The last step is printed, so that `steps` is
+    a multiple of `uncertain`: the loop then evaluates uncertainties steps / uncertain times.
     """
     (folder / "si.data").write_text(data_file(atoms))
     (folder / "model.race.pt").unlink(missing_ok=True)
@@ -95,6 +115,8 @@ def simulate(
         plugin=plugin,
         steps=steps,
         device=device,
+        keywords=f"lead {lead}" if lead else "",
+        every=uncertain or 20,
         uncertainty=UNCERTAINTY if uncertain else "",
         columns="c_m[1]" if uncertain else "",
     )
@@ -139,22 +161,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for dtype in ("float32",) if args.quick else ("float32", "float64"):
-            for members, outputs, uncertain, ranks, threads in RUNS:
-                key = ("LAMMPS", system, dtype, members, outputs, ranks, threads)
+            for run in RUNS:
+                key = ("LAMMPS", system, dtype, run.members, run.outputs, run.ranks, run.threads)
                 if journal.done(*key):
                     continue
-                head = "cholesky" if members > 1 else "point"
-                artifact = race_models.artifact(folder, "small", members, head, dtype)
-                steps = 20 if args.quick else max(20, 100 // members)
+                head = "cholesky" if run.members > 1 else "point"
+                artifact = race_models.artifact(
+                    folder, "small", run.members, head, dtype, leaders=bool(run.lead)
+                )
+                steps = 20 if args.quick else run.steps
+                options = (run.uncertain, run.lead, run.ranks, run.threads)
                 rounds = [
-                    simulate(folder, atoms, artifact, steps, uncertain, ranks, threads)
+                    simulate(folder, atoms, artifact, steps, *options)
                     for _ in range(1 if args.quick else 3)
                 ]
-                record = to_record(
-                    system, len(atoms), members, outputs, dtype, ranks, threads, steps, rounds
-                )
+                record = to_record(system, len(atoms), run, dtype, steps, rounds)
                 journal.add([record], *key)
-                what = f"{members} member(s), {ranks} rank(s) x {threads} thread(s), {dtype}"
+                where = f"{run.ranks} rank(s) x {run.threads} thread(s)"
+                what = f"{run.members} member(s), {where}, {dtype}"
                 speed = (
                     f"{record['katom_steps_per_second']:8.2f} katom-step/s, pair style "
                     f"{record['pair_fraction']:.1%} of the loop"
@@ -163,15 +187,7 @@ def main() -> None:
 
 
 def to_record(
-    system: str,
-    n_atoms: int,
-    members: int,
-    outputs: str,
-    dtype: str,
-    ranks: int,
-    threads: int,
-    steps: int,
-    rounds: list[dict],
+    system: str, n_atoms: int, run: Run, dtype: str, steps: int, rounds: list[dict]
 ) -> dict:
     each = sorted(1e6 * one["Loop"] / steps / n_atoms for one in rounds)
     middle = sorted(rounds, key=lambda one: one["Loop"])[len(rounds) // 2]
@@ -184,14 +200,14 @@ def to_record(
         "model": "RACE in LAMMPS",
         "size": "small",
         "architecture": race_models.describe("small"),
-        "members": members,
-        "outputs": outputs,
+        "members": run.members,
+        "outputs": run.outputs,
         "dtype": dtype,
-        "threads": threads,
-        "ranks": ranks,
+        "threads": run.threads,
+        "ranks": run.ranks,
         "us_per_atom": us_per_atom,
         "us_per_atom_rounds": [round(x, 4) for x in each],
-        "cpu_us_per_atom": us_per_atom * middle["cpu_percent"] / 100 * ranks,
+        "cpu_us_per_atom": us_per_atom * middle["cpu_percent"] / 100 * run.ranks,
         "calls": steps * len(rounds),
         "katom_steps_per_second": 1e3 / us_per_atom,
         "pair_fraction": middle["Pair"] / middle["Loop"],

@@ -8,7 +8,7 @@ import torch
 from systems import ELEMENTS
 
 from race.config import ModelConfig
-from race.deploy.export import export_model
+from race.deploy.export import alone, export_model
 from race.model.race import RACE
 from race.presets import preset
 
@@ -41,12 +41,20 @@ def build(size: str, members: int = 1, head: str = "point", dtype: str = "float3
 
 
 def artifact(
-    folder: Path, size: str, members: int = 1, head: str = "point", dtype: str = "float32"
+    folder: Path,
+    size: str,
+    members: int = 1,
+    head: str = "point",
+    dtype: str = "float32",
+    leaders: bool = False,
 ) -> Path:
-    """Exports a model; always anew, so that it is one of the code as it is."""
+    """Exports a model; always anew, so that it is one of the code as it is. leaders: the
+    artifact carries each member by itself, too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{size}-{members}-{head}-{dtype}.race.pt"
-    export_model(build(size, members, head, dtype), path)
+    path = folder / f"{size}-{members}-{head}-{dtype}{'-leaders' * leaders}.race.pt"
+    model = build(size, members, head, dtype)
+    export_model(model, path, leaders=alone(model) if leaders else None)
     return path
 
 
