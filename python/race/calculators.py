@@ -16,7 +16,7 @@ from race.options import Options
 
 
 class CalculatorOptions(Options):
-    """Which program: `lammps` or `calculator`."""
+    """The program that computes: `lammps` or `calculator`."""
 
     lammps: list[str] = Field(
         default=[],

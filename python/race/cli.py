@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _end(name, "interrupted", 130)
     except OSError as error:
-        # Of the file system: a bug would not have a name and a number
+        # Errors of the file system have a number; an OSError by a bug has none
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -132,8 +132,10 @@ def _end(name: str, message: str, status: int) -> int:
 
 @contextlib.contextmanager
 def messages(aside: bool = False) -> Iterator[None]:
-    """What the library logs: information on stdout as it is, warnings on stderr. aside: all on
-    stderr, where stdout holds JSON.
+    """Sends the library's information to stdout as it is, and its warnings to stderr.
+
+    Args:
+        aside: all to stderr, because stdout holds JSON.
     """
     logger = logging.getLogger("race")
     handler = _Messages()

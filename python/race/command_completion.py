@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def script(shell: str) -> str:
-    """What the shell is to evaluate. It starts no Python while it completes."""
+    """The script that the shell evaluates. It starts no Python while it completes."""
     parser = make_parser(COMMANDS)
     for action in every_action(parser):
         if action.type is Path or "PATH" in str(action.metavar):

@@ -1,8 +1,8 @@
 """Every option of a run, in one place: type, default, unit, meaning. `race train
 config.yaml` reads a `Config`; `race config` prints it.
 
-What a model has from its data and not from its user is `ModelConstants`; a run's folder
-keeps both (`RunConfig`).
+A model's constants come from its data and not from its user: `ModelConstants`. A run's
+folder keeps both (`RunConfig`).
 """
 
 import re
@@ -123,9 +123,9 @@ class ModelConfig(Options):
 
 
 class BaselineOptions(CalculatorOptions):
-    """A potential that the model is trained on top of: energies, forces and stress are those of
-    the files without its own, and every prediction is the sum. Where both are named, `calculator`
-    computes it here and `lammps` is the same in LAMMPS.
+    """A potential that the model is added to. The model is trained on the labels of the
+    files minus those of this potential, and every prediction is the sum. If both are
+    named, `calculator` computes it here, and `lammps` is the same in LAMMPS.
     """
 
     @model_validator(mode="after")
@@ -219,7 +219,7 @@ class ModelConstants(Options):
 
     @property
     def base_energies(self) -> list[float]:
-        """What the network adds to, by element, eV: E0 with the shift."""
+        """The energies that the network adds to, by element, eV: E0 with the shift."""
         return [energy + self.energy_shift for energy in self.atomic_energies]
 
     def as_trained(self) -> "ModelConstants":

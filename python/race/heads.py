@@ -15,12 +15,16 @@ Form = Literal["none", "cholesky", "log-Euclidean"]
 
 @dataclass(frozen=True)
 class Head:
-    """Channels that a head reads, and what it gives.
+    """The channels that a head reads, and the uncertainties that it gives.
 
-    scalars: channels of l=0, the energy first; tensors: of l=2; covariance: how its channels
-    make the covariance of a force (race.model.heads.ForceCovariance); energy_noise: it
-    predicts a variance of the energy; own_epistemic: one member tells aleatoric from
-    epistemic by itself; gives: all this in words.
+    Attributes:
+        scalars: channels of l=0, the energy first.
+        tensors: channels of l=2.
+        covariance: the form in which the channels make the covariance of a force
+            (race.model.heads.ForceCovariance).
+        energy_noise: the head predicts a variance of the energy.
+        own_epistemic: one member tells aleatoric from epistemic by itself.
+        gives: all this in words.
     """
 
     scalars: int
@@ -73,7 +77,7 @@ LOSSES = {
 
 
 class Capabilities:
-    """Which uncertainties a model gives.
+    """The uncertainties that a model gives.
 
     Args:
         about: its config, or the metadata of its artifact: n_members, head, stress_head.

@@ -1,3 +1,3 @@
-"""Which structures to label next: `race select` chooses from a pool, `race active` closes
-the loop with an oracle.
+"""The choice of the structures to label next: `race select` chooses from a pool,
+`race active` closes the loop with an oracle.
 """

@@ -84,8 +84,8 @@ class JointInformation:
 
 class MaxDet:
     """Greedy MaxDet: the batch of the largest ln det(I + X_S C X_S^T) (Holzmuller et al. 2023,
-    arXiv:2203.09410), each time the frame of the largest posterior variance x^T C x of the
-    last layers,
+    arXiv:2203.09410). Each step takes the frame of the largest posterior variance x^T C x of
+    the last layers,
 
         C = (X_known^T X_known + X_S^T X_S + zeta^2 I)^-1.
 
@@ -122,11 +122,12 @@ class MaxDet:
 
 
 class LargestCluster:
-    """LCMD, largest cluster maximum distance (Holzmuller et al. 2023, arXiv:2203.09410): every
-    frame belongs to the nearest that is chosen or known; of the cluster whose squared
-    distances sum to most, the frame farthest from its centre. Dense regions of the pool
-    count, as they do not for the farthest frame. Where nothing is known, the longest
-    feature vector comes first.
+    """LCMD, largest cluster maximum distance (Holzmuller et al. 2023, arXiv:2203.09410).
+
+    Every frame belongs to the cluster of the nearest chosen or known frame, its centre.
+    The cluster with the largest sum of squared distances gives its farthest frame. Dense
+    regions of the pool count, as they do not for the farthest frame. Where nothing is
+    known, the longest feature vector comes first.
 
     Args: as for `MaxDet`.
     """
@@ -166,9 +167,9 @@ class LargestCluster:
 def energy_features(
     predictor: ModelPredictor, candidates: Sequence[Candidate], progress: Progress = lambda n: None
 ) -> np.ndarray:
-    """[n, M D] derivatives of every frame's energy with respect to the last layers' weights
-    (race.posterior.last_layer), over sigma0_energy and the root of atoms; its kernel is the
-    mean over members.
+    """Derivatives of every frame's energy with respect to the last layers' weights
+    (race.posterior.last_layer), over sigma0_energy and the root of the number of atoms
+    [n, M D]. Their kernel is the mean over members.
     """
     model, parts = predictor.model, []
     dataset = predictor.dataset([candidate.bare for candidate in candidates])

@@ -23,7 +23,7 @@ EXECUTION = {"failures", "executor", "scheduler", "workers", "minutes", "retries
 
 
 class OracleConfig(CalculatorOptions):
-    """What labels a structure; one of `lammps`, `calculator`, `labels`."""
+    """The source of labels: one of `lammps`, `calculator`, `labels`."""
 
     labels: Literal["pool"] | list[Path] | None = Field(
         default=None,
@@ -115,7 +115,7 @@ class Replay(Options):
 
 
 class ActiveConfig(Options):
-    """What `race active` reads: one YAML file."""
+    """The file that `race active` reads, in YAML."""
 
     initial: list[Path] = Field(
         min_length=1, description="the first training set; the oracle labels what is not labelled"

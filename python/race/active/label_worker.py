@@ -1,8 +1,8 @@
-"""One label in a process of its own: what crashes or hangs there ends there.
+"""One label in a process of its own: a crash or a hang ends this process alone.
 
 `python -m race.active.label_worker OUT` takes (oracle config, structure, where) pickled on its
-standard input, and writes the result to the file OUT, as JSON with one key of `label`,
-`failure` (of this structure) and `error` (of the oracle).
+standard input. It writes the result to the file OUT as JSON with one key: `label`, `failure`
+(of this structure) or `error` (of the oracle).
 """
 
 import json

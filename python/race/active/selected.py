@@ -1,4 +1,4 @@
-"""What was selected: its file, and a table on the terminal."""
+"""The selected frames: their file, and a table on the terminal."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""Which frames of a pool to label: at random, by distance, by a score. Ties go to the earlier
-frame; a seed gives one answer.
+"""The choice of frames of a pool: at random, by distance, by a score. The earlier of
+equal frames is chosen. The same seed gives the same choice.
 """
 
 from collections.abc import Iterable, Sequence
@@ -95,8 +95,8 @@ class Selector:
         chosen: list[Choice] = []
         for k, (name, scores) in enumerate(score_pool(pool, halves, model, progress).items()):
             ranked = ((int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable"))
-            # Half each; the first has the odd one. What the energy has chosen the force
-            # need not choose again.
+            # Half each; the first has the odd one. The second half does not choose the
+            # frames of the first again.
             chosen += self._take(
                 ranked, -(-(self.budget - len(chosen)) // (len(halves) - k)), gate, name
             )

@@ -35,7 +35,7 @@ class Contribution(NamedTuple):
 
 
 class Baseline:
-    """Of structures, one after the other.
+    """Evaluates the baseline for one structure after the other.
 
     Raises:
         RaceError: the calculator cannot be made.

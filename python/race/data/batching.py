@@ -1,4 +1,4 @@
-"""Which frames make a batch, and which of a batch go to which process. The cost of a frame
+"""The division of frames into batches, and of a batch among processes. The cost of a frame
 is its number of edges.
 """
 
@@ -19,11 +19,11 @@ def balanced_batches(order: np.ndarray, cost: np.ndarray, batch_size: int) -> li
     """As many batches, of as many frames each (give or take one), but with about the same
     total cost.
 
-    The frames are assigned in rounds from the largest down, one to every batch, and in each
-    round the largest goes to the batch that has least. A batch's number of frames stays
-    what it was because the loss is a mean over the frames of a batch: frames of small
-    batches would weigh more. Frames of like size are assigned as `order` has them, and so
-    are the batches themselves: a random order gives random batches.
+    The frames are assigned in rounds from the largest down, one to every batch. In each
+    round the largest goes to the batch with the least cost. A batch keeps its number of
+    frames, because the loss is a mean over the frames of a batch: frames of small batches
+    would weigh more. Frames of like size are assigned as `order` has them, and so are the
+    batches themselves: a random order gives random batches.
 
     Args:
         order: int64 [n], the frames in the order of the epoch.

@@ -1,11 +1,12 @@
-"""Whether energies follow from forces. Between two structures of one cell that lie close together
+"""A check that energies follow from forces. Between two structures of one cell that lie
+close together
 
     E_b - E_a = -1/2 (F_a + F_b) . (r_b - r_a) + O(|r_b - r_a|^3)
 
-(the trapezoidal rule; exact where forces are linear). Gradients in place of forces turn the
-sign, another unit of either changes the ratio, and so does the energy of an atom for that of the
-frame. Along a steep wall the rule is off by several times, so pairs vote, all alike: a fit would
-follow the few of the largest energies.
+(the trapezoidal rule; exact if forces are linear). Gradients in place of forces turn the
+sign. Another unit of either changes the ratio, and so does the energy per atom in place
+of the frame's. Along a steep wall the rule is off by several times. Therefore pairs vote,
+each with one vote: a fit would follow the few of the largest energies.
 """
 
 from collections import defaultdict
@@ -27,8 +28,9 @@ LEAST = 0.01  # eV, likewise
 
 
 def pairs(frames: Sequence[ase.Atoms]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Work [n] against the forces, difference of energies [n], and what says nothing [n], eV: of
-    all close pairs of frames of one source, composition and cell, of the first FRAMES of these.
+    """Work [n] against the forces, differences of energies [n], and the size [n] below which
+    neither says anything, eV. The pairs are the close ones of frames of one source,
+    composition and cell, among the first FRAMES of these.
     """
     kinds: dict[tuple[object, ...], list[ase.Atoms]] = defaultdict(list)
     for atoms in frames:
@@ -67,7 +69,7 @@ def shortest(step: np.ndarray, atoms: ase.Atoms) -> np.ndarray:
 
 
 def contradiction(frames: Sequence[ase.Atoms]) -> str | None:
-    """What is wrong, in words; None: nothing, or too few close pairs to tell."""
+    """The inconsistency in words; None if there is none, or too few close pairs to tell."""
     work, energy, nothing = pairs(frames)
     if len(work) < FEWEST:
         return None

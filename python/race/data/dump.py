@@ -46,8 +46,8 @@ def is_dump(path: Path) -> bool:
 def read_dump(path: Path, elements: Sequence[str] | None = None) -> Iterator[ase.Atoms]:
     """Frames of a dump in units metal, atoms in the order of their ids.
 
-    Positions are relative to the corner of the box. info["timestep"]; every numeric
-    column beside ids, types and positions is an array under the name it has in the dump
+    Positions are relative to the corner of the box. The step is info["timestep"]. Every
+    numeric column beside ids, types and positions is an array under its name in the dump
     (`fx`, `c_u[1]`). Forces there are the model's, not labels.
 
     Args:

@@ -1,9 +1,9 @@
 """Extended xyz, frame by frame: each line of the file belongs to a frame, or the file is
 refused.
 
-ASE parses what one frame holds. ASE alone stops at a blank line between frames, drops
-columns that `Properties` does not name, takes the last of two equal keys, and keeps a
-header word in another spelling as a remark, so that a crystal becomes a molecule. Here
+ASE parses each frame. ASE alone stops at a blank line between frames, drops columns that
+`Properties` does not name, and takes the last of two equal keys. It keeps a header word in
+another spelling as a remark, so that a crystal becomes a molecule. Here
 the frames are counted, and the header is put into the standard's words (the standard:
 https://github.com/libAtoms/extxyz) before ASE sees it.
 """

@@ -1,4 +1,4 @@
-"""Which frames are one structure: a digest of elements, positions, cell and periodicity."""
+"""The identity of a structure: a digest of elements, positions, cell and periodicity."""
 
 import hashlib
 

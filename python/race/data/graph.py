@@ -221,9 +221,9 @@ def build_graph(
 
 
 def cell_volume(atoms: ase.Atoms) -> float:
-    """The volume that divides the virial into a stress, Angstrom^3: as in ASE that of the
-    three cell vectors, the vacuum of a slab or a wire included; NaN where nothing repeats,
-    or vectors are missing.
+    """The volume by which the virial is divided to give the stress, Angstrom^3. As in ASE it
+    is that of the three cell vectors, including the vacuum of a slab or a wire. It is NaN
+    without periodic directions, or if vectors are missing.
     """
     return float(atoms.get_volume()) if atoms.pbc.any() and atoms.cell.rank == 3 else float("nan")
 

@@ -1,5 +1,5 @@
-"""No structure reaches a neighbour search unchecked: what would kill the process, hang it or
-fill the memory is refused before, at the price of a few sums.
+"""Checks before a neighbour search. Structures that would kill the process, hang it or fill
+the memory are refused, at the price of a few sums.
 """
 
 import os
@@ -18,8 +18,8 @@ BYTES_PER_EDGE = 120  # indices, shifts, vectors and their sorted copies
 # Angstrom, of a box or of atoms without one: farther apart they are fragments of a run that
 # diverged.
 MAX_EXTENT = 1e5
-# vesin (0.6.2) makes at most 1e5 cells. Of more it multiplies the number along each direction
-# by one factor, and divides by zero where one becomes none: the search is then wider.
+# vesin (0.6.2) makes at most 1e5 cells. If there would be more, it multiplies the number along
+# each direction by one factor, and divides by zero if one becomes none. The search is then wider.
 SAFE_BINS = 4e4
 MAX_CELLS = 1e5  # of an unwrapped atom from the origin
 # Empty space between fragments is cut down to this many cutoffs: nothing is near across it.

@@ -159,8 +159,8 @@ def raw_frames(
     types: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, ase.Atoms | RaceError]]:
     """The one reader behind training sets, pools and evaluation: (number, frame) as the file
-    has them, labels and all; a RaceError in place of a frame that cannot be read while the
-    next one can.
+    has them, with all labels. A frame that cannot be read gives a RaceError in its place, if
+    the next one can be read.
 
     Args:
         path: extended xyz, a LAMMPS text dump, rMD17's npz, QM9's archive, or what else ASE

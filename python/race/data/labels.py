@@ -46,8 +46,8 @@ def normalize(
     """A checked copy of a frame with labels under standard names (see
     `race.data.io.read_frames`), without calculator.
 
-    A label of NaN is missing, and so is the NaN row of one atom's force, and the force of an
-    atom that is marked as fixed and was written as zero.
+    A label of NaN is missing, and so is the NaN row of one atom's force. The force on an
+    atom that is marked as fixed is missing if it was written as zero.
 
     Args:
         atoms: as ASE made it.

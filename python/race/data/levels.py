@@ -116,7 +116,7 @@ def fit_offsets(
 
 
 def offset_of(atoms: ase.Atoms, offsets: Offsets, key: str, *, mean: bool = False) -> float:
-    """What the energy of a frame loses, eV."""
+    """The offset that is subtracted from the energy of a frame, eV."""
     own = offsets.get(source_of(atoms, key), {})
     total = sum(own.get(symbol, 0.0) for symbol in atoms.symbols) if own else 0.0
     return total / len(atoms) if mean else total

@@ -1,8 +1,8 @@
-"""Whether labels can be right and can be learned: asked once, before hours of training.
+"""Checks that labels can be right and can be learned, made once, before hours of training.
 
-A check warns, with the numbers of the frames, or refuses where it is certain that training
-would do silent damage; a name in `data.accept` turns its refusal into a warning. REFUSED and
-WARNED are what docs/data-checks.md lists.
+A check warns, with the numbers of the frames. It refuses if training would certainly do
+silent damage; its name in `data.accept` turns the refusal into a warning.
+docs/data-checks.md lists REFUSED and WARNED.
 """
 
 from collections import defaultdict
@@ -371,7 +371,7 @@ def _energies(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> Findings:
     x = counts / n_atoms[:, None]
     residual = energy - x @ np.linalg.lstsq(x, energy, rcond=1e-8)[0]
     residual -= np.median(residual)
-    # Of energies within one file, lest an offset between two hide itself
+    # The spread within each file: an offset between two files would widen a common one
     source = np.array(
         [str(atoms.info.get(ORIGIN, "")).rsplit(", frame", 1)[0] for atoms in labelled]
     )
@@ -428,8 +428,8 @@ def _stresses(frames: Sequence[ase.Atoms]) -> Findings:
         yield (
             "stress-units",
             f"stress of {rms:.3g} eV/A^3 ({rms * GPA:.3g} GPa) rms is more than forces and "
-            "energies allow; expected eV/A^3 (1 eV/A^3 = 160.2 GPa = 1602 kB), tension positive; a "
-            "virial in eV goes under a key that says virial",
+            "energies allow; expected eV/A^3 (1 eV/A^3 = 160.2 GPa = 1602 kB), tension positive; "
+            "give a virial in eV under a key that says virial",
         )
     # The bulk modulus of anything that holds together is positive.
     per_atom = volume[same] / n_atoms[same]

@@ -109,8 +109,8 @@ def load(
     Args:
         name: a key of DATASETS.
         split: a key of its `files`. A split of rMD17 is also read from the molecule's
-            file and the published index_*.csv; QM9's "all" leaves out the molecules of
-            uncharacterized.txt where that file lies in the folder.
+            file and the published index_*.csv. QM9's "all" leaves out the molecules of
+            uncharacterized.txt, if that file is in the folder.
         folder: searched with all its subfolders; the environment's RACE_DATA when None.
         check: refuse a file whose sha256 is known and differs.
         options: passed on to `read_frames`.

@@ -41,8 +41,8 @@ class Series:
 def read_series(path: Path) -> Series:
     """Reads one table, told by its content.
 
-    A log may hold several runs: those with the columns of the last one are joined, and the
-    step that ends one run and begins the next counts once, with its later values. Values that
+    A log may hold several runs. Those with the columns of the last one are joined. The step
+    that ends one run and begins the next counts once, with its later values. Values that
     are not finite are refused.
 
     Raises:

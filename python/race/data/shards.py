@@ -1,13 +1,13 @@
-"""A data set on disk: frames that are read when they are looked at, and their edges, which are ten
+"""A data set on disk. A frame is read when it is looked at; its edges, which are ten
 times as large, when a batch needs them. Nothing of it stays in memory.
 
     frames.bin, edges.bin   one record a frame, one after the other
     index.npy               where each record is, its numbers of atoms and edges, and its energy
 
-A record is a line of JSON that says what follows (its length is in the index), and the arrays one
-after the other, little-endian. Edges are those of one cutoff, sorted by receiver, with vectors
-in the dtype of training. Everything goes through the kernel's cache of files, which gives the
-memory back that others need.
+A record is a line of JSON that describes its arrays (the length of the line is in the
+index), and these arrays one after the other, little-endian. Edges are those of one
+cutoff, sorted by receiver, with vectors in the dtype of training. All reads go through
+the kernel's cache of files, which gives memory back when others need it.
 """
 
 import json
@@ -44,7 +44,7 @@ def pack(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[by
 
 
 def unpack(record: bytearray, head: int) -> tuple[dict[str, Any], Arrays]:
-    """What `pack` was given. The arrays are the record's memory."""
+    """Returns the arguments of `pack`. The arrays are the record's memory."""
     about = json.loads(record[:head])
     arrays, at = {}, head
     for name, dtype, shape in about.pop("arrays"):
@@ -168,7 +168,7 @@ class Shards:
             os.close(file)
 
     def record(self, k: int, part: str) -> tuple[dict[str, Any], Arrays]:
-        """Of frame k: part "frame" or "edge"."""
+        """Reads a part of frame k: "frame" or "edge"."""
         row = self.index[k]
         at, head, size = (int(row[f"{part}_{what}"]) for what in ("at", "head", "size"))
         file, record = self.files[part == "edge"], bytearray(size)

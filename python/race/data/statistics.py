@@ -38,9 +38,10 @@ def atomic_energies(
     Args:
         frames: training frames with info["energy"]; used by the fit only.
         elements: chemical symbols in species order.
-        source: energies by symbol, a file of isolated atoms, "isolated" or "least_squares":
-            the fit of the energies to the compositions, per atom; closest to `isolated`, or
-            of minimum norm, where compositions do not determine it (all frames alike).
+        source: energies by symbol, a file of isolated atoms, "isolated" or "least_squares".
+            The last is the fit of the energies to the compositions, per atom. If these do
+            not determine it (all frames alike), it is the one closest to `isolated`, or
+            that of minimum norm.
         pooling: "mean" fits a target that is the mean over atoms instead of the sum.
         units, energy_key: of the file, as in `read_frames`.
         isolated: energies of isolated atoms by element, where they are known.

@@ -1,9 +1,10 @@
-"""How much a label counts.
+"""The weights of labels.
 
-A weight of 2 is the frame twice, in every loss, error and fit; of an atom, its force twice.
-0 is no label: the force becomes NaN, the frame is left out. Files have weights in `info` (of
-a frame) and in an array (of its atoms; a mask is one); `data.config_weights` has those of a
-`config_type`. All that stand for one frame multiply.
+A frame of weight 2 counts twice in every loss, error and fit; so does the force on an
+atom of weight 2. A weight of 0 removes the label: the force becomes NaN, the frame is
+left out. Files have weights of frames in `info`, and of atoms in an array (a mask is
+one). `data.config_weights` has those of a `config_type`. All weights of one frame
+multiply.
 """
 
 from collections.abc import Mapping, Sequence

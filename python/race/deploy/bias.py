@@ -20,9 +20,9 @@ class BiasedCalculator(AseCalculator):
 
     N atoms (Kulichenko et al., Nat. Comput. Sci. 3, 230 (2023), with the ensemble's
     variance for theirs). The bias is 0 where the members agree and -A where they do not
-    at all; it is bounded, and smooth where var = 0. Since var depends on the structure
-    only through the members' energies, its forces are sums of the members' forces: exact,
-    at the cost of the members' forces.
+    at all; it is bounded, and smooth where var = 0. var depends on the structure only
+    through the members' energies. Its exact forces are therefore sums of the members'
+    forces, and cost no more than these.
 
     Args:
         calculator: of an artifact with more than one member.

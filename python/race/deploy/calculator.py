@@ -78,12 +78,13 @@ class Calculator(AseCalculator):
         energy_members [M] eV, forces_members [n_atoms, M, 3] eV/A, stress_members [M, 6]
         eV/A^3 in Voigt order.
 
-    A property that the artifact cannot give (one member, a head without covariance, stress of a
-    cluster, all but the energy of a model whose target is a mean over atoms) raises ASE's
-    PropertyNotImplementedError. Plain energies and forces do not pay for the members' forces.
+    A property that the artifact cannot give raises ASE's PropertyNotImplementedError:
+    with one member, a head without covariance, the stress of a cluster, or anything but
+    the energy if the model's target is a mean over atoms. Plain energies and forces do
+    not pay for the members' forces.
 
     Energy, forces and stress of an artifact with a baseline (`race.data.baseline`) are the sum,
-    and so are the members'; it has no `energies`, which not every calculator tells.
+    and so are the members'. There are then no `energies`, which not every calculator gives.
 
     The stress of a slab or a wire is, as in ASE, dE/dstrain over the volume of its three cell
     vectors, vacuum included: times the cell's height it is a slab's stress in eV/A^2.
@@ -101,10 +102,11 @@ class Calculator(AseCalculator):
             of the model. A structure with two elements that are no pair of the training
             set, and so have no core, is a warning.
         sha256: refuse another artifact than this (8 or more leading digits).
-        lead: what gives energies, forces and stress: "mean" of the members, the number of
-            one from "1", or "distilled"; then dynamics pay for one member, and for all
-            only where an uncertainty is asked for, which stays the ensemble's around its
-            own mean. The artifact must carry the leader (`race export --leaders`).
+        lead: the source of energies, forces and stress: the "mean" of the members, the
+            number of one from "1", or "distilled". With a leader, dynamics pay for one
+            member; all are evaluated only if an uncertainty is requested. Uncertainties
+            stay the ensemble's, around its own mean. The artifact must carry the leader
+            (`race export --leaders`).
 
     Raises:
         RaceError: on loading, whatever would give wrong numbers; later, an element that
@@ -164,7 +166,7 @@ class Calculator(AseCalculator):
         ]
         if self.baseline is not None:
             self.implemented_properties.remove("energies")
-        # What ase.db tells models apart by
+        # ase.db tells models apart by these
         self.parameters.update(
             model=Path(path).name,
             sha256=self.predictor.model.sha256,
@@ -312,7 +314,7 @@ class Calculator(AseCalculator):
                 )
 
     def _interval_factors(self, path: str | Path, level: float) -> dict[str, float]:
-        """Of every calibrated quantity.
+        """Half-widths of the intervals of every calibrated quantity.
 
         Raises:
             RaceError: the artifact carries no calibration, or one that does not reach the

@@ -126,8 +126,8 @@ def archive(
 
 
 def alone(model: RACE) -> dict[str, RACE]:
-    """Each member by itself, by its number from 1. Of members that share a trunk, one of each
-    trunk: the others would not cost less than all of them.
+    """Each member by itself, by its number from 1. If members share trunks, one of each
+    trunk is given: the others would not cost less than all of them.
     """
     return {str(m + 1): member_of(model, m) for m in range(count_trunks(model))}
 

@@ -202,7 +202,7 @@ class FoldedRACE(Outputs):
         bar_new: Tensor,
         bar_g_next: Tensor,
     ) -> Tensor:
-        """What each edge of layer t passes on of the energy, per time: the heat flux."""
+        """The power that each edge of layer t passes on, for the heat flux."""
         result = dg
         for k, layer in enumerate(self.layers):
             if k == t:

@@ -1,14 +1,16 @@
 """One layer as it is deployed: linear maps folded into each other, and the transpose written out.
 
-The fold is exact; it leaves
-    W_down W_prod[Z] / N             one matrix per species and irrep
-    W_up after it                    where a feature is read by the next convolution alone
-    the readout's first map after it where that is less work (in the last layer, h itself
-    is read by nothing else)
-    the skip of the first layer      a row per species, since h_0 is a function of the species
+The fold is exact. These maps are folded:
 
-Products of A and the gate are nonlinear, and part it: W_down stands before the product, and
-what reads h' after the gate.
+    W_down W_prod[Z] / N           into one matrix per species and irrep
+    W_up                           into the matrix before it, if only the next convolution
+                                   reads the feature
+    the readout's first map        likewise, if that is less work (nothing else reads h of
+                                   the last layer)
+    the skip of the first layer    into a row per species: h_0 is a function of the species
+
+Products of A and the gate are nonlinear and part the fold: W_down stands before the product,
+and the maps of h' stand after the gate.
 """
 
 # mypy: disable-error-code="operator"

@@ -1,9 +1,10 @@
-"""Grade: how unlike the training set's an atom's features are, from a single pass of any model.
+"""The grade of an atom: how unlike the training set's its features are, by one pass of
+any model.
 
-The Mahalanobis distance of an atom's last invariant features (what the last layer's
-readout applies its activation to) to those of the training set's atoms of the same
-element, in a fixed random projection; 1 is the training set's 99.9 % quantile. It says
-*unlike the training set*, not how wrong.
+The grade is a Mahalanobis distance, in a fixed random projection: from an atom's last
+invariant features to those of the training set's atoms of the same element. These
+features are the arguments of the activation in the last layer's readout. 1 is the
+training set's 99.9 % quantile. The grade says *unlike the training set*, not how wrong.
 """
 
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ SHRINKAGE = 1e-3  # of a covariance towards its mean variance: directions that h
 
 
 class Grade(nn.Module):
-    """Buffers in float64. Until `fit`, none."""
+    """Buffers in float64; there are none before `fit`."""
 
     projection: Tensor  # [W, D]
     mean: Tensor  # [S, D]

@@ -8,8 +8,8 @@ from race.config import BaselineOptions
 
 
 def hybrid_lines(options: BaselineOptions, artifact: object, elements: Sequence[str]) -> list[str]:
-    """What replaces pair_style and pair_coeff of the model alone; empty where the baseline has no
-    LAMMPS commands.
+    """The commands that replace pair_style and pair_coeff of the model alone; empty if the
+    baseline has no LAMMPS commands.
 
     Args:
         options: the baseline; its `elements` are those of the LAMMPS types.

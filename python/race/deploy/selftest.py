@@ -2,9 +2,9 @@
 says of them.
 
 The reference is the deployed form itself (its weights as stored) in float64, eager, over
-stock torch operations: compiler, compiled kernels, dtype and device of the machine that
-loads the artifact are all on the other side of the comparison. And the reference must be
-the trained model, to the rounding of its weights.
+stock torch operations. The comparison therefore tests the compiler, the compiled kernels,
+the dtype and the device of the machine that loads the artifact. The reference itself is
+compared with the trained model, to the rounding of its weights.
 """
 
 import copy

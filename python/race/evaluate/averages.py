@@ -13,8 +13,8 @@ from race.data.series import Series
 from race.errors import RaceError
 from race.evaluate.reweight import LEAST_SHARE, LEAST_STEPS, Average
 
-# Columns of thermo that the potential makes. Of the first each member has its own, by the
-# difference of the energies; of the others the log has the driving potential's alone.
+# Columns of thermo that the potential makes. Differences of energies give each member's own
+# energies. The log has only the driving potential's pressures.
 ENERGIES = ("PotEng", "TotEng", "E_pair")
 PRESSURES = ("Press", "Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz", "Enthalpy")
 
@@ -72,7 +72,7 @@ def show(found: dict[str, Average], n_steps: int, level: float) -> None:
 
 
 def notes(found: dict[str, Average]) -> list[str]:
-    """What the numbers cannot say of themselves."""
+    """Remarks that the numbers need."""
     lines = []
     if any(average.method == "cumulant" for average in found.values()):
         lines.append(
@@ -82,8 +82,8 @@ def notes(found: dict[str, Average]) -> list[str]:
         )
     if blind := [name for name in found if name in PRESSURES]:
         lines.append(
-            f"warning: {', '.join(blind)}: of the potential that drove the run, in every member's "
-            "average; their own pressures are not in the log, and the interval is too narrow"
+            f"warning: {', '.join(blind)}: every member's average has the pressures of the "
+            "potential that drove the run, as the log has no others; the interval is too narrow"
         )
     weak = [n for n, a in found.items() if a.method == "direct" and a.effective.min() < LEAST_STEPS]
     if weak:
@@ -95,7 +95,7 @@ def notes(found: dict[str, Average]) -> list[str]:
 
 
 def record(average: Average, level: float) -> dict[str, Any]:
-    """What the JSON file holds of an average."""
+    """The entries of an average in the JSON file."""
     names = ("mean", "sampling_std", "epistemic_std", "noise_std", "members", "effective")
     found = {name: getattr(average, name).tolist() for name in names}
     return found | {"half_width": average.half_width(level).tolist(), "method": average.method}

@@ -2,9 +2,9 @@
 they promise.
 
 Each method is fitted to the standardised errors z = (reference - mean) / std of a
-calibration split, and gives the bounds of the central interval of any level in units of
+calibration split. It gives the bounds of the central interval of any level in units of
 std: reference in [mean + std * lower, mean + std * upper]. A calibration split must be
-disjoint from the training set and from whatever the result is judged on.
+disjoint from the training set, and from the data on which the result is evaluated.
 """
 
 from dataclasses import dataclass
@@ -160,10 +160,10 @@ class IntervalTable:
     """The table that an artifact carries: half-widths of symmetric central intervals on a grid of
     levels, in units of std.
 
-    Between levels the half-width is linear in that of the normal distribution: exact for
-    variance scaling, and within one step of the grid for the others (a conformal interval
-    keeps its guarantee at the levels of the grid). librace answers the same
-    (`interval_factor`).
+    Between levels the half-width is linear in that of the normal distribution. This is exact
+    for variance scaling, and within one step of the grid for the others: a conformal
+    interval keeps its guarantee at the levels of the grid. `interval_factor` of librace
+    does the same.
 
     levels, factors: both ascending; factors may end before the levels do: a conformal
     interval of a higher level needs more frames.

@@ -90,7 +90,7 @@ class EvaluatedModel:
         return self.moments(frames, forces=labels.forces is not None), labels
 
     def moments(self, frames: Sequence[ase.Atoms], forces: bool = True) -> Prediction:
-        """Of frames with or without labels, the baseline included."""
+        """Predicts frames with or without labels, the baseline included."""
         found = self.predictor.predict(frames, forces=forces)
         return found if self.baseline is None else with_baseline(found, frames, self.baseline)
 
@@ -208,7 +208,8 @@ def of_labels(prediction: Prediction, frames: Sequence[ase.Atoms]) -> Prediction
 def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarray]:
     """Scores that tell frames apart without any uncertainty, [n_frames] each: the mean prediction's
     energy per atom (eV), its RMS force (eV/Angstrom), atoms per volume (1/Angstrom^3) and
-    the shortest distance of two atoms (Angstrom). What one frame has not is left out.
+    the shortest distance of two atoms (Angstrom). A score that one frame lacks is left
+    out.
     """
     prediction = split.prediction
     out = {"energy": prediction.energy.mean / split.size}

@@ -1,9 +1,9 @@
 """Errors, calibration and scoring rules of Gaussian predictions. Plain NumPy, float64.
 
 Conventions: error = reference - mean; std, var, cov are those predicted; z = error / std.
-Central intervals at level p are given in units of std by `bounds(levels) -> (lower,
-upper)`, so that a recalibrated prediction is judged by the same functions as a raw one.
-Units are those of the arguments.
+`bounds(levels) -> (lower, upper)` gives central intervals at level p in units of std: raw
+and recalibrated predictions are thus evaluated by the same functions. Units are those of
+the arguments.
 """
 
 from collections.abc import Callable

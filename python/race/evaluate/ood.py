@@ -14,13 +14,20 @@ from race.evaluate.split import Split
 
 
 def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarray]:
-    """Scores [n_frames]: "mean" and "max" over atoms of sqrt(tr Sigma_i / 3), eV/Angstrom,
-    "energy", std per atom, eV, "stress", RMS of the six standard deviations,
-    eV/Angstrom^3, and "bald", 1/2 ln (var_total / var_aleatoric) of the energy, nats:
-    what its label would tell about the members, which a noisy frame does not raise as it
-    does a variance.
+    """Scores [n_frames] by name:
 
-    source: "epistemic" or "total". What is not predicted is left out.
+        mean, max   over atoms, of sqrt(tr Sigma_i / 3), eV/Angstrom
+        energy      standard deviation per atom, eV
+        stress      RMS of the six standard deviations, eV/Angstrom^3
+        bald        1/2 ln (var_total / var_aleatoric) of the energy, nats: the information
+                    of its label about the members. Noise of a frame does not raise it, as
+                    it raises a variance.
+
+    Scores of targets that are not predicted are left out.
+
+    Args:
+        split: the frames.
+        source: "epistemic" or "total".
     """
     out = {"energy": np.sqrt(getattr(split.prediction.energy, source)) / split.size}
     if (split.prediction.energy.aleatoric > 0).all():
@@ -51,15 +58,15 @@ def ood_record(
     one (a single member). Keys:
         auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max,
             auroc_energy, auroc_stress, auroc_bald (and auprc_...): the other scores.
-        ..._ideal: what the error of a frame reaches as its own score, errors being drawn
-            from the predicted covariances: RMS or largest force error, error of the
-            energy per atom, RMS error of the stress.
-        auroc_trivial: the best of what knows nothing of errors (`Split.trivial`: energy, RMS
-            force, density, shortest distance), each from the better side; auroc_by_energy
-            and so on: each of them. An uncertainty that does not beat them has not been
-            seen to detect anything.
-        auroc_observed: what the actual RMS force error reaches; well below auroc, the
-            split is strange but not wrong.
+        ..._ideal: the value that the error of a frame reaches as its own score, with
+            errors drawn from the predicted covariances: RMS or largest force error, error
+            of the energy per atom, RMS error of the stress.
+        auroc_trivial: the best of scores that know nothing of errors (`Split.trivial`:
+            energy, RMS force, density, shortest distance), each from the better side;
+            auroc_by_energy and so on: each of them. An uncertainty that does not beat
+            them has not been seen to detect anything.
+        auroc_observed: the value that the actual RMS force error reaches. If it is well
+            below auroc, the split is strange but not wrong.
     """
     splits = [*known, ood]
     source = (

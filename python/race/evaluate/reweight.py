@@ -47,9 +47,9 @@ class Average:
     def half_width(self, level: float) -> np.ndarray:
         """Half width of the interval that holds the true average with probability `level`.
 
-        The true potential is taken for one more draw from the members' distribution: Student-t
-        with M - 1 degrees of freedom of epistemic_std sqrt(1 + 1/M), the noise taken out, and
-        the error of sampling.
+        The true potential is assumed to be one more draw from the members' distribution.
+        The width is that of Student's t with M - 1 degrees of freedom, of two terms: the
+        noise-free epistemic_std sqrt(1 + 1/M), and the error of sampling.
         """
         M = len(self.members)
         epistemic = np.maximum(self.epistemic_std**2 - self.noise_std**2, 0.0) * (1 + 1 / M)

@@ -67,11 +67,14 @@ class Residual:
 
 @dataclass(frozen=True)
 class Split:
-    """A named set of frames with predictions and references; temperature [n_frames] in K,
-    NaN where a frame tells none; extensive: the target adds up over atoms, as an energy does.
-    n_members: of an ensemble whose spread is the estimate of a variance by so many draws,
-    which makes errors Student's; None: of a variance that is known. trivial: by name, what
-    tells frames apart without a model [n_frames].
+    """A named set of frames with predictions and references.
+
+    Attributes:
+        temperature: [n_frames] in K, NaN for frames without one.
+        extensive: the target adds up over atoms, as an energy does.
+        n_members: of an ensemble, whose spread estimates a variance by so many draws: errors
+            then have Student's distribution. None: the variance is known.
+        trivial: scores [n_frames] by name that tell frames apart without a model.
     """
 
     name: str
@@ -114,8 +117,8 @@ class Split:
 
 
 def degrees_of_freedom(total: np.ndarray, epistemic: np.ndarray, n_members: int) -> np.ndarray:
-    """Of every component, [n] or [n, d]: M - 1 of the members' spread, more where noise adds to
-    it, (M - 1) (total / epistemic)^2 (Satterthwaite 1946, with a noise that is known).
+    """Degrees of freedom of every component, [n] or [n, d]. The members' spread alone has
+    M - 1; a known noise makes them (M - 1) (total / epistemic)^2 (Satterthwaite 1946).
     """
     with np.errstate(divide="ignore"):
         ratio = marginal_std(total) / marginal_std(epistemic)

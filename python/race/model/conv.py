@@ -37,8 +37,8 @@ from race.model.scatter import segment_sum
 
 
 def interval(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Of x [E, G] in table [M, N, K]: place t [M, E] in its interval, and the interval's
-    coefficients [M, E, 6, K], zero from x = 1 on.
+    """Finds x [E, G] in table [M, N, K]: the place t [M, E] in its interval, and the
+    interval's coefficients [M, E, 6, K], which are zero from x = 1 on.
     """
     n_members, n_intervals = table.shape[0], table.shape[1] - 5
     x = x.expand(-1, n_members).t()  # [M, E]

@@ -2,9 +2,9 @@
 closed form.
 
 Forces need dE/d(edge_vector). The network sees an edge only through its radial features
-and harmonics, so autograd stops there and `edges_vjp` contracts the adjoints with
-derivatives known in closed form: every member shares them, and second-order autograd
-(training on forces) never differentiates the basis.
+and harmonics. Autograd therefore stops there, and `edges_vjp` contracts the adjoints with
+derivatives in closed form. All members share these, and second-order autograd (training on
+forces) never differentiates the basis.
 
 Distances and harmonics are the compiled operators race::edge_basis and
 race::edge_basis_vjp, which never store the derivatives. Their slow twin in stock torch

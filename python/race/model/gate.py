@@ -1,17 +1,19 @@
-"""The equivariant gate between layers: what makes h_t a nonlinear function of the features
+"""The equivariant gate between layers, which makes h_t a nonlinear function of the features
 before it.
 
     h[0e]     = c_silu silu(u[0e])
     h[l m, c] = c_sigmoid sigmoid(gates[k(c)]) u[l m, c]          every other irrep
 
 Each channel of an irrep other than 0e has a scalar of its own, as in Weiler et al. (NeurIPS
-2018) and NequIP; the constants keep second moments (e3nn's normalize2mom).
-Node-wise: domains and halos do not see it.
+2018) and NequIP. The constants keep second moments (e3nn's normalize2mom). The gate acts on
+each atom by itself: it needs no exchange between domains.
 
-u [n, dim] in the layout of conventions.py; gates [n, M * K], viewed [n, M, K], K the sum of
-multiplicities of the gated irreps, in the order of u. blocks: rows of four integers (d,
-mul, offset, gate): of u[:, offset:] viewed [d, M, mul], with gates[:, :, gate:]; gate -1
-is the block of scalars.
+Arguments:
+    u: [n, dim] in the layout of conventions.py.
+    gates: [n, M * K], viewed [n, M, K]. K is the sum of multiplicities of the gated irreps,
+        in the order of u.
+    blocks: rows of four integers (d, mul, offset, gate). A block is u[:, offset:] viewed
+        [d, M, mul], with gates[:, :, gate:]; gate -1 is the block of scalars.
 """
 
 import torch

@@ -18,8 +18,8 @@ Arguments of both:
     paths: P rows of eight integers (order, l1, l2, l3, offset1, offset2, offset3,
         cg_offset), those of order 2 first: couples components offset1.. of x (order 2) or
         of P2 (order 3) with components offset2.. of x, to components offset3.. of P2 or
-        P3, with coefficients cg[cg_offset:] viewed [2l1+1, 2l2+1, 2l3+1]. Of order 2 each
-        unordered pair of irreps is there once.
+        P3, with coefficients cg[cg_offset:] viewed [2l1+1, 2l2+1, 2l3+1]. Paths of
+        order 2 have each unordered pair of irreps once.
     cg: float64, coefficients of all paths.
 """
 

@@ -3,9 +3,8 @@ edge or interpolated from knots.
 
 R depends on the distance alone, so with `radial_knots` > 0 the MLP is evaluated at that
 many knots only, and R is the quintic spline through them (four times continuously
-differentiable; evaluated inside the convolution). It is what is trained and what is
-deployed:
-forces are the spline's own derivative.
+differentiable; evaluated inside the convolution). The spline is trained and deployed: forces
+are its own derivative.
 """
 
 import math
@@ -47,9 +46,11 @@ def bessel_basis(x: Tensor, n_radial: int, p: float) -> tuple[Tensor, Tensor]:
 
 
 def spline_conditions(n_knots: int) -> Tensor:
-    """Matrix [N, N], N = n_knots + 4, from the coefficients of a quintic spline to its
-    values at the knots x_n = n / (n_knots - 1), its slope and third derivative at x = 0,
-    its slope and curvature at x = 1 (in units of the knots' distance): float64.
+    """The matrix from the coefficients of a quintic spline to its conditions, float64 [N,
+    N], N = n_knots + 4.
+
+    The conditions are the values at the knots x_n = n / (n_knots - 1), slope and third
+    derivative at x = 0, slope and curvature at x = 1, in units of the knots' distance.
     """
     conditions = torch.zeros(n_knots + 4, n_knots + 4, dtype=torch.float64)
     for n in range(n_knots):
@@ -78,9 +79,10 @@ def spline_through(values: Tensor) -> Tensor:
     """Values at the knots [M, n_knots, W] -> coefficients [M, n_knots + 4, W] of the quintic
     spline through them.
 
-    Value (the last of those given is taken as zero), slope and curvature vanish at x = 1;
-    slope and third derivative at x = 0, since Bessel functions are even there. The compiled
-    race::spline solves the same conditions; on the CPU in one sweep, as they are banded.
+    Value, slope and curvature vanish at x = 1; the last value given is not read. Slope
+    and third derivative vanish at x = 0, because Bessel functions are even there. The
+    compiled race::spline solves the same conditions, on the CPU in one sweep, because
+    they are banded.
     """
     n_knots = values.shape[1]
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -131,7 +133,7 @@ class Radial(nn.Module):
         self.weights = nn.ParameterList(
             [torch.randn(n_members, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         )
-        # Of the matrices
+        # Factors of the matrices
         self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]
         scale = bessel_scale(widths[0], bessel_decay)
         self.register_buffer(

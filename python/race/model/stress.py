@@ -1,8 +1,8 @@
 """Noise of the stress: a 6x6 covariance that rotates as the covariance of a stress does.
 
-A stress is a virial over a volume, and the virial a sum over atoms. Its noise is held to
-be that of independent atoms, as that of the energy is: variances of the virial add up, so
-that k copies of a cell have k times the variance of the virial and 1/k of the stress's.
+A stress is a virial over a volume, and the virial a sum over atoms. As for the energy, the
+noise is taken to be independent from atom to atom: variances of the virial add up. k copies
+of a cell then have k times the variance of the virial, and 1/k of that of the stress.
 
     cov(stress) = sum_i P C_i P^T / volume^2,        C_i = (sigma0 * 1 Angstrom)^2 expm(a_i I + S_i)
 
@@ -10,14 +10,15 @@ C_i acts on the coefficients of a symmetric matrix in the orthonormal basis I / 
 .. B_5 (race.model.heads.quadrupole_basis); P makes the six columns of them. In this basis
 rotations are orthogonal, and a symmetric 6x6 matrix is 2 x 0e + 2 x 2e + 4e:
 
-    a I + S,    S = [ 5 b    t^T          ] / norms,      a, b: 0e;  t, u: 2e;  4e: the
-                product of v and w, both 2e [  t   -b I + W(u) + (v w)_4 ]
+    a I + S,    S = [ 5 b   t^T                    ]
+                    [ t     -b I + W(u) + (v w)_4  ] / norms
+
+with a, b: 0e; t, u: 2e; and (v w)_4 the 4e part of the product of v and w, both 2e.
 
 Models of lmax <= 3 have no features of l = 4. They need none: every harmonic polynomial
 of degree 4 is the harmonic part of a product of two of degree 2 (Sylvester 1876: of four
-vectors), so (v w)_4 reaches every 4e. But it vanishes where v and w must, at sites of
-cubic symmetry; so does everything there that is made of l <= 3, but for products of 3o at
-sites without inversion.
+vectors), so (v w)_4 reaches every 4e. But at sites of cubic symmetry v and w vanish, and so
+does (v w)_4. Only products of 3o, at sites without inversion, would not.
 """
 
 import torch

@@ -1,27 +1,28 @@
 """Distillation: one member that predicts what an ensemble does, mean, aleatoric and epistemic
 covariance, at the cost of one.
 
-The student is a member with the `evidential` head, of which only the two covariances are
-used, aleatoric and epistemic = aleatoric / kappa; a teacher without an epistemic part has
-an `equivariant` student. It is trained on the ensemble's moments (F, Sigma: mean and total
-covariance of each force; E, var: of the energy) instead of labels, by the Kullback-Leibler
-divergence of its own Gaussian from the ensemble's,
+The student is a member with the `evidential` head. Only its two covariances are used:
+aleatoric and epistemic = aleatoric / kappa. A teacher without an epistemic part has an
+`equivariant` student. The student learns the ensemble's moments instead of labels: mean F
+and total covariance Sigma of each force, mean E and variance var of the energy. Its loss is
+the Kullback-Leibler divergence of its own Gaussian from the ensemble's,
 
-    KL(N(F, Sigma) || N(F_s, Sigma_s)) = 1/2 [ tr(Sigma_s^-1 Sigma) + (F - F_s)^T
-    Sigma_s^-1 (F - F_s) - 3 + ln det Sigma_s / det Sigma ],
+    KL(N(F, Sigma) || N(F_s, Sigma_s)) = 1/2 [ tr(Sigma_s^-1 Sigma) - 3
+        + (F - F_s)^T Sigma_s^-1 (F - F_s) + ln det Sigma_s / det Sigma ],
 
-one-dimensional for the energy, so that Sigma_s comes to hold the student's own deviation
-from the mean too. How much of the total is epistemic, rho = tr Sigma_epistemic / tr Sigma
+one-dimensional for the energy. Sigma_s thus comes to hold the student's own deviation from
+the mean, too. How much of the total is epistemic, rho = tr Sigma_epistemic / tr Sigma
 of each atom, is taught like the probability of one of two outcomes,
 
     KL(rho || rho_s) = rho ln(rho / rho_s) + (1 - rho) ln((1 - rho) / (1 - rho_s)),
     rho_s = 1 / (1 + kappa),
 
 so that kappa, which labels do not identify, is that of the teacher, and the student finds
-strange the atoms that its teacher does. Both parts have the shape of the total. What the
-members disagree about lies away from the training data: beside the training frames the
-student sees copies of them with rattled atoms, which need no labels; of a training set on
-disk they are on disk, too.
+strange the atoms that its teacher does. Both parts have the shape of the total.
+
+Members disagree away from the training data. The student therefore sees copies of the
+training frames with rattled atoms, too, which need no labels. The copies of a training set
+on disk are on disk.
 
 The variance of the energy is the total, and `aleatoric` in name. At the end one factor on
 each of the two totals makes them as wide as the student errs on labels (race.train.noise).
@@ -294,10 +295,10 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     """A model of one member with the `evidential` head; `equivariant` where the teacher has no
     epistemic part.
 
-    It has the member's weights where the teacher's head reads the same features
-    (`equivariant`, `evidential`); other heads leave out the l=2 features that the student
-    needs, and it starts from nothing. nu and kappa that the member lacks start alike for
-    all atoms, and the total covariance from what the member predicts.
+    It has the member's weights if the teacher's head reads the same features
+    (`equivariant`, `evidential`). Other heads leave out the l=2 features that the student
+    needs: it then starts from random weights. If the member has no nu and kappa, they start
+    alike for all atoms. The total covariance starts from that of the member.
 
     Raises:
         RaceError: hidden features without 2e.

@@ -64,7 +64,7 @@ def common_validation(runs: Sequence[Run]) -> Dataset | None:
     """The validation set of all the runs, by which the noise of the stack is judged; None
     where they have none in common, or it is gone.
 
-    What one run holds out another may have been trained on.
+    Frames that one run holds out may be training frames of another.
     """
     if any(run.config.data != runs[0].config.data for run in runs):
         logger.info(

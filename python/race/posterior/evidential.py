@@ -1,17 +1,16 @@
 """An evidential run as a posterior (e2IP, arXiv:2602.10419): it already tells aleatoric from
 epistemic, but not their size.
 
-kappa, the ratio of the two, is not identified by the likelihood: only the regulariser of
-the loss sets it, so training calibrates neither part, nor their total. What is fitted is
-one factor on the standard deviation of the force, and one on that of the energy, so that
-on the validation set
+kappa, the ratio of the two, is not identified by the likelihood. Only the regulariser of
+the loss sets it, so training calibrates neither the parts nor their total. One factor on
+the standard deviation of the force is fitted, and one on that of the energy. With the
+totals Sigma and var, they make
 
-    mean_i e_i^T Sigma_i^-1 e_i = 3   and   mean_k (E_k - E_ref,k)^2 / var_k = 1,
-                                      Sigma, var: totals
+    mean_i e_i^T Sigma_i^-1 e_i = 3   and   mean_k (E_k - E_ref,k)^2 / var_k = 1
 
-(the maximum of the Gaussian likelihood). The ratio of the parts stays what it was: kappa
-is a score, not a variance. The factors go into sigma0 and sigma0_energy of the constants;
-the weights are the run's.
+on the validation set (the maximum of the Gaussian likelihood). The ratio of the parts
+stays what it was: kappa is a score, not a variance. The factors go into sigma0 and
+sigma0_energy of the constants; the weights are the run's.
 """
 
 from collections.abc import Sequence

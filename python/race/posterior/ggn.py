@@ -1,9 +1,9 @@
-"""Generalised Gauss-Newton curvature of a run's Gaussian likelihood: what Laplace
-approximations are made of.
+"""Generalised Gauss-Newton curvature of a run's Gaussian likelihood, for Laplace
+approximations.
 
-Observations are the energies of frames and the forces on atoms that have a label, each times
-the root of its weight, and in units of its noise: `Noise.whiten` makes independent
-observations of unit variance of them, up to one factor for all energies and one for all
+Observations are the energies of frames and the forces on atoms that have a label, each
+times the root of its weight, and in units of its noise. `Noise.whiten` makes them
+independent and of unit variance, up to one factor for all energies and one for all
 forces. With J the Jacobian of the whitened predictions with respect to the weights, the
 curvature is J^T J.
 
@@ -114,9 +114,9 @@ def loss_curvature(
     is right about its noise.
 
     The squared gradients for labels that are drawn from the model's own predictions, one
-    draw per batch. Those of a batch's rows are independent with mean zero, so that the
-    square of the sum of the gradients is an estimate of the sum of squares; times the roots
-    of the labels' weights, and over the sum of these, of the weighted mean. A term of weight
+    draw per batch. The gradients of a batch's rows are independent with mean zero, so the
+    square of their sum is an estimate of the sum of their squares. The roots of the labels'
+    weights make it one of the weighted mean, over the sum of the weights. A term of weight
     lambda counts lambda of it. Unlike J^T J it holds the weights of the uncertainty
     channels.
     """

@@ -1,27 +1,20 @@
 """IVON: variational inference at the price of Adam (Shen et al. 2024, arXiv:2402.17641,
 algorithm 1).
 
-The posterior is N(m, 1 / [ess (h + delta)]), diagonal; ess is the number of data that the
+The posterior is N(m, 1 / [ess (h + delta)]), diagonal. ess is the number of data that the
 mean loss stands for, delta the weight decay, and ess * delta the precision of a normal
 prior. Every step takes the gradient g at one sample theta = m + sigma eps:
 
-    h^ = g eps / sigma                                                          (Stein:
-                                                                                unbiased
-                                                                                for the
-                                                                                Hessian's
-                                                                                diagonal)
+    h^ = g eps / sigma
     g_ = beta1 g_ + (1 - beta1) g
-    h  = beta2 h + (1 - beta2) h^ + 1/2 (1 - beta2)^2 (h - h^)^2 / (h + delta)   (the last
-                                                                                 term
-                                                                                 keeps h +
-                                                                                 delta
-                                                                                 positive)
+    h  = beta2 h + (1 - beta2) h^ + 1/2 (1 - beta2)^2 (h - h^)^2 / (h + delta)
     m  = m - rate * clip( (g_ / (1 - beta1^t) + delta m) / (h + delta) )
 
-Everything is elementwise, so members stay independent. The information on the weights
-differs by many orders of magnitude, so h starts from that on each. A diagonal posterior
-of far more weights than data is wide; a larger ess (a cold posterior) narrows it: the
-validation metrics printed after the fit show it.
+h^ estimates the diagonal of the Hessian without bias (Stein), and the last term of h
+keeps h + delta positive. Everything is elementwise, so members stay independent. The
+information on the weights differs by many orders of magnitude, so h starts from that on
+each. A diagonal posterior of far more weights than data is wide; a larger ess (a cold
+posterior) narrows it: the validation metrics printed after the fit show it.
 """
 
 import math
@@ -197,8 +190,8 @@ class IvonTrainer(Trainer):
 
 
 def default_ess(train: TrainConfig, n_frames: float, n_atoms: float) -> float:
-    """The number that makes ess * loss minus the log likelihood of all forces (of all
-    energies, where forces are not learned); frames and atoms counted by the weights of their
+    """The number that makes ess * loss minus the log likelihood of all forces, or of all
+    energies if forces are not learned. Frames and atoms count by the weights of their
     labels.
     """
     return (

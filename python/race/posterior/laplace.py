@@ -4,9 +4,9 @@
 
 A_E and A_F are the generalised Gauss-Newton curvatures of energies and forces
 (race.posterior.ggn), of all weights on the diagonal or of the readouts' last weights in
-full. The noise factors s_E and s_F (variances, in units of the head's own or the loss's)
-and the prior's precision delta maximise the marginal likelihood of
-race.posterior.evidence; the mean square error of the validation set, in the same units,
+full. The noise factors s_E and s_F are variances, in units of the head's own or the loss's.
+They and the prior's precision delta maximise the marginal likelihood of
+race.posterior.evidence. The mean square error of the validation set, in the same units,
 bounds the noise from above. s_E and s_F also scale the aleatoric variances of the new
 run, by its sigma0_energy and sigma0, where its head predicts these.
 
@@ -14,9 +14,9 @@ Weights on which no energy or force depends (the readouts of uncertainty channel
 curvature, and stay as trained. The mean is the trained weights in any case.
 
 The full posterior of the last layer is exact: predictions are linear in it. The diagonal
-one is not, in two ways. It ignores that weights can make up for each other, so that with
-more weights than observations even its linearised predictions vary more than the noise;
-and its samples go through the network as it is. Therefore its temperature T is chosen by
+one is not, in two ways. It ignores that weights can compensate each other: with more
+weights than observations, even its linearised predictions vary more than the noise. And its
+samples go through the network as it is. Therefore its temperature T is chosen by
 the samples' predictions of the validation set.
 """
 
@@ -280,9 +280,9 @@ def rescaled(model: RACE, config: RunConfig, s_energy: float, s_forces: float) -
 def with_noise(model: RACE, s_energy: float, s_forces: float, forces: bool) -> RACE:
     """A `point` model whose head predicts the noise that was found, the same for every atom.
 
-    It becomes `cholesky` (`energy` without forces), which reads scalar features alone as
-    `point` does, with zero in all channels but the energy: Sigma = sigma0^2 I, sigma_E^2
-    = n_atoms sigma0_energy^2, the constants of the loss `mse` times the factors.
+    Its head becomes `cholesky` (`energy` without forces), which reads scalar features alone
+    as `point` does. All channels except the energy are zero: Sigma = sigma0^2 I and
+    sigma_E^2 = n_atoms sigma0_energy^2, the constants of the loss `mse` times the factors.
     """
     head, old = "cholesky" if forces else "energy", model.constants
     twin = RACE(

@@ -4,28 +4,29 @@ Learn.: Sci. Technol. 5, 045018).
 The energy is linear in the last layers' weights w (race.posterior.last_layer), so their
 Gaussian posterior needs no further training:
 
-    cov(w) = alpha^2 (F^T F + zeta^2 I)^-1,      var(E) = f^T cov(w) f,      cov(F_i) =
-                                                 J_i cov(w) J_i^T
+    cov(w)   = alpha^2 (F^T F + zeta^2 I)^-1
+    var(E)   = f^T cov(w) f
+    cov(F_i) = J_i cov(w) J_i^T
 
 The rows of F are the features of the training set's labels, times the root of their
-weights, over the noise that the loss gives them:
-sum_j f_j / (sigma0_energy sqrt(n_atoms)) and, on request, those of the force components,
-J / sigma0; noise of the labels' own is added in quadrature. (For frames of one size this is
-the paper's formula, with alpha and zeta in another unit.)
+weights, over the noise that the loss gives them. They are
+sum_j f_j / (sigma0_energy sqrt(n_atoms)) for energies and, on request, J / sigma0 for the
+components of forces. Noise of the labels' own is added in quadrature. (For frames of one
+size this is the paper's formula, with alpha and zeta in another unit.)
 
-What is calibrated is the posterior alone, without the noise that the head predicts: that
-was fitted to the very errors which the posterior is to explain, and with both in one
-likelihood neither is identified. zeta, where it is left open, and alpha_F maximise the
-likelihood of the validation set's force errors under the closed form above; alpha_E is
-that of energies at this zeta, on all frames of the validation set. Given zeta, alpha has a
-closed form: the mean Mahalanobis square is the dimension (but for labels with noise of
-their own, whose variance adds to the posterior's). The noise is fitted afterwards,
-to what of the errors is left (race.train.noise).
+The posterior is calibrated alone, without the noise that the head predicts. That noise was
+fitted to the very errors that the posterior is to explain: with both in one likelihood,
+neither would be identified. alpha_F and zeta, if it is not given, maximise the likelihood
+of the validation set's force errors under the closed form above. alpha_E does the same for
+energies at this zeta, on all frames of the validation set. Given zeta, alpha has a closed
+form: the mean Mahalanobis square is the dimension. (If labels have noise of their own, its
+variance adds to the posterior's, and alpha is found numerically.) The noise is fitted
+afterwards, to the rest of the errors (race.train.noise).
 
-Samples w + alpha_F (F^T F + zeta^2 I)^-1/2 eps are the members of the new run; the eps are
+Samples w + alpha_F (F^T F + zeta^2 I)^-1/2 eps are the members of the new run. The eps are
 centred, so that the members' mean is the run's own prediction, and scaled so that their
-spread is unbiased. alpha_E stands beside it in the summary of the new run: weights have
-one scale, and where the two differ the spread of energies is off by their ratio.
+spread is unbiased. alpha_E stands beside alpha_F in the summary of the new run. Weights
+have one scale: if the two differ, the spread of energies is off by their ratio.
 """
 
 import functools

@@ -108,7 +108,7 @@ class IvonOptions(SampleOptions):
 
 
 class LaplaceOptions(SampleOptions):
-    """Which curvature, and how it is estimated."""
+    """The curvature, and how it is estimated."""
 
     structure: Literal["diagonal", "last-layer"] = Field(
         default="last-layer",
@@ -154,7 +154,7 @@ class LlprOptions(SampleOptions):
 
 
 class PopsOptions(SampleOptions):
-    """Which points, and the shape of what is drawn from."""
+    """The points, and the shape of the distribution of samples."""
 
     members: int = Field(
         default=16, ge=2, description="samples of the last layers: members of the new run"

@@ -16,9 +16,9 @@ the model is wrong. Samples are drawn from
     hypercube    the smallest box around the w_i - w in their principal axes, uniformly
 
 and centred, so that the members' mean is the run's own prediction. A point counts by the
-weight of its label, in F as in <>, and if labels have noise of their own by its precision,
-too: no weights should be asked to fit it. They are the members of
-the new run; nothing is fitted to the validation set but, afterwards, the noise.
+weight of its label, in F as in <>. If labels have noise of their own, it also counts by the
+precision: no weights should be asked to fit noise. The samples are the members of the new
+run. Only the noise is fitted to the validation set, afterwards.
 """
 
 import logging

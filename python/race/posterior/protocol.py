@@ -61,12 +61,15 @@ class Run:
 class Fitted:
     """The result of a fit.
 
-    model: on any device; its config may differ from the run's in `n_members` (and `head`,
-    where a fit changes it). about: figures of the fit for summary.json, e.g. a prior
-    precision; JSON types. `seconds`: of all sittings, where it was resumed. validation:
-    the run's validation set, on which the samples are then judged beside the run; None:
-    the fit read no data. train: training options of the new run's config that differ from
-    the first run's, e.g. the loss that belongs to a new head.
+    Attributes:
+        model: on any device. Its config may differ from the run's in `n_members`, and in
+            `head` if the fit changes it.
+        about: figures of the fit for summary.json, e.g. a prior precision, of JSON types.
+            A resumed fit gives `seconds`, those before included.
+        validation: the run's validation set, on which the samples are compared with the
+            run. None: the fit read no data.
+        train: training options of the new run's config that differ from the first run's,
+            e.g. the loss of a new head.
     """
 
     model: RACE
@@ -129,8 +132,8 @@ def normal_draws(
     """Standard normal numbers for the samples of `assigned_members`: [len(members), *shape],
     float64, on the CPU.
 
-    The n samples drawn around one member are centred, and widened by sqrt(n / (n - 1)):
-    each is still standard normal, their mean is the member itself, and their spread (with
+    The n samples drawn around one member are centred, and widened by sqrt(n / (n - 1)).
+    Each is still standard normal, and their mean is the member itself. Their spread (with
     1/n, as predictions are combined) is 1 on average. Independent draws would shift the
     mean of few samples by 1/sqrt(n) of the spread, which is what the mean prediction
     would then err by.

@@ -11,12 +11,11 @@ of their mean and total variance:
                     <.>: average over members
 
 (the paper's is diagonal in the force components, which does not rotate). A noise that the
-heads predict is no part of it, and learns nothing: the likelihood of a sum of both tells
-noise and spread not apart, and a head that explains the errors already would leave the members
-no reason to differ. The factors on noise and spread, fitted to other frames when the training
-is over, say how much of the noise stays. Training starts from a
-run, whose readouts get random changes of a size that makes the spread of the forces on a
-batch as large as their errors.
+heads predict is no part of it, and learns nothing. The likelihood of a sum of both would not
+tell noise and spread apart: if the head explained the errors already, the members would have
+no reason to differ. After training, the factors on noise and spread are fitted to other
+frames; they say how much of the noise stays. Training starts from a run. Its readouts get
+random changes, which make the spread of the forces on a batch as large as their errors.
 """
 
 import math

@@ -4,13 +4,12 @@ Training goes on from the run at a constant or cyclic learning rate, and every s
 the weights are a snapshot. Per member,
 
     q(theta) = N( mean, 1/2 [ diag(var) + D D^T / (K - 1) ] )
-    sample   = mean + diag(var)^1/2 z / sqrt(2) + D z' / sqrt(2 (K - 1)),        z, z'
-             standard normal
+    sample   = mean + diag(var)^1/2 z / sqrt(2) + D z' / sqrt(2 (K - 1))
 
-with mean and var over all snapshots and the columns of D the deviations of the last K.
-They are taken from the final mean and not, as in the paper, from the mean at the time,
-which would make the early columns too small (the first one zero). var is accumulated by
-Welford's update: the paper's <theta^2> - <theta>^2 cancels in float32.
+with standard normal z and z', mean and var over all snapshots, and the deviations of the
+last K snapshots as the columns of D. These are deviations from the final mean. The paper
+takes the mean at the time, which makes early columns too small (the first one zero). var
+is accumulated by Welford's update: the paper's <theta^2> - <theta>^2 cancels in float32.
 
 The two halves are each an estimate of the covariance, so that a sample has the variance
 of the snapshots. Several members are several such Gaussians (Wilson and Izmailov 2020,

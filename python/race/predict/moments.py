@@ -10,9 +10,9 @@ Members m = 1..M are weight samples. By the law of total variance
 term is the evidential head's own. The compiled twin of this file is the runtime's, which
 LAMMPS uses; the tests compare them.
 
-The spread of few members is not the error of their mean. A model's constants carry factors
-by which the standard deviation of the spread is multiplied (`spread_of_independent`), one
-for energies, one for forces and stress; 1 is the law of total variance as it stands above.
+The spread of few members is not the error of their mean. A model's constants have two
+factors on the standard deviation of the spread (`spread_of_independent`): one for energies,
+one for forces and stress. A factor of 1 is the law of total variance as it stands above.
 
 A quantity of one number has means [n, M] and variances [n]; one of d numbers has means
 [n, M, d] and covariances [n, d, d]. Everything is differentiable.
@@ -42,8 +42,8 @@ def spread_of_independent(n_members: int) -> float:
     """The factor that makes of the members' spread the deviation of the truth from their mean.
 
     Members that were trained apart, each from its own random start, are independent draws
-    f_m ~ N(mu, s^2), of unknown mu and s^2; the truth y is one more, as likely as any of
-    them. The mean <f> and y are independent, so
+    f_m ~ N(mu, s^2) with unknown mu and s^2. The truth y is another such draw. The mean
+    <f> and y are independent, so
 
         var(y - <f>) = s^2 + s^2 / M = s^2 (M + 1) / M.
 
@@ -142,11 +142,11 @@ def joint_information(
 
         1/2 ln det(I + G),      G = D^T R^-1 D / M
 
-    D [1 + 3 n_atoms, M]: the members' deviations from their mean; R: the noise, independent
-    from atom to atom. It is 1/2 ln det(D D^T / M + R) - 1/2 ln det R (by Sylvester's identity,
-    whose matrix is small): the two determinants of `bald` for all labels at once, with the
-    members' correlations between atoms. Of several frames G adds up, and their information
-    does not.
+    D [1 + 3 n_atoms, M]: the members' deviations from their mean; R: the noise,
+    independent from atom to atom. By Sylvester's identity it is 1/2 ln det(D D^T / M + R)
+    - 1/2 ln det R: the two determinants of `bald` for all labels at once, with the
+    members' correlations between atoms. G adds up over frames; their information does
+    not.
 
     Args:
         energy, forces: of n_frames and n_atoms; the noise is their aleatoric part.

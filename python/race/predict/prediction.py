@@ -26,7 +26,7 @@ class Estimate:
 
     @classmethod
     def of(cls, moments: Moments) -> "Estimate":
-        """Of moments on whatever device, as float64 arrays."""
+        """Converts moments on any device to float64 arrays."""
         parts = (moments.mean, moments.aleatoric, moments.epistemic)
         return cls(*(part.detach().double().cpu().numpy() for part in parts))
 

@@ -1,9 +1,9 @@
-"""Scalars for TensorBoard, written by the caller's own thread: what an epoch logs is in the
-file when the epoch ends.
+"""Scalars for TensorBoard, written by the caller's own thread: the scalars of an epoch
+are in the file when the epoch ends.
 
-torch's SummaryWriter hands every event to a thread of its own; a program that is killed,
-or that runs signal handlers and compiled code of many libraries beside that thread, is
-better off without it.
+torch's SummaryWriter gives every event to a thread of its own. A program that is killed
+would lose them. One with signal handlers and compiled code of many libraries is safer
+without that thread.
 """
 
 import os

@@ -32,7 +32,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Of `write_tensors`.
+    """Reads a file of `write_tensors`.
 
     Raises:
         RaceError: there is no such file, or it is damaged.

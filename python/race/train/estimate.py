@@ -47,7 +47,7 @@ class Estimate:
         self.say(self.line(each, peak_memory(self.device)))
 
     def line(self, each: float, memory: int) -> str:
-        """What to expect.
+        """The estimate in words.
 
         Args:
             each: seconds of a step.

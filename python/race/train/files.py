@@ -41,8 +41,8 @@ def found_again(
 ) -> RunConfig:
     """The config of a run with its data where it is now.
 
-    Files are sought where they were, in `places`, in the folders around the run, in the
-    working directory and in RACE_DATA; under their names, and under the ends of their paths.
+    Files are sought under their names and the ends of their paths: where they were, in
+    `places`, in the folders around the run, in the working directory and in RACE_DATA.
 
     Args:
         config: of the run.

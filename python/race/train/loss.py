@@ -1,34 +1,36 @@
 """Losses, one value per member: the members of an ensemble never see each other's gradients.
 
-    L   = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F + lambda_S mean_frames
-        (MSE_S or NLL_S)                                means by the weights of the labels
-                                                        (race.data.weights)
+    L = lambda_E mean_frames NLL_E + lambda_F mean_atoms NLL_F
+        + lambda_S mean_frames (MSE_S or NLL_S)
     NLL_E = 1/2 [ dE^2 / sigma_E^2 + ln sigma_E^2 ]
-    NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]          (`evidential`: the Student-t
-                                                           loss of race.model.heads)
-    NLL_S = 1/2 [ w^T C^-1 w + ln det C ]                  six components of the virial
-                                                           error w; models with a
-                                                           stress_head
+    NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]
+    NLL_S = 1/2 [ w^T C^-1 w + ln det C ]
+
+Means are weighted (race.data.weights). The head `evidential` has the Student-t loss of
+race.model.heads instead of NLL_F. w are the six components of the virial error; models with
+a stress_head have NLL_S, others MSE_S.
 
 The weight is on the whole term: on the quadratic part alone it would move the optimum to
 lambda * Sigma.
 
-`mse` is the same with constant variances, so that both kinds are dimensionless, of like
-size, and share their weights:
-sigma0^2 I for a force, n_atoms sigma0_energy^2 for the energy of a frame (errors of
-independent atoms add in quadrature; no n_atoms for mean pooling), n_atoms
-(STRESS_LENGTH * sigma)^2 for each component of the virial, sigma being the force deviation
-in the frame: the predicted one (detached, aleatoric and epistemic together) where the head
-predicts it, else sigma0.
+`mse` is the same with constant variances, so both kinds are dimensionless, of like size, and
+share their weights. The variances are
+
+    force     sigma0^2 I
+    energy    n_atoms sigma0_energy^2 of a frame: errors of independent atoms add in
+              quadrature; without n_atoms for mean pooling
+    virial    n_atoms (STRESS_LENGTH * sigma)^2 of each component. sigma is the force
+              deviation in the frame: sigma0, or if the head predicts it, that (detached,
+              aleatoric and epistemic together)
 
 Labels with noise of their own (race.data.label_noise) add its variance to each of these:
 Sigma + s^2 I, sigma_E^2 + s_E^2, and in `mse` and the units of beta to the constants.
 
 beta-NLL (Seitzer et al., ICLR 2022, arXiv:2203.09168) multiplies each row by its detached
-variance^beta, in the units above:
-beta = 0 is the likelihood, beta = 1 gives the mean the gradient of `mse` (exactly, if
-Sigma is isotropic) while the variance learns. The MSE warm-up is therefore beta falling
-from 1: no loss, gradient or optimiser state jumps where the likelihood takes over.
+variance^beta, in the units above. beta = 0 is the likelihood. beta = 1 gives the mean the
+gradient of `mse` (exactly, if Sigma is isotropic) while the variance learns. The MSE
+warm-up is therefore beta falling from 1: no loss, gradient or optimiser state jumps where
+the likelihood takes over.
 """
 
 import math
@@ -93,8 +95,8 @@ class Loss:
         return torch.stack([self.weights[term] * value for term, value in terms.items()]).sum(0)
 
     def rows(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
-        """Terms before averaging, [n_labelled, n_members] each: frames, atoms, frames. What
-        has no label (NaN, or None of the whole batch) has no row.
+        """Terms before averaging, [n_labelled, n_members] each: frames, atoms, frames.
+        Frames and atoms without a label (NaN, or None of the whole batch) have no row.
         """
         rows = {}
         force_var = None

@@ -49,7 +49,7 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
 
 
 def _shared(model: RACE) -> dict[str, object]:
-    """Which options and constants all members of an ensemble have alike."""
+    """The options and constants that all members of an ensemble share."""
     options = model.config.model_dump(exclude={"n_members", *OPEN})
     return options | model.constants.as_trained().model_dump()
 

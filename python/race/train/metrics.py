@@ -83,12 +83,17 @@ class Metrics:
 
     `update` takes batches and detached predictions; `result` gives a [n_members + 1]
     tensor per metric, ensemble last:
-    energy_rmse, energy_mae, energy_std (meV/atom), forces_rmse, forces_mae, forces_std
-    (meV/A), stress_rmse (meV/A^3), energy_nll, forces_nll (Gaussian, per frame and per
-    atom, without the constant), forces_coverage (of the central 90 % interval of each
-    component), stress_std (meV/A^3) and stress_coverage. Those that the head does not
-    give are absent or NaN. Likelihoods and coverages are those of the labels, with their own
-    noise; the deviations are the model's.
+
+        energy_rmse, energy_mae, energy_std     meV/atom
+        forces_rmse, forces_mae, forces_std     meV/A
+        stress_rmse, stress_std                 meV/A^3
+        energy_nll, forces_nll                  Gaussian, per frame and per atom, without
+                                                the constant
+        forces_coverage, stress_coverage        of the central 90 % interval of each
+                                                component
+
+    Those that the head does not give are absent or NaN. Likelihoods and coverages are
+    those of the labels, with their own noise; the deviations are the model's.
     """
 
     def __init__(self, config: ModelConfig, constants: ModelConstants):

@@ -1,25 +1,27 @@
-"""How wide the predicted errors are: factors on the standard deviations of the noise and of the
-members' spread, one of each for energies and one for forces, fitted after training.
+"""The width of predicted errors: factors on the standard deviations of the noise and of the
+members' spread. Energies have a factor on each, and so have forces. They are fitted after
+training.
 
 The likelihood makes the noise of each member as wide as that member's own error. The mean
-of the members errs by less: of any numbers
-    (y - <y_m>)^2 = <(y - y_m)^2> - <(y_m - <y_m>)^2>                  (ambiguity
-                                                                       decomposition,
-                                                                       Krogh and Vedelsby
-                                                                       1995)
-so by noise minus spread, where the law of total variance gives noise plus spread. And the
-noise of energies, which have one label a frame, is often still following the errors down
-when the learning rate is spent. The spread errs to the other side: members that share data
-and architecture err together in part, which their spread does not show. It is never made
+of the members errs by less. By the ambiguity decomposition (Krogh and Vedelsby 1995), any
+numbers have
+
+    (y - <y_m>)^2 = <(y - y_m)^2> - <(y_m - <y_m>)^2>,
+
+that is noise minus spread, where the law of total variance gives noise plus spread. Also,
+energies have one label a frame: their noise is often still too large when training ends. The
+spread errs to the other side: members that share data and architecture err together in part,
+which their spread does not show. It is never made
 narrower than that of independent members (race.predict.moments.spread_of_independent).
 
 The factors a on the noise and b >= 1 on the spread minimise the CRPS of the validation set's
-errors under a^2 aleatoric + b^2 epistemic, in units of the noise; of a head without noise b
-alone, in units of the spread. Both are fitted at once: where frames differ in the ratio of
-the two, their errors tell one from the other. The CRPS is proper as the likelihood is, but
-grows with the size of an error, not with its square: a few large ones, which forces always
-have, do not decide how wide all others are. The factors are among the model's constants and
-change neither a weight nor a mean. Training itself runs without them.
+errors under a^2 aleatoric + b^2 epistemic, in units of the noise. A head without noise has b
+alone, in units of the spread. Both are fitted at once: where frames differ in the ratio
+of the two, their errors tell one from the other. The CRPS is proper as the likelihood is,
+but grows with the size of an error, not with its square. A few large errors, which forces
+always have, therefore do not decide the width of all others. The factors are among the
+model's constants and change neither a weight nor a mean. Training itself runs without
+them.
 """
 
 import logging

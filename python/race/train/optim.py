@@ -143,9 +143,9 @@ class Schedule:
             self.scale, self.stale = max(self.scale * self.FACTOR, self.FINAL), 0
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint keeps."""
         return {"scale": self.scale, "best": self.best, "stale": self.stale}
 
     def load(self, state: dict[str, float]) -> None:
-        """Takes up what `state` gave."""
+        """Restores the result of `state`."""
         self.scale, self.best, self.stale = state["scale"], state["best"], int(state["stale"])

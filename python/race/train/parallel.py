@@ -2,8 +2,8 @@
 gradients, so that N of them train as one does.
 
 Each rank computes the loss of its frames, divided by the number of frames (atoms) of the
-whole batch; the sum of the gradients is then that of one process, and clipping and the
-optimiser's step follow on every rank alike. Gradients travel in a few flat buckets after
+whole batch. The sum of the gradients is then that of one process. Every rank clips it and
+takes the optimiser's step alike. Gradients travel in a few flat buckets after
 the backward pass: a force loss differentiates through autograd.grad, for which
 DistributedDataParallel's hooks are not made. Counts and signals of the host go by gloo,
 which notices at once when a rank has died; tensors by nccl where they are on GPUs.
@@ -67,8 +67,8 @@ class Ranks:
             dist.destroy_process_group()
 
     def share(self, cost: Sequence[int] | np.ndarray) -> list[int]:
-        """Which items of a batch are this rank's, by their costs; the same division on
-        every rank.
+        """The items of a batch that are this rank's, by their costs; every rank divides the
+        batch in the same way.
         """
         return shares(cost, self.size)[self.rank]
 

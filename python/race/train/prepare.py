@@ -116,10 +116,10 @@ def prepare(config: Config, constants: ModelConstants | Adapt | None = None) -> 
 
 
 def divided(validation: list[ase.Atoms]) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
-    """Frames that choose the epoch, and frames that the noise is fitted to: alternate ones,
-    where either half is enough for a fit; else all of them, twice.
+    """Frames that choose the epoch, and frames that the noise is fitted to: alternate
+    ones if half of them is enough for a fit, else all of them twice.
 
-    The epoch that is the best of some frames errs by less on these than on others.
+    The epoch that is the best on some frames errs by less on these than on others.
     """
     if len(validation) < 2 * noise.MIN_ENERGIES:
         return validation, validation
@@ -129,7 +129,7 @@ def divided(validation: list[ase.Atoms]) -> tuple[list[ase.Atoms], list[ase.Atom
 def about_reference(
     config: Config, frames: Sequence[ase.Atoms], constants: ModelConstants
 ) -> Iterator[str]:
-    """What the reference energies were taken from, where that is no matter of course."""
+    """Remarks on the source of the reference energies, if it is not the usual one."""
     n_isolated = sum(is_isolated(atoms, config.model.r_max) for atoms in frames)
     if has_reference(config):
         each = zip(constants.elements, constants.atomic_energies, strict=True)

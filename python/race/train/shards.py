@@ -105,7 +105,7 @@ def made_with(config: Config) -> dict[str, Any]:
 
 
 def read_shards(config: Config, labels: Sequence[str]) -> Read:
-    """What data.shards holds, on disk.
+    """Reads the data set on disk in data.shards.
 
     Raises:
         RaceError: there are none, they were made with other options or of other files, or the

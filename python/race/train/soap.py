@@ -31,8 +31,8 @@ class Side:
         self.gram.baddbmm_(gradient, gradient.mT, beta=DECAY, alpha=1 - DECAY)
 
     def turn(self) -> Tensor:
-        """One step of orthogonal iteration, which holds the eigenvectors as `gram` moves;
-        returns what takes coordinates in the old basis to the new one, [n, width, width].
+        """One step of orthogonal iteration, by which the basis follows the eigenvectors of
+        `gram`. Returns the change of coordinates, old to new basis [n, width, width].
         """
         old = self.basis.clone()
         mean = self.gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
@@ -54,14 +54,14 @@ class Stack:
             self.numbers(p, offset).numel() // self.shape.numel() for _, p, offset in parts
         ]
         n, like = sum(self.counts), parts[0][1].detach()
-        # Of the gradient in the eigenbases, and of its squares
+        # Averages of the gradient in the eigenbases, and of its squares
         self.mean, self.square = (like.new_zeros(n, *shape) for _ in range(2))
         self.left, self.right = (
             Side(n, width, like) if width <= WIDEST else None for width in shape
         )
 
     def numbers(self, tensor: Tensor, offset: int | None) -> Tensor:
-        """Of a parameter or its gradient, those of its matrices of this shape; a view."""
+        """The matrices of this shape in a parameter or its gradient; a view."""
         return tensor if offset is None else tensor.narrow(-1, offset, self.shape.numel())
 
     def step(self, step: int, rates: list[float], betas: tuple[float, float]) -> None:

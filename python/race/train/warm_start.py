@@ -182,8 +182,8 @@ def _warn_of_offset(constants: ModelConstants, frames: Sequence[ase.Atoms]) -> N
 
 
 def earlier_validation(config: RunConfig) -> tuple[Dataset, dict[str, float]] | None:
-    """The validation set of the run that training started from, its energies moved by as much
-    as E0 was, and that run's errors on it; None where the set is no longer to be found.
+    """The validation set of the run that training started from, and that run's errors on it.
+    Its energies are moved by as much as E0 was. None if the set is no longer found.
     """
     source = config.train.warm_start
     if source is None:
