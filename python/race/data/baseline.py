@@ -7,7 +7,6 @@ The labels of training lose b; predictions, in Python, gain it again. In LAMMPS 
 pair_style hybrid/overlay (race.deploy.hybrid).
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import ase
@@ -104,11 +103,3 @@ def written_forces(atoms: ase.Atoms) -> np.ndarray:
     """[n_atoms, 3], as the file has them: a zero is a zero again to the last bit."""
     forces: np.ndarray = atoms.arrays["forces"]
     return forces + atoms.arrays[LOST] if LOST in atoms.arrays else forces
-
-
-def without_baseline(frames: Iterable[ase.Atoms], options: BaselineOptions | None) -> None:
-    """`Baseline.subtract` from all frames, where there is a baseline."""
-    if options is not None:
-        baseline = Baseline(options)
-        for atoms in frames:
-            baseline.subtract(atoms)
