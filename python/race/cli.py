@@ -50,7 +50,7 @@ COMMANDS = {
     ),
     "active": (
         "race.active.command_active",
-        "compare selection strategies: select, label, train, judge, again",
+        "compare selection strategies: select, label, train, test, again",
     ),
     "reweight": (
         "race.evaluate.command_reweight",

@@ -8,7 +8,7 @@ import torch
 
 from race.posterior.continued import continue_training
 from race.posterior.protocol import Run
-from race.posterior.swag import Moments, SwagOptions, SwagSchedule, SwagTrainer
+from race.posterior.swag import SnapshotMoments, SwagOptions, SwagSchedule, SwagTrainer
 
 RANK = 4
 
@@ -18,7 +18,7 @@ def path():
     """Snapshots [n, 2 members, 3] of a weight far from zero, and their moments."""
     rng = np.random.default_rng(0)
     snapshots = 100.0 + rng.standard_normal((9, 2, 3)) * [0.1, 0.2, 0.4]
-    moments = Moments({"w": torch.zeros(2, 3, dtype=torch.float64)}, RANK)
+    moments = SnapshotMoments({"w": torch.zeros(2, 3, dtype=torch.float64)}, RANK)
     for snapshot in snapshots:
         moments.add({"w": torch.from_numpy(snapshot)})
     return snapshots, moments
@@ -38,7 +38,7 @@ def test_moments_in_single_precision():
     """Weights near 100 that vary by 1e-3: <w^2> - <w>^2 would be noise."""
     rng = np.random.default_rng(1)
     snapshots = (100.0 + 1e-3 * rng.standard_normal((50, 1, 40))).astype(np.float32)
-    moments = Moments({"w": torch.zeros(1, 40)}, RANK)
+    moments = SnapshotMoments({"w": torch.zeros(1, 40)}, RANK)
     for snapshot in snapshots:
         moments.add({"w": torch.from_numpy(snapshot)})
     want = snapshots.astype(np.float64).var(0, ddof=1)
@@ -83,7 +83,7 @@ def test_one_draw_moves_all_weights_together():
     """The low-rank part has one z' for all tensors: two weights that moved as one do so in
     the samples.
     """
-    moments = Moments({name: torch.zeros(1, 1, dtype=torch.float64) for name in "ab"}, 6)
+    moments = SnapshotMoments({name: torch.zeros(1, 1, dtype=torch.float64) for name in "ab"}, 6)
     for x in np.random.default_rng(2).standard_normal(6):
         moments.add({"a": torch.tensor([[x]]), "b": torch.tensor([[3 * x]])})
     draws = moments.sample([0] * 4000, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The loop: select, label, train, judge, again. Every stage ends in one file that appears
+"""The loop: select, label, train, test, again. Every stage ends in one file that appears
 whole; what has its file is not done again.
 
 out/config.json                          what the comparison is

@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--student",
         action="store_true",
-        help="judge intervals by Student's t: the spread of M members trained apart is an "
+        help="compare intervals with Student's t: the spread of M members trained apart is an "
         "estimate with M - 1 degrees of freedom",
     )
     parser.add_argument(
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
 
     written = [write_json(args.out / "metrics.json", records)]
     if calibration_frames:
-        # Recognises the frames in an artifact that is calibrated on them, and judged later.
+        # Recognises the frames in an artifact that is calibrated on them, and evaluated later.
         fingerprints = sorted(fingerprint(atoms) for atoms in calibration_frames)
         intervals = fit_intervals(calibration, args.method) | {"fingerprints": fingerprints}
         content = {

@@ -73,8 +73,14 @@ class EvaluatedModel:
     def split(
         self, name: str, frames: list[ase.Atoms], ood: bool = False, student: bool = False
     ) -> Split:
-        """The frames with their predictions, to be judged; student: by Student's t. Labels with
-        noise of their own are judged by what is predicted of them, this noise included.
+        """The frames with their predictions, for evaluation. Labels with noise of their own are
+        compared with predictions that include this noise.
+
+        Args:
+            name: of the split.
+            frames: its frames.
+            ood: they are out of distribution.
+            student: errors are compared with Student's t.
         """
         prediction, labels = self.predict(frames)
         prediction = of_labels(prediction, frames)
@@ -160,10 +166,10 @@ def check_calibration(
     evaluated: EvaluatedModel,
     paths: list[Path],
     calibration: list[ase.Atoms],
-    judged: dict[str, list[ase.Atoms]],
+    splits: dict[str, list[ase.Atoms]],
 ) -> None:
     """Refuses a recalibration fitted to frames that the model was trained on or that it
-    would be judged on.
+    would be evaluated on.
     """
     for path in paths:
         if sha256(path) in evaluated.seen:
@@ -175,9 +181,9 @@ def check_calibration(
     known, what = {fingerprint(atoms) for atoms in calibration}, "are also in --calibrate"
     if not calibration:
         known, what = evaluated.calibrated_on, "are those that the artifact was calibrated on"
-    for name, frames in judged.items():
+    for name, frames in splits.items():
         if shared := sum(fingerprint(atoms) in known for atoms in frames):
-            remedy = "calibrate on other frames than those you judge"
+            remedy = "calibrate on other frames than those you evaluate"
             raise RaceError(
                 f"{shared} of {len(frames)} frames {what}", where=f"split {name}", remedy=remedy
             )

@@ -66,7 +66,7 @@ def ood_record(
             auroc_by_energy and so on: each of them. An uncertainty that does not beat
             them has not been seen to detect anything.
         auroc_observed: the value that the actual RMS force error reaches. If it is well
-            below auroc, the split is strange but not wrong.
+            below auroc, the split is unlike the others but predicted well.
     """
     splits = [*known, ood]
     source = (

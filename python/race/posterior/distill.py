@@ -17,8 +17,8 @@ of each atom, is taught like the probability of one of two outcomes,
     KL(rho || rho_s) = rho ln(rho / rho_s) + (1 - rho) ln((1 - rho) / (1 - rho_s)),
     rho_s = 1 / (1 + kappa),
 
-so that kappa, which labels do not identify, is that of the teacher, and the student finds
-strange the atoms that its teacher does. Both parts have the shape of the total.
+so that kappa, which labels do not identify, is that of the teacher: the student is as
+uncertain as the teacher about each atom. Both parts have the shape of the total.
 
 Members disagree away from the training data. The student therefore sees copies of the
 training frames with rattled atoms, too, which need no labels. The copies of a training set

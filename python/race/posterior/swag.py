@@ -40,7 +40,7 @@ from race.train.optim import Schedule
 from race.train.trainer import Trainer
 
 
-class Moments:
+class SnapshotMoments:
     """Mean, sum of squared deviations and the last `rank` snapshots of weights that come one
     after the other.
 
@@ -165,7 +165,7 @@ class SwagTrainer(Trainer):
     ):
         self.swag = swag
         # Before a checkpoint is read
-        self.moments = Moments(dict(model.named_parameters()), swag.rank)
+        self.moments = SnapshotMoments(dict(model.named_parameters()), swag.rank)
         super().__init__(config, model, train, validation, run)
 
     def make_schedule(self) -> Schedule:

@@ -47,7 +47,7 @@ def spread_of_independent(n_members: int) -> float:
 
         var(y - <f>) = s^2 + s^2 / M = s^2 (M + 1) / M.
 
-    The spread with 1/M, v = <(f_m - <f>)^2>, has the expectation s^2 (M - 1) / M, whence
+    The spread with 1/M, v = <(f_m - <f>)^2>, has the expectation s^2 (M - 1) / M. Hence
 
         var(y - <f>) = E[v] (M + 1) / (M - 1),
 

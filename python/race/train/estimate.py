@@ -9,7 +9,7 @@ import torch
 FIRST, LAST = 2, 8  # steps after which the measurement begins and ends: the first warm up
 
 
-class Estimate:
+class CostEstimate:
     """Told of every step of a sitting; says once, in one line, what to expect.
 
     Args:

@@ -20,7 +20,7 @@ from race.model.fused import keep_memory
 from race.model.layer import is_last_layer
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
-from race.train.estimate import Estimate
+from race.train.estimate import CostEstimate
 from race.train.interrupt import Interrupt
 from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
@@ -186,14 +186,14 @@ class Trainer:
             self.save()
             self.ranks.wait()
 
-    def _estimate(self, log: Log) -> Estimate:
+    def _estimate(self, log: Log) -> CostEstimate:
         options, state = self.options, self.state
         epochs = seconds = None
         if options.minutes is not None:
             seconds = 60 * options.minutes - state.seconds
         elif options.epochs is not None:
             epochs = options.epochs - state.epoch - state.batch / self.n_batches
-        return Estimate(self.device, self.n_batches, epochs, seconds, log.say)
+        return CostEstimate(self.device, self.n_batches, epochs, seconds, log.say)
 
     def is_over(self) -> bool:
         """Whether all of the training is done, by epochs or by time."""
