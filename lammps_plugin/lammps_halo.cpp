@@ -57,37 +57,77 @@ void LammpsHalo::put(int atom, double* buffer) const {
   }
 }
 
+// The transpose of forward() adds up, for each row, who reads it: on its way back every rank sees
+// which rows of a list are read beyond.
+void LammpsHalo::find_readers(const race::Graph& graph) {
+  n_readers_.assign(graph.n_total, 0);
+  const int64_t* sender = graph.sender.data_ptr<int64_t>();
+  for (int64_t edge = 0; edge < graph.sender.numel(); ++edge) n_readers_[sender[edge]] = 1;
+  read_by_receiver_.clear();
+  knows_readers_ = false;
+  finds_readers_ = true;
+  at::Tensor rows = at::from_blob(n_readers_.data(), {graph.n_total, 1}, at::kDouble);
+  reverse(rows);
+  finds_readers_ = false;
+  knows_readers_ = true;
+}
+
+int LammpsHalo::counted(int64_t n_doubles) {
+  totals_.bytes += static_cast<double>(sizeof(double)) * n_doubles;
+  return static_cast<int>(n_doubles);
+}
+
 int LammpsHalo::pack_forward(int n, const int* atoms, double* buffer) {
-  totals_.bytes += static_cast<double>(sizeof(double)) * n * doubles_;
-  for (int k = 0; k < n; ++k) put(atoms[k], buffer + static_cast<int64_t>(k) * doubles_);
-  return n * doubles_;
+  const char* read = knows_readers_ ? read_by_receiver_.at(atoms).data() : nullptr;
+  double* to = buffer;
+  for (int k = 0; k < n; ++k) {
+    if (read && !read[k]) continue;
+    put(atoms[k], to);
+    to += doubles_;
+  }
+  return counted(to - buffer);
 }
 
 void LammpsHalo::unpack_forward(int n, int first, const double* buffer) {
   for (int k = 0; k < n; ++k) {
     const int row = row_of_atom_[first + k];
-    if (row >= 0)
-      std::memcpy(data_ + row * row_bytes_, buffer + static_cast<int64_t>(k) * doubles_,
-                  row_bytes_);
+    char* to = data_ + row * row_bytes_;
+    if (is_read(row)) {
+      if (row >= 0) std::memcpy(to, buffer, row_bytes_);
+      buffer += doubles_;
+    } else if (row >= 0) {
+      std::memset(to, 0, row_bytes_);
+    }
   }
 }
 
 int LammpsHalo::pack_reverse(int n, int first, double* buffer) {
-  totals_.bytes += static_cast<double>(sizeof(double)) * n * doubles_;
-  for (int k = 0; k < n; ++k) put(first + k, buffer + static_cast<int64_t>(k) * doubles_);
-  return n * doubles_;
+  double* to = buffer;
+  for (int k = 0; k < n; ++k) {
+    if (!is_read(row_of_atom_[first + k])) continue;
+    put(first + k, to);
+    to += doubles_;
+  }
+  return counted(to - buffer);
 }
 
 void LammpsHalo::unpack_reverse(int n, const int* atoms, const double* buffer) {
   const bool is_float = host_.scalar_type() == at::kFloat;
+  const char* read = knows_readers_ ? read_by_receiver_.at(atoms).data() : nullptr;
+  if (finds_readers_) {  // a row of the message is the number of its readers
+    std::vector<char>& receiver_reads = read_by_receiver_[atoms];
+    for (int k = 0; k < n; ++k) receiver_reads.push_back(buffer[k] > 0);
+  }
   for (int k = 0; k < n; ++k) {
+    if (read && !read[k]) continue;
     const int row = row_of_atom_[atoms[k]];
-    if (row < 0) continue;
-    const double* theirs = buffer + static_cast<int64_t>(k) * doubles_;
-    if (is_float) {
-      add_row<float>(data_ + row * row_bytes_, theirs, width_);
-    } else {
-      add_row<double>(data_ + row * row_bytes_, theirs, width_);
+    if (row >= 0) {
+      if (is_float) {
+        add_row<float>(data_ + row * row_bytes_, buffer, width_);
+      } else {
+        add_row<double>(data_ + row * row_bytes_, buffer, width_);
+      }
     }
+    buffer += doubles_;
   }
 }

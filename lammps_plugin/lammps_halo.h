@@ -1,7 +1,9 @@
 #pragma once
 
+#include <unordered_map>
 #include <vector>
 
+#include "race/graph.h"
 #include "race/halo.h"
 
 namespace LAMMPS_NS {
@@ -29,6 +31,11 @@ class LammpsHalo final : public race::HaloExchange {
              HaloTotals& totals)
       : comm_(comm), pair_(pair), row_of_atom_(row_of_atom), totals_(totals) {}
 
+  /// Until the next call, messages carry only those rows that an edge reads, here or on a rank that
+  /// receives them from here: LAMMPS's ghosts reach further than the cutoff by the skin. Other
+  /// ghost rows become 0. Without a call, messages carry all rows. Collective.
+  void find_readers(const race::Graph& graph);
+
   void forward(at::Tensor& rows) override;
   void reverse(at::Tensor& rows) override;
 
@@ -43,6 +50,8 @@ class LammpsHalo final : public race::HaloExchange {
  private:
   void exchange(at::Tensor& rows, bool forward);
   void put(int atom, double* buffer) const;
+  bool is_read(int row) const { return !knows_readers_ || (row >= 0 && n_readers_[row] > 0); }
+  int counted(int64_t n_doubles);  ///< counts a message's doubles, and returns them
 
   LAMMPS_NS::Comm*& comm_;
   LAMMPS_NS::Pair& pair_;
@@ -53,4 +62,10 @@ class LammpsHalo final : public race::HaloExchange {
   int64_t width_ = 0;  ///< scalars per row
   int64_t row_bytes_ = 0;
   int doubles_ = 0;
+
+  bool knows_readers_ = false, finds_readers_ = false;
+  std::vector<double> n_readers_;  ///< of each row, on this rank and beyond
+  /// Of each list of atoms that LAMMPS sends: which of them their receiver reads. LAMMPS keeps a
+  /// list in its place until it makes new ghosts.
+  std::unordered_map<const int*, std::vector<char>> read_by_receiver_;
 };

@@ -110,6 +110,11 @@ void PairRace::make_graph() {
     budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
 }
 
+void PairRace::build_graph(const LocalGraph::Options& options) {
+  local_.build(*list, *atom, options);
+  if (comm->nprocs > 1 && model_->comm_width_max() > 0) halo_.find_readers(local_.graph());
+}
+
 // Evaluates the graph of make_graph(). Collective.
 race::Prediction PairRace::predict(const race::Model& model, race::Request request) {
   request.members = request.uncertainty && model.metadata().n_members > 1;

@@ -107,9 +107,7 @@ class PairRace : public Pair {
   virtual std::string default_device() const { return "cpu"; }
   /// Whether add_forces() gets forces on the model's device instead of in host memory.
   virtual bool on_device() const { return false; }
-  virtual void build_graph(const LocalGraph::Options& options) {
-    local_.build(*list, *atom, options);
-  }
+  virtual void build_graph(const LocalGraph::Options& options);
   virtual const race::Graph& graph() const { return local_.graph(); }
   virtual race::HaloExchange& halo() { return halo_; }
   virtual void add_forces(const at::Tensor& forces);

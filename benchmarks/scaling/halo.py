@@ -3,15 +3,17 @@ two ranks, against what a formula says.
 
     python benchmarks/scaling/halo.py [--members 1 4]        writes halo.json
 
-Counts, no times: they are the same on a busy machine. An exchange carries a row per
-ghost: forward before each layer but the first, and back on the way to the forces, in the
-model's dtype:
+Counts, no times: they are the same on a busy machine. With several ranks an exchange
+carries a row for each ghost that an edge reads, there or on a rank beyond: forward before
+each layer but the first, and back on the way to the forces, in the model's dtype. One
+number for each ghost says who reads. On one rank rows stay where they are, and one number
+for each ghost says whose image it is:
 
-    bytes per step = 2 sum_{t=1}^{L-1} n_ghost * width_t * size,    width_t = C * dims * M
-                                                                    for L equal layers
+    bytes per step = 2 sum_{t=1}^{L-1} n_read * width_t * size + 8 n_ghost
+                                     width_t = C * dims * M for L equal layers
 
-with n_ghost summed over ranks (a periodic image of a rank's own atom counts: LAMMPS packs
-it too) and rows filled up to whole doubles.
+with n_ghost and n_read summed over ranks (a periodic image of a rank's own atom counts:
+LAMMPS packs it too) and rows filled up to whole doubles.
 """
 
 import argparse
@@ -81,9 +83,9 @@ def main() -> None:
                     for uncertain in (False, True) if members > 1 else (False,):
                         found = measure(folder, ranks, uncertain)
                         size = 4 if dtype == "float32" else 8
-                        formula = 2 * sum(widths) * size * found["n_ghost"]
-                        # The members' forces
-                        columns = 8 * 3 * members * found["n_ghost"] if uncertain else 0
+                        # On steps with uncertainties the forces of every member, in float64
+                        row = 2 * sum(widths) * size + (24 * members if uncertain else 0)
+                        rows = found["halo_bytes_per_step"] - 8 * found["n_ghost"]
                         records.append(
                             {
                                 "dtype": dtype,
@@ -93,9 +95,7 @@ def main() -> None:
                                 "n_atoms": n_atoms,
                                 "halo_widths": widths,
                                 **found,
-                                "formula_bytes_per_step": formula + columns,
-                                "measured_over_formula": found["halo_bytes_per_step"]
-                                / (formula + columns),
+                                "n_read": rows / row,
                                 "memory_kib_per_atom": 1024
                                 * found["memory_mib"]
                                 / found["n_local_max"],
