@@ -15,7 +15,7 @@ namespace race::linear {
 namespace {
 
 constexpr int kRows = kOuterRows;
-constexpr int kVectors = RACE_BYTES == 64 ? 4 : 2;  // 32 registers, else 16
+constexpr int kVectors = kRegisters / 8;
 
 // Runs tile<N, C>(c) over columns [0, mul): C vectors of N numbers each.
 template <class T, class F>

@@ -55,6 +55,11 @@ RACE_INLINE void store(T* p, const V& v) {
 #ifdef RACE_BYTES  // register width of this build's instruction set
 template <class T>
 constexpr int kWidth = RACE_BYTES / sizeof(T);
+#if RACE_BYTES == 64 || defined(__aarch64__)  // AVX-512, NEON
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 #endif
 
 #if defined(__clang__) || __GNUC__ >= 12
