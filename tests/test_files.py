@@ -8,13 +8,22 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from race import files
 from race.errors import RaceError
-from race.files import LOCK, Lock, check_output, make_folder, write_atomic, write_json
+from race.files import (
+    LOCK,
+    Lock,
+    check_output,
+    is_device,
+    make_folder,
+    write_atomic,
+    write_json,
+)
 
 HOLD = """
 import sys, time
@@ -120,3 +129,33 @@ def test_json_has_plain_numbers(tmp_path):
         "row": [0, 1],
         "inf": [None, 1],
     }
+
+
+def test_links_stay_links(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    for name in ("there.xyz", "not yet.xyz"):
+        target, link = tmp_path / "scratch" / name, tmp_path / name
+        link.symlink_to(target)
+        if name == "there.xyz":
+            target.write_text("old")
+        check_output(link)
+        write_atomic(link, b"new")
+        assert link.is_symlink() and target.read_text() == "new"
+    (tmp_path / "lost.xyz").symlink_to(tmp_path / "nowhere" / "x.xyz")
+    with pytest.raises(RaceError, match="nowhere: no such folder"):
+        check_output(tmp_path / "lost.xyz")
+
+
+def test_devices_and_pipes_are_written_to(tmp_path):
+    """A file in the place of /dev/null would be the end of a machine: a pipe stands for it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_output(pipe)
+    write_atomic(pipe, b"content")
+    assert os.read(reader, 100) == b"content" and pipe.is_fifo()
+    os.close(reader)
+    assert is_device(Path("/dev/null")) and is_device(Path("/dev/stdout"))
+    assert not is_device(tmp_path) and not is_device(tmp_path / "new")
+    with pytest.raises(RaceError, match="for standard output write /dev/stdout"):
+        check_output(Path("-"))

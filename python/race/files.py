@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from race.errors import RaceError
 
@@ -53,17 +53,44 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         RaceError: the file cannot be written; the old one, if any, is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when all of it is written. A link stays one, and a
+    device or a pipe, which a file must not replace, is written to.
+
+    Raises:
+        RaceError: the file cannot be written; the old one, if any, is as it was.
+    """
+    if is_device(path):
+        with writing(path), open(path, "wb") as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with writing(path):
         try:
             with open(temporary, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def is_device(path: Path) -> bool:
+    """Whether a name is that of a device, a pipe, or a stream such as /dev/stdout."""
+    streams = ("/dev/", "/proc/")
+    return (
+        path.exists()
+        and not path.is_dir()
+        and (not path.is_file() or os.path.abspath(path).startswith(streams))
+    )
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -111,10 +138,17 @@ def check_output(path: Path) -> Path:
     """
     if path.is_dir():
         raise RaceError("is a folder", where=path, expected="the name of a file")
-    if not path.parent.is_dir():
-        raise RaceError("no such folder", where=path.parent, remedy="make it, or choose another")
+    if path.name == "-":
+        raise RaceError(
+            "is no name of a file", where=path, remedy="for standard output write /dev/stdout"
+        )
+    if is_device(path):
+        return path
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise RaceError("no such folder", where=folder, remedy="make it, or choose another")
     with writing(path):
-        _try(path.parent)
+        _try(folder)
     return path
 
 

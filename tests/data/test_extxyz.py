@@ -326,3 +326,13 @@ def test_nothing_is_made_of_what_is_no_label(tmp_path, changes, message):
 def test_remarks_may_have_colons(tmp_path):
     (atoms,) = read(tmp_path, ONE.format(n=2, energy="energy=-1.0 Step: 5", more=""))
     assert atoms.info["energy"] == -1.0
+
+
+def test_symbols_in_another_case_are_said(tmp_path, caplog):
+    """CA is an alpha carbon as often as it is calcium."""
+    text = text_of(2)
+    with caplog.at_level(logging.WARNING, "race.data"):
+        frames = read(tmp_path, text.replace("\nB ", "\nCA ").replace("\nN ", "\nn "))
+    assert {*frames[0].symbols} == {"Ca", "N"}
+    assert "a.xyz: CA is read as Ca" in caplog.text and "a.xyz: n is read as N" in caplog.text
+    assert caplog.text.count("\n") == 2

@@ -323,3 +323,57 @@ def test_unknown_units(tmp_path):
         read_frames(tmp_path / "a.extxyz")
     with pytest.raises(RaceError, match="unknown unit; expected auto or eV or kcal/mol; got 'Ry'"):
         read_frames(tmp_path / "a.extxyz", units="Ry")
+
+
+def test_labels_in_the_columns_of_a_database(tmp_path):
+    """Key-value pairs and data, which ASE's reader leaves out."""
+    import ase.db
+
+    atoms = labelled(4)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    with ase.db.connect(tmp_path / "a.db") as database:
+        for _ in range(2):
+            plain = atoms.copy()
+            data = {"dft_forces": forces, "hessian": np.zeros((12, 12))}
+            database.write(plain, key_value_pairs={"dft_energy": energy, "run": 7}, data=data)
+        database.write(atoms)
+    keys = {"energy_key": "dft_energy", "forces_key": "dft_forces"}
+    with pytest.raises(RaceError, match="frame 2: no energy under the key 'dft_energy'"):
+        read_frames(tmp_path / "a.db", **keys)
+    one, two = read_frames(tmp_path / "a.db", frames=slice(0, 2), **keys)
+    assert one.info["energy"] == two.info["energy"] == energy
+    np.testing.assert_array_equal(one.arrays["forces"], forces)
+    assert one.info["run"] == 7 and "hessian" not in one.info
+    (last,) = read_frames(tmp_path / "a.db", frames=[2])
+    assert last.info["energy"] == energy
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.lmp", "a.pkl", "a.tar"])
+def test_a_name_of_no_format(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04 what")
+    with pytest.raises(RaceError, match=f"{name}: no format is known by this name; .*extxyz") as e:
+        read_frames(tmp_path / name)
+    assert "whole" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  convergence NOT achieved after 100 iterations: stopping",
+        " *** WARNING in qs_scf.F:598 :: SCF run NOT converged ***",
+        "-------- aborting loop EDIFF was not reached (unconverged)  --------",
+        "*Warning* max. SCF cycles performed but system has not reached the groundstate.",
+    ],
+)
+def test_an_output_that_says_it_did_not_converge(tmp_path, caplog, line):
+    path = tmp_path / "a.res"
+    ase.io.write(path, labelled(4))
+    read_frames(path, require=())
+    assert not caplog.text
+    path.write_text(path.read_text().replace("END", f"REM {line}\nREM {line}\nEND"))
+    read_frames(path, require=())
+    assert "a.res: says " in caplog.text and "(2 times)" in caplog.text
+    caplog.clear()
+    path.write_text(path.read_text().replace(line, "Self-consistency cycle not yet converged"))
+    read_frames(path, require=())
+    assert not caplog.text

@@ -223,3 +223,116 @@ def test_energies_that_no_nucleus_has():
     frames[3].info["energy"] = 1e308
     with pytest.raises(RaceError, match=r"1 energies to 1\.25e\+307 eV/atom: a.xyz, frame 3"):
         ask(frames)
+
+
+def test_one_energy_for_many():
+    for value in (0.0, -3.5):
+        frames = copper(20)
+        for atoms in frames[:4]:
+            atoms.info["energy"] = value
+        with pytest.raises(RaceError, match=rf"4 of 24 frames have the energy {value:g} eV.*repea"):
+            ask(frames, labels=("energy",))
+    frames = copper(20)
+    for atoms in frames[:2]:  # two may be chance
+        atoms.info["energy"] = frames[0].info["energy"]
+    assert not ask(frames, labels=("energy",)).findings
+    for atoms in frames:
+        del atoms.arrays["forces"]
+        atoms.info["energy"] = 1.0
+    with pytest.raises(RaceError, match="20 of 24 frames have the energy 1 eV"):
+        ask(frames, labels=("energy",))
+
+
+def test_images_of_each_other_have_one_energy():
+    """Displacements that a symmetry makes each other's, as phonon calculations list them."""
+    frames = []
+    for k in range(6):
+        atoms = ase.build.bulk("Cu", cubic=True) * (2, 2, 2)
+        atoms.positions[0, k % 3] += 0.03 * (-1) ** (k // 3)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+        atoms.info |= {"energy": round(energy, 6), ORIGIN: f"a.xyz, frame {k}"}
+        atoms.arrays["forces"] = forces
+        frames.append(atoms)
+    assert "repeated-energies" not in found(ask(frames, labels=("energy", "forces")))
+
+
+def test_a_stress_that_was_not_computed():
+    for stress in (np.zeros(6), -np.zeros(6), np.full(6, 0.01)):
+        frames = copper()
+        for atoms in frames[3:5]:
+            atoms.info["stress"] = stress
+        with pytest.raises(RaceError, match=r"2 frames have .* stress.*frame 3; .*repeated-stress"):
+            ask(frames)
+    frames = copper()
+    frames[3].info["stress"] = np.zeros(6)  # of a crystal at rest
+    assert not ask(frames).findings
+
+
+def test_forces_that_were_not_computed():
+    frames = copper()
+    frames[3].arrays["forces"][:] = 0.0
+    report = ask(frames)
+    assert found(report) == {"zero-forces"} and "1 frames have forces of exactly 0" in report.text()
+    crystal = frames[3]
+    crystal.positions = (ase.build.bulk("Cu", cubic=True) * (2, 1, 1)).positions
+    crystal.cell = (ase.build.bulk("Cu", cubic=True) * (2, 1, 1)).cell
+    assert not ask(frames).findings  # by symmetry
+
+
+def test_two_levels_in_one_file():
+    for shift in (lambda e: e + 40.0, lambda e: (e - 24000.0) / 8 + 24000.0):
+        frames = copper()
+        for atoms in frames[::2]:
+            atoms.info["energy"] = shift(atoms.info["energy"])
+        report = ask(frames, labels=("energy",))
+        assert found(report) == {"energy-offsets"}
+        assert "energies of 8 of 16 frames lie" in report.text()
+
+
+COPIES = {
+    "shifted": lambda atoms: atoms.translate([0.4, 0.3, 0.2]),
+    "wrapped": lambda atoms: atoms.wrap(),
+    "turned": lambda atoms: atoms.rotate(40, (1, 2, 3), rotate_cell=True),
+    "a cell further": lambda atoms: atoms.translate(atoms.cell[1]),
+}
+
+
+@pytest.mark.parametrize("what", [*COPIES, "renumbered"])
+def test_copies_in_another_guise(what):
+    frames = copper()
+    frames[2].positions -= 1.0
+    copies = copper()[2:5]
+    copies[0].positions -= 1.0
+    for k, atoms in enumerate(copies):
+        if what == "renumbered":
+            copies[k] = atoms[::-1]
+            copies[k].info = atoms.info
+        else:
+            forces = atoms.arrays["forces"]
+            before = atoms.cell.array
+            COPIES[what](atoms)
+            turn = np.linalg.solve(before, atoms.cell.array)
+            atoms.arrays["forces"] = forces @ turn
+    assert "duplicates" in found(ask(frames + copies, labels=("energy", "forces")))
+    with pytest.raises(RaceError, match="3 of 3 validation frames are training frames"):
+        ask(frames, validation=copies, labels=("energy", "forces"))
+
+
+@pytest.mark.parametrize("key", ["Charge", "total_spin", "magmom", "nelect", "electric_field"])
+def test_other_states(key):
+    frames = copper()
+    for k, atoms in enumerate(frames):
+        atoms.info[key] = k % 2
+    assert found(ask(frames)) == {"charges"}
+
+
+@pytest.mark.parametrize("key", ["converged", "scf_converged", "is_converged", "SCF_convergence"])
+def test_frames_that_say_they_did_not_converge(key):
+    frames = copper()
+    for k, atoms in enumerate(frames):
+        atoms.info[key] = ("T", "F")[k == 3]
+    report = ask(frames)
+    assert found(report) == {"unconverged"} and "1 frames say" in report.text()
+    assert "a.xyz, frame 3" in report.text()

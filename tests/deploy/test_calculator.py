@@ -373,6 +373,42 @@ def test_copies_and_pickles_are_the_same_calculator(artifact, atoms, tmp_path, m
     assert copy.deepcopy(atoms).get_potential_energy() == energy
 
 
+class Named(race.Calculator):
+    """As users write them: with arguments and attributes of their own."""
+
+    def __init__(self, name, path):
+        super().__init__(path, dtype="float64")
+        self.given = name
+
+
+def test_copies_keep_what_others_have_set(artifact, atoms):
+    named = Named("mine", artifact)
+    named.note = [1, 2]
+    atoms = atoms.copy()
+    atoms.calc = named
+    energy = atoms.get_potential_energy()
+    for copied in (copy.deepcopy(named), copy.copy(named), pickle.loads(pickle.dumps(named))):
+        assert type(copied) is Named and copied.given == "mine" and copied.note == [1, 2]
+        other = atoms.copy()
+        other.calc = copied
+        assert other.get_potential_energy() == energy
+        assert copied.parameters == named.parameters
+    assert copy.deepcopy(named).note is not named.note
+
+
+def test_options_are_given_when_it_is_made(artifact):
+    """ASE's `set`, and its keywords for whatever, would take an option without a word."""
+    calculator = race.Calculator(artifact)
+    before = dict(calculator.parameters)
+    with pytest.raises(RaceError, match=r"zbl: is decided when .* is made; .*\(\.\.\., zbl="):
+        calculator.set(zbl=True)
+    for unknown in (calculator.set, functools.partial(race.Calculator, artifact)):
+        with pytest.raises(RaceError, match="unceratinty: no such option; expected .*uncertainty"):
+            unknown(unceratinty=True)
+    assert calculator.parameters == before and calculator.predictor.zbl is None
+    assert race.Calculator(artifact, directory="d", label="l").label == "l"
+
+
 def test_a_copy_is_refused_another_artifact(artifact, tmp_path):
     path = tmp_path / "x.race.pt"
     shutil.copy(artifact, path)

@@ -1,5 +1,8 @@
 """race predict: what the calculator gives, for frames without labels, in one file."""
 
+import fcntl
+import os
+
 import ase.build
 import ase.io
 import numpy as np
@@ -63,3 +66,22 @@ def test_refusals_leave_everything_as_it_was(files, capsys):
     assert "Cu" in capsys.readouterr().err
     assert frames.read_bytes() == before and not out.exists()
     assert not list(files.glob(".*.tmp"))
+
+
+def test_links_and_streams(files, capfd):
+    """A link stays one, a stream is written to, and - is no name."""
+    model, frames = str(files / "x.race.pt"), str(files / "frames.extxyz")
+    (files / "link.extxyz").symlink_to(files / "target.extxyz")
+    assert main(["predict", model, frames, "-o", str(files / "link.extxyz")]) == 0
+    assert (files / "link.extxyz").is_symlink()
+    whole = (files / "target.extxyz").read_text()
+    capfd.readouterr()
+    pipe = files / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)  # room for all of it
+    assert main(["predict", model, frames, "-o", str(pipe)]) == 0
+    assert os.read(reader, 10**6).decode() == whole
+    os.close(reader)
+    assert main(["predict", model, frames, "-o", "-"]) == 2
+    assert "for standard output write /dev/stdout" in capfd.readouterr().err

@@ -321,6 +321,7 @@ def _check_rows(
         place += n
     else:
         place = -1
+    respelled = set()
     for k, row in enumerate(rows):
         words = row.split()
         if len(words) != width:
@@ -341,6 +342,10 @@ def _check_rows(
                 got=repr(words[place]),
                 remedy="give element symbols, or name a column of atomic numbers Z:I:1",
             )
+        if place >= 0 and not words[place].istitle():
+            respelled.add(words[place])
+    for word in sorted(respelled):  # an alpha carbon is no calcium
+        notes.add(f"{word} is read as {word.capitalize()}", frame)
 
 
 def _check_matrices(pairs: dict[str, str], where: str) -> set[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from race.conventions import HARTREE, KCAL_PER_MOL
 from race.data.dump import is_dump, read_dump
 from race.data.extxyz import SUFFIXES, extxyz_frames
-from race.data.labels import normalize
+from race.data.labels import is_label, normalize
 from race.data.notes import Notes, log
 from race.data.qm9 import qm9_frames
 from race.data.textfile import open_text, stem_suffix
@@ -38,6 +38,13 @@ NPZ_KEYS = {
     "energy": ("energies", "E"),
     "forces": ("forces", "F"),
 }
+DATABASES = (".db", ".json")
+# What VASP, Quantum ESPRESSO, CP2K, ORCA, FHI-aims, GPAW, NWChem, Gaussian and CASTEP write
+UNCONVERGED = re.compile(
+    "EDIFF was not reached|self-consistency was not achieved|convergence NOT achieved|"
+    "SCF run NOT converged|SCF NOT CONVERGED|consistency cycle not converged|Did not converge!|"
+    "Calculation failed to converge|Convergence failure|has not reached the groundstate"
+)
 _LONG_READ = 8_000_000  # bytes; about a second
 
 
@@ -222,11 +229,21 @@ def _select(
 
 def _ase_frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
+    _say_unconverged(path)
     try:
         # ASE takes what follows an @ in a name for the numbers of frames.
-        for atoms in ase.io.iread(str(path), do_not_split_by_at_sign=True):
+        whole = ase.io.iread(str(path), do_not_split_by_at_sign=True)
+        for atoms in _rows(path) if path.suffix in DATABASES else whole:
             yield atoms
             count += 1
+    except ase.io.formats.UnknownFileTypeError:
+        raise RaceError(
+            "no format is known by this name",
+            where=path,
+            expected="extxyz, ASE's traj or db, a LAMMPS text dump, rMD17 npz, or the output of a "
+            "program that ASE reads",
+            remedy="unpack it, or convert it to extxyz",
+        ) from None
     except Exception as error:  # ASE's parsers raise anything, from StopIteration to AssertionError
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RaceError(
@@ -235,6 +252,34 @@ def _ase_frames(path: Path) -> Iterator[ase.Atoms]:
             expected="extxyz, ASE traj, a LAMMPS text dump or rMD17 npz",
             remedy="check that the file is whole and its suffix right",
         ) from error
+
+
+def _rows(path: Path) -> Iterator[ase.Atoms]:
+    """The rows of a database of ASE, with labels that stand in their key-value pairs or data."""
+    import ase.db
+
+    for row in ase.db.connect(str(path), serial=True).select():
+        atoms = row.toatoms()
+        atoms.info.update(row.key_value_pairs)
+        atoms.info.update({name: value for name, value in row.data.items() if is_label(name)})
+        yield atoms
+
+
+def _say_unconverged(path: Path) -> None:
+    """Warns of the output of a program whose self-consistency was not reached: its labels look
+    like others.
+    """
+    if path.suffix in (*DATABASES, ".traj"):
+        return
+    with open_text(path) as stream:
+        found = [match[0] for line in stream if (match := UNCONVERGED.search(line))]
+    if found:
+        log.warning(
+            "%s: says %r (%d times): the labels of these steps are not converged",
+            path,
+            found[0],
+            len(found),
+        )
 
 
 def _npz_frames(path: Path, frames: slice | Sequence[int]) -> Iterator[tuple[int, ase.Atoms]]:

@@ -5,8 +5,9 @@ silent damage; its name in `data.accept` turns the refusal into a warning.
 docs/data-checks.md lists REFUSED and WARNED.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import ase
@@ -17,9 +18,10 @@ from race.data.baseline import written_forces
 from race.data.consistency import contradiction, shortest
 from race.data.dataset import Dataset
 from race.data.fingerprint import fingerprint
-from race.data.graph import ORIGIN
+from race.data.graph import ORIGIN, Batch
 from race.data.labels import FIXED
 from race.data.notes import log
+from race.data.pairwise import other_scale, unrelated
 from race.data.statistics import composition
 from race.data.weights import force_weights
 from race.errors import RaceError
@@ -28,27 +30,35 @@ from race.errors import RaceError
 REFUSED = {
     "stress-units": "stress beyond what forces and energies allow: kB, GPa, a virial",
     "stress-sign": "stress that falls as the volume grows: compression counted positive",
-    "energy-forces": "energies that do not follow from the forces of close frames of one cell: "
-    "gradients, another unit, the energy of an atom",
+    "energy-forces": "energies that do not follow from the forces, of close frames of one cell or "
+    "by a pair potential: gradients, another unit, the energy of an atom",
+    "unrelated-forces": "forces of which a pair potential explains nothing: interchanged atoms, "
+    "axes or frames",
     "huge-forces": "a force above 1e4 eV/A",
     "huge-energies": "an energy above 1e7 eV an atom, more than any nucleus binds",
     "conflicting-labels": "one structure with two labels: another charge, spin or method",
     "repeated-forces": "forces that are those of another structure, to the last digit",
+    "repeated-energies": "one energy, to the last digit, of a tenth of the frames or more, whose "
+    "forces differ",
+    "repeated-stress": "one stress, to the last digit, of structures whose forces differ; zero",
     "validation-is-training": "a tenth or more of the validation frames are training frames",
     "no-neighbours": "no atom of the training set has a neighbour within r_max",
 }
 WARNED = {
     "shared-frames": "a few validation frames are training frames",
-    "duplicates": "training frames that occur twice",
-    "charges": "frames that differ in charge, spin or multiplicity, which no model here reads",
+    "duplicates": "training frames that occur twice, moved, turned or renumbered ones too",
+    "charges": "frames that differ in charge, spin, magnetic moments or an applied field, which no "
+    "model here reads",
+    "unconverged": "frames that say of themselves that they did not converge",
     "element-without-data": "an element of the model without an atom in the training set",
     "few-atoms": "an element with fewer than 10 atoms in the training set",
     "lonely-atoms": "atoms without a neighbour within r_max",
     "large-forces": "a force above 50 eV/A that is 30 times the median",
-    "zero-forces": "forces of exactly 0 on some atoms of many frames: frozen atoms?",
+    "zero-forces": "forces of exactly 0 on some atoms of many frames: frozen atoms? Or on all "
+    "atoms, where symmetry does not ask for it",
     "net-force": "forces of a frame that do not sum to zero",
     "energy-outliers": "energies far from what the composition explains",
-    "energy-offsets": "energies of one file shifted against those of another",
+    "energy-offsets": "energies of one file shifted against those of another, or on two levels",
     "lengths": "shortest distances that are no bond: Bohr or nm for Angstrom?",
     "missing-labels": "frames without one of the labels that are trained on",
 }
@@ -61,6 +71,15 @@ STIFFEST = 50.0  # eV/A^3, five times diamond's largest elastic constant
 HUGE_ENERGY = 1e7  # eV an atom; all electrons of oganesson bind by 1.5e6
 SHARED = 0.1  # of the validation frames
 SAME_PLACE = 1e-3  # Angstrom
+LOPSIDED = 0.01  # of the pull of all neighbours of an atom, which a symmetric place cancels
+
+
+# Keys of info that tell states of one structure apart, and what calculations say of themselves
+STATE = re.compile(
+    r"(?i)(total_?|net_?|tot_?)?(charge|spin|mag(netic_?)?mom(ent)?s?|multiplicity|mult|nelect|"
+    r"n_?electrons)|spin_?multiplicity|(external_?|electric_?|magnetic_?|applied_?)?e?_?field"
+)
+CONVERGED = re.compile(r"(?i)(is_?|scf_?|electronic_?|elec_?|dft_?|qm_?)*converged?(nce)?")
 
 
 @dataclass
@@ -173,18 +192,24 @@ def _findings(
     every = [*frames, *validation]
     yield from _copies(frames, validation, labels)
     yield from _charges(every)
+    yield from _unconverged(every)
     yield from _elements(training, validation)
     yield from _missing(every, labels)
     if "forces" in labels:
         yield from _repeated_forces(every)
         yield from _force_values(every)
+        if said := unrelated(training):
+            yield "unrelated-forces", said
     if "energy" in labels:
+        yield from _repeated_energies(every)
         yield from _energies(frames, training.elements)
     if "stress" in labels:
+        yield from _repeated_stress(every)
         yield from _stresses(frames)
         yield from _stresses(validation)
-    if {"energy", "forces"} <= set(labels) and (said := contradiction(frames)):
-        yield "energy-forces", said
+    if {"energy", "forces"} <= set(labels):
+        if said := contradiction(frames) or other_scale(training):
+            yield "energy-forces", said
     yield from _surroundings(training)
 
 
@@ -215,10 +240,24 @@ def _differ(a: ase.Atoms, b: ase.Atoms, labels: Sequence[str]) -> str | None:
     return None
 
 
+def _by_labels(atoms: ase.Atoms) -> Hashable | None:
+    """The same for copies of a frame that were moved, turned, wrapped or renumbered: energy and
+    lengths of the forces, in steps of 1e-5. None: too little to tell structures apart.
+    """
+    forces = atoms.arrays.get("forces")
+    if forces is None or "energy" not in atoms.info or not np.isfinite(forces).all():
+        return None
+    lengths = np.rint(np.sort(np.linalg.norm(forces, axis=1)) * 1e5).astype(np.int64)
+    if len(np.unique(lengths[lengths > 0])) < 3:
+        return None
+    energy = round(atoms.info["energy"] * 1e5)
+    return atoms.get_chemical_formula(), energy, lengths.tobytes()
+
+
 def _copies(
     frames: Sequence[ase.Atoms], validation: Sequence[ase.Atoms], labels: Sequence[str]
 ) -> Findings:
-    first: dict[str, ase.Atoms] = {}
+    first: dict[Hashable, ase.Atoms] = {}
     duplicates, conflicts = [], []
     for atoms in frames:
         other = first.setdefault(fingerprint(atoms), atoms)
@@ -226,10 +265,14 @@ def _copies(
             duplicates.append(atoms)
             if how := _differ(atoms, other, labels):
                 conflicts.append((atoms, other, how))
+        elif (key := _by_labels(atoms)) and first.setdefault(key, atoms) is not atoms:
+            duplicates.append(atoms)
     shared = []
     for atoms in validation:
-        if (known := first.get(fingerprint(atoms))) is not None:
+        known = first.get(fingerprint(atoms))
+        if known is not None or _by_labels(atoms) in first:
             shared.append(atoms)
+        if known is not None:
             if how := _differ(atoms, known, labels):
                 conflicts.append((atoms, known, how))
     if conflicts:
@@ -253,14 +296,29 @@ def _copies(
 
 
 def _charges(frames: Sequence[ase.Atoms]) -> Findings:
-    for key in ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity"):
-        values = {str(atoms.info[key]) for atoms in frames if key in atoms.info}
-        if len(values) > 1:
+    values: dict[str, set[str]] = defaultdict(set)
+    for atoms in frames:
+        for key, value in atoms.info.items():
+            if STATE.fullmatch(key):
+                values[key].add(str(value))
+    for key, found in values.items():
+        if len(found) > 1:
             yield (
                 "charges",
-                f"frames differ in {key} ({', '.join(sorted(values)[:4])}), which the model does "
+                f"frames differ in {key} ({', '.join(sorted(found)[:4])}), which the model does "
                 "not know",
             )
+
+
+def _unconverged(frames: Sequence[ase.Atoms]) -> Findings:
+    bad = [
+        atoms
+        for atoms in frames
+        for key, value in atoms.info.items()
+        if CONVERGED.fullmatch(key) and str(value).lower() in ("false", "f", "0", "no", ".false.")
+    ]
+    if bad:
+        yield "unconverged", f"{len(bad)} frames say that they did not converge: {named(bad)}"
 
 
 def _elements(training: Dataset, validation: Sequence[ase.Atoms]) -> Findings:
@@ -309,6 +367,62 @@ def _repeated_forces(frames: Sequence[ase.Atoms]) -> Findings:
             "repeated-forces",
             f"{len(repeated)} frames have the forces of another structure: {named(repeated)}",
         )
+
+
+def _repeated_energies(frames: Sequence[ase.Atoms]) -> Findings:
+    """The last energy of a run for all of its frames, or 0 where there was none."""
+    of_value: dict[float, list[ase.Atoms]] = defaultdict(list)
+    for atoms in frames:
+        if "energy" in atoms.info and len(atoms) > 1:
+            of_value[atoms.info["energy"]].append(atoms)
+    if not of_value:
+        return
+    n = sum(map(len, of_value.values()))
+    value, alike = max(of_value.items(), key=lambda item: len(item[1]))
+    others = _otherwise(alike)
+    if len(others) >= max(3, 0.1 * n):
+        yield (
+            "repeated-energies",
+            f"{len(others)} of {n} frames have the energy {value:.10g} eV, though their forces "
+            f"differ: {named(others)}",
+        )
+
+
+def _repeated_stress(frames: Sequence[ase.Atoms]) -> Findings:
+    of_value: dict[bytes, list[ase.Atoms]] = defaultdict(list)
+    for atoms in frames:
+        if "stress" in atoms.info and len(atoms) > 1:
+            of_value[(np.asarray(atoms.info["stress"]) + 0.0).tobytes()].append(atoms)
+    for alike in of_value.values():
+        others = _otherwise(alike)
+        if len(others) > 1:
+            what = "a stress of 0" if not alike[0].info["stress"].any() else "one stress"
+            yield (
+                "repeated-stress",
+                f"{len(others)} frames have {what}, though their forces differ: {named(others)}; "
+                "was it computed? write NaN where it was not",
+            )
+            return
+
+
+def _otherwise(alike: Sequence[ase.Atoms]) -> list[ase.Atoms]:
+    """Of frames with one label those whose forces differ in their mean square, and so are no
+    images of each other; all where there are no forces.
+    """
+    if len(alike) < 2:
+        return []
+    square = [_mean_square(atoms) for atoms in alike]
+    known = [size for size in square if np.isfinite(size)]
+    if not known:
+        structures = {fingerprint(atoms): atoms for atoms in alike}
+        return [*structures.values()] if len(structures) > 1 else []
+    size = {round(np.log(x + 1e-6), 1) for x in known}  # of 10 %
+    return [*alike] if len(size) > 1 else []
+
+
+def _mean_square(atoms: ase.Atoms) -> float:
+    rows = _forces([atoms])
+    return float(np.mean(rows**2)) if len(rows) else np.nan
 
 
 def _force_values(frames: Sequence[ase.Atoms]) -> Findings:
@@ -392,6 +506,16 @@ def _energies(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> Findings:
                 "another method or reference? data.energy_offsets takes them to one level",
             )
             return
+    if (levels := _two_levels(residual)) is not None:
+        low_rows, high_rows, gap = levels
+        which = [labelled[k] for k in min(low_rows, high_rows, key=len)]
+        yield (
+            "energy-offsets",
+            f"energies of {len(which)} of {len(labelled)} frames lie {gap:.3g} eV/atom apart from "
+            f"the others, with nothing between: another method, or the energy of an atom for that "
+            f"of the frame? {named(which)}",
+        )
+        return
     far = np.abs(residual) > max(1.0, 20.0 * spread)
     if far.any():
         which = [labelled[k] for k in np.flatnonzero(far)]
@@ -400,6 +524,23 @@ def _energies(frames: Sequence[ase.Atoms], elements: Sequence[str]) -> Findings:
             "energy-outliers",
             f"{far.sum()} energies lie {size} from what the composition explains: {named(which)}",
         )
+
+
+def _two_levels(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Rows below and above a gap that is far wider than what spreads on its two sides, each of
+    which is a tenth of all or more.
+    """
+    order = np.argsort(residual, kind="stable")
+    values = residual[order]
+    least = max(3, len(values) // 10)
+    gaps = np.diff(values)[least - 1 : len(values) - least]
+    if not len(gaps):
+        return None
+    cut = least + int(gaps.argmax())
+    sides = values[:cut], values[cut:]
+    spread = max(float(np.ptp(side)) for side in sides)
+    gap = float(gaps.max())
+    return (order[:cut], order[cut:], gap) if gap > max(0.3, 5.0 * spread) else None
 
 
 def _stresses(frames: Sequence[ase.Atoms]) -> Findings:
@@ -451,8 +592,19 @@ def _alike_composition(frames: Sequence[ase.Atoms]) -> list[np.ndarray]:
     return [np.array(rows) for rows in groups.values()]
 
 
+def _lopsided(graph: Batch) -> bool:
+    """Whether some atom has its neighbours on one side, so that no symmetry cancels its force."""
+    distance = graph.edge_vector.norm(dim=1, keepdim=True)
+    weight = (-distance).exp()
+    pull = (graph.edge_vector / distance * weight).double().numpy()
+    begins = graph.row_ptr.numpy()[:-1]
+    has = np.diff(graph.row_ptr.numpy()) > 0
+    sums = np.add.reduceat(np.hstack([pull, weight.double().numpy()]), begins[has])
+    return bool((np.linalg.norm(sums[:, :3], axis=1) > LOPSIDED * sums[:, 3]).any())
+
+
 def _surroundings(training: Dataset) -> Findings:
-    lonely, shortest = [], []
+    lonely, shortest, still = [], [], []
     n_edges = 0
     for k, atoms in enumerate(training.frames):
         graph = training.graph(k)
@@ -461,6 +613,14 @@ def _surroundings(training: Dataset) -> Findings:
             lonely.append(atoms)
         if graph.n_edges:
             shortest.append(float(graph.edge_vector.norm(dim=1).min()))
+            if "forces" in atoms.arrays and not written_forces(atoms).any() and _lopsided(graph):
+                still.append(atoms)
+    if still and len(still) < len(training.frames):
+        yield (
+            "zero-forces",
+            f"{len(still)} frames have forces of exactly 0 on all atoms, though no symmetry asks "
+            f"for it; if they were not computed, write NaN: {named(still)}",
+        )
     if n_edges == 0 and any(len(atoms) > 1 for atoms in training.frames):
         yield (
             "no-neighbours",

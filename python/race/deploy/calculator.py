@@ -31,6 +31,10 @@ UNCERTAINTY = [row["property"] for row in ROWS]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 
 
+# Those of a calculator, but for ASE's own
+OPTIONS = ("device", "dtype", "uncertainty", "interval", "zbl", "sha256", "lead")
+
+
 def _add(results: Results, baseline: Contribution) -> None:
     """The baseline's part, in place, to what is a value and not the width of one. A stress that
     it does not have leaves none.
@@ -138,8 +142,8 @@ class Calculator(AseCalculator):
             "interval": interval,
             "zbl": zbl,
             "lead": lead,
-            **kwargs,
         }
+        own = set(self.__dict__)
         self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
         self.leader = self.predictor
         if lead != "mean":
@@ -175,6 +179,24 @@ class Calculator(AseCalculator):
             zbl=zbl,
             lead=lead,
         )
+        self._loaded = set(self.__dict__) - own
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """ASE's interface for parameters, of which there are none: options are given when the
+        calculator is made.
+
+        Raises:
+            RaceError: for any.
+        """
+        for name in kwargs:
+            known = name in OPTIONS
+            raise RaceError(
+                "is decided when the calculator is made" if known else "no such option",
+                where=f"race.Calculator, {name}",
+                expected=None if known else ", ".join(OPTIONS),
+                remedy=f"race.Calculator(..., {name}=...)" if known else None,
+            )
+        return {}
 
     def require(self, names: Sequence[str]) -> None:
         """Raises RaceError: an uncertainty of these that the artifact does not give."""
@@ -188,13 +210,16 @@ class Calculator(AseCalculator):
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickled and copied as its arguments: the copy loads the very same artifact again."""
+        """Pickled and copied as its arguments: the copy loads the very same artifact again. What
+        others have set, a subclass for instance, goes with it.
+        """
         arguments = self._arguments | {"sha256": self.predictor.model.sha256}
-        return {"arguments": arguments, "atoms": self.atoms, "results": self.results}
+        own = {name: x for name, x in self.__dict__.items() if name not in self._loaded}
+        return {"arguments": arguments, "own": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
-        self.atoms, self.results = state["atoms"], state["results"]
+        Calculator.__init__(self, **state["arguments"])
+        self.__dict__.update(state["own"])
 
     def _gives(self, row: dict[str, Any]) -> bool:
         if row["interval_of"]:

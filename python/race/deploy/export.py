@@ -21,6 +21,7 @@ from race.deploy.folded import FoldedRACE, count_trunks
 from race.deploy.grade import fit, last_features
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
+from race.files import is_device
 from race.model.race import RACE
 from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
@@ -77,6 +78,8 @@ def export_model(
         )
     if not path.parent.is_dir():
         raise RaceError("no such folder", where=path.parent)
+    if is_device(path):
+        raise RaceError("is a device or a pipe", where=path, expected="the name of a file")
     dtype = dtype or ("float64" if model.embedding.dtype == torch.float64 else "float32")
     about = (dtype, portable, summary, calibration or {}, intervals or {})
     extra: dict[str, str | bytes] = {}
@@ -84,11 +87,12 @@ def export_model(
         check_leader(name, leader, model)
         extra[f"leaders/{name}"] = archive(leader, *about, (), extra={})
 
-    partial = path.with_name(f".{path.name}.partial")
+    target = Path(os.path.realpath(path))  # a link stays one
+    partial = target.with_name(f".{target.name}.partial")
     try:
         partial.write_bytes(seal(archive(model, *about, training_set, extra=extra)))
         digest = race._race.load(str(partial)).sha256
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         raise RaceError(f"cannot write the artifact ({error.strerror})", where=path) from None
     finally:

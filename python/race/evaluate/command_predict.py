@@ -3,10 +3,11 @@ uncertainty of frames that need no labels.
 """
 
 import argparse
+import io
 from pathlib import Path
 
 from race.errors import RaceError
-from race.files import check_output, writing
+from race.files import check_output, replacing
 from race.progress import progress
 
 
@@ -42,13 +43,9 @@ def run(args: argparse.Namespace) -> None:
     frames = [atoms for path in args.frames for atoms in read_frames(path, require=())]
     if not frames:
         raise RaceError("no frames to predict", where=" ".join(map(str, args.frames)))
-    partial = args.output.with_name(f".{args.output.name}.tmp")
-    try:
-        with writing(args.output), open(partial, "w") as file:
-            for atoms in progress(predicted(evaluated, frames), "predicting", len(frames)):
-                ase.io.write(file, atoms, format="extxyz")
-        with writing(args.output):
-            partial.replace(args.output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(args.output) as output, io.TextIOWrapper(output, encoding="utf-8") as file:
+        for atoms in progress(predicted(evaluated, frames), "predicting", len(frames)):
+            ase.io.write(file, atoms, format="extxyz")
+        file.flush()
+        file.detach()
     print(f"{args.output}: {len(frames)} frames")
