@@ -332,7 +332,7 @@ def test_symbols_in_another_case_are_said(tmp_path, caplog):
     """CA is an alpha carbon as often as it is calcium."""
     text = text_of(2)
     with caplog.at_level(logging.WARNING, "race.data"):
-        frames = read(tmp_path, text.replace("\nB ", "\nCA ").replace("\nN ", "\nn "))
-    assert {*frames[0].symbols} == {"Ca", "N"}
-    assert "a.xyz: CA is read as Ca" in caplog.text and "a.xyz: n is read as N" in caplog.text
+        frames = read(tmp_path, text.replace("\nB ", "\nCA ").replace("\nO ", "\no "))
+    assert {*frames[0].symbols} == {"Ca", "O"}
+    assert "a.xyz: CA is read as Ca" in caplog.text and "a.xyz: o is read as O" in caplog.text
     assert caplog.text.count("\n") == 2

@@ -406,7 +406,7 @@ def test_options_are_given_when_it_is_made(artifact):
         with pytest.raises(RaceError, match="unceratinty: no such option; expected .*uncertainty"):
             unknown(unceratinty=True)
     assert calculator.parameters == before and calculator.predictor.zbl is None
-    assert race.Calculator(artifact, directory="d", label="l").label == "l"
+    assert race.Calculator(artifact, directory="d", label="l").label == "d/l"
 
 
 def test_a_copy_is_refused_another_artifact(artifact, tmp_path):

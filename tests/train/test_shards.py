@@ -286,6 +286,7 @@ def many(folder, n):
     model |= {"head": "point", "n_features": 2, "readout_hidden": 4, "n_radial_basis": 4}
     options = {"epochs": 1, "batch_size": 2, "n_threads": 1, "loss": "mse"}
     data = {"train": [f"{n}.xyz"], "validation_fraction": 0.05}
+    data |= {"accept": ["unrelated-forces"]}  # drawn at random
     return {"data": data, "model": model, "train": options}
 
 

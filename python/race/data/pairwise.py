@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from race.data.baseline import LOST, written_forces
 from race.data.dataset import Dataset
 from race.data.statistics import composition
 
@@ -144,13 +145,13 @@ def _frames(data: Dataset) -> Iterator[_Frame]:
         )
         potential = np.zeros(features.shape[2:])
         np.add.at(potential, pair, -0.5 * integral)
-        forces = atoms.arrays["forces"]
+        forces = written_forces(atoms)  # of a rest little may be pairwise
         known = np.isfinite(forces).all(axis=1)
         yield _Frame(
             features[known].reshape(-1, potential.size),
             forces[known].reshape(-1),
             potential.reshape(-1) / len(atoms),
-            atoms.info.get("energy", np.nan) / len(atoms),
+            np.nan if LOST in atoms.arrays else atoms.info.get("energy", np.nan) / len(atoms),
             share[k] / len(atoms),
         )
 

@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> None:
     frames = [atoms for path in args.frames for atoms in read_frames(path, require=())]
     if not frames:
         raise RaceError("no frames to predict", where=" ".join(map(str, args.frames)))
-    with replacing(args.output) as output, io.TextIOWrapper(output, encoding="utf-8") as file:
+    with replacing(args.output) as output:
+        file = io.TextIOWrapper(output, encoding="utf-8")
         for atoms in progress(predicted(evaluated, frames), "predicting", len(frames)):
             ase.io.write(file, atoms, format="extxyz")
-        file.flush()
-        file.detach()
+        file.detach()  # which flushes; `replacing` closes it
     print(f"{args.output}: {len(frames)} frames")

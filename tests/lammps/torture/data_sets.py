@@ -24,7 +24,7 @@ from .runner import SECONDS, Outcome, Tally
 
 LABELS = ("energy", "forces", "stress")
 N_FRAMES = 12
-CASES = 116  # every fault four times
+CASES = 132  # every fault four times
 # Told by pairs of frames, which are looked at where they have one cell
 OF_ONE_CELL = ("gradients", "forces in Ha/Bohr", "energy of an atom")
 
@@ -98,12 +98,20 @@ FAULTS = {
     "units": lambda t, r: t.replace(" pbc=", " energy_unit=Hartree pbc="),
     "weight": lambda t, r: one_place(t, " pbc=", f" weight={r.choice(['-1', 'nan', 'x'])} pbc=", r),
     "no weights": lambda t, r: t.replace(" pbc=", " weight=0 pbc="),
+    "axes interchanged": lambda t, r: of_forces(t, lambda f: [f[1], f[2], f[0]]),
+    "one energy": lambda t, r: re.sub(r"energy=\S+", f"energy={r.choice(['0.0', '-3.7'])}", t),
+    "no stress": lambda t, r: rescaled(t, 0.0),
+    "unconverged": lambda t, r: one_place(t, " pbc=", " scf_converged=F pbc=", r),
 }  # fmt: skip
 
 
 def other_forces(text, factor):
+    return of_forces(text, lambda force: [f"{factor * float(x):.8f}" for x in force])
+
+
+def of_forces(text, change):
     def times(match):
-        return " ".join([match[1], *(f"{factor * float(x):.8f}" for x in match[2].split())])
+        return " ".join([match[1], *change(match[2].split())])
 
     return re.sub(r"(?m)^(Cu(?: +\S+){3})((?: +\S+){3})$", times, text)
 
