@@ -22,10 +22,11 @@ SHORTEST = 0.7  # Angstrom, the centre of the first
 EDGES = 200_000  # enough to tell; about a second
 ROWS = 10  # components of forces for each coefficient, at least, in either half
 FEWEST = 8  # frames
-LEAST = 0.05  # explained part of the mean square, below which nothing is
+LEAST = 0.15  # explained part of the mean square: less is chance
 SMALL = 1e-2  # eV/A: of smaller forces the noise of their convergence may be all
 LARGE = 30.0  # times the median of the frames' root mean square, which others look at
 RIDGE = 1e-4
+POSSIBLE = 1e7  # eV an atom
 # Energies of the pair potential follow those of the labels from this correlation on; then their
 # ratio is 0.59 to 2.3 of the published sets.
 FOLLOW, FACTOR = 0.8, 8.0
@@ -49,11 +50,13 @@ def unrelated(data: Dataset) -> str | None:
     halves = _halves(data)
     if halves is None:
         return None
-    known, asked = halves
-    coefficients = _fit(known)
-    forces = np.concatenate([frame.forces for frame in asked])
-    error = forces - np.concatenate([frame.features for frame in asked]) @ coefficients
-    explained = 1.0 - float((error**2).sum() / (forces**2).sum())
+    error = square = 0.0
+    for known, asked in (halves, halves[::-1]):
+        forces = np.concatenate([frame.forces for frame in asked])
+        features = np.concatenate([frame.features for frame in asked])
+        error += float(((forces - features @ _fit(known)) ** 2).sum())
+        square += float((forces**2).sum())
+    explained = 1.0 - error / square
     if explained >= LEAST:
         return None
     return (
@@ -72,7 +75,7 @@ def other_scale(data: Dataset) -> str | None:
         return None
     frames = [*halves[0], *halves[1]]
     coefficients = _fit(frames)
-    labelled = [frame for frame in frames if np.isfinite(frame.energy)]
+    labelled = [frame for frame in frames if abs(frame.energy) < POSSIBLE]
     if len(labelled) < 2 * FEWEST:
         return None
     share = np.array([frame.share for frame in labelled])

@@ -248,10 +248,10 @@ def _by_labels(atoms: ase.Atoms) -> Hashable | None:
     forces = atoms.arrays.get("forces")
     if forces is None or "energy" not in atoms.info or not np.isfinite(forces).all():
         return None
-    lengths = np.rint(np.sort(np.linalg.norm(forces, axis=1)) * 1e5).astype(np.int64)
+    lengths = np.rint(np.sort(np.linalg.norm(forces, axis=1)) * 1e5)
     if len(np.unique(lengths[lengths > 0])) < 3:
         return None
-    energy = round(atoms.info["energy"] * 1e5)
+    energy = float(np.rint(atoms.info["energy"] * 1e5))
     digest = hashlib.blake2b(lengths.tobytes(), digest_size=16).digest()
     return atoms.get_chemical_formula(), energy, digest
 
