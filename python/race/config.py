@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from race.calculators import CalculatorOptions
 from race.errors import RaceError
-from race.heads import LOSSES, HeadName
+from race.heads import LOSSES, HeadName, LossName
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
 from race.presets import with_default_size
 
@@ -358,7 +358,7 @@ DEFAULT_MINUTES = 50.0
 class TrainConfig(Options):
     """Loss, optimiser and schedule."""
 
-    loss: Literal["mse", "nll_e", "nll_jef", "evidential"] = Field(
+    loss: LossName = Field(
         default="nll_jef",
         description="mean squared error, likelihood of energies, of energies and forces, or "
         "evidential",
@@ -471,7 +471,7 @@ class Config(Options):
     def _clashes(self) -> Iterator[str]:
         """Options that are right alone and wrong together, one line each."""
         model, train = self.model, self.train
-        allowed = LOSSES[train.loss]
+        allowed = LOSSES[train.loss].heads
         if model.head not in allowed:
             yield (
                 f"train.loss {train.loss} needs model.head {' or '.join(allowed)}, got {model.head}"
@@ -490,7 +490,7 @@ class Config(Options):
             yield "model.atomic_energies and data.atomic_energies are both given: leave out one"
         if model.stress_head == "none":
             return
-        if train.loss == "mse" or train.stress_weight == 0:
+        if not LOSSES[train.loss].energy_noise or train.stress_weight == 0:
             yield (
                 "model.stress_head needs a likelihood of stresses: train.loss other than mse and "
                 f"stress_weight > 0, got train.loss {train.loss}, train.stress_weight "

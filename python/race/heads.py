@@ -1,8 +1,10 @@
-"""The heads by name: what a readout predicts beside the energy. This table is the one place
-that knows what each can give; configs, losses, posteriors and pages ask it.
+"""The heads by name: what a readout predicts beside the energy; and the losses that train
+them. These tables are the one place that knows what each can give; configs, losses,
+posteriors and pages ask them.
 
-A new head is a row here, its name in cpp/include/race/artifact.h, and its formula in
-race/model/heads.py and cpp/src/covariance.h, if it has a covariance of its own form.
+A new loss is a row here, and its formula in race/train/loss.py. A new head is a row here,
+its name in cpp/include/race/artifact.h, and its formula in race/model/heads.py and
+cpp/src/covariance.h, if it has a covariance of its own form.
 """
 
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 HeadName = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
+LossName = Literal["mse", "nll_e", "nll_jef", "evidential"]
 Form = Literal["none", "cholesky", "log-Euclidean"]
 
 
@@ -67,12 +70,33 @@ HEADS: dict[str, Head] = {
 }
 GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
 OWN_EPISTEMIC = [name for name, head in HEADS.items() if head.own_epistemic]
-# Heads that each loss can train
-LOSSES = {
-    "mse": list(HEADS),
-    "nll_e": [name for name in GAUSSIAN if HEADS[name].energy_noise],
-    "nll_jef": [name for name in GAUSSIAN if HEADS[name].forces_noise],
-    "evidential": OWN_EPISTEMIC,
+
+
+@dataclass(frozen=True)
+class LossForm:
+    """The heads that a loss can train, and the noise that they learn by it.
+
+    Attributes:
+        heads: names of the heads.
+        energy_noise: the term of energies is a likelihood with the head's variance; else
+            the variance is a constant.
+        forces_noise: the same of forces.
+    """
+
+    heads: list[str]
+    energy_noise: bool = False
+    forces_noise: bool = False
+
+
+LOSSES: dict[str, LossForm] = {
+    "mse": LossForm(list(HEADS)),
+    "nll_e": LossForm([name for name in GAUSSIAN if HEADS[name].energy_noise], energy_noise=True),
+    "nll_jef": LossForm(
+        [name for name in GAUSSIAN if HEADS[name].forces_noise],
+        energy_noise=True,
+        forces_noise=True,
+    ),
+    "evidential": LossForm(OWN_EPISTEMIC, energy_noise=True, forces_noise=True),
 }
 
 

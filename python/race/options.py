@@ -107,7 +107,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
                     problem=f"{key} is given twice", problem_mark=key_node.start_mark
                 )
             seen.add(key if isinstance(key, str) else None)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def with_changes(raw: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -386,7 +387,8 @@ def default_of(field: FieldInfo) -> str | None:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or value is None:
         return "-"
-    text = yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
+    plain = str(value) if isinstance(value, Path) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True)
     return text.removesuffix("...\n").strip()
 
 

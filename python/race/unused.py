@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from race.config import Config
+from race.heads import LOSSES
 
 
 def unused(config: Config) -> Iterator[str]:
     """One line for each option that the user wrote and that changes nothing."""
     data, model, train = config.data, config.model, config.train
     named = "data.validation names the files" if data.validation else ""
-    plain = f"train.loss is {train.loss}" if train.loss == "mse" else ""
+    plain = "" if LOSSES[train.loss].energy_noise else f"train.loss is {train.loss}"
     one_source = data.energy_offsets == "none" and not data.label_noise
     reasons = {
         "data.validation_fraction": named,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from race.config import RunConfig
 from race.data import Batch
+from race.heads import LOSSES
 from race.model.outputs import ModelOutput
 from race.model.race import RACE
 from race.train.loss import Loss
@@ -43,11 +44,11 @@ class Noise:
 
     @classmethod
     def of(cls, config: RunConfig, model: RACE, batch: Batch, out: ModelOutput) -> "Noise":
-        """The head's own where the run was trained with its likelihood, else the constants
-        of the `mse` loss.
+        """The head's own if the run was trained with its likelihood, else the constants of
+        the `mse` loss.
         """
         energy = out.energy.detach()
-        if config.train.loss == "mse":
+        if not LOSSES[config.train.loss].energy_noise:
             size = (
                 batch.n_atoms_per_frame.unsqueeze(1)
                 if config.model.pooling == "sum"
@@ -59,7 +60,7 @@ class Noise:
         else:
             assert out.energy_var is not None
             energy_std = out.energy_var.detach().sqrt()
-        if config.train.loss in ("mse", "nll_e"):
+        if not LOSSES[config.train.loss].forces_noise:
             identity = torch.eye(3, dtype=out.raw.dtype, device=energy.device)
             factor = (config.constants.sigma0 * identity).expand(
                 batch.n_atoms, energy.shape[1], 3, 3

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from race.config import RunConfig
 from race.data import Dataset
-from race.heads import GAUSSIAN
+from race.heads import GAUSSIAN, LOSSES
 from race.model.race import RACE
 from race.posterior.evidence import Evidence, Observations
 from race.posterior.ggn import Noise, signs, squared_vjp, weighted
@@ -255,11 +255,9 @@ def carried(config: RunConfig) -> tuple[bool, bool]:
     """Whether the head was trained to predict the noise of energies and of forces, in units
     that can be changed.
     """
-    loss = config.train.loss
-    return loss in (
-        "nll_e",
-        "nll_jef",
-    ) and config.model.energy_aggregation == "extensive", loss == "nll_jef"
+    form = LOSSES[config.train.loss]
+    extensive = config.model.energy_aggregation == "extensive"
+    return form.energy_noise and extensive, form.forces_noise
 
 
 def rescaled(model: RACE, config: RunConfig, s_energy: float, s_forces: float) -> RACE:

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from race.config import Config, RunConfig
 from race.data import Batch
+from race.heads import LOSSES
 from race.model.heads import ForceCovariance, evidential_nll, evidential_spread
 from race.model.outputs import ModelOutput
 from race.predict.moments import mahalanobis
@@ -58,7 +59,7 @@ class Loss:
     """
 
     def __init__(self, config: RunConfig, covariance: ForceCovariance):
-        self.kind = config.train.loss
+        self.form = LOSSES[config.train.loss]
         self.covariance = covariance
         self.sigma0, self.sigma0_energy = config.constants.sigma0, config.constants.sigma0_energy
         self.extensive = config.model.pooling == "sum"
@@ -118,7 +119,7 @@ class Loss:
         unit = (n_atoms if self.extensive else 1) * self.sigma0_energy**2
         own = own_noise(batch, "energy", labelled, square.dtype)
         unit = unit + own
-        if self.kind == "mse":
+        if not self.form.energy_noise:
             return 0.5 * square / unit
         assert out.energy_var is not None, "a likelihood of energies needs a head with their noise"
         var = out.energy_var[labelled] + own
@@ -138,7 +139,7 @@ class Loss:
             ).unsqueeze(1)
         own = own_noise(batch, "forces", labelled, error.dtype)
         unit = self.sigma0**2 + own
-        if self.kind in ("mse", "nll_e"):
+        if not self.form.forces_noise:
             return 0.5 * (error[labelled] ** 2).sum(-1) / unit, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
         var = torch.exp(logdet.detach() / 3.0)
@@ -147,7 +148,7 @@ class Loss:
             var = var * evidential_spread(out.raw.detach())
         nll = (
             evidential_nll(self.covariance, out.raw, error)
-            if self.kind == "evidential"
+            if self.covariance.own_epistemic
             else 0.5 * (quadratic + logdet)
         )
         if batch.noise is None:
