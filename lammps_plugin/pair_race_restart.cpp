@@ -7,22 +7,16 @@
 
 using namespace LAMMPS_NS;
 
-namespace {
-
-constexpr int32_t record_version = 4;
-
-}  // namespace
-
 void PairRace::write_restart_settings(FILE* file) {
   const RestartWriter restart(file);
-  restart.put(record_version);
+  restart.put(PairSettings::record_version);
   restart.put(model_ ? model_->sha256() : restart_sha256_);
   settings_.write(restart);
 }
 
 void PairRace::read_restart_settings(FILE* file) {
   const RestartReader restart(file, world, error);
-  if (restart.number() != record_version)
+  if (restart.number() != PairSettings::record_version)
     error->all(FLERR, "pair_style race: the restart file is of another version of the plugin");
   restart_sha256_ = restart.text();
   settings_.read(restart, lmp);

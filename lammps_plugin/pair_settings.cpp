@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <iterator>
+#include <vector>
 
 #include "error.h"
 #include "pointers.h"
@@ -14,14 +15,16 @@ namespace {
 
 constexpr double MiB = 1048576;
 
+constexpr const char* keywords[] = {"device", "dtype", "uq", "lead", "core", "memory", "sha256"};
 // `zbl` is the old word for `core`: under hybrid LAMMPS takes it for pair_style zbl. `halo` has one
 // remaining value.
-constexpr const char* keywords[] = {"device", "dtype",  "uq",  "lead", "core",
-                                    "memory", "sha256", "zbl", "halo"};
+constexpr const char* old_keywords[] = {"zbl", "halo"};
 
-bool is_keyword(const char* word) {
-  return std::any_of(std::begin(keywords), std::end(keywords),
-                     [&](const char* keyword) { return !strcmp(word, keyword); });
+bool is_keyword(const std::string& word) {
+  const auto has = [&](const auto& words) {
+    return std::find(std::begin(words), std::end(words), word) != std::end(words);
+  };
+  return has(keywords) || has(old_keywords);
 }
 
 }  // namespace
@@ -76,10 +79,9 @@ PairSettings PairSettings::parse(LAMMPS* lmp, int narg, char** arg,
     } else if (keyword == "sha256") {
       settings.pin = value(1);
     } else {
-      error->all(
-          FLERR,
-          "pair_style race: expected a keyword device, dtype, uq, lead, core, memory or sha256, got {}",
-          keyword);
+      const std::vector<std::string> known(std::begin(keywords), std::end(keywords));
+      error->all(FLERR, "pair_style race: expected a keyword of {}, got {}",
+                 utils::join_words(known, ", "), keyword);
     }
   }
   return settings;

@@ -2,6 +2,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -28,6 +29,8 @@ struct PairSettings {
   /// A mistake stops every rank with one error that names the argument.
   static PairSettings parse(LAMMPS* lmp, int narg, char** arg, const std::string& default_device);
 
+  /// Version of the whole record of pair_style race; a change of what is written raises it.
+  static constexpr int32_t record_version = 4;
   void write(const RestartWriter& restart) const;
   void read(const RestartReader& restart, LAMMPS* lmp);
 };

@@ -117,7 +117,7 @@ def test_mistakes_in_one_process(lammps_run, bn, artifact, artifacts):
         "two models": (f"pair_style race {artifact}\npair_coeff * * {artifact} B N O", "has read"),
         "keyword": (
             f"pair_style race {artifact} divice cpu",
-            "expected a keyword device, dtype, uq, lead, core, memory or sha256, got di",
+            "expected a keyword of device, dtype, uq, lead, core, memory, sha256, got di",
         ),
         "device": (
             f"pair_style race {artifact} device tpu",
