@@ -111,7 +111,7 @@ std::string moved_global(LAMMPS* lmp) {
 
 // ---- values that constructors write ------------------------------------------------------------
 
-constexpr unsigned char untouched = 0xA5;
+constexpr unsigned char fill_byte = 0xA5;
 constexpr std::size_t room = 16384;  // large enough for a class that is larger there
 
 struct PairProbe final : Pair {
@@ -247,7 +247,7 @@ std::string ComputeProbe::moved() const {
 // contents that an object has before its constructor runs.
 [[gnu::noinline]] unsigned char* room_for_probe() {
   auto* memory = static_cast<unsigned char*>(::operator new(room, std::align_val_t(64)));
-  std::memset(memory, untouched, room);
+  std::memset(memory, fill_byte, room);
   asm volatile("" : "+r"(memory) : : "memory");
   return memory;
 }
@@ -334,7 +334,7 @@ std::string moved_member(const char* name, std::size_t size, Arguments... argume
   Probe* probe = new (memory) Probe(arguments...);
   const std::string moved = probe->moved();
   std::size_t written = room;
-  while (written > 0 && memory[written - 1] == untouched) --written;
+  while (written > 0 && memory[written - 1] == fill_byte) --written;
   probe->~Probe();
   ::operator delete(memory, std::align_val_t(64));
   const std::string prefix = std::string(name) + "::";

@@ -30,13 +30,6 @@ class HaloExchange {
   virtual void reverse(at::Tensor& rows) = 0;
 };
 
-/// No exchange: a molecule, or a periodic cell whose senders are already folded onto owned rows.
-class IdentityHalo final : public HaloExchange {
- public:
-  void forward(at::Tensor&) override {}
-  void reverse(at::Tensor&) override {}
-};
-
 /// One domain that is its own neighbour: ghost n_owned + k is a periodic image of the owned row
 /// owner[k].
 class PeriodicFoldHalo final : public HaloExchange {
