@@ -24,7 +24,7 @@ toolkit=$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#$ TOP=//p')
 for file in "$source"/*.cpp; do
   echo "== $(basename "$file") syntax"
   configured=$([ -e "$headers/c10/cuda/impl/cuda_cmake_macros.h" ] || echo -DC10_CUDA_NO_CMAKE_CONFIGURE_FILE)
-  g++ -std=c++20 -fsyntax-only -Wall -Wextra -Wno-unused-parameter -Werror $configured -isystem "$headers" \
-    -isystem "$headers/torch/csrc/api/include" -isystem "$toolkit/include" "$file"
+  g++ -std=c++20 -fsyntax-only -Wall -Wextra -Wno-unused-parameter -Werror $configured -I "$source/../include" \
+    -isystem "$headers" -isystem "$headers/torch/csrc/api/include" -isystem "$toolkit/include" "$file"
 done
 echo "cuda-compile: everything compiles for sm_80 and sm_90"

@@ -1,5 +1,7 @@
-#include "conv_cuda.h"
-
+// race::conv and its derivatives on CUDA tensors; arguments, results and errors are those of
+// race/conv.h. They use the current stream. They wait for the device once per graph (for its
+// check), not per call. The table's adjoint takes up to RACE_CUDA_SCRATCH_MB (environment; default
+// 1024) megabytes of scratch, or several passes if it needs more.
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -16,16 +18,21 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "../src/conv_dispatch.h"
 #include "../src/conv_problem.h"
-#include "graph.h"
-#include "plan.h"
+#include "../src/recent.h"
+#include "conv_tiling.h"
+#include "register.h"
+#include "remembered.h"
+#include "sorted_edges.h"
 
-namespace race {
+namespace race::cuda {
 namespace {
 
 using at::Tensor;
-using namespace cuda;
 using conv::Problem;
+
+constexpr size_t kCoefficients = 256;  // casts of coefficients in memory
 
 // Each multiprocessor holds at least this many warps of any of the kernels.
 constexpr int64_t kWarpsPerMultiprocessor = 16;
@@ -45,16 +52,34 @@ int64_t scratch_bytes() {
   return megabytes << 20;
 }
 
-// The contiguous operands of one call, with their graph and plan.
+struct CastKey {
+  Remembered source;
+  at::ScalarType dtype;
+
+  bool gone() const { return source.gone(); }
+};
+
+// cg, cast to the type of the data and remembered. (Another stream may read it too: it is made
+// once, long before.)
+Tensor coefficients_for(const Tensor& cg, at::ScalarType dtype) {
+  if (cg.is_inference()) return cg.to(dtype).contiguous();  // it has no versions
+  static auto& casts = *new Recent<CastKey, Tensor>(kCoefficients);
+  return casts.get([&](const CastKey& key) { return key.dtype == dtype && key.source.is(cg); },
+                   [&] {
+                     return std::pair{CastKey{Remembered(cg), dtype},
+                                      cg.detach().to(dtype).contiguous().clone()};
+                   });
+}
+
+// The contiguous operands of one call, with their edges and tiling.
 struct Call {
   Problem n;
   cudaStream_t stream;
   Tensor g, radial, table, sh, cg;  // radial: R [M, E, K], or x [E]
-  std::shared_ptr<const Graph> graph;
-  std::shared_ptr<const Plan> plan;
+  std::shared_ptr<const SortedEdges> edges;
+  std::shared_ptr<const Tiling> tiling;
 
-  Call(const ConvOperands& o, int64_t dim_out)
-      : n(o, dim_out), stream(c10::cuda::getCurrentCUDAStream()) {
+  Call(const Problem& n, const ConvOperands& o) : n(n), stream(c10::cuda::getCurrentCUDAStream()) {
     const bool tabulated = o.table.defined();
     g = o.g.contiguous();
     sh = o.sh.select(1, 0).contiguous();
@@ -64,8 +89,8 @@ struct Call {
     // Wide tiles share more loads, narrow ones are more numerous: wide tiles only if they still
     // fill the device.
     const bool wide = n.n_receivers * n.n_members * n.n_weights / kTile >= 4 * warps_wanted();
-    plan = plan_for(n, cg.numel(), wide, g.device());
-    graph = graph_for(o.sender, o.row_ptr, n.n_nodes, stream);
+    tiling = tiling_for(n, cg.numel(), wide, g.device());
+    edges = edges_for(o.sender, o.row_ptr, n.n_nodes, stream);
   }
 
   template <class T>
@@ -101,23 +126,23 @@ Tensor result(const Schedule& schedule, int64_t rows, int64_t columns,
 template <class T>
 Tensor gather_forward(const Call& call, const Operands<T>& operands, const Tensor& bar_g,
                       bool second) {
-  const Schedule& schedule = call.plan->forward;
+  const Schedule& schedule = call.tiling->forward;
   Tensor out = result(schedule, call.n.n_receivers, call.n.dim_out, call.g.options());
-  Gather<T> job{};
-  job.operands = operands;
-  job.tiles = schedule.tiles_ptr();
-  job.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
-  job.n_tasks = schedule.n_tasks();
-  job.n_rows = call.n.n_receivers;
-  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>();
-  job.node = call.graph->sender.const_data_ptr<int64_t>();
-  job.x = call.g.const_data_ptr<T>();
-  job.bar = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr;
-  job.x_width = call.n.dim_in;
-  job.out = out.mutable_data_ptr<T>();
-  job.out_width = call.n.dim_out;
-  job.atomic = schedule.overlaps;
-  C10_CUDA_CHECK(launch_gather(job, second, call.stream));
+  Gather<T> args{};
+  args.operands = operands;
+  args.tiles = schedule.tiles_ptr();
+  args.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
+  args.n_tasks = schedule.n_tasks();
+  args.n_rows = call.n.n_receivers;
+  args.row_ptr = call.edges->row_ptr.const_data_ptr<int64_t>();
+  args.node = call.edges->sender.const_data_ptr<int64_t>();
+  args.x = call.g.const_data_ptr<T>();
+  args.bar = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr;
+  args.x_width = call.n.dim_in;
+  args.out = out.mutable_data_ptr<T>();
+  args.out_width = call.n.dim_out;
+  args.atomic = schedule.overlaps;
+  C10_CUDA_CHECK(launch_gather(args, second, call.stream));
   return out;
 }
 
@@ -126,24 +151,24 @@ Tensor gather_forward(const Call& call, const Operands<T>& operands, const Tenso
 template <class T>
 Tensor gather_transposed(const Call& call, const Operands<T>& operands, const Tensor& w,
                          bool second) {
-  const Schedule& schedule = call.plan->transposed;
-  const Transposed& edges = call.graph->transposed();
+  const Schedule& schedule = call.tiling->transposed;
+  const BySender& edges = call.edges->by_sender();
   Tensor out = result(schedule, call.n.n_nodes, call.n.dim_in, call.g.options());
-  Gather<T> job{};
-  job.operands = operands;
-  job.tiles = schedule.tiles_ptr();
-  job.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
-  job.n_tasks = schedule.n_tasks();
-  job.n_rows = call.n.n_nodes;
-  job.row_ptr = edges.row_ptr.const_data_ptr<int64_t>();
-  job.node = edges.receiver.const_data_ptr<int64_t>();
-  job.edge = edges.order.const_data_ptr<int64_t>();
-  job.x = w.const_data_ptr<T>();
-  job.x_width = call.n.dim_out;
-  job.out = out.mutable_data_ptr<T>();
-  job.out_width = call.n.dim_in;
-  job.atomic = schedule.overlaps;
-  C10_CUDA_CHECK(launch_gather(job, second, call.stream));
+  Gather<T> args{};
+  args.operands = operands;
+  args.tiles = schedule.tiles_ptr();
+  args.task_begin = static_cast<const int32_t*>(schedule.device_task_begin.const_data_ptr());
+  args.n_tasks = schedule.n_tasks();
+  args.n_rows = call.n.n_nodes;
+  args.row_ptr = edges.row_ptr.const_data_ptr<int64_t>();
+  args.node = edges.receiver.const_data_ptr<int64_t>();
+  args.edge = edges.order.const_data_ptr<int64_t>();
+  args.x = w.const_data_ptr<T>();
+  args.x_width = call.n.dim_out;
+  args.out = out.mutable_data_ptr<T>();
+  args.out_width = call.n.dim_in;
+  args.atomic = schedule.overlaps;
+  C10_CUDA_CHECK(launch_gather(args, second, call.stream));
   return out;
 }
 
@@ -154,7 +179,7 @@ struct Intervals {
   template <class T>
   static Intervals find(const Call& call) {
     const Tensor interval =
-        at::empty({call.n.n_edges}, call.graph->sender.options().dtype(at::kInt));
+        at::empty({call.n.n_edges}, call.edges->sender.options().dtype(at::kInt));
     C10_CUDA_CHECK(launch_intervals(call.radial.const_data_ptr<T>(), call.n.n_edges, call.n.n_rows,
                                     interval.mutable_data_ptr<int32_t>(), call.stream));
     const auto [key, order] = at::sort(interval, /*stable=*/true, 0, /*descending=*/false);
@@ -171,56 +196,57 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
                           const Tensor& bar_g, bool second, bool want_radial, bool want_table,
                           bool want_sh) {
   const Problem& n = call.n;
-  const Plan& plan = *call.plan;
+  const Tiling& tiling = *call.tiling;
   const bool tabulated = call.table.defined();
   const auto options = call.g.options();
-  const std::vector<Tile>& tiles = plan.forward.tiles;
+  const std::vector<Tile>& tiles = tiling.forward.tiles;
   const int64_t n_tiles = static_cast<int64_t>(tiles.size());
   want_table = want_table && tabulated;
   EdgeResults results;
   if (!want_radial && !want_table && !want_sh) return results;
 
-  EdgeAdjoints<T> job{};
-  job.operands = operands;
-  job.tiles = plan.forward.tiles_ptr();
-  job.n_receivers = n.n_receivers;
-  job.row_ptr = call.graph->row_ptr.const_data_ptr<int64_t>();
-  job.sender = call.graph->sender.const_data_ptr<int64_t>();
-  job.g = call.g.const_data_ptr<T>();
-  job.bar_g = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr;
-  job.g_width = n.dim_in;
-  job.w = w.const_data_ptr<T>();
-  job.w_width = n.dim_out;
+  EdgeAdjoints<T> args{};
+  args.operands = operands;
+  args.tiles = tiling.forward.tiles_ptr();
+  args.n_receivers = n.n_receivers;
+  args.row_ptr = call.edges->row_ptr.const_data_ptr<int64_t>();
+  args.sender = call.edges->sender.const_data_ptr<int64_t>();
+  args.g = call.g.const_data_ptr<T>();
+  args.bar_g = bar_g.defined() ? bar_g.const_data_ptr<T>() : nullptr;
+  args.g_width = n.dim_in;
+  args.w = w.const_data_ptr<T>();
+  args.w_width = n.dim_out;
 
-  // With few receivers the tiles of each are dealt to several warps, and their sums are added at
-  // the end.
+  // If receivers are few, several warps share the tiles of each, and their sums are added at the
+  // end.
   const int64_t share = n_tiles * (n.n_groups > 1 ? 1 : n.n_members);
   const int64_t parts =
       std::clamp<int64_t>(warps_wanted() / std::max<int64_t>(n.n_receivers * n.n_groups, 1), 1,
                           std::max<int64_t>(share, 1));
-  job.n_parts = parts;
+  args.n_parts = parts;
   Tensor dsh, dx;
   const auto empty = [&](c10::IntArrayRef shape) {
     return n_tiles > 0 ? at::empty(shape, options) : at::zeros(shape, options);
   };
   if (want_sh) {
     dsh = empty({parts, n.n_edges, n.n_groups, n.n_sh});
-    job.dsh = dsh.mutable_data_ptr<T>();
+    args.dsh = dsh.mutable_data_ptr<T>();
   }
   if (want_radial && tabulated) {
     dx = empty({parts, n.n_edges, n.n_groups});
-    job.dx = dx.mutable_data_ptr<T>();
+    args.dx = dx.mutable_data_ptr<T>();
   }
   if (want_radial && !tabulated) {
     const std::array<int64_t, 3> shape{n.n_members, n.n_edges, n.n_weights};
-    results.dradial = plan.weights_disjoint ? at::empty(shape, options) : at::zeros(shape, options);
-    job.dradial = results.dradial.template mutable_data_ptr<T>();
-    job.atomic = !plan.weights_disjoint;
+    results.dradial =
+        tiling.weights_disjoint ? at::empty(shape, options) : at::zeros(shape, options);
+    args.dradial = results.dradial.template mutable_data_ptr<T>();
+    args.atomic = !tiling.weights_disjoint;
   }
 
   if (!want_table) {
-    job.last_tile = n_tiles;
-    C10_CUDA_CHECK(launch_edge_adjoints(job, second, call.stream));
+    args.last_tile = n_tiles;
+    C10_CUDA_CHECK(launch_edge_adjoints(args, second, call.stream));
   } else {
     results.dtable = at::zeros_like(call.table);
     const bool two = second && operands.bar_x;
@@ -235,23 +261,23 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
            ++last)
         columns += tiles[last].width;
       const Tensor scratch = at::empty({two ? 2 : 1, n.n_members * n.n_edges * columns}, options);
-      job.first_tile = first;
-      job.last_tile = last;
-      job.accumulate = first > 0;
-      job.dr = scratch.mutable_data_ptr<T>();
-      job.dr1 = two ? job.dr + scratch.size(1) : nullptr;
-      C10_CUDA_CHECK(launch_edge_adjoints(job, second, call.stream));
+      args.first_tile = first;
+      args.last_tile = last;
+      args.accumulate = first > 0;
+      args.dr = scratch.mutable_data_ptr<T>();
+      args.dr1 = two ? args.dr + scratch.size(1) : nullptr;
+      C10_CUDA_CHECK(launch_edge_adjoints(args, second, call.stream));
       TableSums<T> sums{};
       sums.operands = operands;
-      sums.tiles = job.tiles;
+      sums.tiles = args.tiles;
       sums.first_tile = first;
       sums.last_tile = last;
       sums.interval_ptr = intervals.ptr.template const_data_ptr<int64_t>();
       sums.order = intervals.order.template const_data_ptr<int64_t>();
-      sums.dr = job.dr;
-      sums.dr1 = job.dr1;
+      sums.dr = args.dr;
+      sums.dr1 = args.dr1;
       sums.dtable = results.dtable.template mutable_data_ptr<T>();
-      sums.atomic = !plan.weights_disjoint;
+      sums.atomic = !tiling.weights_disjoint;
       C10_CUDA_CHECK(launch_table_sums(sums, call.stream));
     }
   }
@@ -261,21 +287,18 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
   return results;
 }
 
-}  // namespace
-
-Tensor conv_cuda(const ConvOperands& operands, int64_t dim_out) {
+Tensor forward(const ConvOperands& operands, int64_t dim_out) {
   const c10::cuda::OptionalCUDAGuard guard(operands.g.device());
-  const Call call(operands, dim_out);
+  const Call call(Problem(operands, dim_out), operands);
   return AT_DISPATCH_FLOATING_TYPES(call.g.scalar_type(), "race::conv", [&] {
     return gather_forward<scalar_t>(call, call.operands<scalar_t>(), {}, false);
   });
 }
 
-std::array<Tensor, 4> conv_backward_cuda(const Tensor& grad, const ConvOperands& operands,
-                                         std::array<bool, 4> mask) {
+std::array<Tensor, 4> backward(const Tensor& grad, const ConvOperands& operands,
+                               std::array<bool, 4> mask) {
   const c10::cuda::OptionalCUDAGuard guard(operands.g.device());
-  conv::check_grad(grad, operands);
-  const Call call(operands, grad.size(1));
+  const Call call(Problem(grad, operands), operands);
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(call.g.scalar_type(), "race::conv_backward", [&] {
@@ -289,13 +312,10 @@ std::array<Tensor, 4> conv_backward_cuda(const Tensor& grad, const ConvOperands&
   return d;
 }
 
-std::array<Tensor, 5> conv_double_backward_cuda(const ConvBars& bars, const Tensor& grad,
-                                                const ConvOperands& operands,
-                                                std::array<bool, 5> mask) {
+std::array<Tensor, 5> double_backward(const ConvBars& bars, const Tensor& grad,
+                                      const ConvOperands& operands, std::array<bool, 5> mask) {
   const c10::cuda::OptionalCUDAGuard guard(operands.g.device());
-  conv::check_grad(grad, operands);
-  const Call call(operands, grad.size(1));
-  conv::check_bars(bars, operands);
+  const Call call(Problem(bars, grad, operands), operands);
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
   const Tensor w = grad.contiguous(), a = dense(bars.g), b = dense(bars.radial);
   Tensor c;  // the first harmonic is a constant: it has no direction
@@ -316,4 +336,11 @@ std::array<Tensor, 5> conv_double_backward_cuda(const ConvBars& bars, const Tens
   return d;
 }
 
-}  // namespace race
+const bool registered = register_kernels("race::conv", [](torch::Library& library) {
+  library.impl("conv", TORCH_FN(conv::forward<forward>));
+  library.impl("conv_backward", TORCH_FN(conv::backward<backward>));
+  library.impl("conv_double_backward", TORCH_FN(conv::double_backward<double_backward>));
+});
+
+}  // namespace
+}  // namespace race::cuda

@@ -33,9 +33,9 @@ struct LogDeterminant {
 };
 
 template <class T>
-cudaError_t launch_head_covariance(const HeadCovariance<T>& job, cudaStream_t stream);
+cudaError_t launch_head_covariance(const HeadCovariance<T>& args, cudaStream_t stream);
 template <class T>
-cudaError_t launch_member_covariance(const MemberCovariance<T>& job, cudaStream_t stream);
-cudaError_t launch_log_determinant(const LogDeterminant& job, cudaStream_t stream);
+cudaError_t launch_member_covariance(const MemberCovariance<T>& args, cudaStream_t stream);
+cudaError_t launch_log_determinant(const LogDeterminant& args, cudaStream_t stream);
 
 }  // namespace race::cuda

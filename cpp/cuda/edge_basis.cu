@@ -22,51 +22,51 @@ __device__ __forceinline__ Direction<T> direction(const EdgeRows<const T>& vecto
 }
 
 template <class T, int L>
-__global__ void values_kernel(const __grid_constant__ EdgeBasis<T> job) {
+__global__ void values_kernel(const __grid_constant__ EdgeBasis<T> args) {
   const int64_t e = global_thread();
-  if (e >= job.n_edges) return;
-  const Direction<T> n = direction(job.vector, e);
+  if (e >= args.n_edges) return;
+  const Direction<T> n = direction(args.vector, e);
   T values[(L + 1) * (L + 1)];
   harmonics::values<T, L>(n, values);
-  at(job.x, e, 0, 0) = n.r * job.per_r_max;
+  at(args.x, e, 0, 0) = n.r * args.per_r_max;
 #pragma unroll
-  for (int s = 0; s < (L + 1) * (L + 1); ++s) at(job.sh, e, 0, s) = values[s];
+  for (int s = 0; s < (L + 1) * (L + 1); ++s) at(args.sh, e, 0, s) = values[s];
 }
 
 template <class T, int L>
-__global__ void vjp_kernel(const __grid_constant__ EdgeBasis<T> job) {
-  const int64_t work = global_thread(), e = work / job.n_groups, g = work % job.n_groups;
-  if (e >= job.n_edges) return;
+__global__ void vjp_kernel(const __grid_constant__ EdgeBasis<T> args) {
+  const int64_t work = global_thread(), e = work / args.n_groups, g = work % args.n_groups;
+  if (e >= args.n_edges) return;
   T bar[(L + 1) * (L + 1)], result[3];
 #pragma unroll
-  for (int s = 0; s < (L + 1) * (L + 1); ++s) bar[s] = s > 0 ? at(job.bar_sh, e, g, s) : T(0);
-  harmonics::vjp<T, L>(direction(job.vector, e), bar, at(job.bar_x, e, g, 0), job.per_r_max,
+  for (int s = 0; s < (L + 1) * (L + 1); ++s) bar[s] = s > 0 ? at(args.bar_sh, e, g, s) : T(0);
+  harmonics::vjp<T, L>(direction(args.vector, e), bar, at(args.bar_x, e, g, 0), args.per_r_max,
                        result);
 #pragma unroll
-  for (int axis = 0; axis < 3; ++axis) at(job.bar_vector, e, g, axis) = result[axis];
+  for (int axis = 0; axis < 3; ++axis) at(args.bar_vector, e, g, axis) = result[axis];
 }
 
 template <class T, int L>
-__global__ void jvp_kernel(const __grid_constant__ EdgeBasis<T> job) {
-  const int64_t work = global_thread(), e = work / job.n_groups, g = work % job.n_groups;
-  if (e >= job.n_edges) return;
+__global__ void jvp_kernel(const __grid_constant__ EdgeBasis<T> args) {
+  const int64_t work = global_thread(), e = work / args.n_groups, g = work % args.n_groups;
+  if (e >= args.n_edges) return;
   T tangent[3], values[(L + 1) * (L + 1)];
 #pragma unroll
-  for (int axis = 0; axis < 3; ++axis) tangent[axis] = at(job.tangent, e, g, axis);
-  const T along = harmonics::jvp<T, L>(direction(job.vector, e), tangent, values);
-  at(job.x, e, g, 0) = along * job.per_r_max;
+  for (int axis = 0; axis < 3; ++axis) tangent[axis] = at(args.tangent, e, g, axis);
+  const T along = harmonics::jvp<T, L>(direction(args.vector, e), tangent, values);
+  at(args.x, e, g, 0) = along * args.per_r_max;
 #pragma unroll
-  for (int s = 0; s < (L + 1) * (L + 1); ++s) at(job.sh, e, g, s) = values[s];
+  for (int s = 0; s < (L + 1) * (L + 1); ++s) at(args.sh, e, g, s) = values[s];
 }
 
 template <class T, int L>
-cudaError_t launch_of_degree(EdgeMap map, const EdgeBasis<T>& job, cudaStream_t stream) {
+cudaError_t launch_of_degree(EdgeMap map, const EdgeBasis<T>& args, cudaStream_t stream) {
   switch (map) {
-    case EdgeMap::values: return launch_threads(values_kernel<T, L>, job, job.n_edges, stream);
+    case EdgeMap::values: return launch_threads(values_kernel<T, L>, args, args.n_edges, stream);
     case EdgeMap::vjp:
-      return launch_threads(vjp_kernel<T, L>, job, job.n_edges * job.n_groups, stream);
+      return launch_threads(vjp_kernel<T, L>, args, args.n_edges * args.n_groups, stream);
     case EdgeMap::jvp:
-      return launch_threads(jvp_kernel<T, L>, job, job.n_edges * job.n_groups, stream);
+      return launch_threads(jvp_kernel<T, L>, args, args.n_edges * args.n_groups, stream);
   }
   return cudaErrorInvalidConfiguration;
 }
@@ -74,12 +74,12 @@ cudaError_t launch_of_degree(EdgeMap map, const EdgeBasis<T>& job, cudaStream_t 
 }  // namespace
 
 template <class T>
-cudaError_t launch_edge_basis(EdgeMap map, int64_t lmax, const EdgeBasis<T>& job,
+cudaError_t launch_edge_basis(EdgeMap map, int64_t lmax, const EdgeBasis<T>& args,
                               cudaStream_t stream) {
-  return lmax == 0   ? launch_of_degree<T, 0>(map, job, stream)
-         : lmax == 1 ? launch_of_degree<T, 1>(map, job, stream)
-         : lmax == 2 ? launch_of_degree<T, 2>(map, job, stream)
-                     : launch_of_degree<T, 3>(map, job, stream);
+  return lmax == 0   ? launch_of_degree<T, 0>(map, args, stream)
+         : lmax == 1 ? launch_of_degree<T, 1>(map, args, stream)
+         : lmax == 2 ? launch_of_degree<T, 2>(map, args, stream)
+                     : launch_of_degree<T, 3>(map, args, stream);
 }
 
 template cudaError_t launch_edge_basis<float>(EdgeMap, int64_t, const EdgeBasis<float>&,

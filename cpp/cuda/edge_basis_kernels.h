@@ -6,14 +6,11 @@
 
 #include <cuda_runtime.h>
 
+#include "../src/edge_rows.h"
+
 namespace race::cuda {
 
-// Position of component k of group g of edge e.
-template <class T>
-struct EdgeRows {
-  T* data;
-  int64_t edge, group, component;
-};
+using edge_basis::EdgeRows;
 
 template <class T>
 struct EdgeBasis {
@@ -27,7 +24,7 @@ struct EdgeBasis {
 enum class EdgeMap { values, vjp, jvp };
 
 template <class T>
-cudaError_t launch_edge_basis(EdgeMap map, int64_t lmax, const EdgeBasis<T>& job,
+cudaError_t launch_edge_basis(EdgeMap map, int64_t lmax, const EdgeBasis<T>& args,
                               cudaStream_t stream);
 
 }  // namespace race::cuda

@@ -29,19 +29,9 @@ struct VirialSums {
   double* parts;  // [n_parts, G, 9]
 };
 
-// A thread has one column of one row: rows[k] += the rows of its ghosts, in their order.
 template <class T>
-struct Fold {
-  int64_t n_owned, width;
-  const int64_t *begin, *order;  // ghosts of row k: order[begin[k]] .. order[begin[k + 1]]
-  T* rows;                       // [n_owned + n_ghosts, width]
-};
-
+cudaError_t launch_force_sums(const ForceSums<T>& args, cudaStream_t stream);
 template <class T>
-cudaError_t launch_force_sums(const ForceSums<T>& job, cudaStream_t stream);
-template <class T>
-cudaError_t launch_virial_sums(const VirialSums<T>& job, cudaStream_t stream);
-template <class T>
-cudaError_t launch_fold(const Fold<T>& job, cudaStream_t stream);
+cudaError_t launch_virial_sums(const VirialSums<T>& args, cudaStream_t stream);
 
 }  // namespace race::cuda

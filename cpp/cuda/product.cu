@@ -6,8 +6,8 @@
 namespace race::cuda {
 namespace {
 
+using product::BilinearMap;
 using product::Entry;
-using product::List;
 using product::Run;
 
 // value + epsilon tangent, epsilon^2 = 0
@@ -40,17 +40,17 @@ __device__ __forceinline__ Dual<T>& operator+=(Dual<T>& a, T b) {
 template <class T, bool Second>
 struct Numbers {
   using type = T;
-  __device__ static T get(const Rows<T>& rows, int64_t i) { return rows.value[i]; }
-  __device__ static void put(const Rows<T, T*>& rows, int64_t i, T v) { rows.value[i] = v; }
+  __device__ static T get(const DualRows<T>& rows, int64_t i) { return rows.value[i]; }
+  __device__ static void put(const DualRows<T, T*>& rows, int64_t i, T v) { rows.value[i] = v; }
   __device__ static T result(T v) { return v; }
 };
 template <class T>
 struct Numbers<T, true> {
   using type = Dual<T>;
-  __device__ static Dual<T> get(const Rows<T>& rows, int64_t i) {
+  __device__ static Dual<T> get(const DualRows<T>& rows, int64_t i) {
     return {rows.value[i], rows.tangent ? rows.tangent[i] : T(0)};
   }
-  __device__ static void put(const Rows<T, T*>& rows, int64_t i, const Dual<T>& v) {
+  __device__ static void put(const DualRows<T, T*>& rows, int64_t i, const Dual<T>& v) {
     rows.value[i] = v.value;
     rows.tangent[i] = v.tangent;
   }
@@ -58,14 +58,14 @@ struct Numbers<T, true> {
 };
 
 template <class T>
-Rows<T> __device__ __forceinline__ readable(const Rows<T, T*>& rows) {
+DualRows<T> __device__ __forceinline__ readable(const DualRows<T, T*>& rows) {
   return {rows.value, rows.tangent};
 }
 
 // The components of one channel of one atom.
 template <class T, bool Second>
 struct Components {
-  Rows<T> rows;
+  DualRows<T> rows;
   int64_t first, stride;
 
   __device__ __forceinline__ auto operator[](int32_t i) const {
@@ -90,8 +90,8 @@ __device__ __forceinline__ N sum_entries(const Entry<T>* e, const Entry<T>* end,
 
 // Calls put(o, sum) for every component of the bilinear map of a and b.
 template <class N, class T, class W, class A, class B, class Put>
-__device__ __forceinline__ void contract(const List<T>& list, int64_t n_components, const W& weight,
-                                         const A& a, const B& b, Put&& put) {
+__device__ __forceinline__ void contract(const BilinearMap<T>& list, int64_t n_components,
+                                         const W& weight, const A& a, const B& b, Put&& put) {
   int32_t entry = 0, run = 0;
   for (int32_t o = 0; o < n_components; ++o) {
     N total{};
@@ -105,115 +105,118 @@ __device__ __forceinline__ void contract(const List<T>& list, int64_t n_componen
 }
 
 template <class T, bool Second>
-__global__ void product_kernel(const __grid_constant__ ProductJob<T> job) {
+__global__ void product_kernel(const __grid_constant__ ProductArguments<T> args) {
   using Of = Numbers<T, Second>;
   using N = typename Of::type;
-  const int64_t width = job.n_members * job.n_channels, warps = (width + kWarp - 1) / kWarp,
+  const int64_t width = args.n_members * args.n_channels, warps = (width + kWarp - 1) / kWarp,
                 atom = global_warp() / warps,
                 channel = global_warp() % warps * kWarp + threadIdx.x % kWarp;
-  if (atom >= job.n_atoms || channel >= width) return;
-  const int64_t D = job.n_components, first = atom * D * width + channel,
-                species = job.species[atom];
+  if (atom >= args.n_atoms || channel >= width) return;
+  const int64_t D = args.n_components, first = atom * D * width + channel,
+                species = args.species[atom];
   const auto at = [=](int32_t o) { return first + o * width; };
-  if (species < 0 || species >= job.n_species) {  // a species outside has no weights: no number is
-                                                  // right
+  if (species < 0 || species >= args.n_species) {  // a species outside has no weights: no number is
+                                                   // right
     for (int32_t o = 0; o < D; ++o) {
-      if (job.out) job.out[at(o)] = T(NAN);
-      if (job.dx) job.dx[at(o)] = T(NAN);
+      if (args.out) args.out[at(o)] = T(NAN);
+      if (args.dx) args.dx[at(o)] = T(NAN);
     }
     return;
   }
-  const int64_t member = channel / job.n_channels,
-                matrix = (member * job.n_species + species) * job.n_paths * job.n_channels;
-  const Components<T, Second> weight{job.weight, matrix + channel % job.n_channels, job.n_channels},
-      x{job.x, first, width}, p2{readable(job.p2), first, width},
-      bar_p2{readable(job.bar_p2), first, width};
-  const Cotangents<T> grad{job.grad, first, width};
-  const auto& lists = job.lists;
+  const int64_t member = channel / args.n_channels,
+                matrix = (member * args.n_species + species) * args.n_paths * args.n_channels;
+  const Components<T, Second> weight{args.weight, matrix + channel % args.n_channels,
+                                     args.n_channels},
+      x{args.x, first, width}, p2{readable(args.p2), first, width},
+      bar_p2{readable(args.bar_p2), first, width};
+  const Cotangents<T> grad{args.grad, first, width};
+  const auto& maps = args.maps;
 
-  contract<N>(lists.second, D, weight, x, x, [&](int32_t o, N sum) {
-    Of::put(job.p2, at(o), sum);
+  contract<N>(maps.second, D, weight, x, x, [&](int32_t o, N sum) {
+    Of::put(args.p2, at(o), sum);
     sum += x[o];
-    if (job.out) job.out[at(o)] = Of::result(sum);
+    if (args.out) args.out[at(o)] = Of::result(sum);
   });
-  if (job.out && lists.has_third)
-    contract<N>(lists.third, D, weight, p2, x,
-                [&](int32_t o, const N& sum) { job.out[at(o)] += Of::result(sum); });
-  if (!job.grad) return;
-  contract<N>(lists.third_first, D, weight, grad, x, [&](int32_t o, N sum) {
+  if (args.out && maps.has_third)
+    contract<N>(maps.third, D, weight, p2, x,
+                [&](int32_t o, const N& sum) { args.out[at(o)] += Of::result(sum); });
+  if (!args.grad) return;
+  contract<N>(maps.third_first, D, weight, grad, x, [&](int32_t o, N sum) {
     sum += grad[o];
-    Of::put(job.bar_p2, at(o), sum);
+    Of::put(args.bar_p2, at(o), sum);
   });
-  if (!job.dx) return;
-  contract<N>(lists.second_back, D, weight, bar_p2, x, [&](int32_t o, N sum) {
+  if (!args.dx) return;
+  contract<N>(maps.second_back, D, weight, bar_p2, x, [&](int32_t o, N sum) {
     sum += grad[o];
-    job.dx[at(o)] = Of::result(sum);
+    args.dx[at(o)] = Of::result(sum);
   });
-  if (lists.has_third)
-    contract<N>(lists.third_second, D, weight, grad, p2,
-                [&](int32_t o, const N& sum) { job.dx[at(o)] += Of::result(sum); });
+  if (maps.has_third)
+    contract<N>(maps.third_second, D, weight, grad, p2,
+                [&](int32_t o, const N& sum) { args.dx[at(o)] += Of::result(sum); });
 }
 
 // Adds to dweight, in which this thread has one column for every path.
 template <class T, bool Second, class Bar, class Left>
-__device__ __forceinline__ void weigh(const ProductWeights<T>& job, const List<T>& list,
+__device__ __forceinline__ void weigh(const ProductWeights<T>& args, const BilinearMap<T>& list,
                                       int64_t begin, int64_t end, int64_t channel, T* dweight,
                                       const Bar& bar_of, const Left& left_of) {
   using N = typename Numbers<T, Second>::type;
   int32_t entry = 0, run = 0;
-  for (int32_t o = 0; o < job.n_components; ++o)
+  for (int32_t o = 0; o < args.n_components; ++o)
     for (; run < list.begin[o + 1]; ++run) {
       const Run r = list.runs[run];
       T total = 0;
       for (int64_t k = begin; k < end; ++k) {
-        const int64_t first = job.order[k] * job.n_components * job.width + channel;
-        const Components<T, Second> x{job.x, first, job.width};
+        const int64_t first = args.order[k] * args.n_components * args.width + channel;
+        const Components<T, Second> x{args.x, first, args.width};
         const N sum = sum_entries<N>(list.entries + entry, list.entries + r.end, left_of(first), x);
         const N product = bar_of(first)[o] * sum;
         total += Numbers<T, Second>::result(product);
       }
-      dweight[r.path * job.width] += total;
+      dweight[r.path * args.width] += total;
       entry = r.end;
     }
 }
 
 template <class T, bool Second>
-__global__ void weights_kernel(const __grid_constant__ ProductWeights<T> job) {
-  const int64_t warps = (job.width + kWarp - 1) / kWarp, work = global_warp() / warps,
+__global__ void weights_kernel(const __grid_constant__ ProductWeights<T> args) {
+  const int64_t warps = (args.width + kWarp - 1) / kWarp, work = global_warp() / warps,
                 channel = global_warp() % warps * kWarp + threadIdx.x % kWarp;
-  const int64_t species = work % job.n_species, part = work / job.n_species;
-  if (part >= job.n_parts || channel >= job.width) return;
-  const int64_t first = job.begin[species], n = job.begin[species + 1] - first;
-  const int64_t begin = first + n * part / job.n_parts, end = first + n * (part + 1) / job.n_parts;
-  T* dweight = job.dweight + work * job.n_paths * job.width + channel;
-  const auto rows = [&](const Rows<T>& of) {
-    return [&job, &of](int64_t at) { return Components<T, Second>{of, at, job.width}; };
+  const int64_t species = work % args.n_species, part = work / args.n_species;
+  if (part >= args.n_parts || channel >= args.width) return;
+  const int64_t first = args.begin[species], n = args.begin[species + 1] - first;
+  const int64_t begin = first + n * part / args.n_parts,
+                end = first + n * (part + 1) / args.n_parts;
+  T* dweight = args.dweight + work * args.n_paths * args.width + channel;
+  const auto rows = [&](const DualRows<T>& of) {
+    return [&args, &of](int64_t at) { return Components<T, Second>{of, at, args.width}; };
   };
-  weigh<T, Second>(job, job.lists.second, begin, end, channel, dweight, rows(job.bar_p2),
-                   rows(job.x));
-  if (job.lists.has_third)
+  weigh<T, Second>(args, args.maps.second, begin, end, channel, dweight, rows(args.bar_p2),
+                   rows(args.x));
+  if (args.maps.has_third)
     weigh<T, Second>(
-        job, job.lists.third, begin, end, channel, dweight,
-        [&job](int64_t at) { return Cotangents<T>{job.grad, at, job.width}; }, rows(job.p2));
+        args, args.maps.third, begin, end, channel, dweight,
+        [&args](int64_t at) { return Cotangents<T>{args.grad, at, args.width}; }, rows(args.p2));
 }
 
 }  // namespace
 
 template <class T>
-cudaError_t launch_product(const ProductJob<T>& job, bool second, cudaStream_t stream) {
-  const int64_t width = job.n_members * job.n_channels;
-  return launch(second ? product_kernel<T, true> : product_kernel<T, false>, job,
-                job.n_atoms * ((width + kWarp - 1) / kWarp), stream);
+cudaError_t launch_product(const ProductArguments<T>& args, bool second, cudaStream_t stream) {
+  const int64_t width = args.n_members * args.n_channels;
+  return launch(second ? product_kernel<T, true> : product_kernel<T, false>, args,
+                args.n_atoms * ((width + kWarp - 1) / kWarp), stream);
 }
 
 template <class T>
-cudaError_t launch_product_weights(const ProductWeights<T>& job, bool second, cudaStream_t stream) {
-  return launch(second ? weights_kernel<T, true> : weights_kernel<T, false>, job,
-                job.n_parts * job.n_species * ((job.width + kWarp - 1) / kWarp), stream);
+cudaError_t launch_product_weights(const ProductWeights<T>& args, bool second,
+                                   cudaStream_t stream) {
+  return launch(second ? weights_kernel<T, true> : weights_kernel<T, false>, args,
+                args.n_parts * args.n_species * ((args.width + kWarp - 1) / kWarp), stream);
 }
 
-template cudaError_t launch_product<float>(const ProductJob<float>&, bool, cudaStream_t);
-template cudaError_t launch_product<double>(const ProductJob<double>&, bool, cudaStream_t);
+template cudaError_t launch_product<float>(const ProductArguments<float>&, bool, cudaStream_t);
+template cudaError_t launch_product<double>(const ProductArguments<double>&, bool, cudaStream_t);
 template cudaError_t launch_product_weights<float>(const ProductWeights<float>&, bool,
                                                    cudaStream_t);
 template cudaError_t launch_product_weights<double>(const ProductWeights<double>&, bool,

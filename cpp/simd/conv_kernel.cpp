@@ -67,7 +67,7 @@ template <class T, int N, int C, int D3, bool Second>
 void transpose(const Work<T> k, int64_t c0) {
   using V = Vec<T, N>;
   const PlannedPath p = k.path;
-  const Table<T>& table = k.table;
+  const CouplingTable<T>& table = k.table;
   const int64_t in = in_column(k, c0), d1 = 2 * p.l1 + 1;
   const T* w0 = k.w + out_column(k, p, c0);
   V w[D3][C];
@@ -192,7 +192,7 @@ void run_path(const Work<T>& k) {
 
 // Forms the edge matrix of a block whose harmonics are y [S, kLanes].
 template <class T>
-inline void edge_matrix(const Table<T>& table, const T* y, T* q) {
+inline void edge_matrix(const CouplingTable<T>& table, const T* y, T* q) {
   using V = Vec<T, kLanes>;
   y += table.sh_offset * kLanes;
   for (int i = 0; i < table.q_size; ++i) {
@@ -267,106 +267,106 @@ void to_rows(const T* lanes, int64_t n, int64_t sh_dim, T* to) {
 
 // Cuts edges from `edge` on into at most kChunk blocks; moves (receiver, edge) behind them.
 template <class T, bool Second>
-int64_t cut_blocks(const Job<T>& job, int64_t end, int64_t& receiver, int64_t& edge) {
+int64_t cut_blocks(const Arguments<T>& args, int64_t end, int64_t& receiver, int64_t& edge) {
   int64_t count = 0;
   for (; count < kChunk; ++count) {
-    while (receiver < end && edge == job.row_ptr[receiver + 1]) ++receiver;
+    while (receiver < end && edge == args.row_ptr[receiver + 1]) ++receiver;
     if (receiver == end) break;
-    Block& block = job.blocks[count];
-    const int64_t left = job.row_ptr[receiver + 1] - edge;
+    EdgeBlock& block = args.blocks[count];
+    const int64_t left = args.row_ptr[receiver + 1] - edge;
     block.receiver = receiver;
     block.edge = edge;
     block.n = left < kLanes ? left : kLanes;
-    to_lanes(job.sh + edge * job.sh_stride, job.sh_stride, block.n, job.sh_dim,
-             job.y + count * job.sh_dim * kLanes);
-    place<T, Second>(job, count);
+    to_lanes(args.sh + edge * args.sh_stride, args.sh_stride, block.n, args.sh_dim,
+             args.y + count * args.sh_dim * kLanes);
+    place<T, Second>(args, count);
     edge += block.n;
   }
   return count;
 }
 
 template <class T, bool Second>
-void run(const Job<T>& job, int64_t begin, int64_t end) {
-  const int64_t S = job.sh_dim, y_size = S * kLanes, weights_size = kRows * kLanes;
+void run(const Arguments<T>& args, int64_t begin, int64_t end) {
+  const int64_t S = args.sh_dim, y_size = S * kLanes, weights_size = kRows * kLanes;
   alignas(64) T dy[kMaxDim * kLanes * kWidth<T>] = {}, dx[kLanes * kWidth<T>] = {};
   alignas(64) T q[kMaxDim * kMaxDim * kLanes], qc[kMaxDim * kMaxDim * kLanes],
       scaled[4][kRows * kLanes];
-  const bool want_dx = job.w && job.radial.dx, want_dy = job.w && job.dsh,
-             own_group = job.n_groups > 1;
-  int64_t receiver = begin, edge = job.row_ptr[begin];
-  while (const int64_t count = cut_blocks<T, Second>(job, end, receiver, edge)) {
-    for (int64_t m = job.first_member; m < job.last_member; ++m) {
+  const bool want_dx = args.w && args.radial.dx, want_dy = args.w && args.dsh,
+             own_group = args.n_groups > 1;
+  int64_t receiver = begin, edge = args.row_ptr[begin];
+  while (const int64_t count = cut_blocks<T, Second>(args, end, receiver, edge)) {
+    for (int64_t m = args.first_member; m < args.last_member; ++m) {
       const int64_t group = own_group ? m : 0;
-      if (own_group || m == job.first_member)
+      if (own_group || m == args.first_member)
         for (int64_t i = 0; i < count; ++i) {
-          const Block& block = job.blocks[i];
+          const EdgeBlock& block = args.blocks[i];
           if (Second)
-            to_lanes(job.c + block.edge * job.c_stride + (job.c_stride ? group * S : 0),
-                     job.c_stride, block.n, S, job.c_lanes + i * y_size);
+            to_lanes(args.c + block.edge * args.c_stride + (args.c_stride ? group * S : 0),
+                     args.c_stride, block.n, S, args.c_lanes + i * y_size);
           for (int64_t e = 0; Second && e < kLanes; ++e)
-            job.c_lanes[i * y_size + e] = 0;  // Y_0 is constant: it has no direction
-          if (Second && job.radial.n_rows) direct(job, i, group);
-          for (int64_t k = 0; want_dy && k < y_size; ++k) job.dy_lanes[i * y_size + k] = 0;
-          for (int64_t k = 0; want_dx && k < kLanes; ++k) job.dx_lanes[i * kLanes + k] = 0;
+            args.c_lanes[i * y_size + e] = 0;  // Y_0 is constant: it has no direction
+          if (Second && args.radial.n_rows) direct(args, i, group);
+          for (int64_t k = 0; want_dy && k < y_size; ++k) args.dy_lanes[i * y_size + k] = 0;
+          for (int64_t k = 0; want_dx && k < kLanes; ++k) args.dx_lanes[i * kLanes + k] = 0;
         }
-      const Rows<T> rows = rows_of<T, Second>(job.radial, job.n_edges, m);
-      for (int64_t p = 0; p < job.n_paths; ++p) {
-        const PlannedPath& path = job.paths[p];
+      const RadialRows<T> rows = rows_of<T, Second>(args.radial, args.n_edges, m);
+      for (int64_t p = 0; p < args.n_paths; ++p) {
+        const PlannedPath& path = args.paths[p];
         if (path.is_partner) continue;
-        const PlannedPath* partner = path.partner > 0 ? job.paths + path.partner : nullptr;
-        const Table<T>& table = job.tables[path.table];
+        const PlannedPath* partner = path.partner > 0 ? args.paths + path.partner : nullptr;
+        const CouplingTable<T>& table = args.tables[path.table];
         const bool path_dy = want_dy && table.sh_offset > 0;
         for (int64_t i = 0; i < count; ++i) {
-          const Block& block = job.blocks[i];
-          edge_matrix(table, job.y + i * y_size, q);
-          if (Second) edge_matrix(table, job.c_lanes + i * y_size, qc);
-          const T* weights[] = {job.value + i * weights_size, job.direction + i * weights_size,
-                                job.slope + i * weights_size, job.curve + i * weights_size};
-          for (int k = 0; table.diagonal && k < (Second ? 4 : job.w ? 2 : 1); ++k)
+          const EdgeBlock& block = args.blocks[i];
+          edge_matrix(table, args.y + i * y_size, q);
+          if (Second) edge_matrix(table, args.c_lanes + i * y_size, qc);
+          const T* weights[] = {args.value + i * weights_size, args.direction + i * weights_size,
+                                args.slope + i * weights_size, args.curve + i * weights_size};
+          for (int k = 0; table.diagonal && k < (Second ? 4 : args.w ? 2 : 1); ++k)
             weights[k] = scale(q, weights[k], scaled[k]);
           const Work<T> work{
-              .g = job.g,
-              .a = job.a,
-              .dg = job.dg,
-              .g_stride = job.g_stride,
-              .a_stride = job.a_stride,
-              .dg_stride = job.dg_stride,
+              .g = args.g,
+              .a = args.a,
+              .dg = args.dg,
+              .g_stride = args.g_stride,
+              .a_stride = args.a_stride,
+              .dg_stride = args.dg_stride,
               .path = path,
               .partner = partner,
               .table = table,
               .n = block.n,
               .member = m,
-              .sender = job.sender + block.edge,
+              .sender = args.sender + block.edge,
               .row = block.row,
               .rows = rows,
               .v = weights[0],
               .s = weights[1],
               .slope = weights[2],
               .curve = weights[3],
-              .xi = Second ? job.radial.xi + block.edge * job.radial.xi_stride +
-                                 group * job.radial.xi_group
+              .xi = Second ? args.radial.xi + block.edge * args.radial.xi_stride +
+                                 group * args.radial.xi_group
                            : nullptr,
-              .xi_stride = job.radial.xi_stride,
+              .xi_stride = args.radial.xi_stride,
               .q = q,
               .qc = qc,
-              .w = job.w ? job.w + block.receiver * job.out_stride : nullptr,
-              .out = job.out ? job.out + block.receiver * job.out_stride : nullptr,
+              .w = args.w ? args.w + block.receiver * args.out_stride : nullptr,
+              .out = args.out ? args.out + block.receiver * args.out_stride : nullptr,
               .dy = path_dy ? dy : nullptr,
               .dx = want_dx ? dx : nullptr,
           };
           run_block<T, Second>(work);
           for (int64_t m2 = 0; path_dy && m2 < table.d2; ++m2)
             add_sums(dy + m2 * kLanes * kWidth<T>, block.n,
-                     job.dy_lanes + i * y_size + (table.sh_offset + m2) * kLanes);
-          if (want_dx) add_sums(dx, block.n, job.dx_lanes + i * kLanes);
+                     args.dy_lanes + i * y_size + (table.sh_offset + m2) * kLanes);
+          if (want_dx) add_sums(dx, block.n, args.dx_lanes + i * kLanes);
         }
       }
-      if (!own_group && m + 1 < job.last_member) continue;
+      if (!own_group && m + 1 < args.last_member) continue;
       for (int64_t i = 0; i < count; ++i) {
-        const Block& block = job.blocks[i];
-        const int64_t row = group * job.n_edges + block.edge;
-        if (want_dx) to_rows<1>(job.dx_lanes + i * kLanes, block.n, 1, job.radial.dx + row);
-        if (want_dy) to_rows(job.dy_lanes + i * y_size, block.n, S, job.dsh + row * S);
+        const EdgeBlock& block = args.blocks[i];
+        const int64_t row = group * args.n_edges + block.edge;
+        if (want_dx) to_rows<1>(args.dx_lanes + i * kLanes, block.n, 1, args.radial.dx + row);
+        if (want_dy) to_rows(args.dy_lanes + i * y_size, block.n, S, args.dsh + row * S);
       }
     }
   }

@@ -24,7 +24,7 @@ struct Entry {
 // Coupling coefficients of one (l1, l2, l3): Q[m1, m3] = sum_m2 cg[m1, m2, m3] Y[m2], shared by all
 // paths with equal ones.
 template <class T>
-struct Table {
+struct CouplingTable {
   int32_t d1, d2, d3, sh_offset;
   int32_t q_size;        // entries of the edge matrix; one if diagonal
   bool diagonal;         // Q = q * identity (l2 = 0)
@@ -56,7 +56,7 @@ struct Radial {
 
 // One block: up to kLanes edges of one receiver, and the row of each. A row is the interval of the
 // table that holds x, or the edge itself if R is given as rows.
-struct Block {
+struct EdgeBlock {
   int64_t receiver, edge, n;
   int64_t row[kLanes];
 };
@@ -67,10 +67,10 @@ struct Block {
 // An absent a, b or c is a row of zeros with stride 0. Results may be null; out, dg and the radial
 // adjoints are added to.
 template <class T>
-struct Job {
+struct Arguments {
   const PlannedPath* paths;
   int64_t n_paths;
-  const Table<T>* tables;
+  const CouplingTable<T>* tables;
   int64_t n_tables, sh_dim, n_groups, n_edges;
   int64_t first_member, last_member;
   const int64_t *sender, *row_ptr;
@@ -87,20 +87,20 @@ struct Job {
   int64_t dg_stride;
 
   // Scratch of a chunk of blocks, lane by edge.
-  Block* blocks;
+  EdgeBlock* blocks;
   T *y, *c_lanes;          // [S] sh and c
   T *value, *direction;    // [kRows] R and its direction, as sums over the rows of an interval
   T *slope, *curve;        // [kRows] second order: R' and R''
   T *dy_lanes, *dx_lanes;  // [S], [1] adjoints of sh and x
 };
 
-// Numbers of T in the scratch of one block, without the Block itself.
+// Numbers of T in the scratch of one block, without the EdgeBlock itself.
 constexpr int64_t scratch_size(int64_t sh_dim) { return (3 * sh_dim + 4 * kRows + 1) * kLanes; }
 
 template <class T>
 struct Kernels {
-  void (*first)(const Job<T>&, int64_t begin, int64_t end);
-  void (*second)(const Job<T>&, int64_t begin, int64_t end);
+  void (*first)(const Arguments<T>&, int64_t begin, int64_t end);
+  void (*second)(const Arguments<T>&, int64_t begin, int64_t end);
 };
 
 struct KernelSet {

@@ -10,7 +10,7 @@ namespace {
 // sum with its own weights. Rows of a table follow each other from p0; explicit ones are p_0 = R
 // and p_1 = b, and the others have weight zero.
 template <class T>
-struct Rows {
+struct RadialRows {
   const T *p0, *p1;
   T* d0;  // target of the adjoint of p_0, followed by those of the other rows; null if not
           // requested
@@ -61,25 +61,25 @@ void splines(const T* fraction, const T* inside, T per_unit, T* value, T* slope,
 
 // Rows and weights of the edges of block `i`.
 template <class T, bool Second>
-void place(const Job<T>& job, int64_t i) {
-  const int64_t size = kRows * kLanes, n_intervals = job.radial.n_rows - kRows + 1;
-  Block& block = job.blocks[i];
-  if (job.radial.n_rows == 0) {
+void place(const Arguments<T>& args, int64_t i) {
+  const int64_t size = kRows * kLanes, n_intervals = args.radial.n_rows - kRows + 1;
+  EdgeBlock& block = args.blocks[i];
+  if (args.radial.n_rows == 0) {
     for (int64_t e = 0; e < kLanes; ++e) block.row[e] = block.edge + e;
     for (int64_t k = 0; k < size; ++k) {
-      job.value[i * size + k] = k < kLanes ? T(1) : T(0);
-      job.direction[i * size + k] = k >= kLanes && k < 2 * kLanes ? T(1) : T(0);
+      args.value[i * size + k] = k < kLanes ? T(1) : T(0);
+      args.direction[i * size + k] = k >= kLanes && k < 2 * kLanes ? T(1) : T(0);
     }
     return;
   }
   using V = Vec<T, kLanes>;
   using I = Vec<int64_t, kLanes>;
   alignas(64) T t[kLanes], inside[kLanes];
-  const T* from = job.radial.x + block.edge * job.radial.x_stride;
-  const bool whole = job.radial.x_stride == 1 &&
-                     block.edge + kLanes <= job.n_edges;  // further lanes may hold any number
+  const T* from = args.radial.x + block.edge * args.radial.x_stride;
+  const bool whole = args.radial.x_stride == 1 &&
+                     block.edge + kLanes <= args.n_edges;  // further lanes may hold any number
   for (int64_t e = 0; !whole && e < kLanes; ++e)
-    t[e] = from[(e < block.n ? e : 0) * job.radial.x_stride];
+    t[e] = from[(e < block.n ? e : 0) * args.radial.x_stride];
   const V x = load<V>(whole ? from : t), zero{}, one = zero + T(1);
   const V position = (x > zero ? (x < one ? x : one) : zero) * T(n_intervals);
   const I last = I{} + (n_intervals - 1), floor = __builtin_convertvector(position, I),
@@ -87,27 +87,27 @@ void place(const Job<T>& job, int64_t i) {
   store(block.row, interval);
   store(t, position - __builtin_convertvector(interval, V));
   store(inside, x < one ? one : zero);
-  splines<T>(t, inside, T(n_intervals), job.value + i * size,
-             (Second ? job.slope : job.direction) + i * size,
-             Second ? job.curve + i * size : nullptr);
+  splines<T>(t, inside, T(n_intervals), args.value + i * size,
+             (Second ? args.slope : args.direction) + i * size,
+             Second ? args.curve + i * size : nullptr);
 }
 
 // The direction of one group: xi R'.
 template <class T>
-void direct(const Job<T>& job, int64_t i, int64_t group) {
+void direct(const Arguments<T>& args, int64_t i, int64_t group) {
   const int64_t size = kRows * kLanes;
-  const Block& block = job.blocks[i];
+  const EdgeBlock& block = args.blocks[i];
   for (int64_t e = 0; e < block.n; ++e) {
     const T xi =
-        job.radial.xi[(block.edge + e) * job.radial.xi_stride + group * job.radial.xi_group];
+        args.radial.xi[(block.edge + e) * args.radial.xi_stride + group * args.radial.xi_group];
     for (int64_t k = i * size + e; k < (i + 1) * size; k += kLanes)
-      job.direction[k] = xi * job.slope[k];
+      args.direction[k] = xi * args.slope[k];
   }
 }
 
 // The rows of one member.
 template <class T, bool Second>
-Rows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
+RadialRows<T> rows_of(const Radial<T>& radial, int64_t n_edges, int64_t member) {
   const int64_t K = radial.n_weights;
   if (radial.n_rows) {
     const int64_t offset = member * radial.n_rows * K;

@@ -14,10 +14,10 @@ struct Work {
   int64_t g_stride, a_stride, dg_stride;
   const PlannedPath& path;
   const PlannedPath* partner;  // a second diagonal path that reads the same features; or null
-  const Table<T>& table;
+  const CouplingTable<T>& table;
   int64_t n, member;
   const int64_t *sender, *row;
-  Rows<T> rows;
+  RadialRows<T> rows;
   const T *v, *s;          // [kRows, kLanes] weights of R and of its direction
   const T *slope, *curve;  // second order, for dx alone: of R' and R''
   const T* xi;             // [n], xi_stride apart
@@ -47,7 +47,7 @@ template <class T, int N, int C, Want W>
 RACE_INLINE void interpolate(const Work<T>& k, const T* v, const T* s, int64_t e, int64_t column,
                              Vec<T, N>* r, Vec<T, N>* b) {
   using V = Vec<T, N>;
-  const Rows<T>& rows = k.rows;
+  const RadialRows<T>& rows = k.rows;
   const T *p0 = rows.p0 + k.row[e] * rows.stride0 + column,
           *p1 = rows.p1 + k.row[e] * rows.stride1 + column;
   const T* p[kRows] = {

@@ -49,8 +49,8 @@ RACE_INLINE void for_rows(int64_t n, F&& tile) {
 }
 
 template <class T>
-RACE_INLINE int64_t atom(const Job<T>& job, int64_t position) {
-  return job.order ? job.order[position] : position;
+RACE_INLINE int64_t atom(const Arguments<T>& args, int64_t position) {
+  return args.order ? args.order[position] : position;
 }
 
 template <class T, int N, int C, int R>
@@ -72,11 +72,11 @@ RACE_INLINE void product_tile(const T* const* x, T* const* y, const T* w, int64_
 
 // Columns from c on of one block and member, for positions [begin, end) of one species.
 template <class T, int N, int C>
-void product_columns(const Product<T>& job, const Block& block, int64_t member, const T* weight,
+void product_columns(const Multiply<T>& args, const Block& block, int64_t member, const T* weight,
                      int64_t begin, int64_t end, int64_t c) {
-  const T* x0 = job.x + block.in_offset + member * block.mul_in;
-  T* y0 = job.y + block.out_offset + member * block.mul_out + c;
-  const int64_t x_step = job.n_members * block.mul_in, y_step = job.n_members * block.mul_out;
+  const T* x0 = args.x + block.in_offset + member * block.mul_in;
+  T* y0 = args.y + block.out_offset + member * block.mul_out + c;
+  const int64_t x_step = args.n_members * block.mul_in, y_step = args.n_members * block.mul_out;
   int64_t position = begin, m = block.d;
   const T* x = nullptr;
   T* y = nullptr;
@@ -85,45 +85,45 @@ void product_columns(const Product<T>& job, const Block& block, int64_t member, 
     T* ys[R];
     for (int r = 0; r < R; ++r, ++m, x += x_step, y += y_step) {
       if (m == block.d) {
-        const int64_t i = atom(job, position++);
-        x = x0 + i * job.x_stride, y = y0 + i * job.y_stride, m = 0;
+        const int64_t i = atom(args, position++);
+        x = x0 + i * args.x_stride, y = y0 + i * args.y_stride, m = 0;
       }
       xs[r] = x, ys[r] = y;
     }
-    product_tile<T, N, C, R>(xs, ys, weight + c, block.mul_in, block.mul_out, job.accumulate);
+    product_tile<T, N, C, R>(xs, ys, weight + c, block.mul_in, block.mul_out, args.accumulate);
   });
 }
 
 template <class T>
-void product(const Product<T>& job, int64_t begin, int64_t end) {
-  for (int64_t member = 0; member < job.n_members; ++member)
-    for (int64_t k = 0; k < job.n_blocks; ++k) {
-      const Block& block = job.blocks[k];
-      for (int64_t s = 0; s < job.n_species; ++s) {
-        const int64_t first = begin > job.begin[s] ? begin : job.begin[s],
-                      last = end < job.begin[s + 1] ? end : job.begin[s + 1];
+void product(const Multiply<T>& args, int64_t begin, int64_t end) {
+  for (int64_t member = 0; member < args.n_members; ++member)
+    for (int64_t k = 0; k < args.n_blocks; ++k) {
+      const Block& block = args.blocks[k];
+      for (int64_t s = 0; s < args.n_species; ++s) {
+        const int64_t first = begin > args.begin[s] ? begin : args.begin[s],
+                      last = end < args.begin[s + 1] ? end : args.begin[s + 1];
         if (first >= last) continue;
-        const T* weight =
-            job.weight + member * job.weight_member + s * job.weight_species + block.weight_offset;
+        const T* weight = args.weight + member * args.weight_member + s * args.weight_species +
+                          block.weight_offset;
         for_columns<T>(block.mul_out, [&]<int N, int C>(int64_t c) {
-          product_columns<T, N, C>(job, block, member, weight, first, last, c);
+          product_columns<T, N, C>(args, block, member, weight, first, last, c);
         });
       }
     }
 }
 
 template <class T, int N, int C, int R>
-void outer_tile(const Outer<T>& job, const Block& block, const OuterTask& task, int64_t row,
+void outer_tile(const Outer<T>& args, const Block& block, const OuterTask& task, int64_t row,
                 int64_t c) {
   using V = Vec<T, N>;
-  const T* x0 = job.x + block.in_offset + task.member * block.mul_in + row;
-  const T* y0 = job.y + block.out_offset + task.member * block.mul_out + c;
-  const int64_t x_step = job.n_members * block.mul_in, y_step = job.n_members * block.mul_out;
+  const T* x0 = args.x + block.in_offset + task.member * block.mul_in + row;
+  const T* y0 = args.y + block.out_offset + task.member * block.mul_out + c;
+  const int64_t x_step = args.n_members * block.mul_in, y_step = args.n_members * block.mul_out;
   V sum[R][C] = {};
-  for (int64_t position = job.begin[task.species]; position < job.begin[task.species + 1];
+  for (int64_t position = args.begin[task.species]; position < args.begin[task.species + 1];
        ++position) {
-    const int64_t i = atom(job, position);
-    const T *x = x0 + i * job.x_stride, *y = y0 + i * job.y_stride;
+    const int64_t i = atom(args, position);
+    const T *x = x0 + i * args.x_stride, *y = y0 + i * args.y_stride;
     for (int64_t m = 0; m < block.d; ++m, x += x_step, y += y_step) {
       V b[C];
       for (int c1 = 0; c1 < C; ++c1) b[c1] = load<V>(y + c1 * N);
@@ -131,7 +131,7 @@ void outer_tile(const Outer<T>& job, const Block& block, const OuterTask& task, 
         for (int c1 = 0; c1 < C; ++c1) sum[r][c1] += x[r] * b[c1];
     }
   }
-  T* w = job.dweight + task.member * job.weight_member + task.species * job.weight_species +
+  T* w = args.dweight + task.member * args.weight_member + task.species * args.weight_species +
          block.weight_offset + row * block.mul_out + c;
   for (int r = 0; r < R; ++r)
     for (int c1 = 0; c1 < C; ++c1) {
@@ -141,14 +141,14 @@ void outer_tile(const Outer<T>& job, const Block& block, const OuterTask& task, 
 }
 
 template <class T>
-void outer(const Outer<T>& job, int64_t begin, int64_t end) {
+void outer(const Outer<T>& args, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t) {
-    const OuterTask& task = job.tasks[t];
-    const Block& block = job.blocks[task.block];
+    const OuterTask& task = args.tasks[t];
+    const Block& block = args.blocks[task.block];
     for_columns<T>(block.mul_out, [&]<int N, int C>(int64_t c) {
       int64_t row = task.row;
       for_rows(task.count, [&]<int R>() {
-        outer_tile<T, N, C, R>(job, block, task, row, c);
+        outer_tile<T, N, C, R>(args, block, task, row, c);
         row += R;
       });
     });

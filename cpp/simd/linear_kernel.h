@@ -14,7 +14,7 @@ struct Block {
 // Atoms grouped by species: position p holds atom order[p] (null: p itself), and species s the
 // positions begin[s] .. begin[s + 1].
 template <class T>
-struct Job {
+struct Arguments {
   const Block* blocks;
   int64_t n_blocks, n_members, n_species;
   const int64_t *order, *begin;
@@ -25,7 +25,7 @@ struct Job {
 
 // y = x W over positions [begin, end).
 template <class T>
-struct Product : Job<T> {
+struct Multiply : Arguments<T> {
   const T* weight;
   T* y;
   bool accumulate;  // y += x W, for blocks that write the same columns
@@ -39,7 +39,7 @@ constexpr int kOuterRows = 6;  // rows of a task at most
 
 // dW += x^T y over tasks [begin, end).
 template <class T>
-struct Outer : Job<T> {
+struct Outer : Arguments<T> {
   const OuterTask* tasks;
   const T* y;
   T* dweight;
@@ -47,7 +47,7 @@ struct Outer : Job<T> {
 
 template <class T>
 struct Kernels {
-  void (*product)(const Product<T>&, int64_t begin, int64_t end);
+  void (*product)(const Multiply<T>&, int64_t begin, int64_t end);
   void (*outer)(const Outer<T>&, int64_t begin, int64_t end);
   void (*transpose)(const T* matrix, int64_t rows, int64_t columns, T* result);
 };

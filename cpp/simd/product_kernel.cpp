@@ -72,8 +72,8 @@ RACE_INLINE void sum_entries(const Entry<T>*& e, const Entry<T>* end, const A* a
 
 // out[o] = start[o] + component o of the bilinear map of a and b.
 template <class T, int C, class W, class A, class B, class S, class O>
-RACE_INLINE void contract(const List<T>& list, int64_t n_components, const W* weight, const A* a,
-                          const B* b, const S* start, O* out) {
+RACE_INLINE void contract(const BilinearMap<T>& list, int64_t n_components, const W* weight,
+                          const A* a, const B* b, const S* start, O* out) {
   const Entry<T>* e = list.entries;
   const Run* run = list.runs;
   for (int64_t o = 0; o < n_components; ++o) {
@@ -90,7 +90,7 @@ RACE_INLINE void contract(const List<T>& list, int64_t n_components, const W* we
 
 // The adjoint of the weights of the same map, from the adjoint `bar` of its result: added to.
 template <class T, int C, class V, class A, class B, class G>
-RACE_INLINE void weigh(const List<T>& list, int64_t n_components, const G* bar, const A* a,
+RACE_INLINE void weigh(const BilinearMap<T>& list, int64_t n_components, const G* bar, const A* a,
                        const B* b, V* dweight) {
   const Entry<T>* e = list.entries;
   const Run* run = list.runs;
@@ -145,17 +145,17 @@ struct Channels {
 // Positions [begin, end) of one species, C vectors of channels of one member. X and W: a vector, or
 // dual if x and the weights have a direction.
 template <class T, int C, class X, class W>
-void run_tile(const Job<T>& job, int64_t member, int64_t species, int64_t first, int64_t count,
-              int64_t begin, int64_t end) {
+void run_tile(const Arguments<T>& args, int64_t member, int64_t species, int64_t first,
+              int64_t count, int64_t begin, int64_t end) {
   using V = Vec<T, kWidth<T>>;
   using XW = Times<W, X>;
   constexpr bool kSecond = !std::is_same_v<X, V>;
-  const int64_t D = job.n_components, P = job.n_paths, width = job.n_members * job.n_channels;
-  const Channels<T, C> channels{member * job.n_channels + first, count, width};
-  const Channels<T, C> of_weights{first, count, job.n_channels};
-  const int64_t matrix = (member * job.n_species + species) * P * job.n_channels;
+  const int64_t D = args.n_components, P = args.n_paths, width = args.n_members * args.n_channels;
+  const Channels<T, C> channels{member * args.n_channels + first, count, width};
+  const Channels<T, C> of_weights{first, count, args.n_channels};
+  const int64_t matrix = (member * args.n_species + species) * P * args.n_channels;
 
-  T* at = job.scratch;
+  T* at = args.scratch;
   const auto take = [&at](auto* type, int64_t n) {
     auto* taken = reinterpret_cast<decltype(type)>(at);
     at += n * C * sizeof(*type) / sizeof(T);
@@ -173,72 +173,72 @@ void run_tile(const Job<T>& job, int64_t member, int64_t species, int64_t first,
   for (int64_t k = 0; k < D * C; ++k) zero[k] = X{};
   for (int64_t k = 0; k < P * C; ++k) dweight[k] = V{};
   if constexpr (std::is_same_v<W, V>)
-    of_weights.get(job.weight + matrix, P, weight);
+    of_weights.get(args.weight + matrix, P, weight);
   else
-    of_weights.get(job.weight + matrix, job.bar_weight + matrix, P, weight);
+    of_weights.get(args.weight + matrix, args.bar_weight + matrix, P, weight);
 
-  const Lists<T>& lists = job.lists;
+  const BilinearMaps<T>& maps = args.maps;
   for (int64_t position = begin; position < end; ++position) {
-    const int64_t row = (job.order ? job.order[position] : position) * D * width;
+    const int64_t row = (args.order ? args.order[position] : position) * D * width;
     if constexpr (kSecond)
-      channels.get(job.x + row, job.bar_x + row, D, x);
+      channels.get(args.x + row, args.bar_x + row, D, x);
     else
-      channels.get(job.x + row, D, x);
-    if (job.out || lists.has_third) contract<T, C>(lists.second, D, weight, x, x, zero, p2);
-    if (job.out) {
+      channels.get(args.x + row, D, x);
+    if (args.out || maps.has_third) contract<T, C>(maps.second, D, weight, x, x, zero, p2);
+    if (args.out) {
       for (int64_t k = 0; k < D * C; ++k) sum[k] = x[k] + p2[k];
-      if (lists.has_third) contract<T, C>(lists.third, D, weight, p2, x, sum, sum);
-      channels.put(job.out + row, D, sum);
+      if (maps.has_third) contract<T, C>(maps.third, D, weight, p2, x, sum, sum);
+      channels.put(args.out + row, D, sum);
     }
-    if (!job.grad) continue;
-    channels.get(job.grad + row, D, grad);
-    if (lists.has_third) {
-      contract<T, C>(lists.third_first, D, weight, grad, x, grad, bar_p2);
+    if (!args.grad) continue;
+    channels.get(args.grad + row, D, grad);
+    if (maps.has_third) {
+      contract<T, C>(maps.third_first, D, weight, grad, x, grad, bar_p2);
     } else {
       for (int64_t k = 0; k < D * C; ++k) bar_p2[k] = grad[k] + XW{};
     }
-    if (job.dx) {
+    if (args.dx) {
       for (int64_t k = 0; k < D * C; ++k) sum[k] = grad[k] + XW{};
-      if (lists.has_third) contract<T, C>(lists.third_second, D, weight, grad, p2, sum, sum);
-      contract<T, C>(lists.second_back, D, weight, bar_p2, x, sum, sum);
-      channels.put(job.dx + row, D, sum);
+      if (maps.has_third) contract<T, C>(maps.third_second, D, weight, grad, p2, sum, sum);
+      contract<T, C>(maps.second_back, D, weight, bar_p2, x, sum, sum);
+      channels.put(args.dx + row, D, sum);
     }
-    if (job.dweight) {
-      weigh<T, C>(lists.second, D, bar_p2, x, x, dweight);
-      if (lists.has_third) weigh<T, C>(lists.third, D, grad, p2, x, dweight);
+    if (args.dweight) {
+      weigh<T, C>(maps.second, D, bar_p2, x, x, dweight);
+      if (maps.has_third) weigh<T, C>(maps.third, D, grad, p2, x, dweight);
     }
   }
-  if (!job.dweight) return;
+  if (!args.dweight) return;
   for (int64_t p = 0; p < P; ++p)
     for (int c = 0; c < C; ++c)
-      of_weights.put(job.dweight + matrix, p, c,
-                     of_weights.get(job.dweight + matrix, p, c) + dweight[p * C + c]);
+      of_weights.put(args.dweight + matrix, p, c,
+                     of_weights.get(args.dweight + matrix, p, c) + dweight[p * C + c]);
 }
 
 template <class T, int C, bool Second>
-void run_numbers(const Job<T>& job, int64_t member, int64_t species, int64_t first, int64_t count,
-                 int64_t begin, int64_t end) {
+void run_numbers(const Arguments<T>& args, int64_t member, int64_t species, int64_t first,
+                 int64_t count, int64_t begin, int64_t end) {
   using V = Vec<T, kWidth<T>>;
   if constexpr (!Second)
-    run_tile<T, C, V, V>(job, member, species, first, count, begin, end);
-  else if (job.bar_weight)
-    run_tile<T, C, Dual<V>, Dual<V>>(job, member, species, first, count, begin, end);
+    run_tile<T, C, V, V>(args, member, species, first, count, begin, end);
+  else if (args.bar_weight)
+    run_tile<T, C, Dual<V>, Dual<V>>(args, member, species, first, count, begin, end);
   else
-    run_tile<T, C, Dual<V>, V>(job, member, species, first, count, begin, end);
+    run_tile<T, C, Dual<V>, V>(args, member, species, first, count, begin, end);
 }
 
 template <class T, bool Second>
-void run(const Job<T>& job, int64_t begin, int64_t end) {
+void run(const Arguments<T>& args, int64_t begin, int64_t end) {
   constexpr int64_t W = kWidth<T>, kMost = Second ? 2 : kVectors;
-  for (int64_t member = 0; member < job.n_members; ++member)
-    for (int64_t species = 0; species < job.n_species; ++species) {
-      const int64_t first = begin > job.begin[species] ? begin : job.begin[species],
-                    last = end < job.begin[species + 1] ? end : job.begin[species + 1];
+  for (int64_t member = 0; member < args.n_members; ++member)
+    for (int64_t species = 0; species < args.n_species; ++species) {
+      const int64_t first = begin > args.begin[species] ? begin : args.begin[species],
+                    last = end < args.begin[species + 1] ? end : args.begin[species + 1];
       if (first >= last) continue;
-      for (int64_t c = 0, left; (left = job.n_channels - c) > 0;) {
+      for (int64_t c = 0, left; (left = args.n_channels - c) > 0;) {
         const auto tile = [&]<int C>() {
           const int64_t n = left < C * W ? left : C * W;
-          run_numbers<T, C, Second>(job, member, species, c, n, first, last);
+          run_numbers<T, C, Second>(args, member, species, c, n, first, last);
           c += n;
         };
         if (kMost >= 4 && left > 2 * W)

@@ -3,7 +3,7 @@
 // data only (see conv_kernel.h).
 #include <cstdint>
 
-#include "../src/product_list.h"
+#include "../src/bilinear_map.h"
 
 namespace race::product {
 
@@ -13,8 +13,8 @@ namespace race::product {
 //                 bar_weight)>, out being dS/dgrad
 // All results but dweight are overwritten, and each may be null.
 template <class T>
-struct Job {
-  Lists<T> lists;
+struct Arguments {
+  BilinearMaps<T> maps;
   int64_t n_components, n_paths, n_members, n_channels, n_species;
   // Atoms grouped by species: position p holds atom order[p] (null: p itself), and species s the
   // positions begin[s] .. begin[s + 1].
@@ -38,8 +38,8 @@ constexpr int64_t scratch_size(int64_t n_components, int64_t n_paths) {
 
 template <class T>
 struct Kernels {
-  void (*first)(const Job<T>&, int64_t begin, int64_t end);  // positions
-  void (*second)(const Job<T>&, int64_t begin, int64_t end);
+  void (*first)(const Arguments<T>&, int64_t begin, int64_t end);  // positions
+  void (*second)(const Arguments<T>&, int64_t begin, int64_t end);
 };
 
 struct KernelSet {

@@ -9,9 +9,6 @@
 #include "linear_groups.h"
 #include "operators.h"
 #include "race/linear.h"
-#ifdef RACE_CUDA
-#include "../cuda/matrices_cuda.h"
-#endif
 
 namespace race {
 namespace {
@@ -29,29 +26,29 @@ template <class T>
 void run(const Problem& chain) {
   const Tensor &weight = chain.weight, &species = chain.species, &rows = chain.rows;
   const int64_t n_species = chain.n_species;
-  const linear::Groups groups(chain.n_atoms, n_species, species);
+  const linear::Groups groups("chain", chain.n_atoms, n_species, species);
   const int64_t* order = groups.order.empty() ? nullptr : groups.order.data();
   const int64_t M = weight.size(0);
-  std::vector<linear::Product<T>> jobs;
+  std::vector<linear::Multiply<T>> calls;
   int64_t work = 1;  // multiply-adds per atom
   for (const Link& link : chain.links) {
     const Tensor &from = chain.tensors[link.from], &to = chain.tensors[link.to];
-    linear::Product<T> job{};
-    job.blocks = &link.block;
-    job.n_blocks = 1;
-    job.n_members = M;
-    job.n_species = n_species;
-    job.order = order;
-    job.begin = groups.begin.data();
-    job.x = from.const_data_ptr<T>();
-    job.x_stride = from.size(1);
-    job.y = to.data_ptr<T>();
-    job.y_stride = to.size(1);
-    job.accumulate = true;
-    job.weight = weight.const_data_ptr<T>();
-    job.weight_member = weight.size(1);
-    job.weight_species = link.weight_step;
-    jobs.push_back(job);
+    linear::Multiply<T> args{};
+    args.blocks = &link.block;
+    args.n_blocks = 1;
+    args.n_members = M;
+    args.n_species = n_species;
+    args.order = order;
+    args.begin = groups.begin.data();
+    args.x = from.const_data_ptr<T>();
+    args.x_stride = from.size(1);
+    args.y = to.data_ptr<T>();
+    args.y_stride = to.size(1);
+    args.accumulate = true;
+    args.weight = weight.const_data_ptr<T>();
+    args.weight_member = weight.size(1);
+    args.weight_species = link.weight_step;
+    calls.push_back(args);
     work += link.block.d * M * link.block.mul_in * link.block.mul_out;
   }
   const Tensor z = species.contiguous();
@@ -77,7 +74,8 @@ void run(const Problem& chain) {
                      for (int64_t first = begin; first < end; first += kAtoms) {
                        const int64_t last = std::min(end, first + kAtoms);
                        start(first, last);
-                       for (const auto& job : jobs) linear::kernels<T>().product(job, first, last);
+                       for (const auto& args : calls)
+                         linear::kernels<T>().product(args, first, last);
                      }
                    });
 }
@@ -127,7 +125,7 @@ const bool registered =
       Operator(library,
                "chain(Tensor(a!)[] x, Tensor? rows, Tensor species, Tensor weight, int n_species, "
                "int[] widths, int[] blocks) -> Tensor[]")
-          .cpu(TORCH_FN(chain_cpu)) RACE_ON_CUDA(chain_cuda)
+          .cpu(TORCH_FN(chain_cpu))
           .portable(TORCH_FN(chain_aten))
           .meta(TORCH_FN(chain_meta));
     });

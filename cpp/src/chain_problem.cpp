@@ -64,7 +64,15 @@ Problem::Problem(at::TensorList x, const std::optional<Tensor>& given, const Ten
 
 void Problem::add(size_t k, const int64_t* row) {
   const auto where = [k](const char* field) { return c10::str("blocks row ", k, ", ", field); };
-  const Link link{row[0], row[1], {row[2], row[3], row[4], row[5], row[6], row[7]}, row[8]};
+  const Link link{.from = row[0],
+                  .to = row[1],
+                  .block = {.d = row[2],
+                            .mul_in = row[3],
+                            .mul_out = row[4],
+                            .in_offset = row[5],
+                            .out_offset = row[6],
+                            .weight_offset = row[7]},
+                  .weight_step = row[8]};
   const Block& b = link.block;
   const int64_t n = tensors.size(), M = weight.size(0),
                 last = b.weight_offset + (n_species - 1) * link.weight_step + b.mul_in * b.mul_out;

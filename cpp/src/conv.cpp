@@ -19,7 +19,7 @@ namespace race {
 namespace {
 
 using at::Tensor;
-using conv::Job;
+using conv::Arguments;
 using conv::Problem;
 
 const IsaChoice<conv::KernelSet>& choice() {
@@ -44,7 +44,7 @@ void check_graph(const Problem& n, const int64_t* sender, const int64_t* row_ptr
 template <class T>
 struct KernelPaths {
   std::vector<conv::PlannedPath> paths;
-  std::vector<conv::Table<T>> tables;
+  std::vector<conv::CouplingTable<T>> tables;
   std::vector<std::vector<conv::Entry<T>>> entries;  // the tables point to these entries
   std::vector<std::vector<int32_t>> begins;
 
@@ -118,7 +118,7 @@ struct KernelPaths {
     const auto keep = [](auto& store, auto&& values) {
       return store.emplace_back(std::forward<decltype(values)>(values)).data();
     };
-    conv::Table<T> table{};
+    conv::CouplingTable<T> table{};
     table.d1 = static_cast<int32_t>(d1);
     table.d2 = static_cast<int32_t>(d2);
     table.d3 = static_cast<int32_t>(d3);
@@ -138,16 +138,16 @@ struct KernelPaths {
 // scattered to senders and to the table then go to a copy per thread, and the copies are summed in
 // order of thread. There are no atomics: the result depends on the thread count by rounding only.
 template <class T>
-void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor& dtable) {
+void launch(const Problem& n, const Arguments<T>& args, bool second, Tensor& dg, Tensor& dtable) {
   const int64_t wanted = n.n_edges == 0 ? 1 : at::get_num_threads();
   const bool by_member =
-      n.n_members >= wanted && n.n_members % wanted == 0 && (n.n_groups > 1 || !job.w);
+      n.n_members >= wanted && n.n_members % wanted == 0 && (n.n_groups > 1 || !args.w);
   const int64_t threads =
       by_member ? wanted : std::min(wanted, std::max<int64_t>(1, n.n_receivers));
   const auto run = second ? choice().of<T>().second : choice().of<T>().first;
   const int64_t n_blocks =
       std::min<int64_t>(conv::kChunk, n.n_edges / conv::kLanes + n.n_receivers);
-  const int64_t head = (n_blocks * sizeof(conv::Block) / sizeof(T) + 15) / 16 * 16;
+  const int64_t head = (n_blocks * sizeof(conv::EdgeBlock) / sizeof(T) + 15) / 16 * 16;
   const Tensor scratch = at::empty({threads, head + n_blocks * conv::scratch_size(n.n_sh)},
                                    at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
   const auto copies = [&](const Tensor& result) {
@@ -159,10 +159,10 @@ void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor
   const Tensor dg_copies = copies(dg), dtable_copies = copies(dtable);
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
-      Job<T> mine = job;
+      Arguments<T> mine = args;
       T* at = scratch.data_ptr<T>() + t * scratch.size(1);
       const auto take = [&at](int64_t size) { return std::exchange(at, at + size); };
-      mine.blocks = reinterpret_cast<conv::Block*>(take(head));
+      mine.blocks = reinterpret_cast<conv::EdgeBlock*>(take(head));
       const int64_t lanes = n_blocks * conv::kLanes;
       for (T** each : {&mine.y, &mine.c_lanes, &mine.dy_lanes}) *each = take(n.n_sh * lanes);
       for (T** each : {&mine.value, &mine.direction, &mine.slope, &mine.curve})
@@ -178,9 +178,9 @@ void launch(const Problem& n, const Job<T>& job, bool second, Tensor& dg, Tensor
       if (dtable_copies.defined())
         mine.radial.dtable = dtable_copies.data_ptr<T>() + t * dtable.numel();
       const auto cut = [&](int64_t part) {
-        return std::lower_bound(job.row_ptr, job.row_ptr + n.n_receivers,
+        return std::lower_bound(args.row_ptr, args.row_ptr + n.n_receivers,
                                 n.n_edges * part / threads) -
-               job.row_ptr;
+               args.row_ptr;
       };
       run(mine, cut(t), t + 1 == threads ? n.n_receivers : cut(t + 1));
     }
@@ -205,58 +205,58 @@ ConvOperands prepare(const ConvOperands& o, const Problem& n) {
 }
 
 template <class T>
-Job<T> make_job(const Problem& n, const KernelPaths<T>& plan, const ConvOperands& in) {
-  Job<T> job{};
-  job.paths = plan.paths.data();
-  job.n_paths = plan.paths.size();
-  job.tables = plan.tables.data();
-  job.n_tables = plan.tables.size();
-  job.sh_dim = n.n_sh;
-  job.n_groups = n.n_groups;
-  job.n_edges = n.n_edges;
-  job.last_member = n.n_members;
-  job.sender = in.sender.const_data_ptr<int64_t>();
-  job.row_ptr = in.row_ptr.const_data_ptr<int64_t>();
-  job.g = job.a = in.g.const_data_ptr<T>();
-  job.g_stride = job.a_stride = n.dim_in;
-  job.radial.n_weights = n.n_weights;
-  job.radial.n_rows = n.n_rows;
+Arguments<T> make_arguments(const Problem& n, const KernelPaths<T>& plan, const ConvOperands& in) {
+  Arguments<T> args{};
+  args.paths = plan.paths.data();
+  args.n_paths = plan.paths.size();
+  args.tables = plan.tables.data();
+  args.n_tables = plan.tables.size();
+  args.sh_dim = n.n_sh;
+  args.n_groups = n.n_groups;
+  args.n_edges = n.n_edges;
+  args.last_member = n.n_members;
+  args.sender = in.sender.const_data_ptr<int64_t>();
+  args.row_ptr = in.row_ptr.const_data_ptr<int64_t>();
+  args.g = args.a = in.g.const_data_ptr<T>();
+  args.g_stride = args.a_stride = n.dim_in;
+  args.radial.n_weights = n.n_weights;
+  args.radial.n_rows = n.n_rows;
   if (n.n_rows) {
-    job.radial.x = in.radial.const_data_ptr<T>();
-    job.radial.x_stride = in.radial.stride(0);
-    job.radial.table = in.table.const_data_ptr<T>();
+    args.radial.x = in.radial.const_data_ptr<T>();
+    args.radial.x_stride = in.radial.stride(0);
+    args.radial.table = in.table.const_data_ptr<T>();
   } else {
-    job.radial.rows = in.radial.const_data_ptr<T>();
+    args.radial.rows = in.radial.const_data_ptr<T>();
   }
-  job.sh = in.sh.const_data_ptr<T>();
-  job.sh_stride = n.n_sh;
-  job.out_stride = n.dim_out;
-  return job;
+  args.sh = in.sh.const_data_ptr<T>();
+  args.sh_stride = n.n_sh;
+  args.out_stride = n.dim_out;
+  return args;
 }
 
 // Targets of the adjoints of (g, radial, table, sh), each only if requested.
 template <class T>
-void set_results(Job<T>& job, const Problem& n, const at::TensorOptions& o, const bool* mask,
+void set_results(Arguments<T>& args, const Problem& n, const at::TensorOptions& o, const bool* mask,
                  std::array<Tensor, 4>& d) {
   if (mask[0]) {
     d[0] = at::zeros({n.n_nodes, n.dim_in}, o);
-    job.dg = d[0].data_ptr<T>();
-    job.dg_stride = n.dim_in;
+    args.dg = d[0].data_ptr<T>();
+    args.dg_stride = n.dim_in;
   }
   if (mask[1] && n.n_rows) {
     d[1] = at::empty({n.n_groups, n.n_edges}, o).transpose(0, 1);
-    job.radial.dx = d[1].data_ptr<T>();
+    args.radial.dx = d[1].data_ptr<T>();
   } else if (mask[1]) {
     d[1] = at::zeros({n.n_members, n.n_edges, n.n_weights}, o);
-    job.radial.drows = d[1].data_ptr<T>();
+    args.radial.drows = d[1].data_ptr<T>();
   }
   if (mask[2] && n.n_rows) {
     d[2] = at::zeros({n.n_members, n.n_rows, n.n_weights}, o);
-    job.radial.dtable = d[2].data_ptr<T>();
+    args.radial.dtable = d[2].data_ptr<T>();
   }
   if (mask[3]) {
     d[3] = at::empty({n.n_groups, n.n_edges, n.n_sh}, o).transpose(0, 1);
-    job.dsh = d[3].data_ptr<T>();
+    args.dsh = d[3].data_ptr<T>();
   }
 }
 
@@ -270,26 +270,25 @@ Tensor conv_cpu(const ConvOperands& operands, int64_t dim_out) {
   Tensor out = at::zeros({n.n_receivers, dim_out}, in.g.options()), none;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv", [&] {
     const KernelPaths<scalar_t> plan(n, in.cg);
-    Job<scalar_t> job = make_job(n, plan, in);
-    job.out = out.data_ptr<scalar_t>();
-    launch(n, job, false, none, none);
+    Arguments<scalar_t> args = make_arguments(n, plan, in);
+    args.out = out.data_ptr<scalar_t>();
+    launch(n, args, false, none, none);
   });
   return out;
 }
 
 std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const ConvOperands& operands,
                                         std::array<bool, 4> mask) {
-  conv::check_grad(grad, operands);
-  const Problem n(operands, grad.size(1));
+  const Problem n(grad, operands);
   const ConvOperands in = prepare(operands, n);
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_backward", [&] {
     const KernelPaths<scalar_t> plan(n, in.cg);
-    Job<scalar_t> job = make_job(n, plan, in);
-    set_results(job, n, in.g.options(), mask.data(), d);
-    job.w = w.const_data_ptr<scalar_t>();
-    launch(n, job, false, d[0], d[2]);
+    Arguments<scalar_t> args = make_arguments(n, plan, in);
+    set_results(args, n, in.g.options(), mask.data(), d);
+    args.w = w.const_data_ptr<scalar_t>();
+    launch(n, args, false, d[0], d[2]);
   });
   return d;
 }
@@ -297,10 +296,8 @@ std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const ConvOperands& 
 std::array<Tensor, 5> conv_double_backward_cpu(const ConvBars& bars, const Tensor& grad,
                                                const ConvOperands& operands,
                                                std::array<bool, 5> mask) {
-  conv::check_grad(grad, operands);
-  const Problem n(operands, grad.size(1));
+  const Problem n(bars, grad, operands);
   const ConvOperands in = prepare(operands, n);
-  conv::check_bars(bars, operands);
   const Tensor w = grad.contiguous();
   const auto dense = [](const Tensor& t) { return t.defined() ? t.contiguous() : t; };
   const Tensor a = dense(bars.g), b = dense(bars.radial), c = dense(bars.sh);
@@ -308,26 +305,26 @@ std::array<Tensor, 5> conv_double_backward_cpu(const ConvBars& bars, const Tenso
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_double_backward", [&] {
     const KernelPaths<scalar_t> plan(n, in.cg);
-    Job<scalar_t> job = make_job(n, plan, in);
+    Arguments<scalar_t> args = make_arguments(n, plan, in);
     const Tensor absent = at::zeros({std::max({n.dim_in, n.n_weights, n.n_sh})},
                                     in.g.options());  // read with stride 0
     const auto point = [&absent](const Tensor& t) {
       return (t.defined() ? t : absent).const_data_ptr<scalar_t>();
     };
-    job.a = point(a);
-    job.a_stride = a.defined() ? n.dim_in : 0;
-    job.radial.b = job.radial.xi = point(b);
-    job.radial.b_stride = b.defined() ? n.n_weights : 0;
-    job.radial.b_member = b.defined() ? n.n_edges * n.n_weights : 0;
-    job.radial.xi_stride = b.defined() ? n.n_groups : 0;
-    job.radial.xi_group = b.defined() ? 1 : 0;
-    job.c = point(c);
-    job.c_stride = c.defined() ? n.n_groups * n.n_sh : 0;
+    args.a = point(a);
+    args.a_stride = a.defined() ? n.dim_in : 0;
+    args.radial.b = args.radial.xi = point(b);
+    args.radial.b_stride = b.defined() ? n.n_weights : 0;
+    args.radial.b_member = b.defined() ? n.n_edges * n.n_weights : 0;
+    args.radial.xi_stride = b.defined() ? n.n_groups : 0;
+    args.radial.xi_group = b.defined() ? 1 : 0;
+    args.c = point(c);
+    args.c_stride = c.defined() ? n.n_groups * n.n_sh : 0;
     if (mask[0]) out = at::zeros_like(w);
-    job.out = mask[0] ? out.data_ptr<scalar_t>() : nullptr;
-    set_results(job, n, in.g.options(), mask.data() + 1, d);
-    if (mask[1] || mask[2] || mask[3] || mask[4]) job.w = w.const_data_ptr<scalar_t>();
-    launch(n, job, true, d[0], d[2]);
+    args.out = mask[0] ? out.data_ptr<scalar_t>() : nullptr;
+    set_results(args, n, in.g.options(), mask.data() + 1, d);
+    if (mask[1] || mask[2] || mask[3] || mask[4]) args.w = w.const_data_ptr<scalar_t>();
+    launch(n, args, true, d[0], d[2]);
   });
   return {out, d[0], d[1], d[2], d[3]};
 }

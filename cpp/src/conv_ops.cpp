@@ -3,10 +3,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "conv_dispatch.h"
+#include "masked.h"
 #include "operators.h"
-#ifdef RACE_CUDA
-#include "../cuda/conv_cuda.h"
-#endif
 
 namespace race {
 namespace {
@@ -16,8 +14,6 @@ using conv::OptionalTensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 Tensor call(const ConvOperands& o, int64_t dim_out) {
   static const auto handle = find_operator<decltype(conv::forward<conv_cpu>)>("race::conv");
@@ -41,8 +37,7 @@ conv::Five call_double_backward(const ConvBars& bars, const Tensor& grad, const 
                      o.radial, optional(o.table), o.sh, o.sender, o.row_ptr, o.paths, o.cg, mask);
 }
 
-// Operands in the order in which they are saved: the path table in `paths`, and `first` tensors
-// before them.
+// Saves the tensors `before` and the operands, and the path table as "paths".
 void save(AutogradContext* context, variable_list before, const ConvOperands& o) {
   for (const Tensor& t : {o.g, o.radial, o.table, o.sh, o.sender, o.row_ptr, o.cg})
     before.push_back(t);
@@ -53,11 +48,18 @@ void save(AutogradContext* context, variable_list before, const ConvOperands& o)
 
 ConvOperands operands_of(const variable_list& saved, size_t first, c10::IntArrayRef paths) {
   const Tensor* t = saved.data() + first;
-  return {t[0], t[1], t[2], t[3], t[4], t[5], paths, t[6]};
+  return {.g = t[0],
+          .radial = t[1],
+          .table = t[2],
+          .sh = t[3],
+          .sender = t[4],
+          .row_ptr = t[5],
+          .paths = paths,
+          .cg = t[6]};
 }
 
-// Which of `before` operands, the table (or none) and sh ask for a gradient. Autograd counts only
-// the operands that are there.
+// Whether each of the first `Before` operands, the table (if there is one) and sh need a gradient.
+// Autograd counts only the operands that are there.
 template <size_t Before>
 std::array<bool, Before + 2> needed(AutogradContext* context, bool has_table) {
   std::array<bool, Before + 2> mask{};
@@ -67,28 +69,20 @@ std::array<bool, Before + 2> needed(AutogradContext* context, bool has_table) {
   return mask;
 }
 
-// Autograd looks for operands among the arguments, not inside objects. A Function cannot return
-// undefined tensors: results that the mask leaves out are left out of its list.
+// Autograd looks for operands among the arguments, not inside objects.
 struct ConvBackward : Function<ConvBackward> {
   static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& g,
                                const Tensor& radial, const OptionalTensor& table, const Tensor& sh,
                                const ConvOperands& o, std::array<bool, 4> mask) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     save(context, {grad}, o);
-    context->saved_data["mask"] = c10::List<bool>({mask[0], mask[1], mask[2], mask[3]});
-    const auto [dg, dradial, dtable, dsh] = call_backward(grad, o, mask);
-    variable_list result;
-    for (const Tensor& t : {dg, dradial, dtable, dsh})
-      if (t.defined()) result.push_back(t);
-    return result;
+    context->saved_data["mask"] = saved(mask);
+    return only_defined(call_backward(grad, o, mask));
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& bars) {
     const auto saved = context->get_saved_variables();
-    const auto wanted = context->saved_data["mask"].toBoolList();
-    std::array<Tensor, 4> bar;
-    for (size_t k = 0, next = 0; k < 4; ++k)
-      if (wanted[k]) bar[k] = bars[next++];
+    const auto bar = put_back(bars, restored<4>(context->saved_data["mask"].toBoolList()));
     TORCH_CHECK_NOT_IMPLEMENTED(!bar[2].defined(),
                                 "race::conv: second derivatives through the gradient of the radial "
                                 "table are not implemented");
@@ -131,12 +125,8 @@ Tensor conv_autograd(const ConvOperands& o, int64_t dim_out) {
 
 std::array<Tensor, 4> backward_autograd(const Tensor& grad, const ConvOperands& o,
                                         std::array<bool, 4> mask) {
-  const auto results = ConvBackward::apply(grad, o.g, o.radial, optional(o.table), o.sh, o, mask);
-  std::array<Tensor, 4> d;
-  const bool possible[4] = {true, true, o.table.defined(), true};
-  for (size_t k = 0, next = 0; k < 4; ++k)
-    if (mask[k] && possible[k]) d[k] = results[next++];
-  return d;
+  mask[2] = mask[2] && o.table.defined();
+  return put_back(ConvBackward::apply(grad, o.g, o.radial, optional(o.table), o.sh, o, mask), mask);
 }
 
 Tensor conv_meta(const ConvOperands& o, int64_t dim_out) {
@@ -145,26 +135,22 @@ Tensor conv_meta(const ConvOperands& o, int64_t dim_out) {
 
 std::array<Tensor, 4> backward_meta(const Tensor& grad, const ConvOperands& o,
                                     std::array<bool, 4> mask) {
-  const auto like = [](const Tensor& t, bool wanted) {
-    return wanted && t.defined() ? t.new_empty(t.sizes()) : Tensor();
-  };
-  return {like(o.g, mask[0]), like(o.radial, mask[1]), like(o.table, mask[2]), like(o.sh, mask[3])};
+  return {empty_if(mask[0], o.g), empty_if(mask[1], o.radial), empty_if(mask[2], o.table),
+          empty_if(mask[3], o.sh)};
 }
 
 const bool registered =
     register_operators("race::conv", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library, kConvSchemas[0])
-          .cpu(TORCH_FN(conv::forward<conv_cpu>)) RACE_ON_CUDA(conv::forward<conv_cuda>)
+          .cpu(TORCH_FN(conv::forward<conv_cpu>))
           .autograd(TORCH_FN(conv::forward<conv_autograd>))
           .meta(TORCH_FN(conv::forward<conv_meta>));
       Operator(library, kConvSchemas[1])
           .cpu(TORCH_FN(conv::backward<conv_backward_cpu>))
-              RACE_ON_CUDA(conv::backward<conv_backward_cuda>)
           .autograd(TORCH_FN(conv::backward<backward_autograd>))
           .meta(TORCH_FN(conv::backward<backward_meta>));
       Operator(library, kConvSchemas[2])
           .cpu(TORCH_FN(conv::double_backward<conv_double_backward_cpu>))
-              RACE_ON_CUDA(conv::double_backward<conv_double_backward_cuda>)
           .not_differentiable();
       library->def("conv_isa() -> str", [] { return std::string(conv_isa()); });
     });

@@ -3,9 +3,9 @@
 
 namespace race::conv {
 
-// One path of a convolution, as in race/conv.h: reads g[:, in_offset:] viewed [2 l1 + 1, M, mul]
-// and writes columns out_column .. of out[:, out_offset:] viewed [2 l3 + 1, M, out_mul], with the
-// weights R[:, :, weight_offset:] and the coefficients cg[cg_offset:] [2 l1 + 1, 2 l2 + 1, 2 l3 +
+// One path of a convolution, as in race/conv.h. It reads g[:, in_offset:] viewed [2 l1 + 1, M,
+// mul], and writes columns out_column .. of out[:, out_offset:] viewed [2 l3 + 1, M, out_mul]. Its
+// weights are R[:, :, weight_offset:], its coefficients cg[cg_offset:] [2 l1 + 1, 2 l2 + 1, 2 l3 +
 // 1]. The order of the fields is that of the schema's rows.
 struct Path {
   int64_t l1, l2, l3;

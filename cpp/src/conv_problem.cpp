@@ -106,7 +106,10 @@ Problem::Problem(const ConvOperands& operands, int64_t dim_out) : dim_out(dim_ou
   paths = parse(*this, path_rows, cg.numel());
 }
 
-void check_grad(const Tensor& grad, const ConvOperands& operands) {
+namespace {
+
+// The width of the cotangent of the result, which is checked before it is used.
+int64_t checked_width(const Tensor& grad, const ConvOperands& operands) {
   const Tensor &g = operands.g, &row_ptr = operands.row_ptr;
   const int64_t n_receivers = row_ptr.dim() == 1 ? row_ptr.size(0) - 1 : 0;
   RACE_CHECK("conv",
@@ -114,9 +117,8 @@ void check_grad(const Tensor& grad, const ConvOperands& operands) {
                  grad.scalar_type() == g.scalar_type() && grad.device() == g.device(),
              "grad", c10::str(g.scalar_type(), " [", n_receivers, ", dim_out] on ", g.device()),
              grad.scalar_type(), " ", grad.sizes(), " on ", grad.device());
+  return grad.size(1);
 }
-
-namespace {
 
 void check_bar(const char* name, const Tensor& bar, const Tensor& like) {
   RACE_CHECK(
@@ -129,7 +131,11 @@ void check_bar(const char* name, const Tensor& bar, const Tensor& like) {
 
 }  // namespace
 
-void check_bars(const ConvBars& bars, const ConvOperands& operands) {
+Problem::Problem(const Tensor& grad, const ConvOperands& operands)
+    : Problem(operands, checked_width(grad, operands)) {}
+
+Problem::Problem(const ConvBars& bars, const Tensor& grad, const ConvOperands& operands)
+    : Problem(grad, operands) {
   check_bar("bar_g", bars.g, operands.g);
   check_bar("bar_radial", bars.radial, operands.radial);
   check_bar("bar_sh", bars.sh, operands.sh);

@@ -13,15 +13,11 @@ struct Problem {
   int64_t n_weights, n_rows;  // n_rows is that of the table, zero without one
   std::vector<Path> paths;    // all inside g, sh, out, the weights and the coefficients
 
-  // An error names the argument, the expected and the received value.
+  // The arguments of conv, of conv_backward and of conv_double_backward. An error names the
+  // argument, the expected and the received value.
   Problem(const ConvOperands& operands, int64_t dim_out);
+  Problem(const at::Tensor& grad, const ConvOperands& operands);
+  Problem(const ConvBars& bars, const at::Tensor& grad, const ConvOperands& operands);
 };
-
-// Checks the cotangent of the result, [n_receivers, dim_out]. To be called before its width is
-// used.
-void check_grad(const at::Tensor& grad, const ConvOperands& operands);
-
-// Checks the cotangents of adjoints: each is undefined, or like its operand.
-void check_bars(const ConvBars& bars, const ConvOperands& operands);
 
 }  // namespace race::conv

@@ -11,6 +11,16 @@ namespace race::covariance {
 
 enum class Head { cholesky, equivariant, evidential };
 
+// The heads with a force covariance: the name in an artifact, and the fewest channels of raw.
+struct NamedHead {
+  const char* name;
+  Head head;
+  int64_t n_out;
+};
+inline constexpr NamedHead kHeads[] = {{"cholesky", Head::cholesky, 8},
+                                       {"equivariant", Head::equivariant, 8},
+                                       {"evidential", Head::evidential, 10}};
+
 struct Parameters {
   double sigma0, jitter;
   double basis[5][6];

@@ -1,5 +1,9 @@
 #pragma once
 // Arguments of the operators in covariance_ops.cpp, checked the same for every device.
+#include <algorithm>
+#include <iterator>
+#include <string>
+
 #include <ATen/core/Tensor.h>
 
 #include "check.h"
@@ -13,17 +17,19 @@ inline bool is_floating(const at::Tensor& t) {
 }
 
 inline Head check_raw(const at::Tensor& raw, const at::Tensor& basis, c10::string_view head) {
-  const bool is_cholesky = head == "cholesky", is_evidential = head == "evidential";
-  RACE_CHECK("force_covariance", is_cholesky || is_evidential || head == "equivariant", "head",
-             "cholesky, equivariant or evidential", head);
-  const int64_t least = is_evidential ? 10 : 8, n_out = raw.dim() == 3 ? raw.size(2) : 0;
-  RACE_CHECK("force_covariance", n_out >= least, "raw",
-             c10::str("[n_atoms, n_members, ", least, " or more]"), raw.sizes());
+  const NamedHead* found = std::find_if(std::begin(kHeads), std::end(kHeads),
+                                        [&](const NamedHead& h) { return head == h.name; });
+  std::string names;
+  for (const NamedHead& h : kHeads) names += (names.empty() ? "" : ", ") + std::string(h.name);
+  RACE_CHECK("force_covariance", found != std::end(kHeads), "head", "one of " + names, head);
+  const int64_t n_out = raw.dim() == 3 ? raw.size(2) : 0;
+  RACE_CHECK("force_covariance", n_out >= found->n_out, "raw",
+             c10::str("[n_atoms, n_members, ", found->n_out, " or more]"), raw.sizes());
   RACE_CHECK("force_covariance",
              basis.dim() == 2 && basis.size(0) == 5 && basis.size(1) == 9 &&
                  basis.device() == raw.device(),
              "basis", c10::str("[5, 9] on ", raw.device()), basis.sizes(), " on ", basis.device());
-  return is_cholesky ? Head::cholesky : is_evidential ? Head::evidential : Head::equivariant;
+  return found->head;
 }
 
 inline void check_forces(const at::Tensor& forces) {

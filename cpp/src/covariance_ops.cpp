@@ -24,9 +24,6 @@
 
 #include "covariance_check.h"
 #include "operators.h"
-#ifdef RACE_CUDA
-#include "../cuda/covariance_cuda.h"
-#endif
 
 namespace race {
 namespace {
@@ -109,14 +106,14 @@ const bool registered =
       Operator(library,
                "force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) "
                "-> Tensor")
-          .cpu(TORCH_FN(force_covariance)) RACE_ON_CUDA(force_covariance_cuda)
+          .cpu(TORCH_FN(force_covariance))
           .meta(TORCH_FN(force_covariance_meta));
       Operator(library, "member_covariance(Tensor forces) -> Tensor")
-          .cpu(TORCH_FN(member_covariance_cpu)) RACE_ON_CUDA(member_covariance_cuda)
+          .cpu(TORCH_FN(member_covariance_cpu))
           .portable(TORCH_FN(member_covariance_on_host))
           .meta(TORCH_FN(columns_like));
       Operator(library, "log_determinant(Tensor six) -> Tensor")
-          .cpu(TORCH_FN(log_determinant_cpu)) RACE_ON_CUDA(log_determinant_cuda)
+          .cpu(TORCH_FN(log_determinant_cpu))
           .portable(TORCH_FN(log_determinant_on_host))
           .meta(TORCH_FN(numbers_like));
     });

@@ -15,47 +15,36 @@
 #include "edge_basis.h"
 #include "harmonics.h"
 #include "operators.h"
-#ifdef RACE_CUDA
-#include "../cuda/edge_basis_cuda.h"
-#endif
 
 namespace race {
 namespace {
 
 using at::Tensor;
+using edge_basis::EdgeRows;
 using harmonics::Direction;
 using Two = std::tuple<Tensor, Tensor>;
 
 constexpr int kLanes = 8;         // edges worked on together, one per lane
 constexpr int64_t kGrain = 4096;  // edges per thread, at least
 
-using edge_basis::check;
-using edge_basis::check_rows;
 using edge_basis::rows_like;
 
 template <class T>
 using EdgeVec = Vec<T, kLanes>;
 
-// Position of component k of group g of edge e.
 template <class T>
-struct Rows {
-  T* data;
-  int64_t edge, group, component;
-};
-
-template <class T>
-Rows<const T> rows_of(const Tensor& t) {
+EdgeRows<const T> rows_of(const Tensor& t) {
   return {t.const_data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2)};
 }
 template <class T>
-Rows<T> rows_of(Tensor& t) {
+EdgeRows<T> rows_of(Tensor& t) {
   return {t.data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2)};
 }
 
 // Inlined into every kernel: with all lanes in use the loops unroll to plain moves.
 template <class T>
-RACE_INLINE EdgeVec<T> gather(const Rows<const T>& rows, int64_t first, int count, int64_t group,
-                              int64_t component) {
+RACE_INLINE EdgeVec<T> gather(const EdgeRows<const T>& rows, int64_t first, int count,
+                              int64_t group, int64_t component) {
   EdgeVec<T> v;
   const T* p = rows.data + first * rows.edge + group * rows.group + component * rows.component;
   for (int i = 0; i < kLanes; ++i)
@@ -64,14 +53,14 @@ RACE_INLINE EdgeVec<T> gather(const Rows<const T>& rows, int64_t first, int coun
 }
 
 template <class T>
-RACE_INLINE void scatter(const Rows<T>& rows, int64_t first, int count, int64_t group,
+RACE_INLINE void scatter(const EdgeRows<T>& rows, int64_t first, int count, int64_t group,
                          int64_t component, const EdgeVec<T>& v) {
   T* p = rows.data + first * rows.edge + group * rows.group + component * rows.component;
   for (int i = 0; i < count; ++i) p[i * rows.edge] = v[i];
 }
 
 template <class T>
-RACE_INLINE Direction<EdgeVec<T>> direction(const Rows<const T>& vectors, int64_t first,
+RACE_INLINE Direction<EdgeVec<T>> direction(const EdgeRows<const T>& vectors, int64_t first,
                                             int count) {
   Direction<EdgeVec<T>> n;
   n.x = gather(vectors, first, count, 0, 0);
@@ -89,8 +78,9 @@ RACE_INLINE Direction<EdgeVec<T>> direction(const Rows<const T>& vectors, int64_
 // The three kernels; each works on `count` edges from `first`.
 struct Values {
   template <class T, int L>
-  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t, const Rows<T>& x,
-                              const Rows<T>& sh, int64_t first, int count) {
+  RACE_INLINE static void run(const EdgeRows<const T>& vectors, T per_r_max, int64_t,
+                              const EdgeRows<T>& x, const EdgeRows<T>& sh, int64_t first,
+                              int count) {
     const auto n = direction<T>(vectors, first, count);
     EdgeVec<T> values[(L + 1) * (L + 1)];
     harmonics::values<T, L>(n, values);
@@ -101,9 +91,9 @@ struct Values {
 
 struct Vjp {
   template <class T, int L>
-  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups,
-                              const Rows<const T>& bar_x, const Rows<const T>& bar_sh,
-                              const Rows<T>& result, int64_t first, int count) {
+  RACE_INLINE static void run(const EdgeRows<const T>& vectors, T per_r_max, int64_t n_groups,
+                              const EdgeRows<const T>& bar_x, const EdgeRows<const T>& bar_sh,
+                              const EdgeRows<T>& result, int64_t first, int count) {
     const auto n = direction<T>(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
       EdgeVec<T> bar[(L + 1) * (L + 1)] = {}, v[3];
@@ -116,9 +106,9 @@ struct Vjp {
 
 struct Jvp {
   template <class T, int L>
-  RACE_INLINE static void run(const Rows<const T>& vectors, T per_r_max, int64_t n_groups,
-                              const Rows<const T>& tangent, const Rows<T>& x, const Rows<T>& sh,
-                              int64_t first, int count) {
+  RACE_INLINE static void run(const EdgeRows<const T>& vectors, T per_r_max, int64_t n_groups,
+                              const EdgeRows<const T>& tangent, const EdgeRows<T>& x,
+                              const EdgeRows<T>& sh, int64_t first, int count) {
     const auto n = direction<T>(vectors, first, count);
     for (int64_t g = 0; g < n_groups; ++g) {
       EdgeVec<T> u[3], values[(L + 1) * (L + 1)];
@@ -142,19 +132,19 @@ void over_edges(int64_t n_edges, const Operands&... operands) {
 template <class Kernel, class T, class... Operands>
 void launch(const Tensor& edge_vector, int64_t lmax, double r_max, int64_t n_groups,
             const Operands&... operands) {
-  const Rows<const T> vectors{edge_vector.const_data_ptr<T>(), edge_vector.stride(0), 0,
-                              edge_vector.stride(1)};
+  const EdgeRows<const T> vectors{edge_vector.const_data_ptr<T>(), edge_vector.stride(0), 0,
+                                  edge_vector.stride(1)};
   const T per_r_max = static_cast<T>(1.0 / r_max);
   const auto function =
-      lmax == 0   ? over_edges<Kernel, T, 0, Rows<const T>, T, int64_t, Operands...>
-      : lmax == 1 ? over_edges<Kernel, T, 1, Rows<const T>, T, int64_t, Operands...>
-      : lmax == 2 ? over_edges<Kernel, T, 2, Rows<const T>, T, int64_t, Operands...>
-                  : over_edges<Kernel, T, 3, Rows<const T>, T, int64_t, Operands...>;
+      lmax == 0   ? over_edges<Kernel, T, 0, EdgeRows<const T>, T, int64_t, Operands...>
+      : lmax == 1 ? over_edges<Kernel, T, 1, EdgeRows<const T>, T, int64_t, Operands...>
+      : lmax == 2 ? over_edges<Kernel, T, 2, EdgeRows<const T>, T, int64_t, Operands...>
+                  : over_edges<Kernel, T, 3, EdgeRows<const T>, T, int64_t, Operands...>;
   function(edge_vector.size(0), vectors, per_r_max, n_groups, operands...);
 }
 
 Two values_cpu(const Tensor& edge_vector, int64_t lmax, double r_max) {
-  const int64_t S = check("edge_basis", edge_vector, lmax, r_max);
+  const int64_t S = edge_basis::check_values(edge_vector, lmax, r_max);
   Tensor x = rows_like(edge_vector, 1, 1), sh = rows_like(edge_vector, 1, S);
   AT_DISPATCH_FLOATING_TYPES(edge_vector.scalar_type(), "race::edge_basis", [&] {
     launch<Values, scalar_t>(edge_vector, lmax, r_max, 1, rows_of<scalar_t>(x),
@@ -165,9 +155,7 @@ Two values_cpu(const Tensor& edge_vector, int64_t lmax, double r_max) {
 
 Tensor vjp_cpu(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor& bar_x,
                const Tensor& bar_sh) {
-  const int64_t S = check("edge_basis_vjp", edge_vector, lmax, r_max);
-  check_rows("edge_basis_vjp", "bar_x", bar_x, edge_vector, -1, 1);
-  check_rows("edge_basis_vjp", "bar_sh", bar_sh, edge_vector, bar_x.size(1), S);
+  edge_basis::check_vjp(edge_vector, lmax, r_max, bar_x, bar_sh);
   Tensor result = rows_like(edge_vector, bar_x.size(1), 3);
   AT_DISPATCH_FLOATING_TYPES(edge_vector.scalar_type(), "race::edge_basis_vjp", [&] {
     launch<Vjp, scalar_t>(edge_vector, lmax, r_max, bar_x.size(1), rows_of<scalar_t>(bar_x),
@@ -177,8 +165,7 @@ Tensor vjp_cpu(const Tensor& edge_vector, int64_t lmax, double r_max, const Tens
 }
 
 Two jvp_cpu(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor& tangent) {
-  const int64_t S = check("edge_basis_jvp", edge_vector, lmax, r_max);
-  check_rows("edge_basis_jvp", "tangent", tangent, edge_vector, -1, 3);
+  const int64_t S = edge_basis::check_jvp(edge_vector, lmax, r_max, tangent);
   Tensor x = rows_like(edge_vector, tangent.size(1), 1),
          sh = rows_like(edge_vector, tangent.size(1), S);
   AT_DISPATCH_FLOATING_TYPES(edge_vector.scalar_type(), "race::edge_basis_jvp", [&] {
@@ -189,19 +176,20 @@ Two jvp_cpu(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor&
 }
 
 Two values_meta(const Tensor& edge_vector, int64_t lmax, double r_max) {
-  const int64_t S = check("edge_basis", edge_vector, lmax, r_max);
+  const int64_t S = edge_basis::check_values(edge_vector, lmax, r_max);
   return {edge_vector.new_empty({edge_vector.size(0), 1}),
           edge_vector.new_empty({edge_vector.size(0), S})};
 }
 
 Tensor vjp_meta(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor& bar_x,
                 const Tensor& bar_sh) {
+  edge_basis::check_vjp(edge_vector, lmax, r_max, bar_x, bar_sh);
   return rows_like(edge_vector, bar_x.size(1), 3);
 }
 
 Two jvp_meta(const Tensor& edge_vector, int64_t lmax, double r_max, const Tensor& tangent) {
-  return {rows_like(edge_vector, tangent.size(1), 1),
-          rows_like(edge_vector, tangent.size(1), (lmax + 1) * (lmax + 1))};
+  const int64_t S = edge_basis::check_jvp(edge_vector, lmax, r_max, tangent);
+  return {rows_like(edge_vector, tangent.size(1), 1), rows_like(edge_vector, tangent.size(1), S)};
 }
 
 // The map is linear in the adjoints, and its transpose is the only derivative given. Training on
@@ -240,15 +228,15 @@ Tensor vjp_autograd(const Tensor& edge_vector, int64_t lmax, double r_max, const
 const bool registered =
     register_operators("race::edge_basis", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library, kEdgeBasisSchemas[0])
-          .cpu(TORCH_FN(values_cpu)) RACE_ON_CUDA(edge_basis_cuda)
+          .cpu(TORCH_FN(values_cpu))
           .not_differentiable()
           .meta(TORCH_FN(values_meta));
       Operator(library, kEdgeBasisSchemas[1])
-          .cpu(TORCH_FN(vjp_cpu)) RACE_ON_CUDA(edge_basis_vjp_cuda)
+          .cpu(TORCH_FN(vjp_cpu))
           .autograd(TORCH_FN(vjp_autograd))
           .meta(TORCH_FN(vjp_meta));
       Operator(library, kEdgeBasisSchemas[2])
-          .cpu(TORCH_FN(jvp_cpu)) RACE_ON_CUDA(edge_basis_jvp_cuda)
+          .cpu(TORCH_FN(jvp_cpu))
           .not_differentiable()
           .meta(TORCH_FN(jvp_meta));
     });

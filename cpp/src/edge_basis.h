@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include "check.h"
+#include "edge_rows.h"
 
 namespace race {
 
@@ -19,8 +20,9 @@ inline constexpr const char* kEdgeBasisSchemas[] = {
 
 namespace edge_basis {
 
-// Checks the arguments and returns S.
-inline int64_t check(const char* op, const at::Tensor& edge_vector, int64_t lmax, double r_max) {
+// Checks the arguments that every map has, and returns S.
+inline int64_t check_edges(const char* op, const at::Tensor& edge_vector, int64_t lmax,
+                           double r_max) {
   RACE_CHECK(op, edge_vector.dim() == 2 && edge_vector.size(1) == 3, "edge_vector", "[n_edges, 3]",
              edge_vector.sizes());
   RACE_CHECK(op,
@@ -43,6 +45,25 @@ inline void check_rows(const char* op, const char* name, const at::Tensor& rows,
              rows.sizes());
   RACE_CHECK(op, rows.scalar_type() == edge_vector.scalar_type(), name, edge_vector.scalar_type(),
              rows.scalar_type());
+}
+
+inline int64_t check_values(const at::Tensor& edge_vector, int64_t lmax, double r_max) {
+  return check_edges("edge_basis", edge_vector, lmax, r_max);
+}
+
+inline int64_t check_vjp(const at::Tensor& edge_vector, int64_t lmax, double r_max,
+                         const at::Tensor& bar_x, const at::Tensor& bar_sh) {
+  const int64_t S = check_edges("edge_basis_vjp", edge_vector, lmax, r_max);
+  check_rows("edge_basis_vjp", "bar_x", bar_x, edge_vector, -1, 1);
+  check_rows("edge_basis_vjp", "bar_sh", bar_sh, edge_vector, bar_x.size(1), S);
+  return S;
+}
+
+inline int64_t check_jvp(const at::Tensor& edge_vector, int64_t lmax, double r_max,
+                         const at::Tensor& tangent) {
+  const int64_t S = check_edges("edge_basis_jvp", edge_vector, lmax, r_max);
+  check_rows("edge_basis_jvp", "tangent", tangent, edge_vector, -1, 3);
+  return S;
 }
 
 // A new tensor [E, G, width].

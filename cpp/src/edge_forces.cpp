@@ -8,9 +8,6 @@
 #include "../simd/simd.h"
 #include "edge_sums.h"
 #include "operators.h"
-#ifdef RACE_CUDA
-#include "../cuda/edge_sums_cuda.h"
-#endif
 
 namespace race {
 namespace {
@@ -108,17 +105,17 @@ void edge_sums_cpu(const at::Tensor& edge_grad, const at::Tensor& vector, const 
   edge_sums::check(edge_grad, vector, sender, row_ptr, begin, forces, virial, atom_virial);
   const at::Tensor grad = edge_grad.contiguous();
   std::vector<double> scratch(12 * grad.size(1));
-  const Sums sums{vector.const_data_ptr<double>(),
-                  sender.const_data_ptr<int64_t>(),
-                  row_ptr.const_data_ptr<int64_t>(),
-                  begin,
-                  row_ptr.size(0) - 1,
-                  3 * grad.size(1),
-                  to_sender,
-                  forces.data_ptr<double>(),
-                  virial.data_ptr<double>(),
-                  atom_virial ? atom_virial->data_ptr<double>() : nullptr,
-                  scratch.data()};
+  const Sums sums{.vector = vector.const_data_ptr<double>(),
+                  .sender = sender.const_data_ptr<int64_t>(),
+                  .row_ptr = row_ptr.const_data_ptr<int64_t>(),
+                  .begin = begin,
+                  .n = row_ptr.size(0) - 1,
+                  .width = 3 * grad.size(1),
+                  .to_sender = to_sender,
+                  .forces = forces.data_ptr<double>(),
+                  .virial = virial.data_ptr<double>(),
+                  .virials = atom_virial ? atom_virial->data_ptr<double>() : nullptr,
+                  .scratch = scratch.data()};
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "race::edge_sums",
                              [&] { add(sums, grad.const_data_ptr<scalar_t>()); });
 }
@@ -132,7 +129,7 @@ void edge_sums_meta(const at::Tensor& grad, const at::Tensor& vector, const at::
 const bool registered =
     register_operators("race::edge_sums", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library, kEdgeSumsSchema)
-          .cpu(TORCH_FN(edge_sums_cpu)) RACE_ON_CUDA(edge_sums_cuda)
+          .cpu(TORCH_FN(edge_sums_cpu))
           .portable(TORCH_FN(edge_sums_aten))
           .meta(TORCH_FN(edge_sums_meta));
     });

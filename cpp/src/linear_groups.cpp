@@ -7,7 +7,7 @@ const IsaChoice<KernelSet>& choice() {
   return chosen;
 }
 
-Groups::Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species)
+Groups::Groups(const char* op, int64_t n_atoms, int64_t n_species, const OptionalTensor& species)
     : begin(n_species + 1, 0) {
   begin.back() = n_atoms;
   if (!species.has_value()) return;
@@ -15,7 +15,7 @@ Groups::Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species
   const int64_t* z = dense.const_data_ptr<int64_t>();
   std::vector<int64_t> next(n_species + 1, 0);
   for (int64_t i = 0; i < n_atoms; ++i) {
-    if (z[i] < 0 || z[i] >= n_species) refuse_species(z[i], n_species);
+    if (z[i] < 0 || z[i] >= n_species) refuse_species(op, z[i], n_species);
     next[z[i] + 1] += 1;
   }
   for (int64_t s = 0; s < n_species; ++s) next[s + 1] += next[s];

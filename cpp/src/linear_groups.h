@@ -4,7 +4,7 @@
 
 #include "../simd/linear_kernel.h"
 #include "isa.h"
-#include "linear_check.h"
+#include "linear_problem.h"
 
 namespace race::linear {
 
@@ -19,11 +19,11 @@ const Kernels<T>& kernels() {
 }
 
 // A counting sort: order[p] for positions begin[s] .. begin[s + 1]. Empty if all atoms are one
-// group, in their own order.
+// group, in their own order. A species outside is an error of operator `op`.
 struct Groups {
   std::vector<int64_t> order, begin;
 
-  Groups(int64_t n_atoms, int64_t n_species, const OptionalTensor& species);
+  Groups(const char* op, int64_t n_atoms, int64_t n_species, const OptionalTensor& species);
 
   int64_t count(int64_t s) const { return begin[s + 1] - begin[s]; }
 };

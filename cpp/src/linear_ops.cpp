@@ -5,10 +5,8 @@
 
 #include "race/linear.h"
 
+#include "masked.h"
 #include "operators.h"
-#ifdef RACE_CUDA
-#include "../cuda/matrices_cuda.h"
-#endif
 
 namespace race {
 namespace {
@@ -38,13 +36,8 @@ std::tuple<Tensor, Tensor> call_backward(const Tensor& grad, const Tensor& x, co
   return handle.call(grad, x, weight, species, blocks, mask);
 }
 
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-
 Tensor sum(const Tensor& a, const Tensor& b) { return !a.defined() ? b : b.defined() ? a + b : a; }
 
-// A Function cannot return undefined tensors: results that the mask leaves out are left out of its
-// list.
-//
 // With cotangents (u, v) of (dx, dW), S = <u, dx> + <v, dW> = <grad, u W + x v>.
 struct LinearBackward : Function<LinearBackward> {
   static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& x,
@@ -53,13 +46,9 @@ struct LinearBackward : Function<LinearBackward> {
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({grad, x, weight, species.value_or(Tensor())});
     context->saved_data["blocks"] = blocks.vec();
-    context->saved_data["mask"] = c10::List<bool>({mask[0], mask[1]});
+    context->saved_data["mask"] = saved(mask);
     context->set_materialize_grads(false);
-    const auto [dx, dweight] = call_backward(grad, x, weight, species, blocks, mask);
-    variable_list result;
-    for (const Tensor& t : {dx, dweight})
-      if (t.defined()) result.push_back(t);
-    return result;
+    return only_defined(call_backward(grad, x, weight, species, blocks, mask));
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& bars) {
@@ -67,11 +56,7 @@ struct LinearBackward : Function<LinearBackward> {
     const Tensor &grad = saved[0], &x = saved[1], &weight = saved[2];
     const OptionalTensor species = optional(saved[3]);
     const Blocks blocks = context->saved_data["blocks"].toIntVector();
-    const auto wanted = context->saved_data["mask"].toBoolList();
-    std::array<Tensor, 2> bar;
-    for (size_t k = 0, next = 0; k < 2; ++k)
-      if (wanted[k]) bar[k] = bars[next++];
-    const auto &u = bar[0], &v = bar[1];
+    const auto [u, v] = put_back(bars, restored<2>(context->saved_data["mask"].toBoolList()));
     variable_list result(6);
     if (context->needs_input_grad(0)) {
       if (u.defined()) result[0] = call_linear(u, weight, species, blocks, grad.size(1));
@@ -117,11 +102,8 @@ std::tuple<Tensor, Tensor> linear_backward_autograd(const Tensor& grad, const Te
                                                     const OptionalTensor& species,
                                                     c10::IntArrayRef blocks,
                                                     std::array<bool, 2> mask) {
-  const auto results = LinearBackward::apply(grad, x, weight, species, blocks, mask);
-  std::array<Tensor, 2> d;
-  for (size_t k = 0, next = 0; k < 2; ++k)
-    if (mask[k]) d[k] = results[next++];
-  return {d[0], d[1]};
+  return std::tuple_cat(
+      put_back(LinearBackward::apply(grad, x, weight, species, blocks, mask), mask));
 }
 
 Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& species,
@@ -132,21 +114,18 @@ Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& 
 std::tuple<Tensor, Tensor> linear_backward_meta(const Tensor& grad, const Tensor& x,
                                                 const Tensor& weight, const OptionalTensor& species,
                                                 c10::IntArrayRef blocks, std::array<bool, 2> mask) {
-  const auto like = [](const Tensor& t, bool wanted) {
-    return wanted ? t.new_empty(t.sizes()) : Tensor();
-  };
-  return {like(x, mask[0]), like(weight, mask[1])};
+  return {empty_if(mask[0], x), empty_if(mask[1], weight)};
 }
 
 const bool registered =
     register_operators("race::linear", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library, kLinear)
-          .cpu(TORCH_FN(linear_cpu)) RACE_ON_CUDA(linear_cuda)
+          .cpu(TORCH_FN(linear_cpu))
           .portable(TORCH_FN(linear_aten))
           .autograd(TORCH_FN(linear_autograd))
           .meta(TORCH_FN(linear_meta));
       Operator(library, kBackward)
-          .cpu(TORCH_FN(linear_backward_cpu)) RACE_ON_CUDA(linear_backward_cuda)
+          .cpu(TORCH_FN(linear_backward_cpu))
           .portable(TORCH_FN(linear_backward_aten))
           .autograd(TORCH_FN(linear_backward_autograd))
           .meta(TORCH_FN(linear_backward_meta));

@@ -10,6 +10,7 @@
 namespace race {
 
 /// One operator: a schema, and a function for each dispatch key, given as TORCH_FN(function).
+/// Kernels for CUDA tensors register themselves (cpp/cuda/register.h).
 class Operator {
  public:
   Operator(torch::Library* library, const char* schema)
@@ -20,10 +21,6 @@ class Operator {
   template <class F>
   Operator& cpu(F function) {
     return add(c10::DispatchKey::CPU, function);
-  }
-  template <class F>
-  Operator& cuda(F function) {
-    return add(c10::DispatchKey::CUDA, function);
   }
   /// Registers operations of torch, for every device that has no kernel of its own.
   template <class F>
@@ -56,13 +53,6 @@ class Operator {
   torch::Library* library_;
   std::string name_;
 };
-
-// For the registration of an operator that has a CUDA kernel.
-#ifdef RACE_CUDA
-#define RACE_ON_CUDA(function) .cuda(TORCH_FN(function))
-#else
-#define RACE_ON_CUDA(function)
-#endif
 
 /// Calls define(library) for the library in which a file registers its operators; `first` is one of
 /// them. The Python module and the LAMMPS plugin each carry librace, and one process may load both.

@@ -10,7 +10,6 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "../simd/product_kernel.h"
-#include "check.h"
 #include "isa.h"
 #include "linear_groups.h"
 #include "product_plan.h"
@@ -19,8 +18,8 @@ namespace race {
 namespace {
 
 using at::Tensor;
-using product::Job;
-using product::Sizes;
+using product::Arguments;
+using product::Problem;
 
 constexpr int64_t kGrain = 1 << 17;  // fewest multiply-adds that pay for waking a thread
 
@@ -31,46 +30,40 @@ const IsaChoice<product::KernelSet>& choice() {
 
 // The contiguous operands of one call, with its sizes and groups of atoms.
 struct Call {
-  Sizes n;
+  Problem n;
   ProductOperands in;
   linear::Groups groups;
 
-  explicit Call(const ProductOperands& o)
-      : n(product::check(o)),
-        in{o.x.contiguous(), o.weight.contiguous(), checked(o.species, n), o.paths, o.cg},
-        groups(n.n_atoms, n.n_species, in.species) {}
+  Call(const Problem& n, const ProductOperands& o)
+      : n(n),
+        in{.x = o.x.contiguous(),
+           .weight = o.weight.contiguous(),
+           .species = o.species.contiguous(),
+           .paths = o.paths,
+           .cg = o.cg},
+        groups("product", n.n_atoms, n.n_species, in.species) {}
 
   template <class T>
-  Job<T> job(const product::Plan<T>& plan) const {
-    Job<T> job{};
-    job.lists = plan.lists();
-    job.n_components = n.n_components;
-    job.n_paths = n.n_paths;
-    job.n_members = n.n_members;
-    job.n_channels = n.n_channels;
-    job.n_species = n.n_species;
-    job.order = groups.order.empty() ? nullptr : groups.order.data();
-    job.begin = groups.begin.data();
-    job.x = in.x.const_data_ptr<T>();
-    job.weight = in.weight.const_data_ptr<T>();
-    return job;
-  }
-
- private:
-  static Tensor checked(const Tensor& species, const Sizes& n) {
-    Tensor dense = species.contiguous();
-    const int64_t* z = dense.const_data_ptr<int64_t>();
-    for (int64_t i = 0; i < n.n_atoms; ++i)
-      RACE_CHECK("product", z[i] >= 0 && z[i] < n.n_species, "species",
-                 c10::str("[0, ", n.n_species, ")"), z[i], " at atom ", i);
-    return dense;
+  Arguments<T> args(const product::Plan<T>& plan) const {
+    Arguments<T> args{};
+    args.maps = plan.maps();
+    args.n_components = n.n_components;
+    args.n_paths = n.n_paths;
+    args.n_members = n.n_members;
+    args.n_channels = n.n_channels;
+    args.n_species = n.n_species;
+    args.order = groups.order.empty() ? nullptr : groups.order.data();
+    args.begin = groups.begin.data();
+    args.x = in.x.const_data_ptr<T>();
+    args.weight = in.weight.const_data_ptr<T>();
+    return args;
   }
 };
 
 // Threads share the atoms. Adjoints of the weights go to a copy per thread; the copies are summed
 // in order of thread. The result depends on the number of threads by rounding only.
 template <class T>
-void launch(const Sizes& n, const product::Plan<T>& plan, const Job<T>& job, bool second,
+void launch(const Problem& n, const product::Plan<T>& plan, const Arguments<T>& args, bool second,
             Tensor& dweight) {
   const auto run = second ? choice().of<T>().second : choice().of<T>().first;
   const int64_t per_atom =
@@ -85,7 +78,7 @@ void launch(const Sizes& n, const product::Plan<T>& plan, const Job<T>& job, boo
     copies = at::zeros({threads, dweight.numel()}, dweight.options());
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
-      Job<T> mine = job;
+      Arguments<T> mine = args;
       mine.scratch = scratch.data_ptr<T>() + t * size;
       if (copies.defined()) mine.dweight = copies.data_ptr<T>() + t * copies.size(1);
       run(mine, n.n_atoms * t / threads, n.n_atoms * (t + 1) / threads);
@@ -102,33 +95,32 @@ T* pointer(const Tensor& t) {
 }  // namespace
 
 Tensor product_cpu(const ProductOperands& operands) {
-  const Call call(operands);
+  const Call call(Problem(operands), operands);
   const Tensor out = at::empty_like(call.in.x);
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "race::product", [&] {
-    const auto plan = product::plan_for<scalar_t>(call.n, call.in.paths, call.in.cg);
-    Job<scalar_t> job = call.job<scalar_t>(*plan);
-    job.out = out.data_ptr<scalar_t>();
+    const auto plan = product::plan_for<scalar_t>(call.n, call.in.cg);
+    Arguments<scalar_t> args = call.args<scalar_t>(*plan);
+    args.out = out.data_ptr<scalar_t>();
     Tensor none;
-    launch(call.n, *plan, job, false, none);
+    launch(call.n, *plan, args, false, none);
   });
   return out;
 }
 
 std::array<Tensor, 2> product_backward_cpu(const Tensor& grad, const ProductOperands& operands,
                                            std::array<bool, 2> mask) {
-  const Call call(operands);
-  product::check_like("grad", grad, operands.x);
+  const Call call(Problem(grad, operands), operands);
   const Tensor g = grad.contiguous();
   Tensor dx, dweight;
   if (mask[0]) dx = at::empty_like(call.in.x);
   if (mask[1]) dweight = at::zeros_like(call.in.weight);
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::product_backward", [&] {
-    const auto plan = product::plan_for<scalar_t>(call.n, call.in.paths, call.in.cg);
-    Job<scalar_t> job = call.job<scalar_t>(*plan);
-    job.grad = g.const_data_ptr<scalar_t>();
-    job.dx = pointer<scalar_t>(dx);
-    job.dweight = pointer<scalar_t>(dweight);
-    launch(call.n, *plan, job, false, dweight);
+    const auto plan = product::plan_for<scalar_t>(call.n, call.in.cg);
+    Arguments<scalar_t> args = call.args<scalar_t>(*plan);
+    args.grad = g.const_data_ptr<scalar_t>();
+    args.dx = pointer<scalar_t>(dx);
+    args.dweight = pointer<scalar_t>(dweight);
+    launch(call.n, *plan, args, false, dweight);
   });
   return {dx, dweight};
 }
@@ -136,10 +128,7 @@ std::array<Tensor, 2> product_backward_cpu(const Tensor& grad, const ProductOper
 std::array<Tensor, 3> product_double_backward_cpu(const ProductBars& bars, const Tensor& grad,
                                                   const ProductOperands& operands,
                                                   std::array<bool, 3> mask) {
-  const Call call(operands);
-  product::check_like("grad", grad, operands.x);
-  product::check_like("bar_x", bars.x, operands.x);
-  product::check_like("bar_weight", bars.weight, operands.weight);
+  const Call call(Problem(bars, grad, operands), operands);
   const Tensor g = grad.contiguous();
   const Tensor bar_x = bars.x.defined() ? bars.x.contiguous() : at::zeros_like(call.in.x);
   const Tensor bar_weight = bars.weight.defined() ? bars.weight.contiguous() : bars.weight;
@@ -148,15 +137,15 @@ std::array<Tensor, 3> product_double_backward_cpu(const ProductBars& bars, const
   if (mask[1]) dx = at::empty_like(call.in.x);
   if (mask[2]) dweight = at::zeros_like(call.in.weight);
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "race::product_double_backward", [&] {
-    const auto plan = product::plan_for<scalar_t>(call.n, call.in.paths, call.in.cg);
-    Job<scalar_t> job = call.job<scalar_t>(*plan);
-    job.grad = mask[1] || mask[2] ? g.const_data_ptr<scalar_t>() : nullptr;
-    job.bar_x = bar_x.const_data_ptr<scalar_t>();
-    job.bar_weight = pointer<scalar_t>(bar_weight);
-    job.out = pointer<scalar_t>(dgrad);
-    job.dx = pointer<scalar_t>(dx);
-    job.dweight = pointer<scalar_t>(dweight);
-    launch(call.n, *plan, job, true, dweight);
+    const auto plan = product::plan_for<scalar_t>(call.n, call.in.cg);
+    Arguments<scalar_t> args = call.args<scalar_t>(*plan);
+    args.grad = mask[1] || mask[2] ? g.const_data_ptr<scalar_t>() : nullptr;
+    args.bar_x = bar_x.const_data_ptr<scalar_t>();
+    args.bar_weight = pointer<scalar_t>(bar_weight);
+    args.out = pointer<scalar_t>(dgrad);
+    args.dx = pointer<scalar_t>(dx);
+    args.dweight = pointer<scalar_t>(dweight);
+    launch(call.n, *plan, args, true, dweight);
   });
   return {dgrad, dx, dweight};
 }

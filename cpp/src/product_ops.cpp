@@ -2,22 +2,17 @@
 // own backward is product_double_backward.
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "product_dispatch.h"
+#include "masked.h"
 #include "operators.h"
-#ifdef RACE_CUDA
-#include "../cuda/product_cuda.h"
-#endif
+#include "product_dispatch.h"
 
 namespace race {
 namespace {
 
 using at::Tensor;
-using product::OptionalTensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 product::Two call_backward(const Tensor& grad, const ProductOperands& o, std::array<bool, 2> mask) {
   static const auto handle =
@@ -34,31 +29,23 @@ void save(AutogradContext* context, variable_list before, const ProductOperands&
 
 ProductOperands operands_of(const variable_list& saved, size_t first, c10::IntArrayRef paths) {
   const Tensor* t = saved.data() + first;
-  return {t[0], t[1], t[2], paths, t[3]};
+  return {.x = t[0], .weight = t[1], .species = t[2], .paths = paths, .cg = t[3]};
 }
 
-// Autograd looks for operands among the arguments, not inside objects. A Function cannot return
-// undefined tensors: results that the mask leaves out are left out of its list.
+// Autograd looks for operands among the arguments, not inside objects.
 struct ProductBackward : Function<ProductBackward> {
   static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& x,
                                const Tensor& weight, const ProductOperands& o,
                                std::array<bool, 2> mask) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     save(context, {grad}, o);
-    context->saved_data["mask"] = c10::List<bool>({mask[0], mask[1]});
-    const auto [dx, dweight] = call_backward(grad, o, mask);
-    variable_list result;
-    for (const Tensor& t : {dx, dweight})
-      if (t.defined()) result.push_back(t);
-    return result;
+    context->saved_data["mask"] = saved(mask);
+    return only_defined(call_backward(grad, o, mask));
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& bars) {
     const auto saved = context->get_saved_variables();
-    const auto wanted = context->saved_data["mask"].toBoolList();
-    std::array<Tensor, 2> bar;
-    for (size_t k = 0, next = 0; k < 2; ++k)
-      if (wanted[k]) bar[k] = bars[next++];
+    const auto bar = put_back(bars, restored<2>(context->saved_data["mask"].toBoolList()));
     variable_list result(5);
     std::array<bool, 3> mask{};
     for (size_t k = 0; k < 3; ++k) mask[k] = context->needs_input_grad(k);
@@ -100,37 +87,28 @@ Tensor product_autograd(const ProductOperands& o) { return Product::apply(o.x, o
 
 std::array<Tensor, 2> backward_autograd(const Tensor& grad, const ProductOperands& o,
                                         std::array<bool, 2> mask) {
-  const auto results = ProductBackward::apply(grad, o.x, o.weight, o, mask);
-  std::array<Tensor, 2> d;
-  for (size_t k = 0, next = 0; k < 2; ++k)
-    if (mask[k]) d[k] = results[next++];
-  return d;
+  return put_back(ProductBackward::apply(grad, o.x, o.weight, o, mask), mask);
 }
 
 Tensor product_meta(const ProductOperands& o) { return o.x.new_empty(o.x.sizes()); }
 
 std::array<Tensor, 2> backward_meta(const Tensor& grad, const ProductOperands& o,
                                     std::array<bool, 2> mask) {
-  const auto like = [](const Tensor& t, bool wanted) {
-    return wanted ? t.new_empty(t.sizes()) : Tensor();
-  };
-  return {like(o.x, mask[0]), like(o.weight, mask[1])};
+  return {empty_if(mask[0], o.x), empty_if(mask[1], o.weight)};
 }
 
 const bool registered =
     register_operators("race::product", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library, kProductSchemas[0])
-          .cpu(TORCH_FN(product::forward<product_cpu>)) RACE_ON_CUDA(product::forward<product_cuda>)
+          .cpu(TORCH_FN(product::forward<product_cpu>))
           .autograd(TORCH_FN(product::forward<product_autograd>))
           .meta(TORCH_FN(product::forward<product_meta>));
       Operator(library, kProductSchemas[1])
           .cpu(TORCH_FN(product::backward<product_backward_cpu>))
-              RACE_ON_CUDA(product::backward<product_backward_cuda>)
           .autograd(TORCH_FN(product::backward<backward_autograd>))
           .meta(TORCH_FN(product::backward<backward_meta>));
       Operator(library, kProductSchemas[2])
           .cpu(TORCH_FN(product::double_backward<product_double_backward_cpu>))
-              RACE_ON_CUDA(product::double_backward<product_double_backward_cuda>)
           .not_differentiable();
     });
 

@@ -2,19 +2,18 @@
 
 #include <algorithm>
 #include <cstring>
-#include <list>
-#include <mutex>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "check.h"
+#include "recent.h"
 
 namespace race::product {
 namespace {
 
 using at::Tensor;
 
-constexpr size_t kFields = 8;
 constexpr size_t kKept = 64;  // plans in memory: layers times dtypes of one or a few models
 
 // One row of the path table, in the schema's order.
@@ -27,13 +26,13 @@ struct Path {
   int64_t d2() const { return 2 * l2 + 1; }
   int64_t d3() const { return 2 * l3 + 1; }
 };
-static_assert(sizeof(Path) == kFields * sizeof(int64_t));
+static_assert(sizeof(Path) == kPathFields * sizeof(int64_t));
 
 std::vector<Path> parse(int64_t n_components, c10::IntArrayRef paths, int64_t n_cg) {
-  std::vector<Path> rows(paths.size() / kFields);
+  std::vector<Path> rows(paths.size() / kPathFields);
   for (size_t p = 0; p < rows.size(); ++p) {
     Path& r = rows[p];
-    std::memcpy(&r, paths.data() + p * kFields, sizeof r);
+    std::memcpy(&r, paths.data() + p * kPathFields, sizeof r);
     const auto where = [p](const char* field) { return c10::str("paths row ", p, ", ", field); };
     RACE_CHECK("product", r.order == 2 || r.order == 3, where("order"), "2 or 3", r.order);
     RACE_CHECK("product", std::min({r.l1, r.l2, r.l3}) >= 0 && std::max({r.l1, r.l2, r.l3}) <= 3,
@@ -143,55 +142,12 @@ std::shared_ptr<const Plan<T>> make_plan(int64_t n_components, c10::IntArrayRef 
 
 }  // namespace
 
-Sizes check(const ProductOperands& operands) {
-  const auto& [x, weight, species, paths, cg] = operands;
-  RACE_CHECK("product", x.dim() == 2, "x", "[n, n_components * n_members * n_channels]", x.sizes());
-  RACE_CHECK("product", x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "x",
-             "float32 or float64", x.scalar_type());
-  const int64_t n_paths = static_cast<int64_t>(paths.size() / kFields);
-  RACE_CHECK("product", paths.size() % kFields == 0, "paths",
-             c10::str("rows of ", kFields, " integers"), paths.size(), " integers");
-  RACE_CHECK("product",
-             weight.dim() == 4 && weight.size(0) >= 1 && weight.size(1) >= 1 &&
-                 weight.size(2) == n_paths && weight.size(3) >= 1,
-             "weight", c10::str("[n_members, n_species, ", n_paths, ", n_channels]"),
-             weight.sizes());
-  RACE_CHECK("product", weight.scalar_type() == x.scalar_type(), "weight", x.scalar_type(),
-             weight.scalar_type());
-  const int64_t width = weight.size(0) * weight.size(3), n_components = x.size(1) / width;
-  RACE_CHECK("product", x.size(1) % width == 0 && n_components <= kMaxComponents, "x",
-             c10::str("[n, up to ", kMaxComponents, " times ", width, "]"), x.sizes());
-  RACE_CHECK(
-      "product",
-      species.dim() == 1 && species.size(0) == x.size(0) && species.scalar_type() == at::kLong,
-      "species", c10::str("int64 [", x.size(0), "]"), species.scalar_type(), " ", species.sizes());
-  RACE_CHECK("product", cg.scalar_type() == at::kDouble && cg.dim() == 1, "cg",
-             "float64, one dimension", cg.scalar_type(), " ", cg.sizes());
-  const std::pair<const char*, const Tensor&> others[] = {
-      {"weight", weight}, {"species", species}, {"cg", cg}};
-  for (const auto& [name, tensor] : others)
-    RACE_CHECK("product", tensor.device() == x.device(), name, x.device(), tensor.device());
-  return {.n_atoms = x.size(0),
-          .n_components = n_components,
-          .n_members = weight.size(0),
-          .n_species = weight.size(1),
-          .n_paths = n_paths,
-          .n_channels = weight.size(3)};
-}
-
-void check_like(const char* name, const Tensor& rows, const Tensor& like) {
-  RACE_CHECK("product",
-             !rows.defined() ||
-                 (rows.sizes() == like.sizes() && rows.scalar_type() == like.scalar_type() &&
-                  rows.device() == like.device()),
-             name, c10::str(like.scalar_type(), " ", like.sizes(), " on ", like.device()),
-             rows.scalar_type(), " ", rows.sizes(), " on ", rows.device());
-}
-
 template <class T>
-Lists<T> Plan<T>::lists(const int32_t* begins, const Run* runs, const Entry<T>* entries) const {
+BilinearMaps<T> Plan<T>::maps(const int32_t* begins, const Run* runs,
+                              const Entry<T>* entries) const {
   const auto list = [&](int k) {
-    return List<T>{begins + k * (n_components + 1), runs + first_run[k], entries + first_entry[k]};
+    return BilinearMap<T>{begins + k * (n_components + 1), runs + first_run[k],
+                          entries + first_entry[k]};
   };
   return {.second = list(0),
           .second_back = list(1),
@@ -202,35 +158,29 @@ Lists<T> Plan<T>::lists(const int32_t* begins, const Run* runs, const Entry<T>* 
 }
 
 template <class T>
-std::shared_ptr<const Plan<T>> plan_for(const Sizes& n, c10::IntArrayRef paths, const Tensor& cg) {
-  struct Kept {
+std::shared_ptr<const Plan<T>> plan_for(const Problem& n, const Tensor& cg) {
+  struct Key {
     int64_t n_components;
     std::vector<int64_t> paths;
     std::vector<double> cg;
-    std::shared_ptr<const Plan<T>> plan;
   };
-  static std::mutex mutex;
-  static auto& kept = *new std::list<Kept>;
+  static auto& plans = *new Recent<Key, std::shared_ptr<const Plan<T>>>(kKept);
   const Tensor host = cg.contiguous();
-  const double* coefficients = host.const_data_ptr<double>();
-  const size_t n_cg = host.numel();
-  const std::lock_guard lock(mutex);
-  for (auto k = kept.begin(); k != kept.end(); ++k)
-    if (k->n_components == n.n_components && paths == c10::IntArrayRef(k->paths) &&
-        k->cg.size() == n_cg && std::equal(k->cg.begin(), k->cg.end(), coefficients)) {
-      kept.splice(kept.begin(), kept, k);
-      return k->plan;
-    }
-  auto plan = make_plan<T>(n.n_components, paths, host);
-  kept.push_front({n.n_components, paths.vec(), {coefficients, coefficients + n_cg}, plan});
-  if (kept.size() > kKept) kept.pop_back();
-  return plan;
+  const double *first = host.const_data_ptr<double>(), *last = first + host.numel();
+  return plans.get(
+      [&](const Key& key) {
+        return key.n_components == n.n_components && n.paths == c10::IntArrayRef(key.paths) &&
+               std::equal(key.cg.begin(), key.cg.end(), first, last);
+      },
+      [&] {
+        return std::pair{Key{n.n_components, n.paths.vec(), {first, last}},
+                         make_plan<T>(n.n_components, n.paths, host)};
+      });
 }
 
 template struct Plan<float>;
 template struct Plan<double>;
-template std::shared_ptr<const Plan<float>> plan_for(const Sizes&, c10::IntArrayRef, const Tensor&);
-template std::shared_ptr<const Plan<double>> plan_for(const Sizes&, c10::IntArrayRef,
-                                                      const Tensor&);
+template std::shared_ptr<const Plan<float>> plan_for(const Problem&, const Tensor&);
+template std::shared_ptr<const Plan<double>> plan_for(const Problem&, const Tensor&);
 
 }  // namespace race::product

@@ -3,8 +3,6 @@ the CPU, against the operators' own CPU kernels. They take the place of these in
 dispatcher: what is above it (autograd, the runtime) runs unchanged.
 """
 
-import contextlib
-
 import pytest
 import torch
 
@@ -15,20 +13,11 @@ from tests.deploy import test_chain as chains
 from tests.model import test_linear as linears
 from tests.model.operators import worst
 
-from .test_cuda_on_cpu import library
+from .test_cuda_on_cpu import emulated, library
 
 assert library  # loaded there, or this file is skipped with it
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 both = pytest.mark.parametrize("dtype", TOLERANCE)
-
-
-@contextlib.contextmanager
-def emulated():
-    torch.ops.race_on_cpu.emulate(True)
-    try:
-        yield
-    finally:
-        torch.ops.race_on_cpu.emulate(False)
 
 
 def launches(function) -> int:

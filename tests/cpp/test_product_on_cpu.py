@@ -9,14 +9,14 @@ from tests.model.conv_cases import TOLERANCE
 from tests.model.operators import worst
 from tests.model.test_product_kernel import IRREPS, make
 
-from .test_cuda_on_cpu import library
+from .test_cuda_on_cpu import emulated, library
 
 assert library  # loaded there, or this file is skipped with it
 
 
-def results(library, operands, rest, masks=((True,) * 2, (True,) * 3), absent=(), seed=1):
-    """Forward, backward and double backward of one library on random cotangents; undefined
-    results as None.
+def results(operands, rest, masks=((True,) * 2, (True,) * 3), absent=(), seed=1):
+    """Forward, backward and double backward on random cotangents; undefined results as
+    None.
     """
     x, weight = (t.detach() for t in operands)
     gen = torch.Generator().manual_seed(seed)
@@ -27,15 +27,16 @@ def results(library, operands, rest, masks=((True,) * 2, (True,) * 3), absent=()
     grad, *bars = like(x), like(x), like(weight)
     bars = [None if k in absent else bar for k, bar in enumerate(bars)]
     return [
-        library.product(x, weight, *rest),
-        *library.product_backward(grad, x, weight, *rest, masks[0]),
-        *library.product_double_backward(*bars, grad, x, weight, *rest, masks[1]),
+        torch.ops.race.product(x, weight, *rest),
+        *torch.ops.race.product_backward(grad, x, weight, *rest, masks[0]),
+        *torch.ops.race.product_double_backward(*bars, grad, x, weight, *rest, masks[1]),
     ]
 
 
 def compare(operands, rest, dtype=torch.float64, **options):
-    found = results(torch.ops.race_on_cpu, operands, rest, **options)
-    expected = results(torch.ops.race, operands, rest, **options)
+    expected = results(operands, rest, **options)
+    with emulated():
+        found = results(operands, rest, **options)
     for a, b in zip(found, expected, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -86,7 +87,8 @@ def test_a_species_without_weights_gives_nan():
     (x, weight), (species, rows, cg) = make("0e+1o", 3, 6, 1, 2)
     wrong = species.clone()
     wrong[3] = 2
-    out = torch.ops.race_on_cpu.product(x.detach(), weight.detach(), wrong, rows, cg)
+    with emulated():
+        out = torch.ops.race.product(x.detach(), weight.detach(), wrong, rows, cg)
     assert out[3].isnan().all() and out[[0, 1, 2, 4, 5, 6]].isfinite().all()
 
 
@@ -94,12 +96,14 @@ def test_a_planted_error_is_seen():
     operands, (species, rows, cg) = make("0e+1o+2e", 3, 16)
     wrong = cg.clone()
     wrong[wrong.nonzero()[-1]] *= 1 + 1e-9
-    found = results(torch.ops.race_on_cpu, operands, (species, rows, wrong))
-    expected = results(torch.ops.race, operands, (species, rows, cg))
+    with emulated():
+        found = results(operands, (species, rows, wrong))
+    expected = results(operands, (species, rows, cg))
     assert worst(found, expected) > TOLERANCE[torch.float64]
 
 
 def test_errors_name_the_argument():
     (x, weight), (species, rows, cg) = make("0e+1o", 2, 6)
-    with pytest.raises(ValueError, match="race::product: weight: expected Double, got Float"):
-        torch.ops.race_on_cpu.product(x, weight.float(), species, rows, cg)
+    message = "race::product: weight: expected Double, got Float"
+    with emulated(), pytest.raises(ValueError, match=message):
+        torch.ops.race.product(x, weight.float(), species, rows, cg)

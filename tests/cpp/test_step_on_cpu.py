@@ -10,8 +10,7 @@ from race.deploy.export import export_model
 from tests.deploy.conftest import triclinic
 from tests.deploy.test_step import FREE, model_of, periodic
 
-from .test_cuda_on_cpu import library
-from .test_operators_on_cpu import emulated
+from .test_cuda_on_cpu import emulated, library
 
 assert library  # loaded there, or this file is skipped with it
 # Of a step of 2 layers and 3 species, without uncertainties: kernels that operators of RACE

@@ -13,7 +13,8 @@ from tests.model import test_linear as linears
 from tests.model import test_product_kernel as products
 
 from . import test_cuda_on_cpu, test_product_on_cpu
-from .test_operators_on_cpu import draw, edges, emulated
+from .test_cuda_on_cpu import emulated
+from .test_operators_on_cpu import draw, edges
 
 
 @contextlib.contextmanager
@@ -53,12 +54,12 @@ def test_conv(knots, multiprocessors, monkeypatch):
     monkeypatch.setenv("RACE_EMULATED_MULTIPROCESSORS", multiprocessors)
     with watched():
         operands = conv_cases.make("5x0e+33x1o", 1, 2, 2, knots=knots)
-        test_cuda_on_cpu.results(torch.ops.race_on_cpu, *operands)
+        test_cuda_on_cpu.results(*operands)
 
 
 def test_product():
     with watched():
-        test_product_on_cpu.results(torch.ops.race_on_cpu, *products.make("0e+1o", 3, 5, 2, 2))
+        test_product_on_cpu.results(*products.make("0e+1o", 3, 5, 2, 2))
 
 
 def test_linear_maps():

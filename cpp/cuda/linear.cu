@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "device.cuh"
-#include "matrices_kernels.h"
+#include "linear_kernels.h"
 
 namespace race::cuda {
 namespace {
@@ -63,14 +63,14 @@ __device__ __forceinline__ void find_atoms(const BySpecies& atoms, const RowTile
 
 // C columns per lane: v, v + 32.
 template <int C, class T>
-__device__ __forceinline__ void map_rows(const MapJob<T>& job, const MapTask& task,
+__device__ __forceinline__ void map_rows(const MapArguments<T>& args, const MapTask& task,
                                          const RowTile& rows, int64_t member, int64_t v0, int lane,
                                          Staged<T>& staged) {
-  const int64_t M = job.n_members;
-  find_atoms(job.atoms, rows, task.d, lane, staged);
-  T* to = job.tensors[task.to] + task.out_offset;
+  const int64_t M = args.n_members;
+  find_atoms(args.atoms, rows, task.d, lane, staged);
+  T* to = args.tensors[task.to] + task.out_offset;
   const auto out = [&](int r, int c) {
-    return staged.atom[r] * job.widths[task.to] +
+    return staged.atom[r] * args.widths[task.to] +
            (staged.component[r] * M + member) * task.mul_out + v0 + lane + c * kWarp;
   };
   bool live[C];
@@ -89,15 +89,15 @@ __device__ __forceinline__ void map_rows(const MapJob<T>& job, const MapTask& ta
         sum[r][c] = to[out(r, c)];
       else if (task.start == MapStart::rows)
         sum[r][c] =
-            job.rows[rows.species * job.row_width + task.row_offset +
-                     (staged.component[r] * M + member) * task.mul_out + v0 + lane + c * kWarp];
+            args.rows[rows.species * args.row_width + task.row_offset +
+                      (staged.component[r] * M + member) * task.mul_out + v0 + lane + c * kWarp];
     }
 
   const int last = rows.species < 0 ? task.first : task.last;
   for (int k = task.first; k < last; ++k) {
-    const MapTerm term = job.terms[k];
-    const T* x = job.tensors[term.from] + term.in_offset;
-    const T* matrix = job.weight + member * job.weight_member + term.weight +
+    const MapTerm term = args.terms[k];
+    const T* x = args.tensors[term.from] + term.in_offset;
+    const T* matrix = args.weight + member * args.weight_member + term.weight +
                       rows.species * term.weight_species + (v0 + lane) * term.step_out;
     for (int u0 = 0; u0 < term.mul_in; u0 += kWarp) {
       __syncwarp();  // the numbers before these have been read
@@ -105,7 +105,7 @@ __device__ __forceinline__ void map_rows(const MapJob<T>& job, const MapTask& ta
       for (int r = 0; r < kMapRows; ++r) {
         const bool there = r < rows.count && u0 + lane < term.mul_in;
         staged.x[r][lane / 4].v[lane % 4] =
-            there ? x[staged.atom[r] * job.widths[term.from] +
+            there ? x[staged.atom[r] * args.widths[term.from] +
                       (staged.component[r] * M + member) * term.mul_in + u0 + lane]
                   : T(0);
       }
@@ -141,39 +141,39 @@ __device__ __forceinline__ void map_rows(const MapJob<T>& job, const MapTask& ta
 // One warp has one task, member, tile of columns and, fastest, tile of rows: neighbours share
 // matrices.
 template <class T>
-__global__ void map_kernel(const __grid_constant__ MapJob<T> job) {
+__global__ void map_kernel(const __grid_constant__ MapArguments<T> args) {
   __shared__ Staged<T> staged[kWarpsPerBlock];
   int64_t work = global_warp();
-  for (int64_t k = 0; k < job.n_tasks; ++k) {
-    const MapTask& task = job.tasks[k];
-    const int64_t tiles = row_tiles(job.atoms, task.d), columns = column_tiles(task.mul_out),
-                  warps = tiles * columns * job.n_members;
+  for (int64_t k = 0; k < args.n_tasks; ++k) {
+    const MapTask& task = args.tasks[k];
+    const int64_t tiles = row_tiles(args.atoms, task.d), columns = column_tiles(task.mul_out),
+                  warps = tiles * columns * args.n_members;
     if (work >= warps) {
       work -= warps;
       continue;
     }
-    const RowTile rows = find_rows(job.atoms, task.d, work % tiles);
+    const RowTile rows = find_rows(args.atoms, task.d, work % tiles);
     if (rows.count == 0) return;
     const int lane = threadIdx.x % kWarp;
-    const int64_t member = work / tiles % job.n_members, v0 = work / tiles / job.n_members * 64;
+    const int64_t member = work / tiles % args.n_members, v0 = work / tiles / args.n_members * 64;
     Staged<T>& mine = staged[threadIdx.x / kWarp];
     if (task.mul_out - v0 > kWarp)
-      map_rows<2>(job, task, rows, member, v0, lane, mine);
+      map_rows<2>(args, task, rows, member, v0, lane, mine);
     else
-      map_rows<1>(job, task, rows, member, v0, lane, mine);
+      map_rows<1>(args, task, rows, member, v0, lane, mine);
     return;
   }
 }
 
 // One warp has one block, member, species, part of its rows, kMapRows values of u and 32 of v.
 template <class T>
-__global__ void outer_kernel(const __grid_constant__ OuterJob<T> job) {
+__global__ void outer_kernel(const __grid_constant__ OuterArguments<T> args) {
   int64_t work = global_warp();
-  const int64_t M = job.n_members, S = job.atoms.n_species;
-  for (int64_t k = job.first_block; k < job.last_block; ++k) {
-    const MapBlock block = job.blocks[k];
+  const int64_t M = args.n_members, S = args.atoms.n_species;
+  for (int64_t k = args.first_block; k < args.last_block; ++k) {
+    const MapBlock block = args.blocks[k];
     const int64_t us = (block.mul_in + kMapRows - 1) / kMapRows,
-                  vs = (block.mul_out + kWarp - 1) / kWarp, warps = us * vs * M * S * job.n_parts;
+                  vs = (block.mul_out + kWarp - 1) / kWarp, warps = us * vs * M * S * args.n_parts;
     if (work >= warps) {
       work -= warps;
       continue;
@@ -181,25 +181,26 @@ __global__ void outer_kernel(const __grid_constant__ OuterJob<T> job) {
     const int64_t v = work % vs * kWarp + threadIdx.x % kWarp, u0 = work / vs % us * kMapRows,
                   member = work / vs / us % M, species = work / vs / us / M % S,
                   part = work / vs / us / M / S;
-    const int64_t begin = job.atoms.begin ? job.atoms.begin[species] : 0,
-                  n_rows = ((job.atoms.begin ? job.atoms.begin[species + 1] : job.atoms.n_atoms) -
-                            begin) *
-                           block.d;
+    const int64_t begin = args.atoms.begin ? args.atoms.begin[species] : 0,
+                  n_rows =
+                      ((args.atoms.begin ? args.atoms.begin[species + 1] : args.atoms.n_atoms) -
+                       begin) *
+                      block.d;
     const bool live = v < block.mul_out;
     T sum[kMapRows] = {};
-    for (int64_t row = n_rows * part / job.n_parts; row < n_rows * (part + 1) / job.n_parts;
+    for (int64_t row = n_rows * part / args.n_parts; row < n_rows * (part + 1) / args.n_parts;
          ++row) {
       const int64_t position = begin + row / block.d, column = row % block.d * M + member;
-      const int64_t atom = job.atoms.order ? job.atoms.order[position] : position;
-      const T* x = job.x + atom * job.x_width + block.in_offset + column * block.mul_in + u0;
+      const int64_t atom = args.atoms.order ? args.atoms.order[position] : position;
+      const T* x = args.x + atom * args.x_width + block.in_offset + column * block.mul_in + u0;
       const T g =
-          live ? job.grad[atom * job.grad_width + block.out_offset + column * block.mul_out + v]
+          live ? args.grad[atom * args.grad_width + block.out_offset + column * block.mul_out + v]
                : T(0);
 #pragma unroll
       for (int r = 0; r < kMapRows; ++r)
         if (u0 + r < block.mul_in) sum[r] += x[r] * g;
     }
-    T* to = job.dweight + ((part * M + member) * S + species) * job.numel + block.weight +
+    T* to = args.dweight + ((part * M + member) * S + species) * args.numel + block.weight +
             u0 * block.mul_out + v;
 #pragma unroll
     for (int r = 0; r < kMapRows; ++r)
@@ -211,18 +212,18 @@ __global__ void outer_kernel(const __grid_constant__ OuterJob<T> job) {
 }  // namespace
 
 template <class T>
-cudaError_t launch_maps(const MapJob<T>& job, int64_t warps, cudaStream_t stream) {
-  return launch(map_kernel<T>, job, warps, stream);
+cudaError_t launch_maps(const MapArguments<T>& args, int64_t warps, cudaStream_t stream) {
+  return launch(map_kernel<T>, args, warps, stream);
 }
 
 template <class T>
-cudaError_t launch_outer(const OuterJob<T>& job, int64_t warps, cudaStream_t stream) {
-  return launch(outer_kernel<T>, job, warps, stream);
+cudaError_t launch_outer(const OuterArguments<T>& args, int64_t warps, cudaStream_t stream) {
+  return launch(outer_kernel<T>, args, warps, stream);
 }
 
-template cudaError_t launch_maps<float>(const MapJob<float>&, int64_t, cudaStream_t);
-template cudaError_t launch_maps<double>(const MapJob<double>&, int64_t, cudaStream_t);
-template cudaError_t launch_outer<float>(const OuterJob<float>&, int64_t, cudaStream_t);
-template cudaError_t launch_outer<double>(const OuterJob<double>&, int64_t, cudaStream_t);
+template cudaError_t launch_maps<float>(const MapArguments<float>&, int64_t, cudaStream_t);
+template cudaError_t launch_maps<double>(const MapArguments<double>&, int64_t, cudaStream_t);
+template cudaError_t launch_outer<float>(const OuterArguments<float>&, int64_t, cudaStream_t);
+template cudaError_t launch_outer<double>(const OuterArguments<double>&, int64_t, cudaStream_t);
 
 }  // namespace race::cuda

@@ -1,6 +1,6 @@
 #pragma once
-// The path table of race::conv in the form of the CUDA kernels. It depends on the model alone, so
-// the device's copy is made once.
+// The path table of race::conv, cut into tiles for the CUDA kernels. It depends on the model alone,
+// so the device's copy is made once.
 #include <memory>
 #include <vector>
 
@@ -8,7 +8,7 @@
 #include <c10/core/Device.h>
 
 #include "../src/conv_problem.h"
-#include "kernels.h"
+#include "conv_kernels.h"
 
 namespace race::cuda {
 
@@ -27,14 +27,15 @@ struct Schedule {
   const Tile* tiles_ptr() const { return static_cast<const Tile*>(device_tiles.const_data_ptr()); }
 };
 
-struct Plan {
+struct Tiling {
   Schedule forward;              // tasks write columns of the result
   Schedule transposed;           // tasks write columns of the adjoint of g
   bool weights_disjoint = true;  // every column of R is read by exactly one tile
 };
 
 // `wide` makes tiles of up to kTile channels instead of one warp's.
-// Thread safe; plans are never changed.
-std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, at::Device device);
+// Thread safe; tilings are never changed.
+std::shared_ptr<const Tiling> tiling_for(const Problem& n, int64_t n_cg, bool wide,
+                                         at::Device device);
 
 }  // namespace race::cuda

@@ -11,17 +11,18 @@
 //   edge adjoints   v[m1, m2] = sum_m3 cg w[m3],       t[m2] = sum_m1 x[m1] v[m1, m2],
 //                   dR = t . Y,   dY = R t
 //
-// Nothing is summed atomically, so results do not depend on timing: the adjoint of g is a gather as
-// well, over the edges sorted by sender, and the adjoint of the table one over the edges sorted by
-// interval. (Only path tables in which two paths share weights or columns, which conv_paths never
-// makes, take atomic sums.) All sums are in the type of the data; tensor cores are not used.
+// Nothing is summed atomically, so results do not depend on timing. The adjoint of g is a gather as
+// well, over the edges sorted by sender. The adjoint of the table is one over the edges sorted by
+// interval. Atomic sums are used only if two paths share weights or columns, as none of conv_paths
+// do. All sums are in the type of the data; tensor cores are not used.
 #include <cstdint>
 
 #include <cuda_runtime.h>
 
+#include "warp.h"
+
 namespace race::cuda {
 
-constexpr int kWarp = 32;
 constexpr int kTile = 64;     // channels of a tile at most: two to a lane
 constexpr int kInterval = 6;  // rows of the table that determine R in an interval
 constexpr int kMaxSh = 16;    // (lmax + 1)^2, lmax = 3
@@ -30,7 +31,7 @@ constexpr int kEdgeChunk =
 
 // Up to kTile channels of one path, for every member. `in` and `out` are the rows read and written;
 // a transposed tile has them swapped. d_* and *_stride are the numbers and steps of the spherical
-// components, *_member is the step to the next member's columns.
+// components. *_member is the step to the next member's columns.
 struct Tile {
   int32_t d_in, d_sh, d_out, sh_offset;
   int32_t width, lanes;  // channels, and the power of two they are padded to: 32 / lanes edges go
@@ -115,22 +116,15 @@ struct TableSums {
 
 // Each returns what the launch returned.
 template <class T>
-cudaError_t launch_gather(const Gather<T>& job, bool second, cudaStream_t stream);
+cudaError_t launch_gather(const Gather<T>& args, bool second, cudaStream_t stream);
 template <class T>
-cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& job, bool second, cudaStream_t stream);
+cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& args, bool second, cudaStream_t stream);
 template <class T>
-cudaError_t launch_table_sums(const TableSums<T>& job, cudaStream_t stream);
+cudaError_t launch_table_sums(const TableSums<T>& args, cudaStream_t stream);
 
 // interval[e], as the kernels above find it.
 template <class T>
 cudaError_t launch_intervals(const T* x, int64_t n_edges, int64_t n_rows, int32_t* interval,
-                             cudaStream_t stream);
-
-// receiver[e] of a CSR graph, and what is wrong with it: fault[0..2] = (kind, position, value) of
-// some bad entry, 0 if there is none; kind 1: row_ptr decreases or leaves [0, E]; 2: a sender
-// outside [0, n_nodes). A bad row is not followed.
-cudaError_t launch_receivers(const int64_t* row_ptr, const int64_t* sender, int64_t n_receivers,
-                             int64_t n_edges, int64_t n_nodes, int64_t* receiver, int64_t* fault,
                              cudaStream_t stream);
 
 }  // namespace race::cuda

@@ -20,7 +20,7 @@ struct Run {
 // Runs and entries follow each other in the order of o: its runs are runs[begin[o]] ..
 // runs[begin[o + 1]], and the first run begins with entry 0.
 template <class T>
-struct List {
+struct BilinearMap {
   const int32_t* begin;  // [n_components + 1]
   const Run* runs;
   const Entry<T>* entries;
@@ -30,12 +30,12 @@ struct List {
 // an adjoint `bar`, the adjoint of one operand is another bilinear map, of bar and the other
 // operand.
 template <class T>
-struct Lists {
-  List<T> second;        // P2 from (x, x)
-  List<T> second_back;   // adjoint of x from (that of P2, x)
-  List<T> third;         // P3 from (P2, x)
-  List<T> third_first;   // adjoint of P2 from (that of P3, x)
-  List<T> third_second;  // adjoint of x from (that of P3, P2)
+struct BilinearMaps {
+  BilinearMap<T> second;        // P2 from (x, x)
+  BilinearMap<T> second_back;   // adjoint of x from (that of P2, x)
+  BilinearMap<T> third;         // P3 from (P2, x)
+  BilinearMap<T> third_first;   // adjoint of P2 from (that of P3, x)
+  BilinearMap<T> third_second;  // adjoint of x from (that of P3, P2)
   bool has_third;
 };
 

@@ -1,4 +1,4 @@
-#include "device.cuh"
+#include "conv_device.cuh"
 
 namespace race::cuda {
 namespace {
@@ -10,14 +10,14 @@ constexpr int64_t kRowsTogether = 8192;
 
 template <class T, bool Second>
 struct GatherTile {
-  const Gather<T>& job;
+  const Gather<T>& args;
   const Tile& tile;
   int64_t row, member;
   bool first;  // the first tile of its task stores, later tiles add
 
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {
-    const Operands<T>& in = job.operands;
+    const Operands<T>& in = args.operands;
     const int lane = threadIdx.x % kWarp, slot = C == 2 ? 0 : lane / tile.lanes,
               c = c0 + (C == 2 ? lane : lane % tile.lanes);
     const int step = C == 2 ? 1 : kWarp / tile.lanes;
@@ -28,9 +28,10 @@ struct GatherTile {
     const int64_t group = in.n_groups > 1 ? member : 0;
 
     T sum[C][D1][D2] = {};
-    const int64_t end = job.row_ptr[row + 1];
-    for (int64_t k = job.row_ptr[row] + slot; k < end; k += step) {
-      const int64_t e = job.edge ? job.edge[k] : k, start = job.node[k] * job.x_width + x_column;
+    const int64_t end = args.row_ptr[row + 1];
+    for (int64_t k = args.row_ptr[row] + slot; k < end; k += step) {
+      const int64_t e = args.edge ? args.edge[k] : k,
+                    start = args.node[k] * args.x_width + x_column;
       T y[D2], yc[D2], r[C] = {}, b[C] = {};
 #pragma unroll
       for (int m = 0; m < D2; ++m) {
@@ -66,9 +67,9 @@ struct GatherTile {
 #pragma unroll
         for (int i = 0; i < C; ++i) {
           const int64_t at = start + m1 * tile.in_stride + i * kWarp;
-          const T x = live[i] ? job.x[at] : T(0), rx = r[i] * x;
+          const T x = live[i] ? args.x[at] : T(0), rx = r[i] * x;
           T s = rx;
-          if constexpr (Second) s = b[i] * x + (job.bar && live[i] ? r[i] * job.bar[at] : T(0));
+          if constexpr (Second) s = b[i] * x + (args.bar && live[i] ? r[i] * args.bar[at] : T(0));
 #pragma unroll
           for (int m2 = 0; m2 < D2; ++m2) {
             sum[i][m1][m2] += s * y[m2];
@@ -84,7 +85,7 @@ struct GatherTile {
           for (int m2 = 0; m2 < D2; ++m2) sum[0][m1][m2] += shuffle_xor(sum[0][m1][m2], lanes);
     if (slot > 0) return;
 
-    T* out = job.out + row * job.out_width + tile.out + member * tile.out_member + c;
+    T* out = args.out + row * args.out_width + tile.out + member * tile.out_member + c;
     const T* cg = in.cg + tile.cg;
     for (int m3 = 0; m3 < tile.d_out; ++m3, out += tile.out_stride, cg += tile.cg_out) {
       T total[C] = {};
@@ -99,7 +100,7 @@ struct GatherTile {
 #pragma unroll
       for (int i = 0; i < C; ++i) {
         if (!live[i]) continue;
-        if (job.atomic)
+        if (args.atomic)
           atomicAdd(out + i * kWarp, total[i]);
         else
           out[i * kWarp] = first ? total[i] : out[i * kWarp] + total[i];
@@ -110,27 +111,28 @@ struct GatherTile {
 
 template <class T, bool Second>
 __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>)
-    gather_kernel(const __grid_constant__ Gather<T> job) {
-  const int64_t n_members = job.operands.n_members, work = global_warp(),
-                per_batch = kRowsTogether * job.n_tasks * n_members;
+    gather_kernel(const __grid_constant__ Gather<T> args) {
+  const int64_t n_members = args.operands.n_members, work = global_warp(),
+                per_batch = kRowsTogether * args.n_tasks * n_members;
   const int64_t batch = work / per_batch, first_row = batch * kRowsTogether;
-  if (first_row >= job.n_rows) return;
+  if (first_row >= args.n_rows) return;
   const int64_t rows =
-      job.n_rows - first_row < kRowsTogether ? job.n_rows - first_row : kRowsTogether;
+      args.n_rows - first_row < kRowsTogether ? args.n_rows - first_row : kRowsTogether;
   const int64_t within = work - batch * per_batch, task = within / rows;
-  if (task >= job.n_tasks * n_members) return;
+  if (task >= args.n_tasks * n_members) return;
   const int64_t member = task % n_members, run = task / n_members;
-  for (int32_t t = job.task_begin[run]; t < job.task_begin[run + 1]; ++t)
-    for_dimensions(job.tiles[t], GatherTile<T, Second>{job, job.tiles[t], first_row + within % rows,
-                                                       member, t == job.task_begin[run]});
+  for (int32_t t = args.task_begin[run]; t < args.task_begin[run + 1]; ++t)
+    for_dimensions(args.tiles[t],
+                   GatherTile<T, Second>{args, args.tiles[t], first_row + within % rows, member,
+                                         t == args.task_begin[run]});
 }
 
 }  // namespace
 
 template <class T>
-cudaError_t launch_gather(const Gather<T>& job, bool second, cudaStream_t stream) {
-  return launch(second ? gather_kernel<T, true> : gather_kernel<T, false>, job,
-                job.n_rows * job.n_tasks * job.operands.n_members, stream);
+cudaError_t launch_gather(const Gather<T>& args, bool second, cudaStream_t stream) {
+  return launch(second ? gather_kernel<T, true> : gather_kernel<T, false>, args,
+                args.n_rows * args.n_tasks * args.operands.n_members, stream);
 }
 
 template cudaError_t launch_gather<float>(const Gather<float>&, bool, cudaStream_t);

@@ -1,9 +1,9 @@
-#include "matrices_plan.h"
+#include "linear_stages.h"
 
 #include <algorithm>
-#include <list>
-#include <mutex>
+#include <utility>
 
+#include "../src/recent.h"
 #include "upload.h"
 
 namespace race::cuda {
@@ -47,10 +47,14 @@ MapPlan plan_maps(const MapProblem& p) {
                                                    // written
   for (const Map& map : p.maps) {
     const linear::Block& b = map.block;
-    Placed now{{map.from, b.in_offset, b.in_offset + b.d * p.n_members * b.mul_in},
-               {map.to, b.out_offset, b.out_offset + b.d * p.n_members * b.mul_out},
-               0,
-               drafts.size()};
+    Placed now{.in = {.tensor = map.from,
+                      .begin = b.in_offset,
+                      .end = b.in_offset + b.d * p.n_members * b.mul_in},
+               .out = {.tensor = map.to,
+                       .begin = b.out_offset,
+                       .end = b.out_offset + b.d * p.n_members * b.mul_out},
+               .stage = 0,
+               .task = drafts.size()};
     for (const Placed& before : placed) {
       const bool waits =
           before.out.meets(now.in) || before.in.meets(now.out) ||
@@ -73,15 +77,23 @@ MapPlan plan_maps(const MapProblem& p) {
       std::fill(first, last, true);
       int64_t row_offset = b.out_offset;
       for (int64_t made = p.n_given; made < map.to; ++made) row_offset += p.widths[made];
-      drafts.push_back({{static_cast<int32_t>(map.to), static_cast<int32_t>(b.d),
-                         static_cast<int32_t>(b.mul_out), 0, 0, start, b.out_offset, row_offset},
-                        now.stage,
-                        {}});
+      const MapTask task{.to = static_cast<int32_t>(map.to),
+                         .d = static_cast<int32_t>(b.d),
+                         .mul_out = static_cast<int32_t>(b.mul_out),
+                         .first = 0,
+                         .last = 0,
+                         .start = start,
+                         .out_offset = b.out_offset,
+                         .row_offset = row_offset};
+      drafts.push_back({.task = task, .stage = now.stage, .terms = {}});
     }
-    drafts[now.task].terms.push_back({static_cast<int32_t>(map.from),
-                                      static_cast<int32_t>(b.mul_in), b.in_offset, b.weight_offset,
-                                      map.weight_species, map.transposed ? 1 : b.mul_out,
-                                      map.transposed ? b.mul_in : 1});
+    drafts[now.task].terms.push_back({.from = static_cast<int32_t>(map.from),
+                                      .mul_in = static_cast<int32_t>(b.mul_in),
+                                      .in_offset = b.in_offset,
+                                      .weight = b.weight_offset,
+                                      .weight_species = map.weight_species,
+                                      .step_in = map.transposed ? 1 : b.mul_out,
+                                      .step_out = map.transposed ? b.mul_in : 1});
     placed.push_back(now);
   }
 
@@ -106,32 +118,23 @@ MapPlan plan_maps(const MapProblem& p) {
 }
 
 std::shared_ptr<const MapPlan> map_plan_for(const MapProblem& p, at::Device device) {
-  struct Kept {
-    std::vector<int64_t> key;
-    at::Device device;
-    std::shared_ptr<const MapPlan> plan;
-  };
-  static std::mutex mutex;
-  static auto& kept = *new std::list<Kept>;  // never destroyed: tensors outlive no CUDA context
-  std::vector<int64_t> key{p.n_given, p.n_members, p.has_rows, static_cast<int64_t>(p.maps.size())};
-  key.insert(key.end(), p.widths.begin(), p.widths.end());
+  using Key = std::pair<std::vector<int64_t>, at::Device>;
+  static auto& plans = *new Recent<Key, std::shared_ptr<const MapPlan>>(kKept);
+  Key wanted{{p.n_given, p.n_members, p.has_rows, static_cast<int64_t>(p.maps.size())}, device};
+  std::vector<int64_t>& numbers = wanted.first;
+  numbers.insert(numbers.end(), p.widths.begin(), p.widths.end());
   for (const Map& m : p.maps)
     for (const int64_t number : {m.from, m.to, m.block.d, m.block.mul_in, m.block.mul_out,
                                  m.block.in_offset, m.block.out_offset, m.block.weight_offset,
                                  m.weight_species, static_cast<int64_t>(m.transposed)})
-      key.push_back(number);
-  const std::lock_guard lock(mutex);
-  for (auto k = kept.begin(); k != kept.end(); ++k)
-    if (k->device == device && k->key == key) {
-      kept.splice(kept.begin(), kept, k);
-      return k->plan;
-    }
-  auto plan = std::make_shared<MapPlan>(plan_maps(p));
-  plan->device_tasks = upload(plan->tasks, device);
-  plan->device_terms = upload(plan->terms, device);
-  kept.push_front({std::move(key), device, plan});
-  if (kept.size() > kKept) kept.pop_back();
-  return plan;
+      numbers.push_back(number);
+  return plans.get([&](const Key& key) { return key == wanted; },
+                   [&] {
+                     auto plan = std::make_shared<MapPlan>(plan_maps(p));
+                     plan->device_tasks = upload(plan->tasks, device);
+                     plan->device_terms = upload(plan->terms, device);
+                     return std::pair{wanted, plan};
+                   });
 }
 
 }  // namespace race::cuda

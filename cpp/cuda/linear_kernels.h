@@ -24,7 +24,6 @@ struct MapTerm {
 
 // One task: tensor `to`, columns out_offset: viewed [d, M, mul_out], = its start + terms first ..
 // last.
-// last.
 enum class MapStart : int32_t { zero, rows, itself };
 struct MapTask {
   int32_t to, d, mul_out, first, last;
@@ -40,7 +39,7 @@ struct BySpecies {
 };
 
 template <class T>
-struct MapJob {
+struct MapArguments {
   BySpecies atoms;
   const MapTask* tasks;
   const MapTerm* terms;
@@ -60,7 +59,7 @@ struct MapBlock {
 };
 
 template <class T>
-struct OuterJob {
+struct OuterArguments {
   BySpecies atoms;
   const MapBlock* blocks;
   int64_t first_block, last_block, n_members, n_parts, numel;
@@ -71,9 +70,9 @@ struct OuterJob {
 
 // Warps that the tasks (blocks) need: host and device count in the same way.
 template <class T>
-cudaError_t launch_maps(const MapJob<T>& job, int64_t warps, cudaStream_t stream);
+cudaError_t launch_maps(const MapArguments<T>& args, int64_t warps, cudaStream_t stream);
 template <class T>
-cudaError_t launch_outer(const OuterJob<T>& job, int64_t warps, cudaStream_t stream);
+cudaError_t launch_outer(const OuterArguments<T>& args, int64_t warps, cudaStream_t stream);
 
 // Most tiles of rows in a task: each group of atoms ends with one that is not full.
 #ifdef __CUDACC__

@@ -1,4 +1,4 @@
-#include "device.cuh"
+#include "conv_device.cuh"
 
 namespace race::cuda {
 namespace {
@@ -42,7 +42,7 @@ __device__ __forceinline__ void sum_lanes(T* v, int lanes, int lane, int index, 
 
 template <class T, bool Second>
 struct EdgeTile {
-  const EdgeAdjoints<T>& job;
+  const EdgeAdjoints<T>& args;
   const Tile& tile;
   Chunk<T>& chunk;
   int64_t receiver, member, begin;  // begin: first edge of the chunk
@@ -51,7 +51,7 @@ struct EdgeTile {
 
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {
-    const Operands<T>& in = job.operands;
+    const Operands<T>& in = args.operands;
     const int lanes = C == 2 ? kWarp : tile.lanes, lane = threadIdx.x % kWarp, slot = lane / lanes,
               c = c0 + lane % lanes;
     bool live[C];
@@ -59,7 +59,7 @@ struct EdgeTile {
     for (int i = 0; i < C; ++i) live[i] = c + i * kWarp < tile.width;
 
     T v[C][D1][D2] = {};
-    const T* w = job.w + receiver * job.w_width + tile.out + member * tile.out_member + c;
+    const T* w = args.w + receiver * args.w_width + tile.out + member * tile.out_member + c;
     const T* cg = in.cg + tile.cg;
     for (int m3 = 0; m3 < tile.d_out; ++m3, w += tile.out_stride, cg += tile.cg_out) {
       T w3[C];
@@ -78,12 +78,12 @@ struct EdgeTile {
     constexpr int V = D2 == 1 ? 2 : D2 == 3 ? 4 : 8;  // adjoints of Y[m2], of x, and padding
     const int64_t x_column = tile.in + member * tile.in_member + c, weight = tile.weight + c;
     const int64_t group = in.n_groups > 1 ? member : 0;
-    const bool sums = job.dsh || job.dx;
+    const bool sums = args.dsh || args.dx;
     for (int base = 0; base < n; base += kWarp / lanes) {
       const int k = base + slot;
       T part[V] = {};
       if (k < n) {
-        const int64_t e = begin + k, start = chunk.sender[k] * job.g_width + x_column;
+        const int64_t e = begin + k, start = chunk.sender[k] * args.g_width + x_column;
         T y[D2], yc[D2];
 #pragma unroll
         for (int m = 0; m < D2; ++m) {
@@ -119,10 +119,10 @@ struct EdgeTile {
           T t[D2] = {}, ta[D2] = {};  // adjoints of x and, in the second order, of its direction
 #pragma unroll
           for (int m1 = 0; m1 < D1; ++m1) {
-            const T x = job.g[start + m1 * tile.in_stride + i * kWarp];
+            const T x = args.g[start + m1 * tile.in_stride + i * kWarp];
             T xa = 0;
             if constexpr (Second)
-              xa = job.bar_g ? job.bar_g[start + m1 * tile.in_stride + i * kWarp] : T(0);
+              xa = args.bar_g ? args.bar_g[start + m1 * tile.in_stride + i * kWarp] : T(0);
 #pragma unroll
             for (int m2 = 0; m2 < D2; ++m2) {
               t[m2] += x * v[i][m1][m2];
@@ -144,16 +144,16 @@ struct EdgeTile {
           part[D2] += dr * slope;
           if constexpr (Second) part[D2] += xi * dr1 * curve;
 
-          if (job.dradial) {
-            T* out = job.dradial + (member * in.n_edges + e) * in.n_weights + weight + i * kWarp;
-            if (job.atomic)
+          if (args.dradial) {
+            T* out = args.dradial + (member * in.n_edges + e) * in.n_weights + weight + i * kWarp;
+            if (args.atomic)
               atomicAdd(out, dr);
             else
               *out = dr;
           }
           const int64_t at = scratch + e * tile.width + c + i * kWarp;
-          if (job.dr) job.dr[at] = dr;
-          if (Second && job.dr1) job.dr1[at] = dr1;
+          if (args.dr) args.dr[at] = dr;
+          if (Second && args.dr1) args.dr1[at] = dr1;
         }
       }
       if (sums)
@@ -170,26 +170,26 @@ struct EdgeTile {
 // member.
 template <class T, bool Second>
 __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocessor<T>)
-    edge_kernel(const __grid_constant__ EdgeAdjoints<T> job) {
+    edge_kernel(const __grid_constant__ EdgeAdjoints<T> args) {
   __shared__ Chunk<T> chunks[kWarpsPerBlock];
-  const Operands<T>& in = job.operands;
+  const Operands<T>& in = args.operands;
   Chunk<T>& chunk = chunks[threadIdx.x / kWarp];
   const int lane = threadIdx.x % kWarp;
-  const int64_t work = global_warp(), receiver = work % job.n_receivers,
-                part = work / job.n_receivers % job.n_parts;
-  const int64_t group = work / job.n_receivers / job.n_parts;
+  const int64_t work = global_warp(), receiver = work % args.n_receivers,
+                part = work / args.n_receivers % args.n_parts;
+  const int64_t group = work / args.n_receivers / args.n_parts;
   if (group >= in.n_groups) return;
 
-  const int64_t n_tiles = job.last_tile - job.first_tile,
+  const int64_t n_tiles = args.last_tile - args.first_tile,
                 members = in.n_groups > 1 ? 1 : in.n_members;
-  const int64_t before = job.tiles[job.first_tile].columns_before;
+  const int64_t before = args.tiles[args.first_tile].columns_before;
   const int64_t columns =
-      job.tiles[job.last_tile - 1].columns_before + job.tiles[job.last_tile - 1].width - before;
-  const int64_t end = job.row_ptr[receiver + 1];
-  for (int64_t begin = job.row_ptr[receiver]; begin < end; begin += kEdgeChunk) {
+      args.tiles[args.last_tile - 1].columns_before + args.tiles[args.last_tile - 1].width - before;
+  const int64_t end = args.row_ptr[receiver + 1];
+  for (int64_t begin = args.row_ptr[receiver]; begin < end; begin += kEdgeChunk) {
     const int n = static_cast<int>(end - begin < kEdgeChunk ? end - begin : kEdgeChunk);
     if (lane < n) {
-      chunk.sender[lane] = job.sender[begin + lane];
+      chunk.sender[lane] = args.sender[begin + lane];
       if (in.table) {
         const Splines<T> splines = find_splines<T, Second>(in.x[begin + lane], in.n_rows);
         chunk.row[lane] = splines.row;
@@ -203,28 +203,28 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
     }
     __syncwarp();
 
-    for (int64_t q = part; q < n_tiles * members; q += job.n_parts) {
+    for (int64_t q = part; q < n_tiles * members; q += args.n_parts) {
       const int64_t member = in.n_groups > 1 ? group : q / n_tiles;
-      const Tile& tile = job.tiles[job.first_tile + q % n_tiles];
+      const Tile& tile = args.tiles[args.first_tile + q % n_tiles];
       const int64_t scratch = (member * columns + tile.columns_before - before) * in.n_edges;
       for_dimensions(tile,
-                     EdgeTile<T, Second>{job, tile, chunk, receiver, member, begin, n, scratch});
+                     EdgeTile<T, Second>{args, tile, chunk, receiver, member, begin, n, scratch});
     }
 
     const int64_t row = (part * in.n_edges + begin) * in.n_groups +
                         group;  // into dsh; the next edge's is n_groups further
-    if (job.dsh)
+    if (args.dsh)
       for (int at = lane; at < n * in.sh_dim; at += kWarp) {
         const int64_t k = at / in.sh_dim, s = at % in.sh_dim;
-        T* out = job.dsh + (row + k * in.n_groups) * in.sh_dim + s;
+        T* out = args.dsh + (row + k * in.n_groups) * in.sh_dim + s;
         if (s == 0)
           *out = T(0);  // the first harmonic is a constant: its adjoint is zero
         else
-          *out = job.accumulate ? *out + chunk.sum[k][s] : chunk.sum[k][s];
+          *out = args.accumulate ? *out + chunk.sum[k][s] : chunk.sum[k][s];
       }
-    if (job.dx && lane < n) {
-      T* out = job.dx + row + lane * in.n_groups;
-      *out = job.accumulate ? *out + chunk.sum[lane][kMaxSh] : chunk.sum[lane][kMaxSh];
+    if (args.dx && lane < n) {
+      T* out = args.dx + row + lane * in.n_groups;
+      *out = args.accumulate ? *out + chunk.sum[lane][kMaxSh] : chunk.sum[lane][kMaxSh];
     }
     __syncwarp();
   }
@@ -233,10 +233,10 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
 }  // namespace
 
 template <class T>
-cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& job, bool second, cudaStream_t stream) {
-  if (job.last_tile == job.first_tile) return cudaSuccess;
-  return launch(second ? edge_kernel<T, true> : edge_kernel<T, false>, job,
-                job.n_receivers * job.n_parts * job.operands.n_groups, stream);
+cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& args, bool second, cudaStream_t stream) {
+  if (args.last_tile == args.first_tile) return cudaSuccess;
+  return launch(second ? edge_kernel<T, true> : edge_kernel<T, false>, args,
+                args.n_receivers * args.n_parts * args.operands.n_groups, stream);
 }
 
 template cudaError_t launch_edge_adjoints<float>(const EdgeAdjoints<float>&, bool, cudaStream_t);

@@ -1,19 +1,17 @@
-#include "plan.h"
+#include "conv_tiling.h"
 
 #include <algorithm>
-#include <list>
 #include <map>
-#include <mutex>
 #include <tuple>
+#include <utility>
 
-#include <c10/util/Exception.h>
-
+#include "../src/recent.h"
 #include "upload.h"
 
 namespace race::cuda {
 namespace {
 
-constexpr size_t kKept = 64;  // plans in memory: layers times shapes of one or a few models
+constexpr size_t kKept = 64;  // tilings in memory: layers times shapes of one or a few models
 
 std::vector<Tile> make_tiles(const Problem& n, int64_t max_width, std::vector<int>& reads) {
   std::vector<Tile> tiles;
@@ -89,54 +87,43 @@ void place(Schedule& schedule, at::Device device) {
   schedule.device_task_begin = upload(schedule.task_begin, device);
 }
 
-struct Key {
-  std::vector<int64_t> numbers;
-  at::Device device;
-  bool operator==(const Key& other) const {
-    return device == other.device && numbers == other.numbers;
-  }
-};
-
-}  // namespace
-
-std::shared_ptr<const Plan> plan_for(const Problem& n, int64_t n_cg, bool wide, at::Device device) {
-  static std::mutex mutex;
-  static auto& kept =
-      *new std::list<std::pair<Key, std::shared_ptr<const Plan>>>;  // never destroyed: tensors
-                                                                    // outlive no CUDA context
-  Key key{{n.n_members, n.n_weights, n.n_sh, n.dim_in, n.dim_out, n_cg, wide}, device};
-  for (const conv::Path& r : n.paths)
-    for (const int64_t number : {r.l1, r.l2, r.l3, r.mul, r.in_offset, r.out_offset, r.out_mul,
-                                 r.out_column, r.weight_offset, r.cg_offset})
-      key.numbers.push_back(number);
-
-  const std::lock_guard lock(mutex);
-  for (auto it = kept.begin(); it != kept.end(); ++it)
-    if (it->first == key) {
-      kept.splice(kept.begin(), kept, it);
-      return it->second;
-    }
-  auto plan = std::make_shared<Plan>();
+Tiling make(const Problem& n, bool wide, at::Device device) {
+  Tiling tiling;
   std::vector<int> reads(n.n_weights, 0);
   const std::vector<Tile> tiles = make_tiles(n, wide ? kTile : kWarp, reads);
-  plan->weights_disjoint =
+  tiling.weights_disjoint =
       std::all_of(reads.begin(), reads.end(), [](int count) { return count == 1; });
-  plan->forward = schedule(tiles, n.n_members, n.dim_out);
+  tiling.forward = schedule(tiles, n.n_members, n.dim_out);
   std::vector<Tile> transposed;
   for (const Tile& tile : tiles) transposed.push_back(transpose(tile));
-  plan->transposed = schedule(transposed, n.n_members, n.dim_in);
+  tiling.transposed = schedule(transposed, n.n_members, n.dim_in);
   // The edge kernels find a tile's scratch by the widths before it, so they are added in the order
   // of the schedule.
   int64_t columns = 0;
-  for (Tile& tile : plan->forward.tiles) {
+  for (Tile& tile : tiling.forward.tiles) {
     tile.columns_before = columns;
     columns += tile.width;
   }
-  place(plan->forward, device);
-  place(plan->transposed, device);
-  kept.emplace_front(std::move(key), plan);
-  if (kept.size() > kKept) kept.pop_back();
-  return plan;
+  place(tiling.forward, device);
+  place(tiling.transposed, device);
+  return tiling;
+}
+
+using Key = std::pair<std::vector<int64_t>, at::Device>;
+
+}  // namespace
+
+std::shared_ptr<const Tiling> tiling_for(const Problem& n, int64_t n_cg, bool wide,
+                                         at::Device device) {
+  static auto& tilings = *new Recent<Key, std::shared_ptr<const Tiling>>(kKept);
+  Key wanted{{n.n_members, n.n_weights, n.n_sh, n.dim_in, n.dim_out, n_cg, wide}, device};
+  for (const conv::Path& r : n.paths)
+    for (const int64_t number : {r.l1, r.l2, r.l3, r.mul, r.in_offset, r.out_offset, r.out_mul,
+                                 r.out_column, r.weight_offset, r.cg_offset})
+      wanted.first.push_back(number);
+  return tilings.get(
+      [&](const Key& key) { return key == wanted; },
+      [&] { return std::pair{wanted, std::make_shared<const Tiling>(make(n, wide, device))}; });
 }
 
 }  // namespace race::cuda

@@ -6,7 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "../simd/linear_kernel.h"
-#include "matrices_kernels.h"
+#include "linear_kernels.h"
 
 namespace race::cuda {
 
@@ -39,7 +39,7 @@ struct MapPlan {
 
 MapPlan plan_maps(const MapProblem& problem);
 
-// Makes a plan, uploads and remembers it.
+// Makes a plan and uploads it, once. Thread safe; plans are never changed.
 std::shared_ptr<const MapPlan> map_plan_for(const MapProblem& problem, at::Device device);
 
 }  // namespace race::cuda
