@@ -54,8 +54,7 @@ class ModelConfig(Options):
         description="p of the scale n^-p of e_n: smooth radial weights are learned first",
     )
     radial_mlp: list[int] = Field(
-        default=[64, 64],
-        description="hidden widths of the radial MLP R(x); []: R is linear in e_n",
+        default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)"
     )
     radial_knots: int = Field(
         default=128,
