@@ -80,7 +80,7 @@ STATE = re.compile(
     r"(?i)(total_?|net_?|tot_?)?(charge|spin|mag(netic_?)?mom(ent)?s?|multiplicity|mult|nelect|"
     r"n_?electrons)|spin_?multiplicity|(external_?|electric_?|magnetic_?|applied_?)?e?_?field"
 )
-CONVERGED = re.compile(r"(?i)(is_?|scf_?|electronic_?|elec_?|dft_?|qm_?)*converged?(nce)?")
+CONVERGED = re.compile(r"(?i)(is_?|scf_?|electronic_?|elec_?|dft_?|qm_?)*converg(e|ed|ence)")
 
 
 @dataclass
