@@ -46,7 +46,7 @@ def text_of(frames):
 def harmless(random):
     return random.choice(
         [
-            lambda t: t.replace("\n", "\r\n"),
+            lambda t: re.sub(r"\r?\n", "\r\n", t),
             lambda t: "\ufeff" + t,
             lambda t: t.replace("\n8\n", "\n\n8\n"),
             lambda t: t + "\n\n",
