@@ -174,7 +174,7 @@ def test_the_command(tmp_path, capsys):
     words = ["reweight", str(tmp_path / "energies"), "--members", "c_U"]
     out = ["--temperature", str(kelvin), "-o", str(tmp_path / "out.json")]
     assert main([*words, *out]) == 0
-    assert "warning: Press: of the potential that drove the run" in capsys.readouterr().out
+    assert "warning: Press" in capsys.readouterr().out
     assert main([*words, *out, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "out.json").read_text())

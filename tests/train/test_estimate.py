@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from race.train import estimate
-from race.train.estimate import Estimate, duration, peak_memory
+from race.train.estimate import CostEstimate, duration, peak_memory
 from race.train.log import table
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 def said(n_epochs, seconds) -> list[str]:
     lines: list[str] = []
-    expected = Estimate(CPU, 20, n_epochs, seconds, lines.append)
+    expected = CostEstimate(CPU, 20, n_epochs, seconds, lines.append)
     for _ in range(30):
         expected.step()
     return lines
@@ -37,7 +37,7 @@ def test_a_time_holds_epochs(clock):
 
 def test_it_is_said_before_the_first_validation(clock):
     lines: list[str] = []
-    expected = Estimate(CPU, 4, 10, None, lines.append)
+    expected = CostEstimate(CPU, 4, 10, None, lines.append)
     for _ in range(4):
         expected.step()
     (line,) = lines
@@ -46,7 +46,7 @@ def test_it_is_said_before_the_first_validation(clock):
 
 def test_epochs_of_two_steps_say_nothing():
     lines: list[str] = []
-    expected = Estimate(CPU, 2, 10, None, lines.append)
+    expected = CostEstimate(CPU, 2, 10, None, lines.append)
     for _ in range(20):
         expected.step()
     assert lines == []
