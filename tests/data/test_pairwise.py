@@ -11,7 +11,7 @@ from ase.calculators.emt import EMT
 from race.data import Dataset
 from race.data.baseline import LOST
 from race.data.graph import ORIGIN
-from race.data.pairwise import other_scale, unrelated
+from race.data.pairwise import divide, other_scale, unrelated
 from race.errors import RaceError
 
 from .test_plausibility import ask, copper, found
@@ -103,7 +103,7 @@ def alloy():
 def test_sound_sets_pass(name):
     frames = SOUND[name]()
     data = Dataset(frames, sorted({*frames[0].symbols}), 5.0, torch.float64)
-    assert unrelated(data) is None and other_scale(data) is None
+    assert unrelated(divide(data)) is None and other_scale(divide(data)) is None
 
 
 def test_too_little_to_tell():
@@ -119,7 +119,7 @@ def test_too_little_to_tell():
     large[3].arrays["forces"][2, 1] = 9e3
     for frames in (few, small, without, [atoms[:1] for atoms in copper(24)], large):
         data = Dataset(frames, ["Cu"], 4.0, torch.float64)
-        assert unrelated(data) is None and other_scale(data) is None
+        assert unrelated(divide(data)) is None and other_scale(divide(data)) is None
 
 
 def test_the_rest_of_a_baseline():
@@ -131,7 +131,7 @@ def test_the_rest_of_a_baseline():
         atoms.arrays["forces"] = 0.05 * random.permutation(forces)
         atoms.arrays[LOST] = forces - atoms.arrays["forces"]
     data = Dataset(frames, ["Cu"], 4.0, torch.float64)
-    assert unrelated(data) is None and other_scale(data) is None
+    assert unrelated(divide(data)) is None and other_scale(divide(data)) is None
     for atoms in frames:
         del atoms.arrays[LOST]
     assert unrelated(data) is not None

@@ -45,9 +45,11 @@ class _Frame:
     share: np.ndarray
 
 
-def unrelated(data: Dataset) -> str | None:
-    """What is wrong, in words, with forces that no pair potential explains any of."""
-    halves = _halves(data)
+Halves = tuple[list[_Frame], list[_Frame]]
+
+
+def unrelated(halves: Halves | None) -> str | None:
+    """The fault, in words, of forces of which a pair potential explains nothing."""
     if halves is None:
         return None
     error = square = 0.0
@@ -66,11 +68,10 @@ def unrelated(data: Dataset) -> str | None:
     )
 
 
-def other_scale(data: Dataset) -> str | None:
-    """What is wrong, in words, with energies that a pair potential fitted to the forces follows,
-    but for their sign or unit.
+def other_scale(halves: Halves | None) -> str | None:
+    """The fault, in words, of energies that follow a pair potential fitted to the forces but
+    for their sign or unit.
     """
-    halves = _halves(data)
     if halves is None:
         return None
     frames = [*halves[0], *halves[1]]
@@ -98,7 +99,7 @@ def other_scale(data: Dataset) -> str | None:
     )
 
 
-def _halves(data: Dataset) -> tuple[list[_Frame], list[_Frame]] | None:
+def divide(data: Dataset) -> Halves | None:
     """Every other frame without the few of far larger forces; None: too few to tell, or no
     forces.
     """

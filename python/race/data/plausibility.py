@@ -22,7 +22,7 @@ from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN, Batch
 from race.data.labels import FIXED
 from race.data.notes import log
-from race.data.pairwise import other_scale, unrelated
+from race.data.pairwise import divide, other_scale, unrelated
 from race.data.statistics import composition
 from race.data.weights import force_weights
 from race.errors import RaceError
@@ -199,7 +199,8 @@ def _findings(
     if "forces" in labels:
         yield from _repeated_forces(every)
         yield from _force_values(every)
-        if said := unrelated(training):
+        halves = divide(training)
+        if said := unrelated(halves):
             yield "unrelated-forces", said
     if "energy" in labels:
         yield from _repeated_energies(every)
@@ -209,7 +210,7 @@ def _findings(
         yield from _stresses(frames)
         yield from _stresses(validation)
     if {"energy", "forces"} <= set(labels):
-        if said := contradiction(frames) or other_scale(training):
+        if said := contradiction(frames) or other_scale(halves):
             yield "energy-forces", said
     yield from _surroundings(training)
 
