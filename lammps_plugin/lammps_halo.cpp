@@ -63,7 +63,7 @@ void LammpsHalo::find_readers(const race::Graph& graph) {
   n_readers_.assign(graph.n_total, 0);
   const int64_t* sender = graph.sender.data_ptr<int64_t>();
   for (int64_t edge = 0; edge < graph.sender.numel(); ++edge) n_readers_[sender[edge]] = 1;
-  read_by_receiver_.clear();
+  for (auto& [list, read] : read_by_receiver_) read.clear();  // keeps its memory
   knows_readers_ = false;
   finds_readers_ = true;
   at::Tensor rows = at::from_blob(n_readers_.data(), {graph.n_total, 1}, at::kDouble);
