@@ -119,6 +119,32 @@ def test_help_of_a_command_imports_nothing_large(name):
     assert imported(name, names={"torch", "ase", "scipy", "matplotlib"}) == []
 
 
+CODE = """
+import sys
+from race.cli import main
+status = main(sys.argv[1:])
+print(status, *{"torch", "ase"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("data: [", "not valid YAML"),
+        ("data: {train: [a.xyz]}\ntrain: {epoch: 1}", "no such option; did you mean epochs?"),
+        ("data: {train: [missing.xyz]}", "missing.xyz: no such file"),
+        ("data: {train: [a.yaml], validation: [missing.xyz]}", "missing.xyz: no such file"),
+    ],
+)
+def test_a_wrong_config_is_told_at_once(tmp_path, config, message):
+    """Without the seconds that torch and ASE take to import."""
+    (tmp_path / "a.yaml").write_text(config)
+    command = [sys.executable, "-c", CODE, "train", "a.yaml", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["2"] and message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_choices_are_what_there_is():
     """Of options whose help must not import what they choose from."""
     assert set(RECALIBRATIONS) == set(METHODS)

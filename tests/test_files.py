@@ -17,6 +17,7 @@ from race import files
 from race.errors import RaceError
 from race.files import (
     LOCK,
+    XYZ,
     Lock,
     check_output,
     is_device,
@@ -106,6 +107,21 @@ def test_outputs_are_tried_before_the_work(tmp_path):
     check_output(file)
     assert file.read_text() == "as it was" and not list((tmp_path / "a" / "b").iterdir())
     assert {path.name for path in tmp_path.iterdir()} == {"file", "a"}
+
+
+def test_an_output_is_no_input_and_called_as_what_it_is(tmp_path):
+    pool, link = tmp_path / "pool.xyz", tmp_path / "link.xyz"
+    pool.touch()
+    link.symlink_to(pool)
+    for output in (pool, link):
+        with pytest.raises(RaceError, match="the output is one of the inputs"):
+            check_output(output, [tmp_path / "other.xyz", pool])
+    for name in ("x.traj", "x.xyz.gz", "x.race.pt"):
+        with pytest.raises(RaceError, match="another format; expected NAME.extxyz or NAME.xyz"):
+            check_output(tmp_path / name, suffixes=XYZ)
+    for name in ("x.xyz", "x.extxyz", "x"):
+        check_output(tmp_path / name, [pool], XYZ)
+    check_output(Path("/dev/stdout"), [pool], XYZ)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

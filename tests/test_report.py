@@ -64,6 +64,8 @@ def test_a_run_alone(run, tmp_path):
     assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text()
     assert len(re.findall("data:image/png", text)) == 1 and "member 1" in text
+    assert main(["report", str(run), "-o", str(run / "model.safetensors")]) == 2
+    assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0  # the model is there
 
 
 def test_what_is_no_evaluation(run, tmp_path, capsys):

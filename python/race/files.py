@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from race.errors import RaceError
 
 LOCK = ".lock"
+XYZ = (".extxyz", ".xyz")  # suffixes of extended xyz
 # Errors of the file system itself, after which nothing else can be expected to be written
 REMEDIES = {
     errno.ENOSPC: "free some space, and give the command again",
@@ -130,20 +131,36 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def check_output(path: Path) -> Path:
+def check_output(path: Path, inputs: Sequence[Path] = (), suffixes: Sequence[str] = ()) -> Path:
     """Tries that the file `path` can be written when the work is done; it is left as it is.
 
+    Args:
+        path: the output.
+        inputs: files that it would destroy.
+        suffixes: those of its format, by which it is read again; none at all is right, too.
+
     Raises:
-        RaceError: its folder is not there or cannot be written, or it is a folder itself.
+        RaceError: its folder is not there or cannot be written, or it is a folder itself; it is
+            one of the inputs, or called as if it were of another format.
     """
     if path.is_dir():
         raise RaceError("is a folder", where=path, expected="the name of a file")
+    if any(known.exists() and path.exists() and path.samefile(known) for known in inputs):
+        raise RaceError(
+            "the output is one of the inputs", where=path, expected="another file: it would be lost"
+        )
     if path.name == "-":
         raise RaceError(
             "is no name of a file", where=path, remedy="for standard output write /dev/stdout"
         )
     if is_device(path):
         return path
+    if suffixes and path.suffix not in ("", *suffixes):
+        raise RaceError(
+            f"{path.suffix} is the suffix of another format",
+            where=path,
+            expected=" or ".join(f"NAME{suffix}" for suffix in suffixes),
+        )
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise RaceError("no such folder", where=folder, remedy="make it, or choose another")

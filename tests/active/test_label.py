@@ -1,5 +1,6 @@
 """`race label`: labels in processes of their own that may hang, crash or need another try."""
 
+import io
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 
 from race.active.config import OracleConfig
+from race.active.label_worker import label_apart
 from race.active.labelling import label_frames
 from race.active.oracle import make_oracle
 from race.cli import main
@@ -121,6 +124,25 @@ def test_labels_are_kept_when_too_many_fail(tmp_path):
     assert len(list((tmp_path / "labels").iterdir())) == 1
 
 
+def test_what_an_executor_loses_is_a_failure(tmp_path, monkeypatch):
+    """As a worker of Dask that dies at each try; the list of failures is that of the last call."""
+    config, frames, oracle = problem(tmp_path, [0, 0, 0], workers=2)
+
+    def lost(config, atoms, where):
+        if where.endswith("frame 1"):
+            raise RuntimeError("KilledWorker")
+        return label_apart(config, atoms, where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("race.active.labelling.label_apart", lost)
+        out = label_frames(frames, oracle, config, tmp_path / "out.xyz")
+    assert [atoms.info["number"] for atoms in out] == [0, 2]
+    (failed,) = json.loads((tmp_path / "failed-out.json").read_text())
+    assert failed["frame"] == 1 and failed["reason"].endswith("frame 1: RuntimeError: KilledWorker")
+    assert len(label_frames(frames, oracle, config, tmp_path / "out.xyz")) == 3
+    assert not (tmp_path / "failed-out.json").exists()
+
+
 def test_an_oracle_that_is_none_ends_the_work_at_once(tmp_path):
     config, frames, oracle = problem(tmp_path, [0, 0], workers=2)
     wrong = config.model_copy(update={"calculator": "no.such.Thing"})
@@ -142,6 +164,27 @@ def test_the_command(tmp_path, capsys):
     assert "0 labels computed" in capsys.readouterr().out
     assert main(["label", str(tmp_path / "a.yaml"), pool, "-o", pool]) == 2
     assert "the output is one of the inputs" in capsys.readouterr().err
+
+
+def test_structures_keep_all_but_labels(tmp_path):
+    """Labels that cannot be read say nothing of the structure; the new ones replace them."""
+    frames = cells([0, 0])
+    for atoms in frames:
+        atoms.set_tags([1, 2, 3, 4])
+        atoms.set_constraint(FixAtoms([1]))
+    text = io.StringIO()
+    ase.io.write(text, frames, format="extxyz")
+    junk = text.getvalue().replace("pbc=", "energy=inf DFT_energy=7 pbc=")
+    (tmp_path / "pool.xyz").write_text(junk)
+    (tmp_path / "a.yaml").write_text("oracle: {calculator: ase.calculators.emt.EMT}")
+    command = ["label", str(tmp_path / "a.yaml"), str(tmp_path / "pool.xyz"), "-o"]
+    assert main([*command, str(tmp_path / "out.xyz")]) == 0
+    for atoms in ase.io.read(tmp_path / "out.xyz", ":"):
+        assert atoms.get_tags().tolist() == [1, 2, 3, 4] and atoms.info["DFT_energy"] == 7
+        assert atoms.constraints[0].index.tolist() == [1]
+        atoms.set_constraint()
+        assert right(atoms)
+    assert main([*command, str(tmp_path / "out.traj")]) == 2
 
 
 def by_dask(tmp_path, frames, **options):

@@ -204,6 +204,9 @@ def test_columns_of_a_compute():
         (["--budget", "2", "missing.extxyz"], "missing.extxyz: no such file"),
         (["--budget", "2", "broken.extxyz"], "the file ends inside this frame"),
         (["--budget", "2", "coincide.extxyz"], "coincide.extxyz, frame 1: atoms"),
+        (["--budget", "2", "--features", "model", "POOL"], "--features: is that of fps"),
+        (["--budget", "2", "POOL", "--elements", "B", "N"], "--elements: is for LAMMPS dumps"),
+        (["--budget", "2", "POOL", "--compute", "u all race/atom bald"], "--compute: is for"),
     ],
 )
 def test_refusals(run, pool, tmp_path, capsys, words, message, monkeypatch):
@@ -245,3 +248,17 @@ def test_bad_frames_of_a_pool_are_left_out_and_named(tmp_path, capsys, caplog, m
     assert select(*words, "--skip-bad-frames", "1") == 0
     assert "left out: pool.extxyz, frame 1: atoms" in caplog.text
     assert len(ase.io.read("out.extxyz", ":")) == 2
+
+
+def test_frames_of_other_elements_are_left_out(run, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = boron_nitride(1)
+    other.symbols[0] = "Cu"
+    ase.io.write("pool.extxyz", [boron_nitride(0), other, boron_nitride(2)])
+    words = ["--budget", "2", str(run), "pool.extxyz", "-o", "out.extxyz"]
+    assert select(*words, "--strategy", "max-variance") == 2
+    assert "pool.extxyz, frame 1: element Cu is unknown" in capsys.readouterr().err
+    assert select(*words, "--strategy", "max-variance", "--skip-bad-frames", "1") == 0
+    assert "left out: pool.extxyz, frame 1: element Cu" in caplog.text
+    assert len(ase.io.read("out.extxyz", ":")) == 2
+    assert select(*words, "--strategy", "random") == 0  # asks no model

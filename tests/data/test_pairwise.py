@@ -51,6 +51,13 @@ def test_interchanged_forces(what):
     assert "unrelated-forces" not in found(ask(frames, labels=("energy", "stress")))
 
 
+def test_chance_explains_nothing():
+    """The frames that are asked are not those that were fitted: of these it would be some 5 %."""
+    frames = each(copper(16), lambda f, random: random.normal(size=f.shape))
+    said = unrelated(divide(Dataset(frames, ["Cu"], 4.0, torch.float64)))
+    assert "explains 0 % of them" in said
+
+
 @pytest.mark.parametrize("factor", [-1.0, 51.42, 1 / 51.42, 1e3])
 def test_another_unit(factor):
     frames = each(copper(24), lambda f, _: factor * f)

@@ -259,10 +259,10 @@ def test_images_of_each_other_have_one_energy():
 
 
 def test_a_stress_that_was_not_computed():
-    for stress in (np.zeros(6), -np.zeros(6), np.full(6, 0.01)):
+    for stress in ([0.0, 0.0], [-0.0, -0.0], [0.0, -0.0], [0.01, 0.01]):
         frames = copper()
-        for atoms in frames[3:5]:
-            atoms.info["stress"] = stress
+        for atoms, value in zip(frames[3:5], stress, strict=True):
+            atoms.info["stress"] = np.full(6, value)
         with pytest.raises(RaceError, match=r"2 frames have .* stress.*frame 3; .*repeated-stress"):
             ask(frames)
     frames = copper()

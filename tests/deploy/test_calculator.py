@@ -343,8 +343,12 @@ def test_refusals(calculator, atoms):
     molecule.calc = calculator
     with pytest.raises(PropertyNotImplementedError):
         molecule.get_stress()
-    atoms.positions[0, 0] = np.nan
     atoms.calc = calculator
+    for place in (atoms.positions[1].copy(), atoms.positions[1] + atoms.cell[0]):
+        atoms.positions[0] = place
+        with pytest.raises(RaceError, match="atoms [01] and [01] are at one place; got .* A"):
+            atoms.get_potential_energy()
+    atoms.positions[0, 0] = np.nan
     with pytest.raises(RaceError, match="NaN"):
         atoms.get_potential_energy()
 
@@ -407,6 +411,27 @@ def test_options_are_given_when_it_is_made(artifact):
             unknown(unceratinty=True)
     assert calculator.parameters == before and calculator.predictor.zbl is None
     assert race.Calculator(artifact, directory="d", label="l").label == "d/l"
+
+
+def test_types_as_users_have_them(artifact, atoms):
+    """Types of numpy and torch, a number as leader; a word is no bool, though it is true."""
+    for dtype in (np.float32, np.dtype("float32"), torch.float32, "float32"):
+        assert race.Calculator(artifact, dtype=dtype).predictor.model.dtype == "float32"
+    calculator = race.Calculator(artifact, torch.device("cpu"), zbl=np.bool_(False))
+    assert copy.deepcopy(calculator).get_property("energy", atoms) < 0
+    with pytest.raises(RaceError, match="lead 1: the file carries no such member"):
+        race.Calculator(artifact, lead=1)
+    for name in ("zbl", "uncertainty"):
+        with pytest.raises(RaceError, match=f"{name}: is no bool; expected True or False; got off"):
+            race.Calculator(artifact, **{name: "off"})
+
+
+def test_what_ase_knows_of_the_results(artifact, atoms):
+    atoms = atoms.copy()
+    atoms.calc = race.Calculator(artifact, uncertainty=True)
+    properties = atoms.get_properties(["energy", "forces"])
+    assert "energy_std" in atoms.calc.results and "energy_std" not in properties
+    np.testing.assert_array_equal(properties["forces"], atoms.get_forces())
 
 
 def test_a_copy_is_refused_another_artifact(artifact, tmp_path):

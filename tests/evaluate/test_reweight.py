@@ -185,6 +185,10 @@ def test_the_command(tmp_path, capsys):
     expected = reweight(own, members, members.mean(1), KT, own=True)
     np.testing.assert_allclose(record["members"], expected.members, rtol=1e-6)
 
+    for output in ("log", "log.dat"):
+        assert main([*command, "--temperature", str(kelvin), "-o", str(tmp_path / output)]) == 2
+    assert "Loop time" in (tmp_path / "log").read_text()
+
     for wrong, message in [
         (["--members", "c_V"], "no energies of two or more members"),
         (["--members", "c_U[2:9]"], "no column 4"),

@@ -4,6 +4,7 @@ the slow way, which asks each labelled row alone.
 
 from dataclasses import replace
 
+import ase.io
 import pytest
 import torch
 
@@ -13,7 +14,10 @@ from race.train.loss import Loss
 from race.train.members import initial_model
 from race.train.metrics import Metrics, total_forces_cov
 from race.train.parallel import Ranks
+from race.train.prepare import prepare
 from tests.data.test_plausibility import copper
+
+from .conftest import make_config
 
 
 def problem(kind, head):
@@ -110,3 +114,22 @@ def test_metrics_leave_out_what_has_no_label(kind, head):
         result["forces_rmse"][:2], 1e3 * error.pow(2).mean((0, 2)).sqrt(), rtol=1e-10, atol=0
     )
     assert atoms.sum() == 22
+
+
+def test_a_key_that_no_frame_has_is_said(tmp_path, caplog):
+    frames = copper(12)
+    for atoms in frames:
+        atoms.info |= {"w8": 2.0, "stress": atoms.info["stress"][[0, 1, 2, 5, 4, 3]]}
+    ase.io.write(tmp_path / "a.xyz", frames)
+
+    def said(**keys):
+        caplog.clear()
+        prepare(make_config(tmp_path / "a.xyz", **keys))
+        return [record.message for record in caplog.records if "is not used" in record.message]
+
+    assert said(weight_key="w9", stress_key="strs") == [
+        "data.stress_key is not used: no frame has strs",
+        "data.weight_key is not used: no frame has w9",
+    ]
+    assert not said(weight_key="w8", stress_key="stress", energy_key="energy")
+    assert not said()

@@ -48,7 +48,8 @@ def files(tmp_path_factory):
 
 
 def config(files, name, e0, validation=True, **train_options):
-    data = {"train": [files / name], "atomic_energies": e0, "accept": ["energy-forces", "repeated-energies"]}
+    accept = ["energy-forces", "repeated-energies"]
+    data = {"train": [files / name], "atomic_energies": e0, "accept": accept}
     if validation:
         data["validation"] = [files / "v.xyz"]
     model = {"r_max": 3.5, "irreps_hidden": "4x0e+4x1o+4x2e", "n_features": 4}

@@ -12,7 +12,7 @@ from race.errors import RaceError
 from race.files import LOCK, Lock
 from race.posterior.fit import fit
 from race.train import trainer
-from race.train.checkpoint import load_checkpoint, read_tensors
+from race.train.checkpoint import load_checkpoint, read_tensors, write_tensors
 from race.train.optim import Schedule
 from race.train.run import load_run
 from race.train.training import train
@@ -109,6 +109,25 @@ def test_a_damaged_checkpoint_is_one_line(there, copper, tmp_path):
 
 
 # ---- time ----------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_model_was_edited_is_refused(there, tmp_path):
+    """Another cutoff fits the same weights, and would give other numbers without a word."""
+    run = tmp_path / "run"
+    shutil.copytree(there / "run", run)
+    text = (run / "config.yaml").read_text()
+    for was, now, message in (
+        ("r_max: 3.5", "r_max: 4.5", "model.r_max: is not what the weights .*3.5; got 4.5"),
+        ("envelope_p: 6", "envelope_p: 5", "model.envelope_p: .* expected 6; got 5"),
+    ):
+        assert was in text
+        (run / "config.yaml").write_text(text.replace(was, now))
+        with pytest.raises(RaceError, match=message):
+            load_run(run)
+    # Weights of earlier versions do not say what they are of
+    weights = run / "model.safetensors"
+    write_tensors(weights, read_tensors(weights))
+    load_run(run)
 
 
 def test_schedule_of_a_time():

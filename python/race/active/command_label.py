@@ -7,7 +7,7 @@ from pathlib import Path
 
 from race.active.config import OracleConfig
 from race.errors import RaceError
-from race.files import check_output
+from race.files import XYZ, check_output
 from race.options import read_raw, validated
 
 
@@ -42,17 +42,13 @@ def run(args: argparse.Namespace) -> None:
             where=f"{args.config}, oracle.labels",
             expected="oracle.calculator or oracle.lammps",
         )
-    for path in args.frames:
-        if args.output.exists() and path.exists() and path.samefile(args.output):
-            raise RaceError("the output is one of the inputs", where=f"-o {args.output}")
-    check_output(args.output)
+    check_output(args.output, [args.config, *args.frames], XYZ)
     from race.active.labelling import label_frames
     from race.active.oracle import make_oracle
-    from race.data import read_frames
-    from race.data.io import write_frames
+    from race.data.io import read_structures, write_frames
     from race.files import Lock
 
-    frames = [atoms for path in args.frames for atoms in read_frames(path, require=())]
+    frames = [atoms for path in args.frames for _, atoms in read_structures(path)]
     folder = args.output.with_name(f"{args.output.name}.labels")
     oracle = make_oracle(config, [], {}, folder)
     with Lock(folder):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from race.active.config import STRATEGIES
 from race.errors import RaceError
-from race.files import check_output
+from race.files import XYZ, check_output
 from race.progress import bar
 
 
@@ -96,15 +96,15 @@ def run(args: argparse.Namespace) -> None:
         raise RaceError(
             "no pool", where=model_path, expected="files with structures after the model"
         )
-    for path in [*args.inputs, *args.exclude]:
-        if args.output.exists() and path.exists() and path.samefile(args.output):
-            raise RaceError(
-                "the output is one of the inputs",
-                where=f"-o {args.output}",
-                expected="another file: the frames that are not chosen would be lost",
-            )
-    check_output(args.output)
+    if args.features != "distances" and args.strategy != "fps":
+        raise RaceError("is that of fps", where="--features", got=f"--strategy {args.strategy}")
+    check_output(args.output, [*args.inputs, *args.exclude], XYZ)
     # torch and ASE are slow to import
+    from race.data.dump import is_dump
+
+    for option in ("elements", "compute"):
+        if getattr(args, option) and not any(map(is_dump, [*paths, *args.exclude])):
+            raise RaceError("is for LAMMPS dumps, and there is none", where=f"--{option}")
     from race.active.pool import read_pool
     from race.active.scores import open_scorer
     from race.active.selected import show, write_selected
@@ -112,9 +112,12 @@ def run(args: argparse.Namespace) -> None:
     from race.data.io import Tolerance
 
     tolerance = Tolerance(args.skip_bad_frames, "--skip-bad-frames")
-    pool = read_pool(paths, args.elements, ";".join(args.compute or []) or None, tolerance)
-    exclude = read_pool(args.exclude, args.elements) if args.exclude else []
     model = open_scorer(model_path, args.batch_size, args.device) if model_path else None
+    asked = model if args.strategy not in ("random", "fps") or args.features == "model" else None
+    known = None if asked is None else asked.predictor.elements
+    compute = ";".join(args.compute or []) or None
+    pool = read_pool(paths, args.elements, compute, tolerance, known)
+    exclude = read_pool(args.exclude, args.elements) if args.exclude else []
     selector = Selector(args.strategy, args.budget, args.seed, args.min_distance, args.features)
     with bar() as shown:
         task = shown.add_task(f"{args.strategy}: {len(pool)} frames", total=None)

@@ -56,6 +56,7 @@ def label_frames(
             failed.append({"frame": k, "fingerprint": digest, "reason": str(result)})
         else:
             labels[k] = result
+    failed_list(path).unlink(missing_ok=True)  # of an earlier call
     if failed:
         write_json(failed_list(path), sorted(failed, key=lambda entry: entry["frame"]))
     if len(failed) > config.failures * len(frames) or not labels:

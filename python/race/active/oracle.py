@@ -24,7 +24,7 @@ from race.conventions import SIX_TO_VOIGT
 from race.data import read_frames
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
-from race.data.weights import WEIGHT
+from race.data.labels import FIXED, without
 from race.files import write_json
 
 
@@ -123,16 +123,9 @@ def is_labelled(atoms: ase.Atoms) -> bool:
 
 
 def labelled(atoms: ase.Atoms, label: Label) -> ase.Atoms:
-    """The structure with its info and a label under ASE's names, as extended xyz holds it."""
-    out = ase.Atoms(
-        numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
-    )
-    out.info = {
-        key: value
-        for key, value in atoms.info.items()
-        if key not in ("energy", "forces", "stress", ORIGIN)
-    }
-    if WEIGHT in atoms.arrays:
-        out.set_array(WEIGHT, atoms.arrays[WEIGHT])
+    """The structure with all that it had, and a label under ASE's names, as extended xyz holds
+    it.
+    """
+    out = without(atoms, ("energy", "forces", "stress", ORIGIN, FIXED))
     out.calc = SinglePointCalculator(out, **label)
     return out

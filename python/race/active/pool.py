@@ -13,8 +13,7 @@ import race._race
 from race.data.dump import is_dump
 from race.data.fingerprint import fingerprint
 from race.data.graph import ORIGIN
-from race.data.io import Tolerance, raw_frames
-from race.data.labels import check_geometry
+from race.data.io import Tolerance, read_structures
 from race.errors import RaceError
 
 # Keywords of compute race/atom -> number of columns, and those that are followed by a
@@ -64,6 +63,7 @@ def read_pool(
     elements: Sequence[str] | None = None,
     compute: str | None = None,
     tolerance: Tolerance | None = None,
+    known: Sequence[str] | None = None,
 ) -> list[Candidate]:
     """Every frame of the files, in order.
 
@@ -74,6 +74,7 @@ def read_pool(
             input script. Columns that dump_modify colname has given the name of a keyword
             need none.
         tolerance: leaves bad frames out instead of raising.
+        known: the elements of the model that is asked.
 
     Raises:
         RaceError: no such file, not readable, a frame that is no structure, columns that
@@ -83,16 +84,8 @@ def read_pool(
     for path in paths:
         dump = is_dump(path)
         names = column_names(compute) if compute and dump else {}
-        for k, atoms in raw_frames(path, types=elements):
-            try:
-                if isinstance(atoms, RaceError):
-                    raise atoms
-                check_geometry(atoms, f"{path}, frame {k}")
-            except RaceError as error:
-                if tolerance is None:
-                    raise
-                tolerance.leave_out(error)
-                continue
+        for k, atoms in read_structures(path, elements, tolerance, known):
+            del atoms.info[ORIGIN]  # which a candidate knows, and a file of frames needs not
             columns = _columns(atoms, names, f"{path}, frame {k}") if dump else {}
             out.append(Candidate(_renamed(atoms, names) if dump else atoms, path, k, columns))
     if not out:

@@ -161,7 +161,8 @@ def _atomic_numbers(
         raise RaceError(
             "only LAMMPS types, no elements",
             where=where,
-            remedy="name each type's element, e.g. --elements B N",
+            remedy="write it with a column element (dump_modify ID element B N), or name each "
+            "type's element, if the command has it: --elements B N",
         )
     else:
         types = table["type"].astype(np.int64)

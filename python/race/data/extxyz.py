@@ -26,7 +26,6 @@ from race.data.notes import Notes
 from race.data.textfile import open_text
 from race.errors import RaceError
 
-SUFFIXES = (".xyz", ".extxyz")
 # The standard's words, by what they are in lower case.
 HEADER = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 COLUMNS = {"species": "species", "pos": "pos", "z": "Z", "move_mask": "move_mask"}

@@ -243,8 +243,8 @@ def species_index(atoms: ase.Atoms, elements: Sequence[str]) -> np.ndarray:
             where=atoms.info.get(ORIGIN),
             expected=" ".join(elements),
             got=str(atoms.symbols),
-            # A frame of a file, else what a calculator is asked for
-            remedy="add it to model.elements, or leave these frames out"
+            # A frame of a file, which may be the training set; or what a calculator is asked
+            remedy="leave these frames out, or train with it in model.elements"
             if ORIGIN in atoms.info
             else "take a model that was trained on it",
         )

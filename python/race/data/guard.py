@@ -81,7 +81,7 @@ def plan_search(
     vectors = cell[pbc]
     lengths = np.linalg.norm(vectors, axis=1)
     if (lengths == 0).any():
-        missing = " and ".join("abc"[k] for k in np.flatnonzero(pbc) if not cell[k].any())
+        missing = " and ".join("abc"[k] for k in np.flatnonzero(pbc)[lengths == 0])
         raise RaceError(
             "the periodic cell vectors span no volume",
             where=where,

@@ -16,14 +16,15 @@ import numpy as np
 
 from race.conventions import HARTREE, KCAL_PER_MOL
 from race.data.dump import is_dump, read_dump
-from race.data.extxyz import SUFFIXES, extxyz_frames
-from race.data.labels import is_label, normalize
+from race.data.extxyz import extxyz_frames
+from race.data.graph import ORIGIN, species_index
+from race.data.labels import check_geometry, is_label, normalize
 from race.data.notes import Notes, log
 from race.data.qm9 import qm9_frames
 from race.data.textfile import open_text, stem_suffix
 from race.data.weights import Weighting
 from race.errors import RaceError
-from race.files import write_atomic
+from race.files import XYZ, write_atomic
 from race.progress import progress
 
 # One unit of energy in eV; lengths are always Angstrom, so forces and stresses carry the
@@ -136,6 +137,42 @@ def iter_frames(
         raise RaceError("no frames", where=path)
 
 
+def read_structures(
+    path: Path,
+    types: Sequence[str] | None = None,
+    tolerance: "Tolerance | None" = None,
+    known: Sequence[str] | None = None,
+) -> Iterator[tuple[int, ase.Atoms]]:
+    """(number, frame) of a file whose labels nobody looks at: the frame as the file has it, and
+    in info[ORIGIN] where it is from.
+
+    Args:
+        path: as for `raw_frames`.
+        types: likewise.
+        tolerance: leaves bad frames out instead of raising.
+        known: the elements of the model that is asked.
+
+    Raises:
+        RaceError: a frame that is no structure, or one of other elements.
+    """
+    for k, atoms in raw_frames(path, types=types):
+        where = f"{path}, frame {k}"
+        try:
+            if isinstance(atoms, RaceError):
+                raise atoms
+            atoms.info[ORIGIN] = where
+            _check_declared_lengths(atoms, where)
+            check_geometry(atoms, where)
+            if known is not None:
+                species_index(atoms, known)
+        except RaceError as error:
+            if tolerance is None:
+                raise
+            tolerance.leave_out(error)
+        else:
+            yield k, atoms
+
+
 class Tolerance:
     """How many bad frames are left out before one stops the work: `option` sets it."""
 
@@ -198,7 +235,7 @@ def _items(
         return iter(qm9_frames(path))
     if is_dump(path):
         return read_dump(path, types)
-    if stem_suffix(path) in SUFFIXES or _looks_like_xyz(path):
+    if stem_suffix(path) in XYZ or _looks_like_xyz(path):
         return extxyz_frames(path, notes)
     return _ase_frames(path)
 
@@ -366,6 +403,27 @@ def _shown(items: Iterable[Any], path: Path) -> Iterable[Any]:
     """The items, with a progress bar where reading takes long."""
     hidden = not path.is_file() or os.path.getsize(path) < _LONG_READ
     return progress(items, f"reading {path.name}", hidden=hidden)
+
+
+# Words for lengths that are not Angstrom
+_OTHER_LENGTHS = {"bohr", "bohrs", "au", "atomic", "nm", "nanometer", "nanometers", "pm", "lj"}
+
+
+def _check_declared_lengths(atoms: ase.Atoms, where: str) -> None:
+    """The same of structures alone: of what unit their labels are does not matter."""
+    for key, declared in atoms.info.items():
+        if not isinstance(declared, str) or not _UNIT_KEY.match(key.lower()):
+            continue
+        of_energy = re.match("energ|force|stress|virial|pressure", key.lower())
+        words = set(re.findall("[a-zå]+", declared.lower()))
+        if not of_energy and words & _OTHER_LENGTHS:
+            raise RaceError(
+                f"info[{key!r}] names another unit",
+                where=where,
+                expected="Angstrom",
+                got=declared,
+                remedy="convert positions and cell to Angstrom",
+            )
 
 
 def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:

@@ -1,7 +1,7 @@
 """The labels and the geometry of one frame: found wherever ASE put them, converted, checked."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import ase
 import numpy as np
@@ -195,6 +195,15 @@ def frame_number(where: str) -> int:
     """The number in "file, frame k"."""
     match = re.search(r"frame (\d+)$", where)
     return int(match[1]) if match else 0
+
+
+def without(atoms: ase.Atoms, names: Iterable[str]) -> ase.Atoms:
+    """A copy with all that a frame has but its calculator and these entries."""
+    out = atoms.copy()
+    for name in names:
+        out.info.pop(name, None)
+        out.arrays.pop(name, None)
+    return out
 
 
 def fixed_atoms(atoms: ase.Atoms) -> np.ndarray:

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
+from ase.outputs import Properties, all_outputs
 
 import race._race
 from race.conventions import SIX_TO_VOIGT
@@ -31,10 +32,6 @@ UNCERTAINTY = [row["property"] for row in ROWS]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 
 
-# Those of a calculator, but for ASE's own
-OPTIONS = ("device", "dtype", "uncertainty", "interval", "zbl", "sha256", "lead")
-
-
 def _add(results: Results, baseline: Contribution) -> None:
     """The baseline's part, in place, to what is a value and not the width of one. A stress that
     it does not have leaves none.
@@ -52,6 +49,13 @@ def _add(results: Results, baseline: Contribution) -> None:
                 del results[name]
             elif name in results:
                 results[name] = results[name] + part
+
+
+def _name_of(dtype: Any) -> str | None:
+    """The name "float64" for np.float64, np.dtype("float64") or torch.float64."""
+    if dtype is None or isinstance(dtype, str):
+        return dtype
+    return str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
 
 
 class Calculator(AseCalculator):
@@ -95,8 +99,8 @@ class Calculator(AseCalculator):
 
     Args:
         path: NAME.race.pt.
-        device: cpu, cuda or cuda:N.
-        dtype: "float32" or "float64"; None: as exported.
+        device: "cpu", "cuda", "cuda:N" or a torch.device.
+        dtype: "float32" or "float64", or torch's and numpy's; None: as exported.
         uncertainty: compute every property at every call, for code that reads them all.
         interval: level of the calibrated intervals, e.g. 0.95; the artifact must carry a
             calibration (`race export --calibration`).
@@ -107,7 +111,7 @@ class Calculator(AseCalculator):
             set, and so have no core, is a warning.
         sha256: refuse another artifact than this (8 or more leading digits).
         lead: the source of energies, forces and stress: the "mean" of the members, the
-            number of one from "1", or "distilled". With a leader, dynamics pay for one
+            number of one from 1, or "distilled". With a leader, dynamics pay for one
             member; all are evaluated only if an uncertainty is requested. Uncertainties
             stay the ensemble's, around its own mean. The artifact must carry the leader
             (`race export --leaders`).
@@ -123,17 +127,21 @@ class Calculator(AseCalculator):
     def __init__(
         self,
         path: str | Path,
-        device: str = "cpu",
-        dtype: Literal["float32", "float64"] | None = None,
+        device: Any = "cpu",
+        dtype: Any = None,
         *,
         uncertainty: bool = False,
         interval: float | None = None,
         zbl: bool = False,
         sha256: str = "",
-        lead: str = "mean",
+        lead: str | int = "mean",
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        for name, value in (("uncertainty", uncertainty), ("zbl", zbl)):
+            if not isinstance(value, bool | np.bool_):  # "off" would be true
+                where = f"race.Calculator, {name}"
+                raise RaceError("is no bool", where=where, expected="True or False", got=value)
+        device, dtype, lead = str(device or "cpu"), _name_of(dtype), str(lead)
         self._arguments = {
             "path": Path(path).absolute(),
             "device": device,
@@ -141,8 +149,10 @@ class Calculator(AseCalculator):
             "uncertainty": uncertainty,
             "interval": interval,
             "zbl": zbl,
+            "sha256": sha256,
             "lead": lead,
         }
+        super().__init__(**kwargs)
         own = set(self.__dict__)
         self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
         self.leader = self.predictor
@@ -152,7 +162,7 @@ class Calculator(AseCalculator):
         about = self.predictor.baseline
         self.baseline = None if about is None else Baseline(about)
         # Those to warn of; an export that did not know its training set names none
-        elements = self.metadata["elements"]
+        elements = self.predictor.elements
         self._untrained = set(elements) - set(
             self.metadata["training"].get("per_element") or elements
         )
@@ -189,14 +199,18 @@ class Calculator(AseCalculator):
             RaceError: for any.
         """
         for name in kwargs:
-            known = name in OPTIONS
+            known = name in self._arguments
             raise RaceError(
                 "is decided when the calculator is made" if known else "no such option",
                 where=f"race.Calculator, {name}",
-                expected=None if known else ", ".join(OPTIONS),
+                expected=None if known else ", ".join(self._arguments),
                 remedy=f"race.Calculator(..., {name}=...)" if known else None,
             )
         return {}
+
+    def export_properties(self) -> Properties:
+        """ASE's interface for `Atoms.get_properties`: what ASE knows of the results."""
+        return Properties({name: x for name, x in self.results.items() if name in all_outputs})
 
     def require(self, names: Sequence[str]) -> None:
         """Raises RaceError: an uncertainty of these that the artifact does not give."""
@@ -242,7 +256,7 @@ class Calculator(AseCalculator):
     def _predict(self, atoms: ase.Atoms, uncertain: bool) -> Results:
         self._warn_of_untrained(atoms)
         if self.predictor.zbl is not None:
-            species = species_index(atoms, self.metadata["elements"])
+            species = species_index(atoms, self.predictor.elements)
             self._warn_without_core(self.predictor.zbl, species)
         # One evaluation does for both, unless a member leads.
         led = self.leader is not self.predictor
@@ -327,7 +341,7 @@ class Calculator(AseCalculator):
             )
 
     def _warn_without_core(self, core: race._race.Zbl, species: np.ndarray) -> None:
-        elements = self.metadata["elements"]
+        elements = self.predictor.elements
         for a, b in combinations_with_replacement(np.unique(species).tolist(), 2):
             if not core.has(a, b):
                 pair = f"{elements[a]} and {elements[b]}"

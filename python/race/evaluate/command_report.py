@@ -12,7 +12,7 @@ import jinja2
 
 from race.config import read_run_config
 from race.errors import RaceError
-from race.files import write_atomic
+from race.files import check_output, write_atomic
 
 TEMPLATE = Path(__file__).with_name("page.html")
 CAPTIONS = {
@@ -71,6 +71,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     out = args.out or args.run / "report.html"
+    if args.out:
+        check_output(out, suffixes=(".html", ".htm"))
     write_atomic(out, html(page(args.run, args.evaluation)).encode())
     print(out)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from race.errors import RaceError
-from race.files import as_json, write_json
+from race.files import as_json, check_output, write_json
 
 # Boltzmann's constant in the energy unit of LAMMPS's `units`, per Kelvin.
 BOLTZMANN = {
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
     if not 0 < args.level < 1:
         raise RaceError("out of range", where="--level", expected="0 < P < 1", got=args.level)
     # torch and SciPy are slow to import
+    if args.output:
+        check_output(args.output, [args.log, *args.profiles], (".json",))
     import numpy as np
 
     from race.data.series import read_series

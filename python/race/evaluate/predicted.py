@@ -9,15 +9,18 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from race.conventions import SIX_TO_VOIGT, six_from_matrix
 from race.data.graph import ORIGIN
+from race.data.labels import without
 from race.evaluate.evaluated import EvaluatedModel
 from race.predict.prediction import Prediction
 
 CHUNK = 32  # frames that are predicted, then written
-LABELS = ("energy", "forces", "stress")
+# What a frame may have of labels and of earlier predictions
+OWN = ["energy", "forces", "stress", "energy_std", "energy_epistemic_std", "energy_bald"]
+OWN += ["stress_std", "forces_std", "forces_cov", "forces_cov_epistemic", "bald", "grade"]
 
 
 def predicted(evaluated: EvaluatedModel, frames: Sequence[ase.Atoms]) -> Iterator[ase.Atoms]:
-    """The frames one by one, with predictions under ASE's names and their uncertainty:
+    """The frames one by one, as they are, with predictions under ASE's names and their uncertainty:
 
     info energy_std, energy_epistemic_std (eV), stress_std ([6], ASE's Voigt order,
     eV/Angstrom^3), energy_bald (nats); arrays forces_std [n, 3] (eV/Angstrom), forces_cov and
@@ -25,7 +28,8 @@ def predicted(evaluated: EvaluatedModel, frames: Sequence[ase.Atoms]) -> Iterato
     artifact that knows its training set). A model that gives no uncertainty leaves them out.
     """
     for begin in range(0, len(frames), CHUNK):
-        chunk = frames[begin : begin + CHUNK]
+        # Whatever labels there are, nobody looks at them
+        chunk = [without(atoms, OWN) for atoms in frames[begin : begin + CHUNK]]
         found = evaluated.moments(chunk)
         ends = np.cumsum([len(atoms) for atoms in chunk])
         for k, (atoms, end) in enumerate(zip(chunk, ends, strict=True)):
@@ -34,10 +38,7 @@ def predicted(evaluated: EvaluatedModel, frames: Sequence[ase.Atoms]) -> Iterato
 
 def _with(atoms: ase.Atoms, found: Prediction, k: int, rows: slice) -> ase.Atoms:
     energy, forces, stress = found.energy, found.forces, found.stress
-    out = ase.Atoms(
-        numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
-    )
-    out.info = {key: x for key, x in atoms.info.items() if key not in (*LABELS, ORIGIN)}
+    out = without(atoms, (ORIGIN,))
     results: dict[str, Any] = {"energy": float(energy.mean[k])}
     if forces is not None:
         results["forces"] = forces.mean[rows]

@@ -133,7 +133,7 @@ def _fit(
     config = runs[0].config
     train = config.train.model_copy(update=fitted.train)
     write_summary(out, summary)
-    write_tensors(out / "model.safetensors", dict(model.named_parameters()))
+    write_tensors(out / "model.safetensors", dict(model.named_parameters()), model.config)
     # Last: without it the folder is no run.
     write_config(
         out,

@@ -51,6 +51,9 @@ class Members:
         return self.node_energy.mean(0) if self.intensive else self.node_energy.sum(0)
 
 
+ONE_PLACE = 1e-3  # Angstrom; between atoms closer than this there is no direction
+
+
 class ArtifactPredictor(Predictor):
     """A compiled artifact.
 
@@ -82,6 +85,7 @@ class ArtifactPredictor(Predictor):
         self.baseline = None if about is None else BaselineOptions(**about)
         self.zbl = race._race.Zbl(self.model, str(path)) if zbl else None
         self.gives = Capabilities(self.metadata)
+        self.elements: list[str] = self.metadata["elements"]
         self.intensive = self.metadata["energy_aggregation"] == "mean"
         # Artifacts of before have none
         self.energy_spread, self.forces_spread = (
@@ -118,9 +122,17 @@ class ArtifactPredictor(Predictor):
         sender, receiver, vector = neighbors(
             atoms.positions, cell, atoms.pbc, self.metadata["r_max"]
         )
+        distance = np.linalg.norm(vector, axis=1)
+        if distance.min(initial=np.inf) < ONE_PLACE:
+            edge = distance.argmin()
+            raise RaceError(
+                f"atoms {receiver[edge]} and {sender[edge]} are at one place",
+                got=f"{distance[edge]:.3g} A, periodic images included",
+                remedy="find the step at which the run diverged",
+            )
         row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
         np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
-        species = species_index(atoms, self.metadata["elements"])
+        species = species_index(atoms, self.elements)
         return tuple(
             torch.from_numpy(np.ascontiguousarray(array))
             for array in (species, vector, sender, row_ptr)

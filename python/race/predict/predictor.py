@@ -34,9 +34,10 @@ Progress = Callable[[int], Any]  # told how many frames are done
 
 
 class Predictor(ABC):
-    """Moments of frames. gives: which uncertainties it has."""
+    """Moments of frames. gives: which uncertainties it has; elements: those that it knows."""
 
     gives: Capabilities
+    elements: list[str]
 
     @abstractmethod
     def predict(
@@ -61,11 +62,11 @@ class ModelPredictor(Predictor):
         self.model = model.to(available(device or "cpu", "--device")).eval()
         self.batch_size = batch_size
         self.gives = Capabilities(model.config.model_dump())
+        self.elements = model.constants.elements
 
     def dataset(self, frames: Sequence[ase.Atoms]) -> Dataset:
         """The structures as a data set of the model."""
-        elements, r_max = self.model.constants.elements, self.model.config.r_max
-        return Dataset(frames, elements, r_max, self.model.embedding.dtype)
+        return Dataset(frames, self.elements, self.model.config.r_max, self.model.embedding.dtype)
 
     def predict(
         self,

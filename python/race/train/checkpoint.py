@@ -17,18 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from race.config import ModelConfig
 from race.errors import RaceError
 from race.files import write_atomic, writing
 
+MODEL = "model"  # in the metadata of a file of weights
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """safetensors, contiguous and on the CPU."""
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], model: ModelConfig | None = None) -> None:
+    """safetensors, contiguous and on the CPU; with the options of the model that they are of."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(stored, metadata={"format": "race-run/1"}))
+    about = {"format": "race-run/1"}
+    if model is not None:
+        about[MODEL] = model.model_dump_json()
+    write_atomic(path, save(stored, metadata=about))
+
+
+def model_of_weights(path: Path) -> dict[str, Any]:
+    """The options of the model that weights are of, where their file has them."""
+    with safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(MODEL, "{}")))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

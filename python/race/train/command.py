@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from race.config import read_config
+from race.errors import RaceError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     config = read_config(args.config, args.set)
     # torch is slow to import, and a wrong config needs none of it
+    if not args.resume and config.data.shards is None:  # which may do without the files
+        for path in [*config.data.train, *config.data.validation]:
+            if not path.exists():
+                raise RaceError("no such file", where=path)
     from race.train.parallel import Ranks
     from race.train.training import train
 

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from race.errors import RaceError
-from race.files import check_output, write_atomic
+from race.files import XYZ, check_output, write_atomic
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.output.exists():
         raise RaceError("exists already", where=args.output, remedy="choose another --output")
-    check_output(args.output)
+    check_output(args.output, suffixes=XYZ)
     text, count = io.StringIO(), Counter[str]()
     for folder in args.folders:
         for system in systems(folder):

@@ -10,7 +10,7 @@ from typing import Any
 import ase
 import torch
 
-from race.config import Config
+from race.config import Config, DataConfig
 from race.data.baseline import Baseline
 from race.data.io import Tolerance, iter_frames
 from race.data.label_noise import refuse_unknown_sources, set_noise
@@ -21,9 +21,10 @@ from race.data.levels import (
     source_of,
     subtract_offsets,
 )
+from race.data.notes import log
 from race.data.plausibility import Report
 from race.data.splits import validation_split
-from race.data.weights import CONFIG_TYPE
+from race.data.weights import CONFIG_TYPE, WEIGHT
 from race.errors import RaceError
 from race.train.files import sha256
 
@@ -63,6 +64,9 @@ def read_files(config: Config, labels: Sequence[str], offsets: Offsets | None = 
     others = [*labelled_frames(data.validation, config, labels, tolerance)]
     frames, validation = split(frames, others, config)
     refuse_unlearnable(frames, validation, config, labels)
+    if config.is_users:
+        for name, key in unfound_keys([*frames, *validation], data):
+            log.warning("data.%s is not used: no frame has %s", name, key)
     if offsets is None:
         offsets = chosen_offsets(frames, validation, config)
     mean = config.model.pooling == "mean"
@@ -124,6 +128,20 @@ def refuse_unlearnable(
                     got=getattr(config.train, f"{label}_weight"),
                     remedy=f"set data.{label}_key, or data.split_seed if the other part has them",
                 )
+
+
+def unfound_keys(frames: Sequence[ase.Atoms], data: DataConfig) -> Iterator[tuple[str, str]]:
+    """(option, key) of keys that the user wrote and nothing stands under."""
+    for label in ("energy", "forces", "stress", "weight"):
+        name = f"{label}_key"
+        key = getattr(data, name)
+        # What is read keeps its name, but for labels and weights of atoms
+        known = (key, WEIGHT if label == "weight" else label)
+        places = (place for atoms in frames for place in (atoms.info, atoms.arrays))
+        if name in data.model_fields_set and not any(
+            found in place for place in places for found in known
+        ):
+            yield name, key
 
 
 def refuse_unknown_types(weights: Mapping[str, float], frames: Sequence[ase.Atoms]) -> None:

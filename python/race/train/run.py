@@ -21,7 +21,7 @@ from race.config import RunConfig, read_run_config
 from race.errors import RaceError
 from race.files import write_atomic, write_json
 from race.model.race import RACE
-from race.train.checkpoint import read_tensors
+from race.train.checkpoint import model_of_weights, read_tensors
 from race.train.reading import DTYPES
 
 
@@ -68,8 +68,18 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def load_weights(model: RACE, path: Path) -> None:
-    """Fills the parameters of `model`, names and shapes checked."""
+    """Fills the parameters of `model`; names, shapes and options checked."""
     tensors, parameters = read_tensors(path), dict(model.named_parameters())
+    options = model.config.model_dump(mode="json")
+    for name, trained in model_of_weights(path).items():
+        if options.get(name, trained) != trained:
+            raise RaceError(
+                "is not what the weights were trained with",
+                where=f"{path.parent}, model.{name}",
+                expected=trained,
+                got=options[name],
+                remedy="restore config.yaml: a change of the model is another training",
+            )
     if tensors.keys() != parameters.keys():
         odd = sorted(tensors.keys() ^ parameters.keys())[0]
         raise RaceError(

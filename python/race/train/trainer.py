@@ -305,7 +305,7 @@ class Trainer:
                 for is_better, old in zip(better.tolist(), state.best_epoch, strict=True)
             ]
             if self.ranks.first:
-                write_tensors(self.run / "model.safetensors", self.best)
+                write_tensors(self.run / "model.safetensors", self.best, self.config.model)
         rate = self.schedule.rate(state.step - 1, self.passed)
         self.schedule.observe(sum(scores) / len(scores))
         return {"learning_rate": rate} | training | metrics

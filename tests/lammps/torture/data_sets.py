@@ -24,7 +24,8 @@ from .runner import SECONDS, Outcome, Tally
 
 LABELS = ("energy", "forces", "stress")
 N_FRAMES = 12
-CASES = 132  # every fault four times
+CASES = 144  # every fault four times
+VALIDATION = copper(3, "v.xyz", seed=9)
 # Told by pairs of frames, which are looked at where they have one cell
 OF_ONE_CELL = ("gradients", "forces in Ha/Bohr", "energy of an atom")
 
@@ -53,6 +54,7 @@ def harmless(random):
             lambda t: t.replace("Lattice=", random.choice(["lattice=", "LATTICE="])),
             lambda t: t.replace("pbc=", random.choice(["PBC=", "Pbc="])),
             lambda t: t.replace("Properties=", "properties="),
+            lambda t: t.replace(" pbc=", " charge=nan DFT_virial=nan pbc="),
             lambda t: t.replace(
                 '"T T T"', random.choice(['"1 1 1"', "TTT", '"p p p"', "T", "xyz"])
             ),
@@ -102,6 +104,9 @@ FAULTS = {
     "one energy": lambda t, r: re.sub(r"energy=\S+", f"energy={r.choice(['0.0', '-3.7'])}", t),
     "no stress": lambda t, r: rescaled(t, 0.0),
     "unconverged": lambda t, r: one_place(t, " pbc=", " scf_converged=F pbc=", r),
+    "frozen atoms": lambda t, r: frozen(t, r.randint(2, 7)),
+    "nan stress": lambda t, r: one_place(t, r'stress="[^"]*"', 'stress="' + "nan " * 9 + '"', r),
+    "validation trained on": lambda t, r: t + text_of(VALIDATION),
 }  # fmt: skip
 
 
@@ -114,6 +119,15 @@ def of_forces(text, change):
         return " ".join([match[1], *change(match[2].split())])
 
     return re.sub(r"(?m)^(Cu(?: +\S+){3})((?: +\S+){3})$", times, text)
+
+
+def frozen(text, n):
+    """Forces of zero on the first n atoms of each frame, as a relaxation with fixed ones has."""
+    lines = text.split("\n")
+    for start in [k for k, line in enumerate(lines) if line == "8"]:
+        for k in range(start + 2, start + 2 + n):
+            lines[k] = " ".join([*lines[k].split()[:4], "0", "0", "0"])
+    return "\n".join(lines)
 
 
 def of_an_atom(match):
@@ -144,7 +158,7 @@ def outcome(path, text):
     try:
         frames = read_frames(path, require=(), wanted=LABELS, weight_key="weight")
         data = Dataset(frames, ["Cu"], 4.0, torch.float64)
-        report = check(data, copper(3, "v.xyz", seed=9), LABELS)
+        report = check(data, VALIDATION, LABELS)
     except RaceError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000, error
         return "refused", None
