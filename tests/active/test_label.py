@@ -25,32 +25,7 @@ from race.cli import main
 from race.data import read_frames
 from race.errors import RaceError
 
-
-class Moody(EMT):
-    """What it does is in the position of the first atom; `marks` remembers across processes."""
-
-    def __init__(self, marks, **kwargs):
-        super().__init__(**kwargs)
-        self.marks = Path(marks)
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
-        mood = round(10 * atoms.positions[0, 0])
-        mark = self.marks / str(mood)
-        first = not mark.exists()
-        mark.touch()
-        if mood == 1:  # as a code that is started and does not end
-            with open(self.marks / "children", "a") as file:
-                file.write(f"{subprocess.Popen(['sleep', '600']).pid}\n")
-            time.sleep(600)
-        elif mood == 2:
-            os._exit(7)
-        elif mood == 4:  # of Dask: the worker is the parent
-            with open(self.marks / "workers", "a") as file:
-                file.write(f"{os.getppid()}\n")
-            time.sleep(2)
-        elif mood == 3 and first:
-            raise RuntimeError("SCF not converged")
-        super().calculate(atoms, properties, system_changes)
+from .moody import Moody
 
 
 def cells(moods):
@@ -66,7 +41,10 @@ def cells(moods):
 def problem(tmp_path, moods, **options):
     (tmp_path / "marks").mkdir()
     ase.io.write(tmp_path / "pool.xyz", cells(moods))
-    given = {"calculator": f"{__name__}.Moody", "arguments": {"marks": str(tmp_path / "marks")}}
+    given = {
+        "calculator": f"{Moody.__module__}.Moody",
+        "arguments": {"marks": str(tmp_path / "marks")},
+    }
     config = OracleConfig(**given, **options)
     frames = read_frames(tmp_path / "pool.xyz", require=())
     return config, frames, make_oracle(config, [], {}, tmp_path / "labels")
@@ -192,7 +170,10 @@ def by_dask(tmp_path, frames, **options):
     pytest.importorskip("distributed")
     (tmp_path / "marks").mkdir()
     ase.io.write(tmp_path / "pool.xyz", frames)
-    given = {"calculator": f"{__name__}.Moody", "arguments": {"marks": str(tmp_path / "marks")}}
+    given = {
+        "calculator": f"{Moody.__module__}.Moody",
+        "arguments": {"marks": str(tmp_path / "marks")},
+    }
     section = given | {"executor": "dask"} | options
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"oracle": section}))
     command = [sys.executable, "-m", "race", "label", "a.yaml", "pool.xyz", "-o", "out.xyz"]
