@@ -30,7 +30,7 @@ help:
 	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores, and 4 to set up"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make wheel-test    source distribution and wheel, and the README's examples by it in an empty environment"
-	@echo "make torture damaged models, wrong commands, faults, processor grids and physics in LAMMPS, hundreds of each, with counts; about a quarter of an hour"
+	@echo "make torture damaged models, wrong commands, faults, interruptions, processor grids and physics in LAMMPS, hundreds of each, with counts; about half an hour"
 	@echo "make bench   speed and memory against NequIP and MACE: about half an hour on 2 idle cores; QUICK=1 a few minutes"
 	@echo "make docs    the documentation, in build/docs; warnings and dead links are errors"
 	@echo "make accuracy error against training and inference time, RACE, NequIP and MACE: days; ONLY='SET/CODE/MINUTES ...' picks, QUICK=1 a few minutes"

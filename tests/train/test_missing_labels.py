@@ -10,6 +10,7 @@ import torch
 
 from race.config import DataConfig, ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.data import Dataset
+from race.data.weights import WEIGHT
 from race.train.loss import Loss
 from race.train.members import initial_model
 from race.train.metrics import Metrics, total_forces_cov
@@ -132,4 +133,4 @@ def test_a_key_that_no_frame_has_is_said(tmp_path, caplog):
         "data.weight_key is not used: no frame has w9",
     ]
     assert not said(weight_key="w8", stress_key="stress", energy_key="energy")
-    assert not said()
+    assert not said() and not said(weight_key=WEIGHT)

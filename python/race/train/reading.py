@@ -138,6 +138,8 @@ def unfound_keys(frames: Sequence[ase.Atoms], data: DataConfig) -> Iterator[tupl
         # What is read keeps its name, but for labels and weights of atoms
         known = (key, WEIGHT if label == "weight" else label)
         places = (place for atoms in frames for place in (atoms.info, atoms.arrays))
+        if key == WEIGHT:  # of `race active`, whose frames may have none
+            continue
         if name in data.model_fields_set and not any(
             found in place for place in places for found in known
         ):

@@ -15,7 +15,7 @@ from race.deploy.export import export_model
 from ..conftest import ELEMENTS, small_model
 from ..harness import Lammps, write_data
 from ..systems import boron_nitride
-from . import commands, data_sets, faults, invariants, model_files, parity, physics
+from . import commands, data_sets, faults, interruptions, invariants, model_files, parity, physics
 from .conftest import SMALL, TRAINING
 from .runner import Tally, run_block
 
@@ -73,9 +73,16 @@ def main() -> int:
         start = time.monotonic()
         report(faults.run(faults.Bench(Lammps(plugin, folder), small, other)), start)
         start = time.monotonic()
+        (folder / "interruptions").mkdir()
+        report(interruptions.run(folder / "interruptions", options.seed), start)
+        start = time.monotonic()
         deep = folder / "deep.race.pt"
         export_model(small_model(), deep)
-        report(parity.run(parity.Bench(Lammps(plugin, folder), deep)), start)
+        made = {1: deep}
+        for nu in parity.CORRELATIONS[1:]:
+            made[nu] = folder / f"products-{nu}.race.pt"
+            export_model(small_model(correlation=nu, gate=True), made[nu])
+        report(parity.run(parity.Bench(Lammps(plugin, folder), made)), start)
         start = time.monotonic()
         report(physics.run(Lammps(plugin, folder), deep, small), start)
         start = time.monotonic()

@@ -69,33 +69,45 @@ SYSTEMS = {
 }
 
 
+# Body orders within a layer: products of 1 to 3 factors, with a gate where there are several
+CORRELATIONS = (1, 2, 3)
+MODELS = (*((dtype, 1) for dtype in DTYPES), *(("float64", nu) for nu in CORRELATIONS[1:]))
+
+
 @dataclass(frozen=True)
 class Case:
     system: str
     dtype: str
+    correlation: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.system}_{self.dtype}"
+        return f"{self.system}_{self.dtype}_{self.correlation}"
 
 
 @dataclass
 class Bench:
-    """Reads the references once: one rank, and Python."""
+    """Reads the references once: one rank, and Python. artifacts: by correlation."""
 
     run: Lammps
-    artifact: Path
+    artifacts: dict[int, Path]
 
     def __post_init__(self) -> None:
         self.atoms: dict[str, ase.Atoms] = {name: make() for name, make in SYSTEMS.items()}
         self.python = {
-            name: from_python(atoms, self.artifact, "float64") for name, atoms in self.atoms.items()
+            (name, correlation): from_python(atoms, artifact, "float64")
+            for correlation, artifact in self.artifacts.items()
+            for name, atoms in self.atoms.items()
         }
         self.one_rank: dict[str, dict] = {}
-        for dtype in DTYPES:
-            found = self.run.single_points(self.atoms, f"{self.artifact} dtype {dtype}", ELEMENTS)
+        for dtype, correlation in MODELS:
+            if correlation not in self.artifacts:
+                continue
+            pair = f"{self.artifacts[correlation]} dtype {dtype}"
+            found = self.run.single_points(self.atoms, pair, ELEMENTS)
             self.one_rank |= {
-                Case(name, dtype).name: as_dict(snapshot) for name, snapshot in found.items()
+                Case(name, dtype, correlation).name: as_dict(snapshot)
+                for name, snapshot in found.items()
             }
 
     def start(self, grid: Grid, cases: Sequence[Case]) -> Finished:
@@ -107,8 +119,8 @@ class Bench:
                 grid=grid.grid,
                 setup=grid.setup,
                 before_run=grid.balance,
-                pair=f"pair_style race {self.artifact} dtype {case.dtype}\npair_coeff * * "
-                f"{' '.join(ELEMENTS)}",
+                pair=f"pair_style race {self.artifacts[case.correlation]} dtype {case.dtype}\n"
+                f"pair_coeff * * {' '.join(ELEMENTS)}",
             )
             for case in cases
         ]
@@ -119,7 +131,7 @@ class Bench:
         wrong = difference(found, self.one_rank[case.name], ranks)
         if wrong:
             return f"against one rank, {wrong}"
-        wrong = difference(found, self.python[case.system], python)
+        wrong = difference(found, self.python[case.system, case.correlation], python)
         return f"against Python, {wrong}" if wrong else ""
 
     def results(self, grid: Grid, cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome, str]]:
@@ -157,12 +169,12 @@ class Bench:
         ), ""
 
 
-ALL = tuple(Case(system, dtype) for dtype in DTYPES for system in SYSTEMS)
+ALL = tuple(Case(system, dtype, nu) for dtype, nu in MODELS for system in SYSTEMS)
 
 
 def run(bench: Bench, grids: Sequence[Grid] = GRIDS, cases: Sequence[Case] = ALL) -> Tally:
     tally = Tally("parity")
     for grid in grids:
         for case, outcome, verdict in bench.results(grid, cases):
-            tally.count(f"{grid.name}, {case.system}, {case.dtype}", outcome, verdict)
+            tally.count(f"{grid.name}, {case.name}", outcome, verdict)
     return tally

@@ -1,4 +1,4 @@
-"""Two grids and five structures in every run of the suite; `make torture` has them all."""
+"""Two grids and six cases in every run of the suite; `make torture` has them all."""
 
 import numpy as np
 import pytest
@@ -8,23 +8,25 @@ from . import parity
 
 FAST = [parity.GRIDS[k] for k in (5, 10)]
 CASES = [parity.Case(name, "float64") for name in ("slab", "needle", "pore", "atom")] + [
-    parity.Case("b2o3", "float32")
+    parity.Case("b2o3", "float32"),
+    parity.Case("boron_nitride", "float64", 3),
 ]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory, plugin, artifact):
-    return parity.Bench(Lammps(plugin, tmp_path_factory.mktemp("parity")), artifact)
+def bench(tmp_path_factory, plugin, artifact, artifacts):
+    made = {1: artifact, 3: artifacts("products-3", correlation=3, gate=True)}
+    return parity.Bench(Lammps(plugin, tmp_path_factory.mktemp("parity")), made)
 
 
 def test_there_are_as_many_as_promised():
-    assert len(parity.GRIDS) == 12 and len(parity.SYSTEMS) == 10 and len(parity.ALL) == 20
+    assert len(parity.GRIDS) == 12 and len(parity.SYSTEMS) == 10 and len(parity.ALL) == 40
 
 
 def test_grids(bench):
     assert "newton off" in FAST[0].setup and "tiled" in FAST[1].setup
     tally = parity.run(bench, FAST, CASES)
-    assert tally.good == tally.tried == 10, "\n".join([str(tally), *tally.trouble])
+    assert tally.good == tally.tried == 12, "\n".join([str(tally), *tally.trouble])
 
 
 def test_verdict(bench, monkeypatch):
