@@ -2,6 +2,7 @@
 they stand have the pairs of the slow search.
 """
 
+import ase.build
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -80,6 +81,11 @@ def test_runaway_atoms(far):
 def test_atoms_at_one_place():
     message = refusal(np.random.RandomState(0).rand(40000, 3) * 0.01, np.zeros((3, 3)), NONE)
     assert "too many atoms within the cutoff of each other" in message
+    # What a search can do, but no model; four times diamond's density is fine
+    message = refusal(np.random.RandomState(0).rand(2000, 3) * 0.05, np.zeros((3, 3)), NONE)
+    assert "expected on average at most 1000 neighbours" in message and "got 1999" in message
+    dense = ase.build.bulk("C", a=3.57 / 4 ** (1 / 3), cubic=True)
+    assert len(neighbors(dense.positions, dense.cell.array, dense.pbc, 6.0)[0]) > 8 * 500
 
 
 @pytest.mark.parametrize("gap", [30.0, 1e3, 9e4])

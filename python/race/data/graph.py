@@ -14,7 +14,7 @@ import vesin
 from torch import Tensor
 
 from race.conventions import SIX_TO_VOIGT
-from race.data.guard import plan_search
+from race.data.guard import check_found, plan_search
 from race.data.label_noise import LABELS, NOISE, frame_noise
 from race.data.weights import force_weights, frame_weight
 from race.errors import RaceError
@@ -159,6 +159,7 @@ def neighbors(
         sender, receiver, shift, vector = (
             array[near] for array in (sender, receiver, shift, vector)
         )
+    check_found(len(sender), len(positions), r_max, where)
     # Two atoms of one frame may be joined by several images, so the shift takes part in the order.
     order = np.lexsort((*shift.T, sender, receiver))
     return sender[order], receiver[order], vector[order]

@@ -13,6 +13,8 @@ from race.errors import RaceError
 # Jupiter's core about 1; the images of a skewed cell that lie in reach are several times those
 # within the cutoff.
 MAX_DENSITY = 50.0
+# Of what a search found: neighbours of all atoms, as a density around them
+MAX_MEAN_DENSITY = 3.0
 MIN_ALLOWED = 1000  # neighbours of an atom that are never too many: tests, tiny cutoffs
 BYTES_PER_EDGE = 120  # indices, shifts, vectors and their sorted copies
 # Angstrom, of a box or of atoms without one: farther apart they are fragments of a run that
@@ -189,6 +191,23 @@ def _check_work(
             f"into {memory / 2**30:.0f} GiB",
             got=f"about {crowd:.2g} in the densest place, {n_edges:.2g} pairs in all",
             remedy="check Lattice, pbc and positions: a flat cell, or atoms at one place?",
+        )
+
+
+def check_found(n_edges: int, n_atoms: int, r_max: float, where: object = None) -> None:
+    """Refuses what a search can do and a model cannot: thousands of neighbours for each atom.
+
+    Raises:
+        RaceError: more neighbours than MAX_MEAN_DENSITY gives.
+    """
+    allowed = max(MIN_ALLOWED, MAX_MEAN_DENSITY * 4.19 * r_max**3)
+    if n_edges > allowed * n_atoms:
+        raise RaceError(
+            "too many atoms within the cutoff of each other",
+            where=where,
+            expected=f"on average at most {allowed:.0f} neighbours within {r_max:g} A",
+            got=f"{n_edges / n_atoms:.0f}",
+            remedy="check Lattice and positions: are they in Angstrom?",
         )
 
 
