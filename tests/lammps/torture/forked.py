@@ -58,6 +58,7 @@ def fork(argv: list[str], limit: int | None) -> None:
 
 if __name__ == "__main__":
     parts = [module.name for module in pkgutil.walk_packages(race.__path__, "race.")]
+    parts.remove("race.__main__")  # a command itself
     for name in (*parts, *USED_LATE):
         with contextlib.suppress(ImportError):  # doors to programs that may not be installed
             importlib.import_module(name)
