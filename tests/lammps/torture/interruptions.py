@@ -36,7 +36,8 @@ NO_FOLDER = "/sys/kernel"  # where not even root makes files
 @dataclass(frozen=True)
 class Command:
     """argv, without the output that follows it. `result(output)` reads what interruptions must
-    not change; tries: interruptions of it.
+    not change; tries: interruptions of it. fills: whether it can be tried on a full disk; a limit
+    on files would be one on MPI's shared memory, too.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Command:
     output: str
     result: Callable[[Path], object]
     tries: int
+    fills: bool = True
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -81,7 +83,7 @@ COMMANDS = (
         Path.read_bytes,
         14,
     ),
-    Command("active", "active config.yaml --out", "compared", records, 11),
+    Command("active", "active config.yaml --out", "compared", records, 11, fills=False),
 )
 
 
@@ -224,7 +226,8 @@ def run(folder: Path, seed: int = 0, commands: Sequence[Command] = COMMANDS) -> 
     try:
         prepare(folder, server)
         for command in commands:
-            kinds = [KINDS[k % len(KINDS)] for k in range(command.tries)]
+            possible = [kind for kind in KINDS if command.fills or kind in SIGNALS]
+            kinds = [possible[k % len(possible)] for k in range(command.tries)]
             for name, outcome, wrong in interrupt(server, folder, command, kinds, chance):
                 tally.count(name, outcome, wrong)
             tally.count(f"{command.name}, into {NO_FOLDER}", *unwritable(server, command))
