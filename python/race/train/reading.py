@@ -135,11 +135,11 @@ def unfound_keys(frames: Sequence[ase.Atoms], data: DataConfig) -> Iterator[tupl
     for label in ("energy", "forces", "stress", "weight"):
         name = f"{label}_key"
         key = getattr(data, name)
+        if key == WEIGHT:  # of `race active`, whose frames may have none
+            continue
         # What is read keeps its name, but for labels and weights of atoms
         known = (key, WEIGHT if label == "weight" else label)
         places = (place for atoms in frames for place in (atoms.info, atoms.arrays))
-        if key == WEIGHT:  # of `race active`, whose frames may have none
-            continue
         if name in data.model_fields_set and not any(
             found in place for place in places for found in known
         ):
