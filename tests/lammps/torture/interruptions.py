@@ -186,17 +186,23 @@ def interrupt(
             status, said = server.run(argv, limit=limit)
             name = f"{command.name}, {kind} at {limit} of {size} bytes"
         wrong = end_of(kind, status, said)
+        if not wrong and output.is_file():  # whole, or not there
+            wrong = differs(command, output, expected, said)
         if not wrong and status != 0:
             status, said = server.again(argv)
             wrong = "" if status in (0, 2) else f"status {status} of the next: {said[-600:]}"
-        if not wrong:
-            try:
-                same = command.result(output) == expected
-                wrong = "" if same else "another result than undisturbed"
-            except Exception as error:
-                wrong = f"no result ({error}) after: {said[-600:]}"
+        wrong = wrong or differs(command, output, expected, said)
         yield name, Outcome(hang=status is None), wrong
     remove(output)
+
+
+def differs(command: Command, output: Path, expected: object, said: str) -> str:
+    """What is wrong with a result; empty: nothing."""
+    try:
+        same = command.result(output) == expected
+    except Exception as error:
+        return f"no result ({error}) after: {said[-600:]}"
+    return "" if same else "another result than undisturbed"
 
 
 def end_of(kind: str, status: int | None, said: str) -> str:
