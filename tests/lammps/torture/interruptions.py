@@ -22,9 +22,10 @@ from safetensors.numpy import load_file
 
 import race
 from tests.active.problem import write_problem
+from tests.lammps.harness import environment
 from tests.train.conftest import MODEL, labelled
 
-from .runner import Outcome, Tally, environment
+from .runner import Outcome, Tally
 
 SERVER = Path(__file__).parent / "forked.py"
 SECONDS = 120.0

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.lammps.harness import environment
+
 WORKER = Path(__file__).parent / "worker.py"
 SECONDS = 60.0  # for one case; the slowest take one
 PER_PROCESS = 150  # cases
@@ -74,15 +76,6 @@ class Tally:
             f"crashes, {self.hangs} hangs, "
             f"{self.wrong} silently wrong"
         )
-
-
-def environment() -> dict[str, str]:
-    libraries = [str(Path(sys.prefix) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
-    }
 
 
 def refused(*words: str) -> Callable[[Outcome], str]:
