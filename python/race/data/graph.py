@@ -95,10 +95,31 @@ class Batch:
         finite = torch.isfinite(values)
         return finite if finite.dim() == 1 else finite.all(1)
 
+    def labelled_rows(self, label: str) -> Tensor | None:
+        """int64 [n_labelled], the frames or atoms that `labelled` names; None: all of them.
+
+        Found once for these labels, and where they are: `to` finds the rows before it moves
+        a batch, so that no device is waited for.
+        """
+        values: Tensor | None = getattr(self, label)
+        if values is None:
+            return torch.zeros(0, dtype=torch.long, device=self.species.device)
+        known = self._known_rows().get(label)
+        if known is None or known[0] is not values or known[1] != values._version:
+            labelled = self.labelled(label)
+            rows = None if labelled.all() else labelled.nonzero().squeeze(1)
+            self._known_rows()[label] = known = (values, values._version, rows)
+        return known[2]
+
+    def _known_rows(self) -> dict[str, tuple[Tensor, int, Tensor | None]]:
+        """By label: its tensor and version, and what `labelled_rows` found."""
+        known: dict[str, tuple[Tensor, int, Tensor | None]] = self.__dict__.setdefault("_rows", {})
+        return known
+
     def weights(self, label: str) -> Tensor:
         """[n_labelled] how much each of these labels counts, float64."""
         every = self.atom_weight if label == "forces" else self.frame_weight
-        return every[self.labelled(label)]
+        return chosen(every, self.labelled_rows(label))
 
     def noise_var(self, label: str) -> Tensor | None:
         """float64 [n_frames], of "forces" [n_atoms]: variance of the labels' own noise; None: 0."""
@@ -111,6 +132,7 @@ class Batch:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Batch":
         """Moves every tensor to `device`; casts edge_vector, forces and stress to `dtype`."""
+        found = {label: self.labelled_rows(label) for label in LABELS}
         moved = {}
         for field in fields(self):
             tensor = getattr(self, field.name)
@@ -118,7 +140,17 @@ class Batch:
                 moved[field.name] = tensor.to(
                     device=device, dtype=dtype if field.name in _FLOATING else None
                 )
-        return replace(self, **moved)
+        batch = replace(self, **moved)
+        for label, rows in found.items():
+            if (values := moved.get(label)) is not None:
+                there = None if rows is None else rows.to(device=device)
+                batch._known_rows()[label] = (values, values._version, there)
+        return batch
+
+
+def chosen(values: Tensor, rows: Tensor | None) -> Tensor:
+    """The rows that `Batch.labelled_rows` names."""
+    return values if rows is None else values.index_select(0, rows)
 
 
 def neighbors(

@@ -38,6 +38,9 @@ class RACE(Outputs):
         dtype: of parameters and features.
     """
 
+    six_rows: Tensor
+    six_columns: Tensor
+
     def __init__(
         self,
         config: ModelConfig,
@@ -118,6 +121,8 @@ class RACE(Outputs):
             )
         finally:
             torch.set_default_dtype(previous)
+        for name, index in (("six_rows", SIX_ROWS), ("six_columns", SIX_COLUMNS)):
+            self.register_buffer(name, torch.tensor(index), persistent=False)
         self.g_dims = [Layout(irreps, M).dim for irreps in g_irreps]  # width of each halo exchange
         self.mean_pooling = config.pooling == "mean"
 
@@ -199,7 +204,9 @@ class RACE(Outputs):
         if not stress:
             return replace(result, forces=atom_forces)
         # strain derivative: sum_e vector_a dE/dvector_b, symmetric for an invariant energy
-        virial = vector[:, None, list(SIX_ROWS)] * edge_grad[:, :, list(SIX_COLUMNS)]
+        virial = vector.index_select(1, self.six_rows).unsqueeze(1) * edge_grad.index_select(
+            2, self.six_columns
+        )
         # A frame's receivers are consecutive
         frame_virial = segment_sum(virial, batch.row_ptr[batch.frame_ptr])
         # NaN without 3D periodicity: no stress, and no NaN in gradients

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from race.config import Config, RunConfig
 from race.data import Batch
+from race.data.graph import chosen
 from race.heads import LOSSES
 from race.model.heads import ForceCovariance, evidential_nll, evidential_spread
 from race.model.outputs import ModelOutput
@@ -112,17 +113,17 @@ class Loss:
     def _energy(self, out: ModelOutput, batch: Batch, beta: float) -> Tensor:
         if batch.energy is None:  # no frame of this batch has one
             return out.energy.new_zeros(0, out.energy.shape[1])
-        labelled = batch.labelled("energy")
-        square = (out.energy[labelled] - batch.energy[labelled].unsqueeze(1)) ** 2
+        labelled = batch.labelled_rows("energy")
+        square = (chosen(out.energy, labelled) - chosen(batch.energy, labelled).unsqueeze(1)) ** 2
         # An integer times a number is float32
-        n_atoms = batch.n_atoms_per_frame[labelled].to(square.dtype).unsqueeze(1)
+        n_atoms = chosen(batch.n_atoms_per_frame, labelled).to(square.dtype).unsqueeze(1)
         unit = (n_atoms if self.extensive else 1) * self.sigma0_energy**2
         own = own_noise(batch, "energy", labelled, square.dtype)
         unit = unit + own
         if not self.form.energy_noise:
             return 0.5 * square / unit
         assert out.energy_var is not None, "a likelihood of energies needs a head with their noise"
-        var = out.energy_var[labelled] + own
+        var = chosen(out.energy_var, labelled) + own
         return (var.detach() / unit) ** beta * 0.5 * (square / var + torch.log(var))
 
     def _forces(self, out: ModelOutput, batch: Batch, beta: float) -> tuple[Tensor, Tensor | None]:
@@ -130,17 +131,19 @@ class Loss:
         total covariance, where the head has one.
         """
         assert out.forces is not None
-        labelled = batch.labelled("forces")
+        labelled = batch.labelled_rows("forces")
         if batch.forces is None:
             error = torch.zeros_like(out.forces)
+        elif labelled is None:
+            error = out.forces - batch.forces.unsqueeze(1)
         else:
             error = out.forces - torch.where(
-                labelled.unsqueeze(1), batch.forces, out.forces.detach().mean(1)
+                batch.labelled("forces").unsqueeze(1), batch.forces, out.forces.detach().mean(1)
             ).unsqueeze(1)
         own = own_noise(batch, "forces", labelled, error.dtype)
         unit = self.sigma0**2 + own
         if not self.form.forces_noise:
-            return 0.5 * (error[labelled] ** 2).sum(-1) / unit, None
+            return 0.5 * (chosen(error, labelled) ** 2).sum(-1) / unit, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
         var = torch.exp(logdet.detach() / 3.0)
         if self.covariance.own_epistemic:
@@ -152,11 +155,11 @@ class Loss:
             else 0.5 * (quadratic + logdet)
         )
         if batch.noise is None:
-            return ((var / unit) ** beta * nll)[labelled], var
+            return chosen((var / unit) ** beta * nll, labelled), var
         # The sum has no closed inverse
         eye = torch.eye(3, dtype=error.dtype, device=error.device)
-        total = self.covariance.matrix(out.raw)[labelled] + own[..., None, None] * eye
-        quadratic, logdet = mahalanobis(error[labelled], total)
+        total = chosen(self.covariance.matrix(out.raw), labelled) + own[..., None, None] * eye
+        quadratic, logdet = mahalanobis(chosen(error, labelled), total)
         rows = (torch.exp(logdet.detach() / 3.0) / unit) ** beta * 0.5 * (quadratic + logdet)
         return rows, var
 
@@ -166,16 +169,18 @@ class Loss:
         if batch.stress is None:  # no frame of this batch has one
             return out.energy.new_zeros(0, out.energy.shape[1])
         assert out.stress is not None
-        labelled = batch.labelled("stress")
-        volume = batch.volume[labelled].view(-1, 1, 1)
-        virial = volume * (out.stress[labelled] - batch.stress[labelled].unsqueeze(1))
+        labelled = batch.labelled_rows("stress")
+        volume = chosen(batch.volume, labelled).view(-1, 1, 1)
+        virial = volume * (
+            chosen(out.stress, labelled) - chosen(batch.stress, labelled).unsqueeze(1)
+        )
         # An integer times a number is float32
-        n_atoms = batch.n_atoms_per_frame[labelled].unsqueeze(1).to(virial.dtype)
+        n_atoms = chosen(batch.n_atoms_per_frame, labelled).unsqueeze(1).to(virial.dtype)
         own = own_noise(batch, "stress", labelled, virial.dtype)
         own = own * volume.squeeze(2).to(own.dtype) ** 2  # of the virial
         if out.virial_cov is not None:
             eye = torch.eye(6, dtype=virial.dtype, device=virial.device)
-            total = out.virial_cov[labelled] + own[..., None, None] * eye
+            total = chosen(out.virial_cov, labelled) + own[..., None, None] * eye
             quadratic, logdet = mahalanobis(virial, total)
             # of isotropic noise of variance c an off-diagonal component has c/2: det C = c^6 / 8
             var = torch.exp((logdet.detach() + math.log(8.0)) / 6.0)
@@ -189,16 +194,19 @@ class Loss:
         else:
             unit = force_var.new_zeros(batch.n_frames, force_var.shape[1]).index_add_(
                 0, batch.frame, force_var
-            )[labelled]
+            )
+            unit = chosen(unit, labelled)
         return 0.5 * (virial * virial).sum(-1) / (unit * STRESS_LENGTH**2 + own)
 
 
-def own_noise(batch: Batch, label: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """The variance of the labels' own noise [n, 1], of the given rows; zero without any."""
+def own_noise(batch: Batch, label: str, rows: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The variance of the labels' own noise [n, 1], of the given rows, None: all; zero without
+    any.
+    """
     var = batch.noise_var(label)
     if var is None:
-        return torch.zeros(1, 1, dtype=dtype, device=rows.device)
-    return var[rows].to(dtype).unsqueeze(1)
+        return torch.zeros(1, 1, dtype=dtype, device=batch.species.device)
+    return (var if rows is None else var[rows]).to(dtype).unsqueeze(1)
 
 
 def warmup_beta(config: Config, epoch: float) -> float:

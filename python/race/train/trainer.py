@@ -1,5 +1,5 @@
 """The training loop. One step trains every member; nothing is read from the device except
-for the bar and at epoch ends.
+for the bar and at epoch ends (tests/train/test_no_reads.py).
 """
 
 import time
