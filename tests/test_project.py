@@ -29,16 +29,16 @@ from race.model.race import RACE
 from .lammps.harness import Lammps, thermo, write_data
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
-COMMANDS = [
-    line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line
-]
 MADE_BEFORE = ("demo-output/", "evaluation/")  # by the demo, by a command above
 
 
-def blocks(language: str) -> list[str]:
-    return [text for found, text in BLOCKS if found == language]
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """The code blocks of a page in that language."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(), flags=re.M | re.S)
+    return [text for named, text in found if named == language]
+
+
+COMMANDS = [line for text in blocks("bash") for line in text.splitlines() if line]
 
 
 @pytest.fixture(scope="module")
@@ -142,25 +142,70 @@ def test_every_command_is_covered():
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_and_pictures_exist(page):
-    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
-    missing = [
-        target
-        for target in targets
-        if not target.startswith("http") and not (ROOT / target).exists()
-    ]
+def tracked(*patterns: str) -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for path in listed.split("\n") if path and (ROOT / path).is_file()]
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub and the documentation make them."""
+    found: set[str] = set()
+    text = re.sub(r"^( *)(`{3,}|:{3,})(.*?)\n(.*?)^\1\2$", "", page.read_text(), flags=re.M | re.S)
+    for heading in re.findall(r"^#+ +(.+?) *$", text, flags=re.M):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        further = [slug, *(f"{slug}-{k}" for k in range(1, 100))]
+        found.add(next(name for name in further if name not in found))
+    return found
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links and pictures of a page, to files of the repository and headings in them, that lead
+    nowhere.
+    """
+    dead = []
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        if not other.exists() or anchor and anchor not in anchors(other):
+            dead.append(target)
+    return dead
+
+
+@pytest.mark.parametrize("page", tracked("*.md"))
+def test_links_lead_somewhere(page):
+    assert dead_links(ROOT / page) == []
+
+
+def test_dead_links_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# `race/kk` in *one* page\n## Twice\n## Twice\n[a](#racekk-in-one-page) [b](#twice-1)\n"
+        "[c](page.md#twice) [d](https://no.where/x) `[e](code)`\n```\n# Code\n[f](code)\n```\n"
+        "[g](#code) [h](#twice-2) ![i](no.png) [j](other.md#twice)\n"
+    )
+    assert dead_links(page) == ["#code", "#twice-2", "no.png", "other.md#twice"]
+
+
+@pytest.mark.parametrize("page", tracked("*.md"))
+def test_files_that_a_page_names_exist(page):
+    """Paths of the repository, in prose and in code; NAME stands for any, output is of runs."""
+    folders = {path.partition("/")[0] for path in tracked() if "/" in path}
+    text = (ROOT / page).read_text()
+    named = re.findall(rf"(?<![\w./-])(?:{'|'.join(folders)})/[\w./-]*\w", text)
+    made = re.compile("NAME|/output|/results/|/_generated|^build/")
+    missing = [path for path in named if not made.search(path) and not (ROOT / path).exists()]
     assert missing == []
 
 
 # Pages that people write: scripts draw parts of those of benchmarks and results. CHANGELOG.md
 # has one line a change.
 PAGES = [
-    path
-    for path in subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    if not re.match(r"benchmarks/|.*/results/|CHANGELOG", path)
+    path for path in tracked("*.md") if not re.match(r"benchmarks/|.*/results/|CHANGELOG", path)
 ]
 
 
