@@ -35,6 +35,7 @@ FIRST = DOCS / "tutorials/first-potential.md"
 CONTINUED = [
     *(f"tutorials/{name}.md" for name in ("error-bars", "trust", "npt", "averages", "fine-tuning")),
     "howto/posterior.md",
+    "howto/cluster.md",
 ]
 RUN = [FIRST, *(DOCS / name for name in CONTINUED)]
 BLOCKS = [
