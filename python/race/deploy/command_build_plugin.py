@@ -21,6 +21,7 @@ from race.errors import RaceError
 
 # Lines of a compiler's output that an error shows
 SHOWN = 20
+CMAKE_ERROR = r"CMake Error at \S+ \((message|cmake_minimum_required)\):\n(.+?)\n\n"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -149,8 +150,10 @@ def cmake(*arguments: str) -> str:
     )
     if done.returncode != 0:
         # The message of our own CMakeLists.txt, else the end of the compiler's output
-        if message := re.search(r"CMake Error at \S+ \(message\):\n(.+?)\n\n", done.stdout, re.S):
-            raise RaceError(" ".join(message[1].split()), where="CMake")
+        if message := re.search(CMAKE_ERROR, done.stdout, re.S):
+            old = message[1] == "cmake_minimum_required"
+            said = " ".join(message[2].split())
+            raise RaceError(said, where=program, remedy="pip install cmake" if old else None)
         end = "\n".join(done.stdout.splitlines()[-SHOWN:])
         raise RaceError(f"cmake failed with status {done.returncode}:\n{end}")
     return done.stdout
