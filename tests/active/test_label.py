@@ -165,6 +165,21 @@ def test_structures_keep_all_but_labels(tmp_path):
     assert main([*command, str(tmp_path / "out.traj")]) == 2
 
 
+def test_what_was_labelled_as_json(tmp_path, capsys):
+    config, _, _ = problem(tmp_path, [0, 2, 0])
+    section = {"calculator": config.calculator, "arguments": config.arguments, "workers": 2}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"oracle": section}))
+    out = tmp_path / "out.xyz"
+    words = ["label", str(tmp_path / "a.yaml"), str(tmp_path / "pool.xyz"), "-o", str(out)]
+    assert main([*words, "--json"]) == 0
+    captured = capsys.readouterr()
+    said = json.loads(captured.out)
+    (failed,) = said.pop("failed")
+    assert failed["frame"] == 1 and "ended with status 7" in failed["reason"]
+    assert said == {"output": str(out), "n_frames": 3, "n_labelled": 2, "n_computed": 2}
+    assert "left out" in captured.err
+
+
 def by_dask(tmp_path, frames, **options):
     """`race label` with the workers of Dask, in a process of its own."""
     pytest.importorskip("distributed")

@@ -2,6 +2,8 @@
 what it compares is comparable.
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -72,8 +74,17 @@ def done(tmp_path_factory) -> tuple[Path, Path]:
     """A config and the folder of its comparison, run without interruption."""
     folder = tmp_path_factory.mktemp("active")
     config = write_problem(folder)
-    assert active(config, folder / "out") == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["active", str(config), "--out", str(folder / "out"), "--json"]) == 0
+    (folder / "said.json").write_text(said.getvalue())
     return config, folder / "out"
+
+
+def test_the_report_as_json(done):
+    """Alone on stdout: lines of the trainings are not among it."""
+    _, out = done
+    said = json.loads((out.parent / "said.json").read_text())
+    assert said["records"] == report(out)
 
 
 def test_what_a_comparison_leaves(done):

@@ -2,6 +2,7 @@
 uncertainties, refusals.
 """
 
+import json
 from pathlib import Path
 
 import ase.io
@@ -67,6 +68,24 @@ def test_selected_frames_keep_all_and_gain_why(run, pool, tmp_path, capsys):
     again = tmp_path / "again.extxyz"
     assert select("--strategy", "bald-joint", "--budget", 4, run, pool, "-o", again) == 0
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_the_choice_as_json(run, pool, tmp_path, capsys):
+    out = tmp_path / "selected.extxyz"
+    words = ("--strategy", "bald-joint", "--budget", 3, run, pool, "-o", out, "--json")
+    assert select(*words) == 0
+    said = json.loads(capsys.readouterr().out)
+    picked = ase.io.read(out, ":")
+    assert said["output"] == str(out) and said["n_pool"] == 12 and said["budget"] == 3
+    assert [row["frame"] for row in said["selected"]] == [a.info["race_frame"] for a in picked]
+    for row, atoms in zip(said["selected"], picked, strict=True):
+        assert row["file"] == str(pool) and row["by"] == atoms.info["race_score_name"]
+        assert row["score"] == pytest.approx(atoms.info["race_score"], rel=1e-9)
+    # Strategies without a score have none
+    out.unlink()
+    assert select("--strategy", "random", "--budget", 1, pool, "-o", out, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["selected"]
+    assert row["score"] is None
 
 
 def test_without_a_model(pool, tmp_path):

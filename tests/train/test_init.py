@@ -1,5 +1,7 @@
 """`race init`: the config that it writes learns from the data as the data is."""
 
+import json
+
 import ase.io
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from ase.calculators.emt import EMT
 
 from race.cli import main
 from race.config import read_config
+from race.train.force_histogram import force_histogram
 from race.train.prepare import prepare
 
 from .conftest import labelled
@@ -91,6 +94,63 @@ def test_what_training_will_refuse_is_said(tmp_path, capsys):
     assert main([*map(str, words), "-o", str(tmp_path / "c.yaml")]) == 0
     assert "will refuse this data" in (text := capsys.readouterr().out)
     assert "validation-is-training" in text and (tmp_path / "c.yaml").exists()
+
+
+def with_an_outlier() -> list[ase.Atoms]:
+    """Twelve frames; one atom of the last has 800 times the usual force, and one frame is there
+    twice.
+    """
+    frames = [under_other_names(seed) for seed in range(12)]
+    frames[-1].arrays["dft_forces"][2] = [0.0, 300.0, 400.0]
+    return [*frames, frames[3].copy()]
+
+
+def test_the_outlier_is_alone_in_the_last_bar(tmp_path, capsys):
+    path = tmp_path / "a.extxyz"
+    ase.io.write(path, with_an_outlier())
+    _, text = init(capsys, path, "-o", tmp_path / "c.yaml")
+    comments = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+    *bars, largest = comments
+    *name, bar, n = bars[-1].split()
+    assert name == ["320", "to", "1000"] and set(bar) == {"#"} and n == "1"
+    assert "#" not in bars[-2]
+    assert sum(int(bar.split()[-1]) for bar in bars) == 4 * 13
+    assert largest == f"largest: 500, {path.name}, frame 11, atom 2"
+    assert "1 frames have the structure of a frame before them" in text
+    assert "in 13 of 13 frames" in text
+
+
+def test_what_was_found_as_json(tmp_path, capsys):
+    ase.io.write(tmp_path / "a.extxyz", with_an_outlier())
+    words = ["init", str(tmp_path / "a.extxyz"), "-o", str(tmp_path / "c.yaml"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"] == str(tmp_path / "c.yaml") and found["duplicates"] == 1
+    assert found["keys"]["forces"] == {"name": "dft_forces", "n": 13, "others": []}
+    bars = found["forces"]["bars"]
+    assert bars[-1]["n"] == 1 and bars[-1]["low"] <= 500 < bars[-1]["high"]
+    assert sum(bar["n"] for bar in bars) == 4 * 13
+    assert found["refused"].startswith("training data: ")
+    ase.io.write(tmp_path / "b.extxyz", [labelled(seed) for seed in range(12)])
+    words = ["init", str(tmp_path / "b.extxyz"), "-o", str(tmp_path / "d.yaml"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"] is None and found["duplicates"] == 0
+    assert dict(found["checks"])["forces"].startswith("11 of 11 frames")
+
+
+def test_forces_without_a_size_are_counted_apart():
+    frames = [ase.Atoms("Cu3", positions=np.eye(3) * 3)]
+    rows = np.array([[0.0, 0, 0], [np.nan, 0, 0], [0, 0.02, 0]])
+    found = force_histogram(frames, [rows])
+    assert found.n_zero == 1 and [bar.n for bar in found.bars] == [1] and found.atom == 2
+    assert found.lines()[0].split()[-1] == "1" and "largest: 0.02" in found.lines()[-1]
+    assert force_histogram(frames, [0 * rows]) is None
+    # Many decades: rows of whole ones
+    wide = np.zeros((9, 3))
+    wide[:, 0] = 10.0 ** np.arange(-4.5, 4.5)
+    bars = force_histogram([ase.Atoms("Cu9")], [wide]).bars
+    assert [bar.n for bar in bars] == [1] * 9 and bars[0].high == pytest.approx(1e-4)
 
 
 def test_refusals(tmp_path, capsys):

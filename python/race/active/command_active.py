@@ -3,6 +3,8 @@ continues what was interrupted.
 """
 
 import argparse
+import contextlib
+import sys
 from pathlib import Path
 
 from race.active.config import read_active_config
@@ -19,6 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=Path("active"),
         help="folder of the comparison (default: active); continued if there",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="the records of the report as JSON; the rest to stderr"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -27,5 +32,9 @@ def run(args: argparse.Namespace) -> None:
     from race.active.loop import Loop
 
     make_folder(args.out)
-    with Lock(args.out):
+    # Trainings print a line an epoch
+    aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+    with Lock(args.out), aside:
         Loop(config, args.out).run()
+    if args.json:
+        print((args.out / "report.json").read_text())

@@ -3,11 +3,12 @@
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from race.active.config import OracleConfig
 from race.errors import RaceError
-from race.files import XYZ, check_output
+from race.files import XYZ, as_json, check_output
 from race.options import read_raw, validated
 
 
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the labelled frames in their order, as extended xyz; labels are kept in "
         "OUTPUT.labels as they come",
     )
+    parser.add_argument("--json", action="store_true", help="JSON in place of the last line")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
             expected="oracle.calculator or oracle.lammps",
         )
     check_output(args.output, [args.config, *args.frames], XYZ)
-    from race.active.labelling import label_frames
+    from race.active.labelling import failed_list, label_frames
     from race.active.oracle import make_oracle
     from race.data.io import read_structures, write_frames
     from race.files import Lock
@@ -54,4 +56,15 @@ def run(args: argparse.Namespace) -> None:
     with Lock(folder):
         out = label_frames(frames, oracle, config, args.output)
     write_frames(args.output, out)
+    if args.json:
+        left_out = failed_list(args.output)
+        content = {
+            "output": str(args.output),
+            "n_frames": len(frames),
+            "n_labelled": len(out),
+            "n_computed": oracle.computed,
+            "failed": json.loads(left_out.read_text()) if left_out.exists() else [],
+        }
+        print(as_json(content))
+        return
     print(f"{args.output}: {len(out)} of {len(frames)} frames, {oracle.computed} labels computed")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from race.active.config import STRATEGIES
 from race.errors import RaceError
-from race.files import XYZ, check_output
+from race.files import XYZ, as_json, check_output
 from race.progress import bar
 
 
@@ -86,6 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="frames per pass")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="JSON in place of the table")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
             raise RaceError("is for LAMMPS dumps, and there is none", where=f"--{option}")
     from race.active.pool import read_pool
     from race.active.scores import open_scorer
-    from race.active.selected import show, write_selected
+    from race.active.selected import listed, show, write_selected
     from race.active.strategies import Selector
     from race.data.io import Tolerance
 
@@ -123,4 +124,8 @@ def run(args: argparse.Namespace) -> None:
         task = shown.add_task(f"{args.strategy}: {len(pool)} frames", total=None)
         choices = selector.select(pool, model, exclude, lambda n: shown.update(task, advance=n))
     write_selected(args.output, pool, choices, args.strategy)
-    show(pool, choices, args.output, args.budget)
+    if args.json:
+        content = {"selected": listed(pool, choices), "output": str(args.output)}
+        print(as_json(content | {"n_pool": len(pool), "budget": args.budget}))
+    else:
+        show(pool, choices, args.output, args.budget)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -26,6 +27,19 @@ def write_selected(
         atoms.info |= describe(choice, pool[choice.index], strategy)
         frames.append(atoms)
     write_frames(path, frames)
+
+
+def listed(pool: Sequence[Candidate], choices: Sequence[Choice]) -> list[dict[str, Any]]:
+    """What was chosen as records, best first."""
+    return [
+        {
+            "file": str(pool[choice.index].source),
+            "frame": pool[choice.index].index,
+            "score": choice.score,
+            "by": choice.by,
+        }
+        for choice in choices
+    ]
 
 
 def show(pool: Sequence[Candidate], choices: Sequence[Choice], output: Path, budget: int) -> None:

@@ -115,7 +115,7 @@ def iter_frames(
     weighting = None if weight_key is None else Weighting(weight_key, config_weights or {})
     found = raw_frames(path, frames)
     n_frames, notes = 0, Notes()
-    for k, atoms in _shown(found, path):
+    for k, atoms in shown_reading(found, path):
         where = f"{path}, frame {k}"
         try:
             if isinstance(atoms, RaceError):
@@ -399,7 +399,7 @@ def _check_declared_units(atoms: ase.Atoms, units: str, where: str) -> None:
             )
 
 
-def _shown(items: Iterable[Any], path: Path) -> Iterable[Any]:
+def shown_reading(items: Iterable[Any], path: Path) -> Iterable[Any]:
     """The items, with a progress bar where reading takes long."""
     hidden = not path.is_file() or os.path.getsize(path) < _LONG_READ
     return progress(items, f"reading {path.name}", hidden=hidden)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from race.errors import RaceError
-from race.files import write_atomic
+from race.files import as_json, write_atomic
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--validation", type=Path, action="append", default=[], help="repeatable; else a tenth"
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("config.yaml"), help="the config")
+    parser.add_argument("--json", action="store_true", help="what was found, as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,16 +23,25 @@ def run(args: argparse.Namespace) -> None:
         raise RaceError("exists already", where=args.out, remedy="choose another --out")
     # torch and ASE are slow to import
     from race.config import read_config
-    from race.train.guessed import looked_at, written
+    from race.train.guessed import guess, looked_at, written
     from race.train.prepare import prepare
 
-    frames = [atoms for path in args.files for atoms in looked_at(path)]
-    text = written(args.files, args.validation, frames, args.out.parent)
+    about = guess(args.files, [atoms for path in args.files for atoms in looked_at(path)])
+    text = written(about, args.files, args.validation, args.out.parent)
     write_atomic(args.out, text.encode())
-    print(text)
+    if not args.json:
+        print(text)
+    refused, rows, findings = None, [], []
     try:
-        print(prepare(read_config(args.out)).report.text())
+        report = prepare(read_config(args.out)).report
+        rows, findings = report.rows, report.findings
     except RaceError as error:
-        print(f"`race train` will refuse this data: {error}")
-        return
-    print(f"\nnext:  race train {args.out} --out run")
+        refused = str(error)
+    if args.json:
+        found = about.to_dict() | {"checks": dict(rows), "findings": findings, "refused": refused}
+        print(as_json({"config": str(args.out), **found}))
+    elif refused is not None:
+        print(f"`race train` will refuse this data: {refused}")
+    else:
+        print(report.text())
+        print(f"\nnext:  race train {args.out} --out run")

@@ -3,37 +3,43 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
 
 from race.config import DEFAULT_MINUTES
-from race.data.io import UNITS, raw_frames
+from race.data.fingerprint import fingerprint
+from race.data.graph import ORIGIN
+from race.data.io import UNITS, raw_frames, shown_reading
 from race.data.labels import alike
 from race.errors import RaceError
+from race.train.force_histogram import ForceHistogram, force_histogram
 
-LOOKED_AT = 200  # frames of each file
 LABELS = ("energy", "forces", "stress")
 REFERENCE = ("ref", "dft", "qm")  # how names of reference labels begin
-# RMS of force components in the file's unit: molecular dynamics of molecules, liquids and
+# Usual force components in the file's unit: molecular dynamics of molecules, liquids and
 # solids gives 0.3 to 5 eV/A, which is 7 to 115 kcal/mol/A and 0.006 to 0.1 Hartree/Bohr
 KCAL, HARTREE = 12.0, 0.05
 
 
 def looked_at(path: Path) -> list[ase.Atoms]:
-    """The readable frames among the first of a file.
+    """The readable frames of a file.
 
     Raises:
         RaceError: there are none.
     """
-    found = [atoms for _, atoms in raw_frames(path, slice(0, LOOKED_AT))]
-    frames = [atoms for atoms in found if isinstance(atoms, ase.Atoms)]
+    frames, errors = [], []
+    for k, atoms in shown_reading(raw_frames(path), path):
+        if isinstance(atoms, RaceError):
+            errors.append(atoms)
+        else:
+            atoms.info[ORIGIN] = f"{path}, frame {k}"
+            frames.append(atoms)
     if not frames:
-        raise next(
-            (e for e in found if isinstance(e, RaceError)), RaceError("no frames", where=path)
-        )
+        raise errors[0] if errors else RaceError("no frames", where=path)
     return frames
 
 
@@ -60,20 +66,27 @@ def find_key(frames: Sequence[ase.Atoms], label: str) -> Key | None:
     return Key(best, count[best], others)
 
 
-def force_unit(frames: Sequence[ase.Atoms], key: str) -> tuple[str, str]:
+def forces_of(atoms: ase.Atoms, key: str) -> np.ndarray:
+    """[n_atoms, 3] as the frame has them; NaN where it has none."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    found = atoms.arrays.get(key, results.get(key))
+    if found is None or np.size(found) != 3 * len(atoms):
+        return np.full((len(atoms), 3), np.nan)
+    return np.asarray(found, dtype=np.float64).reshape(-1, 3)
+
+
+def force_unit(forces: Sequence[np.ndarray]) -> tuple[str, str]:
     """`data.units`, and the reason."""
-    values = [
-        np.asarray(place[key], dtype=np.float64).ravel()
-        for atoms in frames
-        for place in (atoms.arrays, {} if atoms.calc is None else atoms.calc.results)
-        if key in place
-    ]
-    rms = float(np.sqrt(np.nanmean(np.concatenate(values) ** 2)))
-    if rms > KCAL:
-        return "kcal/mol", f"forces have an RMS of {rms:.3g}: much for eV/A"
-    if rms < HARTREE:
-        return "auto", f"forces have an RMS of {rms:.2g}: little for eV/A. Hartree/Bohr? Convert"
-    return "auto", f"forces have an RMS of {rms:.3g}, as eV/A have"
+    size = np.abs(np.concatenate(forces))
+    # The RMS of normal numbers by their median, which few wrong forces do not change
+    usual = float(np.nanmedian(size[size > 0])) / 0.6745 if (size > 0).any() else 1.0
+    if usual > KCAL:
+        return "kcal/mol", f"force components of {usual:.3g} are usual: much for eV/A"
+    if usual < HARTREE:
+        return "auto", f"force components of {usual:.2g} are usual: little for eV/A. " + (
+            "Hartree/Bohr? Convert"
+        )
+    return "auto", f"force components of {usual:.3g} are usual, as in eV/A"
 
 
 def isolated_energies(frames: Sequence[ase.Atoms], key: str) -> dict[str, float]:
@@ -88,30 +101,80 @@ def isolated_energies(frames: Sequence[ase.Atoms], key: str) -> dict[str, float]
     return found
 
 
-def written(
-    files: Sequence[Path], validation: Sequence[Path], frames: Sequence[ase.Atoms], folder: Path
-) -> str:
-    """The config, with paths as seen from its folder.
+@dataclass(frozen=True)
+class Guess:
+    """What frames seem to be.
+
+    sizes: fewest and most atoms of a frame; duplicates: frames whose structure occurs before;
+    keys: of labels; isolated: energies of frames of one atom, in the file's unit.
+    """
+
+    n_frames: int
+    elements: list[str]
+    sizes: tuple[int, int]
+    duplicates: int
+    keys: dict[str, Key | None]
+    units: str
+    reason: str
+    isolated: dict[str, float]
+    forces: ForceHistogram | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def guess(files: Sequence[Path], frames: Sequence[ase.Atoms]) -> Guess:
+    """Looks at the frames of `files`.
 
     Raises:
         RaceError: no energies and no forces.
     """
     keys = {label: find_key(frames, label) for label in LABELS}
-    energy, forces, stress = keys.values()
-    n = len(frames)
+    energy, forces = keys["energy"], keys["forces"]
     if energy is None and forces is None:
         names = {name for a in frames[:1] for name in (*a.info, *a.arrays)}
         raise RaceError(
             "no energies and no forces",
             where=files[0],
             expected="keys with `energy` or `forces` in their names",
-            got=" ".join(sorted(names - {"numbers", "positions"})) or "no keys",
+            got=" ".join(sorted(names - {"numbers", "positions", ORIGIN})) or "no keys",
             remedy="write the config by hand: `race config data` explains the keys",
         )
-    elements = sorted({str(symbol) for atoms in frames for symbol in set(atoms.symbols)})
+    units, reason, histogram = "auto", "", None
+    if forces is not None:
+        values = [forces_of(atoms, forces.name) for atoms in frames]
+        units, reason = force_unit(values)
+        is_kcal = units != "auto" or files[0].suffix == ".npz"  # as "auto" reads these
+        factor = UNITS["kcal/mol"] if is_kcal else 1.0
+        histogram = force_histogram(frames, [factor * rows for rows in values])
+    with np.errstate(invalid="ignore"):  # positions that are no numbers
+        duplicates = len(frames) - len({fingerprint(atoms) for atoms in frames})
     sizes = [len(atoms) for atoms in frames]
-    lines = [
-        f"# {n} frames looked at: {' '.join(elements)}, {min(sizes)} to {max(sizes)} atoms.",
+    return Guess(
+        len(frames),
+        sorted({str(symbol) for atoms in frames for symbol in set(atoms.symbols)}),
+        (min(sizes), max(sizes)),
+        duplicates,
+        keys,
+        units,
+        reason,
+        isolated_energies(frames, energy.name) if energy else {},
+        histogram,
+    )
+
+
+def written(about: Guess, files: Sequence[Path], validation: Sequence[Path], folder: Path) -> str:
+    """The config, with paths as seen from its folder."""
+    n, (smallest, largest) = about.n_frames, about.sizes
+    atoms = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+    lines = [f"# {n} frames of {' '.join(about.elements)}, {atoms} atoms each."]
+    if about.duplicates:
+        lines.append(f"# {about.duplicates} frames have the structure of a frame before them.")
+    if about.forces is not None:
+        lines.append("# Atoms by the size of their force, eV/A; bars are logarithmic:")
+        lines += [f"#   {line}" for line in about.forces.lines()]
+    lines += [
         "# `race config` explains every option.",
         "data:",
         f"  train: {listed(files, folder)}",
@@ -120,17 +183,16 @@ def written(
         lines.append(f"  validation: {listed(validation, folder)}")
     else:
         lines.append("  validation: []  # a tenth of the frames, drawn at random")
-    for label, key in keys.items():
+    for label, key in about.keys.items():
         if key is not None:
             beside = f"; beside it {' '.join(key.others)}" if key.others else ""
             lines.append(f"  {label}_key: {key.name}  # in {key.n} of {n} frames{beside}")
-    units = "auto"
+    energy, forces, stress = (about.keys[label] for label in LABELS)
     if forces is not None:
-        units, reason = force_unit(frames, forces.name)
-        lines.append(f"  units: {units}  # {reason}")
-    isolated = isolated_energies(frames, energy.name) if energy else {}
-    if set(isolated) == set(elements):
-        in_ev = {symbol: value * UNITS.get(units, 1.0) for symbol, value in isolated.items()}
+        lines.append(f"  units: {about.units}  # {about.reason}")
+    if set(about.isolated) == set(about.elements):
+        factor = UNITS.get(about.units, 1.0)
+        in_ev = {symbol: value * factor for symbol, value in about.isolated.items()}
         lines.append(f"  atomic_energies: {json.dumps(in_ev)}  # eV, of the frames of one atom")
     lines += ["model: medium  # small is faster, large more accurate", "train:"]
     if forces is None:
