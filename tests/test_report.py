@@ -9,6 +9,7 @@ import pytest
 
 from race.cli import main
 
+from .browser import PROGRAM, Browser
 from .train.conftest import labelled, make_config
 
 
@@ -58,6 +59,9 @@ def test_a_run_and_its_evaluation(run, capsys):
     summary = json.loads((run / "summary.json").read_text())
     assert all(digest in text for digest in summary["training"]["files"].values())
     assert "n_radial_basis" in text
+    # The cost, and where it was measured
+    assert f"<td>{record['us_per_atom']:.3g} µs/atom</td>" in text and record["us_per_atom"] > 0
+    assert f"by the run, on {record['machine']}." in text and "1 thread" in record["machine"]
 
 
 def test_a_run_alone(run, tmp_path):
@@ -72,3 +76,54 @@ def test_what_is_no_evaluation(run, tmp_path, capsys):
     assert main(["report", str(run), "--evaluation", str(tmp_path)]) == 2
     assert "as `race evaluate` makes" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
+
+
+def test_a_mean_over_atoms_is_not_in_mev_an_atom(tmp_path, capsys):
+    """Of the page and of what training and evaluation say."""
+    from race.train.command import conclusion
+    from race.train.training import train
+
+    ase.io.write(tmp_path / "a.extxyz", [labelled(seed) for seed in range(12)])
+    options = {"loss": "nll_e", "forces_weight": 0}
+    train(make_config(tmp_path / "a.extxyz", {"pooling": "mean"}, options), tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), str(tmp_path / "a.extxyz"), "--bootstrap=0"]
+    assert main([*words, "--out", str(tmp_path / "ev")]) == 0
+    assert main(["report", str(tmp_path / "run"), "--evaluation", str(tmp_path / "ev")]) == 0
+    said = conclusion(tmp_path / "run") + capsys.readouterr().out
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "meV/atom" not in said + text
+    assert text.count("1e-3 of the target&#39;s unit") == 2
+    assert "1e-3 of the target's unit" in said
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not PROGRAM:
+        pytest.skip("no browser: apt-get install chromium")
+    with Browser() as tab:
+        yield tab
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_fits_a_screen_and_a_phone(run, browser, width):
+    words = ["evaluate", str(run), f"test={run.parent / 'a.extxyz'}", "--bootstrap=0"]
+    assert main([*words, "--out", str(run.parent / "seen")]) == 0
+    page = run.parent / "seen.html"
+    assert (
+        main(["report", str(run), "--evaluation", str(run.parent / "seen"), "-o", str(page)]) == 0
+    )
+    seen = browser.visit(page, width)
+    assert seen.width <= width and seen.problems == []
+    assert seen.png.startswith(b"\x89PNG")
+
+
+def test_the_browser_sees_what_is_wrong(browser, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<!doctype html><meta name=viewport content='width=device-width'>"
+        "<div style='width: 500px'>wide</div><img src=none.png>"
+        "<script>console.error('planted'); nothing.there</script>"
+    )
+    seen = browser.visit(page, 390)
+    assert seen.width >= 500 and len(seen.problems) == 3
+    assert browser.visit(page, 1280).width == 1280

@@ -28,6 +28,9 @@ KCAL_PER_MOL = 0.0433641042  # eV
 HARTREE = 27.211386245988  # eV
 GPA = 0.006241509074460763  # eV/Angstrom^3
 
+# The unit of errors of energies, by model.pooling
+ENERGY_ERROR = {"sum": "meV/atom", "mean": "1e-3 of the target's unit"}
+
 
 def six_from_matrix(matrix: np.ndarray) -> np.ndarray:
     """[..., 3, 3] symmetric -> [..., 6] in SIX_ORDER."""

@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         raise RaceError("no such split", where=f"--ood {unknown[0]}", expected=" or ".join(paths))
     # torch and ASE are slow to import
     from race.data.fingerprint import fingerprint
+    from race.evaluate.cost import prediction_cost
     from race.evaluate.evaluated import check_calibration, open_model
     from race.evaluate.records import make_records
     from race.evaluate.report import covariance_scale, fit_intervals, fit_recalibration
@@ -114,6 +115,9 @@ def run(args: argparse.Namespace) -> None:
         fitted, scale = fit_recalibration(calibration, args.method), covariance_scale(calibration)
     records = make_records(evaluated, splits, fitted, scale, args.bootstrap)
     for record in records:
+        some = frames[record["split"]][: args.batch_size]
+        record |= prediction_cost(evaluated, some, args.device)
+        record["evaluated"] = "run" if args.model.is_dir() else "artifact"
         record["in_training"] = any(
             sha256(path) in evaluated.seen for path in paths[record["split"]]
         )
@@ -144,6 +148,10 @@ def run(args: argparse.Namespace) -> None:
     show(records, written)
     if score is not None:
         print(sentence(score))
+    if args.model.is_dir():
+        print(f"\nnext:  race report {args.model} --evaluation {args.out}    all of it on one page")
+        calibrated = f" --calibration {args.out / 'calibration.json'}" * bool(calibration_frames)
+        print(f"       race export {args.model} -o NAME.race.pt{calibrated}    for ASE and LAMMPS")
 
 
 def named_paths(arguments: Iterable[str]) -> dict[str, list[Path]]:

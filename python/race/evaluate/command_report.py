@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from race.config import read_run_config
+from race.conventions import ENERGY_ERROR
 from race.errors import RaceError
 from race.files import check_output, write_atomic
 
@@ -21,7 +22,8 @@ CAPTIONS = {
     "calibration": "How many errors lie inside intervals of each width. The diagonal is ideal.",
     "error_vs_sigma": "Errors against predicted standard deviations.",
     "sparsification": "The error that is left when the least certain predictions are removed.",
-    "reliability_by_element": "Errors against predicted standard deviations, element by element.",
+    "reliability_by_element": "The same intervals of forces, element by element.",
+    "reliability_by_temperature": "The same intervals, temperature by temperature.",
 }
 # key of a record -> (title, digits); energies in the record's unit, forces in meV/A
 COLUMNS = {
@@ -36,6 +38,7 @@ COLUMNS = {
     "coverage90_f": ("F in 90 %", 3),
     "auroc": ("AUROC", 3),
 }
+METRICS = {"rmse": "RMSE", "mae": "MAE", "std": "predicted σ", "coverage": "in 90 %", "nll": "NLL"}
 
 
 @dataclass
@@ -95,12 +98,15 @@ def page(run: Path, evaluation: Path | None) -> Page:
     training, model = summary["training"], config.model
     minutes = summary.get("seconds", 0.0) / 60
     elements = " ".join(training["elements"])
-    tables = [validation_table(summary["validation"])]
+    energy_unit = ENERGY_ERROR[model.pooling]
+    tables = [validation_table(summary["validation"], energy_unit)]
     figures = []
     if evaluation is None:
-        figures += drawn_learning_curve(run)
+        figures += drawn_learning_curve(run, model.pooling)
+        tables.append(cost_table(summary, []))
     else:
-        tables.append(split_table(evaluation))
+        records = read_records(evaluation)
+        tables += [split_table(records), cost_table(summary, records)]
         figures += [
             {"name": name, "caption": caption, "png": encoded(path.read_bytes())}
             for name, caption in CAPTIONS.items()
@@ -111,7 +117,8 @@ def page(run: Path, evaluation: Path | None) -> Page:
     return Page(
         title=f"{run.resolve().name}: {elements}",
         sentence=(
-            f"{model.n_members} member(s) with head {model.head}, {model.n_layers} layers of "
+            f"{model.n_members} member{'s' * (model.n_members > 1)} with head {model.head}, "
+            f"{model.n_layers} layer{'s' * (model.n_layers > 1)} of "
             f"{model.irreps_hidden} within {model.r_max:g} Å, correlation {model.correlation}; "
             f"trained on {training['n_frames']} frames by {config.train.loss} "
             f"for {minutes:.1f} minutes."
@@ -124,44 +131,71 @@ def page(run: Path, evaluation: Path | None) -> Page:
     )
 
 
-def validation_table(metrics: dict[str, Any]) -> Table:
+def validation_table(metrics: dict[str, Any], energy_unit: str) -> Table:
     """The table of summary.json: every metric of the ensemble, with its members beside it."""
     values = {k.removeprefix("validation/"): v for k, v in metrics.items()}
     names = [name for name in values if "/" not in name]
     members = sorted({name.split("/")[1] for name in values if "/" in name})
     head = ["", "all" if members else "value", *(m.replace("_", " ") for m in members)]
     rows = [
-        [name.replace("_", " "), number(values[name])]
+        [row_title(name), number(values[name])]
         + [number(values.get(f"{name}/{member}")) for member in members]
         for name in names
     ]
-    return Table(
-        "Validation", head, rows, "Energies in meV/atom, forces in meV/Å, stresses in meV/Å³."
-    )
+    return Table("Validation", head, rows, in_units(energy_unit))
 
 
-def split_table(evaluation: Path) -> Table:
-    """The table of metrics.json: one row per split.
+def row_title(name: str) -> str:
+    """Of a metric of summary.json: energy_rmse -> energy RMSE."""
+    quantity, _, metric = name.partition("_")
+    return f"{quantity} {METRICS.get(metric, metric)}".strip()
+
+
+def in_units(energy_unit: str) -> str:
+    """The sentence above a table of errors."""
+    return f"Energies in {energy_unit}, forces in meV/Å, stresses in meV/Å³."
+
+
+def read_records(evaluation: Path) -> list[dict[str, Any]]:
+    """metrics.json of an evaluation.
 
     Raises:
         RaceError: not an evaluation.
     """
     try:
-        records = json.loads((evaluation / "metrics.json").read_text())
+        return list(json.loads((evaluation / "metrics.json").read_text()))
     except (OSError, ValueError) as error:
         raise RaceError(
             f"not an evaluation ({error})",
             where=evaluation,
             expected="a folder with metrics.json, as `race evaluate` makes",
         ) from None
+
+
+def split_table(records: list[dict[str, Any]]) -> Table:
+    """The errors of an evaluation: one row per split."""
     shown = {key: c for key, c in COLUMNS.items() if any(r.get(key) is not None for r in records)}
     rows = [
         [record["split"] + (" (OOD)" if record["ood"] else "")]
         + [number(record.get(key), digits) for key, (_, digits) in shown.items()]
         for record in records
     ]
-    note = f"Energies in {records[0]['energy_unit']}, forces in meV/Å, stresses in meV/Å³."
+    note = in_units(records[0]["energy_unit"])
     return Table("Evaluation", ["split", *(title for title, _ in shown.values())], rows, note)
+
+
+def cost_table(summary: dict[str, Any], records: list[dict[str, Any]]) -> Table:
+    """Time of the training, and of predictions where they were evaluated."""
+    rows = [["training", f"{summary.get('seconds', 0.0) / 60:.3g} min"]]
+    timed = [record for record in records if "us_per_atom" in record]
+    rows += [[f"predictions of {r['split']}", f"{r['us_per_atom']:.3g} µs/atom"] for r in timed]
+    if not timed:
+        return Table("Cost", ["", ""], rows, "`race evaluate` measures that of predictions.")
+    note = (
+        "Predictions hold all that the model gives, with its uncertainties. They were made by the "
+        f"{timed[0]['evaluated']}, on {timed[0]['machine']}."
+    )
+    return Table("Cost", ["", ""], rows, note)
 
 
 def number(value: float | None, digits: int | None = None) -> str:
@@ -171,12 +205,12 @@ def number(value: float | None, digits: int | None = None) -> str:
     return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
 
 
-def drawn_learning_curve(run: Path) -> list[dict[str, str]]:
+def drawn_learning_curve(run: Path, pooling: str) -> list[dict[str, str]]:
     """From the run's log, if it has one."""
     from race.evaluate.figures import learning_curve  # matplotlib is slow to import
 
     log = run / "log.csv"
-    figure = learning_curve(log) if log.exists() else None
+    figure = learning_curve(log, pooling) if log.exists() else None
     if figure is None:
         return []
     stream = io.BytesIO()

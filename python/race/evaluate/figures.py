@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from scipy.special import ndtri
 
+from race.conventions import ENERGY_ERROR
 from race.evaluate.calibration import Recalibration
 from race.evaluate.metrics import LEVELS, gaussian_bounds, observed_coverage
 from race.evaluate.ranking import sparsification
@@ -61,8 +62,9 @@ def draw_all(
     log: Path | None = None,
 ) -> list[Path]:
     """Every figure that the data allow, as png files in `out`; returns their paths."""
+    pooling = "sum" if splits[0].extensive else "mean"
     drawings: dict[str, Callable[[], Figure | None]] = {
-        "learning_curve": lambda: learning_curve(log) if log is not None and log.exists() else None,
+        "learning_curve": lambda: learning_curve(log, pooling) if log and log.exists() else None,
         "parity": lambda: parity(splits),
         "calibration": lambda: calibration_curves(splits, recalibration),
         "error_vs_sigma": lambda: error_against_sigma(splits),
@@ -113,9 +115,9 @@ def _legend(figure: Figure, splits: Sequence[Split], extra: Sequence[Line2D] = (
 # --- training -------------------------------------------------------------------------------------
 
 
-def learning_curve(log: Path) -> Figure | None:
+def learning_curve(log: Path, pooling: str = "sum") -> Figure | None:
     """Loss and validation errors by epoch from run/log.csv; single members as thin lines
-    under their ensemble.
+    under their ensemble. pooling: of the model.
     """
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
@@ -124,7 +126,7 @@ def learning_curve(log: Path) -> Figure | None:
     series = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
     shown = [
         ("loss", {"train/loss": "training", "validation/loss": "validation"}),
-        ("energy RMSE (meV/atom)", {"validation/energy_rmse": "ensemble"}),
+        (f"energy RMSE ({ENERGY_ERROR[pooling]})", {"validation/energy_rmse": "ensemble"}),
         ("force RMSE (meV/Å)", {"validation/forces_rmse": "ensemble"}),
         ("coverage of 90 % force intervals", {"validation/forces_coverage": "ensemble"}),
     ]

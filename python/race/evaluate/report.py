@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from race.conventions import ENERGY_ERROR
 from race.evaluate import metrics, ranking
 from race.evaluate.bootstrap import N_BOOTSTRAP, ClusteredMean
 from race.evaluate.calibration import (
@@ -98,7 +99,7 @@ def split_record(
     """
     record: dict[str, Any] = {
         "split": split.name,
-        "energy_unit": "meV/atom" if split.extensive else "1e-3 of the target's unit",
+        "energy_unit": ENERGY_ERROR["sum" if split.extensive else "mean"],
         "n_frames": split.n_frames,
         "n_atoms": int(split.labels.n_atoms.sum()),
         "interval90": {},

@@ -175,7 +175,7 @@ def compare_validation(run: Run, fitted: RACE, validation: Dataset) -> dict[str,
             f"validation/{name}": float(values[-1])
             for name, values in metrics.result(Ranks()).items()
         }
-        logger.info(f"  {headline(row)}")
+        logger.info(f"  {headline(row, run.config.model.pooling)}")
     return row
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from race.config import read_config
+from race.config import read_config, read_run_config
 from race.errors import RaceError
 
 
@@ -43,18 +43,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def conclusion(out: Path) -> str:
-    """The closing table of a run, what its folder holds, and the next commands."""
+    """The closing table of a run, what its folder holds, and the next commands with the figures
+    that they draw.
+    """
     from race.train.estimate import duration
     from race.train.log import table
     from race.train.run import read_summary
 
     summary = read_summary(out)
     epochs = " ".join(map(str, summary["best_epoch"]))
+    pooling = read_run_config(out / "config.yaml").model.pooling
     return (
-        f"\n{table(summary['validation'])}\n\n"
+        f"\n{table(summary['validation'], pooling)}\n\n"
         f"{out / 'model.safetensors'}: best of epoch {epochs}, after "
         f"{duration(summary['seconds'])}\n"
         f"{out / 'log.csv'}, {out / 'tensorboard'}: every epoch\n\n"
-        f"next:  race evaluate {out} test=FILE    errors and calibration on frames held out\n"
-        f"       race export {out} -o NAME.race.pt    for ASE and LAMMPS"
+        f"next:  race report {out}\n"
+        f"           the learning curve, and all of this, on one page: {out / 'report.html'}\n"
+        f"       race evaluate {out} test=FILE\n"
+        "           errors and calibration of frames held out; figures: evaluation/*.png\n"
+        f"       race export {out} -o NAME.race.pt\n"
+        "           for ASE and LAMMPS"
     )

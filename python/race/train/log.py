@@ -11,6 +11,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import TextColumn
 
+from race.conventions import ENERGY_ERROR
 from race.files import write_atomic, writing
 from race.progress import bar
 
@@ -106,12 +107,12 @@ class Log:
         self.columns = header
 
 
-def headline(row: dict[str, float]) -> str:
-    """The few numbers of a row of the log worth reading."""
+def headline(row: dict[str, float], pooling: str = "sum") -> str:
+    """The few numbers of a row of the log worth reading. pooling: of the model."""
     shown = (
         ("loss", "train/loss", ".3f"),
         ("val", "validation/loss", ".3f"),
-        ("E", "validation/energy_rmse", ".2f meV/atom"),
+        ("E", "validation/energy_rmse", f".2f {ENERGY_ERROR[pooling]}"),
         ("F", "validation/forces_rmse", ".1f meV/A"),
         ("S", "validation/stress_rmse", ".2f meV/A^3"),
         ("sigma_F", "validation/forces_std", ".1f"),
@@ -127,10 +128,13 @@ def headline(row: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-def table(row: dict[str, float]) -> str:
-    """Errors of the validation set beside the error bars, a line a quantity."""
+def table(row: dict[str, float], pooling: str = "sum") -> str:
+    """Errors of the validation set beside the error bars, a line a quantity. pooling: of the
+    model.
+    """
     lines = [f"{'validation':<12}{'RMSE':>10}{'MAE':>10}{'predicted':>12}{'in 90 %':>10}"]
-    for name, unit in (("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3")):
+    units = {"energy": ENERGY_ERROR[pooling], "forces": "meV/A", "stress": "meV/A^3"}
+    for name, unit in units.items():
         values = [row.get(f"validation/{name}_{of}") for of in ("rmse", "mae", "std", "coverage")]
         if values[0] is None or values[0] != values[0]:
             continue

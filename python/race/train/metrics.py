@@ -84,7 +84,7 @@ class Metrics:
     `update` takes batches and detached predictions; `result` gives a [n_members + 1]
     tensor per metric, ensemble last:
 
-        energy_rmse, energy_mae, energy_std     meV/atom
+        energy_rmse, energy_mae, energy_std     meV/atom, or conventions.ENERGY_ERROR
         forces_rmse, forces_mae, forces_std     meV/A
         stress_rmse, stress_std                 meV/A^3
         energy_nll, forces_nll                  Gaussian, per frame and per atom, without

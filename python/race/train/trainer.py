@@ -388,7 +388,7 @@ class Trainer:
 
     def numbers(self, row: dict[str, float]) -> str:
         """The few numbers worth reading."""
-        return headline(row)
+        return headline(row, self.config.model.pooling)
 
     # ---- checkpoints -----------------------------------------------------------------------------
 

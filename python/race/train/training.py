@@ -146,9 +146,10 @@ def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
         after = final_metrics(trainer, earlier[0])
         about["earlier_validation"] = {"before": earlier[1], "after": after}
         if ranks.first:
+            pooling = resolved.model.pooling
             logger.info(
-                f"validation set of {options.warm_start}: before {headline(earlier[1])}; after "
-                f"{headline(after)}"
+                f"validation set of {options.warm_start}: before {headline(earlier[1], pooling)}; "
+                f"after {headline(after, pooling)}"
             )
     if ranks.first:
         write_config(out, resolved.model_copy(update={"constants": model.constants}))
