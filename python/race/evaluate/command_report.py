@@ -22,8 +22,8 @@ CAPTIONS = {
     "calibration": "How many errors lie inside intervals of each width. The diagonal is ideal.",
     "error_vs_sigma": "Errors against predicted standard deviations.",
     "sparsification": "The error that is left when the least certain predictions are removed.",
-    "reliability_by_element": "The same intervals of forces, element by element.",
-    "reliability_by_temperature": "The same intervals, temperature by temperature.",
+    "reliability_by_element": "How many errors of forces lie inside intervals, by element.",
+    "reliability_by_temperature": "How many errors of forces lie inside intervals, by temperature.",
 }
 # key of a record -> (title, digits); energies in the record's unit, forces in meV/A
 COLUMNS = {
