@@ -162,11 +162,11 @@ def posteriors() -> str:
             )
         )
     about = measured["about"]
+    note = f" {about['note']}" if about.get("note") else ""
     head = ("posterior", "members", "training, s", "MD step", "RMSE E, F", "NLL F")
     return (
         markdown((*head, "AUROC of crystals by E", "their E in 90 %"), rows)
-        + f"\n*{about['machine']}; {about['date']}; commit {about['versions']['commit']}. "
-        + f"{about['note']}*\n"
+        + f"\n*{about['machine']}; {about['date']}; commit {about['versions']['commit']}.{note}*\n"
     )
 
 

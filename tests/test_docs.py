@@ -5,6 +5,7 @@ Python and LAMMPS blocks run in a folder with a small untrained model under the 
 pages use, configs are validated, and commands are held to the program's own --help.
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -26,8 +27,10 @@ from .lammps.harness import Lammps, thermo, write_data
 from .test_project import ROOT, folder  # noqa: F401
 
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(ROOT / "benchmarks")]
+import generate  # noqa: E402
 from execute import blocks, execute  # noqa: E402
+from provenance import stamp  # noqa: E402
 
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_generated" not in path.parts)
 FIRST = DOCS / "tutorials/first-potential.md"
@@ -64,6 +67,15 @@ def test_pages_build_and_their_links_lead_somewhere(tmp_path):
     quantities = (tmp_path / "reference" / "quantities.html").read_text()
     for row in race._race.quantities():
         assert not row["property"] or f">{row['property']}<" in quantities
+
+
+def test_the_table_of_posteriors_is_drawn_from_a_record_as_it_is_stamped(tmp_path, monkeypatch):
+    """The committed record has a note, which no new one gets."""
+    measured = json.loads(generate.POSTERIORS.read_text())
+    assert measured["about"]["note"] in generate.posteriors()
+    monkeypatch.setattr(generate, "POSTERIORS", tmp_path / "b2o3.json")
+    generate.POSTERIORS.write_text(json.dumps(measured | {"about": stamp()}))
+    assert generate.posteriors().endswith(f"commit {stamp()['versions']['commit']}.*\n")
 
 
 @pytest.fixture(scope="module")
