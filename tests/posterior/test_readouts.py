@@ -2,16 +2,22 @@
 small computations, and whole fits.
 """
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from race.deploy.export import export_model
 from race.errors import RaceError
-from race.posterior import last_layer, llpr
+from race.posterior import distill, last_layer, llpr
 from race.posterior.fit import fit
+from race.posterior.options import DistillOptions, EvidentialOptions, LaplaceOptions, LlprOptions
 from race.posterior.protocol import Run, member_of, normal_draws, replicated
+from race.posterior.registry import POSTERIORS
+from race.predict.artifact import ArtifactPredictor
 from race.predict.predictor import predict_dataset
 from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
@@ -131,11 +137,11 @@ def test_the_posterior_of_a_linear_gaussian_model_is_recovered():
 
     The covariances of held-out predictions are found again, with alpha = 1, zeta = 1 / tau;
     over eight problems of 40 weights, alpha scatters by 1 / sqrt(2 * 40 * 8) = 4 %. A
-    calibration beside a noise that has the size of the errors, as a head fits it, finds
-    any alpha down to none: the second half shows what it did.
+    calibration beside a noise that has the size of the errors, as a head fits it, does not
+    find them: its likelihood hardly depends on zeta, and it leaves a seventh of the variance.
     """
     rng = np.random.default_rng(3)
-    n_weights, tau, sigma, ratios, alphas = 40, 2.0, 0.3, [], []
+    n_weights, tau, sigma, ratios, alphas, beside, spans = 40, 2.0, 0.3, [], [], [], []
     for _ in range(8):
         w = tau * rng.normal(size=n_weights)
         scales = np.logspace(0, -3, n_weights)  # some directions are seen by the data, some not
@@ -151,6 +157,15 @@ def test_the_posterior_of_a_linear_gaussian_model_is_recovered():
         exact = target.rows @ np.linalg.inv(precision) @ np.swapaxes(target.rows, 1, 2)
         ratios.append(np.trace(got, axis1=1, axis2=2) / np.trace(exact, axis1=1, axis2=2))
         alphas.append(found.alpha_forces / (found.zeta * tau))
+        beside_noise = replace(target, noise=np.full(300, np.mean(error**2)))
+        found = llpr.calibrate(curvature, beside_noise, beside_noise)
+        got = found.alpha_forces**2 * target.covariance(curvature.root(found.zeta))
+        beside.append(np.einsum("naa->", got) / np.einsum("naa->", exact))
+        roots = [curvature.root(z) for z in np.sqrt(llpr.ZETAS * curvature.s.max())]
+        spans.append([np.ptp([one.fit(r)[1] for r in roots]) for one in (target, beside_noise)])
+    assert np.mean(beside) < 0.3
+    alone, beside_errors = np.mean(spans, axis=0)  # nats, from the best zeta to the worst
+    assert beside_errors < 0.05 and alone > 10 * beside_errors
     ratio = np.array(ratios)
     # 0.5 of a decade between the zeta^2 that are tried, and one w for each problem
     assert np.exp(np.log(ratio).mean()) == pytest.approx(1.0, rel=0.2)
@@ -229,6 +244,66 @@ def test_llpr_fit(runs, tmp_path, head, options):
     # Samples of the calibrated covariance; uncalibrated (alpha = 1) it is off by far more
     assert 0.2 < q / 3 < 6
     assert np.trace(after.forces.epistemic, axis1=1, axis2=2).min() > 0
+
+
+def test_energies_spread_by_their_own_alpha(runs, tmp_path, monkeypatch):
+    """Errors of energies drawn with an alpha of 0.7, of forces with 2.5: 1000 times each row of
+    the validation set, so that the alphas that are found scatter by 2 %.
+    """
+    run = Run.load(runs("point"))
+    options = LlprOptions(members=4, zeta=0.3)
+    curvature = llpr.Curvature.of(llpr.normal_matrix(run.model, run.prepare().train, 3, False))
+    rng, real = np.random.default_rng(4), llpr.calibration_targets
+
+    def planted(*arguments):
+        for target, alpha in zip(real(*arguments), (0.7, 2.5), strict=True):
+            rows = target.rows.repeat(1000, axis=0)
+            w = alpha * curvature.root(0.3) @ rng.normal(size=(len(rows), rows.shape[2], 1))
+            yield llpr.Target((rows @ w)[..., 0], rows, np.ones(len(rows)))
+
+    def spreads(options):
+        fitted = llpr.fit([run], options, tmp_path)
+        prediction = predict_dataset(fitted.model, fitted.validation)[0]
+        parts = prediction.energy.epistemic, prediction.forces.epistemic
+        return fitted, [np.sqrt(part) for part in (parts[0], np.trace(parts[1], 0, 1, 2))]
+
+    unit = spreads(options.model_copy(update={"alpha": 1.0}))[1]
+    assert min(part.min() for part in unit) > 0
+    monkeypatch.setattr(llpr, "calibration_targets", planted)
+    fitted, found = spreads(options)
+    np.testing.assert_allclose(found[0] / unit[0], 0.7, rtol=0.06)
+    np.testing.assert_allclose(found[1] / unit[1], 2.5, rtol=0.06)
+    # The file that LAMMPS and ASE run
+    export_model(fitted.model, tmp_path / "x.race.pt", dtype="float64")
+    frames = run.prepare().validation.frames
+    artifact = ArtifactPredictor(tmp_path / "x.race.pt").predict(frames)
+    np.testing.assert_allclose(np.sqrt(artifact.energy.epistemic), found[0], rtol=1e-8)
+    by_trace = np.sqrt(np.trace(artifact.forces.epistemic, 0, 1, 2))
+    np.testing.assert_allclose(by_trace, found[1], rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "posterior, head, options",
+    [
+        ("llpr", "point", LlprOptions(members=2)),
+        ("evidential", "evidential", EvidentialOptions()),
+        ("laplace", "equivariant", LaplaceOptions(members=2)),
+        ("laplace", "point", LaplaceOptions(members=2, structure="diagonal", probes=1)),
+    ],
+)
+def test_frames_that_chose_the_epoch_fit_no_factor(runs, tmp_path, posterior, head, options):
+    """A validation set that cannot be read; the calibration part is three frames."""
+    run, chose = Run.load(runs(head)), object()
+    run._prepared = replace(run.prepare(), validation=chose)
+    assert POSTERIORS[posterior].fit()([run], options, tmp_path).validation is chose
+
+
+def test_frames_that_chose_the_epoch_fit_no_factor_of_a_student(runs, tmp_path, monkeypatch):
+    run, seen = Run.load(runs("equivariant", 2)), []
+    run._prepared = replace(run.prepare(), calibration=copy.copy(run.prepare().validation))
+    monkeypatch.setattr(distill, "fit_total", lambda model, frames, size: seen.append(frames))
+    fitted = distill.fit([run], DistillOptions(epochs=1, copies=0), tmp_path)
+    assert seen == [run.prepare().calibration] and fitted.validation is run.prepare().validation
 
 
 def test_evidential_fit(runs, tmp_path):

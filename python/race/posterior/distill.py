@@ -256,17 +256,12 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
         "divergence": trainer.state.best[0],
         "seconds": trainer.state.seconds,
     }
-    labelled = Dataset(
-        trainer.validation_set.frames,
-        run.model.constants.elements,
-        old.r_max,
-        trainer.validation_set.dtype,
-    )
-    model = trainer.model.eval()
+    prepared, model = run.prepare(), trainer.model.eval()
     if model.own_epistemic:
-        about["total_factors"] = fit_total(model, labelled, run.config.train.batch_size)
+        calibration = prepared.calibration
+        about["total_factors"] = fit_total(model, calibration, run.config.train.batch_size)
     loss = "evidential" if model.own_epistemic else "nll_jef"
-    return Fitted(model, about, labelled, {"loss": loss})
+    return Fitted(model, about, prepared.validation, {"loss": loss})
 
 
 def fit_total(model: RACE, labelled: Dataset, batch_size: int) -> dict[str, float]:

@@ -8,7 +8,8 @@ totals Sigma and var, they make
 
     mean_i e_i^T Sigma_i^-1 e_i = 3   and   mean_k (E_k - E_ref,k)^2 / var_k = 1
 
-on the validation set (the maximum of the Gaussian likelihood). The ratio of the parts
+on frames of the validation set (the maximum of the Gaussian likelihood), if there are enough
+of them on those that did not choose the epoch (race.train.prepare). The ratio of the parts
 stays what it was: kappa is a score, not a variance. The factors go into sigma0 and
 sigma0_energy of the constants; the weights are the run's.
 """
@@ -27,7 +28,7 @@ from race.predict.predictor import predict_dataset
 
 
 def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted:
-    """Calibrates the total on the run's validation set.
+    """Calibrates the total on the run's calibration frames.
 
     Raises:
         RaceError: another head, or several members: the factors would not scale their
@@ -36,9 +37,10 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
     (run,) = runs
     require_head(run, OWN_EPISTEMIC, "evidential")
     require_one_member(run, "calibrate an ensemble with `race evaluate --calibrate`")
-    validation = run.prepare().validation
-    prediction, labels = predict_dataset(run.model, validation, run.config.train.batch_size)
-    weights = {name: label_weights(validation.frames, name) for name in ("energy", "forces")}
+    prepared, batch_size = run.prepare(), run.config.train.batch_size
+    prediction, labels = predict_dataset(run.model, prepared.calibration, batch_size)
+    frames = prepared.calibration.frames
+    weights = {name: label_weights(frames, name) for name in ("energy", "forces")}
     z = known(labels.energy - prediction.energy.mean, prediction.energy.std)
     scale = {"energy": rms(z, weights["energy"])}
     changes = {"sigma0_energy": run.model.constants.sigma0_energy * scale["energy"]}
@@ -53,7 +55,7 @@ def fit(runs: Sequence[Run], options: EvidentialOptions, folder: Path) -> Fitted
         run.model.embedding.dtype,
     )
     calibrated.load_state_dict(run.model.state_dict())
-    return Fitted(calibrated.eval(), {"std_scale": scale}, validation)
+    return Fitted(calibrated.eval(), {"std_scale": scale}, prepared.validation)
 
 
 def known(error: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ A_E and A_F are the generalised Gauss-Newton curvatures of energies and forces
 (race.posterior.ggn), of all weights on the diagonal or of the readouts' last weights in
 full. The noise factors s_E and s_F are variances, in units of the head's own or the loss's.
 They and the prior's precision delta maximise the marginal likelihood of
-race.posterior.evidence. The mean square error of the validation set, in the same units,
-bounds the noise from above. s_E and s_F also scale the aleatoric variances of the new
+race.posterior.evidence. The mean square error of held-out frames, in the same units, bounds
+the noise from above: of the validation set, without those that chose the epoch where there
+are enough others (race.train.prepare). s_E and s_F also scale the aleatoric variances of the new
 run, by its sigma0_energy and sigma0, where its head predicts these.
 
 Weights on which no energy or force depends (the readouts of uncertainty channels) have no
@@ -17,7 +18,7 @@ The full posterior of the last layer is exact: predictions are linear in it. The
 one is not, in two ways. It ignores that weights can compensate each other: with more
 weights than observations, even its linearised predictions vary more than the noise. And its
 samples go through the network as it is. Therefore its temperature T is chosen by
-the samples' predictions of the validation set.
+the samples' predictions of the same held-out frames.
 """
 
 import logging
@@ -75,7 +76,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
         config, model, prepared.train, options
     )
     held_out = Observations(config, model)
-    for batch in prepared.validation.batches(options.batch_size):
+    for batch in prepared.calibration.batches(options.batch_size):
         held_out.add(batch.to(config.train.device))
     logs, best = gaussian.evidence.maximise(held_out.mean_square())
     s_energy, s_forces, delta = torch.exp(logs).tolist()
@@ -87,7 +88,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
             tried = model_of(scaled, gaussian.draw(logs, t))
             scores.append(
                 predictive_score(
-                    tried, config, prepared.validation, (s_energy, s_forces), options.batch_size
+                    tried, config, prepared.calibration, (s_energy, s_forces), options.batch_size
                 )
             )
         temperature = TEMPERATURES[scores.index(max(scores))]

@@ -17,16 +17,17 @@ size this is the paper's formula, with alpha and zeta in another unit.)
 The posterior is calibrated alone, without the noise that the head predicts. That noise was
 fitted to the very errors that the posterior is to explain: with both in one likelihood,
 neither would be identified. alpha_F and zeta, if it is not given, maximise the likelihood
-of the validation set's force errors under the closed form above. alpha_E does the same for
-energies at this zeta, on all frames of the validation set. Given zeta, alpha has a closed
+of held-out force errors under the closed form above. alpha_E does the same for energies at
+this zeta. The frames are those of the validation set that did not choose the epoch, where
+there are enough of them (race.train.prepare). Given zeta, alpha has a closed
 form: the mean Mahalanobis square is the dimension. (If labels have noise of their own, its
 variance adds to the posterior's, and alpha is found numerically.) The noise is fitted
 afterwards, to the rest of the errors (race.train.noise).
 
 Samples w + alpha_F (F^T F + zeta^2 I)^-1/2 eps are the members of the new run. The eps are
 centred, so that the members' mean is the run's own prediction, and scaled so that their
-spread is unbiased. alpha_E stands beside alpha_F in the summary of the new run. Weights
-have one scale: if the two differ, the spread of energies is off by their ratio.
+spread is unbiased. Weights have one scale; the factor of the new run on the members' spread
+of energies is alpha_E / alpha_F. Factors that are fitted with the noise multiply it.
 """
 
 import functools
@@ -148,10 +149,10 @@ class Calibration:
 
 
 def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
-    """Curvature from the training set, alpha and zeta from the validation set, samples as members.
+    """Curvature from the training set, alpha and zeta from held-out frames, samples as members.
 
     Raises:
-        RaceError: an ensemble; validation frames without errors to calibrate on.
+        RaceError: an ensemble; frames without errors to calibrate on.
     """
     (run,) = runs
     require_one_member(run, "take one: race fit RUN --posterior ensemble --take 0 --out NEW")
@@ -159,13 +160,14 @@ def fit(runs: Sequence[Run], options: LlprOptions, folder: Path) -> Fitted:
     curvature = Curvature.of(
         normal_matrix(run.model, prepared.train, run.config.train.batch_size, options.forces)
     )
-    energies, forces = calibration_targets(run, prepared.validation, options)
+    energies, forces = calibration_targets(run, prepared.calibration, options)
     found = calibrate(curvature, energies, forces, options.alpha, options.zeta)
     eps = normal_draws(
         [0] * options.members, (len(curvature.s),), torch.Generator().manual_seed(options.seed)
     )
     root = found.alpha_forces * curvature.root(found.zeta)
     model = sampled(run.model, root, eps)
+    model.scale_spread(found.alpha_energy / found.alpha_forces, 1.0)
     target = forces or energies
     drawn = target.rows @ root @ eps.numpy().T  # [n, d, M]
     about = {
@@ -243,7 +245,7 @@ def calibration_targets(
     device = run.model.embedding.device
     every = np.arange(len(dataset))
     batches = [every[k : k + CALIBRATION_BATCH] for k in range(0, len(every), CALIBRATION_BATCH)]
-    for indices in progress(batches, "energy features of the validation set", len(batches)):
+    for indices in progress(batches, "energy features of the calibration frames", len(batches)):
         batch = dataset.batch(indices).to(device)
         if batch.energy is None:
             continue

@@ -138,13 +138,13 @@ class LlprOptions(SampleOptions):
         "the data",
     )
     zeta: float | None = Field(
-        default=None, gt=0, description="regulariser; none: chosen on the validation set"
+        default=None, gt=0, description="regulariser; none: chosen by held-out errors"
     )
     alpha: float | None = Field(
         default=None,
         gt=0,
         description="factor on the standard deviation, of energies and forces alike; none: one for "
-        "each, from the validation set",
+        "each, by held-out errors",
     )
     calibration_frames: int = Field(
         default=32,
