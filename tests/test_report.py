@@ -56,6 +56,10 @@ def test_a_run_and_its_evaluation(run, capsys):
     assert "<td>&lt;b&gt;</td>" in text  # names are text, not tags
     record = json.loads((run.parent / "ev" / "metrics.json").read_text())[0]
     assert f"<td>{record['mae_f']:.1f}</td>" in text and f"{record['coverage90_f']:.3f}" in text
+    for title in ("by chance", "best trivial", "AUROC of errors"):
+        assert f"<th>{title}</th>" in text
+    for key, form in (("ce_e_floor", ".4f"), ("auroc_error_f_trivial", ".3f")):
+        assert f"<td>{record[key]:{form}}</td>" in text
     summary = json.loads((run / "summary.json").read_text())
     assert all(digest in text for digest in summary["training"]["files"].values())
     assert "n_radial_basis" in text

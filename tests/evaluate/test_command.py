@@ -189,6 +189,20 @@ def test_an_artifact_gives_the_records_of_its_run(folder, tmp_path, capsys):
         assert compiled[key] == pytest.approx(run[key], rel=1e-6), key
 
 
+def test_an_artifact_with_a_grade_is_scored_by_it(folder, tmp_path, capsys):
+    pytest.importorskip("race._race", reason="librace is not built")
+    artifact = str(tmp_path / "x.race.pt")
+    assert main(["export", str(folder / "run"), "-o", artifact]) == 0
+    splits = [str(folder / "liquid.extxyz"), str(folder / "crystal.extxyz")]
+    words = ["evaluate", artifact, *splits, "--ood", "crystal", "--bootstrap", "0"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "grade" in capsys.readouterr().out
+    liquid, crystal = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 0 <= crystal["auroc_grade"] <= 1 and "auroc_grade" not in liquid
+    assert 0 < liquid["auroc_error_f_grade"] < 1
+    assert liquid["auroc_error_f_trivial"] >= 0.5
+
+
 def test_an_artifact_is_judged_with_the_calibration_it_carries(folder, tmp_path, capsys):
     pytest.importorskip("race._race", reason="librace is not built")
     artifact, calibration, liquid = (

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from race.evaluate.evaluated import FARTHEST, nearest_distance, trivial_scores
+from race.evaluate.evaluated import (
+    FARTHEST,
+    nearest_distances,
+    trivial_scores,
+    trivial_scores_of_atoms,
+)
 from race.evaluate.metrics import LEVELS, coverage
 from race.evaluate.ood import frame_scores, ood_record
 from race.evaluate.report import covariance_scale, fit_recalibration, split_record
@@ -405,9 +410,10 @@ def test_trivial_baselines_stand_beside_detection(synthetic):
 def test_the_nearest_atom_is_another_atom():
     """Not its own image, which a thin cell brings nearer; and none beyond the radius."""
     thin = ase.Atoms("Cu2", [[0, 0, 0], [0, 0, 3.0]], cell=[2.0, 9.0, 9.0], pbc=True)
-    assert nearest_distance(thin) == pytest.approx(3.0)
-    assert nearest_distance(ase.Atoms("Cu2", [[0, 0, 0], [0, 0, 7.0]])) == FARTHEST
-    assert nearest_distance(ase.Atoms("Cu")) == FARTHEST
+    np.testing.assert_allclose(nearest_distances(thin), [3.0, 3.0])
+    chain = ase.Atoms("Cu4", [[0, 0, 0], [0, 0, 2.0], [0, 0, 3.5], [0, 0, 9.0]])
+    np.testing.assert_allclose(nearest_distances(chain), [2.0, 1.5, 1.5, FARTHEST])
+    assert nearest_distances(ase.Atoms("Cu")) == [FARTHEST]
 
 
 def test_trivial_scores_of_frames():
@@ -420,7 +426,8 @@ def test_trivial_scores_of_frames():
         Estimate(np.array([-8.0, -4.0]), np.zeros(2), np.zeros(2)), Estimate(forces, zero, zero)
     )
     made = Split("x", prediction, frame_labels([cell, squeezed]))
-    scores = trivial_scores([cell, squeezed], made)
+    distances = [nearest_distances(atoms) for atoms in (cell, squeezed)]
+    scores = trivial_scores([cell, squeezed], made, distances)
     np.testing.assert_allclose(scores["energy"], [-2, -1])
     np.testing.assert_allclose(scores["density"], [4 / 3.6**3, 4 / 3.24**3])
     np.testing.assert_allclose(scores["nearest"], [3.6 / 2**0.5, 3.24 / 2**0.5])
@@ -428,4 +435,62 @@ def test_trivial_scores_of_frames():
     np.testing.assert_allclose(scores["forces"], rms)
     molecule, zeros = ase.build.molecule("H2O"), np.zeros(1)
     made = Split("x", Prediction(Estimate(zeros, zeros, zeros)), frame_labels([molecule]))
-    assert set(trivial_scores([molecule], made)) == {"energy", "nearest"}
+    distances = [nearest_distances(molecule)]
+    assert set(trivial_scores([molecule], made, distances)) == {"energy", "nearest"}
+    assert set(trivial_scores_of_atoms(made, distances)) == {"nearest"}
+
+
+def test_the_grade_detects_beside_uncertainties(synthetic):
+    """Of the least familiar atom of a frame, an element that was never trained on included."""
+    known, strange = ood_pair(synthetic, 1)
+    rng = np.random.default_rng(0)
+    grades = [rng.uniform(0, 1, len(s.labels.frame)) for s in (known, strange)]
+    grades[1][::40] = np.where(np.arange(strange.n_frames) % 2, 3.0, np.inf)  # an atom of each
+    known, strange = (
+        replace(s, prediction=replace(s.prediction, grade=g))
+        for s, g in zip((known, strange), grades, strict=True)
+    )
+    record = ood_record([known], strange, n_resamples=20)
+    assert record["auroc_grade"] == record["auprc_grade"] == 1 and record["auroc"] < 0.7
+    assert record["interval90"]["auroc_grade"] == (1, 1) and "auroc_grade_ideal" not in record
+    without = replace(strange, prediction=replace(strange.prediction, grade=None))
+    assert "auroc_grade" not in ood_record([known], without, n_resamples=0)
+
+
+def test_large_errors_of_atoms_are_found_by_trivial_scores_too(synthetic):
+    """From the side that is better; where no one labelled an atom, no one asks."""
+    made = split(synthetic)
+    assert not [
+        key for key in split_record(made, n_resamples=0) if "_by_" in key and "auroc" in key
+    ]
+    labelled = np.arange(len(made.labels.frame)) % 7 > 0
+    forces = np.where(labelled[:, None], made.labels.forces, np.nan)
+    magnitude = np.linalg.norm(made.labels.forces - made.prediction.forces.mean, axis=1)
+    made = replace(
+        made,
+        labels=replace(made.labels, forces=forces),
+        trivial_atoms={"nearest": -magnitude, "forces": np.zeros(len(forces))},
+        prediction=replace(made.prediction, grade=np.where(labelled, magnitude, np.inf)),
+    )
+    record = split_record(made, n_resamples=20)
+    assert record["auroc_error_f_by_nearest"] == record["auroc_error_f_trivial"] == 1
+    assert record["auroc_error_f_by_forces"] == 0.5 and record["auroc_error_f"] < 1
+    assert record["auroc_error_f_grade"] == 1
+    assert record["interval90"]["auroc_error_f_grade"] == (1, 1)
+
+
+def test_the_pressure_has_the_coverage_that_its_covariance_says(synthetic):
+    """-tr / 3 by hand. The columns are correlated: as if they were not, the variance would
+    be another.
+    """
+    made = with_stress(synthetic(n_frames=1000))
+    pressure, stress = made.residual("pressure"), made.prediction.stress
+    trace = -(made.labels.stress - stress.mean)[:, :3].sum(1) / 3
+    np.testing.assert_allclose(pressure.error, trace, atol=1e-12)
+    np.testing.assert_allclose(pressure.cov, stress.total[:, :3, :3].sum((1, 2)) / 9, rtol=1e-12)
+    record = split_record(made, n_resamples=0)
+    assert record["coverage90_p"] == pytest.approx(0.9, abs=0.03)
+    assert record["rmse_p"] == pytest.approx(1000 * np.sqrt(np.mean(trace**2)))
+    wrong = split_record(with_stress(synthetic(n_frames=1000), planted=1.5), n_resamples=0)
+    assert wrong["coverage90_p"] < 0.78
+    assert "coverage90_p" not in split_record(split(synthetic), n_resamples=0)

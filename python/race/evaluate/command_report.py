@@ -36,7 +36,17 @@ COLUMNS = {
     "sharpness_f": ("σ F", 1),
     "coverage90_e": ("E in 90 %", 3),
     "coverage90_f": ("F in 90 %", 3),
+    "ce_e": ("CE E", 4),
+    "ce_e_floor": ("by chance", 4),
+    "ce_f": ("CE F", 4),
+    "ce_f_floor": ("by chance", 4),
+    "pit_ks": ("PIT KS", 3),
+    "pit_ks_floor": ("by chance", 3),
+    "auroc_error_f": ("AUROC of errors", 3),
+    "auroc_error_f_trivial": ("best trivial", 3),
     "auroc": ("AUROC", 3),
+    "auroc_grade": ("by grade", 3),
+    "auroc_trivial": ("best trivial", 3),
 }
 METRICS = {"rmse": "RMSE", "mae": "MAE", "std": "predicted σ", "coverage": "in 90 %", "nll": "NLL"}
 
@@ -180,7 +190,13 @@ def split_table(records: list[dict[str, Any]]) -> Table:
         + [number(record.get(key), digits) for key, (_, digits) in shown.items()]
         for record in records
     ]
-    note = in_units(records[0]["energy_unit"])
+    note = (
+        in_units(records[0]["energy_unit"])
+        + " By chance: what calibrated predictions score on so many frames. AUROC of errors: the "
+        "largest tenth of the force errors, found by uncertainty or by the best of |F| and the "
+        "nearest atom's distance. AUROC: a split that is OOD, found by uncertainty or by the "
+        "best of energy, RMS force, density and shortest distance."
+    )
     return Table("Evaluation", ["split", *(title for title, _ in shown.values())], rows, note)
 
 

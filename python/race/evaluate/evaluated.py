@@ -88,7 +88,12 @@ class EvaluatedModel:
         split = Split(
             name, prediction, labels, ood, temperatures(frames), self.extensive, n_members
         )
-        return replace(split, trivial=trivial_scores(frames, split))
+        distances = [nearest_distances(atoms) for atoms in frames]
+        return replace(
+            split,
+            trivial=trivial_scores(frames, split, distances),
+            trivial_atoms=trivial_scores_of_atoms(split, distances),
+        )
 
     def predict(self, frames: list[ase.Atoms]) -> tuple[Prediction, Labels]:
         """Forces and stress are predicted where a frame has labels of forces."""
@@ -211,11 +216,13 @@ def of_labels(prediction: Prediction, frames: Sequence[ase.Atoms]) -> Prediction
     )
 
 
-def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarray]:
+def trivial_scores(
+    frames: list[ase.Atoms], split: Split, distances: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
     """Scores that tell frames apart without any uncertainty, [n_frames] each: the mean prediction's
     energy per atom (eV), its RMS force (eV/Angstrom), atoms per volume (1/Angstrom^3) and
     the shortest distance of two atoms (Angstrom). A score that one frame lacks is left
-    out.
+    out. distances: `nearest_distances` of each frame.
     """
     prediction = split.prediction
     out = {"energy": prediction.energy.mean / split.size}
@@ -225,16 +232,27 @@ def trivial_scores(frames: list[ase.Atoms], split: Split) -> dict[str, np.ndarra
     if all(atoms.pbc.all() for atoms in frames):
         out["density"] = np.array([len(atoms) / atoms.get_volume() for atoms in frames])
     if all(len(atoms) > 1 for atoms in frames):
-        out["nearest"] = np.array([nearest_distance(atoms) for atoms in frames])
+        out["nearest"] = np.array([of_atoms.min() for of_atoms in distances])
     return out
 
 
-def nearest_distance(atoms: ase.Atoms) -> float:
-    """Angstrom, at most FARTHEST; of two atoms, not of an atom and its own image."""
+def trivial_scores_of_atoms(split: Split, distances: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Likewise of the atoms of all frames, [n_atoms] each: the norm of the predicted force and
+    the distance of the nearest atom.
+    """
+    out = {"nearest": np.concatenate(distances)}
+    if split.prediction.forces is not None:
+        out["forces"] = np.linalg.norm(split.prediction.forces.mean, axis=1)
+    return out
+
+
+def nearest_distances(atoms: ase.Atoms) -> np.ndarray:
+    """To another atom, not to an atom's own image, [n_atoms] Angstrom, at most FARTHEST."""
     cell = np.asarray(atoms.cell.array)
     sender, receiver, vector = neighbors(atoms.positions, cell, atoms.pbc, FARTHEST)
-    distance = np.linalg.norm(vector[sender != receiver], axis=1)
-    return float(distance.min(initial=FARTHEST))
+    out, others = np.full(len(atoms), FARTHEST), sender != receiver
+    np.minimum.at(out, receiver[others], np.linalg.norm(vector[others], axis=1))
+    return out
 
 
 def temperatures(frames: Iterable[ase.Atoms]) -> np.ndarray:

@@ -22,6 +22,8 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
         bald        1/2 ln (var_total / var_aleatoric) of the energy, nats: the information
                     of its label about the members. Noise of a frame does not raise it, as
                     it raises a variance.
+        grade       of the atom least like the training set (race.deploy.grade); it is no
+                    uncertainty, and `source` does not change it
 
     Scores of targets that are not predicted are left out.
 
@@ -45,6 +47,9 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
         stress = np.sqrt(np.trace(getattr(split.prediction.stress, source), axis1=-2, axis2=-1) / 6)
         if np.isfinite(stress).all():  # frames without a volume have none
             out["stress"] = stress
+    if split.prediction.grade is not None:
+        grade = split.prediction.grade
+        out["grade"] = frame_score(grade, split.labels.frame, split.n_frames, "max")
     return out
 
 
@@ -57,10 +62,11 @@ def ood_record(
     The score is the epistemic uncertainty, or the total where no split has an epistemic
     one (a single member). Keys:
         auroc, auprc: score "mean" of `frame_scores` ("energy" without forces); auroc_max,
-            auroc_energy, auroc_stress, auroc_bald (and auprc_...): the other scores.
+            auroc_energy, auroc_stress, auroc_bald, auroc_grade (and auprc_...): the other
+            scores.
         ..._ideal: the value that the error of a frame reaches as its own score, with
             errors drawn from the predicted covariances: RMS or largest force error, error
-            of the energy per atom, RMS error of the stress.
+            of the energy per atom, RMS error of the stress. The grade has none.
         auroc_trivial: the best of scores that know nothing of errors (`Split.trivial`:
             energy, RMS force, density, shortest distance), each from the better side;
             auroc_by_energy and so on: each of them. An uncertainty that does not beat
@@ -85,11 +91,12 @@ def ood_record(
     for name, values in joined.items():
         if not values.any():
             continue
-        drawn = np.concatenate([_drawn_errors(split, name) for split in splits], axis=1)
+        drawn = [] if name == "grade" else _joined_draws(splits, name)
         for suffix in [""] * (name == main) + [f"_{name}"] * (name != "mean"):
             for key, metric in ((f"auroc{suffix}", auroc), (f"auprc{suffix}", auprc)):
                 out[key] = metric(values, positive)
-                out[f"{key}_ideal"] = float(np.mean([metric(draw, positive) for draw in drawn]))
+                if len(drawn):
+                    out[f"{key}_ideal"] = float(np.mean([metric(draw, positive) for draw in drawn]))
                 score = partial(_of_rows, metric, values, positive)
                 out["interval90"][key] = clustered_interval(
                     score, len(values), n_resamples=n_resamples
@@ -110,6 +117,11 @@ def _of_rows(
     metric: Callable[..., Any], score: np.ndarray, positive: np.ndarray, rows: np.ndarray
 ) -> float:
     return metric(score[rows], positive[rows])
+
+
+def _joined_draws(splits: Sequence[Split], score: str) -> np.ndarray:
+    """[n_simulations, n_frames] over all splits."""
+    return np.concatenate([_drawn_errors(split, score) for split in splits], axis=1)
 
 
 def _drawn_errors(split: Split, score: str) -> np.ndarray:

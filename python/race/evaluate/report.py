@@ -22,6 +22,7 @@ from race.evaluate.calibration import (
 from race.evaluate.split import Residual, Split, rank_rows
 
 MILLI = 1000.0
+SUFFIXES = {"energy": "e", "forces": "f", "stress": "s", "pressure": "p"}  # of keys
 Rows = Callable[[np.ndarray | slice], float]
 RANKS = {
     "spearman": ranking.spearman,
@@ -105,7 +106,7 @@ def split_record(
         "interval90": {},
     }
     recalibration = recalibration or {}
-    for quantity, suffix in (("energy", "e"), ("forces", "f"), ("stress", "s")):
+    for quantity, suffix in SUFFIXES.items():
         residual = split.residual(quantity)
         if residual is not None:
             record |= _errors(residual, suffix, record["interval90"], n_resamples)
@@ -123,6 +124,7 @@ def split_record(
     record |= _spreads(split)
     forces = split.residual("forces")
     if forces is not None:
+        record |= _other_scores_of_atoms(split, forces, record["interval90"], n_resamples)
         record["by_element"] = {
             str(s): _part(
                 forces, split.labels.symbols[forces.kept] == s, "f", recalibration.get("forces")
@@ -286,6 +288,26 @@ def _ranks(
         for name, metric in RANKS.items()
     }
     return _by_rows(residual, by_rows, suffix, interval, n_resamples) | ideal
+
+
+def _other_scores_of_atoms(
+    split: Split, forces: Residual, interval: dict[str, Any], n_resamples: int
+) -> dict[str, Any]:
+    """AUROC of the largest tenth of force errors by scores that are no uncertainty, beside
+    `auroc_error_f`: the grade, and `Split.trivial_atoms`, each from its better side.
+    """
+    magnitude = np.linalg.norm(forces.error, axis=1)
+    out = {}
+    for name, score in split.trivial_atoms.items():
+        area = ranking.large_error_auroc(score[forces.kept], magnitude)
+        out[f"auroc_error_f_by_{name}"] = max(area, 1 - area)
+    if out:
+        out["auroc_error_f_trivial"] = max(out.values())
+    if split.prediction.grade is not None:
+        grade = split.prediction.grade[forces.kept]
+        by_grade = {"auroc_error_f": partial(_ranked, ranking.large_error_auroc, grade, magnitude)}
+        out |= _by_rows(forces, by_grade, "grade", interval, n_resamples)
+    return out
 
 
 def _ranked(

@@ -8,7 +8,10 @@ import numpy as np
 from scipy.special import ndtri, stdtr
 
 from race.evaluate.bootstrap import ClusteredMean, ClusteredRows
-from race.predict.prediction import Labels, Prediction, marginal_std
+from race.predict.prediction import Estimate, Labels, Prediction, marginal_std
+
+# Of the six columns of a stress
+PRESSURE = np.array([-1.0, -1.0, -1.0, 0.0, 0.0, 0.0]) / 3
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Split:
         extensive: the target adds up over atoms, as an energy does.
         n_members: of an ensemble, whose spread estimates a variance by so many draws: errors
             then have Student's distribution. None: the variance is known.
-        trivial: scores [n_frames] by name that tell frames apart without a model.
+        trivial: scores [n_frames] by name that tell frames apart without a model;
+            trivial_atoms: likewise of atoms, [n_atoms].
     """
 
     name: str
@@ -85,6 +89,7 @@ class Split:
     extensive: bool = True
     n_members: int | None = None
     trivial: dict[str, np.ndarray] = field(default_factory=dict)
+    trivial_atoms: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def size(self) -> np.ndarray:
@@ -98,12 +103,15 @@ class Split:
         return len(self.labels.n_atoms)
 
     def residual(self, quantity: str) -> Residual | None:
-        """Residuals of "energy", "forces" or "stress"; None where there are no references.
-        Unlabelled rows are left out.
+        """Residuals of "energy", "forces", "stress" or "pressure"; None where there are no
+        references. Unlabelled rows are left out.
         """
-        reference, estimate = getattr(self.labels, quantity), getattr(self.prediction, quantity)
+        source = "stress" if quantity == "pressure" else quantity
+        reference, estimate = getattr(self.labels, source), getattr(self.prediction, source)
         if reference is None or estimate is None:
             return None
+        if quantity == "pressure":
+            reference, estimate = reference @ PRESSURE, pressure(estimate)
         frame = self.labels.frame if quantity == "forces" else np.arange(self.n_frames)
         size = self.size if quantity == "energy" else np.ones(len(frame))
         error = reference - estimate.mean
@@ -114,6 +122,14 @@ class Split:
         if self.n_members is not None:
             dof = degrees_of_freedom(estimate.total[rows], estimate.epistemic[rows], self.n_members)
         return Residual(error[rows], estimate.total[rows], frame[rows], size[rows], rows, dof)
+
+
+def pressure(stress: Estimate) -> Estimate:
+    """Of the pressure, [n_frames], from that of the six columns."""
+    parts = (
+        np.einsum("nab,a,b->n", c, *[PRESSURE] * 2) for c in (stress.aleatoric, stress.epistemic)
+    )
+    return Estimate(stress.mean @ PRESSURE, *parts)
 
 
 def degrees_of_freedom(total: np.ndarray, epistemic: np.ndarray, n_members: int) -> np.ndarray:

@@ -45,6 +45,7 @@ def show(records: list[dict[str, Any]], written: list[Path]) -> None:
         "AUROC": lambda r: _number(r, "auroc", ".3f"),
         "ideal": lambda r: _number(r, "auroc_ideal", ".3f"),
         "AUROC\nby σ E": lambda r: _number(r, "auroc_energy", ".3f"),
+        "by\ngrade": lambda r: _number(r, "auroc_grade", ".3f"),
         "best\ntrivial": lambda r: _number(r, "auroc_trivial", ".3f"),
     }
     rows = [[text(record) for text in columns.values()] for record in records]

@@ -106,9 +106,9 @@ class ArtifactPredictor(Predictor):
         parts = []
         for atoms in frames:
             found = self.moments(self.members(atoms), joint)
-            parts.append(Prediction(found.energy, energy_bald=found.energy_bald))
-            if forces and not self.intensive:
-                parts[-1] = found
+            if not forces or self.intensive:
+                found = Prediction(found.energy, energy_bald=found.energy_bald, grade=found.grade)
+            parts.append(found)
             progress(1)
         return concatenate(parts)
 
