@@ -19,11 +19,14 @@ sys.path.insert(0, str(UQ))
 
 import acquisition  # noqa: E402
 import claims  # noqa: E402
+import converged  # noqa: E402
 import ranking  # noqa: E402
 import result_tables as tables  # noqa: E402
 import study  # noqa: E402
 
 from race.conventions import KCAL_PER_MOL  # noqa: E402
+from race.data import read_frames  # noqa: E402
+from race.data.statistics import summary  # noqa: E402
 from race.errors import RaceError  # noqa: E402
 
 REQUIRED = (
@@ -155,6 +158,45 @@ def test_a_study_runs_and_is_not_run_again(name, data, tmp_path):
     assert (tmp_path / f"{name}.json").read_text() == content
 
 
+def test_converged_models_are_graded_and_not_fitted_again(data, tmp_path):
+    """The committed model itself, on frames of another force field."""
+    quick("converged", data, tmp_path)
+    content = (tmp_path / "converged.json").read_text()
+    records = tables.read(tmp_path / "converged.json")
+    splits = [("300 K", False), ("600 K", True), ("1200 K", True)]
+    assert [(r["posterior"], r["split"], r["ood"]) for r in records] == [
+        (posterior, *split) for posterior in ("one member", "llpr", "pops") for split in splits
+    ]
+    for record in records:
+        assert record["n_frames"] == (2 if record["ood"] else 3)
+        assert set(REQUIRED) - {"train_s", "md_cost"} <= record.keys()
+        for key in ("auroc_error_f", "auroc_error_f_grade", "auroc_error_f_trivial", "nll_f"):
+            assert np.isfinite(record[key]), key
+        assert not record["ood"] or 0 <= record["auroc_grade"] <= 1 <= 2 * record["auroc_trivial"]
+    frames = {
+        part: {atoms.info["energy"] for atoms in read_frames(path)}
+        for path in (tmp_path / "converged" / "3bpa-large-60" / "data").glob("*.xyz")
+        for part in [path.stem]
+    }
+    assert set(frames) == {"fit", "calibration", "300K", "600K", "1200K"}
+    assert sum(map(len, frames.values())) == len(set.union(*frames.values())), "a frame twice"
+    again = quick("converged", data, tmp_path)
+    assert not any(word in again for word in ("fitting", "judging", "exporting"))
+    assert (tmp_path / "converged.json").read_text() == content
+
+
+def test_frames_of_another_training_are_refused(data, tmp_path):
+    frames = read_frames(data / "3bpa" / "train_300K.xyz")
+    about = json.loads(json.dumps(summary(frames, 5.0)))
+    converged.verify(data / "3bpa" / "train_300K.xyz", about)
+    ase.io.write(tmp_path / "x.xyz", frames[:-1])
+    with pytest.raises(RaceError, match="not the frames of the training.*n_frames"):
+        converged.verify(tmp_path / "x.xyz", about)
+    about["min_distance"]["H-O"] += 1e-6
+    with pytest.raises(RaceError, match="min_distance"):
+        converged.verify(data / "3bpa" / "train_300K.xyz", about)
+
+
 def test_acquisition_runs_and_continues(data, tmp_path):
     quick("acquisition", data, tmp_path)
     records = tables.read(tmp_path / "acquisition.json")
@@ -246,19 +288,36 @@ def test_committed_tables_are_drawn_from_the_committed_records():
         assert path.with_suffix(".md").read_text() == tables.page(path, draw), path
 
 
+def test_intervals_stand_in_brackets():
+    record = {"x": 1, "nll_f": 2.0, "rmse_f": 3.0, "interval90": {"nll_f": [1.5, 2.25]}}
+    row = tables.table([record], {"x": "x"}, ("nll_f", "rmse_f"), intervals=True)[-1]
+    assert row == "| 1 | 2.00 (1.50 to 2.25) | 3.0 |"
+    assert tables.table([record], {"x": "x"}, ("nll_f",))[-1] == "| 1 | 2.00 |"
+
+
 def test_claims_are_judged():
     good = {
         "posterior": "ensemble",
         "split": "liquid",
         "coverage90_f_recal": 0.9,
-        "pit_ks": 0.06,
-        "pit_ks_recal": 0.04,
+        "pit_ks": 0.04,
+        "pit_ks_recal": 0.03,
+        "pit_ks_floor": 0.01,
+        "ce_e": 0.02,
+        "ce_f": 0.003,
+        "ce_f_floor": 0.001,
+        "seeds": 3,
         "nll_f": -2.0,
     }
     rows = claims.b2o3(
         [good, {"posterior": "distill", "split": "liquid", "nll_f": -1.81, "md_cost": 1.1}]
     )
-    assert [row[3] for row in rows] == [True, False, True, None, None, None, None, True]
+    # Without a floor a calibration error is not judged; errors and crystals are not there
+    assert [row.met for row in rows] == [True, False, True, None, False, *[None] * 5, True]
+    assert [row.floor for row in rows[:5]] == ["", "0.010", "0.010", "", "0.0010"]
+    assert {row.seeds for row in rows[:5]} == {3}
+    better = claims.b2o3([good | {"ce_f": 0.002}])
+    assert better[4].met and better[4].target == "<= 2 floors"
     assert not claims.b2o3(
         [good, {"posterior": "distill", "split": "liquid", "nll_f": -1.79, "md_cost": 1.1}]
     )[-1][3]
@@ -266,7 +325,7 @@ def test_claims_are_judged():
         {"posterior": name, "split": "x", "rmse_e": 1.0, "rmse_f": value}
         for name, value in (("point", 10.0), ("single-jef", 11.1))
     )
-    assert [row[3] for row in claims.accuracy([mse, jef], "x", "point", "ensemble")] == [False]
+    assert [row.met for row in claims.accuracy([mse, jef], "x", "point", "ensemble")] == [False]
 
     def curve(strategy: str, errors: dict[int, float], seed: int = 0) -> list[dict]:
         about = {"split": "1200 K", "seed": seed, "n_members": 3}
@@ -306,6 +365,33 @@ def test_claims_are_judged():
     assert (
         str(acquisition.labels_needed(both, "hb_ef", "rng", "1200 K", "rmse_f")[20]) == "- (- to -)"
     )
+
+
+def test_claims_of_converged_models_name_every_posterior():
+    known = {"set": "3BPA", "split": "300 K", "ood": False, "auroc_error_f": 0.95}
+    known |= {"coverage90_e": 0.9, "coverage90_f": 0.9, "pit_ks": 0.02, "pit_ks_floor": 0.01}
+    known |= {"ce_e": 0.002, "ce_e_floor": 0.001, "ce_f": 0.002, "ce_f_floor": 0.001}
+    known |= {"auroc_error_f_trivial": 0.6}
+    hot = {"set": "3BPA", "split": "600 K", "ood": True, "auroc_error_f": 0.5}
+    hot |= {"auroc": 0.8, "auroc_energy": 0.97, "auroc_trivial": 0.99}
+    rows = claims.converged(
+        [
+            known | {"posterior": "llpr"},
+            hot | {"posterior": "llpr"},
+            known | {"posterior": "pops", "ce_f": 0.0021, "coverage90_f": 0.93},
+            hot | {"posterior": "pops", "auroc_grade": 0.995},
+        ]
+    )
+    assert [row.met for row in rows] == [
+        *[(2, 2), (1, 2), (2, 2), (2, 2), (1, 2), (2, 2)],
+        *[(1, 2), (0, 2)],
+    ]
+    assert rows[1].measured == "llpr 0.900; pops 0.930"
+    assert rows[4].floor == "0.0010" and rows[5].baseline == "0.600"
+    assert rows[6].measured == "llpr 0.970 (E); pops 0.995 (grade)"
+    assert rows[6].baseline == "0.990"
+    words = [claims.verdict(met) for met in (None, True, False, (2, 2), (1, 2), (0, 2))]
+    assert words == ["not measured", "met", "**missed**", "met", "met by 1 of 2", "**missed**"]
 
 
 def test_committed_claims_are_those_of_the_records():

@@ -6,14 +6,31 @@ python benchmarks/uq/claims.py        writes results/claims.md from the JSON fil
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from acquisition import ERRORS, NAMES, labels_needed
 from result_tables import cell, read
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Records = Sequence[Mapping[str, Any]]
-Row = tuple[str, str, str, bool | None]  # claim, target, measured, met (None: not measured)
+SCORES = {"auroc": "F", "auroc_max": "largest F", "auroc_energy": "E", "auroc_bald": "BALD"}
+SCORES |= {"auroc_grade": "grade"}
+BASELINES = {key: "auroc_trivial" for key in SCORES} | {"auroc_stress": "auroc_trivial"}
+BASELINES |= {"auroc_error_f": "auroc_error_f_trivial"}
+
+
+class Row(NamedTuple):
+    """met: None where it is not measured, or how many of how many that stand in `measured`;
+    baseline: what a score that knows nothing reaches; floor: what chance alone leaves.
+    """
+
+    claim: str
+    target: str
+    measured: str
+    met: bool | tuple[int, int] | None
+    seeds: int = 1
+    baseline: str = ""
+    floor: str = ""
 
 
 def main() -> None:
@@ -28,10 +45,9 @@ def main() -> None:
 
 def page(folder: Path) -> list[str]:
     """The table of claims, from the records in `folder`."""
-    records = {
-        name: read(folder / f"{name}.json") for name in ("b2o3", "threebpa", "rmd17", "acquisition")
-    }
-    rows = [*b2o3(records["b2o3"])]
+    names = ("converged", "b2o3", "threebpa", "rmd17", "acquisition")
+    records = {name: read(folder / f"{name}.json") for name in names}
+    rows = [*converged(records["converged"]), *b2o3(records["b2o3"])]
     for name, title, points in (
         ("threebpa", "3BPA", ("point", "ensemble")),
         ("rmd17", "rMD17 ethanol", ("RACE", "Ensemble")),
@@ -43,12 +59,22 @@ def page(folder: Path) -> list[str]:
         "seeds.",
         "",
     ]
-    lines += ["| claim | target | measured | |", "|---|---|---|---|"]
-    verdict = {True: "met", False: "**missed**", None: "not measured"}
+    lines += ["| claim | target | measured | seeds | baseline | floor | |", "|---|" + "---|" * 6]
     return lines + [
-        f"| {claim} | {target} | {measured} | {verdict[met]} |"
-        for claim, target, measured, met in rows
+        f"| {row.claim} | {row.target} | {row.measured} | {row.seeds} | {row.baseline or '-'} | "
+        f"{row.floor or '-'} | {verdict(row.met)} |"
+        for row in rows
     ]
+
+
+def verdict(met: bool | tuple[int, int] | None) -> str:
+    """In words."""
+    if met is None:
+        return "not measured"
+    reached, among = met if isinstance(met, tuple) else (int(met), 1)
+    if reached in (0, among):
+        return "met" if reached else "**missed**"
+    return f"met by {reached} of {among}"
 
 
 def of(records: Records, posterior: str, split: str | None = None) -> Mapping[str, Any] | None:
@@ -67,7 +93,79 @@ def judged(
     form: str = ".3f",
 ) -> Row:
     value = record.get(key)
-    return (claim, target, cell(record, key, form) or "-", None if value is None else meets(value))
+    return Row(
+        claim,
+        target,
+        cell(record, key, form) or "-",
+        None if value is None else meets(value),
+        record.get("seeds", 1),
+        cell(record, BASELINES.get(key, ""), form),
+        cell(record, f"{key.removesuffix('_recal')}_floor", ".4f" if "ce" in key else form),
+    )
+
+
+def within_floors(claim: str, record: Mapping[str, Any], key: str) -> Row:
+    """A calibration error, to which chance gives `floor`."""
+    floor = record.get(f"{key}_floor")
+    row = judged(claim, "<= 2 floors", record, key, lambda ce: ce <= 2 * (floor or 0), ".4f")
+    return row if floor is not None else row._replace(met=None)
+
+
+def converged(records: Records) -> list[Row]:
+    """The committed models: one row for all posteriors, met by so many of them."""
+    rows: list[Row] = []
+    for name, split in dict.fromkeys((r["set"], r["split"]) for r in records):
+        of = [r for r in records if (r["set"], r["split"]) == (name, split)]
+        title = f"{name}, {split}, a converged model"
+        if of[0]["ood"]:
+            rows.append(detected(f"{title}: AUROC by the best score of each posterior", of))
+        else:
+            for key, what in (("coverage90_e", "energies"), ("coverage90_f", "force components")):
+                claim = f"{title}: {what} in the 90 % interval"
+                rows.append(each(claim, "0.88 - 0.92", of, key, lambda r, x: 0.88 <= x <= 0.92))
+            claim = f"{title}: KS of the Mahalanobis PIT"
+            rows.append(each(claim, "<= 0.03", of, "pit_ks", lambda r, x: x <= 0.03))
+            for key, what in (("ce_e", "energies"), ("ce_f", "force components")):
+
+                def calibrated(record: Mapping[str, Any], ce: float, key: str = key) -> bool:
+                    return ce <= 2 * record[f"{key}_floor"]
+
+                rows.append(each(f"{title}: CE of {what}", "<= 2 floors", of, key, calibrated))
+        claim = f"{title}: AUROC of large force errors, atom by atom"
+        rows.append(each(claim, ">= 0.9", of, "auroc_error_f", lambda r, x: x >= 0.9))
+    return rows
+
+
+def each(
+    claim: str,
+    target: str,
+    records: Records,
+    key: str,
+    meets: Callable[[Mapping[str, Any], float], bool],
+) -> Row:
+    """What each posterior reaches. Baseline and floor are those of the first: they hardly
+    depend on the posterior.
+    """
+    form = ".4f" if key.startswith("ce") else ".3f"
+    first = judged(claim, target, records[0], key, lambda value: True, form)
+    known = [record for record in records if record.get(key) is not None]
+    return first._replace(
+        measured="; ".join(f"{r['posterior']} {cell(r, key, form)}" for r in known),
+        met=(sum(meets(r, r[key]) for r in known), len(known)) if known else None,
+    )
+
+
+def detected(claim: str, records: Records) -> Row:
+    """OOD detection by the best score of each posterior, against the best trivial one."""
+    best = [max(SCORES, key=lambda key, r=record: r.get(key) or 0.0) for record in records]
+    pairs = list(zip(records, best, strict=True))
+    return Row(
+        claim,
+        "above every trivial score",
+        "; ".join(f"{r['posterior']} {r[key]:.3f} ({SCORES[key]})" for r, key in pairs),
+        (sum(r[key] > r["auroc_trivial"] for r, key in pairs), len(pairs)),
+        baseline=cell(records[0], "auroc_trivial", ".3f"),
+    )
 
 
 def b2o3(records: Records) -> list[Row]:
@@ -93,12 +191,16 @@ def b2o3(records: Records) -> list[Row]:
         rows.append(
             judged(
                 f"the same: KS of the Mahalanobis PIT, {what}",
-                "<= 0.05",
+                "<= 0.03",
                 liquid,
                 key,
-                lambda ks: ks <= 0.05,
+                lambda ks: ks <= 0.03,
             )
         )
+    for key, what in (("ce_e", "energies"), ("ce_f", "force components")):
+        rows.append(within_floors(f"the same: CE of {what}", liquid, key))
+    claim = "the same: AUROC of large force errors, atom by atom"
+    rows.append(judged(claim, ">= 0.9", liquid, "auroc_error_f", lambda found: found >= 0.9))
     for key, what in (
         ("auroc", "forces"),
         ("auroc_energy", "the energy"),
@@ -121,11 +223,12 @@ def b2o3(records: Records) -> list[Row]:
             f"{student['md_cost']:.2f} of a member's step"
         )
         rows.append(
-            (
+            Row(
                 "B2O3, liquid, distilled: force NLL against the ensemble's, at one member's cost",
                 "within 10 %",
                 text,
                 loss <= 0.1,
+                student.get("seeds", 1),
             )
         )
     return rows
@@ -140,7 +243,7 @@ def accuracy(records: Records, title: str, single: str, ensemble: str) -> list[R
             losses = {key: pair[1][key] / pair[0][key] - 1 for key in ("rmse_e", "rmse_f")}
             text = f"energy {100 * losses['rmse_e']:+.0f} %, force {100 * losses['rmse_f']:+.0f} %"
             rows.append(
-                (
+                Row(
                     f"{title}, {what}: RMSE of NLL_JEF over that of MSE",
                     "< +10 %",
                     text,
@@ -179,7 +282,8 @@ def bald(records: Records) -> list[Row]:
                 f"3BPA at 1200 K: N of {NAMES[other]} with the error of {NAMES[plain]} at N = "
                 f"{', '.join(map(str, sizes))} ({seeds} seeds)"
             )
-            rows.append((claim, "half", text, met))
+            n_seeds = max(len(reached["rmse_f"][n].seeds) for n in sizes)
+            rows.append(Row(claim, "half", text, met, n_seeds, f"N of {NAMES[plain]}"))
     return rows
 
 

@@ -17,35 +17,61 @@ FORMS = {
     "mae_e": ("MAE E", ".2f"),
     "mae_f": ("MAE F", ".1f"),
     "ce_e": ("CE E", ".4f"),
+    "ce_e_floor": ("by chance", ".4f"),
     "ce_f": ("CE F", ".4f"),
+    "ce_f_floor": ("by chance", ".4f"),
     "ce_e_recal": ("CE E recal.", ".4f"),
     "ce_f_recal": ("CE F recal.", ".4f"),
     "coverage90_e": ("E in 90 %", ".3f"),
     "coverage90_f": ("F in 90 %", ".3f"),
+    "coverage90_s": ("stress in 90 %", ".3f"),
+    "coverage90_p": ("pressure in 90 %", ".3f"),
     "coverage90_f_recal": ("F in 90 % recal.", ".3f"),
     "coverage90_e_recal": ("E in 90 % recal.", ".3f"),
     "pit_ks": ("PIT KS", ".3f"),
+    "pit_ks_floor": ("by chance", ".3f"),
     "pit_ks_recal": ("PIT KS scaled", ".3f"),
+    "nll_e": ("NLL E", ".2f"),
     "nll_f": ("NLL F", ".2f"),
     "nll_f_recal": ("NLL F scaled", ".2f"),
+    "ause_f": ("AUSE F", ".3f"),
+    "ause_f_ideal": ("ideal", ".3f"),
+    "auroc_error_f": ("error AUROC", ".3f"),
+    "auroc_error_f_ideal": ("ideal", ".3f"),
+    "auroc_error_f_grade": ("by grade", ".3f"),
+    "auroc_error_f_by_forces": ("by force", ".3f"),
+    "auroc_error_f_by_nearest": ("by distance", ".3f"),
+    "auroc_error_f_trivial": ("best trivial", ".3f"),
     "auroc": ("AUROC by F", ".3f"),
     "auroc_ideal": ("ideal", ".3f"),
     "auroc_energy": ("AUROC by E", ".3f"),
     "auroc_bald": ("by BALD E", ".3f"),
+    "auroc_max": ("by largest F", ".3f"),
     "auroc_stress": ("by stress", ".3f"),
+    "auroc_grade": ("by grade", ".3f"),
+    "auroc_by_energy": ("energy", ".3f"),
+    "auroc_by_forces": ("RMS force", ".3f"),
+    "auroc_by_density": ("density", ".3f"),
+    "auroc_by_nearest": ("distance", ".3f"),
+    "auroc_trivial": ("best trivial", ".3f"),
+    "n_members": ("members", "d"),
     "train_s": ("training s", ".0f"),
+    "fit_s": ("fit s", ".0f"),
     "md_cost": ("MD step", ".2f"),
     "md_cost_mean": ("of the mean", ".2f"),
 }
 
 
 def table(
-    records: Sequence[Mapping[str, Any]], first: Mapping[str, str], keys: Sequence[str]
+    records: Sequence[Mapping[str, Any]],
+    first: Mapping[str, str],
+    keys: Sequence[str],
+    intervals: bool = False,
 ) -> list[str]:
     """Markdown rows, one for each record.
 
     first: heading -> key of the columns that name a record; keys: those of FORMS, left
-    out where no record has a value.
+    out where no record has a value; intervals: with those of `interval90`.
     """
     keys = [key for key in keys if any(record.get(key) is not None for record in records)]
     lines = [
@@ -54,17 +80,21 @@ def table(
     ]
     for record in records:
         cells = [str(record[key]) for key in first.values()] + [
-            cell(record, key, FORMS[key][1]) for key in keys
+            cell(record, key, FORMS[key][1], intervals) for key in keys
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def cell(record: Mapping[str, Any], key: str, form: str) -> str:
-    """The figure; with half the range of its seeds where there are several."""
+def cell(record: Mapping[str, Any], key: str, form: str, interval: bool = False) -> str:
+    """The figure; with half the range of its seeds where there are several. interval: with its
+    90 % interval, where it has one.
+    """
     value = record.get(key)
     if value is None:
         return ""
+    if interval and (both := record.get("interval90", {}).get(key)):
+        return f"{value:{form}} ({both[0]:{form}} to {both[1]:{form}})"
     spread = record.get("spread", {}).get(key)
     return f"{value:{form}}" + (f" ± {spread:{form}}" if spread is not None else "")
 

@@ -12,24 +12,15 @@ from typing import Any
 
 import ase.io
 from result_tables import pooled, table, write
-from study import Study, arguments, say, seconds
+from study import METRICS, Study, arguments, say, seconds
 
 from race.data import read_frames
 
 KEYS = (
-    "mae_e",
-    "mae_f",
-    "rmse_e",
-    "rmse_f",
-    "ce_e",
-    "ce_f",
-    "coverage90_e",
-    "coverage90_f",
-    "pit_ks",
-    "nll_f",
-    "train_s",
-    "md_cost",
-    "md_cost_mean",
+    *("mae_e", "mae_f", "rmse_e", "rmse_f", "ce_e", "ce_e_floor", "ce_f", "ce_f_floor"),
+    *("coverage90_e", "coverage90_f", "pit_ks", "pit_ks_floor", "nll_f", "auroc_error_f"),
+    *("auroc_error_f_ideal", "auroc_error_f_trivial", "ause_f"),
+    *("train_s", "md_cost", "md_cost_mean"),
 )
 ENSEMBLES = {"mse": "Ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "RACE", "nll_jef": "single-jef"}
@@ -61,7 +52,7 @@ def main() -> None:
     def judge(name: str, runs: Sequence[Path], train_s: float) -> None:
         cost = study.cost(name, runs[0], point, step)
         judged = [study.evaluate(run.name, run, {molecule: [test]})[0] for run in runs]
-        record = pooled(judged, KEYS) if len(runs) > 1 else judged[0]
+        record = pooled(judged, METRICS) if len(runs) > 1 else judged[0]
         records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "rmd17", records, draw)
 

@@ -22,6 +22,7 @@ import yaml
 
 from race.config import Config
 from race.data.graph import neighbors, species_index
+from race.deploy.command_export import training_set
 from race.deploy.export import export_model
 from race.errors import RaceError
 from race.evaluate.evaluated import check_calibration, open_model
@@ -29,7 +30,7 @@ from race.evaluate.records import make_records
 from race.evaluate.report import covariance_scale, fit_recalibration
 from race.files import write_json
 from race.posterior.fit import fit
-from race.train.run import load_run
+from race.posterior.protocol import Run
 from race.train.training import train
 
 HERE = Path(__file__).resolve().parent
@@ -40,24 +41,46 @@ METRICS = (
     "mae_e",
     "mae_f",
     "ce_e",
+    "ce_e_floor",
     "ce_f",
+    "ce_f_floor",
     "ce_e_recal",
     "ce_f_recal",
     "coverage90_e",
     "coverage90_f",
+    "coverage90_s",
+    "coverage90_p",
     "coverage90_e_recal",
     "coverage90_f_recal",
     "pit_ks",
+    "pit_ks_floor",
     "pit_ks_recal",
     "nll_e",
     "nll_f",
     "nll_f_recal",
     "sharpness_f",
+    "ause_f",
+    "ause_f_ideal",
+    "auroc_error_f",
+    "auroc_error_f_ideal",
+    "auroc_error_f_grade",
+    "auroc_error_f_by_forces",
+    "auroc_error_f_by_nearest",
+    "auroc_error_f_trivial",
     "auroc",
     "auroc_ideal",
+    "auroc_max",
+    "auroc_max_ideal",
     "auroc_energy",
+    "auroc_energy_ideal",
     "auroc_bald",
     "auroc_stress",
+    "auroc_grade",
+    "auroc_by_energy",
+    "auroc_by_forces",
+    "auroc_by_density",
+    "auroc_by_nearest",
+    "auroc_trivial",
     "auroc_observed",
 )
 ABOUT = ("n_members", "head", "n_frames", "ood")
@@ -118,8 +141,8 @@ class Study:
         ood: Sequence[str] = (),
         calibration: Sequence[Path] = (),
     ) -> list[dict[str, Any]]:
-        """What `race evaluate` finds, reduced to METRICS and their bootstrap intervals, one
-        record per split.
+        """What `race evaluate` finds of a run or an artifact, reduced to METRICS and their
+        bootstrap intervals, one record per split.
         """
         path = self.out / "evaluations" / f"{name}.json"
         if not path.exists():
@@ -143,6 +166,17 @@ class Study:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, records)
         return json.loads(path.read_text())
+
+    def export(self, run: Path) -> Path:
+        """`race export`."""
+        artifact = self.out / "artifacts" / f"{run.name}.race.pt"
+        if not artifact.exists():
+            say(f"exporting {run.name}")
+            artifact.parent.mkdir(parents=True, exist_ok=True)
+            source = Run.load(run)
+            training = training_set(source)
+            export_model(source.model, artifact, summary=source.summary, training_set=training)
+        return artifact
 
     def cost(self, name: str, run: Path, single: Path, atoms: ase.Atoms) -> dict[str, float]:
         """Time of librace's predict over that of the run `single`, of one member, without
@@ -171,11 +205,7 @@ class Study:
         return json.loads(path.read_text())
 
     def _predictor(self, run: Path, atoms: ase.Atoms, uncertain: bool):
-        artifact = self.out / "artifacts" / f"{run.name}.race.pt"
-        if not artifact.exists():
-            model, _, summary = load_run(run)
-            export_model(model, artifact, summary=summary)
-        model = race._race.load(str(artifact), "cpu", None, "")
+        model = race._race.load(str(self.export(run)), "cpu", None, "")
         about = json.loads(model.metadata)
         sender, receiver, vector = neighbors(
             atoms.positions, np.asarray(atoms.cell.array), atoms.pbc, about["r_max"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import ase.io
 from result_tables import pooled, table, write
-from study import Study, arguments, say, seconds
+from study import METRICS, Study, arguments, say, seconds
 
 TEST = {
     "300 K": "test300K_mixedT_not_in_train",
@@ -23,21 +23,11 @@ TEST = {
     "1200 K": "test1200K_mixedT_plus_AL",
 }
 KEYS = (
-    "rmse_e",
-    "rmse_f",
-    "ce_e",
-    "ce_f",
-    "coverage90_e",
-    "coverage90_f",
-    "pit_ks",
-    "nll_f",
-    "auroc",
-    "auroc_ideal",
-    "auroc_energy",
-    "auroc_bald",
-    "train_s",
-    "md_cost",
-    "md_cost_mean",
+    *("rmse_e", "rmse_f", "ce_e", "ce_e_floor", "ce_f", "ce_f_floor"),
+    *("coverage90_e", "coverage90_f", "pit_ks", "pit_ks_floor", "nll_f"),
+    *("auroc_error_f", "auroc_error_f_ideal", "auroc_error_f_trivial", "ause_f"),
+    *("auroc", "auroc_ideal", "auroc_energy", "auroc_bald"),
+    *("auroc_trivial", "auroc_by_energy", "train_s", "md_cost", "md_cost_mean"),
 )
 ENSEMBLES = {"mse": "ensemble", "nll_e": "DE-E", "nll_jef": "DE-JEF"}
 SINGLES = {"mse": "point", "nll_jef": "single-jef"}
@@ -57,7 +47,7 @@ def main() -> None:
         cost = study.cost(name, runs[0], point, step)
         judged = [study.evaluate(run.name, run, splits, ["600 K", "1200 K"]) for run in runs]
         for same in zip(*judged, strict=True):
-            record = pooled(same, KEYS) if len(runs) > 1 else same[0]
+            record = pooled(same, METRICS) if len(runs) > 1 else same[0]
             records.append(record | cost | {"posterior": name, "train_s": train_s})
         write(args.results, "threebpa", records, draw)
 

@@ -1,0 +1,156 @@
+"""Converged models: posteriors of the committed models of an hour (benchmarks/accuracy/models).
+
+    python benchmarks/uq/converged.py --data DATA        continues where it stopped; writes
+                                                         results/converged.json and .md
+
+A fit reads some of the model's training frames, and calibration frames in distribution that
+neither trained the model nor chose its epoch: these decide alpha, zeta and the factors on
+noise and spread. The test frames decide nothing. The three are drawn at random, once, by the
+options. What is judged is the exported artifact, which carries the grade.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import yaml
+from result_tables import table, write
+from study import HERE, Study, arguments, say, seconds
+
+from race.data import read_frames
+from race.data.statistics import summary
+from race.errors import RaceError
+from race.train.run import read_summary
+
+ACCURACY = HERE.parent / "accuracy"
+sys.path.insert(0, str(ACCURACY))
+import sets  # noqa: E402
+
+MODELS = ACCURACY / "models"
+SINGLE = "one member"
+ERRORS = (
+    *("n_members", "rmse_e", "rmse_f", "nll_e", "nll_f"),
+    *("auroc_error_f", "auroc_error_f_ideal", "auroc_error_f_grade"),
+    *("auroc_error_f_by_forces", "auroc_error_f_by_nearest", "fit_s"),
+)
+CALIBRATION = (
+    *("coverage90_e", "coverage90_f", "ce_e", "ce_e_floor", "ce_f", "ce_f_floor"),
+    *("pit_ks", "pit_ks_floor"),
+)
+DETECTION = (
+    *("auroc", "auroc_ideal", "auroc_max", "auroc_energy", "auroc_bald", "auroc_grade"),
+    *("auroc_by_energy", "auroc_by_forces", "auroc_by_nearest"),
+)
+
+
+def main() -> None:
+    args, options = arguments("converged", __doc__)
+    records: list[dict[str, Any]] = []
+    for name, about in options["sets"].items():
+        if about is None:
+            continue
+        study = Study(args.out / about["model"], options["bootstrap"], 0.0)
+        files = prepare(args.data, name, about, study.out / "data", options["seed"])
+        if options["verify"]:
+            trained_on = read_summary(MODELS / about["model"])["training"]
+            verify(study.out / "data" / "set" / "train.xyz", trained_on)
+        run = copied(about["model"], files, study.out / "runs")
+        splits = {split: [files[split]] for split in (about["known"], *about["ood"])}
+        for posterior, changes in options["fits"].items():
+            if changes is None:
+                continue
+            fitted = study.fit(f"{posterior}-fit", posterior, [run], **changes)
+            artifact = study.export(fitted)
+            title = SINGLE if posterior == "ensemble" else posterior
+            own = {"set": name, "posterior": title, "fit_s": seconds(fitted, own=True)}
+            judged = study.evaluate(posterior, artifact, splits, list(about["ood"]))
+            records += [record | own for record in judged]
+            write(args.results, "converged", records, draw)
+    say(f"done: {args.results / 'converged.md'}")
+
+
+def prepare(
+    data: Path, name: str, about: Mapping[str, Any], folder: Path, seed: int
+) -> dict[str, Path]:
+    """Draws the frames that a fit reads, those that calibrate it and those of the judged splits,
+    no frame twice; returns their files. folder/set: all frames of the set.
+    """
+    sets.prepare(data, name, folder / "set")
+    known, first = sets.file_of(about["known"]), about["calibration"]
+    parts = {
+        "fit": ("train.xyz", slice(about["fit"])),
+        "calibration": (known, slice(first)),
+        about["known"]: (known, slice(first, first + about["test"])),
+        **{split: (sets.file_of(split), slice(size)) for split, size in about["ood"].items()},
+    }
+    paths = {part: folder / f"{part.replace(' ', '')}.xyz" for part in parts}
+    for part, (file, taken) in parts.items():
+        if not paths[part].exists():
+            frames = ase.io.read(folder / "set" / file, index=":")
+            order = np.random.default_rng(seed).permutation(len(frames))[taken]
+            ase.io.write(paths[part], [frames[k] for k in order])
+    return paths
+
+
+def verify(path: Path, training: Mapping[str, Any]) -> None:
+    """Refuses frames that are not those of a model's training, by what its summary says of them.
+    (Of one model the files had other names of labels, so that their digests differ.)
+    """
+    found = summary(read_frames(path), training["cutoff"])
+    for key in ("n_frames", "energy_per_atom", "per_element", "min_distance"):
+        if not alike(found[key], training[key]):
+            raise RaceError(
+                "not the frames of the training",
+                where=f"{path}, {key}",
+                expected=training[key],
+                got=found[key],
+            )
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Nested figures that are equal but for rounding."""
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
+    return bool(np.allclose(a, b, rtol=1e-9, atol=0))
+
+
+def copied(model: str, files: Mapping[str, Path], folder: Path) -> Path:
+    """A copy of the committed run, with the frames of the fits for its own."""
+    run = folder / model
+    if not (run / "config.yaml").exists():
+        shutil.copytree(MODELS / model, run, dirs_exist_ok=True)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["data"]["train"] = [str(files["fit"])]
+        config["data"]["validation"] = [str(files["calibration"])]
+        (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return run
+
+
+def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The tables."""
+    lines = ["# Converged models: hour-long training, posteriors fitted afterwards", ""]
+    lines += [
+        "Errors in meV/atom and meV/A. In brackets: 90 % of resamples of the frames. By chance:",
+        "the score of calibrated predictions on so many frames. Error AUROC: the largest tenth of",
+        "the force errors, atom by atom, by uncertainty, by the grade and by two scores that know",
+        "nothing, the predicted force and the nearest atom's distance. AUROC: the split against",
+        "the one in distribution, by uncertainty of F (mean over atoms, or largest), of E, by BALD",
+        "and by the grade; and by energy, RMS force and shortest distance, each from its better",
+        "side. `one member` has no epistemic part: its scores are of the total.",
+    ]
+    for name, split in dict.fromkeys((record["set"], record["split"]) for record in records):
+        of = [r for r in records if (r["set"], r["split"]) == (name, split)]
+        kind = ", out of distribution" if of[0]["ood"] else ""
+        lines += ["", f"## {name}, {split}: {of[0]['n_frames']} frames{kind}"]
+        for keys in (ERRORS, CALIBRATION, DETECTION):
+            if any(record.get(key) is not None for record in of for key in keys):
+                lines += ["", *table(of, {"posterior": "posterior"}, keys, intervals=True)]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
