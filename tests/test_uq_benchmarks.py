@@ -190,7 +190,7 @@ def test_frames_of_another_training_are_refused(data, tmp_path):
     about = json.loads(json.dumps(summary(frames, 5.0)))
     converged.verify(data / "3bpa" / "train_300K.xyz", about)
     ase.io.write(tmp_path / "x.xyz", frames[:-1])
-    with pytest.raises(RaceError, match="not the frames of the training.*n_frames"):
+    with pytest.raises(RaceError, match="n_frames: not the frames of the training"):
         converged.verify(tmp_path / "x.xyz", about)
     about["min_distance"]["H-O"] += 1e-6
     with pytest.raises(RaceError, match="min_distance"):
@@ -391,7 +391,7 @@ def test_claims_of_converged_models_name_every_posterior():
     assert rows[6].measured == "llpr 0.970 (E); pops 0.995 (grade)"
     assert rows[6].baseline == "0.990"
     words = [claims.verdict(met) for met in (None, True, False, (2, 2), (1, 2), (0, 2))]
-    assert words == ["not measured", "met", "**missed**", "met", "met by 1 of 2", "**missed**"]
+    assert words == ["not judged", "met", "**missed**", "met", "met by 1 of 2", "**missed**"]
 
 
 def test_committed_claims_are_those_of_the_records():

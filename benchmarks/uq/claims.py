@@ -56,7 +56,8 @@ def page(folder: Path) -> list[str]:
     rows += bald(records["acquisition"])
     lines = [
         "±: half the range over seeds, whose mean is judged; in brackets: the range of single "
-        "seeds.",
+        "seeds. Baseline: the best score that knows nothing; floor: what chance leaves. Not judged: "
+        "the figure, or its floor, was not recorded.",
         "",
     ]
     lines += ["| claim | target | measured | seeds | baseline | floor | |", "|---|" + "---|" * 6]
@@ -70,7 +71,7 @@ def page(folder: Path) -> list[str]:
 def verdict(met: bool | tuple[int, int] | None) -> str:
     """In words."""
     if met is None:
-        return "not measured"
+        return "not judged"
     reached, among = met if isinstance(met, tuple) else (int(met), 1)
     if reached in (0, among):
         return "met" if reached else "**missed**"

@@ -91,11 +91,11 @@ def ood_record(
     for name, values in joined.items():
         if not values.any():
             continue
-        drawn = [] if name == "grade" else _joined_draws(splits, name)
+        drawn = None if name == "grade" else _joined_draws(splits, name)
         for suffix in [""] * (name == main) + [f"_{name}"] * (name != "mean"):
             for key, metric in ((f"auroc{suffix}", auroc), (f"auprc{suffix}", auprc)):
                 out[key] = metric(values, positive)
-                if len(drawn):
+                if drawn is not None:
                     out[f"{key}_ideal"] = float(np.mean([metric(draw, positive) for draw in drawn]))
                 score = partial(_of_rows, metric, values, positive)
                 out["interval90"][key] = clustered_interval(
