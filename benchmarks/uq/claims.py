@@ -56,8 +56,8 @@ def page(folder: Path) -> list[str]:
     rows += bald(records["acquisition"])
     lines = [
         "±: half the range over seeds, whose mean is judged; in brackets: the range of single "
-        "seeds. Baseline: the best score that knows nothing; floor: what chance leaves. Not judged: "
-        "the figure, or its floor, was not recorded.",
+        "seeds. Baseline: the best score that knows nothing; floor: what chance leaves. Not "
+        "judged: the figure, or its floor, was not recorded.",
         "",
     ]
     lines += ["| claim | target | measured | seeds | baseline | floor | |", "|---|" + "---|" * 6]

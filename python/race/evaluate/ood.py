@@ -48,7 +48,8 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
         if np.isfinite(stress).all():  # frames without a volume have none
             out["stress"] = stress
     if split.prediction.grade is not None:
-        grade = split.prediction.grade
+        # Infinite of an element that was never trained on; ranks need numbers
+        grade = np.minimum(split.prediction.grade, np.finfo(np.float64).max)
         out["grade"] = frame_score(grade, split.labels.frame, split.n_frames, "max")
     return out
 
