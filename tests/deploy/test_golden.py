@@ -8,17 +8,21 @@ made again.
 import json
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import ase
 import numpy as np
 import pytest
 import race._race
 import torch
 
+import race
+from race.config import BaselineOptions
 from race.data.graph import build_graph
-from race.deploy.artifact import FORMAT_VERSION, seal
-from race.deploy.export import export_model
+from race.deploy.artifact import FORMAT_VERSION, read_metadata, seal
+from race.deploy.export import alone, export_model
 from race.errors import RaceError
+from race.model.race import RACE
 from tests.deploy.conftest import (
     ELEMENTS,
     R_MAX,
@@ -35,19 +39,46 @@ TOLERANCE = 1e-9  # relative to the largest of each quantity, float64
 
 # By release: what the artifact is there for
 SMALL = dict(irreps_hidden="4x0e+2x0o+4x1o+2x1e+3x2e", n_features=4, radial_knots=48, n_layers=2)
+TINY = SMALL | dict(irreps_hidden="2x0e+2x1o+2x2e", n_features=2, radial_knots=16, readout_hidden=4)
 CASES = {
     "format4_ensemble": dict(model=SMALL | dict(stress_head="equivariant")),
     "format4_readouts": dict(model=SMALL | dict(n_members=1, head="evidential"), readouts=3),
     "format4_portable": dict(model=SMALL | dict(head="cholesky", radial_knots=0), portable=True),
     "format4_point": dict(model=SMALL | dict(n_members=1, head="point"), dtype="float32"),
     "format4_spread": dict(model=SMALL | dict(n_members=3), spread=(1.5, 2.0)),
+    "format4_products": dict(model=TINY | dict(correlation=3, gate=True, bessel_decay=1.0)),
+    "format4_leaders": dict(model=TINY | dict(n_members=2), leaders=True),
+    "format4_baseline": dict(
+        model=TINY | dict(n_members=1),
+        constants={
+            "energy_shift": -4.5,
+            "baseline": BaselineOptions(
+                calculator="ase.calculators.lj.LennardJones",
+                arguments={"sigma": 1.2, "epsilon": 0.3, "rc": 3.0},
+            ),
+        },
+    ),
 }
 
 
 def predictions(path: Path) -> dict[str, np.ndarray]:
+    """Of the model, of each leader that it carries, and with the baseline added."""
     frame = triclinic((2, 2, 1))
+    with zipfile.ZipFile(path) as archive:
+        names = [PurePath(name) for name in archive.namelist()]
+    out = predicted(race._race.load(str(path), dtype="float64"), frame)
+    for name in sorted(name.name for name in names if name.parent.name == "leaders"):
+        leader = race._race.load(str(path), dtype="float64", lead=name)
+        out |= {f"lead {name}:{key}": value for key, value in predicted(leader, frame).items()}
+    calculator = race.Calculator(path, dtype="float64")
+    if calculator.baseline is not None:
+        calculator.calculate(frame)
+        out |= {f"sum:{key}": calculator.results[key] for key in ("energy", "forces", "stress")}
+    return out
+
+
+def predicted(runtime: race._race.Model, frame: ase.Atoms) -> dict[str, np.ndarray]:
     velocity = np.random.default_rng(3).normal(size=(len(frame), 3))
-    runtime = race._race.load(str(path), dtype="float64")
     out = runtime.predict(
         *folded(graph_of(frame)),
         members=True,
@@ -75,6 +106,26 @@ def compare(name: str, spoil=lambda wanted: wanted) -> dict[str, float]:
 def test_runs_as_when_it_was_made(name):
     differences = compare(name)
     assert "forces" in differences and max(differences.values()) < TOLERANCE, differences
+
+
+def test_they_have_what_they_are_there_for():
+    def recorded(name: str) -> tuple[dict, dict[str, np.ndarray]]:
+        with np.load(FOLDER / f"{name}.npz") as file:
+            return read_metadata(FOLDER / f"{name}.race.pt")[0], {key: file[key] for key in file}
+
+    options = recorded("format4_products")[0]["model"]
+    assert (options["correlation"], options["gate"], options["bessel_decay"]) == (3, True, 1.0)
+    leaders = recorded("format4_leaders")[1]
+    whole, first, distilled = (
+        leaders[f"{name}forces"] for name in ("", "lead 1:", "lead distilled:")
+    )
+    assert whole.shape[1:] == (2, 3) and first.shape == distilled.shape
+    assert np.abs(first[:, 0] - whole[:, 0]).max() < 1e-9 < np.abs(first - distilled).max()
+    about, values = recorded("format4_baseline")
+    assert about["baseline"]["calculator"] == "ase.calculators.lj.LennardJones"
+    assert about["constants"]["energy_shift"] == -4.5
+    assert abs(values["sum:energy"] - values["node_energy"].sum()) > 0.1
+    assert values["node_energy"].max() < -1  # E0 are -3 and 2 eV
 
 
 def test_another_model_is_seen():
@@ -117,6 +168,14 @@ def make(name: str) -> None:
     assert not path.exists(), f"{path} is there; golden artifacts are never made again"
     FOLDER.mkdir(exist_ok=True)
     model = make_model(seed=11, **case["model"])
+    if "constants" in case:
+        constants = model.constants.model_copy(update=case["constants"])
+        twin = RACE(model.config, constants, torch.float64)
+        twin.load_state_dict(dict(model.named_parameters()), strict=False)
+        model = twin
+    leaders = {"1": alone(model)["1"]} if case.get("leaders") else {}
+    if leaders:
+        leaders["distilled"] = make_model(seed=12, **TINY, n_members=1, head="evidential")
     if "readouts" in case:
         model = readouts_on(model, case["readouts"])
     model.scale_spread(*case.get("spread", (1.0, 1.0)))
@@ -130,6 +189,7 @@ def make(name: str) -> None:
         dtype=case.get("dtype"),
         summary={"training": training},
         calibration={"force_std_scale": 1.25},
+        leaders=leaders,
         training_set=[batch],
     )
     np.savez_compressed(FOLDER / f"{name}.npz", **predictions(path))
