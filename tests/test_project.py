@@ -247,3 +247,16 @@ def test_pins_satisfy_the_project():
             continue
         assert needed.name.lower() in pins, f"{needed.name} is not in constraints.txt"
         assert pins[needed.name.lower()] in needed.specifier
+
+
+def test_one_file_knows_torchscript():
+    """A payload other than TorchScript replaces cpp/src/segments.cpp and nothing else."""
+    sources = [
+        path
+        for folder in ("cpp", "lammps_plugin")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".inl")
+    ]
+    include = re.compile(r"^#include <torch/(script\.h|jit\.h|csrc/jit/)", flags=re.M)
+    knows = [str(path.relative_to(ROOT)) for path in sources if include.search(path.read_text())]
+    assert len(sources) > 100 and knows == ["cpp/src/segments.cpp"]

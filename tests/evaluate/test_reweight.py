@@ -199,3 +199,28 @@ def test_the_command(tmp_path, capsys):
     ]:
         assert main([*command, "--temperature", str(kelvin), *wrong]) == 2
         assert re.search(re.escape(message), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("stiffness", "method", "weak"),
+    [
+        (4000.0, "direct", True),
+        (4000.0, "auto", False),
+        (1.1, "direct", False),
+    ],
+)
+def test_weights_of_few_steps_are_said(tmp_path, capsys, stiffness, method, weak):
+    """Direct averages of a member that hardly a step of the run belongs to."""
+    x, members, _ = oscillator([1.0, stiffness], n=400)
+    rows = "".join(
+        f"{k} {x[k] ** 2:.9g} {members[k, 0]:.12g} {members[k, 1]:.12g}\n" for k in range(len(x))
+    )
+    (tmp_path / "log").write_text(f"Step v_x2 c_U[1] c_U[2]\n{rows}Loop time of 1 on 1 procs\n")
+    words = ["reweight", str(tmp_path / "log"), "--members", "c_U", "--observables", "v_x2"]
+    words += ["--temperature", str(KT / 8.617333262e-5), "--method", method]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    warning = "warning: fewer than 20 steps carry the weight of a member in v_x2; use --method"
+    assert (warning in said) == weak and ("cumulant: the members differ" in said) == (
+        method == "auto"
+    )

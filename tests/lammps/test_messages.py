@@ -53,3 +53,20 @@ def test_rows_without_a_reader_are_not_sent(comm, lammps_run, artifact):
     assert many > 1.3 * few
     assert thick == thin > 0
     np.testing.assert_allclose(same, forces, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("newton", ["on", "off"])
+def test_one_rank_folds_its_images(newton, lammps_run, artifact):
+    """On one rank, features of three layers go to an atom's images without LAMMPS: of each ghost
+    LAMMPS carries the number of the row that it is an image of, and with newton off its force.
+    """
+    write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
+    text = f"newton {newton}" + INPUT.format(
+        comm="", skin=0.5, plugin=lammps_run.plugin, artifact=artifact
+    )
+    (lammps_run.folder / "in.py").write_text(SCRIPT.format(text=text))
+    finished = lammps_run.execute(["python", "in.py"])
+    assert finished.status == 0 and not finished.hung, finished.output
+    sent, ghosts, _ = json.loads((lammps_run.folder / "rank-0.json").read_text())
+    assert ghosts > 100
+    assert sent == 8 * ghosts * (1 if newton == "on" else 1 + 3)

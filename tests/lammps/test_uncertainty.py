@@ -426,6 +426,27 @@ def test_grade_is_the_calculators(lammps_run, graded, ranks):
     assert row["c_U"] == pytest.approx(want.max(), abs=1e-8)
 
 
+def test_fix_pair_has_the_grade(lammps_run, graded):
+    """On its own steps, and on no others; zeros before the first."""
+    commands = f"""
+    fix g all pair 2 race grade 1
+    fix kept all pair 1 race grade 0
+    thermo_style custom step
+    {EXACT}
+    dump d all custom 1 out.dump id type x y z f_g f_kept
+    dump_modify d sort id format float %.17g
+    run 3
+    """
+    md(lammps_run, graded, commands, ranks=2)
+    frames = read_dump(lammps_run.folder / "out.dump")
+    grades = [calculated(graded, frame)["grade"] for frame in frames]
+    assert np.abs(grades[2] - grades[0]).max() > 1e-5
+    for k, evaluated in enumerate((0, 0, 2, 2)):
+        np.testing.assert_allclose(frames[k]["f_g"], grades[evaluated], atol=1e-8)
+        here = grades[k] if k == evaluated else np.zeros(len(grades[k]))
+        np.testing.assert_allclose(frames[k]["f_kept"], here, atol=1e-8)
+
+
 def test_a_model_without_a_grade_says_what_is_missing(lammps_run, artifact):
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
     text = MD.format(

@@ -114,3 +114,29 @@ def test_fix_pair_after_growth(lammps_run, artifact):
     assert len(frame["id"]) == 20002
     for k in range(1, 8):
         assert np.all(frame[f"f_filled[{k}]"][2:] == 0)
+
+
+@pytest.mark.parametrize("between", ["", "clear\n"], ids=["another pair_style", "clear"])
+def test_nothing_of_it_is_left(between, lammps_run, artifact, artifacts):
+    """Another model after it: evaluated on every step that reads it, without a fix that holds."""
+    other = artifacts("uq_other", n_members=2, n_layers=2)
+    write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
+    head = HEAD.format(plugin=lammps_run.plugin, artifact=artifact)
+    pair = f"pair_style race {other}\npair_coeff * * B N O\n"
+    second = HEAD.format(plugin=lammps_run.plugin, artifact=other).replace(" uq every 4", "")
+    moving = "fix nve all nve\n"
+    again = second if between else pair
+
+    def end(script: str) -> tuple[list[dict[str, float]], str]:
+        finished = lammps_run.run(f"{script}info fixes\n", 2)
+        assert finished.status == 0 and not finished.hung, finished.output
+        return thermo(finished.output), finished.output.rsplit("Fix information", 1)[1]
+
+    rows, fixes = end(f"{head}{moving}run 2\n{between}{again}{moving if between else ''}run 2\n")
+    held, later = rows[:3], rows[3:]
+    assert held[0]["c_U"] == held[2]["c_U"]
+    assert len({row["c_U"] for row in (held[0], *later)}) == 4
+    assert "PAIR_RACE_HOLD" not in fixes and "nve" in fixes
+    if between:  # as if nothing had been before
+        fresh, _ = end(f"{second}{moving}run 2\n")
+        assert [row["c_U"] for row in later] == [row["c_U"] for row in fresh]

@@ -1,4 +1,4 @@
-"""A trained model -> one artifact. TorchScript is known here and in cpp/src/model.cpp,
+"""A trained model -> one artifact. TorchScript is known here and in cpp/src/segments.cpp,
 nowhere else.
 """
 
@@ -175,9 +175,7 @@ def fit_grade(deployed: FoldedRACE, training_set: Iterable[Batch]) -> dict[str, 
 
 
 def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:
-    """TorchScript archive with the segments as methods. It is frozen on load, once dtype and
-    device are known.
-    """
+    """TorchScript archive with the segments as methods, which librace runs as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript announces its deprecation at every call
         scripted = torch.jit.script(model)
