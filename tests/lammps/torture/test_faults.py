@@ -14,6 +14,8 @@ FAST = (
     "NaN position",
     "NaN position, guarded",
     "model replaced",
+    "model on rank 0 alone",
+    "model on rank 1 alone",
     "SIGTERM",
     "out of memory",
 )
