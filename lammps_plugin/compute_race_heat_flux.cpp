@@ -74,15 +74,13 @@ void ComputeRaceHeatFlux::evaluate() {
   pair_->guarded([&] { flux = pair_->heat_flux(members_); });
   double kinetic[3];
   MPI_Allreduce(mine, kinetic, 3, MPI_DOUBLE, MPI_SUM, world);
-  const at::Tensor total = flux.total.contiguous(), mean = total.mean(0).contiguous();
   for (int a = 0; a < 3; ++a) {
-    vector[a] = mean.data_ptr<double>()[a] + kinetic[a];
-    vector[3 + a] = flux.convective[a] + kinetic[a];
+    vector[a] = flux.total[a].item<double>() + kinetic[a];
+    vector[3 + a] = flux.convective[a].item<double>() + kinetic[a];
   }
   if (!members_) return;
-  const double* of_member = total.data_ptr<double>();
   for (int m = 0; m < size_array_rows; ++m)
-    for (int a = 0; a < 3; ++a) array[m][a] = *of_member++ + kinetic[a];
+    for (int a = 0; a < 3; ++a) array[m][a] = flux.members[m][a].item<double>() + kinetic[a];
 }
 
 void ComputeRaceHeatFlux::compute_vector() {

@@ -82,11 +82,13 @@ class PairRace : public Pair {
   Members members();  ///< Collective. Needs an ensemble, and a step evaluated with its uncertainty.
 
   struct HeatFlux {
-    at::Tensor total;      ///< [G, 3] of the model's mean (G = 1) or of each member, over all ranks
-    double convective[3];  ///< for the mean: the part that atoms carry with them
+    at::Tensor total;       ///< [3] of the energy that moves the atoms, over all ranks
+    at::Tensor convective;  ///< [3] the part of it that atoms carry with them
+    at::Tensor members;     ///< [M, 3] of each member; undefined unless requested
   };
   /// Collective: the heat flux times the volume, without kinetic energy, at this step's positions
-  /// and velocities, in energy units times velocity units. It takes one more evaluation.
+  /// and velocities, in energy units times velocity units. It takes one more evaluation, and two
+  /// if a leader moves the atoms and members are requested.
   HeatFlux heat_flux(bool members);
 
   const race::Metadata* metadata() const { return model_ ? &model_->metadata() : nullptr; }
@@ -139,6 +141,7 @@ class PairRace : public Pair {
   void make_graph();
   at::Tensor owner_rows();
   at::Tensor completed(const at::Tensor& rows);
+  at::Tensor heat_flux_rows(const race::Model& model, const at::Tensor& velocity, bool each);
   void tally(const race::Prediction& prediction);
   void store_uncertainty(const race::Prediction& prediction);
   race::FrameSums all_sums() const;

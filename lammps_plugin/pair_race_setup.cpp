@@ -94,7 +94,11 @@ void PairRace::read_model() {
   centroidstressflag = model_->metadata().n_layers == 1 ? CENTROID_AVAIL : CENTROID_NOTAVAIL;
   budget_.forget();
   const race::Metadata& metadata = model_->metadata();
-  const int width = LammpsHalo::wire_doubles(model_->comm_width_max(), model_->dtype());
+  // A distilled leader may have any architecture, and wider rows than the ensemble.
+  const auto doubles = [](const race::Model& model) {
+    return LammpsHalo::wire_doubles(model.comm_width_max(), model.dtype());
+  };
+  const int width = std::max(doubles(*model_), doubles(leader()));
   comm_forward = std::max(width, 3);  // velocities of a heat flux; owners' rows, on one rank
   comm_reverse = std::max<int>(width, metadata.n_members > 1 ? 3 * metadata.n_members : 0);
   comm_reverse_off = std::max<int>({width, 3 * static_cast<int>(metadata.n_members),
@@ -319,8 +323,8 @@ void PairRace::warn_unscaled() {
   if (comm->me == 0)
     error->warning(
         FLERR,
-        "pair_style race: uncertainties are those of model {}, without the factor of "
-        "hybrid/scaled; for scaled ones use hybrid/overlay and fix adapt, pair race scale",
+        "pair_style race: uncertainties and heat fluxes are those of model {}, without the factor "
+        "of hybrid/scaled; for scaled ones use hybrid/overlay and fix adapt, pair race scale",
         file());
 }
 

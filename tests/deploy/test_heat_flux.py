@@ -51,6 +51,7 @@ CASES = {
     "two layers": dict(n_layers=2),
     "three layers": {},
     "without a table": dict(n_layers=2, radial_knots=0),
+    "products with a gate": dict(n_layers=2, correlation=3, gate=True),
 }
 
 

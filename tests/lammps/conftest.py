@@ -15,7 +15,7 @@ import torch
 
 from race.config import ModelConfig
 from race.data.graph import Batch
-from race.deploy.export import export_model
+from race.deploy.export import alone, export_model
 from race.model.race import RACE
 
 from .harness import Lammps
@@ -74,9 +74,9 @@ def small_model(**changes) -> RACE:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory):
-    """artifacts(name, calibration=None, training=None, training_set=None, **changes of
-    ModelConfig) -> path, exported once. training: what the summary says of the training set;
-    training_set: its graphs, for the grade.
+    """artifacts(name, calibration=None, training=None, training_set=None, leaders=False,
+    **changes of ModelConfig) -> path, exported once. training: what the summary says of the
+    training set; training_set: its graphs, for the grade; leaders: each member alone, too.
     """
     folder = tmp_path_factory.mktemp("artifacts")
 
@@ -85,16 +85,19 @@ def artifacts(tmp_path_factory):
         calibration: dict[str, float] | None = None,
         training: dict | None = None,
         training_set: Iterable[Batch] = (),
+        leaders: bool = False,
         **changes,
     ) -> Path:
         path = folder / f"{name}.race.pt"
         if not path.exists():
+            model = small_model(**changes)
             export_model(
-                small_model(**changes),
+                model,
                 path,
                 calibration=calibration,
                 summary={"training": training or {}},
                 training_set=training_set,
+                leaders=alone(model) if leaders else None,
             )
         return path
 

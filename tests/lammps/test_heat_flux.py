@@ -2,6 +2,8 @@
 own per-atom energies of a cluster in vacuum.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
@@ -52,8 +54,22 @@ compute K all heat/flux ke pe s
 """
 
 
-def flux(lammps_run, model, ranks=1, computes=EXACT, columns="c_J[*]", units="metal", newton="on"):
-    """(what thermo says first, d/dt sum_i r_i e_i), in LAMMPS's units."""
+EACH = "compute J all race/heat/flux members"
+OF_EACH = "c_J[*] " + " ".join(f"c_J[{m}][{a}]" for m in (1, 2, 3) for a in (1, 2, 3))
+
+
+class Flux(NamedTuple):
+    """Of one step, in LAMMPS's units."""
+
+    row: dict[str, float]  # what thermo says
+    exact: np.ndarray  # [3] d/dt sum_i r_i e_i
+    convective: np.ndarray  # [3] sum_i e_i v_i
+    kinetic: np.ndarray  # [3] of that, the kinetic energy's
+
+
+def flux(
+    lammps_run, model, ranks=1, computes=EXACT, columns="c_J[*]", units="metal", newton="on"
+) -> Flux:
     frame = boron_nitride((2, 2, 2))
     frame.center(vacuum=6.0)
     frame.pbc = False
@@ -75,23 +91,34 @@ def flux(lammps_run, model, ranks=1, computes=EXACT, columns="c_J[*]", units="me
     x, v, f = (np.stack([now[f"{kind}{a}"] for a in "xyz"], 1) for kind in ("", "v", "f"))
     energy = now["c_pe"] + now["c_ke"]
     power = (f * v).sum(1) + (later["c_pe"] - before["c_pe"]) / (2 * h)
-    exact = (v * energy[:, None] + x * power[:, None]).sum(0)
     assert abs(power.sum()) < 1e-3 * np.abs(power).sum()
-    return thermo(finished.output)[0], exact
+    convective = (v * energy[:, None]).sum(0)
+    return Flux(
+        row=thermo(finished.output)[0],
+        exact=convective + (x * power[:, None]).sum(0),
+        convective=convective,
+        kinetic=(v * now["c_ke"][:, None]).sum(0),
+    )
 
 
 def three(row, name="c_J", first=1):
     return np.array([row[f"{name}[{k}]"] for k in range(first, first + 3)])
 
 
+def each(row) -> np.ndarray:
+    """[M, 3] of OF_EACH"""
+    return np.array([[row[f"c_J[{m}][{a}]"] for a in (1, 2, 3)] for m in (1, 2, 3)])
+
+
 @pytest.mark.parametrize("n_layers", [1, 3])
 def test_exact(lammps_run, artifacts, n_layers):
     model = artifacts(f"flux{n_layers}", n_layers=n_layers)
-    row, exact = flux(lammps_run, model)
+    row, exact, convective, _ = flux(lammps_run, model)
     scale = np.abs(exact).max()
     assert np.abs(three(row) - exact).max() < 1e-4 * scale
+    assert np.abs(three(row, first=4) - convective).max() < 1e-9 * scale
     for ranks, newton in ((2, "on"), (4, "on"), (2, "off")):
-        other, _ = flux(lammps_run, model, ranks, newton=newton)
+        other = flux(lammps_run, model, ranks, newton=newton).row
         for first in (1, 4):
             np.testing.assert_allclose(
                 three(other, first=first), three(row, first=first), rtol=0, atol=1e-9 * scale
@@ -99,28 +126,60 @@ def test_exact(lammps_run, artifacts, n_layers):
 
 
 def test_units_of_real(lammps_run, artifacts):
-    row, exact = flux(lammps_run, artifacts("flux3", n_layers=3), units="real")
-    assert np.abs(three(row) - exact).max() < 1e-4 * np.abs(exact).max()
+    found = flux(lammps_run, artifacts("flux3", n_layers=3), units="real")
+    assert np.abs(three(found.row) - found.exact).max() < 1e-4 * np.abs(found.exact).max()
 
 
 def test_members(lammps_run, artifacts):
     """The mean of the members' is the model's, on two ranks; with a core, too."""
     training = {"min_distance": {"B-B": 2.0, "B-N": 1.7, "N-N": 2.0}}
     model = f"{artifacts('flux_core', n_layers=2, training=training)} zbl on"
-    members = " ".join(f"c_J[{m}][{a}]" for m in (1, 2, 3) for a in (1, 2, 3))
-    row, exact = flux(
-        lammps_run, model, 2, "compute J all race/heat/flux members", f"c_J[*] {members}"
-    )
+    row, exact, *_ = flux(lammps_run, model, 2, EACH, OF_EACH)
     scale = np.abs(exact).max()
     assert np.abs(three(row) - exact).max() < 1e-4 * scale
-    of = np.array([[row[f"c_J[{m}][{a}]"] for a in (1, 2, 3)] for m in (1, 2, 3)])
+    of = each(row)
     np.testing.assert_allclose(of.mean(0), three(row), rtol=0, atol=1e-10 * scale)
     assert np.abs(of - of.mean(0)).max() > 1e-3 * scale
 
 
+@pytest.mark.parametrize("lead", [1, 2, 3])
+def test_each_member_of_products(lammps_run, artifacts, lead):
+    """A member's flux is the rate of its own energies, which it has as the leader. The vector is
+    the leader's, which moves the atoms, also where all members are requested.
+    """
+    path = artifacts("flux_products", leaders=True, n_layers=2, correlation=3, gate=True)
+    row, exact, convective, _ = flux(lammps_run, f"{path} lead {lead}", 2, EACH, OF_EACH)
+    scale, of = np.abs(exact).max(), each(row)
+    assert np.abs(of[lead - 1] - exact).max() < 1e-4 * scale
+    assert np.abs(of - exact).max(1)[np.arange(3) != lead - 1].min() > 1e-2 * scale
+    np.testing.assert_allclose(three(row), of[lead - 1], rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(three(row, first=4), convective, rtol=0, atol=1e-9 * scale)
+    alone = flux(lammps_run, f"{path} lead {lead}", 2).row
+    for first in (1, 4):
+        np.testing.assert_allclose(
+            three(alone, first=first), three(row, first=first), rtol=0, atol=1e-9 * scale
+        )
+
+
+@pytest.mark.parametrize("factor", [0.25, -2.0])
+def test_scale_of_fix_adapt(lammps_run, artifacts, factor):
+    """The factor is on energies and forces, and so on what they carry; not on kinetic energies."""
+    model = artifacts("flux3", n_layers=3)
+    adapt = f"variable s equal {factor}\nfix a all adapt 0 pair race scale * * v_s"
+    plain = flux(lammps_run, model, 2, EACH, OF_EACH)
+    found = flux(lammps_run, model, 2, f"{EACH}\n{adapt}", OF_EACH)
+    scale = np.abs(found.exact).max()
+    assert np.abs(three(found.row) - found.exact).max() < 1e-4 * scale
+    assert np.abs(three(found.row, first=4) - found.convective).max() < 1e-9 * scale
+    for of in (three, lambda row: three(row, first=4), each):
+        carried, scaled = of(plain.row) - plain.kinetic, of(found.row) - found.kinetic
+        assert np.all(np.abs(carried) > 1e-4 * np.abs(carried).max())
+        np.testing.assert_allclose(scaled, factor * carried, rtol=0, atol=1e-9 * scale)
+
+
 def test_lammps_own(lammps_run, artifacts):
     """Right for one layer, whose virials are the sender's; refused with the remedy for more."""
-    row, exact = flux(
+    row, exact, *_ = flux(
         lammps_run, artifacts("flux1", n_layers=1), 2, EXACT + LAMMPS_OWN, "c_J[*] c_K[*]"
     )
     scale = np.abs(exact).max()

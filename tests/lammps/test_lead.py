@@ -58,6 +58,17 @@ def md(lammps_run, model, commands, ranks=2, atoms=None):
     return finished.output
 
 
+def energy_of(lammps_run, atoms, pair) -> float:
+    """With any pair style."""
+    write_data(lammps_run.folder / "system.data", atoms, ELEMENTS)
+    finished = lammps_run.run(
+        f"units metal\natom_style atomic\nread_data system.data\n{pair}\nthermo_style custom step "
+        "pe\nthermo_modify format float %.17g\nrun 0"
+    )
+    assert finished.status == 0, finished.output
+    return thermo(finished.output)[0]["PotEng"]
+
+
 @pytest.mark.parametrize("name", ["1", "3", "distilled"])
 def test_the_leader_moves_and_all_members_judge(lammps_run, ensemble, members, name):
     """Energy, forces, virials, also of atoms, are those of the leader's own artifact; uncertainties
@@ -117,6 +128,44 @@ def test_float32_and_newton_off(lammps_run, ensemble, members):
     led = lammps_run.single_point(b2o3(), f"{ensemble} lead 1 dtype float32", ELEMENTS, **setup)
     own = lammps_run.single_point(b2o3(), f"{members['1']}", ELEMENTS, columns=ONE)
     np.testing.assert_allclose(led.forces, own.forces, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", ["1", "distilled"])
+def test_float32_under_hybrid(lammps_run, ensemble, members, name):
+    """The leader beside another style, read by pair_style or by pair_coeff."""
+    atoms = b2o3()
+    own = lammps_run.single_point(atoms, f"{members[name]} dtype float32", ELEMENTS, columns=ONE)
+    mean = lammps_run.single_point(atoms, f"{ensemble} dtype float32", ELEMENTS)
+    lj = "pair_coeff * * lj/cut 0.01 1.2"
+    plain = energy_of(lammps_run, atoms, "pair_style lj/cut 3.0\npair_coeff * * 0.01 1.2")
+    options = f"lead {name} dtype float32"
+    for pair in (
+        f"pair_style hybrid/overlay race {ensemble} {options} lj/cut 3.0\n"
+        f"pair_coeff * * race B N O\n{lj}",
+        f"pair_style hybrid/overlay lj/cut 3.0 race {options}\n"
+        f"{lj}\npair_coeff * * race {ensemble} B N O",
+    ):
+        found = lammps_run.single_point(atoms, "", ELEMENTS, ranks=2, pair=pair)
+        assert found.energy == pytest.approx(own.energy + plain, abs=1e-4)
+        np.testing.assert_allclose(found.columns["f_cov"], mean.columns["f_cov"], atol=1e-4)
+    assert abs(plain) > 1e-2 and abs(own.energy - mean.energy) > 1e-2
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_leader_wider_than_the_ensemble(lammps_run, tmp_path, ranks):
+    """Its rows are wider than all members' together: LAMMPS makes room for them."""
+    wide = small_model(n_members=1, irreps_hidden="48x0e+48x1o+48x2e", n_layers=2)
+    narrow = small_model(n_members=2, irreps_hidden="2x0e+1x1o+1x2e", n_layers=2)
+    both, own = tmp_path / "both.race.pt", tmp_path / "own.race.pt"
+    export_model(narrow, both, leaders={"distilled": wide})
+    export_model(wide, own)
+    systems = {"bn": boron_nitride(), "b2o3": b2o3()}
+    led = lammps_run.single_points(
+        systems, f"{both} lead distilled", ELEMENTS, ranks=ranks, columns=ONE
+    )
+    alone = lammps_run.single_points(systems, f"{own}", ELEMENTS, columns=ONE)
+    for system in systems:
+        np.testing.assert_allclose(led[system].forces, alone[system].forces, atol=1e-9)
 
 
 def test_one_member_leads_itself(lammps_run, members):
