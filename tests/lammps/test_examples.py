@@ -5,8 +5,11 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 
-from .conftest import ROOT
+from race.data.graph import build_graph
+
+from .conftest import ELEMENTS, ROOT
 from .harness import thermo, write_data
 from .systems import b2o3
 
@@ -18,13 +21,19 @@ def example(lammps_run, artifacts):
     """Runs examples/lammps/NAME with the test's model on two ranks, in the test's folder."""
     write_data(lammps_run.folder / "b2o3.data", b2o3(), ["B", "O"])
 
+    frames = []
+    for seed in range(5):
+        frame = b2o3()
+        frame.rattle(0.05, seed=seed)
+        frames.append(build_graph(frame, ELEMENTS, 3.2, torch.float64))
+
     def run(name: str, *more: str) -> str:
         training = {
             "cutoff": 3.2,
             "min_distance": {"B-B": 1.2, "B-O": 1.2, "O-O": 1.2},
             "n_neighbors": {"B": [8, 16], "O": [8, 16]},
         }
-        model = artifacts("example", training=training)
+        model = artifacts("example", training=training, training_set=frames, leaders=True)
         arguments = (
             "-var",
             "plugin",
@@ -111,6 +120,46 @@ def test_example_collision(example):
     assert abs(rows[-1]["PotEng"] - without[-1]["PotEng"]) > 0.1
     total = [row["TotEng"] for row in rows]
     assert max(total) - min(total) < 0.05
+
+
+def test_example_lead(example, lammps_run):
+    """Member 1 moves the atoms: the potential energy is its own on the evaluated steps, and
+    conserved with the kinetic one; uncertainties stand still between evaluations.
+    """
+    rows = thermo(example("in.lead"))
+    assert [row["Step"] for row in rows] == [0, 10, 20]
+    for row in rows:
+        std, largest, grade, *members = (row[f"c_U[{k}]"] for k in range(1, 7))
+        assert members[0] == pytest.approx(row["PotEng"], abs=1e-4) and min(std, grade) > 0
+        assert abs(members[1] - members[0]) > 1e-2
+    total = [row["TotEng"] for row in rows]
+    assert np.ptp(total) < 0.1 * np.ptp([row["PotEng"] for row in rows])
+    frames = ase.io.read(lammps_run.folder / "lead.lammpstrj", ":", format="lammps-dump-text")
+    for frame, row in zip(frames, rows, strict=True):
+        assert frame.arrays["f_std"].max() == pytest.approx(row["c_U[2]"], rel=1e-4)
+        assert frame.arrays["f_grade"].max() == pytest.approx(row["c_U[3]"], rel=1e-4)
+
+
+def test_example_integration(example):
+    """The sum that is printed, from the rows of each point of the path."""
+    output = example("in.integration")
+    points, weights = np.polynomial.legendre.leggauss(5)
+    rows = thermo(output)
+    assert len(rows) == 2 * 2 * 5
+    slopes, errors = [], []
+    for k, point in enumerate((points + 1) / 2):
+        last = rows[4 * k + 3]
+        assert last["v_lambda"] == pytest.approx(point, abs=1e-7)
+        whole = last["c_model"] + last["c_fluid"]
+        assert whole == pytest.approx(last["PotEng"], rel=1e-5)
+        slope = last["c_model"] / point - last["c_fluid"] / (1 - point)
+        assert last["v_slope"] == pytest.approx(slope, rel=1e-4)
+        slopes.append(last["v_slope"])
+        errors.append(last["v_unsure"])
+    (said,) = [line for line in output.splitlines() if line.startswith("free energy less")]
+    free, error = (float(said.split(": ")[k].split(" eV")[0]) for k in (1, 2))
+    assert free == pytest.approx(weights @ slopes / 2, rel=1e-4)
+    assert error == pytest.approx(weights @ errors / 2, rel=1e-4) and error > 0
 
 
 def test_every_example_is_tested():
