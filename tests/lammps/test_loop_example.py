@@ -11,8 +11,10 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import race._race
 
 from .conftest import ROOT
+from .harness import thermo
 
 
 def test_the_loop(lammps_run, tmp_path, monkeypatch):
@@ -50,15 +52,20 @@ def test_the_loop(lammps_run, tmp_path, monkeypatch):
     assert re.search(r"warm_start: .*run-0", config)
     summary = json.loads((out / "run-1" / "summary.json").read_text())
     assert summary
-    # The second run of LAMMPS is the user's next: it begins where the first was stopped.
+    # The second run of LAMMPS is the user's next: it begins where the first was stopped, with the
+    # model that has learned, and goes on to its end if the guard lets it.
+    shorten(out / "in.md", ("stop grade 1.6 overlap 0.9", "stop overlap off unseen no"))
+    begun = race._race.read_artifact(str(out / "si.race.pt")).sha256
     again = lammps_run.execute(
         ["bash", "-c", f"cd {out} && race lmp -in in.md -log second.log"], timeout=120
     )
-    assert (
-        "Reading restart file" in again.output
-        and "another model" in again.output.lower()
-        or ("WARNING" in again.output)
-    )
+    assert again.status == 0, again.output
+    assert "Reading restart file" in again.output
+    first, *more = (row["Step"] for row in thermo(again.output))
+    assert first > 0 and more[-1] == 60
+    (line,) = [line for line in again.output.splitlines() if "the restart file was" in line]
+    found = re.search(r"has sha256 (\w+), the restart file was written with (\w+)", line)
+    assert found and found[1] == begun and found[2] != begun and "WARNING" in line
 
 
 def shorten(path: Path, *changes: tuple[str, str]) -> None:
