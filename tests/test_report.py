@@ -98,6 +98,9 @@ def test_a_mean_over_atoms_is_not_in_mev_an_atom(tmp_path, capsys):
     assert "meV/atom" not in said + text
     assert text.count("1e-3 of the target&#39;s unit") == 2
     assert "1e-3 of the target's unit" in said
+    # What to type next, and where the figures will be
+    assert f"next:  race report {tmp_path / 'run'}\n" in said and "run/report.html" in said
+    assert f"race report {tmp_path / 'run'} --evaluation {tmp_path / 'ev'}" in said
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,10 @@ def test_an_old_cmake_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_the_python_package_has_its_own_mpi(tmp_path, configured_only, monkeypatch, capsys):
     """Whatever mpicxx is first in PATH."""
-    (tmp_path / "mpicxx").write_text("#!/bin/sh\necho g++ -I/nowhere\n")
+    (tmp_path / "include").mkdir()
+    version = "#define OMPI_MAJOR_VERSION 4\n#define OMPI_MINOR_VERSION 1\n"
+    (tmp_path / "include" / "mpi.h").write_text(version)
+    (tmp_path / "mpicxx").write_text(f"#!/bin/sh\necho g++ -I{tmp_path}/include\n")
     (tmp_path / "mpicxx").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert main(["build-plugin", "--lammps", str(INSTALLED), "--out", str(tmp_path)]) == 0
