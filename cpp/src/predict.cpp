@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "edge_forces.h"
 #include "race/error.h"
 #include "race/moments.h"
+#include "recent.h"
 
 namespace race {
 namespace {
@@ -17,6 +19,7 @@ namespace {
 struct Part : Receivers {
   Model::Edges edges;  ///< kept only if there is one part: with several, each part computes its
                        ///< edges again for each layer
+  at::Tensor vector;   ///< edge_vector in the model's dtype; kept likewise
   at::Tensor bar_radial, bar_sh;  ///< summed over layers, or of the last layer
   at::Tensor power;               ///< [E, G], likewise; undefined without velocities
 };
@@ -178,6 +181,7 @@ class Evaluation {
       all.edge_vector = graph_.edge_vector;
       all.sender = graph_.sender;
       all.row_ptr = graph_.row_ptr;
+      all.vector = cast(all);
       parts_.push_back(all);
       return;
     }
@@ -204,7 +208,9 @@ class Evaluation {
   }
 
   // The only cast: the caller formed the difference of positions in float64.
-  at::Tensor cast(const Part& part) const { return part.edge_vector.to(model_.dtype()); }
+  at::Tensor cast(const Part& part) const {
+    return part.vector.defined() ? part.vector : part.edge_vector.to(model_.dtype());
+  }
   Model::Edges edges_of(const Part& part) const { return model_.edges(cast(part)); }
 
   /// d/dt edge_vector [E, 3]
@@ -247,6 +253,29 @@ class Evaluation {
   at::Tensor last_h_, last_g_, velocity_;
   std::vector<Kept> kept_;
 };
+
+/// Seeds of the transpose, float64: of the mean over members, [M], or of the members, [M / T, M],
+/// whose row p has those of members p T to p T + T - 1. Made once for each device.
+at::Tensor seeds_for(const Model& model, bool members) {
+  const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
+  struct Key {
+    int64_t n_members, n_trunks;
+    bool members;
+    at::Device device;
+    bool operator==(const Key&) const = default;
+  };
+  static auto& seeds = *new Recent<Key, at::Tensor>(16);
+  const Key wanted{M, T, members, model.device()};
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(model.device());
+  return seeds.get(
+      [&](const Key& key) { return key == wanted; },
+      [&] {
+        return std::pair{
+            wanted,
+            members ? at::eye(M / T, options).unsqueeze(2).expand({-1, -1, T}).reshape({M / T, M})
+                    : at::full({M}, 1.0 / static_cast<double>(M), options)};
+      });
+}
 
 /// Forces and virials of consecutive members; atoms' virials are means over members.
 Prediction joined(const std::vector<Prediction>& passes) {
@@ -310,15 +339,11 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
     // One transpose is for members 0 .. T-1, whose groups are their trunks, one for the next T, and
     // so on.
     std::vector<Prediction> passes;
-    for (int64_t first = 0; first < M; first += T) {
-      const at::Tensor seed = at::zeros({M}, options);
-      seed.narrow(0, first, T).fill_(1.0);
-      passes.push_back(transposed(seed, first + T == M));
-    }
+    for (int64_t pass = 0; pass < M / T; ++pass)
+      passes.push_back(transposed(seeds_for(model, true).select(0, pass), (pass + 1) * T == M));
     prediction = joined(passes);
   } else {
-    prediction = transposed(at::full({M}, 1.0 / static_cast<double>(M), options),
-                            true);  // one group collects the mean
+    prediction = transposed(seeds_for(model, false), true);  // one group collects the mean
   }
   prediction.node_energy = model.readout(out, species).to(at::kDouble);
   if (request.zbl)

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from race.deploy.chain import chain_fused
+from race.deploy.readout import readout_fused, readout_vjp_fused
+from race.model.gate import gate_fused
 from race.model.heads import quadrupole_basis
 from race.model.linear import linear_fused
 from tests.deploy import test_chain as chains
+from tests.deploy import test_readout as readouts
+from tests.model import test_gate as gates
 from tests.model import test_linear as linears
 from tests.model.operators import worst
 
@@ -189,6 +193,37 @@ def test_periodic_fold(dtype):
         expected[atom] += expected[6 + ghost]
     assert worst([rows], [expected]) < TOLERANCE[dtype]
     compare(run, TOLERANCE[dtype])
+
+
+@both
+@gates.members
+@gates.cases
+@pytest.mark.parametrize("n", [7, 0])
+def test_gate_and_its_derivatives(n, irreps, n_members, dtype):
+    operands, blocks = gates.make(irreps, n_members, dtype, n=n)
+    compare(lambda: gates.derivatives(gate_fused, operands, blocks, n_members), TOLERANCE[dtype])
+
+
+@both
+@readouts.sizes
+@pytest.mark.parametrize("n", [9, 0])
+def test_readout(n, T, R, H, S, Q, dtype):
+    forward, backward = readouts.operands(T, R, H, S, Q, dtype, n=n)
+    compare(lambda: [readout_fused(*forward), readout_vjp_fused(*backward)], TOLERANCE[dtype])
+
+
+@both
+def test_energies_of_atoms(dtype):
+    out, species = draw(5, 2, 3, dtype=dtype), torch.tensor([1, 0, 2, 1, 0])
+    scale, shift, bar = draw(3, seed=1), draw(3, seed=2), draw(2, seed=3)
+    run = lambda: [  # noqa: E731
+        torch.ops.race.node_energy(out, species, scale, shift),
+        torch.ops.race.node_energy_vjp(species, scale, bar, out),
+    ]
+    compare(run, TOLERANCE[dtype])
+    species[1], species[3] = 3, -1  # an atom of no species has no energy
+    with emulated():
+        assert all(torch.equal(t.isnan().all(1), (species < 0) | (species > 2)) for t in run())
 
 
 @both

@@ -18,6 +18,11 @@ from torch import Tensor, nn
 from race.deploy.chain import Chain
 from race.deploy.folded_layer import FoldedLayer
 from race.deploy.grade import Grade
+from race.deploy.readout import (
+    node_energy_fused,
+    node_energy_vjp_aten,
+    node_energy_vjp_fused,
+)
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
 from race.model.heads import ForceCovariance
@@ -45,6 +50,7 @@ class FoldedRACE(Outputs):
     as in cpp/include/race/model.h.
     """
 
+    __constants__ = ["fused"]
     scale: Tensor
     atomic_energies: Tensor
     g_rows: Tensor
@@ -84,7 +90,7 @@ class FoldedRACE(Outputs):
             )
             irreps_h = layers[t].irreps_h
         self.layers = nn.ModuleList(layers)
-        self.n_trunks = n_trunks
+        self.fused, self.n_trunks = True, n_trunks
         self.of_training = Grade()
         self.n_hidden = n_trunks * trained[-1].readout.w1.shape[2]
 
@@ -214,16 +220,20 @@ class FoldedRACE(Outputs):
     @torch.jit.export
     def readout(self, out: Tensor, species: Tensor) -> Tensor:
         """Segment: energies of atoms [n, M], eV."""
-        return self.node_energy(out, species)
+        if self.fused:
+            return node_energy_fused(out, species, self.scale, self.atomic_energies)
+        else:
+            return self.node_energy(out, species)
 
     @torch.jit.export
     def readout_vjp(self, species: Tensor, bar_node_energy: Tensor) -> Tensor:
         """Adjoint of the energy channel of every layer's out, [n, M], from that of the
         members' total energies, float64 [M].
         """
-        return (self.scale.index_select(0, species).unsqueeze(1) * bar_node_energy).to(
-            self.g_rows.dtype
-        )
+        if self.fused:
+            return node_energy_vjp_fused(species, self.scale, bar_node_energy, self.g_rows)
+        else:
+            return node_energy_vjp_aten(species, self.scale, bar_node_energy, self.g_rows)
 
     @torch.jit.export
     def uncertainty(self, out: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,6 +257,8 @@ class FoldedRACE(Outputs):
         only. In place.
         """
         for module in self.modules():
-            if isinstance(module, (Chain, EdgeBasis, FoldedLayer, ForceCovariance, Radial)):
+            if isinstance(
+                module, (Chain, EdgeBasis, FoldedLayer, FoldedRACE, ForceCovariance, Radial)
+            ):
                 module.fused = fused and HAS_FUSED
         return self

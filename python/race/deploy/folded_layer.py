@@ -22,6 +22,12 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.deploy.chain import Link, Matrices, chain_of, transpose_of
+from race.deploy.readout import (
+    readout_aten,
+    readout_fused,
+    readout_vjp_aten,
+    readout_vjp_fused,
+)
 from race.model.conv import (
     conv_aten,
     conv_fused,
@@ -32,10 +38,16 @@ from race.model.conv import (
     conv_vjp_aten,
     conv_vjp_fused,
 )
-from race.model.gate import gate_aten, gate_jvp_aten, gate_vjp_aten
+from race.model.gate import (
+    gate_aten,
+    gate_fused,
+    gate_jvp_aten,
+    gate_jvp_fused,
+    gate_vjp_aten,
+    gate_vjp_fused,
+)
 from race.model.irreps import Layout
 from race.model.layer import Layer, Readout
-from race.model.linear import linear_aten, linear_fused
 from race.model.product import (
     product_aten,
     product_fused,
@@ -218,16 +230,10 @@ class FoldedLayer(nn.Module):
         self.dim_new = Layout(self.irreps_h, T).dim
 
         # outputs from silu(z): scalars of the head, the energy first
-        self.n_trunks, self.n_readouts, self.n_scalars, self.n_tensors = (
-            T,
-            R,
-            readout.n_scalars,
-            readout.n_tensors,
-        )
-        second = SILU_NORM * of_trunks(normalized(readout.w2), T)  # [T, 1, H, R * n_scalars]
-        self.second_blocks = [1, second.shape[2], R * self.n_scalars, 0, 0, 0]
-        self.register_buffer("second", second.flatten(2))
-        energy = second[:, 0].unflatten(2, (R, self.n_scalars))[..., 0]  # [T, H, R]
+        self.n_trunks, self.n_readouts, self.n_scalars = T, R, readout.n_scalars
+        second = SILU_NORM * of_trunks(normalized(readout.w2), T)[:, 0]  # [T, H, R * n_scalars]
+        self.register_buffer("second", second)
+        energy = second.unflatten(2, (R, self.n_scalars))[..., 0]  # [T, H, R]
         self.register_buffer("energy_weight", energy.permute(2, 0, 1).contiguous())  # [R, T, H]
 
     def prepare(self) -> None:
@@ -268,7 +274,6 @@ class FoldedLayer(nn.Module):
             mid = conv_aten(
                 g, weights, table, sh, sender, row_ptr, self.path_rows, self.cg, self.dim_mid
             )
-        n, T, R = species.shape[0], self.n_trunks, self.n_readouts
         kept: list[Tensor] = []
         source = mid
         if self.powers:
@@ -287,27 +292,21 @@ class FoldedLayer(nn.Module):
             u, gates = self.chain([source, h], rows, species)
             kept.append(u)
             kept.append(gates)
-            new = gate_aten(u, gates, self.gate_rows, T)
+            if self.fused:
+                new = gate_fused(u, gates, self.gate_rows, self.n_trunks)
+            else:
+                new = gate_aten(u, gates, self.gate_rows, self.n_trunks)
             g_next, z, tensor = self.after([new], None, species)
         else:
             new, g_next, z, tensor = self.chain([source, h], rows, species)
+        if self.fused:
+            out = readout_fused(z, tensor, self.second, self.n_scalars)
+        else:
+            out = readout_aten(z, tensor, self.second, self.n_scalars)
         if len(kept) > 0:
             kept.insert(0, z)
-        active = torch.nn.functional.silu(z)
-        if self.fused:
-            out = linear_fused(
-                active, self.second, None, self.second_blocks, T * R * self.n_scalars
-            )
-        else:
-            out = linear_aten(active, self.second, None, self.second_blocks, T * R * self.n_scalars)
-        out = out.view(n, T, R, self.n_scalars).transpose(1, 2)
-        if tensor.shape[1] > 0:
-            out = torch.cat(
-                [out, tensor.view(n, 5, T, R, self.n_tensors).permute(0, 3, 2, 4, 1).flatten(3)],
-                dim=3,
-            )
-        out = out.reshape(n, R * T, out.shape[3])
-        return new, g_next, out, torch.cat(kept, dim=1) if len(kept) > 0 else z
+            z = torch.cat(kept, dim=1)
+        return new, g_next, out, z
 
     def kept(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(z, a, u, gates) of what `forward` returned as z; those that there are not: anything."""
@@ -330,17 +329,17 @@ class FoldedLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Adjoints of mid and h: all of `vjp` that is of atoms alone."""
         z, a, u, gates = self.kept(z)
-        if self.n_readouts == 1:
-            bar_active = bar_energy.unsqueeze(2) * self.energy_weight[0]
+        if self.fused:
+            bar_z = readout_vjp_fused(bar_energy, self.energy_weight, z)
         else:
-            # [T, n, R]
-            by_trunk = bar_energy.unflatten(1, [self.n_readouts, self.n_trunks]).permute(2, 0, 1)
-            # [n, T, H]
-            bar_active = torch.bmm(by_trunk, self.energy_weight.transpose(0, 1)).transpose(0, 1)
-        bar_z = torch.ops.aten.silu_backward(bar_active.flatten(1), z)
+            bar_z = readout_vjp_aten(bar_energy, self.energy_weight, z)
         if self.gated:
             self.back_after([bar_new, bar_g_next, bar_z], None, species)
-            bar_u, bar_gates = gate_vjp_aten(bar_new, u, gates, self.gate_rows, self.n_trunks)
+            if self.fused:
+                bar = gate_vjp_fused(bar_new, u, gates, self.gate_rows, self.n_trunks)
+            else:
+                bar = gate_vjp_aten(bar_new, u, gates, self.gate_rows, self.n_trunks)
+            bar_u, bar_gates = bar
             bar_mid, bar_h = self.back([bar_u, bar_gates], None, species)
         else:
             bar_mid, bar_h = self.back([bar_new, bar_g_next, bar_z], None, species)
@@ -396,7 +395,10 @@ class FoldedLayer(nn.Module):
         made = self.chain([dsource, dh], None, species)
         if not self.gated:
             return made[0], made[1]
-        dnew = gate_jvp_aten(made[0], made[1], u, gates, self.gate_rows, self.n_trunks)
+        if self.fused:
+            dnew = gate_jvp_fused(made[0], made[1], u, gates, self.gate_rows, self.n_trunks)
+        else:
+            dnew = gate_jvp_aten(made[0], made[1], u, gates, self.gate_rows, self.n_trunks)
         return dnew, self.after([dnew], None, species)[0]
 
     def power(

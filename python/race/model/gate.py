@@ -8,6 +8,11 @@ Each channel of an irrep other than 0e has a scalar of its own, as in Weiler et 
 2018) and NequIP. The constants keep second moments (e3nn's normalize2mom). The gate acts on
 each atom by itself: it needs no exchange between domains.
 
+`gate_fused` is the compiled operator race::gate, `gate_aten` its slow twin in stock torch
+operations: the oracle of the tests and the body of portable artifacts. Both are TorchScript
+and differentiable twice. `gate_vjp_*` and `gate_jvp_*` are the transpose and the tangent,
+for artifacts, which run without autograd.
+
 Arguments:
     u: [n, dim] in the layout of conventions.py.
     gates: [n, M * K], viewed [n, M, K]. K is the sum of multiplicities of the gated irreps,
@@ -20,6 +25,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
+from race.model.fused import HAS_FUSED
 from race.model.irreps import Layout
 from race.model.radial import SILU_NORM
 
@@ -114,3 +120,46 @@ def gate_vjp_aten(
             along = (b * x.view(n, d, n_members, mul)).sum(1, keepdim=True)
             bar_gates.narrow(3, first, mul).copy_(along * slope.narrow(3, first, mul))
     return torch.cat(parts, dim=1), bar_gates.view(n, n_members * width)
+
+
+if HAS_FUSED and hasattr(torch.ops.race, "gate"):
+
+    def gate_fused(
+        u: Tensor,
+        gates: Tensor,
+        blocks: list[int],
+        n_members: int,
+        norms: tuple[float, float] = NORMS,
+    ) -> Tensor:
+        """See the module: the compiled operator race::gate; [n, dim]."""
+        return torch.ops.race.gate(u, gates, blocks, n_members, norms[0], norms[1])
+
+    def gate_jvp_fused(
+        du: Tensor,
+        dgates: Tensor,
+        u: Tensor,
+        gates: Tensor,
+        blocks: list[int],
+        n_members: int,
+        norms: tuple[float, float] = NORMS,
+    ) -> Tensor:
+        """As `gate_jvp_aten`, by race::gate_double_backward: the transpose of the transpose is
+        the tangent.
+        """
+        return torch.ops.race.gate_double_backward(
+            du, dgates, u, u, gates, blocks, n_members, norms[0], norms[1]
+        )[0]
+
+    def gate_vjp_fused(
+        bar: Tensor,
+        u: Tensor,
+        gates: Tensor,
+        blocks: list[int],
+        n_members: int,
+        norms: tuple[float, float] = NORMS,
+    ) -> tuple[Tensor, Tensor]:
+        """As `gate_vjp_aten`, by race::gate_backward."""
+        return torch.ops.race.gate_backward(bar, u, gates, blocks, n_members, norms[0], norms[1])
+
+else:
+    gate_fused, gate_jvp_fused, gate_vjp_fused = gate_aten, gate_jvp_aten, gate_vjp_aten

@@ -7,7 +7,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.model.conv import conv_aten, conv_fused
-from race.model.gate import gate_aten, gate_blocks
+from race.model.gate import gate_aten, gate_blocks, gate_fused
 from race.model.irreps import Layout, conv_paths
 from race.model.linear import (
     BlockLinear,
@@ -220,7 +220,8 @@ class Layer(nn.Module):
             n_members = self.weight_skip.shape[0]
             dim = Layout(self.irreps_out, n_members).dim
             u, gates = h_next.split([dim, h_next.shape[1] - dim], dim=1)
-            h_next = gate_aten(u, gates, self.gate_rows, n_members)
+            gate = gate_fused if self.fused else gate_aten
+            h_next = gate(u, gates, self.gate_rows, n_members)
         g_next = (
             h_next.new_zeros((h_next.shape[0], 0))
             if self.linear_up_next is None
