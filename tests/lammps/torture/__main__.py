@@ -18,6 +18,7 @@ from ..systems import boron_nitride
 from . import commands, data_sets, faults, interruptions, invariants, model_files, parity, physics
 from .conftest import SMALL, TRAINING
 from .runner import Tally, run_block
+from .subjects import subjects
 
 
 def main() -> int:
@@ -84,7 +85,7 @@ def main() -> int:
             export_model(small_model(correlation=nu, gate=True), made[nu])
         report(parity.run(parity.Bench(Lammps(plugin, folder), made)), start)
         start = time.monotonic()
-        report(physics.run(Lammps(plugin, folder), deep, small), start)
+        report(physics.run(Lammps(plugin, folder), subjects(folder), small), start)
         start = time.monotonic()
         report(data_sets.run(folder), start)
         start = time.monotonic()
