@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import ase.io
@@ -9,7 +10,6 @@ import pytest
 
 from race.cli import main
 
-from .browser import PROGRAM, Browser
 from .train.conftest import labelled, make_config
 
 
@@ -105,10 +105,29 @@ def test_a_mean_over_atoms_is_not_in_mev_an_atom(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not PROGRAM:
+    sync = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install playwright"
+    )
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
         pytest.skip("no browser: apt-get install chromium")
-    with Browser() as tab:
-        yield tab
+    with sync.sync_playwright() as tools:
+        yield tools.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+
+def look(browser, page, width, picture=None):
+    """Width of the content on a screen of that width, a narrow one being a phone's, and what the
+    console says is wrong.
+    """
+    problems = []
+    screen = {"width": width, "height": 900}
+    tab = browser.new_page(viewport=screen, is_mobile=width < 600)
+    tab.on("pageerror", lambda error: problems.append(error))
+    tab.on("console", lambda said: problems.append(said) if said.type != "log" else None)
+    tab.goto(page.as_uri())
+    if picture is not None:
+        tab.screenshot(path=picture, full_page=True)
+    return tab.evaluate("document.documentElement.scrollWidth"), problems
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -119,9 +138,8 @@ def test_the_page_fits_a_screen_and_a_phone(run, browser, width):
     assert (
         main(["report", str(run), "--evaluation", str(run.parent / "seen"), "-o", str(page)]) == 0
     )
-    seen = browser.visit(page, width)
-    assert seen.width <= width and seen.problems == []
-    assert seen.png.startswith(b"\x89PNG")
+    content, problems = look(browser, page, width, page.with_name(f"{width}.png"))
+    assert content <= width and problems == []
 
 
 def test_the_browser_sees_what_is_wrong(browser, tmp_path):
@@ -131,6 +149,6 @@ def test_the_browser_sees_what_is_wrong(browser, tmp_path):
         "<div style='width: 500px'>wide</div><img src=none.png>"
         "<script>console.error('planted'); nothing.there</script>"
     )
-    seen = browser.visit(page, 390)
-    assert seen.width >= 500 and len(seen.problems) == 3
-    assert browser.visit(page, 1280).width == 1280
+    content, problems = look(browser, page, 390)
+    assert content >= 500 and len(problems) == 3
+    assert look(browser, page, 1280)[0] == 1280
