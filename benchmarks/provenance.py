@@ -6,6 +6,8 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
+from race.evaluate.cost import cpuinfo
+
 ROOT = Path(__file__).parents[1]
 # (vendor, family, models) -> name, and how wide AVX-512 is executed, where it is known
 KNOWN = (
@@ -22,7 +24,7 @@ FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 def processor() -> str:
     """Name, family, model, vector instructions and number of cores."""
-    fields = _cpuinfo()
+    fields = cpuinfo()
     vendor, family, model = (fields.get(k, "") for k in ("vendor_id", "cpu family", "model"))
     name = fields.get("model name") or platform.processor() or platform.machine()
     flags = set((fields.get("flags") or fields.get("Features", "")).split())
@@ -35,15 +37,6 @@ def processor() -> str:
                 features[features.index("avx512f")] = f"avx512f ({width})"
     about += [" ".join(features)] if features else []
     return f"{name} ({', '.join(about)}), {os.cpu_count()} cores"
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Of the first core."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return {}
-    lines = (line.partition(":") for line in path.read_text().split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def commit() -> str:

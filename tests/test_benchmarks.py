@@ -93,7 +93,7 @@ def test_processor_is_named_with_family_and_vector_width(monkeypatch):
         "model name": "AMD EPYC",
         "flags": "sse2 fma avx2 avx512f",
     }
-    monkeypatch.setattr(provenance, "_cpuinfo", lambda: fields)
+    monkeypatch.setattr(provenance, "cpuinfo", lambda: fields)
     name = provenance.processor()
     assert name.startswith("AMD EPYC (family 25 model 17, Zen 4, avx2 fma avx512f (in halves of")
     fields |= {"cpu family": "26", "model": "36"}

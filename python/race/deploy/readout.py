@@ -10,6 +10,7 @@ from torch import Tensor
 
 from race.model.fused import HAS_FUSED
 from race.model.linear import linear_aten
+from race.model.outputs import node_energy_aten
 
 
 def readout_aten(z: Tensor, tensor: Tensor, weight: Tensor, n_scalars: int) -> Tensor:
@@ -41,13 +42,6 @@ def readout_vjp_aten(bar_energy: Tensor, weight: Tensor, z: Tensor) -> Tensor:
         # [n, T, H]
         bar = torch.bmm(by_trunk, weight.transpose(0, 1)).transpose(0, 1)
     return torch.ops.aten.silu_backward(bar.flatten(1), z)
-
-
-def node_energy_aten(out: Tensor, species: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """shift + scale times the energy channel of out [n, M, n_out], by species: float64 [n, M]."""
-    energy = out.select(2, 0).to(torch.float64)
-    scales, shifts = scale.index_select(0, species), shift.index_select(0, species)
-    return torch.addcmul(shifts.unsqueeze(1), energy, scales.unsqueeze(1))
 
 
 def node_energy_vjp_aten(

@@ -47,6 +47,13 @@ class ModelOutput:
         return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
 
+def node_energy_aten(out: Tensor, species: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """shift + scale times the energy channel of out [n, M, n_out], by species: float64 [n, M]."""
+    energy = out.select(2, 0).to(torch.float64)
+    scales, shifts = scale.index_select(0, species), shift.index_select(0, species)
+    return torch.addcmul(shifts.unsqueeze(1), energy, scales.unsqueeze(1))
+
+
 class Outputs(nn.Module):
     """Readout channels out [n, M, n_out], summed over layers, and what they mean."""
 
@@ -76,12 +83,7 @@ class Outputs(nn.Module):
 
     def node_energy(self, out: Tensor, species: Tensor) -> Tensor:
         """Node energies [n, M] in float64, eV"""
-        scale, shift = (
-            self.scale.index_select(0, species),
-            self.atomic_energies.index_select(0, species),
-        )
-        energy = out.select(2, 0).to(torch.float64)
-        return torch.addcmul(shift.unsqueeze(1), energy, scale.unsqueeze(1))
+        return node_energy_aten(out, species, self.scale, self.atomic_energies)
 
     def raw_channels(self, out: Tensor) -> Tensor:
         """Raw head channels: uncertainty channels averaged over layers."""
