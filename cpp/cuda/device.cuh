@@ -1,5 +1,7 @@
 #pragma once
-// Common parts of all kernels: launches, the numbers of warps and threads, sums over lanes.
+// Common parts of all kernels: launches, the numbers of warps and threads, sums over lanes, the
+// logistic function.
+#include <cmath>
 #include <cstdint>
 
 #include <cuda_runtime.h>
@@ -13,6 +15,19 @@ constexpr int kWarpsPerBlock = 4;
 template <class T>
 __device__ __forceinline__ T shuffle_xor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
+}
+
+// The sum over lanes, in every lane, added up in the same order at every call.
+template <class T>
+__device__ __forceinline__ T over_lanes(T value) {
+#pragma unroll
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += shuffle_xor(value, lanes);
+  return value;
+}
+
+template <class T>
+__device__ __forceinline__ T sigmoid(T x) {
+  return T(1) / (T(1) + std::exp(-x));
 }
 
 template <class Kernel, class Arguments>

@@ -4,12 +4,6 @@
 namespace race::cuda {
 namespace {
 
-// The sum over lanes, in every lane, added up in the same order at every call.
-__device__ __forceinline__ double over_lanes(double value) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += shuffle_xor(value, lanes);
-  return value;
-}
-
 // sums += share * (-edge_vector_a grad_b), mean over groups.
 template <class T>
 __device__ __forceinline__ void add_virial(const ForceSums<T>& args, int64_t e, double share,

@@ -8,11 +8,6 @@ namespace race::cuda {
 namespace {
 
 template <class T>
-__device__ __forceinline__ T sigmoid(T x) {
-  return T(1) / (T(1) + std::exp(-x));
-}
-
-template <class T>
 __device__ __forceinline__ T read(const GateRows<T>& rows, int64_t atom, int64_t column) {
   return rows.data ? rows.data[atom * rows.stride + column] : T(0);
 }

@@ -8,18 +8,6 @@ namespace race::cuda {
 namespace {
 
 template <class T>
-__device__ __forceinline__ T sigmoid(T x) {
-  return T(1) / (T(1) + std::exp(-x));
-}
-
-template <class T>
-__device__ __forceinline__ T sum_of_lanes(T value) {
-#pragma unroll
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += shuffle_xor(value, lanes);
-  return value;
-}
-
-template <class T>
 __global__ void readout_kernel(const __grid_constant__ ReadoutArguments<T> args) {
   const int lane = threadIdx.x % kWarp;
   const int64_t work = global_warp(), atom = work / args.n_trunks, trunk = work % args.n_trunks;
@@ -39,7 +27,7 @@ __global__ void readout_kernel(const __grid_constant__ ReadoutArguments<T> args)
       const int64_t h = begin + lane;
       const T x = h < H ? z[h] : T(0), active = x * sigmoid(x);
       for (int k = 0; k < count; ++k) {
-        const T sum = sum_of_lanes(h < H ? active * weight[h * width + first + k] : T(0));
+        const T sum = over_lanes(h < H ? active * weight[h * width + first + k] : T(0));
         if (k == lane) mine += sum;
       }
     }

@@ -13,16 +13,6 @@ namespace {
 constexpr size_t kFields = 4;
 static_assert(sizeof(Block) == kFields * sizeof(int64_t));
 
-// `rows` must be undefined, or like the operand.
-void check_like(const char* name, const Tensor& rows, const Tensor& like) {
-  RACE_CHECK("gate",
-             !rows.defined() ||
-                 (rows.sizes() == like.sizes() && rows.scalar_type() == like.scalar_type() &&
-                  rows.device() == like.device()),
-             name, c10::str(like.scalar_type(), " ", like.sizes(), " on ", like.device()),
-             rows.scalar_type(), " ", rows.sizes(), " on ", rows.device());
-}
-
 }  // namespace
 
 Problem::Problem(const GateOperands& o) : n_members(o.n_members) {
@@ -67,13 +57,13 @@ Problem::Problem(const GateOperands& o) : n_members(o.n_members) {
 }
 
 Problem::Problem(const Tensor& grad, const GateOperands& operands) : Problem(operands) {
-  check_like("grad", grad, operands.u);
+  check_like("gate", "grad", grad, operands.u);
 }
 
 Problem::Problem(const GateBars& bars, const Tensor& grad, const GateOperands& operands)
     : Problem(grad, operands) {
-  check_like("bar_u", bars.u, operands.u);
-  check_like("bar_gates", bars.gates, operands.gates);
+  check_like("gate", "bar_u", bars.u, operands.u);
+  check_like("gate", "bar_gates", bars.gates, operands.gates);
 }
 
 }  // namespace race::gate

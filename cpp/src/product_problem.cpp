@@ -43,28 +43,14 @@ Problem::Problem(const ProductOperands& operands) : paths(operands.paths) {
     RACE_CHECK("product", tensor.device() == x.device(), name, x.device(), tensor.device());
 }
 
-namespace {
-
-// `rows` must be undefined, or like the operand.
-void check_like(const char* name, const Tensor& rows, const Tensor& like) {
-  RACE_CHECK("product",
-             !rows.defined() ||
-                 (rows.sizes() == like.sizes() && rows.scalar_type() == like.scalar_type() &&
-                  rows.device() == like.device()),
-             name, c10::str(like.scalar_type(), " ", like.sizes(), " on ", like.device()),
-             rows.scalar_type(), " ", rows.sizes(), " on ", rows.device());
-}
-
-}  // namespace
-
 Problem::Problem(const Tensor& grad, const ProductOperands& operands) : Problem(operands) {
-  check_like("grad", grad, operands.x);
+  check_like("product", "grad", grad, operands.x);
 }
 
 Problem::Problem(const ProductBars& bars, const Tensor& grad, const ProductOperands& operands)
     : Problem(grad, operands) {
-  check_like("bar_x", bars.x, operands.x);
-  check_like("bar_weight", bars.weight, operands.weight);
+  check_like("product", "bar_x", bars.x, operands.x);
+  check_like("product", "bar_weight", bars.weight, operands.weight);
 }
 
 }  // namespace race::product
