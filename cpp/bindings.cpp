@@ -237,7 +237,8 @@ PYBIND11_MODULE(_race, m) {
               return static_cast<double>(count) / n;
             };
             const race::MemoryEstimate estimate(model, per_atom(graph.n_total - graph.n_owned),
-                                                per_atom(edge_vector.size(0)), request);
+                                                per_atom(edge_vector.size(0)), request,
+                                                n_parts > 1);
             const double estimated = estimate.bytes(graph, n_parts);
             race::PeriodicFoldHalo fold(at::zeros({graph.n_total - graph.n_owned}, at::kLong));
             const race::PeakMemory peak(model.device());

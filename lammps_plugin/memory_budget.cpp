@@ -23,11 +23,14 @@ void MemoryBudget::estimate(const race::Model& plain, const race::Model& uncerta
          all[3];
   MPI_Allreduce(mine, all, 3, MPI_DOUBLE, MPI_SUM, world);
   const double n_atoms = std::max(all[0], 1.0);
-  plain_.emplace(plain, all[1] / n_atoms, all[2] / n_atoms, race::Request{.atom_virial = true});
+  const bool in_parts = cap > 0;
+  plain_.emplace(plain, all[1] / n_atoms, all[2] / n_atoms, race::Request{.atom_virial = true},
+                 in_parts);
   uncertain_.emplace(
       uncertain, all[1] / n_atoms, all[2] / n_atoms,
       race::Request{
-          .members = uncertain.metadata().n_members > 1, .uncertainty = true, .atom_virial = true});
+          .members = uncertain.metadata().n_members > 1, .uncertainty = true, .atom_virial = true},
+      in_parts);
 
   double bytes[3] = {plain_->bytes(graph, 1), uncertain_->bytes(graph, 1), neighbor_bytes}, most[3];
   MPI_Allreduce(bytes, most, 3, MPI_DOUBLE, MPI_MAX, world);

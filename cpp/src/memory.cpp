@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "race/error.h"
+
 namespace race {
 
 // Torch tells its profiler of every allocation and release; this is a profiler that only counts.
@@ -76,7 +78,7 @@ Graph synthetic(int64_t n_owned, double ghosts_per_atom, double edges_per_atom, 
 // Ratios are bounded to keep the evaluations small: domains with larger ones are counted by their
 // ghosts or edges.
 MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom,
-                               const Request& request)
+                               const Request& request, bool in_parts)
     : ghosts_per_atom_(std::clamp(ghosts_per_atom, 0.01, 8.0)),
       edges_per_atom_(std::clamp(edges_per_atom, 1.0, 500.0)) {
   const auto measured = [&](int64_t n_atoms, int64_t n_parts) {
@@ -95,11 +97,13 @@ MemoryEstimate::MemoryEstimate(const Model& model, double ghosts_per_atom, doubl
     return Line{std::max(0.0, at_large - slope * large), slope};
   };
   one_part_ = line(measured(small, 1), measured(large, 1));
+  if (!in_parts) return;
   two_parts_ = line(measured(small, 2), measured(large, 2));
   small_parts_ = line(measured(small, small / atoms_per_small_part),
                       measured(large, large / atoms_per_small_part));
-  small_parts_.intercept = std::max(small_parts_.intercept,
-                                    two_parts_.intercept);  // buffers that small parts do not fill
+  small_parts_->intercept =
+      std::max(small_parts_->intercept,
+               two_parts_->intercept);  // buffers that small parts do not fill
 }
 
 double MemoryEstimate::atoms(const Graph& graph) const {
@@ -113,8 +117,10 @@ double MemoryEstimate::atoms(const Graph& graph) const {
 double MemoryEstimate::bytes(const Graph& graph, int64_t n_parts) const {
   const auto at = [n = atoms(graph)](const Line& line) { return line.intercept + line.slope * n; };
   if (n_parts == 1) return at(one_part_);
-  return at(small_parts_) +
-         std::max(0.0, at(two_parts_) - at(small_parts_)) * 2 / static_cast<double>(n_parts);
+  if (!two_parts_ || !small_parts_)
+    throw Error("memory in parts: expected an estimate made for parts, got one without");
+  return at(*small_parts_) +
+         std::max(0.0, at(*two_parts_) - at(*small_parts_)) * 2 / static_cast<double>(n_parts);
 }
 
 int64_t MemoryEstimate::parts(const Graph& graph, double cap) const {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "race/predict.h"
 
@@ -29,13 +30,15 @@ class PeakMemory {
 /// size at fixed neighbours per atom, and at most linear in 1 / n_parts from two parts on.
 class MemoryEstimate {
  public:
-  /// @param ghosts_per_atom, edges_per_atom  per owned atom, about as in the later domains. Takes
-  /// as long as an evaluation of about a thousand atoms. Not collective.
+  /// @param ghosts_per_atom, edges_per_atom  per owned atom, about as in the later domains.
+  /// @param in_parts  whether more than one part will be asked for. Takes as long as an evaluation
+  /// of 400 atoms, with parts of a thousand. Not collective.
   MemoryEstimate(const Model& model, double ghosts_per_atom, double edges_per_atom,
-                 const Request& request);
+                 const Request& request, bool in_parts);
 
   /// Bytes of predict() with `n_parts` parts, Prediction included. A domain with other ratios
   /// counts by the largest of its atoms, ghosts and edges, relative to these ratios.
+  /// @throws race::Error if `n_parts` exceeds 1 and parts were not measured.
   double bytes(const Graph& graph, int64_t n_parts) const;
 
   /// The fewest parts for which `cap` bytes are enough; 0 if no number of parts is.
@@ -48,8 +51,9 @@ class MemoryEstimate {
   double atoms(const Graph& graph) const;
 
   double ghosts_per_atom_, edges_per_atom_;
-  Line one_part_{}, two_parts_{}, small_parts_{};  ///< peak against the number of owned atoms: in
-                                                   ///< one part, in two, and in parts of few atoms
+  /// Peak against the number of owned atoms: in one part, in two, and in parts of few atoms.
+  Line one_part_{};
+  std::optional<Line> two_parts_, small_parts_;
 };
 
 }  // namespace race

@@ -118,8 +118,8 @@ def test_judges_of_the_bulk(name, answers, plugin, tmp_path, monkeypatch):
 
 def test_judges_of_dynamics():
     time = np.linspace(0, 0.4, 81)
-    energy = 0.1 * np.sin(300 * time)
+    energy = 1e-3 * np.sin(300 * time)
     assert bulk.judge_drift(time, energy) == ""
-    assert "drift" in bulk.judge_drift(time, energy + 0.1 * time)
+    assert "drift" in bulk.judge_drift(time, energy + 0.005 * time)
     assert bulk.judge_order((time, energy), (time, 4 * energy)) == ""
     assert "2.00 times" in bulk.judge_order((time, energy), (time, 2 * energy))
