@@ -19,8 +19,11 @@ using namespace pybind11::literals;
 namespace {
 
 py::dict to_dict(const race::Prediction& prediction) {
-  py::dict out("node_energy"_a = prediction.node_energy, "forces"_a = prediction.forces,
-               "virial"_a = prediction.virial);
+  py::dict out("node_energy"_a = prediction.node_energy);
+  if (prediction.forces.defined()) {
+    out["forces"] = prediction.forces;
+    out["virial"] = prediction.virial;
+  }
   if (prediction.atom_virial.defined()) out["atom_virial"] = prediction.atom_virial;
   if (prediction.node_energy_var.defined()) {
     out["node_energy_var"] = prediction.node_energy_var;
@@ -207,7 +210,7 @@ PYBIND11_MODULE(_race, m) {
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
              at::Tensor sender, at::Tensor row_ptr, std::optional<at::Tensor> owner, bool members,
              bool uncertainty, bool atom_virial, int64_t n_parts, const race::Zbl* zbl,
-             std::optional<at::Tensor> velocity, bool on_device) {
+             std::optional<at::Tensor> velocity, bool on_device, bool forces) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
@@ -215,16 +218,23 @@ PYBIND11_MODULE(_race, m) {
               race::PeriodicFoldHalo fold(
                   owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
               prediction = race::predict(model, graph, fold,
-                                         {members, uncertainty, atom_virial, n_parts, on_device,
-                                          zbl, velocity.value_or(at::Tensor())});
+                                         {.forces = forces,
+                                          .members = members,
+                                          .uncertainty = uncertainty,
+                                          .atom_virial = atom_virial,
+                                          .n_parts = n_parts,
+                                          .on_device = on_device,
+                                          .zbl = zbl,
+                                          .velocity = velocity.value_or(at::Tensor())});
             }
             return to_dict(prediction);
           },
           "species"_a, "edge_vector"_a, "sender"_a, "row_ptr"_a, "owner"_a = py::none(),
           py::kw_only(), "members"_a = false, "uncertainty"_a = false, "atom_virial"_a = false,
           "n_parts"_a = 1, "zbl"_a = py::none(), "velocity"_a = py::none(), "on_device"_a = false,
+          "forces"_a = true,
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
-          "owned row of which each ghost is an image; velocity float64 [n_owned, 3]: heat_flux as well; on_device: the results stay on the model's device. Ghost rows of forces and atom_virial are still to be added to their owners.")
+          "owned row of which each ghost is an image; velocity float64 [n_owned, 3]: heat_flux as well; on_device: the results stay on the model's device; forces=False: energies alone. Ghost rows of forces and atom_virial are still to be added to their owners.")
       .def(
           "memory",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,
@@ -232,7 +242,10 @@ PYBIND11_MODULE(_race, m) {
              bool atom_virial, int64_t n_parts) {
             const py::gil_scoped_release release;
             const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
-            const race::Request request{members, uncertainty, atom_virial, n_parts};
+            const race::Request request{.members = members,
+                                        .uncertainty = uncertainty,
+                                        .atom_virial = atom_virial,
+                                        .n_parts = n_parts};
             const auto per_atom = [n = static_cast<double>(graph.n_owned)](int64_t count) {
               return static_cast<double>(count) / n;
             };
@@ -255,8 +268,9 @@ PYBIND11_MODULE(_race, m) {
             std::vector<race::Prediction> predictions;
             {
               const py::gil_scoped_release release;
-              predictions =
-                  predict_domains(model, domains, {members, uncertainty, atom_virial}, velocities);
+              const race::Request request{
+                  .members = members, .uncertainty = uncertainty, .atom_virial = atom_virial};
+              predictions = predict_domains(model, domains, request, velocities);
             }
             py::list out;
             for (const auto& prediction : predictions) out.append(to_dict(prediction));

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -11,9 +12,11 @@
 #include "comm.h"
 #include "domain.h"
 #include "error.h"
+#include "fix.h"
 #include "force.h"
 #include "load_model.h"
 #include "memory.h"
+#include "modify.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "race/conventions.h"
@@ -82,15 +85,17 @@ void PairRace::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   step_ = update->ntimestep;
   uncertainty_step_ = -1;
-  const bool uncertainty = uncertainty_wanted();
+  const bool energy_only = forces_unread(eflag, vflag) && !readers_.insist(step_);
+  const bool uncertainty = !energy_only && uncertainty_wanted();
   guarded([&] {
     make_graph();
     // One evaluation gives both, unless a member leads: the model that moves atoms is then
     // evaluated in the same way on every step.
     const bool at_once = uncertainty && !leader_;
-    const race::Prediction prediction =
-        predict(leader(), {.uncertainty = at_once, .atom_virial = vflag_atom || cvflag_atom});
-    add_forces(prediction.forces);
+    const race::Prediction prediction = predict(
+        leader(),
+        {.forces = !energy_only, .uncertainty = at_once, .atom_virial = vflag_atom || cvflag_atom});
+    if (!energy_only) add_forces(prediction.forces);
     tally(prediction);
     if (at_once) {
       store_uncertainty(prediction);
@@ -99,6 +104,23 @@ void PairRace::compute(int eflag, int vflag) {
     } else if (settings_.uq_every > 0 && columns_.recall()) {
       uncertainty_step_ = step_;
     }
+  });
+}
+
+// Whether nobody reads the forces of this call. LAMMPS says so since 2026 (ENERGY_ONLY). Until then
+// Monte Carlo fixes ask as a step of dynamics does; but they set the step of their next moves when
+// they have made those that are due, before the forces of the step.
+bool PairRace::forces_unread(int eflag, int vflag) const {
+  constexpr int only = 4;  // ENERGY_ONLY, a bit that earlier versions do not have
+  if (vflag || (eflag & ENERGY_ATOM)) return false;
+  if (eflag & only) return true;
+  if (update->whichflag != 1 || update->setupflag) return false;
+  const std::vector<Fix*>& fixes = modify->get_fix_list();
+  return std::any_of(fixes.begin(), fixes.end(), [&](const Fix* fix) {
+    if (fix->next_reneighbor != update->ntimestep) return false;
+    for (const char* style : {"atom/swap", "gcmc", "mol/swap", "widom"})
+      if (!strcmp(fix->style, style)) return true;
+    return false;
   });
 }
 
@@ -127,7 +149,8 @@ race::Prediction PairRace::predict(const race::Model& model, race::Request reque
   if (owner.defined()) images.emplace(owner);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(model, graph(), exchange, request);
-  if (force->newton_pair) return prediction;  // LAMMPS adds ghosts' values to their owners'
+  if (force->newton_pair || !request.forces)
+    return prediction;  // LAMMPS adds ghosts' values to their owners'
   prediction.forces = completed(prediction.forces);
   if (request.atom_virial) prediction.atom_virial = completed(prediction.atom_virial);
   return prediction;

@@ -133,6 +133,7 @@ class PairRace : public Pair {
   void check_masses() const;
   void warn_without_core() const;
   void warn_unscaled();
+  bool forces_unread(int eflag, int vflag) const;
   bool uncertainty_wanted() const;
   int excluded_groups() const;
   std::vector<int> present_species() const;

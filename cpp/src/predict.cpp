@@ -74,7 +74,7 @@ class Evaluation {
     at::Tensor g = model_.embed(graph_.species), h = g.new_empty({n_owned_, 0}), out;
     for (int64_t t = 0; t < model_.metadata().n_layers; ++t) {
       if (t > 0) g = with_ghosts(g);
-      kept_.push_back({g, {}});
+      kept_.push_back({.g = g, .dg = {}, .z = {}});
       Gathered next_h = gathered(), next_g = gathered(), here = gathered();
       for (Part& part : parts_) {
         const Model::Layer layer = model_.layer(
@@ -317,7 +317,7 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
   const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
 
   const int64_t G = request.members ? T : 1;
-  const bool moving = request.velocity.defined();
+  const bool moving = request.forces && request.velocity.defined();
   Evaluation chain(model, graph, halo, G,
                    moving ? parts_for_flux(model, graph, request) : request.n_parts);
   const at::Tensor out = chain.forward();
@@ -335,14 +335,14 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
     return pass;
   };
   Prediction prediction;
-  if (request.members) {
+  if (request.forces && request.members) {
     // One transpose is for members 0 .. T-1, whose groups are their trunks, one for the next T, and
     // so on.
     std::vector<Prediction> passes;
     for (int64_t pass = 0; pass < M / T; ++pass)
       passes.push_back(transposed(seeds_for(model, true).select(0, pass), (pass + 1) * T == M));
     prediction = joined(passes);
-  } else {
+  } else if (request.forces) {
     prediction = transposed(seeds_for(model, false), true);  // one group collects the mean
   }
   prediction.node_energy = model.readout(out, species).to(at::kDouble);

@@ -108,10 +108,11 @@ void Zbl::add(const Graph& graph, Prediction& prediction, const at::Tensor& velo
     *e = 0.5 * pair(r, derivative);  // the other half is the opposite edge's
     for (int a = 0; a < 3; ++a) g[a] = 0.5 * derivative * d[a] / r;
   }
-  const at::Device device = prediction.forces.device();
+  const at::Device device = prediction.node_energy.device();
   const at::Tensor of_atoms = at::zeros({graph.n_owned, 1}, at::kDouble);
   of_atoms.index_add_(0, receiver, energy);
   prediction.node_energy.add_(of_atoms.to(device));
+  if (!prediction.forces.defined()) return;
   const at::Tensor row_ptr = at::searchsorted(receiver, at::arange(graph.n_owned + 1, at::kLong));
   const Receivers receivers{
       0, graph.n_owned, vector.to(device), sender.to(device), row_ptr.to(device), to_sender};

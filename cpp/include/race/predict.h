@@ -13,6 +13,8 @@ namespace race {
 /// The outputs to compute beside the mean. Every domain must request the same, because the request
 /// decides what is exchanged.
 struct Request {
+  bool forces = true;  ///< false: energies alone, from a forward pass without its transpose;
+                       ///< forces, virial and all that needs them are undefined
   bool members = false;  ///< forces and virial of each member (G = M) instead of the mean (G = 1)
   bool uncertainty =
       false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
@@ -24,7 +26,7 @@ struct Request {
   bool on_device = false;    ///< the prediction stays on the model's device without a
                              ///< synchronisation: for a caller whose atoms are there
   const Zbl* zbl = nullptr;  ///< a core to add; null: none
-  at::Tensor velocity;       ///< float64 [n_owned, 3], Angstrom per unit of time; undefined: no
+  at::Tensor velocity = {};  ///< float64 [n_owned, 3], Angstrom per unit of time; undefined: no
                              ///< heat_flux
 };
 
@@ -35,9 +37,9 @@ struct Prediction {
   /// model's energy is the mean over m.
   at::Tensor node_energy;
 
-  /// [n_total, G, 3] eV/Angstrom. Ghost rows must be added to their owners' rows (LAMMPS:
-  /// reverse_comm with newton on; HaloExchange::reverse on forces.view(n_total, 3 G)). A force is
-  /// complete only after that.
+  /// [n_total, G, 3] eV/Angstrom, as the virials undefined without Request::forces. Ghost rows must
+  /// be added to their owners' rows (LAMMPS: reverse_comm with newton on; HaloExchange::reverse on
+  /// forces.view(n_total, 3 G)). A force is complete only after that.
   at::Tensor forces;
 
   /// [G, 9] eV, row-major: -sum over this domain's edges of edge_vector_a dE/d edge_vector_b. The
