@@ -32,10 +32,11 @@ units metal
 atom_style atomic
 newton on
 boundary p p p
-read_data si.data
+read_data si.data extra/atom/types 1
+mass 2 28.0855
 plugin load {plugin}
 pair_style race model.race.pt device {device} {keywords}
-pair_coeff * * Si
+pair_coeff * * Si Si
 {uncertainty}
 velocity all create 300 1
 fix nve all nve
@@ -44,12 +45,17 @@ thermo {every}
 thermo_style custom step temp pe {columns}
 run 10
 reset_timestep 0
+{moves}
 run {steps}
 """
 UNCERTAINTY = (
     "compute u all race/atom force/cov\ncompute m all reduce max c_u[1] c_u[2] c_u[3] "
     "c_u[4] c_u[5] c_u[6]"
 )
+
+
+# Half of the atoms are silicon by the name of type 2: each swap is accepted.
+MOVES = "set group all type/fraction 2 0.5 1\nfix mc all atom/swap 1 {trials} 1 300.0 types 1 2"
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,12 @@ def simulate(
     ranks: int = 1,
     threads: int = 1,
     device: str = "cpu",
+    trials: int = 0,
 ) -> dict[str, float]:
     """Seconds of the loop and of its parts (LAMMPS's own breakdown, mean over ranks), and
     the time step's processor use in percent. The last step is printed, so that `steps` is
     a multiple of `uncertain`: the loop then evaluates uncertainties steps / uncertain times.
+    With `trials` each step has as many trial moves of Monte Carlo, and one energy before them.
     """
     (folder / "si.data").write_text(data_file(atoms))
     (folder / "model.race.pt").unlink(missing_ok=True)
@@ -118,6 +126,7 @@ def simulate(
         keywords=f"lead {lead}" if lead else "",
         every=uncertain or 20,
         uncertainty=UNCERTAINTY if uncertain else "",
+        moves=MOVES.format(trials=trials) if trials else "",
         columns="c_m[1]" if uncertain else "",
     )
     (folder / "in.si").write_text(text)

@@ -118,7 +118,7 @@ bool PairRace::forces_unread(int eflag, int vflag) const {
   const std::vector<Fix*>& fixes = modify->get_fix_list();
   return std::any_of(fixes.begin(), fixes.end(), [&](const Fix* fix) {
     if (fix->next_reneighbor != update->ntimestep) return false;
-    for (const char* style : {"atom/swap", "gcmc", "mol/swap", "widom"})
+    for (const char* style : {"atom/swap", "gcmc", "widom"})
       if (!strcmp(fix->style, style)) return true;
     return false;
   });

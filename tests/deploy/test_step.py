@@ -99,6 +99,20 @@ def test_operators_of_a_step(path):
     assert counts.total() <= LIMIT, counts
 
 
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_energies_alone_are_a_forward_pass(path, uncertainty):
+    alone = dispatched(
+        race._race.load(str(path), "meta", selftest=False), forces=False, uncertainty=uncertainty
+    )
+    assert alone["conv"] == 2 and not any("backward" in name for name in alone)
+    model, arguments = race._race.load(str(path)), periodic(triclinic())
+    whole = model.predict(*arguments, uncertainty=uncertainty)
+    found = model.predict(*arguments, uncertainty=uncertainty, forces=False)
+    assert whole.keys() - found.keys() == {"forces", "virial"}
+    for name, value in found.items():
+        assert torch.equal(value, whole[name])
+
+
 def of_size(size, n_members):
     return model_of(**preset(size), n_members=n_members, head="cholesky")
 
