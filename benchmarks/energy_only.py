@@ -17,6 +17,8 @@ import torch
 from race_worker import Graph
 from timer import seconds_per_call
 
+QUICK = (("small", 1),)
+MODELS = (*QUICK, ("l2", 1), ("l2", 8))
 Both = tuple[float, float]
 TRIALS = 9  # moves of a step; with the energy before them, ten evaluations
 
@@ -58,9 +60,7 @@ def main() -> None:
     print("us/atom, one thread, float32       with forces   energy alone   ratio")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for size, members in (
-            (("small", 1),) if args.quick else (("small", 1), ("l2", 1), ("l2", 8))
-        ):
+        for size, members in QUICK if args.quick else MODELS:
             for where, both in (
                 ("librace", in_librace(folder, size, members, system, 0.1 if args.quick else 10)),
                 ("LAMMPS", in_simulation(folder, size, members, system, 3 if args.quick else 50)),
