@@ -13,8 +13,8 @@ namespace race {
 /// The outputs to compute beside the mean. Every domain must request the same, because the request
 /// decides what is exchanged.
 struct Request {
-  bool forces = true;  ///< false: energies alone, from a forward pass without its transpose;
-                       ///< forces, virial and all that needs them are undefined
+  bool forces = true;    ///< false: energies alone, from a forward pass without its transpose;
+                         ///< forces, virial and all that needs them are undefined
   bool members = false;  ///< forces and virial of each member (G = M) instead of the mean (G = 1)
   bool uncertainty =
       false;  ///< node_energy_var, cov_aleatoric, cov_epistemic, logdet_aleatoric, virial_cov
