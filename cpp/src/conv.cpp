@@ -135,10 +135,12 @@ struct KernelPaths {
 
 // One thread works directly. Several threads share the members if each member has results of its
 // own (no copies). Else they share the receivers, in runs of about equal numbers of edges. Sums
-// scattered to senders and to the table then go to a copy per thread, and the copies are summed in
-// order of thread. There are no atomics: the result depends on the thread count by rounding only.
+// scattered to senders and to the table then go to a copy for each thread but the first, which are
+// added in order of thread. There are no atomics: the result depends on the thread count by
+// rounding only.
 template <class T>
-void launch(const Problem& n, const Arguments<T>& args, bool second, Tensor& dg, Tensor& dtable) {
+void launch(const Problem& n, const Arguments<T>& args, bool second, const Tensor& dg,
+            const Tensor& dtable) {
   const int64_t wanted = n.n_edges == 0 ? 1 : at::get_num_threads();
   const bool by_member =
       n.n_members >= wanted && n.n_members % wanted == 0 && (n.n_groups > 1 || !args.w);
@@ -153,7 +155,7 @@ void launch(const Problem& n, const Arguments<T>& args, bool second, Tensor& dg,
   const auto copies = [&](const Tensor& result) {
     if (by_member || threads == 1 || !result.defined()) return Tensor();
     auto shape = result.sizes().vec();
-    shape.insert(shape.begin(), threads);
+    shape.insert(shape.begin(), threads - 1);
     return at::zeros(shape, result.options());
   };
   const Tensor dg_copies = copies(dg), dtable_copies = copies(dtable);
@@ -174,9 +176,9 @@ void launch(const Problem& n, const Arguments<T>& args, bool second, Tensor& dg,
         run(mine, 0, n.n_receivers);
         continue;
       }
-      if (dg_copies.defined()) mine.dg = dg_copies.data_ptr<T>() + t * dg.numel();
-      if (dtable_copies.defined())
-        mine.radial.dtable = dtable_copies.data_ptr<T>() + t * dtable.numel();
+      if (t > 0 && dg_copies.defined()) mine.dg = dg_copies.data_ptr<T>() + (t - 1) * dg.numel();
+      if (t > 0 && dtable_copies.defined())
+        mine.radial.dtable = dtable_copies.data_ptr<T>() + (t - 1) * dtable.numel();
       const auto cut = [&](int64_t part) {
         return std::lower_bound(args.row_ptr, args.row_ptr + n.n_receivers,
                                 n.n_edges * part / threads) -
@@ -185,8 +187,10 @@ void launch(const Problem& n, const Arguments<T>& args, bool second, Tensor& dg,
       run(mine, cut(t), t + 1 == threads ? n.n_receivers : cut(t + 1));
     }
   });
-  if (dg_copies.defined()) dg = dg_copies.sum(0);
-  if (dtable_copies.defined()) dtable = dtable_copies.sum(0);
+  for (int64_t t = 1; t < threads; ++t) {
+    if (dg_copies.defined()) dg.add_(dg_copies.select(0, t - 1));
+    if (dtable_copies.defined()) dtable.add_(dtable_copies.select(0, t - 1));
+  }
 }
 
 // The contiguous operands: R, or x without its group axis, and sh without its group axis.
