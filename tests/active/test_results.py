@@ -57,6 +57,14 @@ def test_means_over_seeds():
     assert means([], "random", "hot", "rmse_f") == ([], [], [])
 
 
+def test_units_are_those_of_the_target():
+    assert "energy RMSE in meV/atom / force" in markdown(records({"random": 2}), config())
+    mean = config(seeds=[0, 1], strategies=["random"], model={"pooling": "mean"})
+    assert "energy RMSE in 1e-3 of the target's unit" in markdown(records({"random": 2}), mean)
+    energy = draw(records({"random": 2}), mean).axes[0]
+    assert energy.get_ylabel() == "energy RMSE (1e-3 of the target's unit)"
+
+
 def test_labels_to_reach():
     assert labels_to_reach([10, 20, 40], [100, 50, 30], 40) == pytest.approx(30)
     assert labels_to_reach([10, 20, 40], [100, 50, 30], 100) == 10
