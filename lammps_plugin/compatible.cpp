@@ -112,6 +112,7 @@ std::string moved_global(LAMMPS* lmp) {
 // ---- values that constructors write ------------------------------------------------------------
 
 constexpr unsigned char fill_byte = 0xA5;
+constexpr auto every_bit = ~decltype(Pair::datamask_read){0};  // ALL_MASK: 32 bits, since 2026 64
 constexpr std::size_t room = 16384;  // large enough for a class that is larger there
 
 struct PairProbe final : Pair {
@@ -167,8 +168,8 @@ std::string PairProbe::moved() const {
                            allocated == 0,
                            compute_flag == 1,
                            mixed_flag == 1,
-                           datamask_read == 0xffffffff,
-                           datamask_modify == 0xffffffff,
+                           datamask_read == every_bit,
+                           datamask_modify == every_bit,
                            kokkosable == 0,
                            instance_me == instance_total - 1,
                            std::abs(tabinner - std::sqrt(2.0)) < 1e-12,
@@ -203,8 +204,8 @@ std::string FixProbe::moved() const {
                            cvatom == nullptr,
                            centroidstressflag == CENTROID_SAME,
                            kokkosable == 0,
-                           datamask_read == 0xffffffff,
-                           datamask_modify == 0xffffffff,
+                           datamask_read == every_bit,
+                           datamask_modify == every_bit,
                            instance_me == instance_total - 1,
                            maxeatom == 0,
                            copymode == 0};
@@ -231,8 +232,8 @@ std::string ComputeProbe::moved() const {
                            invoked_vector == -1,
                            invoked_peratom == -1,
                            comm_forward == 0,
-                           datamask_read == 0xffffffff,
-                           datamask_modify == 0xffffffff,
+                           datamask_read == every_bit,
+                           datamask_modify == every_bit,
                            copymode == 0,
                            kokkosable == 0,
                            instance_me == instance_total - 1};
