@@ -28,6 +28,20 @@ def test_version(capsys):
     assert end.value.code == 0 and capsys.readouterr().out.startswith("race 0.")
 
 
+def test_repeated_list_options_add_up():
+    """`--ood a --ood b` is `--ood a b`, in every command: argparse would keep the last alone."""
+    (commands,) = cli.make_parser(list(cli.COMMANDS))._subparsers._group_actions
+    lists = {
+        f"race {name} {action.option_strings[0]}": action
+        for name, parser in commands.choices.items()
+        for action in parser._actions
+        if action.option_strings and action.nargs in ("+", "*")
+    }
+    assert "race evaluate --ood" in lists and len(lists) >= 8
+    forgetful = [name for name, action in lists.items() if type(action).__name__ != "_ExtendAction"]
+    assert not forgetful
+
+
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path, monkeypatch):
     """Of stdout and stderr: what is left to do is done, and the status is 0."""
     read, write = os.pipe()
