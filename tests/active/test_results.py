@@ -58,9 +58,13 @@ def test_means_over_seeds():
 
 
 def test_units_are_those_of_the_target():
-    assert "energy RMSE in meV/atom / force" in markdown(records({"random": 2}), config())
+    assert "energy RMSE (meV/atom) / force RMSE (meV/Å)" in markdown(
+        records({"random": 2}), config()
+    )
     mean = config(seeds=[0, 1], strategies=["random"], model={"pooling": "mean"})
-    assert "energy RMSE in 1e-3 of the target's unit" in markdown(records({"random": 2}), mean)
+    assert "energy RMSE (1e-3 of the target's unit) / force" in markdown(
+        records({"random": 2}), mean
+    )
     energy = draw(records({"random": 2}), mean).axes[0]
     assert energy.get_ylabel() == "energy RMSE (1e-3 of the target's unit)"
 

@@ -21,12 +21,12 @@ from race.files import write_atomic, write_json
 COLOURS = (GREY, WARM[0], COOL[0], WARM[1], COOL[2], WARM[2], COOL[1], "black")
 MARKERS = "osD^v<>P"
 METRICS = ("rmse_e", "rmse_f", "coverage90_e", "coverage90_f", "nll_f", "auroc")
-CURVES = ("rmse_e", "rmse_f")
 
 
-def units(config: ActiveConfig) -> dict[str, str]:
-    """Of each curve."""
-    return dict(zip(CURVES, (ENERGY_ERROR[config.model.pooling], "meV/Å"), strict=True))
+def drawn(config: ActiveConfig) -> dict[str, str]:
+    """The errors that are drawn: key in a record, and name with unit."""
+    energy = ENERGY_ERROR[config.model.pooling]
+    return {"rmse_e": f"energy RMSE ({energy})", "rmse_f": "force RMSE (meV/Å)"}
 
 
 def write(out: Path, config: ActiveConfig) -> None:
@@ -110,17 +110,17 @@ def markdown(records: Sequence[dict[str, Any]], config: ActiveConfig) -> str:
         if len(config.seeds) == 1
         else f"means over seeds {' '.join(map(str, config.seeds))}"
     )
-    energy_unit, force_unit = units(config).values()
     lines = [
         "# Active learning: errors against labels",
         "",
-        f"{seeds}; energy RMSE in {energy_unit} / force RMSE in {force_unit}.",
+        f"{seeds}; {' / '.join(drawn(config).values())}.",
         "",
     ]
     for split in config.test:
         lines += [f"## {split}" + " (out of distribution)" * (split in config.ood), ""]
         curves = {
-            name: [means(records, name, split, key) for key in CURVES] for name in config.names
+            name: [means(records, name, split, key) for key in drawn(config)]
+            for name in config.names
         }
         n_rounds = max(len(energy[0]) for energy, _ in curves.values())
         labels = next(energy[0] for energy, _ in curves.values() if len(energy[0]) == n_rounds)
@@ -152,8 +152,7 @@ def draw(records: Sequence[dict[str, Any]], config: ActiveConfig) -> Figure:
     """
     splits = list(config.test)
     figure, axes = panels(2 * len(splits), columns=max(len(splits), 1), legend=True)
-    for k, (key, unit) in enumerate(units(config).items()):
-        label = f"{'energy' if key == 'rmse_e' else 'force'} RMSE ({unit})"
+    for k, (key, label) in enumerate(drawn(config).items()):
         for ax, split in zip(axes[k * len(splits) : (k + 1) * len(splits)], splits, strict=True):
             for j, name in enumerate(config.names):
                 _curve(
