@@ -112,7 +112,7 @@ void PairRace::compute(int eflag, int vflag) {
 // they have made those that are due, before the forces of the step.
 bool PairRace::forces_unread(int eflag, int vflag) const {
   constexpr int only = 4;  // ENERGY_ONLY, a bit that earlier versions do not have
-  if (vflag || (eflag & ENERGY_ATOM)) return false;
+  if (vflag || (eflag & ENERGY_ATOM) || !(eflag & ENERGY_GLOBAL)) return false;
   if (eflag & only) return true;
   if (update->whichflag != 1 || update->setupflag) return false;
   const std::vector<Fix*>& fixes = modify->get_fix_list();
