@@ -52,8 +52,6 @@ UNCERTAINTY = (
     "compute u all race/atom force/cov\ncompute m all reduce max c_u[1] c_u[2] c_u[3] "
     "c_u[4] c_u[5] c_u[6]"
 )
-
-
 # Half of the atoms are silicon by the name of type 2: each swap is accepted.
 MOVES = "set group all type/fraction 2 0.5 1\nfix mc all atom/swap 1 {trials} 1 300.0 types 1 2"
 

@@ -18,6 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from race.errors import RaceError
 from race.train.checkpoint import load_checkpoint, read_tensors
+from race.train.interrupt import Interrupt
 from race.train.parallel import BUCKET, Ranks, _buckets
 from race.train.training import train
 
@@ -207,6 +208,22 @@ def test_ends_together_and_resumes_exactly(mixed, optimizer, together, tmp_path)
     for name in ("model.safetensors", "checkpoint/last.safetensors"):
         a, b = read_tensors(together / name), read_tensors(run / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_the_launcher_does_not_cut_a_message(monkeypatch):
+    """torchrun sends SIGTERM to the ranks that are left, perhaps while one is about to say why
+    it ends.
+    """
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(RaceError, match="another rank has ended"), Interrupt():
+            with Ranks()._together():
+                raise RuntimeError("Connection closed by peer")  # as gloo does
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_batch_smaller_than_the_ranks(mixed, tmp_path, monkeypatch):

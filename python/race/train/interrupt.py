@@ -31,7 +31,8 @@ class Interrupt:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:  # else somebody else's since
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

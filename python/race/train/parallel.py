@@ -10,8 +10,9 @@ which notices at once when a rank has died; tensors by nccl where they are on GP
 """
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -127,6 +128,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # gloo, nccl and the store each have their own
+            # torchrun notices the death, too, and sends SIGTERM, but this rank ends by itself,
+            # after its message.
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise RaceError(
                 "another rank has ended or cannot be reached",
                 where=f"rank {self.rank} of {self.size}",
