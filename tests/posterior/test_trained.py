@@ -120,6 +120,19 @@ def test_joint_likelihood_against_torch(runs, head):
     )
 
 
+def test_joint_likelihood_of_two_members_that_err_widely(one, batch):
+    """Two members' covariance has rank one: the floor alone makes it definite, in float32 too."""
+    out = spread_out(one.model, 2)(batch)
+    wide = 1000 * one.model.constants.sigma0 * torch.randn_like(out.forces)
+    loss = shallow.JointLoss(one.config, one.model.force_covariance)
+    single, double = (
+        loss.rows(replace(out, forces=forces), batch)["forces"]
+        for forces in (wide.float(), wide.float().double())
+    )
+    assert torch.isfinite(single).all()
+    torch.testing.assert_close(single, double, rtol=1e-9, atol=0.0, check_dtype=False)
+
+
 def test_noise_of_the_heads_learns_nothing(one, batch):
     """Nor does it weigh the stress of the members' mean, which has the unit of their forces."""
     config = one.config.model_copy(deep=True)

@@ -116,7 +116,9 @@ class JointLoss(Loss):
     def _joint_forces(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows [n_labelled, 1], and the detached det(Sigma)^(1/3) [n_atoms, 1]."""
         assert out.forces is not None
-        forces, known = out.forces, batch.labelled("forces")
+        # Two members' covariance has rank one: beside a spread of 1000 floors its Cholesky factor
+        # does not exist in float32
+        forces, known = out.forces.double(), batch.labelled("forces")
         floor = (FLOOR * self.sigma0) ** 2 * torch.eye(3, dtype=forces.dtype, device=forces.device)
         moments = total_variance(forces, floor)
         mean = moments.mean
