@@ -1,6 +1,6 @@
 # Where and when a model is unsure: running averages per atom, a profile across the box, and snapshots only of uncertain moments.
 # `uq every` makes the steps between cost what plain forces cost; what is read there is the last evaluated step's.
-#   mpirun -np 2 lmp -in in.profile -var model b2o3.race.pt -var plugin raceplugin.so -var data b2o3.data
+#   mpirun -np 2 lmp -in in.profile -var model b2o3.race.pt -var plugin ./raceplugin.so -var data b2o3.data
 variable        steps index 1000
 variable        limit index 0.1       # eV/Angstrom
 variable        every equal ceil(v_steps/4)
