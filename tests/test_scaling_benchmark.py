@@ -4,12 +4,14 @@ projection made of it. Nothing is timed.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "scaling"))
 
+import gpu_model  # noqa: E402
 import projection  # noqa: E402
 import times  # noqa: E402
 
@@ -97,3 +99,25 @@ def test_projection_takes_the_fit(tmp_path, monkeypatch, capsys):
     assert "| 10,000 | 9,038 | 40,724 | 35.3 | 1% |" in share() and "16% |" in share(
         "--seconds-per-atom", "1e-6"
     )
+
+
+def test_step_of_a_gpu_by_the_model():
+    """Launches decide a small step, work a large one; what halves a ceiling slows a step."""
+    device = gpu_model.DEVICES["H200"]
+    small, large = (gpu_model.step("small", 1, device, n, "plain") for n in (64, 1e6))
+    launches = gpu_model.LAUNCHES[1] * gpu_model.LAUNCH["plain"]
+    assert launches < small < 1.2 * launches and large > 100 * launches
+    slower = replace(device, cache=device.cache / 2)
+    assert gpu_model.step("small", 1, slower, 1e6, "plain") > 1.3 * large
+    assert gpu_model.step("small", 8, device, 1e6, "plain") > 7 * large
+
+
+def test_table_of_the_gpu_model_is_its_own():
+    """The figures that README.md quotes are those of the program as it is."""
+    text = (Path(gpu_model.__file__).parent / "README.md").read_text()
+    columns = [gpu_model.DEVICES[name] for name in ("H200", "A100")]
+    for members, label in ((1, "1 member, 100,000 atoms"), (8, "8 members, each")):
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| {label}"))
+        quoted = [float(cell) for cell in row.split("|")[3:5]]
+        found = [gpu_model.step("small", members, d, 1e5, "plain") / 1e5 * 1e6 for d in columns]
+        assert quoted == pytest.approx(found, rel=0.03)
