@@ -88,20 +88,22 @@ def time_kernels(args, recorder: Recorder) -> None:
 
 
 def predict_record(model, n_atoms: int, uncertain: bool, args) -> dict:
-    """Timing and peak memory of librace's predict on silicon of about n_atoms."""
+    """Timing and peak memory of a step of librace on silicon of about n_atoms: from positions
+    on the device, others at each call, and neighbours that are kept, to results there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         graph = Graph(str(systems.write(Path(folder) / "si.npz", f"Si-{n_atoms}")))
-    n, vector = graph.n_atoms, graph.edge_vector(graph.positions)
-    cuda = args.device.startswith("cuda")
+    n, cuda = graph.n_atoms, args.device.startswith("cuda")
+    topology = race._race.Topology(model, graph.species, graph.sender, graph.row_ptr)
+    for name in ("sender", "receiver", "positions", "shift"):
+        setattr(graph, name, getattr(graph, name).to(args.device))
+    step = 1e-4 * torch.randn_like(graph.positions)  # Angstrom
 
     def call():
+        graph.positions += step
+        vector = graph.edge_vector(graph.positions)
         return model.predict(
-            graph.species,
-            vector,
-            graph.sender,
-            graph.row_ptr,
-            members=uncertain,
-            uncertainty=uncertain,
+            topology, vector, members=uncertain, uncertainty=uncertain, on_device=True
         )
 
     if cuda:

@@ -50,6 +50,14 @@ race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor 
   return graph;
 }
 
+race::Prediction predict_domain(const race::Model& model, const race::Graph& graph,
+                                const std::optional<at::Tensor>& owner,
+                                const race::Request& request) {
+  race::PeriodicFoldHalo fold(
+      owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
+  return race::predict(model, graph, fold, request);
+}
+
 py::list quantity_rows() {
   py::list rows;
   for (const race::Quantity& row : race::quantities())
@@ -180,6 +188,18 @@ PYBIND11_MODULE(_race, m) {
       .def("has", &race::Zbl::has, "a"_a, "b"_a,
            "Whether two elements, by index of the model, have a core.");
 
+  py::class_<race::Topology>(
+      m, "Topology",
+      "Who is whose neighbour, on the model's device, for `predict` at every step until that changes; see graph.h.")
+      .def(py::init([](const race::Model& model, at::Tensor species, at::Tensor sender,
+                       at::Tensor row_ptr) {
+             const at::Tensor vectors = at::empty({sender.size(0), 3}, at::kDouble);
+             return race::Topology(make_graph(model, species, vectors, sender, row_ptr),
+                                   model.device());
+           }),
+           "model"_a, "species"_a, "sender"_a, "row_ptr"_a)
+      .def_property_readonly("n_edges", &race::Topology::n_edges);
+
   py::class_<race::Model>(m, "Model",
                           "A loaded artifact; see model.h and predict.h for shapes and units.")
       .def_property_readonly("metadata",
@@ -214,18 +234,16 @@ PYBIND11_MODULE(_race, m) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
-              const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
-              race::PeriodicFoldHalo fold(
-                  owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
-              prediction = race::predict(model, graph, fold,
-                                         {.forces = forces,
-                                          .members = members,
-                                          .uncertainty = uncertainty,
-                                          .atom_virial = atom_virial,
-                                          .n_parts = n_parts,
-                                          .on_device = on_device,
-                                          .zbl = zbl,
-                                          .velocity = velocity.value_or(at::Tensor())});
+              prediction = predict_domain(
+                  model, make_graph(model, species, edge_vector, sender, row_ptr), owner,
+                  {.forces = forces,
+                   .members = members,
+                   .uncertainty = uncertainty,
+                   .atom_virial = atom_virial,
+                   .n_parts = n_parts,
+                   .on_device = on_device,
+                   .zbl = zbl,
+                   .velocity = velocity.value_or(at::Tensor())});
             }
             return to_dict(prediction);
           },
@@ -235,6 +253,28 @@ PYBIND11_MODULE(_race, m) {
           "forces"_a = true,
           "One domain. species [n_total], edge_vector float64 [E, 3], sender [E], row_ptr [n_owned + 1]; owner [n_total - n_owned]: the\n"
           "owned row of which each ghost is an image; velocity float64 [n_owned, 3]: heat_flux as well; on_device: the results stay on the model's device; forces=False: energies alone. Ghost rows of forces and atom_virial are still to be added to their owners.")
+      .def(
+          "predict",
+          [](const race::Model& model, const race::Topology& topology, at::Tensor edge_vector,
+             std::optional<at::Tensor> owner, bool members, bool uncertainty, bool atom_virial,
+             const race::Zbl* zbl, bool on_device, bool forces) {
+            race::Prediction prediction;
+            {
+              const py::gil_scoped_release release;
+              prediction = predict_domain(model, topology.at(std::move(edge_vector)), owner,
+                                          {.forces = forces,
+                                           .members = members,
+                                           .uncertainty = uncertainty,
+                                           .atom_virial = atom_virial,
+                                           .on_device = on_device,
+                                           .zbl = zbl});
+            }
+            return to_dict(prediction);
+          },
+          "topology"_a, "edge_vector"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
+          "uncertainty"_a = false, "atom_virial"_a = false, "zbl"_a = py::none(),
+          "on_device"_a = false, "forces"_a = true,
+          "The same for a Topology that is kept from step to step; owner: on the model's device, and kept likewise.")
       .def(
           "memory",
           [](const race::Model& model, at::Tensor species, at::Tensor edge_vector,

@@ -32,7 +32,7 @@ DENSITY, SKIN = 0.05, 1.0  # atoms per A^3 of silicon; A
 SHARE = {"flops": 0.5, "memory": 0.7, "cache": 0.5}  # of the data sheet: an assumption
 LAUNCH = {"plain": 4e-6, "graph": 1.5e-6}  # s, of a kernel from the host, and in a CUDA graph
 MESSAGE = 2e-5  # s, latency of one of the six messages of an exchange, packing included
-LAUNCHES = {1: 57, 8: 86}  # of a step of two layers, by members
+LAUNCHES = {1: 55, 8: 74}  # of a step of two layers, by members
 MAPS = 8  # linear maps hidden -> hidden of a layer, forward and transposed
 
 

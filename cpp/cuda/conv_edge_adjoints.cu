@@ -8,7 +8,7 @@ namespace {
 template <class T>
 struct Chunk {
   int64_t sender[kEdgeChunk];
-  int32_t row[kEdgeChunk];  // rows of the table
+  int32_t row[kEdgeChunk];  // rows of the table; -1: none, the edge's adjoints are zero
   T value[kInterval][kEdgeChunk], slope[kInterval][kEdgeChunk], curve[kInterval][kEdgeChunk];
   T sum[kEdgeChunk][kMaxSh + 1];
 };
@@ -82,7 +82,7 @@ struct EdgeTile {
     for (int base = 0; base < n; base += kWarp / lanes) {
       const int k = base + slot;
       T part[V] = {};
-      if (k < n) {
+      if (k < n && !(in.table && chunk.row[k] < 0)) {
         const int64_t e = begin + k, start = chunk.sender[k] * args.g_width + x_column;
         T y[D2], yc[D2];
 #pragma unroll
@@ -191,8 +191,9 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
     if (lane < n) {
       chunk.sender[lane] = args.sender[begin + lane];
       if (in.table) {
-        const Splines<T> splines = find_splines<T, Second>(in.x[begin + lane], in.n_rows);
-        chunk.row[lane] = splines.row;
+        const T x = in.x[begin + lane];
+        const Splines<T> splines = find_splines<T, Second>(x, in.n_rows);
+        chunk.row[lane] = x >= T(1) && !args.dr ? -1 : splines.row;
         for (int a = 0; a < kInterval; ++a) {
           chunk.value[a][lane] = splines.value[a];
           chunk.slope[a][lane] = splines.slope[a];

@@ -30,8 +30,9 @@ struct GatherTile {
     T sum[C][D1][D2] = {};
     const int64_t end = args.row_ptr[row + 1];
     for (int64_t k = args.row_ptr[row] + slot; k < end; k += step) {
-      const int64_t e = args.edge ? args.edge[k] : k,
-                    start = args.node[k] * args.x_width + x_column;
+      const int64_t e = args.edge ? args.edge[k] : k;
+      if (in.table && in.x[e] >= T(1)) continue;  // R = R' = R'' = 0; NaN goes on
+      const int64_t start = args.node[k] * args.x_width + x_column;
       T y[D2], yc[D2], r[C] = {}, b[C] = {};
 #pragma unroll
       for (int m = 0; m < D2; ++m) {

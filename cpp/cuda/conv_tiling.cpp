@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "../src/recent.h"
-#include "upload.h"
+#include "crossings.h"
 
 namespace race::cuda {
 namespace {

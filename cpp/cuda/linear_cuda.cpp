@@ -16,7 +16,6 @@
 #include "groups.h"
 #include "linear_stages.h"
 #include "register.h"
-#include "upload.h"
 
 namespace race::cuda {
 namespace {
@@ -98,15 +97,7 @@ Tensor map_rows(const Problem& n, const Tensor& x, const Tensor& weight, const B
 Tensor outer(const Problem& n, const Tensor& x, const Tensor& grad, const BySpecies& atoms) {
   const int64_t n_parts = std::clamp<int64_t>(n.n_atoms / kAtomsOfPart, 1, 64);
   const Tensor parts = at::zeros({n_parts, n.n_members, n.n_species, n.n_weights}, x.options());
-  std::vector<MapBlock> table;
-  for (const Block& b : n.blocks)
-    table.push_back({.d = static_cast<int32_t>(b.d),
-                     .mul_in = static_cast<int32_t>(b.mul_in),
-                     .mul_out = static_cast<int32_t>(b.mul_out),
-                     .in_offset = b.in_offset,
-                     .out_offset = b.out_offset,
-                     .weight = b.weight_offset});
-  const Tensor device_blocks = upload(table, x.device());
+  const Tensor device_blocks = block_table_for(n.blocks, x.device());
   const auto n_blocks = static_cast<int64_t>(n.blocks.size());
   const int64_t step = linear::share_matrices(n.blocks) ? 1 : n_blocks;  // blocks of one launch
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "race::linear_backward", [&] {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "../src/recent.h"
-#include "upload.h"
+#include "crossings.h"
 
 namespace race::cuda {
 namespace {
@@ -35,6 +35,9 @@ bool same_columns(const MapTask& task, const Map& map) {
   return task.to == map.to && task.out_offset == map.block.out_offset && task.d == map.block.d &&
          task.mul_out == map.block.mul_out;
 }
+
+// The numbers of a key of Recent, and the device of its tables.
+using Key = std::pair<std::vector<int64_t>, at::Device>;
 
 }  // namespace
 
@@ -118,7 +121,6 @@ MapPlan plan_maps(const MapProblem& p) {
 }
 
 std::shared_ptr<const MapPlan> map_plan_for(const MapProblem& p, at::Device device) {
-  using Key = std::pair<std::vector<int64_t>, at::Device>;
   static auto& plans = *new Recent<Key, std::shared_ptr<const MapPlan>>(kKept);
   Key wanted{{p.n_given, p.n_members, p.has_rows, static_cast<int64_t>(p.maps.size())}, device};
   std::vector<int64_t>& numbers = wanted.first;
@@ -135,6 +137,25 @@ std::shared_ptr<const MapPlan> map_plan_for(const MapProblem& p, at::Device devi
                      plan->device_terms = upload(plan->terms, device);
                      return std::pair{wanted, plan};
                    });
+}
+
+at::Tensor block_table_for(const std::vector<linear::Block>& blocks, at::Device device) {
+  static auto& tables = *new Recent<Key, at::Tensor>(kKept);
+  Key wanted{{}, device};
+  std::vector<MapBlock> table;
+  for (const linear::Block& b : blocks) {
+    for (const int64_t number :
+         {b.d, b.mul_in, b.mul_out, b.in_offset, b.out_offset, b.weight_offset})
+      wanted.first.push_back(number);
+    table.push_back({.d = static_cast<int32_t>(b.d),
+                     .mul_in = static_cast<int32_t>(b.mul_in),
+                     .mul_out = static_cast<int32_t>(b.mul_out),
+                     .in_offset = b.in_offset,
+                     .out_offset = b.out_offset,
+                     .weight = b.weight_offset});
+  }
+  return tables.get([&](const Key& key) { return key == wanted; },
+                    [&] { return std::pair{wanted, upload(table, device)}; });
 }
 
 }  // namespace race::cuda

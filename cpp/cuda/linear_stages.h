@@ -42,4 +42,7 @@ MapPlan plan_maps(const MapProblem& problem);
 // Makes a plan and uploads it, once. Thread safe; plans are never changed.
 std::shared_ptr<const MapPlan> map_plan_for(const MapProblem& problem, at::Device device);
 
+// The blocks on the device, as MapBlock; uploaded once, like a plan. Thread safe.
+at::Tensor block_table_for(const std::vector<linear::Block>& blocks, at::Device device);
+
 }  // namespace race::cuda

@@ -18,7 +18,7 @@
 #include "product_kernels.h"
 #include "register.h"
 #include "remembered.h"
-#include "upload.h"
+#include "crossings.h"
 
 namespace race::cuda {
 namespace {
@@ -35,7 +35,7 @@ struct DevicePlan {
   Tensor begins, runs, entries;
 
   DevicePlan(const Problem& n, const Tensor& cg)
-      : plan(product::plan_for<T>(n, cg.cpu())),
+      : plan(product::plan_for<T>(n, read_back(cg))),
         begins(upload(plan->begins, cg.device())),
         runs(upload(plan->runs, cg.device())),
         entries(upload(plan->entries, cg.device())) {}

@@ -11,6 +11,7 @@
 
 #include "../src/check.h"
 #include "../src/recent.h"
+#include "crossings.h"
 #include "remembered.h"
 #include "sorted_edges_kernels.h"
 
@@ -48,7 +49,7 @@ SortedEdges::SortedEdges(const at::Tensor& sender_in, const at::Tensor& row_ptr_
                       .receiver = receiver_.mutable_data_ptr<int64_t>(),
                       .fault = fault.mutable_data_ptr<int64_t>()};
   C10_CUDA_CHECK(launch_receivers(args, stream));
-  const at::Tensor host = fault.cpu();
+  const at::Tensor host = read_back(fault);
   const int64_t* found = host.const_data_ptr<int64_t>();
   RACE_CHECK("conv", found[0] != 1, "row_ptr",
              c10::str("to run from 0 to ", n_edges, ", non-decreasing"), found[2], " at ",

@@ -1,5 +1,7 @@
 #include "race/graph.h"
 
+#include <utility>
+
 #include "race/error.h"
 
 namespace race {
@@ -29,6 +31,26 @@ void check_range(const char* name, const at::Tensor& tensor, int64_t end) {
 }
 
 }  // namespace
+
+Topology::Topology(const Graph& graph, at::Device device)
+    : neighbors_{.n_owned = graph.n_owned, .n_total = graph.n_total} {
+  const auto copy = [&](const at::Tensor& t) {
+    return t.to(device, t.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  };
+  neighbors_.species = copy(graph.species);
+  neighbors_.sender = copy(graph.sender);
+  neighbors_.row_ptr = copy(graph.row_ptr);
+}
+
+Graph Topology::at(at::Tensor edge_vector) const {
+  if (edge_vector.dim() != 2 || edge_vector.size(0) != n_edges())
+    throw Error("graph: edge_vector; expected one row for each of the " +
+                std::to_string(n_edges()) + " edges of the neighbour list, got " +
+                shape(edge_vector) + "; make a new Topology if the list has changed");
+  Graph graph = neighbors_;
+  graph.edge_vector = std::move(edge_vector);
+  return graph;
+}
 
 void check(const Graph& graph, int64_t n_elements) {
   if (graph.n_owned < 0 || graph.n_total < graph.n_owned)

@@ -263,6 +263,20 @@ def test_launches_of_operators():
     }
 
 
+def test_tables_are_uploaded_once():
+    """The second call of linear and of its adjoints sends nothing and reads nothing."""
+    (x, weight), (species, *shape) = linears.make([(1, 6, 3), (3, 2, 5)], 2, 3)
+    grad = draw(x.shape[0], shape[-1])
+    arguments = (grad, x.detach(), weight.detach(), species, shape[0], [True, True])
+    run = torch.ops.race_on_cpu
+    before, counts = run.uploads(), []
+    with emulated():
+        for _ in range(3):
+            torch.ops.race.linear_backward(*arguments)
+            counts.append((run.uploads(), run.reads()))
+    assert counts[0] == counts[1] == counts[2] and counts[0][0] > before
+
+
 def test_a_planted_error_is_seen():
     x, rows, species, weight, *rest = chains.make(9, 2, 3, torch.float64)
     expected = chain_fused([each.clone() for each in x], rows, species, weight, *rest)

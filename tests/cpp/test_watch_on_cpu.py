@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from race.deploy.chain import chain_fused
+from race.deploy.readout import readout_fused, readout_vjp_fused
+from race.model.gate import gate_fused
 from race.model.linear import linear_fused
 from tests.deploy import test_chain as chains
+from tests.deploy import test_readout as readouts
 from tests.model import conv_cases
+from tests.model import test_gate as gates
 from tests.model import test_linear as linears
 from tests.model import test_product_kernel as products
 
@@ -68,6 +72,33 @@ def test_linear_maps():
         linears.derivatives(linear_fused, operands, rest)
         x, *rest = chains.make(9, 2, 3, torch.float32)
         chain_fused(x, *rest)
+
+
+def test_beyond_the_cutoff():
+    """Edges without weight are left out by some lanes of a warp, and whole chunks of them."""
+    with watched():
+        (g, _, table, sh), rest = conv_cases.make("5x0e+33x1o", 1, 2, 2, knots=5)
+        x = torch.linspace(0.2, 2.0, sh.shape[0], dtype=g.dtype)[:, None].expand(-1, 2)
+        test_cuda_on_cpu.results([g, x, table, sh], rest)
+        test_cuda_on_cpu.results([g, x + 1.0, table, sh], rest)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_gates(n_members):
+    with watched():
+        operands, blocks = gates.make(gates.IRREPS[-1], n_members, torch.float64, n=70)
+        gates.derivatives(gate_fused, operands, blocks, n_members)
+
+
+def test_readout_and_energies():
+    with watched():
+        forward, backward = readouts.operands(2, 4, 33, 9, 2, torch.float64, n=70)
+        readout_fused(*forward)
+        readout_vjp_fused(*backward)
+        out, species = draw(70, 2, 3), torch.arange(70) % 3
+        scale, shift, bar = draw(3, seed=1), draw(3, seed=2), draw(2, seed=3)
+        torch.ops.race.node_energy(out, species, scale, shift)
+        torch.ops.race.node_energy_vjp(species, scale, bar, out)
 
 
 def test_edges_and_covariances():

@@ -160,6 +160,18 @@ def neighbors(
     r_max: float,
     where: object = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`neighbor_images` without the shifts."""
+    sender, receiver, _, vector = neighbor_images(positions, cell, pbc, r_max, where)
+    return sender, receiver, vector
+
+
+def neighbor_images(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    r_max: float,
+    where: object = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """All directed pairs closer than `r_max`, periodic images (an atom's own included), in a
     reproducible order.
 
@@ -175,8 +187,9 @@ def neighbors(
         RaceError: a structure that no search should see (race.data.guard).
 
     Returns:
-        sender, receiver int64 [n_edges]; vector float64 [n_edges, 3] = r_sender -
-        r_receiver + shift @ cell. Sorted by receiver, then sender, then shift.
+        sender, receiver int64 [n_edges]; shift [n_edges, 3], of the sender in lattice
+        vectors; vector float64 [n_edges, 3] = r_sender - r_receiver + shift @ cell. Sorted
+        by receiver, then sender, then shift.
     """
     positions, cell = np.asarray(positions, np.float64), np.asarray(cell, np.float64)
     plan = plan_search(positions, cell, pbc, r_max, where)
@@ -194,7 +207,7 @@ def neighbors(
     check_found(len(sender), len(positions), r_max, where)
     # Two atoms of one frame may be joined by several images, so the shift takes part in the order.
     order = np.lexsort((*shift.T, sender, receiver))
-    return sender[order], receiver[order], vector[order]
+    return sender[order], receiver[order], shift[order], vector[order]
 
 
 def build_graph(

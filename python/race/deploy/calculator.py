@@ -31,6 +31,10 @@ ROWS = [
 UNCERTAINTY = [row["property"] for row in ROWS]
 INTERVALS = {row["property"]: row["interval_of"] for row in ROWS if row["interval_of"]}
 
+# Angstrom. A GPU keeps its neighbours while atoms move by half of it: sorting and checking new
+# ones costs more than pairs of no weight. A CPU takes pairs within the cutoff alone.
+SKIN = 0.5
+
 
 def _add(results: Results, baseline: Contribution) -> None:
     """The baseline's part, in place, to what is a value and not the width of one. A stress that
@@ -154,10 +158,11 @@ class Calculator(AseCalculator):
         }
         super().__init__(**kwargs)
         own = set(self.__dict__)
-        self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl)
+        skin = 0.0 if device == "cpu" else SKIN
+        self.predictor = ArtifactPredictor(path, device, dtype, sha256, zbl, skin=skin)
         self.leader = self.predictor
         if lead != "mean":
-            self.leader = ArtifactPredictor(path, device, dtype, sha256, zbl, lead)
+            self.leader = ArtifactPredictor(path, device, dtype, sha256, zbl, lead, skin)
         self.metadata = self.predictor.metadata
         about = self.predictor.baseline
         self.baseline = None if about is None else Baseline(about)

@@ -18,6 +18,7 @@ from race.data.graph import cell_volume, neighbors, species_index
 from race.errors import RaceError
 from race.heads import Capabilities
 from race.predict.moments import bald, centred, joint_information, total_variance
+from race.predict.neighborhood import ONE_PLACE, Neighborhood, row_pointers
 from race.predict.prediction import Estimate, Prediction, concatenate
 from race.predict.predictor import Predictor, Progress
 
@@ -51,9 +52,6 @@ class Members:
         return self.node_energy.mean(0) if self.intensive else self.node_energy.sum(0)
 
 
-ONE_PLACE = 1e-3  # Angstrom; between atoms closer than this there is no direction
-
-
 class ArtifactPredictor(Predictor):
     """A compiled artifact.
 
@@ -64,6 +62,8 @@ class ArtifactPredictor(Predictor):
         sha256: refuse another artifact than this (8 or more leading digits).
         zbl: add the screened nuclear repulsion between close atoms.
         lead: the one member that the artifact carries by this name, instead of it; "": it.
+        skin: Angstrom; above 0, `members` keeps the neighbours within r_max + skin for
+            structures that differ little from the one before.
 
     Raises:
         RaceError: on loading, whatever would give wrong numbers.
@@ -77,6 +77,7 @@ class ArtifactPredictor(Predictor):
         sha256: str = "",
         zbl: bool = False,
         lead: str = "",
+        skin: float = 0.0,
     ):
         self.path = path
         self.model = race._race.load(str(path), device or "cpu", dtype, sha256, lead=lead)
@@ -87,6 +88,8 @@ class ArtifactPredictor(Predictor):
         self.gives = Capabilities(self.metadata)
         self.elements: list[str] = self.metadata["elements"]
         self.intensive = self.metadata["energy_aggregation"] == "mean"
+        self.skin = skin
+        self._near: Neighborhood | None = None
         # Artifacts of before have none
         self.energy_spread, self.forces_spread = (
             self.metadata["calibration"].get(f"{name}_spread_factor", 1.0)
@@ -116,8 +119,7 @@ class ArtifactPredictor(Predictor):
         """species, edge vectors, senders and row pointers of all atoms as one domain: periodic
         images fold onto their atoms, so that it needs no ghosts.
         """
-        if not np.isfinite(atoms.positions).all():
-            raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))
+        _check_positions(atoms)
         cell = np.asarray(atoms.cell.array, dtype=np.float64)
         sender, receiver, vector = neighbors(
             atoms.positions, cell, atoms.pbc, self.metadata["r_max"]
@@ -130,13 +132,26 @@ class ArtifactPredictor(Predictor):
                 got=f"{distance[edge]:.3g} A, periodic images included",
                 remedy="find the step at which the run diverged",
             )
-        row_ptr = np.zeros(len(atoms) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(receiver, minlength=len(atoms)), out=row_ptr[1:])
-        species = species_index(atoms, self.elements)
+        row_ptr, species = row_pointers(receiver, len(atoms)), species_index(atoms, self.elements)
         return tuple(
             torch.from_numpy(np.ascontiguousarray(array))
             for array in (species, vector, sender, row_ptr)
         )
+
+    def _arguments(self, atoms: ase.Atoms) -> tuple[Any, ...]:
+        """What the model predicts from: a graph, or edge vectors on neighbours that are kept."""
+        if not self.skin:
+            return self.graph(atoms)
+        if self._near is None or not self._near.holds(atoms):
+            _check_positions(atoms)
+            species = species_index(atoms, self.elements)
+            r_max = self.metadata["r_max"]
+            self._near = None  # frees before it allocates
+            near = Neighborhood(self.model, atoms, species, r_max, self.skin)
+            if not near.holds(atoms):  # atoms at one place, which is said there; or nearly so
+                return self.graph(atoms)
+            self._near = near
+        return self._near.topology, self._near.vectors(atoms)
 
     def members(self, atoms: ase.Atoms, uncertainty: bool = True) -> Members:
         """The prediction of one structure. Without `uncertainty` members are not told apart
@@ -146,7 +161,7 @@ class ArtifactPredictor(Predictor):
             RaceError: an element that the model does not know, positions that are no numbers.
         """
         out = self.model.predict(
-            *self.graph(atoms), members=uncertainty, uncertainty=uncertainty, zbl=self.zbl
+            *self._arguments(atoms), members=uncertainty, uncertainty=uncertainty, zbl=self.zbl
         )
         volume = cell_volume(atoms)
         virial = out["virial"].double().view(-1, 3, 3)
@@ -219,3 +234,8 @@ class ArtifactPredictor(Predictor):
             return node_energy_var.mean(0).exp()
         total = node_energy_var.sum(0)
         return total / len(node_energy_var) ** 2 if self.intensive else total
+
+
+def _check_positions(atoms: ase.Atoms) -> None:
+    if not np.isfinite(atoms.positions).all():
+        raise RaceError("a position is NaN or infinite", got=str(atoms.symbols))

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "crossings.h"
 #include "planted.h"
 #include "register.h"
 #include "watch.h"
@@ -39,6 +40,8 @@ at::Tensor planted(const std::string& error) {
 }
 
 int64_t launches() { return cuda_on_cpu::launches; }
+int64_t uploads() { return race::cuda::crossings.uploads; }
+int64_t reads() { return race::cuda::crossings.reads; }
 
 }  // namespace
 
@@ -51,6 +54,8 @@ bool race::cuda::register_kernels(const char*, DefineKernels define) {
 TORCH_LIBRARY(race_on_cpu, m) {
   m.def("emulate(bool on) -> ()", TORCH_FN(emulate));
   m.def("launches() -> int", TORCH_FN(launches));
+  m.def("uploads() -> int", TORCH_FN(uploads));
+  m.def("reads() -> int", TORCH_FN(reads));
   m.def("watch(bool on) -> ()", TORCH_FN(cuda_on_cpu::watch));
   m.def("planted(str error) -> Tensor", TORCH_FN(planted));
 }
