@@ -248,9 +248,13 @@ void FixRaceGuard::find_densities(Finding& finding) const {
   const race::Graph& graph = pair_->local().graph();
   const auto* species = graph.species.data_ptr<int64_t>();
   const auto* row_ptr = graph.row_ptr.data_ptr<int64_t>();
+  const auto* vector = graph.edge_vector.data_ptr<double>();
+  const double r_max = pair_->metadata()->r_max;
   for (int64_t row = 0; row < graph.n_owned; ++row) {
     if (!in_group(row)) continue;
-    const auto count = static_cast<double>(row_ptr[row + 1] - row_ptr[row]);
+    double count = 0;  // edges may reach further than the cutoff
+    for (const double* d = vector + 3 * row_ptr[row]; d < vector + 3 * row_ptr[row + 1]; d += 3)
+      count += d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < r_max * r_max;
     const Range& seen = neighbors_[species[row]];
     const double low = seen.min / density_factor_, high = seen.max * density_factor_;
     if (count >= low && count <= high) continue;

@@ -1,5 +1,6 @@
 #include "local_graph.h"
 
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -39,7 +40,8 @@ void LocalGraph::number_rows(const NeighList& list, const Atom& atom, const Opti
 // Receivers are owned atoms, senders their neighbours: edge_vector = r_sender - r_receiver. Ghosts
 // stand at their images already.
 void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Options& options) {
-  const double r_max_squared = options.r_max * options.r_max;
+  const double r_max_squared =
+      options.all_edges ? std::numeric_limits<double>::infinity() : options.r_max * options.r_max;
   const double to_angstrom = 1 / options.length;
   sender_.clear();
   edge_vector_.clear();
@@ -54,10 +56,7 @@ void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Optio
       const double d[3] = {atom.x[j][0] - x[0], atom.x[j][1] - x[1], atom.x[j][2] - x[2]};
       const double r_squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
       if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
-      if (r_squared == 0)
-        throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[i]) + " and " +
-                          std::to_string(atom.tag[j]) +
-                          " are at the same place; expected a distance above 0");
+      if (r_squared == 0) refuse_same_place(atom, i, j);
       sender_.push_back(row_of_atom_[j]);
       for (const double component : d) edge_vector_.push_back(component * to_angstrom);
     }
@@ -65,14 +64,47 @@ void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Optio
   }
 }
 
-void LocalGraph::build(const NeighList& list, const Atom& atom, const Options& options) {
+void LocalGraph::find_vectors(const Atom& atom, const Options& options) {
+  const double to_angstrom = 1 / options.length;
+  double* vector = edge_vector_.data();
+  for (int64_t row = 0; row < graph_.n_owned; ++row) {
+    const int i = atom_of_row_[row];
+    for (int64_t e = row_ptr_[row]; e < row_ptr_[row + 1]; ++e, vector += 3) {
+      const int j = atom_of_row_[sender_[e]];
+      bool apart = false;
+      for (int a = 0; a < 3; ++a) {
+        vector[a] = (atom.x[j][a] - atom.x[i][a]) * to_angstrom;
+        apart = apart || vector[a] != 0;
+      }
+      if (!apart) refuse_same_place(atom, i, j);
+    }
+  }
+}
+
+void LocalGraph::refuse_same_place(const Atom& atom, int i, int j) {
+  throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[i]) + " and " +
+                    std::to_string(atom.tag[j]) +
+                    " are at the same place; expected a distance above 0");
+}
+
+// Types and groups may change without a new list (fix atom/swap): rows are numbered at every step.
+bool LocalGraph::build(const NeighList& list, const Atom& atom, const Options& options) {
+  last_atom_of_row_.swap(atom_of_row_);
+  last_species_.swap(species_);
   number_rows(list, atom, options);
-  find_edges(list, atom, options);
+  const bool changed =
+      options.new_list || atom_of_row_ != last_atom_of_row_ || species_ != last_species_;
+  if (options.all_edges && !changed) {
+    find_vectors(atom, options);
+  } else {
+    find_edges(list, atom, options);
+  }
   const auto n_edges = static_cast<int64_t>(sender_.size());
   graph_.species = at::from_blob(species_.data(), {graph_.n_total}, at::kLong);
   graph_.sender = at::from_blob(sender_.data(), {n_edges}, at::kLong);
   graph_.row_ptr = at::from_blob(row_ptr_.data(), {graph_.n_owned + 1}, at::kLong);
   graph_.edge_vector = at::from_blob(edge_vector_.data(), {n_edges, 3}, at::kDouble);
+  return changed;
 }
 
 void LocalGraph::adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_of_atom) {
@@ -87,6 +119,6 @@ void LocalGraph::adopt_edges(const race::Graph& graph) {
 }
 
 double LocalGraph::memory_usage() const {
-  return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) +
-         bytes(row_ptr_) + bytes(edge_vector_);
+  return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(last_atom_of_row_) + bytes(species_) +
+         bytes(last_species_) + bytes(sender_) + bytes(row_ptr_) + bytes(edge_vector_);
 }

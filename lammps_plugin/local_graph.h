@@ -17,14 +17,18 @@ class NeighList;
 class LocalGraph {
  public:
   struct Options {
-    const int* species;  ///< by LAMMPS type (from 1); -1: takes no part
-    double r_max;        ///< in LAMMPS's units of length
-    double length;       ///< 1 Angstrom in LAMMPS's units
-    int excluded = 0;    ///< bits of groups that take no part at all
+    const int* species;      ///< by LAMMPS type (from 1); -1: takes no part
+    double r_max;            ///< in LAMMPS's units of length
+    double length;           ///< 1 Angstrom in LAMMPS's units
+    int excluded = 0;        ///< bits of groups that take no part at all
+    bool all_edges = false;  ///< edges of the whole list, its skin too: they stay as long as it
+    bool new_list = true;    ///< the list is not that of the last build()
   };
 
+  /// Returns whether rows, species or the list are others than at the last build(): with
+  /// `all_edges`, edge vectors alone are new if not.
   /// @throws race::Error when two atoms are at the same place.
-  void build(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
+  bool build(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
 
   /// Takes a graph made elsewhere: rows first, then edges, of tensors on any device.
   void adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_of_atom);
@@ -45,10 +49,14 @@ class LocalGraph {
  private:
   void number_rows(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom,
                    const Options& options);
+  void find_vectors(const LAMMPS_NS::Atom& atom, const Options& options);
+  [[noreturn]] static void refuse_same_place(const LAMMPS_NS::Atom& atom, int i, int j);
   void find_edges(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom,
                   const Options& options);
 
   std::vector<int> atom_of_row_, row_of_atom_;
+  std::vector<int> last_atom_of_row_;  ///< those of the last build()
+  std::vector<int64_t> last_species_;
   std::vector<int64_t> species_, sender_, row_ptr_;
   std::vector<double> edge_vector_;
   race::Graph graph_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -126,15 +127,46 @@ bool PairRace::forces_unread(int eflag, int vflag) const {
 
 void PairRace::make_graph() {
   const std::vector<int> species = present_species();
-  build_graph(
-      {species.data(), model_->metadata().r_max * units_.length, units_.length, excluded_groups()});
+  build_graph({.species = species.data(),
+               .r_max = model_->metadata().r_max * units_.length,
+               .length = units_.length,
+               .excluded = excluded_groups(),
+               .all_edges = keeps_topology(),
+               .new_list = list_is_new()});
   if (!budget_.estimated())
     budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
 }
 
+// On a GPU the edges of LAMMPS's whole list are kept until it changes: what kernels derive from
+// them is made once. Pairs beyond the cutoff have no weight. A CPU takes the edges within the
+// cutoff. RACE_KEEP_TOPOLOGY=1 is for tests, which have no GPU.
+bool PairRace::keeps_topology() const {
+  const char* asked = std::getenv("RACE_KEEP_TOPOLOGY");
+  return asked ? *asked == '1' : !model_->device().is_cpu();
+}
+
+// A list is new if LAMMPS has just built it. Its counters tell of builds between two steps of this
+// style; they start again at every run.
+bool PairRace::list_is_new() {
+  const ListBuild now{list, neighbor->ncalls, neighbor->lastcall};
+  const bool is_new = neighbor->ago == 0 || !(now == list_build_);
+  list_build_ = now;
+  return is_new;
+}
+
 void PairRace::build_graph(const LocalGraph::Options& options) {
-  local_.build(*list, *atom, options);
-  if (comm->nprocs > 1 && model_->comm_width_max() > 0) halo_.find_readers(local_.graph());
+  int changed = local_.build(*list, *atom, options);
+  if (changed) owner_.reset();
+  if (comm->nprocs > 1 && model_->comm_width_max() > 0) {
+    if (options.all_edges) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
+    if (changed || !options.all_edges) halo_.find_readers(local_.graph());
+  }
+  if (!options.all_edges) {
+    topology_.reset();
+  } else {
+    if (changed || !topology_) topology_.emplace(local_.graph(), model_->device());
+    kept_graph_ = topology_->at(local_.graph().edge_vector);
+  }
 }
 
 // Evaluates the graph of make_graph(). Collective.
@@ -143,10 +175,12 @@ race::Prediction PairRace::predict(const race::Model& model, race::Request reque
   request.on_device = on_device();
   request.zbl = core_ ? &*core_ : nullptr;
   request.n_parts = budget_.parts(graph(), request.uncertainty, settings_.memory_cap);
-  const at::Tensor owner =
-      comm->nprocs == 1 && model.comm_width_max() > 0 ? owner_rows() : at::Tensor();
+  if (!owner_ && comm->nprocs == 1 && model.comm_width_max() > 0) {
+    owner_ = owner_rows();
+    if (owner_->defined()) owner_ = owner_->to(model.device());
+  }
   std::optional<race::PeriodicFoldHalo> images;
-  if (owner.defined()) images.emplace(owner);
+  if (owner_ && owner_->defined()) images.emplace(*owner_);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
   race::Prediction prediction = race::predict(model, graph(), exchange, request);
   if (force->newton_pair || !request.forces)

@@ -110,7 +110,7 @@ class PairRace : public Pair {
   /// Whether add_forces() gets forces on the model's device instead of in host memory.
   virtual bool on_device() const { return false; }
   virtual void build_graph(const LocalGraph::Options& options);
-  virtual const race::Graph& graph() const { return local_.graph(); }
+  virtual const race::Graph& graph() const { return topology_ ? kept_graph_ : local_.graph(); }
   virtual race::HaloExchange& halo() { return halo_; }
   virtual void add_forces(const at::Tensor& forces);
 
@@ -121,6 +121,7 @@ class PairRace : public Pair {
   RaceUnits units_;
   LocalGraph local_;
   HaloTotals exchanged_;
+  std::optional<at::Tensor> owner_;  ///< owner_rows() of these ghosts; none until they are asked
 
  private:
   void read_model();
@@ -140,6 +141,8 @@ class PairRace : public Pair {
   const race::Model& leader() const { return leader_ ? *leader_ : *model_; }
   race::Prediction predict(const race::Model& model, race::Request request);
   void make_graph();
+  bool keeps_topology() const;
+  bool list_is_new();
   at::Tensor owner_rows();
   at::Tensor completed(const at::Tensor& rows);
   at::Tensor heat_flux_rows(const race::Model& model, const at::Tensor& velocity, bool each);
@@ -157,6 +160,16 @@ class PairRace : public Pair {
 
   LammpsHalo halo_;
   MemoryBudget budget_;
+
+  std::optional<race::Topology> topology_;  ///< on the model's device, if that is a GPU: kept as
+                                            ///< long as LAMMPS's neighbour list
+  race::Graph kept_graph_;                  ///< topology_ at this step
+  /// What tells LAMMPS's neighbour list from the last one, beside neighbor->ago
+  struct ListBuild {
+    const void* list = nullptr;
+    bigint n_builds = -1, step = -1;
+    bool operator==(const ListBuild&) const = default;
+  } list_build_;
 
   bool finite_ = true;
   bigint step_ = -1;  ///< step of the last forces
