@@ -127,12 +127,19 @@ bool PairRace::forces_unread(int eflag, int vflag) const {
 
 void PairRace::make_graph() {
   const std::vector<int> species = present_species();
-  build_graph({.species = species.data(),
-               .r_max = model_->metadata().r_max * units_.length,
-               .length = units_.length,
-               .excluded = excluded_groups(),
-               .all_edges = keeps_topology(),
-               .new_list = list_is_new()});
+  const LocalGraph::Options options{.species = species.data(),
+                                    .r_max = model_->metadata().r_max * units_.length,
+                                    .length = units_.length,
+                                    .excluded = excluded_groups(),
+                                    .all_edges = keeps_topology(),
+                                    .new_list = list_is_new()};
+  const bool changed = build_graph(options);
+  if (changed) owner_.reset();
+  if (changed || !options.all_edges) topology_.reset();
+  if (options.all_edges) {
+    if (!topology_) topology_.emplace(built_graph(), model_->device());
+    kept_graph_ = topology_->at(built_graph().edge_vector);
+  }
   if (!budget_.estimated())
     budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
 }
@@ -154,19 +161,14 @@ bool PairRace::list_is_new() {
   return is_new;
 }
 
-void PairRace::build_graph(const LocalGraph::Options& options) {
-  int changed = local_.build(*list, *atom, options);
-  if (changed) owner_.reset();
+bool PairRace::build_graph(const LocalGraph::Options& options) {
+  const bool changed = local_.build(*list, *atom, options);
   if (comm->nprocs > 1 && model_->comm_width_max() > 0) {
-    if (options.all_edges) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
-    if (changed || !options.all_edges) halo_.find_readers(local_.graph());
+    int find = changed || !options.all_edges;
+    if (options.all_edges) MPI_Allreduce(MPI_IN_PLACE, &find, 1, MPI_INT, MPI_MAX, world);
+    if (find) halo_.find_readers(local_.graph());
   }
-  if (!options.all_edges) {
-    topology_.reset();
-  } else {
-    if (changed || !topology_) topology_.emplace(local_.graph(), model_->device());
-    kept_graph_ = topology_->at(local_.graph().edge_vector);
-  }
+  return changed;
 }
 
 // Evaluates the graph of make_graph(). Collective.

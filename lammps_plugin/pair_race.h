@@ -109,11 +109,14 @@ class PairRace : public Pair {
   virtual std::string default_device() const { return "cpu"; }
   /// Whether add_forces() gets forces on the model's device instead of in host memory.
   virtual bool on_device() const { return false; }
-  virtual void build_graph(const LocalGraph::Options& options);
-  virtual const race::Graph& graph() const { return topology_ ? kept_graph_ : local_.graph(); }
+  /// Builds the graph of a step. Returns whether its rows, their species or LAMMPS's list are
+  /// others than those of the step before.
+  virtual bool build_graph(const LocalGraph::Options& options);
+  virtual const race::Graph& built_graph() const { return local_.graph(); }
   virtual race::HaloExchange& halo() { return halo_; }
   virtual void add_forces(const at::Tensor& forces);
 
+  const race::Graph& graph() const { return topology_ ? kept_graph_ : built_graph(); }
   RaceUnits scaled_units() const { return units_.scaled(scale_); }
 
   PairSettings settings_;
@@ -121,7 +124,6 @@ class PairRace : public Pair {
   RaceUnits units_;
   LocalGraph local_;
   HaloTotals exchanged_;
-  std::optional<at::Tensor> owner_;  ///< owner_rows() of these ghosts; none until they are asked
 
  private:
   void read_model();
@@ -164,6 +166,7 @@ class PairRace : public Pair {
   std::optional<race::Topology> topology_;  ///< on the model's device, if that is a GPU: kept as
                                             ///< long as LAMMPS's neighbour list
   race::Graph kept_graph_;                  ///< topology_ at this step
+  std::optional<at::Tensor> owner_;  ///< owner_rows() of these ghosts; none until they are asked
   /// What tells LAMMPS's neighbour list from the last one, beside neighbor->ago
   struct ListBuild {
     const void* list = nullptr;

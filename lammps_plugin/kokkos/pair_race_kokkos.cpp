@@ -77,11 +77,11 @@ void PairRaceKokkos<DeviceType>::setup() {
 }
 
 template <class DeviceType>
-void PairRaceKokkos<DeviceType>::build_graph(const LocalGraph::Options& options) {
+bool PairRaceKokkos<DeviceType>::build_graph(const LocalGraph::Options& options) {
   atomKK_->sync(execution_space, X_MASK | TYPE_MASK | MASK_MASK);
   device_graph_.build(*static_cast<NeighListKokkos<DeviceType>*>(list), *atomKK_, options);
   rows_copied_ = edges_copied_ = false;
-  owner_.reset();
+  return true;
 }
 
 template <class DeviceType>

@@ -33,8 +33,8 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
  protected:
   std::string default_device() const override;
   bool on_device() const override { return true; }
-  void build_graph(const LocalGraph::Options& options) override;
-  const race::Graph& graph() const override { return device_graph_.graph(); }
+  bool build_graph(const LocalGraph::Options& options) override;
+  const race::Graph& built_graph() const override { return device_graph_.graph(); }
   race::HaloExchange& halo() override;
   void add_forces(const at::Tensor& forces) override;
 

@@ -1,11 +1,13 @@
 """The neighbours of one structure, kept while its atoms stay near their places."""
 
+from typing import Any
+
 import ase
 import numpy as np
 import torch
 from torch import Tensor
 
-import race._race
+from race._race import Topology
 from race.data.graph import neighbor_images
 
 ONE_PLACE = 1e-3  # Angstrom; between atoms closer than this there is no direction
@@ -35,7 +37,7 @@ class Neighborhood:
 
     def __init__(
         self,
-        model: race._race.Model,
+        model: Any,
         atoms: ase.Atoms,
         species: np.ndarray,
         r_max: float,
@@ -51,7 +53,7 @@ class Neighborhood:
         # one place
         self._reach = 0.5 * min(skin, shortest - ONE_PLACE)
         arrays = (species, sender, row_pointers(receiver, len(atoms)))
-        self.topology = race._race.Topology(model, *map(torch.from_numpy, arrays))
+        self.topology = Topology(model, *map(torch.from_numpy, arrays))
         self._device = torch.device(model.device)
         self._sender, self._receiver, self._offset = (
             torch.from_numpy(array).to(self._device)
