@@ -95,3 +95,23 @@ def test_estimate_of_other_models(tmp_path, large, changes):
 def test_parts_take_less(runtime, large):
     peaks = [runtime.memory(*large, members=True, n_parts=n)[1] for n in (1, 2, 4, 16)]
     assert peaks == sorted(peaks, reverse=True) and peaks[3] < 0.6 * peaks[0]
+
+
+def test_every_thread_but_the_first_has_a_copy(tmp_path, large):
+    """Of the sums that the convolution scatters to senders. Of one member, since several threads
+    share members without copies.
+    """
+    export_model(make_model(n_members=1, head="point"), tmp_path / "one.race.pt")
+    model, before, peaks = (
+        race._race.load(str(tmp_path / "one.race.pt")),
+        torch.get_num_threads(),
+        [],
+    )
+    try:
+        for n in (1, 2, 4):
+            torch.set_num_threads(n)
+            peaks.append(model.memory(*large)[1])
+    finally:
+        torch.set_num_threads(before)
+    copy = peaks[1] - peaks[0]
+    assert copy > 0.1 * peaks[0] and peaks[2] - peaks[0] == pytest.approx(3 * copy, rel=0.02)
