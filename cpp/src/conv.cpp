@@ -12,6 +12,7 @@
 
 #include "../simd/conv_kernel.h"
 #include "check.h"
+#include "conv_plan.h"
 #include "conv_problem.h"
 #include "isa.h"
 
@@ -20,6 +21,7 @@ namespace {
 
 using at::Tensor;
 using conv::Arguments;
+using conv::KernelPaths;
 using conv::Problem;
 
 const IsaChoice<conv::KernelSet>& choice() {
@@ -40,98 +42,10 @@ void check_graph(const Problem& n, const int64_t* sender, const int64_t* row_ptr
                c10::str("[0, ", n.n_nodes, ")"), sender[e], " at edge ", e);
 }
 
-// Paths and coefficient tables in the kernels' form; paths with equal coefficients share one table.
 template <class T>
-struct KernelPaths {
-  std::vector<conv::PlannedPath> paths;
-  std::vector<conv::CouplingTable<T>> tables;
-  std::vector<std::vector<conv::Entry<T>>> entries;  // the tables point to these entries
-  std::vector<std::vector<int32_t>> begins;
-
-  KernelPaths(const Problem& n, const Tensor& cg) {
-    const Tensor host = cg.contiguous();
-    const double* coefficients = host.const_data_ptr<double>();
-    std::vector<const double*> sources;
-    entries.reserve(2 * n.paths.size());  // pointers into them must not move
-    begins.reserve(2 * n.paths.size());
-    for (const conv::Path& r : n.paths) {
-      const int64_t d1 = r.d1(), d2 = r.d2(), d3 = r.d3();
-      const double* source = coefficients + r.cg_offset;
-      size_t t = 0;
-      while (t < tables.size() &&
-             !(tables[t].d1 == d1 && tables[t].d2 == d2 && tables[t].d3 == d3 &&
-               std::equal(source, source + d1 * d2 * d3, sources[t])))
-        ++t;
-      if (t == tables.size()) {
-        sources.push_back(source);
-        add_table(source, d1, d2, d3, r.l2 * r.l2);
-      }
-      conv::PlannedPath planned{};
-      static_cast<conv::Path&>(planned) = r;
-      planned.table = static_cast<int32_t>(t);
-      planned.in_stride = n.n_members * r.mul;
-      planned.out_stride = n.n_members * r.out_mul;
-      paths.push_back(planned);
-    }
-    for (size_t p = 0; p < paths.size(); ++p)
-      for (size_t r = p + 1; r < paths.size() && paths[p].partner == 0 && !paths[p].is_partner; ++r)
-        if (are_partners(paths[p], paths[r])) {
-          paths[p].partner = static_cast<int32_t>(r);
-          paths[r].is_partner = true;
-        }
-  }
-
- private:
-  // g itself and g (x) Y_0: one pass over the features serves both.
-  bool are_partners(const conv::PlannedPath& a, const conv::PlannedPath& b) const {
-    const bool apart = a.out_offset == b.out_offset && a.out_mul == b.out_mul &&
-                       std::abs(a.out_column - b.out_column) >= a.mul;
-    return !b.is_partner && a.table == b.table && tables[a.table].diagonal &&
-           a.in_offset == b.in_offset && a.mul == b.mul && apart;
-  }
-
-  void add_table(const double* cg, int64_t d1, int64_t d2, int64_t d3, int64_t sh_offset) {
-    bool diagonal = d2 == 1 && d1 == d3;
-    for (int64_t m1 = 0; diagonal && m1 < d1; ++m1)
-      for (int64_t m3 = 0; m3 < d3; ++m3)
-        diagonal = diagonal && cg[m1 * d3 + m3] == (m1 == m3 ? cg[0] : 0.0);
-
-    std::vector<conv::Entry<T>> by_q;
-    std::vector<int32_t> q_begin{0};
-    const int64_t q_count = diagonal ? 1 : d1 * d3;
-    for (int64_t q = 0; q < q_count; ++q) {
-      for (int64_t m2 = 0; m2 < d2; ++m2) {
-        const double value = cg[(q / d3 * d2 + m2) * d3 + q % d3];
-        if (value != 0 || diagonal)
-          by_q.push_back(
-              {static_cast<int32_t>(q), static_cast<int32_t>(m2), static_cast<T>(value)});
-      }
-      q_begin.push_back(static_cast<int32_t>(by_q.size()));
-    }
-    auto by_m2 = by_q;
-    std::stable_sort(by_m2.begin(), by_m2.end(),
-                     [](const auto& a, const auto& b) { return a.m2 < b.m2; });
-    std::vector<int32_t> m2_begin(d2 + 1, 0);
-    for (const auto& entry : by_m2) m2_begin[entry.m2 + 1] += 1;
-    for (int64_t m2 = 0; m2 < d2; ++m2) m2_begin[m2 + 1] += m2_begin[m2];
-
-    const auto keep = [](auto& store, auto&& values) {
-      return store.emplace_back(std::forward<decltype(values)>(values)).data();
-    };
-    conv::CouplingTable<T> table{};
-    table.d1 = static_cast<int32_t>(d1);
-    table.d2 = static_cast<int32_t>(d2);
-    table.d3 = static_cast<int32_t>(d3);
-    table.sh_offset = static_cast<int32_t>(sh_offset);
-    table.q_size = static_cast<int32_t>(q_count);
-    table.diagonal = diagonal;
-    table.by_q = keep(entries, std::move(by_q));
-    table.q_begin = keep(begins, std::move(q_begin));
-    table.by_m2 = keep(entries, std::move(by_m2));
-    table.m2_begin = keep(begins, std::move(m2_begin));
-    tables.push_back(table);
-  }
-};
+KernelPaths<T> plan_for(const Problem& n, const Tensor& cg) {
+  return {n.paths, n.n_members, cg.contiguous().const_data_ptr<double>()};
+}
 
 // One thread works directly. Several threads share the members if each member has results of its
 // own (no copies). Else they share the receivers, in runs of about equal numbers of edges. Sums
@@ -273,7 +187,7 @@ Tensor conv_cpu(const ConvOperands& operands, int64_t dim_out) {
   const ConvOperands in = prepare(operands, n);
   Tensor out = at::zeros({n.n_receivers, dim_out}, in.g.options()), none;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv", [&] {
-    const KernelPaths<scalar_t> plan(n, in.cg);
+    const KernelPaths<scalar_t> plan = plan_for<scalar_t>(n, in.cg);
     Arguments<scalar_t> args = make_arguments(n, plan, in);
     args.out = out.data_ptr<scalar_t>();
     launch(n, args, false, none, none);
@@ -288,7 +202,7 @@ std::array<Tensor, 4> conv_backward_cpu(const Tensor& grad, const ConvOperands& 
   const Tensor w = grad.contiguous();
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_backward", [&] {
-    const KernelPaths<scalar_t> plan(n, in.cg);
+    const KernelPaths<scalar_t> plan = plan_for<scalar_t>(n, in.cg);
     Arguments<scalar_t> args = make_arguments(n, plan, in);
     set_results(args, n, in.g.options(), mask.data(), d);
     args.w = w.const_data_ptr<scalar_t>();
@@ -308,7 +222,7 @@ std::array<Tensor, 5> conv_double_backward_cpu(const ConvBars& bars, const Tenso
   Tensor out;
   std::array<Tensor, 4> d;
   AT_DISPATCH_FLOATING_TYPES(in.g.scalar_type(), "race::conv_double_backward", [&] {
-    const KernelPaths<scalar_t> plan(n, in.cg);
+    const KernelPaths<scalar_t> plan = plan_for<scalar_t>(n, in.cg);
     Arguments<scalar_t> args = make_arguments(n, plan, in);
     const Tensor absent = at::zeros({std::max({n.dim_in, n.n_weights, n.n_sh})},
                                     in.g.options());  // read with stride 0
