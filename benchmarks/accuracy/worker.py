@@ -4,9 +4,10 @@
 
 Predicts by the code's ASE calculator. OUT.npz has energy_K [frames] in eV, forces_K
 [atoms, 3] in eV/Angstrom and, where all is periodic, stress_K [frames, 6] in eV/Angstrom^3
-in Voigt order, K counting the files. --time: `us_per_atom` instead, of frames of the first
-file: median over calls of the processor time of the model alone, with forces, from
-positions and a ready neighbour list, on one thread.
+in Voigt order, K counting the files. --time: `us_per_atom` instead, of the first frame of
+the first file: median over calls of the processor time of the model alone, with forces, from
+positions and a ready neighbour list, on one thread. It is one frame, as torch.compile
+compiles anew for each number of edges, until it gives up and runs what is not compiled.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import ase.io
 import numpy as np
 import torch
 
-CALLS, SECONDS = 20, 5.0  # at least; a call of the first frames warms up
+CALLS, SECONDS = 20, 5.0  # at least; the first half of the calls warms up
 
 
 class Timed:
@@ -91,7 +92,7 @@ def predict_mace(model: str, frames: str, out: str) -> dict[str, np.ndarray]:
     return found
 
 
-def us_per_atom(code: str, calc, frames: list[ase.Atoms]) -> float:
+def us_per_atom(code: str, calc, atoms: ase.Atoms) -> float:
     """Of the call of the model inside the calculator."""
     if code == "MACE":
         calc.models[0] = timed = Timed(calc.models[0])
@@ -101,14 +102,12 @@ def us_per_atom(code: str, calc, frames: list[ase.Atoms]) -> float:
         if code == "RACE":
             timed.predict = Timed(timed.function.predict)
             timed = timed.predict
-    n_atoms, begin = [], time.perf_counter()
-    while len(n_atoms) < CALLS or time.perf_counter() - begin < SECONDS:
-        atoms = frames[len(n_atoms) % len(frames)]
+    n_calls, begin = 0, time.perf_counter()
+    while n_calls < CALLS or time.perf_counter() - begin < SECONDS:
         calc.calculate(atoms.copy(), ["energy", "forces"], ["positions"])
-        n_atoms.append(len(atoms))
-    assert len(timed.seconds) == len(n_atoms)
-    each = [1e6 * s / n for s, n in zip(timed.seconds, n_atoms, strict=True)]
-    return statistics.median(each[CALLS // 2 :])
+        n_calls += 1
+    assert len(timed.seconds) == n_calls
+    return 1e6 * statistics.median(timed.seconds[n_calls // 2 :]) / len(atoms)
 
 
 def main() -> None:
@@ -132,7 +131,7 @@ def main() -> None:
         return
     calc = calculator(args.code, args.model, compiled=args.time)
     if args.time:
-        found = us_per_atom(args.code, calc, ase.io.read(args.frames[0], ":20"))
+        found = us_per_atom(args.code, calc, ase.io.read(args.frames[0], 0))
         with open(args.out, "w") as file:
             json.dump({"us_per_atom": found}, file)
         return
