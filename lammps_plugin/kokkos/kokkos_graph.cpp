@@ -1,5 +1,6 @@
 #include "kokkos_graph.h"
 
+#include <limits>
 #include <string>
 
 #include "atom_kokkos.h"
@@ -38,7 +39,47 @@ std::vector<int> to_host(const View& view, int64_t n) {
   return values;
 }
 
+// A pair of atoms as one number, of which kernels find the largest; below 0 if there is none.
+KOKKOS_INLINE_FUNCTION int64_t pair_of(int i, int j) { return (int64_t{i} << 32) | j; }
+
+void refuse_same_place(int64_t pair, AtomKokkos& atom) {
+  if (pair < 0) return;
+  atom.sync(Host, TAG_MASK);
+  throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[pair >> 32]) + " and " +
+                    std::to_string(atom.tag[pair & 0xffffffff]) +
+                    " are at the same place; expected a distance above 0");
+}
+
+template <class DeviceType, class View>
+at::Tensor tensor_of(const View& view, at::IntArrayRef shape, at::ScalarType dtype) {
+  return at::from_blob(view.data(), shape,
+                       at::TensorOptions().dtype(dtype).device(torch_device<DeviceType>()));
+}
+
 }  // namespace race_kokkos
+
+// Whether every atom has the row and the species that it had in the last build(), from the same
+// list. Types and groups may change without a new list (fix atom/swap).
+template <class DeviceType>
+bool KokkosGraph<DeviceType>::same_rows(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
+                                        const LocalGraph::Options& options) const {
+  const auto row_of_atom = row_of_atom_, species_of_type = species_of_type_;
+  const auto species_of_row = species_;
+  const auto type = atom.k_type.view<DeviceType>();
+  const auto mask = atom.k_mask.view<DeviceType>();
+  const auto ilist = list.d_ilist;
+  const int excluded = options.excluded, nlocal = atom.nlocal, n_listed = list.inum;
+  int n_changed = 0;
+  Kokkos::parallel_reduce(
+      "race: changed rows", Kokkos::RangePolicy<DeviceType>(0, n_listed + atom.nghost),
+      KOKKOS_LAMBDA(const int k, int& changed) {
+        const int i = k < n_listed ? ilist(k) : nlocal + k - n_listed, row = row_of_atom(i);
+        const int species = mask(i) & excluded ? -1 : species_of_type(type(i));
+        changed += row < 0 ? species >= 0 : species != species_of_row(row);
+      },
+      n_changed);
+  return n_changed == 0;
+}
 
 // Owned rows follow the list, ghost rows LAMMPS's ghosts, as in LocalGraph.
 template <class DeviceType>
@@ -99,9 +140,11 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
   const auto x = atom.k_x.view<DeviceType>();
   const auto neighbors = list.d_neighbors;
   const auto n_neighbors = list.d_numneigh;
-  const double r_max_squared = options.r_max * options.r_max, to_angstrom = 1 / options.length;
+  const bool all_edges = options.all_edges;
+  const double to_angstrom = 1 / options.length;
+  const double r_max_squared =
+      all_edges ? std::numeric_limits<double>::infinity() : options.r_max * options.r_max;
 
-  // The largest pair (i, j) at one place, as one number; below 0 if there is none
   int64_t same_place = -1;
   Kokkos::parallel_reduce(
       "race: count edges", Range(0, n_owned),
@@ -114,19 +157,14 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
           const double dx = x(j, 0) - x(i, 0), dy = x(j, 1) - x(i, 1), dz = x(j, 2) - x(i, 2);
           const double r_squared = dx * dx + dy * dy + dz * dz;
           if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
-          const int64_t pair = (int64_t{i} << 32) | j;
+          const int64_t pair = race_kokkos::pair_of(i, j);
           if (r_squared == 0 && pair > same) same = pair;
           ++count;
         }
         row_ptr(row + 1) = count;
       },
       Kokkos::Max<int64_t>(same_place));
-  if (same_place >= 0) {
-    atom.sync(Host, TAG_MASK);
-    throw race::Error("pair_style race: atoms " + std::to_string(atom.tag[same_place >> 32]) +
-                      " and " + std::to_string(atom.tag[same_place & 0xffffffff]) +
-                      " are at the same place; expected a distance above 0");
-  }
+  race_kokkos::refuse_same_place(same_place, atom);
 
   int64_t n_edges = 0;
   Kokkos::parallel_scan(
@@ -141,7 +179,9 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
 
   race_kokkos::grow(sender_, "race:sender", n_edges);
   race_kokkos::grow(edge_vector_, "race:edge_vector", n_edges);
+  if (all_edges) race_kokkos::grow(receiver_, "race:receiver", n_edges);
   const auto sender = sender_;
+  const auto receiver = receiver_;
   const auto edge_vector = edge_vector_;
   Kokkos::parallel_for(
       "race: edges", Range(0, n_owned), KOKKOS_LAMBDA(const int row) {
@@ -153,6 +193,7 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
           const double dx = x(j, 0) - x(i, 0), dy = x(j, 1) - x(i, 1), dz = x(j, 2) - x(i, 2);
           if (dx * dx + dy * dy + dz * dz >= r_max_squared) continue;
           sender(edge) = row_of_atom(j);
+          if (all_edges) receiver(edge) = row;
           edge_vector(edge, 0) = dx * to_angstrom;
           edge_vector(edge, 1) = dy * to_angstrom;
           edge_vector(edge, 2) = dz * to_angstrom;
@@ -160,23 +201,54 @@ void KokkosGraph<DeviceType>::find_edges(const NeighListKokkos<DeviceType>& list
         }
       });
 
-  const auto tensor = [](auto* data, std::vector<int64_t> shape, at::ScalarType dtype) {
-    return at::from_blob(
-        data, shape,
-        at::TensorOptions().dtype(dtype).device(race_kokkos::torch_device<DeviceType>()));
-  };
-  graph_.species = tensor(species_.data(), {graph_.n_total}, at::kLong);
-  graph_.sender = tensor(sender_.data(), {n_edges}, at::kLong);
-  graph_.row_ptr = tensor(row_ptr_.data(), {n_owned + 1}, at::kLong);
-  graph_.edge_vector = tensor(edge_vector_.data(), {n_edges, 3}, at::kDouble);
+  using race_kokkos::tensor_of;
+  graph_.species = tensor_of<DeviceType>(species_, {graph_.n_total}, at::kLong);
+  graph_.sender = tensor_of<DeviceType>(sender_, {n_edges}, at::kLong);
+  graph_.row_ptr = tensor_of<DeviceType>(row_ptr_, {n_owned + 1}, at::kLong);
+  graph_.edge_vector = tensor_of<DeviceType>(edge_vector_, {n_edges, 3}, at::kDouble);
+}
+
+// One thread for each of the edges that find_edges() has found.
+template <class DeviceType>
+void KokkosGraph<DeviceType>::find_vectors(AtomKokkos& atom, const LocalGraph::Options& options) {
+  const int64_t n_edges = graph_.sender.size(0);
+  const auto atom_of_row = atom_of_row_, receiver = receiver_;
+  const auto sender = sender_;
+  const auto edge_vector = edge_vector_;
+  const auto x = atom.k_x.view<DeviceType>();
+  const double to_angstrom = 1 / options.length;
+  int64_t same_place = -1;
+  Kokkos::parallel_reduce(
+      "race: edge vectors", Kokkos::RangePolicy<DeviceType, Kokkos::IndexType<int64_t>>(0, n_edges),
+      KOKKOS_LAMBDA(const int64_t edge, int64_t& same) {
+        const int i = atom_of_row(receiver(edge)), j = atom_of_row(sender(edge));
+        bool apart = false;
+        for (int a = 0; a < 3; ++a) {
+          const double d = x(j, a) - x(i, a);
+          apart = apart || d != 0;
+          edge_vector(edge, a) = d * to_angstrom;
+        }
+        const int64_t pair = race_kokkos::pair_of(i, j);
+        if (!apart && pair > same) same = pair;
+      },
+      Kokkos::Max<int64_t>(same_place));
+  race_kokkos::refuse_same_place(same_place, atom);
+  // Another object: operators recognise tensors that did not change
+  graph_.edge_vector = race_kokkos::tensor_of<DeviceType>(edge_vector_, {n_edges, 3}, at::kDouble);
 }
 
 template <class DeviceType>
-void KokkosGraph<DeviceType>::build(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
+bool KokkosGraph<DeviceType>::build(const NeighListKokkos<DeviceType>& list, AtomKokkos& atom,
                                     const LocalGraph::Options& options) {
-  number_rows(list, atom, options);
-  find_edges(list, atom, options);
+  const bool changed = options.new_list || !same_rows(list, atom, options);
+  if (changed) number_rows(list, atom, options);
+  if (changed || !options.all_edges) {
+    find_edges(list, atom, options);
+  } else {
+    find_vectors(atom, options);
+  }
   DeviceType().fence();
+  return changed;
 }
 
 template <class DeviceType>
@@ -193,7 +265,7 @@ template <class DeviceType>
 double KokkosGraph<DeviceType>::memory_usage() const {
   using race_kokkos::bytes;
   return bytes(atom_of_row_) + bytes(row_of_atom_) + bytes(species_) + bytes(sender_) +
-         bytes(row_ptr_) + bytes(edge_vector_);
+         bytes(row_ptr_) + bytes(receiver_) + bytes(edge_vector_);
 }
 
 template class KokkosGraph<LMPDeviceType>;

@@ -22,9 +22,10 @@ class KokkosGraph {
   using Array = Kokkos::View<T, Kokkos::LayoutRight, DeviceType>;
 
   /// Positions, types and masks must be current in DeviceType's memory; all work there is done when
-  /// this returns.
+  /// this returns. Returns, as LocalGraph does, whether rows, species or the list are others than
+  /// at the last build(): with `all_edges`, edge vectors alone are new if not.
   /// @throws race::Error when two atoms are at the same place.
-  void build(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
+  bool build(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
              const LocalGraph::Options& options);
 
   /// Tensors over the buffers, without a copy: valid until the next build().
@@ -43,14 +44,18 @@ class KokkosGraph {
   double memory_usage() const;  ///< bytes
 
   // These are public because nvcc requires it of functions around its kernels.
+  bool same_rows(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
+                 const LocalGraph::Options& options) const;
   void number_rows(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
                    const LocalGraph::Options& options);
   void find_edges(const LAMMPS_NS::NeighListKokkos<DeviceType>& list, LAMMPS_NS::AtomKokkos& atom,
                   const LocalGraph::Options& options);
+  void find_vectors(LAMMPS_NS::AtomKokkos& atom, const LocalGraph::Options& options);
 
  private:
   int n_atoms_ = 0;  ///< owned and ghosts
   Array<int*> atom_of_row_, row_of_atom_, species_of_type_;
+  Array<int*> receiver_;  ///< of every edge, with `all_edges`
   Array<int64_t*> species_, sender_, row_ptr_;
   Array<double* [3]> edge_vector_;
   race::Graph graph_;

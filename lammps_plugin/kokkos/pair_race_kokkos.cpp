@@ -79,9 +79,11 @@ void PairRaceKokkos<DeviceType>::setup() {
 template <class DeviceType>
 bool PairRaceKokkos<DeviceType>::build_graph(const LocalGraph::Options& options) {
   atomKK_->sync(execution_space, X_MASK | TYPE_MASK | MASK_MASK);
-  device_graph_.build(*static_cast<NeighListKokkos<DeviceType>*>(list), *atomKK_, options);
-  rows_copied_ = edges_copied_ = false;
-  return true;
+  const bool changed =
+      device_graph_.build(*static_cast<NeighListKokkos<DeviceType>*>(list), *atomKK_, options);
+  if (changed) rows_copied_ = false;
+  edges_copied_ = false;
+  return changed;
 }
 
 template <class DeviceType>

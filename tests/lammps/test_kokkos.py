@@ -15,7 +15,7 @@ from .conftest import ELEMENTS
 from .harness import Finished, Lammps, Snapshot, thermo, write_data
 from .systems import b2o3, boron_nitride, molecule, slab, tiny
 from .test_parity import as_dict, assert_close
-from .trajectory import Frame, trajectory
+from .trajectory import Frame, assert_right, trajectory
 
 FOLDER = os.environ.get("RACE_KOKKOS", "")
 pytestmark = pytest.mark.skipif(
@@ -186,23 +186,51 @@ def assert_same_frames(found: list[Frame], expected: list[Frame], tolerance: flo
             )
 
 
+@pytest.mark.parametrize("kept", ["0", "1"], ids=["new edges at every step", "kept edges"])
 @pytest.mark.parametrize("ensemble", ["nve", "npt temp 600 600 0.1 aniso 0 0 1.0"])
-def test_dynamics_equals_plain_style(tmp_path, artifact, ensemble):
+def test_dynamics_equals_plain_style(tmp_path, artifact, ensemble, kept, monkeypatch):
     """100 steps, lists built again on the way, atoms that change ranks; every tenth frame
-    with its covariances.
+    with its covariances. A GPU keeps the edges of a list.
     """
     commands = f"fix integrate all {ensemble}\nrun 100"
-    atoms = {"kokkos": KOKKOS, "plain": ()}
-    frames = {
-        name: dynamics(lammps(tmp_path, switches), artifact, commands, ranks=2)
-        for name, switches in atoms.items()
-    }
+    frames = {}
+    for name, switches, keep in (("kokkos", KOKKOS, kept), ("plain", (), "0")):
+        monkeypatch.setenv("RACE_KEEP_TOPOLOGY", keep)
+        frames[name] = dynamics(lammps(tmp_path, switches), artifact, commands, ranks=2)
     first, last = frames["plain"][0].atoms, frames["plain"][-1].atoms
     moved = last.get_scaled_positions(wrap=False) - first.get_scaled_positions(wrap=False)
     moved = (moved - np.round(moved)) @ last.cell.array
     # Angstrom, half the skin: the lists were built again
     assert np.linalg.norm(moved, axis=1).max() > 0.3
     assert_same_frames(frames["kokkos"], frames["plain"], 1e-8)
+
+
+def test_species_change_without_a_new_list(kokkos, artifact, monkeypatch):
+    """`set` between parts of a run that no setup separates; without ghosts, which `set` does
+    not tell.
+    """
+    monkeypatch.setenv("RACE_KEEP_TOPOLOGY", "1")
+    commands = (
+        "run 0\nfix 1 all nve\nneighbor 1.0 bin\nneigh_modify delay 1000\n"
+        'run 4 pre no every 1 "set atom 3*5 type 3" "set atom 1 type 2"'
+    )
+    frames = trajectory(kokkos, artifact, molecule(), commands, ranks=1, every=1)
+    assert_right(frames, artifact, 5)
+    kinds = [str(frame.atoms.symbols).count("O") for frame in frames]
+    assert kinds[0] == kinds[1] == 0 < kinds[2]
+
+
+def test_atoms_at_one_place_of_a_kept_list(kokkos, artifact, monkeypatch):
+    monkeypatch.setenv("RACE_KEEP_TOPOLOGY", "1")
+    finished = failure(
+        kokkos,
+        f"pair_style race {artifact}\npair_coeff * * B N O\nneighbor 2.0 bin\n"
+        "neigh_modify delay 1000\nfix 1 all nve\nrun 0\n"
+        'run 2 pre no every 1 "set atom 2 x 1 y 1 z 1" "set atom 9 x 1 y 1 z 1"',
+    )
+    assert any(
+        "are at the same place; expected a distance above 0" in line for line in finished.errors()
+    ), finished.output
 
 
 def test_columns_between_evaluations_and_guard(tmp_path, artifact):
