@@ -126,19 +126,6 @@ def test_float32(kokkos, artifact, plain):
         assert_close(as_dict(snapshot), as_dict(plain[name]), 5e-4, name)
 
 
-def test_a_leader_moves(kokkos, artifacts, plain, tmp_path_factory):
-    """`lead`: the member's energy and forces, the uncertainties of all members."""
-    model = artifacts("kokkos_led", calibration={"force_std_scale": 1.3}, leaders=True)
-    led = kokkos.single_point(b2o3(), f"{model} lead 2", ELEMENTS, ranks=2)
-    there = lammps(tmp_path_factory.mktemp("led"), ())
-    assert_close(
-        as_dict(led), as_dict(there.single_point(b2o3(), f"{model} lead 2", ELEMENTS)), 1e-10, "led"
-    )
-    mean = plain["b2o3"]
-    assert np.abs(led.forces - mean.forces).max() > 0.01
-    np.testing.assert_allclose(led.columns["f_cov"], mean.columns["f_cov"], atol=1e-10)
-
-
 def test_tiled_communication(kokkos, artifact, plain):
     """LAMMPS calls back for host memory then; and comm_style may come after pair_style."""
     late = "comm_style tiled\nbalance 1.1 rcb"
@@ -231,19 +218,6 @@ def test_species_change_without_a_new_list(kokkos, artifact, monkeypatch):
     assert_right(frames, artifact, 5)
     kinds = [str(frame.atoms.symbols).count("O") for frame in frames]
     assert kinds[0] == kinds[1] == 0 < kinds[2]
-
-
-def test_atoms_at_one_place_of_a_kept_list(kokkos, artifact, monkeypatch):
-    monkeypatch.setenv("RACE_KEEP_TOPOLOGY", "1")
-    finished = failure(
-        kokkos,
-        f"pair_style race {artifact}\npair_coeff * * B N O\nneighbor 2.0 bin\n"
-        "neigh_modify delay 1000\nfix 1 all nve\nrun 0\n"
-        'run 2 pre no every 1 "set atom 2 x 1 y 1 z 1" "set atom 9 x 1 y 1 z 1"',
-    )
-    assert any(
-        "are at the same place; expected a distance above 0" in line for line in finished.errors()
-    ), finished.output
 
 
 def test_columns_between_evaluations_and_guard(tmp_path, artifact):
