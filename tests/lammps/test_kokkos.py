@@ -126,6 +126,19 @@ def test_float32(kokkos, artifact, plain):
         assert_close(as_dict(snapshot), as_dict(plain[name]), 5e-4, name)
 
 
+def test_a_leader_moves(kokkos, artifacts, plain, tmp_path_factory):
+    """`lead`: the member's energy and forces, the uncertainties of all members."""
+    model = artifacts("kokkos_led", calibration={"force_std_scale": 1.3}, leaders=True)
+    led = kokkos.single_point(b2o3(), f"{model} lead 2", ELEMENTS, ranks=2)
+    there = lammps(tmp_path_factory.mktemp("led"), ())
+    assert_close(
+        as_dict(led), as_dict(there.single_point(b2o3(), f"{model} lead 2", ELEMENTS)), 1e-10, "led"
+    )
+    mean = plain["b2o3"]
+    assert np.abs(led.forces - mean.forces).max() > 0.01
+    np.testing.assert_allclose(led.columns["f_cov"], mean.columns["f_cov"], atol=1e-10)
+
+
 def test_tiled_communication(kokkos, artifact, plain):
     """LAMMPS calls back for host memory then; and comm_style may come after pair_style."""
     late = "comm_style tiled\nbalance 1.1 rcb"
