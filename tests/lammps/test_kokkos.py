@@ -233,6 +233,21 @@ def test_species_change_without_a_new_list(kokkos, artifact, monkeypatch):
     assert kinds[0] == kinds[1] == 0 < kinds[2]
 
 
+def test_atoms_at_one_place_of_a_kept_list(kokkos, artifact, monkeypatch):
+    """Which nothing moves apart."""
+    monkeypatch.setenv("RACE_KEEP_TOPOLOGY", "1")
+    write_data(kokkos.folder / "molecule.data", molecule(), ELEMENTS)
+    finished = kokkos.run(
+        "units metal\natom_style atomic\nboundary s s s\nread_data molecule.data\n"
+        f"plugin load {kokkos.plugin}\npair_style race {artifact}\npair_coeff * * B N O\n"
+        "neighbor 2.0 bin\nneigh_modify delay 1000\nrun 0\n"
+        'run 2 pre no every 1 "set atom 2 x 9 y 9 z 9" "set atom 1 x 9 y 9 z 9"'
+    )
+    assert any(
+        "are at the same place; expected a distance above 0" in line for line in finished.errors()
+    ), finished.output
+
+
 def test_columns_between_evaluations_and_guard(tmp_path, artifact):
     """`uq every` keeps columns in a fix of host memory; fix race/guard looks at the edges;
     both while KOKKOS integrates.
