@@ -16,7 +16,7 @@ from race.deploy.export import alone, export_model
 from .conftest import ELEMENTS, ROOT, small_model
 from .harness import thermo, write_data
 from .systems import b2o3, slab
-from .test_kokkos import FOLDER as KOKKOS
+from .test_kokkos import FOLDER, KOKKOS
 from .test_kokkos import lammps as lammps_with_kokkos
 
 PAGE = "lammps_plugin/README.md"
@@ -130,9 +130,9 @@ def model(tmp_path_factory) -> Path:
 def test_an_example_runs(example, lammps_run, model):
     """In dynamics, with the pair style of ONE or TWO before it if it names none."""
     if "suffix kk" in example:
-        if not KOKKOS:
+        if not FOLDER:
             pytest.skip("RACE_KOKKOS is not set: this LAMMPS has no KOKKOS")
-        lammps_run = lammps_with_kokkos(lammps_run.folder, ("-k", "on", "t", "1"))
+        lammps_run = lammps_with_kokkos(lammps_run.folder, KOKKOS)
     for name in set(re.findall(r"\S+\.race\.pt", "\n".join(ALL["pair_style race"]))):
         (lammps_run.folder / name).symlink_to(model)
     (lammps_run.folder / "raceplugin.so").symlink_to(lammps_run.plugin)
