@@ -2,10 +2,12 @@
 GPU: every step against the calculator, which makes its own at each.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from .harness import thermo, write_data
+from .harness import Lammps, thermo, write_data
 from .systems import b2o3, boron_nitride, crystal, molecule, pore
 from .trajectory import assert_right, trajectory
 
@@ -38,7 +40,7 @@ def test_rebuilt_and_kept(lammps_run, artifact):
     assert 2 <= int(line.split("=")[1]) <= 12, finished.output
 
 
-def test_species_change_without_a_new_list(lammps_run, artifact):
+def species_change(run: Lammps, artifact: Path) -> None:
     """`set` between parts of a run that no setup separates; without ghosts, which `set` does
     not tell.
     """
@@ -46,10 +48,14 @@ def test_species_change_without_a_new_list(lammps_run, artifact):
         "run 0\nfix 1 all nve\nneighbor 1.0 bin\nneigh_modify delay 1000\n"
         'run 4 pre no every 1 "set atom 3*5 type 3" "set atom 1 type 2"'
     )
-    frames = trajectory(lammps_run, artifact, molecule(), commands, ranks=1, every=1)
+    frames = trajectory(run, artifact, molecule(), commands, ranks=1, every=1)
     assert_right(frames, artifact, 5)
     kinds = [str(frame.atoms.symbols).count("O") for frame in frames]
     assert kinds[0] == kinds[1] == 0 < kinds[2]
+
+
+def test_species_change_without_a_new_list(lammps_run, artifact):
+    species_change(lammps_run, artifact)
 
 
 SWAPS = """

@@ -14,8 +14,9 @@ import pytest
 from .conftest import ELEMENTS
 from .harness import Finished, Lammps, Snapshot, thermo, write_data
 from .systems import b2o3, boron_nitride, molecule, slab, tiny
+from .test_kept_topology import species_change
 from .test_parity import as_dict, assert_close
-from .trajectory import Frame, assert_right, trajectory
+from .trajectory import Frame, trajectory
 
 FOLDER = os.environ.get("RACE_KOKKOS", "")
 pytestmark = pytest.mark.skipif(
@@ -219,18 +220,8 @@ def test_dynamics_equals_plain_style(tmp_path, artifact, ensemble, kept, monkeyp
 
 
 def test_species_change_without_a_new_list(kokkos, artifact, monkeypatch):
-    """`set` between parts of a run that no setup separates; without ghosts, which `set` does
-    not tell.
-    """
     monkeypatch.setenv("RACE_KEEP_TOPOLOGY", "1")
-    commands = (
-        "run 0\nfix 1 all nve\nneighbor 1.0 bin\nneigh_modify delay 1000\n"
-        'run 4 pre no every 1 "set atom 3*5 type 3" "set atom 1 type 2"'
-    )
-    frames = trajectory(kokkos, artifact, molecule(), commands, ranks=1, every=1)
-    assert_right(frames, artifact, 5)
-    kinds = [str(frame.atoms.symbols).count("O") for frame in frames]
-    assert kinds[0] == kinds[1] == 0 < kinds[2]
+    species_change(kokkos, artifact)
 
 
 def test_atoms_at_one_place_of_a_kept_list(kokkos, artifact, monkeypatch):
