@@ -1,4 +1,4 @@
-"""A step on GPUs, on paper: python benchmarks/scaling/gpu_model.py [--model l1] [--members 1]
+"""A step on GPUs, on paper: python benchmarks/scaling/gpu_model.py [--model small]
 
 Nothing here is measured. Per kernel the time is the largest of its floating-point
 operations, its bytes from memory and its bytes through the caches, each over a share of

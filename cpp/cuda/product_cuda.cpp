@@ -14,11 +14,11 @@
 #include "../src/product_dispatch.h"
 #include "../src/product_plan.h"
 #include "../src/recent.h"
+#include "crossings.h"
 #include "groups.h"
 #include "product_kernels.h"
 #include "register.h"
 #include "remembered.h"
-#include "crossings.h"
 
 namespace race::cuda {
 namespace {
