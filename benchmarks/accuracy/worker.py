@@ -7,7 +7,7 @@ Predicts by the code's ASE calculator. OUT.npz has energy_K [frames] in eV, forc
 in Voigt order, K counting the files. --time: `us_per_atom` instead, of the first frame of
 the first file: median over calls of the processor time of the model alone, with forces, from
 positions and a ready neighbour list, on one thread. It is one frame, as torch.compile
-compiles anew for each number of edges, until it gives up and runs what is not compiled.
+compiles anew for other numbers of edges.
 """
 
 import argparse
