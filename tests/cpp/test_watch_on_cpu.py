@@ -1,6 +1,8 @@
 """What the emulation of CUDA finds: planted errors, and none in any of the kernels."""
 
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +63,13 @@ def test_conv(knots, multiprocessors, monkeypatch):
         test_cuda_on_cpu.results(*operands)
 
 
+def test_an_atom_of_several_chunks():
+    """More edges than the adjoints of edges are summed of together."""
+    with watched():
+        operands, rest = conv_cases.make("5x0e+33x1o", 1, n_edges=40, n_receivers=1, knots=5)
+        test_cuda_on_cpu.results(operands, rest)
+
+
 def test_product():
     with watched():
         test_product_on_cpu.results(*products.make("0e+1o", 3, 5, 2, 2))
@@ -115,3 +124,81 @@ def test_edges_and_covariances():
         six = race.force_covariance(draw(40, 2, 9), draw(5, 9), "equivariant", 0.2, 1e-6)
         race.log_determinant(six)
         race.member_covariance(draw(40, 3, 3))
+
+
+KERNELS = {
+    "EdgeAdjoints": test_an_atom_of_several_chunks,
+    **dict.fromkeys(["Gather", "TableSums", "Intervals", "CsrEdges"], test_conv),
+    **dict.fromkeys(["ProductArguments", "ProductWeights"], test_product),
+    **dict.fromkeys(["MapArguments", "OuterArguments"], test_linear_maps),
+    "GateArguments": test_gates,
+    "ReadoutArguments": test_readout_and_energies,
+    "ReadoutVjpArguments": test_readout_and_energies,
+    "NodeEnergyArguments": test_readout_and_energies,
+    "NodeEnergyVjpArguments": test_readout_and_energies,
+    "EdgeBasis": test_edges_and_covariances,
+    "ForceSums": test_edges_and_covariances,
+    "VirialSums": test_edges_and_covariances,
+    "Fold": test_edges_and_covariances,
+    "HeadCovariance": test_edges_and_covariances,
+    "MemberCovariance": test_edges_and_covariances,
+    "LogDeterminant": test_edges_and_covariances,
+}
+CUDA = Path(__file__).parents[2] / "cpp" / "cuda"
+# Of the kernels whose lanes share memory, by file
+SHARED = {"EdgeAdjoints": "conv_edge_adjoints", "MapArguments": "linear"}
+BARRIERS = [
+    pytest.param(kernel, number, id=f"{kernel}, line {number}")
+    for kernel, name in SHARED.items()
+    for number, line in enumerate((CUDA / f"{name}.cu").read_text().splitlines(), 1)
+    if "__syncwarp()" in line
+]
+
+
+@contextlib.contextmanager
+def planted(error, kernel, line=0):
+    torch.ops.race_on_cpu.plant(error, kernel, line)
+    try:
+        yield
+    finally:
+        torch.ops.race_on_cpu.plant("", "", 0)
+
+
+def run(kernel, monkeypatch):
+    """The test above that launches a kernel."""
+    if KERNELS[kernel] is test_conv:
+        test_conv(5, "8", monkeypatch)
+    elif KERNELS[kernel] is test_gates:
+        test_gates(3)
+    else:
+        KERNELS[kernel]()
+
+
+def test_every_kernel_is_watched():
+    text = "".join(path.read_text() for path in CUDA.glob("*.cu"))
+    found = set(re.findall(r"const __grid_constant__ (\w+)", text))
+    assert found == KERNELS.keys()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "error, finding",
+    [("second writer", "a race of two lanes"), ("short tensor", "an access behind a tensor")],
+)
+def test_errors_of_every_kernel_are_found(error, finding, kernel, monkeypatch):
+    """Two blocks that write the same numbers; an operand that is a number too short."""
+    with planted(error, kernel), pytest.raises(RuntimeError, match=finding):
+        run(kernel, monkeypatch)
+
+
+@pytest.mark.parametrize("kernel", SHARED)
+def test_unwritten_shared_memory_is_found(kernel, monkeypatch):
+    with planted("missing write", kernel), pytest.raises(RuntimeError, match="not written"):
+        run(kernel, monkeypatch)
+
+
+@pytest.mark.parametrize("kernel, line", BARRIERS)
+def test_missing_barriers_are_found(kernel, line, monkeypatch):
+    """Each barrier of the kernels, taken away."""
+    with planted("missing barrier", kernel, line), pytest.raises(RuntimeError, match="launch"):
+        run(kernel, monkeypatch)

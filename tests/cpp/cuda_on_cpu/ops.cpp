@@ -39,6 +39,11 @@ at::Tensor planted(const std::string& error) {
   return out;
 }
 
+// An error in one of the kernels from now on, see cuda_runtime.h; "": none.
+void plant(const std::string& error, const std::string& kernel, int64_t line) {
+  cuda_on_cpu::fault = {.error = error, .kernel = kernel, .line = static_cast<int>(line)};
+}
+
 int64_t launches() { return cuda_on_cpu::launches; }
 int64_t uploads() { return race::cuda::crossings.uploads; }
 int64_t reads() { return race::cuda::crossings.reads; }
@@ -57,5 +62,6 @@ TORCH_LIBRARY(race_on_cpu, m) {
   m.def("uploads() -> int", TORCH_FN(uploads));
   m.def("reads() -> int", TORCH_FN(reads));
   m.def("watch(bool on) -> ()", TORCH_FN(cuda_on_cpu::watch));
+  m.def("plant(str error, str kernel, int line) -> ()", TORCH_FN(plant));
   m.def("planted(str error) -> Tensor", TORCH_FN(planted));
 }

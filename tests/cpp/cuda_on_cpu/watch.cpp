@@ -83,14 +83,14 @@ struct Recorded final : c10::Allocator {
 bool behind_a_tensor(Address at) {
   auto next = tensors().upper_bound(at);
   if (next == tensors().begin()) return false;
-  const Address end = std::prev(next)->second;
+  const Address end = std::prev(next)->second - (fault.is("short tensor") ? kGrain : 0);
   return at >= end && at < end + kBeyond;
 }
 
 void found(const char* what, Address at) {
   const Warp& warp = Warp::get();
   char text[200];
-  std::snprintf(text, sizeof text, "%s (block %u, thread %u, address %p)", what, warp.block_index.x,
+  std::snprintf(text, sizeof text, "%s (block %u, thread %u, address %p)", what, warp.block,
                 warp.first_thread + warp.lane, reinterpret_cast<void*>(at));
   if (finding.empty()) finding = text;
 }
@@ -99,8 +99,9 @@ void see(Address at, bool write) {
   Warp& warp = Warp::get();
   const bool is_shared =
       at >= reinterpret_cast<Address>(&__bss_start) && at < reinterpret_cast<Address>(&_end);
-  const Access now{warp.block_index.x, warp.first_thread + warp.lane, warp.meetings, true};
+  const Access now{warp.block, warp.first_thread + warp.lane, warp.meetings, true};
   if (!is_shared && behind_a_tensor(at)) found("an access behind a tensor", at);
+  if (is_shared && write && warp.lane == 0 && fault.is("missing write")) return;
   Accesses& before = is_shared ? shared[{now.block, at}] : accesses[at];
   if (is_shared && !write && !before.write.there) found("shared memory is read, not written", at);
   if (!before.write.ordered(now) || (write && !before.read.ordered(now)))
@@ -137,6 +138,8 @@ void start_watch() {
 }
 
 const std::string& found_by_watch() { return finding; }
+
+bool is_missing(int line) { return fault.is("missing barrier") && fault.line == line; }
 
 }  // namespace cuda_on_cpu
 
