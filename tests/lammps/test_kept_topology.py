@@ -58,6 +58,23 @@ def test_species_change_without_a_new_list(lammps_run, artifact):
     species_change(lammps_run, artifact)
 
 
+def test_species_change_that_one_rank_sees(lammps_run, artifact):
+    """Of a rod, one rank sees neither the changed atom nor a ghost of it. Yet both must find
+    the readers of ghosts anew: they tell each other.
+    """
+    rod = boron_nitride((1, 1, 12), seed=5)
+    rod.pbc = False
+    height = rod.positions[:, 2] - rod.positions[:, 2].min()
+    changed = 1 + int(np.argmin(abs(height - height.max() / 4)))
+    commands = (
+        "run 0\nfix 1 all nve\nneighbor 0.5 bin\nneigh_modify delay 1000\n"
+        f'run 4 pre no every 1 "set atom {changed} type 3"'
+    )
+    frames = trajectory(lammps_run, artifact, rod, commands, ranks=2, every=1, grid="1 1 2")
+    assert_right(frames, artifact, 5)
+    assert frames[-1].atoms.get_chemical_symbols().count("O") == 1
+
+
 SWAPS = """
 fix 1 all nve
 fix 2 all atom/swap 4 6 29494 6000 ke no types 1 2
