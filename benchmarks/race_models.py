@@ -23,8 +23,18 @@ SMALL = {
 SIZES = {
     "small": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o", "lmax": 1},
     "l2": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o+64x2e", "lmax": 2},
-    "gpu-l1": {**SMALL, "n_layers": 2, "irreps_hidden": "64x0e+64x1o+8x2e", "lmax": 2},
-    "gpu-l3": {**SMALL, "n_layers": 3, "irreps_hidden": "64x0e+64x1o+64x2e+64x3o", "lmax": 3},
+    # Not to be timed: for the dry run of gpu.py
+    "tiny": {
+        "elements": ELEMENTS,
+        "r_max": 3.0,
+        "n_features": 8,
+        "radial_mlp": [8],
+        "avg_num_neighbors": 4.0,
+        "readout_hidden": 8,
+        "n_layers": 2,
+        "irreps_hidden": "8x0e+8x1o",
+        "lmax": 1,
+    },
 }
 
 

@@ -104,11 +104,11 @@ def batches(n: int, r_max: float, dtype: torch.dtype, n_batches: int = 4) -> tup
     return dataset, [dataset.batch(range(k * n, (k + 1) * n)) for k in range(n_batches)]
 
 
-def training(args: argparse.Namespace, n: int) -> Prepared:
+def training(args: argparse.Namespace, n: int, device: str = "cpu") -> Prepared:
     """Mean squared errors of energy and forces, as the peers are trained."""
     model = race_models.build(args.model, args.members, args.head, args.dtype)
     dataset, frames = batches(n, model.config.r_max, getattr(torch, args.dtype))
-    options = {"loss": "mse", "batch_size": n, "dtype": args.dtype}
+    options = {"loss": "mse", "batch_size": n, "dtype": args.dtype, "device": device}
     config = RunConfig(
         data={"train": ["unused"]}, train=options, model=model.config, constants=model.constants
     )
@@ -116,7 +116,7 @@ def training(args: argparse.Namespace, n: int) -> Prepared:
     trainer = Trainer(
         config, model, dataset, dataset, Path(tempfile.gettempdir()) / "race-benchmark-no-run"
     )
-    turn = itertools.cycle(frames)
+    turn = itertools.cycle([batch.to(device) for batch in frames])
     return Prepared(
         lambda: trainer.step(next(turn)),
         frames[0].n_atoms,
