@@ -6,8 +6,7 @@ Predicts by the code's ASE calculator. OUT.npz has energy_K [frames] in eV, forc
 [atoms, 3] in eV/Angstrom and, where all is periodic, stress_K [frames, 6] in eV/Angstrom^3
 in Voigt order, K counting the files. --time: `us_per_atom` instead, of the first frame of
 the first file: median over calls of the processor time of the model alone, with forces, from
-positions and a ready neighbour list, on one thread. It is one frame, as torch.compile
-compiles anew for other numbers of edges.
+positions and a ready neighbour list, on one thread.
 """
 
 import argparse
@@ -42,8 +41,7 @@ class Timed:
         return getattr(self.function, name)
 
 
-def calculator(code: str, path: str, compiled: bool):
-    """The code's calculator of a model; compiled: MACE's by torch.compile."""
+def calculator(code: str, path: str):
     if code == "RACE":
         import race
 
@@ -56,8 +54,7 @@ def calculator(code: str, path: str, compiled: bool):
         return NequIPCalculator._from_saved_model(path, device="cpu")
     from mace.calculators import MACECalculator
 
-    mode = {"compile_mode": "default"} if compiled else {}
-    return MACECalculator(model_paths=path, device="cpu", default_dtype="float32", **mode)
+    return MACECalculator(model_paths=path, device="cpu", default_dtype="float32")
 
 
 def predict(calc, frames: list[ase.Atoms]) -> dict[str, np.ndarray]:
@@ -129,7 +126,7 @@ def main() -> None:
                 arrays[f"{name}_{k}"] = values
         np.savez(args.out, **arrays)
         return
-    calc = calculator(args.code, args.model, compiled=args.time)
+    calc = calculator(args.code, args.model)
     if args.time:
         found = us_per_atom(args.code, calc, ase.io.read(args.frames[0], 0))
         with open(args.out, "w") as file:
