@@ -6,14 +6,16 @@ two ranks, against what a formula says.
 Counts, no times: they are the same on a busy machine. With several ranks an exchange
 carries a row for each ghost that an edge reads, there or on a rank beyond: forward before
 each layer but the first, and back on the way to the forces, in the model's dtype. One
-number for each ghost says who reads. On one rank rows stay where they are, and one number
-for each ghost says whose image it is:
+number for each ghost says who reads:
 
     bytes per step = 2 sum_{t=1}^{L-1} n_read * width_t * size + 8 n_ghost
                                      width_t = C * dims * M for L equal layers
 
 with n_ghost and n_read summed over ranks (a periodic image of a rank's own atom counts:
-LAMMPS packs it too) and rows filled up to whole doubles.
+LAMMPS packs it too) and rows filled up to whole doubles. n_read follows from the measured
+bytes: it must be the same for any number of members. On one rank images are folded onto
+their atoms, and no row travels. On steps with uncertainties every member's forces on the
+ghosts that count travel back, 24 M bytes each: those read, on one rank all.
 """
 
 import argparse
@@ -95,7 +97,7 @@ def main() -> None:
                                 "n_atoms": n_atoms,
                                 "halo_widths": widths,
                                 **found,
-                                "n_read": rows / row,
+                                "n_read": rows / row if ranks > 1 else None,
                                 "memory_kib_per_atom": 1024
                                 * found["memory_mib"]
                                 / found["n_local_max"],
