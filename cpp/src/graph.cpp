@@ -32,8 +32,9 @@ void check_range(const char* name, const at::Tensor& tensor, int64_t end) {
 
 }  // namespace
 
-Topology::Topology(const Graph& graph, at::Device device)
-    : neighbors_{.n_owned = graph.n_owned, .n_total = graph.n_total} {
+Topology::Topology(const Graph& graph, at::Device device) {
+  neighbors_.n_owned = graph.n_owned;
+  neighbors_.n_total = graph.n_total;
   const auto copy = [&](const at::Tensor& t) {
     return t.to(device, t.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
   };
