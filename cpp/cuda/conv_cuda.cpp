@@ -207,7 +207,6 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
 
   EdgeAdjoints<T> args{};
   args.operands = operands;
-  args.tiles = tiling.forward.tiles_ptr();
   args.n_receivers = n.n_receivers;
   args.row_ptr = call.edges->row_ptr.const_data_ptr<int64_t>();
   args.sender = call.edges->sender.const_data_ptr<int64_t>();
@@ -245,7 +244,7 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
   }
 
   if (!want_table) {
-    args.last_tile = n_tiles;
+    args.batch = tiling.forward.batch(0, n_tiles);
     C10_CUDA_CHECK(launch_edge_adjoints(args, second, call.stream));
   } else {
     results.dtable = at::zeros_like(call.table);
@@ -261,17 +260,14 @@ EdgeResults edge_adjoints(const Call& call, const Operands<T>& operands, const T
            ++last)
         columns += tiles[last].width;
       const Tensor scratch = at::empty({two ? 2 : 1, n.n_members * n.n_edges * columns}, options);
-      args.first_tile = first;
-      args.last_tile = last;
+      args.batch = tiling.forward.batch(first, last);
       args.accumulate = first > 0;
       args.dr = scratch.mutable_data_ptr<T>();
       args.dr1 = two ? args.dr + scratch.size(1) : nullptr;
       C10_CUDA_CHECK(launch_edge_adjoints(args, second, call.stream));
       TableSums<T> sums{};
       sums.operands = operands;
-      sums.tiles = args.tiles;
-      sums.first_tile = first;
-      sums.last_tile = last;
+      sums.batch = args.batch;
       sums.interval_ptr = intervals.ptr.template const_data_ptr<int64_t>();
       sums.order = intervals.order.template const_data_ptr<int64_t>();
       sums.dr = args.dr;

@@ -3,10 +3,12 @@
 namespace race::cuda {
 namespace {
 
-// The shared memory of one warp: the edges it works on, and the adjoints of their harmonics (and,
-// last, distance) summed so far.
+// The shared memory of one warp: what it works on, for which registers are too few; its edges, and
+// the adjoints of their harmonics (and, last, distance) summed so far.
 template <class T>
 struct Chunk {
+  int64_t receiver, end;  // end: of the receiver's edges
+  int32_t part, group;
   int64_t sender[kEdgeChunk];
   int32_t row[kEdgeChunk];  // rows of the table; -1: none, the edge's adjoints are zero
   T value[kInterval][kEdgeChunk], slope[kInterval][kEdgeChunk], curve[kInterval][kEdgeChunk];
@@ -45,9 +47,8 @@ struct EdgeTile {
   const EdgeAdjoints<T>& args;
   const Tile& tile;
   Chunk<T>& chunk;
-  int64_t receiver, member, begin;  // begin: first edge of the chunk
-  int n;                            // edges of the chunk
-  int64_t scratch;                  // first element of the tile in dr
+  int64_t begin;  // first edge of the chunk
+  int n, member;  // n: edges of the chunk
 
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {
@@ -59,7 +60,7 @@ struct EdgeTile {
     for (int i = 0; i < C; ++i) live[i] = c + i * kWarp < tile.width;
 
     T v[C][D1][D2] = {};
-    const T* w = args.w + receiver * args.w_width + tile.out + member * tile.out_member + c;
+    const T* w = args.w + chunk.receiver * args.w_width + tile.out + member * tile.out_member + c;
     const T* cg = in.cg + tile.cg;
     for (int m3 = 0; m3 < tile.d_out; ++m3, w += tile.out_stride, cg += tile.cg_out) {
       T w3[C];
@@ -76,23 +77,18 @@ struct EdgeTile {
     }
 
     constexpr int V = D2 == 1 ? 2 : D2 == 3 ? 4 : 8;  // adjoints of Y[m2], of x, and padding
-    const int64_t x_column = tile.in + member * tile.in_member + c, weight = tile.weight + c;
-    const int64_t group = in.n_groups > 1 ? member : 0;
+    const int x_column = tile.in + member * tile.in_member + c, weight = tile.weight + c,
+              group = in.n_groups > 1 ? member : 0;
     const bool sums = args.dsh || args.dx;
     for (int base = 0; base < n; base += kWarp / lanes) {
       const int k = base + slot;
       T part[V] = {};
       if (k < n && !(in.table && chunk.row[k] < 0)) {
         const int64_t e = begin + k, start = chunk.sender[k] * args.g_width + x_column;
-        T y[D2], yc[D2];
-#pragma unroll
-        for (int m = 0; m < D2; ++m) {
-          y[m] = in.sh[e * in.sh_dim + tile.sh_offset + m];
-          if constexpr (Second)
-            yc[m] = in.bar_sh
-                        ? in.bar_sh[(e * in.n_groups + group) * in.sh_dim + tile.sh_offset + m]
-                        : T(0);
-        }
+        const T* sh = in.sh + e * in.sh_dim + tile.sh_offset;
+        const T* bar_sh = Second && in.bar_sh
+                              ? in.bar_sh + (e * in.n_groups + group) * in.sh_dim + tile.sh_offset
+                              : nullptr;
         const T xi = Second && in.bar_x ? in.bar_x[e * in.n_groups + group] : T(0);
 #pragma unroll
         for (int i = 0; i < C; ++i) {
@@ -132,9 +128,10 @@ struct EdgeTile {
           T dr1 = 0, dr = 0;
 #pragma unroll
           for (int m2 = 0; m2 < D2; ++m2) {
-            dr1 += t[m2] * y[m2];
+            const T y = sh[m2];  // read here: before the sums, registers are too few
+            dr1 += t[m2] * y;
             if constexpr (Second) {
-              dr += ta[m2] * y[m2] + t[m2] * yc[m2];
+              dr += ta[m2] * y + t[m2] * (bar_sh ? bar_sh[m2] : T(0));
               part[m2] += r * ta[m2] + b * t[m2];
             } else {
               part[m2] += r * t[m2];
@@ -151,9 +148,14 @@ struct EdgeTile {
             else
               *out = dr;
           }
-          const int64_t at = scratch + e * tile.width + c + i * kWarp;
-          if (args.dr) args.dr[at] = dr;
-          if (Second && args.dr1) args.dr1[at] = dr1;
+          if (args.dr) {
+            const Batch& batch = args.batch;
+            const int64_t before = member * batch.columns + tile.columns_before,
+                          at = (before - batch.columns_before) * in.n_edges + e * tile.width + c +
+                               i * kWarp;
+            args.dr[at] = dr;
+            if (Second && args.dr1) args.dr1[at] = dr1;
+          }
         }
       }
       if (sums)
@@ -175,19 +177,21 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
   const Operands<T>& in = args.operands;
   Chunk<T>& chunk = chunks[threadIdx.x / kWarp];
   const int lane = threadIdx.x % kWarp;
-  const int64_t work = global_warp(), receiver = work % args.n_receivers,
-                part = work / args.n_receivers % args.n_parts;
-  const int64_t group = work / args.n_receivers / args.n_parts;
-  if (group >= in.n_groups) return;
+  const int64_t work = global_warp() / args.n_receivers;
+  if (work >= args.n_parts * in.n_groups) return;
+  if (lane == 0) {
+    chunk.receiver = global_warp() % args.n_receivers;
+    chunk.end = args.row_ptr[chunk.receiver + 1];
+    chunk.part = static_cast<int>(work % args.n_parts);
+    chunk.group = static_cast<int>(work / args.n_parts);
+  }
+  __syncwarp();
 
-  const int64_t n_tiles = args.last_tile - args.first_tile,
-                members = in.n_groups > 1 ? 1 : in.n_members;
-  const int64_t before = args.tiles[args.first_tile].columns_before;
-  const int64_t columns =
-      args.tiles[args.last_tile - 1].columns_before + args.tiles[args.last_tile - 1].width - before;
-  const int64_t end = args.row_ptr[receiver + 1];
-  for (int64_t begin = args.row_ptr[receiver]; begin < end; begin += kEdgeChunk) {
-    const int n = static_cast<int>(end - begin < kEdgeChunk ? end - begin : kEdgeChunk);
+  const int n_tiles = args.batch.n_tiles,
+            members = in.n_groups > 1 ? 1 : static_cast<int>(in.n_members);
+  for (int64_t begin = args.row_ptr[chunk.receiver]; begin < chunk.end; begin += kEdgeChunk) {
+    const int64_t left = chunk.end - begin;
+    const int n = static_cast<int>(left < kEdgeChunk ? left : kEdgeChunk);
     if (lane < n) {
       chunk.sender[lane] = args.sender[begin + lane];
       if (in.table) {
@@ -204,16 +208,14 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
     }
     __syncwarp();
 
-    for (int64_t q = part; q < n_tiles * members; q += args.n_parts) {
-      const int64_t member = in.n_groups > 1 ? group : q / n_tiles;
-      const Tile& tile = args.tiles[args.first_tile + q % n_tiles];
-      const int64_t scratch = (member * columns + tile.columns_before - before) * in.n_edges;
-      for_dimensions(tile,
-                     EdgeTile<T, Second>{args, tile, chunk, receiver, member, begin, n, scratch});
+    for (int q = chunk.part; q < n_tiles * members; q += static_cast<int>(args.n_parts)) {
+      const int member = in.n_groups > 1 ? chunk.group : q / n_tiles;
+      const Tile& tile = args.batch.tiles[q % n_tiles];
+      for_dimensions(tile, EdgeTile<T, Second>{args, tile, chunk, begin, n, member});
     }
 
-    const int64_t row = (part * in.n_edges + begin) * in.n_groups +
-                        group;  // into dsh; the next edge's is n_groups further
+    const int64_t row = (chunk.part * in.n_edges + begin) * in.n_groups +
+                        chunk.group;  // into dsh; the next edge's is n_groups further
     if (args.dsh)
       for (int at = lane; at < n * in.sh_dim; at += kWarp) {
         const int64_t k = at / in.sh_dim, s = at % in.sh_dim;
@@ -235,7 +237,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
 
 template <class T>
 cudaError_t launch_edge_adjoints(const EdgeAdjoints<T>& args, bool second, cudaStream_t stream) {
-  if (args.last_tile == args.first_tile) return cudaSuccess;
+  if (args.batch.n_tiles == 0) return cudaSuccess;
   return launch(second ? edge_kernel<T, true> : edge_kernel<T, false>, args,
                 args.n_receivers * args.n_parts * args.operands.n_groups, stream);
 }

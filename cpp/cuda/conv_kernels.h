@@ -36,11 +36,11 @@ struct Tile {
   int32_t d_in, d_sh, d_out, sh_offset;
   int32_t width, lanes;  // channels, and the power of two they are padded to: 32 / lanes edges go
                          // through the warp together
-  int64_t in, in_stride, in_member, out, out_stride, out_member;
-  int64_t weight;  // first column of R
-  int64_t cg, cg_in, cg_sh,
+  int32_t in, in_stride, in_member, out, out_stride, out_member;
+  int32_t weight;  // first column of R
+  int32_t cg, cg_in, cg_sh,
       cg_out;  // coefficient of (m_in, m_sh, m_out): cg + m_in cg_in + m_sh cg_sh + m_out cg_out
-  int64_t columns_before;  // channels of the tiles before this one
+  int32_t columns_before;  // channels of the tiles before this one
 };
 
 // The operands of race::conv, and those of the second order (bars of race/conv.h) if given.
@@ -79,13 +79,20 @@ struct Gather {
   bool atomic;  // tasks share columns of out, which is zero
 };
 
-// Adjoints of R, Y and x of every edge, over tiles first_tile .. last_tile of `tiles` for all
-// members.
+// Tiles that go through the edge kernels together. The adjoints of R, before those of the table,
+// are [M, tile, E, width].
+struct Batch {
+  const Tile* tiles;
+  int32_t n_tiles;
+  int64_t columns_before, columns;  // channels of the tiles before these, and of these
+};
+
+// Adjoints of R, Y and x of every edge, over the tiles of a batch for all members.
 template <class T>
 struct EdgeAdjoints {
   Operands<T> operands;
-  const Tile* tiles;
-  int64_t first_tile, last_tile, n_receivers, n_parts;
+  Batch batch;
+  int64_t n_receivers, n_parts;
   const int64_t *row_ptr, *sender;
   const T *g, *bar_g;  // [*, g_width], bar_g null: zero
   int64_t g_width;
@@ -93,8 +100,8 @@ struct EdgeAdjoints {
   int64_t w_width;
   T* dradial;       // [M, E, K], null: not wanted
   bool atomic;      // paths share columns of dradial, which is zero
-  T *dr, *dr1;      // [M, tile, E, width]: adjoints of R for the table; second order: also the
-                    // first-order ones. Null: not wanted
+  T *dr, *dr1;      // adjoints of R for the table; second order: also the first-order ones.
+                    // Null: not wanted
   T* dsh;           // [n_parts, E, G, S], null: not wanted
   T* dx;            // [n_parts, E, G], null: not wanted
   bool accumulate;  // dsh and dx are added to
@@ -104,8 +111,7 @@ struct EdgeAdjoints {
 template <class T>
 struct TableSums {
   Operands<T> operands;
-  const Tile* tiles;
-  int64_t first_tile, last_tile;
+  Batch batch;
   const int64_t* interval_ptr;  // [N - 4] edges of interval i: order[interval_ptr[i]] ..
                                 // order[interval_ptr[i + 1]]
   const int64_t* order;         // [E]

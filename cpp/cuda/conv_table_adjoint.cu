@@ -8,16 +8,13 @@ namespace {
 template <class T>
 __global__ void row_kernel(const __grid_constant__ TableSums<T> args) {
   const Operands<T>& in = args.operands;
-  const int64_t n_tiles = args.last_tile - args.first_tile, n_intervals = in.n_rows - kInterval + 1,
-                work = global_warp();
+  const int64_t n_intervals = in.n_rows - kInterval + 1, work = global_warp();
   const int64_t row = work % in.n_rows, member = work / in.n_rows % in.n_members,
                 t = work / in.n_rows / in.n_members;
-  if (t >= n_tiles) return;
-  const Tile& tile = args.tiles[args.first_tile + t];
-  const int64_t before = args.tiles[args.first_tile].columns_before;
-  const int64_t columns =
-      args.tiles[args.last_tile - 1].columns_before + args.tiles[args.last_tile - 1].width - before;
-  const int64_t scratch = (member * columns + tile.columns_before - before) * in.n_edges;
+  if (t >= args.batch.n_tiles) return;
+  const Tile& tile = args.batch.tiles[t];
+  const int64_t scratch =
+      (member * args.batch.columns + tile.columns_before - args.batch.columns_before) * in.n_edges;
   const int lane = threadIdx.x % kWarp, slot = lane / tile.lanes, step = kWarp / tile.lanes;
   const int64_t group = in.n_groups > 1 ? member : 0;
 
@@ -67,8 +64,7 @@ __global__ void interval_kernel(const __grid_constant__ Intervals<T> args) {
 template <class T>
 cudaError_t launch_table_sums(const TableSums<T>& args, cudaStream_t stream) {
   return launch(row_kernel<T>, args,
-                (args.last_tile - args.first_tile) * args.operands.n_members * args.operands.n_rows,
-                stream);
+                args.batch.n_tiles * args.operands.n_members * args.operands.n_rows, stream);
 }
 
 template <class T>

@@ -13,6 +13,9 @@ namespace {
 
 constexpr size_t kKept = 64;  // tilings in memory: layers times shapes of one or a few models
 
+// A row of features or of weights has less than 2^31 numbers.
+int32_t narrow(int64_t number) { return static_cast<int32_t>(number); }
+
 std::vector<Tile> make_tiles(const Problem& n, int64_t max_width, std::vector<int>& reads) {
   std::vector<Tile> tiles;
   for (const conv::Path& r : n.paths) {
@@ -20,23 +23,23 @@ std::vector<Tile> make_tiles(const Problem& n, int64_t max_width, std::vector<in
 
     for (int64_t c = 0; c < r.mul; c += max_width) {
       Tile tile{};
-      tile.d_in = static_cast<int32_t>(r.d1());
-      tile.d_sh = static_cast<int32_t>(r.d2());
-      tile.d_out = static_cast<int32_t>(r.d3());
-      tile.sh_offset = static_cast<int32_t>(r.l2 * r.l2);
-      tile.width = static_cast<int32_t>(std::min(max_width, r.mul - c));
+      tile.d_in = narrow(r.d1());
+      tile.d_sh = narrow(r.d2());
+      tile.d_out = narrow(r.d3());
+      tile.sh_offset = narrow(r.l2 * r.l2);
+      tile.width = narrow(std::min(max_width, r.mul - c));
       tile.lanes = 1;
       while (tile.lanes < std::min(tile.width, kWarp)) tile.lanes *= 2;
-      tile.in = r.in_offset + c;
-      tile.in_stride = n.n_members * r.mul;
-      tile.in_member = r.mul;
-      tile.out = r.out_offset + r.out_column + c;
-      tile.out_stride = n.n_members * r.out_mul;
-      tile.out_member = r.out_mul;
-      tile.weight = r.weight_offset + c;
-      tile.cg = r.cg_offset;
-      tile.cg_in = r.d2() * r.d3();
-      tile.cg_sh = r.d3();
+      tile.in = narrow(r.in_offset + c);
+      tile.in_stride = narrow(n.n_members * r.mul);
+      tile.in_member = narrow(r.mul);
+      tile.out = narrow(r.out_offset + r.out_column + c);
+      tile.out_stride = narrow(n.n_members * r.out_mul);
+      tile.out_member = narrow(r.out_mul);
+      tile.weight = narrow(r.weight_offset + c);
+      tile.cg = narrow(r.cg_offset);
+      tile.cg_in = narrow(r.d2() * r.d3());
+      tile.cg_sh = narrow(r.d3());
       tile.cg_out = 1;
       tiles.push_back(tile);
     }
@@ -99,7 +102,7 @@ Tiling make(const Problem& n, bool wide, at::Device device) {
   tiling.transposed = schedule(transposed, n.n_members, n.dim_in);
   // The edge kernels find a tile's scratch by the widths before it, so they are added in the order
   // of the schedule.
-  int64_t columns = 0;
+  int32_t columns = 0;
   for (Tile& tile : tiling.forward.tiles) {
     tile.columns_before = columns;
     columns += tile.width;
@@ -112,6 +115,13 @@ Tiling make(const Problem& n, bool wide, at::Device device) {
 using Key = std::pair<std::vector<int64_t>, at::Device>;
 
 }  // namespace
+
+Batch Schedule::batch(int64_t first, int64_t last) const {
+  Batch batch{tiles_ptr() + first, narrow(last - first), 0, 0};
+  for (int64_t k = first; k < last; ++k) batch.columns += tiles[k].width;
+  if (first < last) batch.columns_before = tiles[first].columns_before;
+  return batch;
+}
 
 std::shared_ptr<const Tiling> tiling_for(const Problem& n, int64_t n_cg, bool wide,
                                          at::Device device) {

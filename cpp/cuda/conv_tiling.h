@@ -25,6 +25,7 @@ struct Schedule {
 
   int64_t n_tasks() const { return static_cast<int64_t>(task_begin.size()) - 1; }
   const Tile* tiles_ptr() const { return static_cast<const Tile*>(device_tiles.const_data_ptr()); }
+  Batch batch(int64_t first, int64_t last) const;  // of tiles first .. last
 };
 
 struct Tiling {
