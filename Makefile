@@ -47,24 +47,34 @@ demo: $(STAMPS)/build
 
 # A worker that dies ends the run: started again, pytest-xdist waits forever for the tests that the dead one still had in its file.
 PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
-test: lint
-	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
+test: lint $(STAMPS)/wheel
+	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 
-# The wheel is built from the source distribution, in a folder of its own: no file of this clone helps it. Its paths from there to
-# sources and environment are those of the clone's own build, so that a compiler cache finds what that compiled. CMake is for
-# `race build-plugin`.
+# An empty environment with a wheel in it. `make test` takes the wheel of this clone's own build. `make wheel-test` builds one from the
+# source distribution, in a folder of its own, so that no file of this clone helps it: its paths from there to sources and environment are
+# those of the clone's build, so that a compiler cache finds what that compiled. CMake is for `race build-plugin`.
+define install_wheel
+	$(PYTHON) -m venv build/wheel-venv
+	install="build/wheel-venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --no-compile"; \
+	  $$install --no-index torch --no-deps || $$install --no-deps --index-url $(TORCH_INDEX) torch; \
+	  $$install "$$(echo build/dist/*.whl)[lammps]" cmake
+endef
+
+$(STAMPS)/wheel: $(STAMPS)/build
+	rm -rf build/dist build/wheel-venv
+	python -m build --no-isolation --sdist --wheel --outdir build/dist -C build-dir=build/cmake .
+	$(install_wheel)
+	@touch $@
+
 wheel-test: $(STAMPS)/build
-	rm -rf build/dist build/sdist build/wheel-venv
+	rm -rf build/dist build/sdist build/wheel-venv $(STAMPS)/wheel
 	python -m build --no-isolation --sdist --outdir build/dist .
 	mkdir build/sdist
 	tar -xzf build/dist/*.tar.gz -C build/sdist --strip-components=1
 	ln -s $(VENV) build/sdist/.venv
 	cd build/sdist && .venv/bin/python -m build --no-isolation --wheel --outdir ../dist -C build-dir=build/cmake .
-	$(PYTHON) -m venv build/wheel-venv
-	install="build/wheel-venv/bin/pip install -q --disable-pip-version-check -c constraints.txt"; \
-	  $$install --no-index torch --no-deps || $$install --no-deps --index-url $(TORCH_INDEX) torch; \
-	  $$install "$$(echo build/dist/*.whl)[lammps]" cmake
-	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv python -m pytest tests/test_wheel.py
+	$(install_wheel)
+	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv RACE_WHEEL_SOURCES=1 python -m pytest -o faulthandler_timeout=3600 tests/test_wheel.py
 
 docs: $(STAMPS)/build
 	sphinx-build -q -W --keep-going -b html docs build/docs

@@ -21,9 +21,9 @@ PAGES = ("README.md", "docs/index.md")
 # A shell that knows nothing of this environment
 BARE = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "OMP_NUM_THREADS": "1"}
 WHEEL = os.environ.get("RACE_WHEEL", "")
-needs_wheel = pytest.mark.skipif(not WHEEL, reason="RACE_WHEEL names no wheel: make wheel-test")
+needs_wheel = pytest.mark.skipif(not WHEEL, reason="RACE_WHEEL names no wheel: make test does")
 VENV = Path(os.environ.get("RACE_WHEEL_VENV", ""))  # into which it was installed
-needs_venv = pytest.mark.skipif(not VENV.name, reason="no RACE_WHEEL_VENV: make wheel-test")
+needs_venv = pytest.mark.skipif(not VENV.name, reason="no RACE_WHEEL_VENV: make test makes one")
 
 
 def tracked(*folders: str) -> set[str]:
@@ -148,6 +148,7 @@ def test_lammps_example_runs(folder, page, ranks):  # noqa: F811
 
 
 @needs_venv
+@pytest.mark.skipif("RACE_WHEEL_SOURCES" not in os.environ, reason="compiles: make wheel-test")
 def test_plugin_is_built_from_the_sources_in_the_wheel(folder, tmp_path):  # noqa: F811
     """For the LAMMPS of the environment, as for any other: by the headers that it installs. That
     LAMMPS loads it, and runs as with the plugin in the wheel.
