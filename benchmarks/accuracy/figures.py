@@ -8,6 +8,7 @@ from pages import table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter  # noqa: E402
 
 Records = Sequence[dict]
 COLOURS = {"RACE": "#1f6fb4", "NequIP": "#d1702b", "MACE": "#5a9367"}
@@ -97,6 +98,16 @@ def plot(
                     axes.annotate(f" {minutes:g}", (a, b), fontsize=7, color="#555555")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):  # numbers that are read, and at least a few
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.set_minor_formatter(NullFormatter())
+        for low, high, widen in (
+            (*axes.get_xlim(), axes.set_xlim),
+            (*axes.get_ylim(), axes.set_ylim),
+        ):
+            middle = (low * high) ** 0.5
+            widen(min(low, middle / 3), max(high, middle * 3))
         axes.set_title(f"{name}, {split}", fontsize=10, loc="left")
         axes.set_xlabel(label, fontsize=9)
         axes.set_ylabel("RMSE of forces, meV/A", fontsize=9)
