@@ -98,13 +98,14 @@ def plot(
                     axes.annotate(f" {minutes:g}", (a, b), fontsize=7, color="#555555")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):  # numbers that are read, and at least a few
+        for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FormatStrFormatter("%g"))
             axis.set_minor_formatter(NullFormatter())
-        for low, high, widen in (
-            (*axes.get_xlim(), axes.set_xlim),
-            (*axes.get_ylim(), axes.set_ylim),
+        # Wide enough for a few of these numbers, however near the points are
+        for (low, high), widen in (
+            (axes.get_xlim(), axes.set_xlim),
+            (axes.get_ylim(), axes.set_ylim),
         ):
             middle = (low * high) ** 0.5
             widen(min(low, middle / 3), max(high, middle * 3))
