@@ -95,7 +95,7 @@ def test_bad_senders_are_an_error_not_a_crash(change):
     assert torch.ones(3, device=DEVICE).sum().item() == 3.0  # the device is as it was
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="one device")
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU beside the CPU")
 def test_operands_on_two_devices():
     (g, radial, table, sh), (sender, *rest) = make("4x0e+2x1o", 1)
     with pytest.raises(ValueError, match="sender: expected cuda:0, got cpu"):
