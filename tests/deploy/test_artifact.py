@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import signal
 import zipfile
 
 import pytest
@@ -256,6 +257,24 @@ def run_folder(model, tmp_path):
     validation = {"validation/forces_rmse": 31.5, "validation/forces_std": float("nan")}
     write_summary(run, {"training": training, "versions": versions, "validation": validation})
     return run
+
+
+def test_an_interrupt_waits_for_the_compiler(model, tmp_path, monkeypatch):
+    """Raised inside of it, the compiler would say that an attribute is missing."""
+    reached, compile_ = [], torch.jit.script
+
+    def interrupted(module):
+        signal.raise_signal(signal.SIGINT)
+        reached.append(compile_(module))
+        signal.raise_signal(signal.SIGINT)
+        return reached[0]
+
+    monkeypatch.setattr(torch.jit, "script", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(model, tmp_path / "new.race.pt")
+    assert reached
+    assert not any(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_commands(run_folder, artifact, tmp_path, capsys):

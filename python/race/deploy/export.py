@@ -22,6 +22,7 @@ from race.deploy.grade import fit, last_features
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.files import is_device
+from race.interrupt import postpone_interrupt
 from race.model.race import RACE
 from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
@@ -176,7 +177,8 @@ def fit_grade(deployed: FoldedRACE, training_set: Iterable[Batch]) -> dict[str, 
 
 def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:
     """TorchScript archive with the segments as methods, which librace runs as they are."""
-    with warnings.catch_warnings():
+    # The compiler takes the exception of Ctrl-C for an attribute that is missing
+    with warnings.catch_warnings(), postpone_interrupt():
         warnings.simplefilter("ignore")  # TorchScript announces its deprecation at every call
         scripted = torch.jit.script(model)
         buffer = io.BytesIO()
