@@ -223,8 +223,9 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def step(stage: Stage) -> None:
-    """A step from positions to forces on the device, neighbours being kept: time, launches,
-    reads and memory, for one member, and for eight with all forces and covariances.
+    """A step from positions to forces on the device, neighbours being kept, as launches and as a
+    CUDA graph: time, launches, reads and memory, for one member, and for eight with all forces
+    and covariances.
     """
     sizes = {"Si-64": [1]} if stage.dry else {"Si-64": [1], "Si-1000": [1, 10, 100, 1000]}
     for members, head in ((1, "point"), (2 if stage.dry else 8, "cholesky")):
@@ -233,11 +234,13 @@ def step(stage: Stage) -> None:
             model = race._race.load(str(path), stage.device)
         for name, copies in sizes.items():
             for n in copies:
-                try:
-                    found = one_step(stage, model, graph(stage, name, n), uncertain=members > 1)
-                except torch.OutOfMemoryError as error:
-                    found = {"omitted": str(error).splitlines()[0], "system": name, "copies": n}
-                stage.add(members=members, **found)
+                for recorded in (False, True) if n <= 10 else (False,):  # up to 1e6 edges
+                    os.environ["RACE_CUDA_GRAPH"] = str(int(recorded))
+                    try:
+                        found = one_step(stage, model, graph(stage, name, n), uncertain=members > 1)
+                    except torch.OutOfMemoryError as error:
+                        found = {"omitted": str(error).splitlines()[0], "system": name, "copies": n}
+                    stage.add(members=members, recorded=recorded, **found)
 
 
 def one_step(stage: Stage, model, g: Namespace, uncertain: bool) -> dict:
@@ -283,7 +286,8 @@ def on_host(stage: Stage, call: Callable[[], object]) -> dict[str, int]:
         call()
     names = Counter(event.name for event in profile.events())
     launches = sum(n for name, n in names.items() if name.startswith("cudaLaunchKernel"))
-    return {"launches": launches, "waits": names["cudaStreamSynchronize"]}
+    waits, graphs = names["cudaStreamSynchronize"], names["cudaGraphLaunch"]
+    return {"launches": launches, "graphs": graphs, "waits": waits}
 
 
 def lammps(stage: Stage) -> None:

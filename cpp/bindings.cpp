@@ -1,6 +1,7 @@
 // The Python module, a thin layer over librace: tensors in, tensors out. Importing race._race also
 // registers the torch operators race::*.
 #include <torch/extension.h>
+#include <pybind11/functional.h>
 
 #include <exception>
 #include <thread>
@@ -12,6 +13,7 @@
 #include "race/moments.h"
 #include "race/predict.h"
 #include "race/quantities.h"
+#include "race/recorder.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -50,12 +52,40 @@ race::Graph make_graph(const race::Model& model, at::Tensor species, at::Tensor 
   return graph;
 }
 
-race::Prediction predict_domain(const race::Model& model, const race::Graph& graph,
-                                const std::optional<at::Tensor>& owner,
-                                const race::Request& request) {
-  race::PeriodicFoldHalo fold(
-      owner.value_or(at::zeros({graph.n_total - graph.n_owned}, at::kLong)));
-  return race::predict(model, graph, fold, request);
+race::PeriodicFoldHalo fold_of(const std::optional<at::Tensor>& owner, int64_t n_ghosts) {
+  return race::PeriodicFoldHalo(owner.value_or(at::zeros({n_ghosts}, at::kLong)));
+}
+
+/// A recorder written in Python: for tests, which have no device that records.
+class PythonRecorder final : public race::Recorder {
+ public:
+  using Work = std::function<void()>;
+  explicit PythonRecorder(py::object recorder) : recorder_(std::move(recorder)) {}
+  ~PythonRecorder() override {
+    const py::gil_scoped_acquire acquire;
+    recorder_ = py::object();
+  }
+  void rehearse(const Work& work) override { call("rehearse", work); }
+  void record(const Work& work) override { call("record", work); }
+  void replay() override { call("replay"); }
+
+ private:
+  template <class... Works>
+  void call(const char* name, const Works&... work) {
+    const py::gil_scoped_acquire acquire;
+    recorder_.attr(name)(work...);
+  }
+  py::object recorder_;
+};
+
+void record_with(const py::object& make) {
+  if (make.is_none()) return race::set_recorder({});
+  // Never freed: the interpreter may end before the library
+  const auto& kept = *new py::object(make);
+  race::set_recorder([&kept](at::Device device) {
+    const py::gil_scoped_acquire acquire;
+    return std::make_unique<PythonRecorder>(kept(device.str()));
+  });
 }
 
 py::list quantity_rows() {
@@ -234,16 +264,17 @@ PYBIND11_MODULE(_race, m) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
-              prediction = predict_domain(
-                  model, make_graph(model, species, edge_vector, sender, row_ptr), owner,
-                  {.forces = forces,
-                   .members = members,
-                   .uncertainty = uncertainty,
-                   .atom_virial = atom_virial,
-                   .n_parts = n_parts,
-                   .on_device = on_device,
-                   .zbl = zbl,
-                   .velocity = velocity.value_or(at::Tensor())});
+              const race::Graph graph = make_graph(model, species, edge_vector, sender, row_ptr);
+              race::PeriodicFoldHalo fold = fold_of(owner, graph.n_total - graph.n_owned);
+              prediction = race::predict(model, graph, fold,
+                                         {.forces = forces,
+                                          .members = members,
+                                          .uncertainty = uncertainty,
+                                          .atom_virial = atom_virial,
+                                          .n_parts = n_parts,
+                                          .on_device = on_device,
+                                          .zbl = zbl,
+                                          .velocity = velocity.value_or(at::Tensor())});
             }
             return to_dict(prediction);
           },
@@ -261,15 +292,19 @@ PYBIND11_MODULE(_race, m) {
             race::Prediction prediction;
             {
               const py::gil_scoped_release release;
-              prediction = predict_domain(model, topology.at(std::move(edge_vector)), owner,
-                                          {.forces = forces,
-                                           .members = members,
-                                           .uncertainty = uncertainty,
-                                           .atom_virial = atom_virial,
-                                           .on_device = on_device,
-                                           .zbl = zbl});
+              race::PeriodicFoldHalo fold = fold_of(owner, topology.n_total() - topology.n_owned());
+              prediction = race::predict(model, topology, edge_vector, fold,
+                                         {.forces = forces,
+                                          .members = members,
+                                          .uncertainty = uncertainty,
+                                          .atom_virial = atom_virial,
+                                          .on_device = on_device,
+                                          .zbl = zbl});
             }
-            return to_dict(prediction);
+            py::dict out = to_dict(prediction);
+            if (prediction.replayed)
+              for (auto item : out) out[item.first] = item.second.cast<at::Tensor>().clone();
+            return out;
           },
           "topology"_a, "edge_vector"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
           "uncertainty"_a = false, "atom_virial"_a = false, "zbl"_a = py::none(),
@@ -340,6 +375,9 @@ PYBIND11_MODULE(_race, m) {
       "The table of what a prediction says of its own error, a dict per row: name (of LAMMPS's computes), per_atom, n_columns (0: one per\n"
       "member), dimension (energy, force, force^2, stress, stress^2, nats), symbol (of extract_peratom), property (of the ASE calculator),\n"
       "interval_of (values are a standard deviation times Model.interval_factor of this target), meaning, in_lammps; see quantities.h.");
+  m.def(
+      "record_with", &record_with, "make"_a,
+      "For tests: make(device) gives an object with rehearse(work), record(work) and replay(), see recorder.h; None: nothing is recorded.");
   m.def("member_covariance", &race::member_covariance, "forces"_a,
         "[n, M, 3] -> [n, 6] spread of the members, mean over M.");
 }

@@ -184,7 +184,9 @@ race::Prediction PairRace::predict(const race::Model& model, race::Request reque
   std::optional<race::PeriodicFoldHalo> images;
   if (owner_ && owner_->defined()) images.emplace(*owner_);
   race::HaloExchange& exchange = images ? static_cast<race::HaloExchange&>(*images) : halo();
-  race::Prediction prediction = race::predict(model, graph(), exchange, request);
+  race::Prediction prediction =
+      topology_ ? race::predict(model, *topology_, kept_graph_.edge_vector, exchange, request)
+                : race::predict(model, graph(), exchange, request);
   if (force->newton_pair || !request.forces)
     return prediction;  // LAMMPS adds ghosts' values to their owners'
   prediction.forces = completed(prediction.forces);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "race/error.h"
+#include "recordings.h"
 
 namespace race {
 namespace {
@@ -32,7 +33,8 @@ void check_range(const char* name, const at::Tensor& tensor, int64_t end) {
 
 }  // namespace
 
-Topology::Topology(const Graph& graph, at::Device device) {
+Topology::Topology(const Graph& graph, at::Device device)
+    : recordings_(std::make_shared<Recordings>()) {
   neighbors_.n_owned = graph.n_owned;
   neighbors_.n_total = graph.n_total;
   const auto copy = [&](const at::Tensor& t) {

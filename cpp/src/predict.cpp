@@ -11,6 +11,7 @@
 #include "race/error.h"
 #include "race/moments.h"
 #include "recent.h"
+#include "recordings.h"
 
 namespace race {
 namespace {
@@ -309,15 +310,17 @@ Prediction on_host(Prediction prediction) {
   return prediction;
 }
 
-}  // namespace
+/// What the device computes, and the velocities of all rows if there are some.
+struct Evaluated {
+  Prediction prediction;
+  at::Tensor velocity;  ///< float64 [n_total, 3]
+};
 
-Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
+Evaluated evaluate(const Model& model, const Graph& graph, HaloExchange& halo,
                    const Request& request) {
-  const at::NoGradGuard no_grad;
   const int64_t M = model.metadata().n_members, T = model.metadata().n_trunks;
-
   const int64_t G = request.members ? T : 1;
-  const bool moving = request.forces && request.velocity.defined();
+  const bool moving = request.moving();
   Evaluation chain(model, graph, halo, G,
                    moving ? parts_for_flux(model, graph, request) : request.n_parts);
   const at::Tensor out = chain.forward();
@@ -346,13 +349,6 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
     prediction = transposed(seeds_for(model, false), true);  // one group collects the mean
   }
   prediction.node_energy = model.readout(out, species).to(at::kDouble);
-  if (request.zbl)
-    request.zbl->add(graph, prediction, chain.velocity(), share_of_sender(model.metadata()));
-  if (moving) {
-    const at::Tensor energy =
-        request.members ? prediction.node_energy : prediction.node_energy.mean(1, true);
-    prediction.heat_flux.add_(energy.t().matmul(request.velocity.to(options)));
-  }
   prediction.grade = grade;
   if (request.uncertainty) {
     const Model::Uncertainty spread = model.uncertainty(out, species);
@@ -366,7 +362,51 @@ Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
                                 ? model.virial_cov(out).to(at::kDouble)
                                 : at::zeros({6, 6}, options);
   }
+  return {prediction, chain.velocity()};
+}
+
+/// Adds what is not the model's own, and hands the prediction over where it was asked for.
+Prediction finished(Evaluated evaluated, const Model& model, const Graph& graph,
+                    const Request& request) {
+  Prediction& prediction = evaluated.prediction;
+  if (request.zbl)
+    request.zbl->add(graph, prediction, evaluated.velocity, share_of_sender(model.metadata()));
+  if (request.moving()) {
+    const at::Tensor energy =
+        request.members ? prediction.node_energy : prediction.node_energy.mean(1, true);
+    prediction.heat_flux.add_(energy.t().matmul(request.velocity.to(energy.options())));
+  }
   return request.on_device ? prediction : on_host(std::move(prediction));
+}
+
+}  // namespace
+
+Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
+                   const Request& request) {
+  const at::NoGradGuard no_grad;
+  return finished(evaluate(model, graph, halo, request), model, graph, request);
+}
+
+Prediction predict(const Model& model, const Topology& topology, const at::Tensor& edge_vector,
+                   HaloExchange& halo, const Request& request) {
+  const at::NoGradGuard no_grad;
+  const Graph graph = topology.at(edge_vector);
+  const at::Tensor owner = halo.fixed();
+  const bool ghosts = graph.n_total > graph.n_owned;
+  const bool stays = !ghosts || (owner.defined() && owner.device() == model.device());
+  if (!stays || request.n_parts != 1 || request.moving())
+    return predict(model, graph, halo, request);
+  const Recordings::Kind kind{.model = model,
+                              .owner = ghosts ? owner : at::Tensor(),
+                              .forces = request.forces,
+                              .members = request.members,
+                              .uncertainty = request.uncertainty,
+                              .atom_virial = request.atom_virial};
+  const Prediction prediction =
+      topology.recordings().predict(kind, edge_vector, [&](const at::Tensor& vectors) {
+        return evaluate(model, topology.at(vectors), halo, request).prediction;
+      });
+  return finished({prediction, {}}, model, graph, request);
 }
 
 }  // namespace race

@@ -1,11 +1,32 @@
 #pragma once
 // Values that depend on a model or on a step alone: made once, and kept while they are used.
+#include <any>
 #include <cstddef>
 #include <list>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace race {
+
+/// While one lives, every value that a Recent gives on this thread is kept in `values` as well:
+/// for a recording, which reads them after a Recent has dropped them.
+class Holding {
+ public:
+  explicit Holding(std::vector<std::any>& values) { values_ = &values; }
+  ~Holding() { values_ = nullptr; }
+  Holding(const Holding&) = delete;
+  Holding& operator=(const Holding&) = delete;
+
+  template <class Value>
+  static const Value& hold(const Value& value) {
+    if (values_) values_->emplace_back(value);
+    return value;
+  }
+
+ private:
+  static inline thread_local std::vector<std::any>* values_ = nullptr;
+};
 
 /// The values of the most recently used keys. Thread safe. To be kept as a reference to an object
 /// that is never destroyed: at the end of a process, CUDA may end before it.
@@ -24,11 +45,11 @@ class Recent {
     for (auto k = entries_.begin(); k != entries_.end(); ++k)
       if (matches(k->first)) {
         entries_.splice(entries_.begin(), entries_, k);
-        return k->second;
+        return Holding::hold(k->second);
       }
     entries_.push_front(make());
     if (entries_.size() > n_kept_) entries_.pop_back();
-    return entries_.front().second;
+    return Holding::hold(entries_.front().second);
   }
 
  private:

@@ -109,6 +109,23 @@ def test_launches_and_reads_of_a_step(name, tmp_path):
     assert torch.ops.race_on_cpu.uploads() == uploads
 
 
+def test_a_recording_holds_what_kernels_remember(tmp_path):
+    """Sorted edges, atoms by species, tables: a replay reads them after others were put in
+    their place.
+    """
+    run, model = torch.ops.race_on_cpu, load(tmp_path, n_members=2, head="cholesky", correlation=2)
+    species, vector, sender, row_ptr, owner = periodic(triclinic())
+    kept = race._race.Topology(model, species, sender, row_ptr), vector, owner
+    with emulated():
+        kept_step(model, 0, kept)()
+        run.hold(True)
+        kept_step(model, 1, kept)()
+        n_held = run.hold(False)
+        kept_step(model, 2, kept)()
+        assert run.hold(False) == 0
+    assert n_held > 20
+
+
 def test_new_tensors_are_seen(tmp_path):
     """What a caller pays who makes the graph's tensors anew: sorting, and a read."""
     model, (species, vector, sender, row_ptr, owner) = load(tmp_path), periodic(triclinic())

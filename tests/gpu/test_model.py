@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import race._race
 import torch
 
 import race
 from race.deploy.export import export_model
 from race.heads import HEADS
 from tests.deploy.conftest import graph_of, make_model, triclinic
+from tests.deploy.test_step import periodic
 
 from .conftest import DEVICE
 
@@ -58,3 +60,35 @@ def test_calculator(head, dtype, tmp_path):
     assert np.abs(expected["forces"]).max() > 0.1
     for name, values in expected.items():
         assert_close(found[name], values, dtype, name)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_recorded_steps(members, tmp_path, monkeypatch):
+    """A CUDA graph gives what its launches give, at each step anew; a second topology makes
+    another graph, in the memory of the first.
+    """
+    export_model(make_model(n_members=members, head="cholesky"), tmp_path / "bn.race.pt")
+    model = race._race.load(str(tmp_path / "bn.race.pt"), device=DEVICE)
+    *graph, owner = (t.to(DEVICE) for t in periodic(triclinic()))
+    species, vector, sender, row_ptr = graph
+    asked = dict(members=members > 1, uncertainty=True, on_device=True)
+
+    def steps(n):
+        topology = race._race.Topology(model, species, sender, row_ptr)
+        for step in range(n):
+            shift = 0.01 * torch.sin(step + torch.arange(vector.numel(), device=DEVICE))
+            yield model.predict(topology, vector + shift.view_as(vector), owner, **asked)
+
+    monkeypatch.setenv("RACE_CUDA_GRAPH", "0")
+    expected = list(steps(6))
+    monkeypatch.setenv("RACE_CUDA_GRAPH", "1")
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    for _ in range(2):
+        with torch.profiler.profile(activities=activities) as profile:
+            found = list(steps(6))
+        if DEVICE == "cuda":
+            names = [event.name for event in profile.events()]
+            assert names.count("cudaGraphLaunch") == 5
+        for a, b in zip(found, expected, strict=True):
+            for name, values in b.items():
+                assert_close(a[name].cpu(), values.cpu().numpy(), "float32", name)

@@ -17,8 +17,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from race.errors import RaceError
-from race.train.checkpoint import load_checkpoint, read_tensors
 from race.interrupt import Interrupt
+from race.train.checkpoint import load_checkpoint, read_tensors
 from race.train.parallel import BUCKET, Ranks, _buckets
 from race.train.training import train
 

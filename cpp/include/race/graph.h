@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace race {
+
+class Recordings;
 
 /// The part of a structure that one domain (one process, or the whole molecule) works on.
 ///
@@ -47,8 +50,11 @@ class Topology {
   /// @throws Error for another number of rows.
   Graph at(at::Tensor edge_vector) const;
 
+  Recordings& recordings() const { return *recordings_; }  ///< of predict(); see recorder.h
+
  private:
   Graph neighbors_;  ///< without edge vectors
+  std::shared_ptr<Recordings> recordings_;
 };
 
 /// Checks shapes, dtypes and index ranges of `graph`: O(n_edges), for tests and for callers at a

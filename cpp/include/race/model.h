@@ -140,6 +140,9 @@ class Model {
   /// mean over members; 0 without a stress head. It adds up over atoms, and over domains.
   at::Tensor virial_cov(const at::Tensor& out) const;
 
+  /// Whether both are the same loaded model.
+  bool is(const Model& other) const { return state_ == other.state_; }
+
  private:
   struct State;
   explicit Model(std::shared_ptr<State> state) : state_(std::move(state)) {}

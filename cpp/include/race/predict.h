@@ -28,6 +28,7 @@ struct Request {
   const Zbl* zbl = nullptr;  ///< a core to add; null: none
   at::Tensor velocity = {};  ///< float64 [n_owned, 3], Angstrom per unit of time; undefined: no
                              ///< heat_flux
+  bool moving() const { return forces && velocity.defined(); }
 };
 
 /// All tensors are float64, on the CPU or, with Request::on_device, on the model's device. M is the
@@ -86,6 +87,8 @@ struct Prediction {
   /// 0. A forward pass of tangents, with an exchange of its own before each layer, gives the
   /// features' rates of change. Undefined unless velocities are given.
   at::Tensor heat_flux;
+
+  bool replayed = false;  ///< the next step on the same topology may write to these tensors
 };
 
 /// Computes energies by segments with halo exchanges between them, and forces by the explicit
@@ -94,5 +97,11 @@ struct Prediction {
 /// thread settings.
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
                    const Request& request = {});
+
+/// The same for topology.at(edge_vector), of a topology on the model's device. Where nothing in
+/// the step waits for the host (HaloExchange::fixed(), one part, no velocities), a device that can
+/// records it and replays it.
+Prediction predict(const Model& model, const Topology& topology, const at::Tensor& edge_vector,
+                   HaloExchange& halo, const Request& request = {});
 
 }  // namespace race

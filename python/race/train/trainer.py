@@ -16,12 +16,12 @@ from torch import Tensor
 from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.errors import RaceError
+from race.interrupt import Interrupt
 from race.model.fused import keep_memory
 from race.model.layer import is_last_layer
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, write_tensors
 from race.train.estimate import CostEstimate
-from race.interrupt import Interrupt
 from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
 from race.train.members import best_rows

@@ -7,9 +7,12 @@
 
 #include <cuda_runtime.h>
 
+#include <any>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "../../../cpp/src/recent.h"
 #include "crossings.h"
 #include "planted.h"
 #include "register.h"
@@ -44,6 +47,17 @@ void plant(const std::string& error, const std::string& kernel, int64_t line) {
   cuda_on_cpu::fault = {.error = error, .kernel = kernel, .line = static_cast<int>(line)};
 }
 
+// Holds what the kernels remember from now on, as a recording does; false: how many that were.
+int64_t hold(bool on) {
+  static thread_local std::vector<std::any> values;
+  static thread_local std::optional<race::Holding> holding;
+  holding.reset();
+  const auto n = static_cast<int64_t>(values.size());
+  values.clear();
+  if (on) holding.emplace(values);
+  return n;
+}
+
 int64_t launches() { return cuda_on_cpu::launches; }
 int64_t uploads() { return race::cuda::crossings.uploads; }
 int64_t reads() { return race::cuda::crossings.reads; }
@@ -58,6 +72,7 @@ bool race::cuda::register_kernels(const char*, DefineKernels define) {
 
 TORCH_LIBRARY(race_on_cpu, m) {
   m.def("emulate(bool on) -> ()", TORCH_FN(emulate));
+  m.def("hold(bool on) -> int", TORCH_FN(hold));
   m.def("launches() -> int", TORCH_FN(launches));
   m.def("uploads() -> int", TORCH_FN(uploads));
   m.def("reads() -> int", TORCH_FN(reads));
