@@ -8,6 +8,8 @@ namespace {
 template <class T>
 struct Chunk {
   int64_t receiver, end;  // end: of the receiver's edges
+  int64_t begin;          // first edge of the chunk
+  int32_t n;              // edges of the chunk
   int32_t part, group;
   int64_t sender[kEdgeChunk];
   int32_t row[kEdgeChunk];  // rows of the table; -1: none, the edge's adjoints are zero
@@ -47,8 +49,7 @@ struct EdgeTile {
   const EdgeAdjoints<T>& args;
   const Tile& tile;
   Chunk<T>& chunk;
-  int64_t begin;  // first edge of the chunk
-  int n, member;  // n: edges of the chunk
+  int member;
 
   template <int D1, int D2, int C>
   __device__ __forceinline__ void run(int c0) const {
@@ -80,11 +81,11 @@ struct EdgeTile {
     const int x_column = tile.in + member * tile.in_member + c, weight = tile.weight + c,
               group = in.n_groups > 1 ? member : 0;
     const bool sums = args.dsh || args.dx;
-    for (int base = 0; base < n; base += kWarp / lanes) {
+    for (int base = 0; base < chunk.n; base += kWarp / lanes) {
       const int k = base + slot;
       T part[V] = {};
-      if (k < n && !(in.table && chunk.row[k] < 0)) {
-        const int64_t e = begin + k, start = chunk.sender[k] * args.g_width + x_column;
+      if (k < chunk.n && !(in.table && chunk.row[k] < 0)) {
+        const int64_t e = chunk.begin + k, start = chunk.sender[k] * args.g_width + x_column;
         const T* sh = in.sh + e * in.sh_dim + tile.sh_offset;
         const T* bar_sh = Second && in.bar_sh
                               ? in.bar_sh + (e * in.n_groups + group) * in.sh_dim + tile.sh_offset
@@ -160,7 +161,7 @@ struct EdgeTile {
       }
       if (sums)
         sum_lanes<V>(part, lanes, lane, 0, [&](int index, T value) {
-          if (k >= n || index > D2) return;
+          if (k >= chunk.n || index > D2) return;
           chunk.sum[k][index < D2 ? tile.sh_offset + index : kMaxSh] += value;
         });
     }
@@ -192,6 +193,10 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
   for (int64_t begin = args.row_ptr[chunk.receiver]; begin < chunk.end; begin += kEdgeChunk) {
     const int64_t left = chunk.end - begin;
     const int n = static_cast<int>(left < kEdgeChunk ? left : kEdgeChunk);
+    if (lane == 0) {
+      chunk.begin = begin;
+      chunk.n = n;
+    }
     if (lane < n) {
       chunk.sender[lane] = args.sender[begin + lane];
       if (in.table) {
@@ -211,7 +216,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock, kBlocksPerMultiprocesso
     for (int q = chunk.part; q < n_tiles * members; q += static_cast<int>(args.n_parts)) {
       const int member = in.n_groups > 1 ? chunk.group : q / n_tiles;
       const Tile& tile = args.batch.tiles[q % n_tiles];
-      for_dimensions(tile, EdgeTile<T, Second>{args, tile, chunk, begin, n, member});
+      for_dimensions(tile, EdgeTile<T, Second>{args, tile, chunk, member});
     }
 
     const int64_t row = (chunk.part * in.n_edges + begin) * in.n_groups +
