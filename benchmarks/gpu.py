@@ -6,12 +6,13 @@
 Each stage is a process of its own. One that fails, hangs or runs out of its budget is
 reported, and the next one starts. FOLDER/STAGE.json is written anew after every record.
 
-In a dry run the CPU takes the GPU's place, and everything is tiny. CUDA's kernels run in
-the emulation of tests/cpp if that is built (make cuda-check); else librace's own for the
-CPU do. A dry run shows that every stage runs from its first line to its last, and writes
-what it should. It cannot show: times; memory; what nvcc makes of a kernel; launches of
-torch's own kernels; streams and waits; compute-sanitizer and ncu, which it leaves out;
-two processes on one GPU; that the budgets suffice.
+In a dry run the CPU takes the GPU's place, and everything is tiny. CUDA's kernels run
+in the emulation of tests/cpp if that is built (make cuda-check), anew if its sources
+are newer; else librace's own for the CPU do. A dry run shows that every stage runs from
+its first line to its last, and writes what it should. It cannot show: times; memory;
+what nvcc makes of a kernel; launches of torch's own kernels; streams and waits;
+compute-sanitizer and ncu, which it leaves out; two processes on one GPU; that the
+budgets suffice.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
+import emulation
 import in_lammps
 import kernels
 import race._race
@@ -52,7 +54,6 @@ from race.model.conv import conv_fused
 from race.model.race import RACE
 
 ROOT = Path(__file__).parents[1]
-EMULATION = Path(os.environ.get("RACE_ON_CPU", ROOT / "build" / "cuda-on-cpu" / "race_on_cpu.so"))
 # eV, eV/Angstrom and their squares, relative to the largest value if that is above 1
 TOLERANCE = {"float64": 1e-9, "float32": 5e-4}
 SMALL_TESTS = (
@@ -86,9 +87,9 @@ class Stage:
                 got=False,
                 remedy="give --dry-run for a walk on the CPU",
             )
-        self.emulated = dry and EMULATION.exists()
+        self.emulated = dry and emulation.LIBRARY.exists()
         if self.emulated:
-            torch.ops.load_library(EMULATION)
+            torch.ops.load_library(emulation.LIBRARY)
         self.about = {
             "stage": name,
             "outcome": "under way",
@@ -421,6 +422,11 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.dry_run and emulation.LIBRARY.exists():
+        try:
+            emulation.update()  # here: a stage's budget is not for compilers
+        except RaceError as error:
+            sys.exit(f"gpu.py: {error}")
     outcomes = run_all(args.out, args.only, args.seconds, args.dry_run)
     print("\n".join(f"{name:12} {outcome}" for name, outcome in outcomes.items()))
     sys.exit(any(outcome != "done" for outcome in outcomes.values()))

@@ -4,7 +4,7 @@
 #
 #   benchmarks/gpu.sh --fetch                 where there is a network: build/gpu-bundle.tar.xz, what such a machine lacks (gpu_bundle.py)
 #   benchmarks/gpu.sh --out FOLDER            where there is a GPU: FOLDER/gpu.log, and FOLDER/STAGE.json of every stage
-#   benchmarks/gpu.sh --out FOLDER --dry-run  anywhere: builds nothing, walks through every stage on the CPU (gpu.py says what that shows)
+#   benchmarks/gpu.sh --out FOLDER --dry-run  anywhere: builds at most the emulation anew, walks through every stage on the CPU (gpu.py says what that shows)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bundle=build/gpu-bundle.tar.xz

@@ -1,4 +1,6 @@
-"""benchmarks/gpu.sh without a GPU: its dry run, what becomes of stages that fail, the bundle."""
+"""benchmarks/gpu.sh without a GPU: its dry run, with an emulation that is up to date; what
+becomes of stages that fail; the bundle.
+"""
 
 import json
 import math
@@ -14,8 +16,11 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import emulation  # noqa: E402
 import gpu  # noqa: E402
 import gpu_bundle  # noqa: E402
+
+from race.errors import RaceError  # noqa: E402
 
 DRY = gpu.Stage
 
@@ -34,6 +39,31 @@ def test_dry_run(tmp_path):
     assert [len(found[name]["records"]) for name in gpu.STAGES] == [1, 4, 2, 3, 1, 1]
     assert all(r["us_per_atom"] > 0 for r in found["step"]["records"])
     assert found["tests"]["records"][0]["passed"] == 2
+
+
+def test_an_emulation_older_than_its_sources_is_built_anew(tmp_path):
+    """A project that copies its one source to the library. Without the source: one line."""
+    source, library = tmp_path / "ops.cpp", tmp_path / "build" / "race_on_cpu.so"
+    copy = f"COMMAND ${{CMAKE_COMMAND}} -E copy {source} race_on_cpu.so DEPENDS {source}"
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.26)\nproject(emulation LANGUAGES NONE)\n"
+        f"add_custom_command(OUTPUT race_on_cpu.so {copy})\n"
+        "add_custom_target(race_on_cpu DEPENDS race_on_cpu.so)\n"
+    )
+    source.write_text("old")
+    configure = ["cmake", "-S", tmp_path, "-B", library.parent, "-G", "Ninja"]
+    subprocess.run([sys.executable, "-m", *configure], check=True, stdout=subprocess.DEVNULL)
+    for text in ("old", "new"):
+        source.write_text(text)
+        emulation.update(library)
+        assert library.read_text() == text
+    source.unlink()
+    with pytest.raises(RaceError) as caught:
+        emulation.update(library)
+    message = str(caught.value)
+    assert message.startswith(f"{library}: cannot be brought up to date; expected a build of its")
+    assert "ops.cpp" in message and message.endswith("; run `make cuda-check`")
+    assert "\n" not in message
 
 
 def test_a_wrong_result_fails_its_stage(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@ race::conv's own CPU kernels.
 
     make cuda-check        builds race_on_cpu.so and runs this file
 
+Once built, it is built anew here when its sources are newer.
+
 Every index and every term is tested here without a GPU; what remains for tests/gpu is
 what only a device does (memory, streams).
 """
@@ -19,13 +21,14 @@ import torch
 from tests.model.conv_cases import TOLERANCE, make
 from tests.model.operators import worst
 
-library = Path(
-    os.environ.get(
-        "RACE_ON_CPU", Path(__file__).parents[2] / "build" / "cuda-on-cpu" / "race_on_cpu.so"
-    )
-)
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import emulation  # noqa: E402
+
+library = emulation.LIBRARY
 if not library.exists():
     pytest.skip(f"{library} is not built: run `make cuda-check`", allow_module_level=True)
+emulation.update()
 torch.ops.load_library(library)
 
 
