@@ -22,9 +22,8 @@ from `build/cuda-compile/registers`. A kernel has several instances (degrees, fi
 and second order): the largest numbers are given, of bytes those that are stored. None
 of these kernels was run on a GPU.
 
-The convolution's edge adjoints are the one hot kernel of float32 that spills: its
-launch bounds ask for four blocks on a multiprocessor, which leaves 128 registers to a
-thread.
+None spills. The convolution's kernels of float32 come nearest to it: their launch bounds
+ask for four blocks on a multiprocessor, which leaves 128 registers to a thread.
 
 """
 NAME = re.compile(r"\(anonymous namespace\)::(\w+)(?:<(float|double))?")
