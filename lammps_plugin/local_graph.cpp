@@ -42,7 +42,6 @@ void LocalGraph::number_rows(const NeighList& list, const Atom& atom, const Opti
 void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Options& options) {
   const double r_max_squared =
       options.all_edges ? std::numeric_limits<double>::infinity() : options.r_max * options.r_max;
-  const double to_angstrom = 1 / options.length;
   sender_.clear();
   edge_vector_.clear();
   row_ptr_.assign(1, 0);
@@ -58,14 +57,14 @@ void LocalGraph::find_edges(const NeighList& list, const Atom& atom, const Optio
       if (r_squared >= r_max_squared) continue;  // NaN passes, and is found in the energy
       if (r_squared == 0) refuse_same_place(atom, i, j);
       sender_.push_back(row_of_atom_[j]);
-      for (const double component : d) edge_vector_.push_back(component * to_angstrom);
+      for (const double component : d) edge_vector_.push_back(component * to_angstrom_);
     }
     row_ptr_.push_back(static_cast<int64_t>(sender_.size()));
   }
 }
 
-void LocalGraph::find_vectors(const Atom& atom, const Options& options) {
-  const double to_angstrom = 1 / options.length;
+void LocalGraph::find_vectors(const Atom& atom) {
+  if (!old_vectors_) return;
   double* vector = edge_vector_.data();
   for (int64_t row = 0; row < graph_.n_owned; ++row) {
     const int i = atom_of_row_[row];
@@ -73,12 +72,19 @@ void LocalGraph::find_vectors(const Atom& atom, const Options& options) {
       const int j = atom_of_row_[sender_[e]];
       bool apart = false;
       for (int a = 0; a < 3; ++a) {
-        vector[a] = (atom.x[j][a] - atom.x[i][a]) * to_angstrom;
+        vector[a] = (atom.x[j][a] - atom.x[i][a]) * to_angstrom_;
         apart = apart || vector[a] != 0;
       }
       if (!apart) refuse_same_place(atom, i, j);
     }
   }
+  old_vectors_ = false;
+}
+
+void LocalGraph::copy_positions(const Atom& atom, at::Tensor& positions) const {
+  auto* to = positions.mutable_data_ptr<double>();
+  for (const int i : atom_of_row_)
+    for (int a = 0; a < 3; ++a) *to++ = atom.x[i][a];
 }
 
 void LocalGraph::refuse_same_place(const Atom& atom, int i, int j) {
@@ -94,11 +100,9 @@ bool LocalGraph::build(const NeighList& list, const Atom& atom, const Options& o
   number_rows(list, atom, options);
   const bool changed =
       options.new_list || atom_of_row_ != last_atom_of_row_ || species_ != last_species_;
-  if (options.all_edges && !changed) {
-    find_vectors(atom, options);
-  } else {
-    find_edges(list, atom, options);
-  }
+  to_angstrom_ = 1 / options.length;
+  old_vectors_ = options.all_edges && !changed;
+  if (!old_vectors_) find_edges(list, atom, options);
   const auto n_edges = static_cast<int64_t>(sender_.size());
   graph_.species = at::from_blob(species_.data(), {graph_.n_total}, at::kLong);
   graph_.sender = at::from_blob(sender_.data(), {n_edges}, at::kLong);

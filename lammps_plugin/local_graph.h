@@ -25,10 +25,17 @@ class LocalGraph {
     bool new_list = true;    ///< the list is not that of the last build()
   };
 
-  /// Returns whether rows, species or the list are others than at the last build(): with
-  /// `all_edges`, edge vectors alone are new if not.
-  /// @throws race::Error when two atoms are at the same place.
+  /// Returns whether rows, species or the list are others than at the last build(). With
+  /// `all_edges` the edges stay if not, and their vectors are as old as they until find_vectors().
+  /// @throws race::Error when two atoms of new edges are at the same place.
   bool build(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom, const Options& options);
+
+  /// Edge vectors at the atoms' positions, where build() has left them old.
+  /// @throws race::Error when two atoms are at the same place.
+  void find_vectors(const LAMMPS_NS::Atom& atom);
+
+  /// Positions of the rows, [n_total, 3] in LAMMPS's units of length, in a tensor of that shape.
+  void copy_positions(const LAMMPS_NS::Atom& atom, at::Tensor& positions) const;
 
   /// Takes a graph made elsewhere: rows first, then edges, of tensors on any device.
   void adopt_rows(std::vector<int> atom_of_row, std::vector<int> row_of_atom);
@@ -49,7 +56,6 @@ class LocalGraph {
  private:
   void number_rows(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom,
                    const Options& options);
-  void find_vectors(const LAMMPS_NS::Atom& atom, const Options& options);
   [[noreturn]] static void refuse_same_place(const LAMMPS_NS::Atom& atom, int i, int j);
   void find_edges(const LAMMPS_NS::NeighList& list, const LAMMPS_NS::Atom& atom,
                   const Options& options);
@@ -59,5 +65,7 @@ class LocalGraph {
   std::vector<int64_t> last_species_;
   std::vector<int64_t> species_, sender_, row_ptr_;
   std::vector<double> edge_vector_;
+  bool old_vectors_ = false;
+  double to_angstrom_ = 1;
   race::Graph graph_;
 };

@@ -138,7 +138,7 @@ void PairRace::make_graph() {
   if (changed || !options.all_edges) topology_.reset();
   if (options.all_edges) {
     if (!topology_) topology_.emplace(built_graph(), model_->device());
-    kept_graph_ = topology_->at(built_graph().edge_vector);
+    kept_graph_ = topology_->at(changed ? built_graph().edge_vector : moved_vectors(*topology_));
   }
   if (!budget_.estimated())
     budget_.estimate(leader(), *model_, graph(), local_.memory_usage(), settings_.memory_cap);
@@ -159,6 +159,22 @@ bool PairRace::list_is_new() {
   const bool is_new = neighbor->ago == 0 || !(now == list_build_);
   list_build_ = now;
   return is_new;
+}
+
+// A device gets positions, and makes the vectors itself. The copy has ended when this style reads
+// the energy of a step.
+at::Tensor PairRace::moved_vectors(const race::Topology& topology) {
+  if (!positions_.defined() || positions_.size(0) != topology.n_total())
+    positions_ =
+        at::empty({topology.n_total(), 3},
+                  at::TensorOptions().dtype(at::kDouble).pinned_memory(model_->device().is_cuda()));
+  local_.copy_positions(*atom, positions_);
+  return topology.edge_vectors(positions_, 1 / units_.length);
+}
+
+const LocalGraph& PairRace::local() {
+  local_.find_vectors(*atom);
+  return local_;
 }
 
 bool PairRace::build_graph(const LocalGraph::Options& options) {
@@ -253,6 +269,7 @@ void PairRace::tally(const race::Prediction& prediction) {
   const at::Tensor node_energy = prediction.node_energy.mean(1).mul_(unit).cpu();
   const double energy = node_energy.sum().item<double>();
   finite_ = std::isfinite(energy);
+  if (!finite_) local();  // tells of atoms at one place
   if (!finite_ && !readers_.watch(update->ntimestep))
     throw race::Error(
         "pair_style race: the energy of model " + file() + " is not finite at step " +

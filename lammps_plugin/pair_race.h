@@ -96,7 +96,7 @@ class PairRace : public Pair {
   /// The element of a type, or NULL.
   const std::string& element(int type) const { return elements_[type]; }
   /// The graph of the last forces, in host memory.
-  virtual const LocalGraph& local() { return local_; }
+  virtual const LocalGraph& local();
   /// Whether this rank's energy of the last forces is finite.
   bool finite() const { return finite_; }
   const RaceUnits& units() const { return units_; }
@@ -113,6 +113,8 @@ class PairRace : public Pair {
   /// others than those of the step before.
   virtual bool build_graph(const LocalGraph::Options& options);
   virtual const race::Graph& built_graph() const { return local_.graph(); }
+  /// Edge vectors of a topology that build_graph() did not change, on any device.
+  virtual at::Tensor moved_vectors(const race::Topology& topology);
   virtual race::HaloExchange& halo() { return halo_; }
   virtual void add_forces(const at::Tensor& forces);
 
@@ -166,6 +168,7 @@ class PairRace : public Pair {
   std::optional<race::Topology> topology_;  ///< on the model's device, if that is a GPU: kept as
                                             ///< long as LAMMPS's neighbour list
   race::Graph kept_graph_;                  ///< topology_ at this step
+  at::Tensor positions_;                    ///< of its rows; pinned if the model is on a GPU
   std::optional<at::Tensor> owner_;  ///< owner_rows() of these ghosts; none until they are asked
   /// What tells LAMMPS's neighbour list from the last one, beside neighbor->ago
   struct ListBuild {

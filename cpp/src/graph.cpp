@@ -1,5 +1,7 @@
 #include "race/graph.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <utility>
 
 #include "race/error.h"
@@ -53,6 +55,19 @@ Graph Topology::at(at::Tensor edge_vector) const {
   Graph graph = neighbors_;
   graph.edge_vector = std::move(edge_vector);
   return graph;
+}
+
+at::Tensor Topology::edge_vectors(const at::Tensor& positions, double unit) const {
+  const at::NoGradGuard no_grad;
+  if (positions.dim() != 2 || positions.size(0) != n_total() || positions.size(1) != 3)
+    throw Error("graph: positions; expected one row of three for each of the " +
+                std::to_string(n_total()) + " rows, got " + shape(positions));
+  if (!receiver_.defined())
+    receiver_ = at::repeat_interleave(neighbors_.row_ptr.diff(), std::optional<int64_t>(n_edges()));
+  const at::Tensor here =
+      positions.to(receiver_.device(), at::kDouble, /*non_blocking=*/positions.is_pinned());
+  at::Tensor vector = here.index_select(0, neighbors_.sender).sub_(here.index_select(0, receiver_));
+  return unit == 1 ? vector : vector.mul_(unit);
 }
 
 void check(const Graph& graph, int64_t n_elements) {

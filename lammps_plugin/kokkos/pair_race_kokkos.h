@@ -35,6 +35,9 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
   bool on_device() const override { return true; }
   bool build_graph(const LocalGraph::Options& options) override;
   const race::Graph& built_graph() const override { return device_graph_.graph(); }
+  at::Tensor moved_vectors(const race::Topology&) override {
+    return device_graph_.graph().edge_vector;
+  }
   race::HaloExchange& halo() override;
   void add_forces(const at::Tensor& forces) override;
 

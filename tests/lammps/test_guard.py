@@ -62,7 +62,7 @@ def guard(lammps_run, guarded):
         guard: str,
         change: str = "",
         ranks: int = 1,
-        steps: int = 2,
+        steps: int | str = 2,
         artifact=guarded,
         units="metal",
     ) -> Finished:
@@ -127,6 +127,18 @@ def triggers() -> dict[str, tuple[str, str, list[str], int]]:
         # A moved atom is unlike any of the training set, and so are those around it
         "grade": (f"{OFF} grade 1.5", move(k, place), ["grade: atom", "limit 1.5"], 6),
     }
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_overlap_between_two_lists(guard, ranks, monkeypatch):
+    """Where edges are kept, their vectors on the host are made when the guard reads them."""
+    monkeypatch.setenv("RACE_KEEP_TOPOLOGY", "1")
+    k, place, _ = nearest_nitrogen()
+    steps = f'0\nneigh_modify delay 1000\nrun 2 pre no every 1 "{move(k, place)}"'
+    finished = guard("1 stop unseen no density off", ranks=ranks, steps=steps)
+    assert finished.status != 0
+    (line,) = finished.errors()
+    assert "step 2" in line and "overlap" in line and "limit 1.2" in line
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -75,6 +75,21 @@ def test_species_change_that_one_rank_sees(lammps_run, artifact):
     assert frames[-1].atoms.get_chemical_symbols().count("O") == 1
 
 
+def test_two_atoms_at_one_place(lammps_run, artifact):
+    """Edges that are kept do not tell; the energy does."""
+    x, y, z = molecule().positions[0]
+    nearest = 1 + int(np.argsort(molecule().get_distances(0, slice(None)))[1])
+    write_data(lammps_run.folder / "system.data", molecule(), ["B", "N", "O"])
+    finished = lammps_run.run(
+        f"units metal\natom_style atomic\natom_modify map yes\nboundary s s s\n"
+        f"read_data system.data\nplugin load {lammps_run.plugin}\npair_style race {artifact}\n"
+        f"pair_coeff * * B N O\nneighbor 1.0 bin\nneigh_modify delay 1000\nrun 1\n"
+        f'run 2 pre no every 1 "set atom {nearest} x {x:.17g} y {y:.17g} z {z:.17g}"'
+    )
+    (line,) = finished.errors()
+    assert "are at the same place" in line and f" {nearest} " in line, line
+
+
 SWAPS = """
 fix 1 all nve
 fix 2 all atom/swap 4 6 29494 6000 ke no types 1 2

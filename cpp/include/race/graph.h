@@ -50,10 +50,16 @@ class Topology {
   /// @throws Error for another number of rows.
   Graph at(at::Tensor edge_vector) const;
 
+  /// Edge vectors for at(), on the topology's device: unit times the difference of the rows'
+  /// positions, float64 [n_total, 3] on any device. Ghosts are at their images. Nothing waits for
+  /// the device if positions are there or in pinned memory.
+  at::Tensor edge_vectors(const at::Tensor& positions, double unit = 1) const;
+
   Recordings& recordings() const { return *recordings_; }  ///< of predict(); see recorder.h
 
  private:
-  Graph neighbors_;  ///< without edge vectors
+  Graph neighbors_;              ///< without edge vectors
+  mutable at::Tensor receiver_;  ///< int64 [n_edges]; undefined until edge_vectors()
   std::shared_ptr<Recordings> recordings_;
 };
 
