@@ -1,6 +1,6 @@
 // The Python module, a thin layer over librace: tensors in, tensors out. Importing race._race also
 // registers the torch operators race::*.
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 #include <pybind11/functional.h>
 
 #include <exception>

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Compiles the CUDA kernels for every architecture that RACE supports, and checks the syntax of the code around them against the
 # headers of the installed torch: all that a machine without a GPU can do. Prints file, architecture, registers and
-# spilled bytes of each kernel; registers.py refuses those that REGISTERS.md does not have.
+# spilled bytes of each kernel; registers.py refuses a spill.
 #   cpp/cuda/compile.sh [folder for the objects]
 set -euo pipefail
 source=$(cd "$(dirname "$0")" && pwd)
