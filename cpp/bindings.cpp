@@ -67,7 +67,7 @@ class PythonRecorder final : public race::Recorder {
   }
   void rehearse(const Work& work) override { call("rehearse", work); }
   void record(const Work& work) override { call("record", work); }
-  void replay() override { call("replay"); }
+  void replay(const Work& read) override { call("replay", read); }
 
  private:
   template <class... Works>
@@ -301,10 +301,7 @@ PYBIND11_MODULE(_race, m) {
                                           .on_device = on_device,
                                           .zbl = zbl});
             }
-            py::dict out = to_dict(prediction);
-            if (prediction.replayed)
-              for (auto item : out) out[item.first] = item.second.cast<at::Tensor>().clone();
-            return out;
+            return to_dict(prediction);
           },
           "topology"_a, "edge_vector"_a, "owner"_a = py::none(), py::kw_only(), "members"_a = false,
           "uncertainty"_a = false, "atom_virial"_a = false, "zbl"_a = py::none(),

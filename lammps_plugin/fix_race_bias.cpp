@@ -75,7 +75,7 @@ void FixRaceBias::add_bias(int vflag) {
                                 .contiguous();
   const double* row = forces.data_ptr<double>();
   for (int64_t k = 0; k < forces.size(0); ++k, row += 3)
-    for (int a = 0; a < 3; ++a) atom->f[pair_->local().atom_of_row()[k]][a] += row[a];
+    for (int a = 0; a < 3; ++a) atom->f[pair_->atom_of_row()[k]][a] += row[a];
 
   v_init(vflag);
   if (!vflag_global) return;

@@ -189,12 +189,10 @@ std::string FixRaceGuard::name_of(int i) const {
   return fmt::format("{} ({})", atom->tag[i], pair_->element(atom->type[i]));
 }
 
-tagint FixRaceGuard::tag_of(int64_t row) const {
-  return atom->tag[pair_->local().atom_of_row()[row]];
-}
+tagint FixRaceGuard::tag_of(int64_t row) const { return atom->tag[pair_->atom_of_row()[row]]; }
 
 bool FixRaceGuard::in_group(int64_t row) const {
-  return atom->mask[pair_->local().atom_of_row()[row]] & groupbit;
+  return atom->mask[pair_->atom_of_row()[row]] & groupbit;
 }
 
 void FixRaceGuard::find_not_finite(Finding& finding) const {
@@ -220,7 +218,7 @@ void FixRaceGuard::find_pairs(Finding& overlaps, Finding& unseen_pairs) const {
   const auto* sender = graph.sender.data_ptr<int64_t>();
   const auto* row_ptr = graph.row_ptr.data_ptr<int64_t>();
   const auto* vector = graph.edge_vector.data_ptr<double>();
-  const std::vector<int>& atoms = pair_->local().atom_of_row();
+  const std::vector<int>& atoms = pair_->atom_of_row();
   for (int64_t row = 0; row < graph.n_owned; ++row) {
     if (!in_group(row)) continue;
     for (int64_t e = row_ptr[row]; e < row_ptr[row + 1]; ++e) {
@@ -260,14 +258,14 @@ void FixRaceGuard::find_densities(Finding& finding) const {
     if (count >= low && count <= high) continue;
     finding.add(count < low ? low - count : count - high, tag_of(row),
                 fmt::format("atom {} has {:.0f} neighbors, limits {:.4g} and {:.4g}",
-                            name_of(pair_->local().atom_of_row()[row]), count, low, high));
+                            name_of(pair_->atom_of_row()[row]), count, low, high));
   }
 }
 
 void FixRaceGuard::find_above(const race::Quantity& quantity, double limit,
                               Finding& finding) const {
   for (int64_t row = 0; row < pair_->local().graph().n_owned; ++row) {
-    const int i = pair_->local().atom_of_row()[row];
+    const int i = pair_->atom_of_row()[row];
     const double value = *pair_->columns().of(quantity, i);
     if (in_group(row) && value > limit)
       finding.add(value, atom->tag[i],

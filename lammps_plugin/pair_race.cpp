@@ -278,7 +278,7 @@ void PairRace::tally(const race::Prediction& prediction) {
   if (eflag_global) eng_vdwl += energy;
   if (eflag_atom)
     for (int64_t row = 0; row < node_energy.size(0); ++row)
-      eatom[local().atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
+      eatom[atom_of_row()[row]] += node_energy.data_ptr<double>()[row];
 
   if (vflag_global) {
     const at::Tensor mean = prediction.virial.mean(0).mul_(unit).cpu();
@@ -289,7 +289,7 @@ void PairRace::tally(const race::Prediction& prediction) {
     const at::Tensor scaled = prediction.atom_virial.cpu() * unit;
     const double* w = scaled.data_ptr<double>();
     for (int64_t row = 0; row < scaled.size(0); ++row, w += 9) {
-      const int i = local().atom_of_row()[row];
+      const int i = atom_of_row()[row];
       if (vflag_atom)
         for (int k = 0; k < 6; ++k)
           vatom[i][k] += 0.5 * (w[3 * race::six_rows[k] + race::six_columns[k]] +
@@ -340,7 +340,7 @@ void PairRace::store_uncertainty(const race::Prediction& prediction) {
   rank_sums_ = race::frame_sums(prediction, atoms);
   member_forces_ = forces.cpu();
   uncertainty_units_ = scaled_units();
-  columns_.store(atoms, local().atom_of_row(), uncertainty_units_.scaled(scale_ < 0 ? -1 : 1));
+  columns_.store(atoms, atom_of_row(), uncertainty_units_.scaled(scale_ < 0 ? -1 : 1));
   uncertainty_step_ = update->ntimestep;
   if (settings_.uq_every > 0) columns_.keep();
 }

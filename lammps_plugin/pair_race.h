@@ -95,8 +95,10 @@ class PairRace : public Pair {
   const std::string& file() const { return settings_.file; }
   /// The element of a type, or NULL.
   const std::string& element(int type) const { return elements_[type]; }
-  /// The graph of the last forces, in host memory.
+  /// The graph of the last forces, in host memory, with vectors at the present positions.
   virtual const LocalGraph& local();
+  /// Its rows alone, see LocalGraph.
+  virtual const std::vector<int>& atom_of_row() { return local_.atom_of_row(); }
   /// Whether this rank's energy of the last forces is finite.
   bool finite() const { return finite_; }
   const RaceUnits& units() const { return units_; }

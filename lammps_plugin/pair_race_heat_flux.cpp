@@ -17,7 +17,7 @@ PairRace::HeatFlux PairRace::heat_flux(bool members) {
   const at::Tensor velocity = at::empty({graph().n_owned, 3}, at::kDouble);
   double* to = velocity.data_ptr<double>();
   for (int64_t row = 0; row < velocity.size(0); ++row)
-    for (int a = 0; a < 3; ++a) *to++ = atom->v[local().atom_of_row()[row]][a] / units_.length;
+    for (int a = 0; a < 3; ++a) *to++ = atom->v[atom_of_row()[row]][a] / units_.length;
 
   HeatFlux flux;
   if (members) {

@@ -2,32 +2,42 @@
 #include "race/recorder.h"
 
 #include <map>
+#include <memory>
+#include <mutex>
 
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/cuda/MemPool.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include "register.h"
 
 namespace race::cuda {
 namespace {
 
 using c10::cuda::CUDAStream;
 
-// Graphs are recorded on a stream other than the default one. One serves all recorders of a thread:
-// what kernels remember of a topology, they remember for its stream. The graphs run one after
-// another there, and so can have their temporary memory in common.
+// Graphs are recorded on a stream other than the default one. One serves all recorders of a device:
+// what kernels remember of a topology, they remember for its stream. Graphs run one after another
+// there, and so can have their memory in common: a replay overwrites results of any other.
 struct Place {
   explicit Place(c10::DeviceIndex device)
       : stream(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)) {}
 
   const CUDAStream stream;
   at::cuda::MemPool memory;
+  std::mutex mutex;      // of all work there
+  bool spoiled = false;  // a capture failed: torch's allocators may not have got over it
 };
 
 Place& place_on(c10::DeviceIndex device) {
-  static thread_local auto& places = *new std::map<c10::DeviceIndex, Place>;
+  static std::mutex mutex;
+  static auto& places = *new std::map<c10::DeviceIndex, Place>;
+  const std::lock_guard lock(mutex);
   return places.try_emplace(device, device).first->second;
 }
 
@@ -48,73 +58,99 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
+template <class Work>
+void quietly(const Work& work) noexcept {
+  try {
+    work();
+  } catch (const std::exception&) {  // another error is the one to tell
+  }
+}
+
 class Graph final : public Recorder {
  public:
-  explicit Graph(Place& place) : stream_(place.stream), memory_(place.memory.id()) {}
+  explicit Graph(Place& place) : place_(place) {}
 
-  void rehearse(const std::function<void()>& work) override {
-    beside([&] { work(); });
-  }
+  void rehearse(const std::function<void()>& work) override { beside(work); }
 
   void record(const std::function<void()>& work) override {
     beside([&] {
-      // Other threads may go on allocating
-      graph_.capture_begin(memory_, cudaStreamCaptureModeThreadLocal);
+      bool ended = false;
+      graph_ = std::make_unique<at::cuda::CUDAGraph>();
       try {
+        // Other threads may go on allocating
+        graph_->capture_begin(place_.memory.id(), cudaStreamCaptureModeThreadLocal);
         work();
-        graph_.capture_end();
+        ended = true;
+        graph_->capture_end();
       } catch (...) {
-        abandon();
+        abandon(ended);
         throw;
       }
     });
   }
 
-  void replay() override {
-    beside([&] { graph_.replay(); });
+  void replay(const std::function<void()>& read) override {
+    beside([&] {
+      graph_->replay();
+      read();
+    });
   }
 
  private:
   /// Does `work` on the stream of the recording, in the order of the caller's stream.
   template <class Work>
   void beside(const Work& work) {
-    const c10::cuda::CUDAGuard device(stream_.device_index());
+    const std::lock_guard lock(place_.mutex);
+    const c10::cuda::CUDAGuard device(place_.stream.device_index());
     const CUDAStream callers = c10::cuda::getCurrentCUDAStream();
-    before_.order(callers, stream_);
-    {
-      const c10::cuda::CUDAStreamGuard guard(stream_);
-      work();
-    }
-    after_.order(stream_, callers);
-  }
-
-  /// Ends a capture that failed, so that the stream and its memory serve again.
-  void abandon() noexcept {
+    before_.order(callers, place_.stream);
     try {
-      cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-      C10_CUDA_CHECK(cudaStreamIsCapturing(stream_, &status));
-      if (status == cudaStreamCaptureStatusNone) return;
-      cudaGraph_t unfinished = nullptr;
-      cudaStreamEndCapture(stream_, &unfinished);
-      if (unfinished) cudaGraphDestroy(unfinished);
-      cudaGetLastError();  // of the end of an invalid capture
-      c10::cuda::CUDACachingAllocator::endAllocateToPool(stream_.device_index(), memory_);
-    } catch (const std::exception&) {  // the error of the capture itself is the one to tell
+      const c10::cuda::CUDAStreamGuard guard(place_.stream);
+      work();
+    } catch (...) {
+      quietly([&] { after_.order(place_.stream, callers); });
+      throw;
     }
+    after_.order(place_.stream, callers);
   }
 
-  const CUDAStream stream_;
-  const at::cuda::MempoolId_t memory_;
+  /// Ends a capture that failed. Nothing is recorded on this device any more.
+  void abandon(bool ended) noexcept {
+    place_.spoiled = true;
+    const at::cuda::MempoolId_t memory = place_.memory.id();
+    if (!ended) quietly([&] { graph_->capture_end(); });
+    cudaGetLastError();  // of the end of an invalid capture
+    // Whichever of these the end of the capture did not reach
+    quietly([&] {
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(place_.stream.device_index(), memory);
+    });
+    quietly([&] { end_on_host(at::getHostAllocator(at::kCUDA), memory); });
+    graph_.release();  // never freed: the allocators may go on asking it
+  }
+
+  /// In later releases of torch the allocator of pinned memory takes part in captures.
+  template <class Allocator>
+  static void end_on_host(Allocator* allocator, at::cuda::MempoolId_t memory) {
+    if constexpr (requires { allocator->end_allocate_to_pool(memory); })
+      allocator->end_allocate_to_pool(memory);
+  }
+
+  Place& place_;
   Event before_, after_;
-  at::cuda::CUDAGraph graph_;
+  std::unique_ptr<at::cuda::CUDAGraph> graph_;
 };
 
-const bool registered = (set_recorder([](at::Device device) -> std::unique_ptr<Recorder> {
-                           if (!device.is_cuda()) return nullptr;
-                           const c10::cuda::CUDAGuard guard(device);
-                           return std::make_unique<Graph>(place_on(device.index()));
-                         }),
-                         true);
+std::unique_ptr<Recorder> make(at::Device device) {
+  // A recording holds what this library's kernels remember, not another's
+  if (!device.is_cuda() || !kernels_serve()) return nullptr;
+  const c10::DeviceIndex index = device.has_index() ? device.index() : c10::cuda::current_device();
+  const c10::cuda::CUDAGuard guard(index);
+  Place& place = place_on(index);
+  const std::lock_guard lock(place.mutex);
+  return place.spoiled ? nullptr : std::make_unique<Graph>(place);
+}
+
+const bool registered = (set_recorder(make), true);
 
 }  // namespace
 }  // namespace race::cuda

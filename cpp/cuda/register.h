@@ -11,4 +11,7 @@ using DefineKernels = void (*)(torch::Library& library);
 /// one of them, has such a kernel already (see register_operators of ../src/operators.h).
 bool register_kernels(const char* first, DefineKernels define);
 
+/// Whether this library's kernels serve the process: another copy of it may have been first.
+bool kernels_serve();
+
 }  // namespace race::cuda

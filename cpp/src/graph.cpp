@@ -48,8 +48,8 @@ Topology::Topology(const Graph& graph, at::Device device)
 }
 
 Graph Topology::at(at::Tensor edge_vector) const {
-  if (edge_vector.dim() != 2 || edge_vector.size(0) != n_edges())
-    throw Error("graph: edge_vector; expected one row for each of the " +
+  if (edge_vector.dim() != 2 || edge_vector.size(0) != n_edges() || edge_vector.size(1) != 3)
+    throw Error("graph: edge_vector; expected one row of three for each of the " +
                 std::to_string(n_edges()) + " edges of the neighbour list, got " +
                 shape(edge_vector) + "; make a new Topology if the list has changed");
   Graph graph = neighbors_;

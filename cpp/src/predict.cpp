@@ -301,13 +301,16 @@ int64_t parts_for_flux(const Model& model, const Graph& graph, const Request& re
 }
 
 Prediction on_host(Prediction prediction) {
-  for (at::Tensor* tensor :
-       {&prediction.node_energy, &prediction.forces, &prediction.virial, &prediction.atom_virial,
-        &prediction.node_energy_var, &prediction.cov_aleatoric, &prediction.cov_epistemic,
-        &prediction.logdet_aleatoric, &prediction.grade, &prediction.virial_cov,
-        &prediction.heat_flux})
-    if (tensor->defined()) *tensor = tensor->to(at::kCPU);
+  std::vector<at::Tensor> tensors = prediction.tensors();
+  for (at::Tensor& tensor : tensors)
+    if (tensor.defined()) tensor = tensor.to(at::kCPU);
+  prediction.set(tensors);
   return prediction;
+}
+
+bool on_one_device(const at::Tensor& tensor, at::Device device) {
+  return tensor.device().type() == device.type() &&
+         (!device.has_index() || tensor.device() == device);
 }
 
 /// What the device computes, and the velocities of all rows if there are some.
@@ -381,6 +384,19 @@ Prediction finished(Evaluated evaluated, const Model& model, const Graph& graph,
 
 }  // namespace
 
+std::vector<at::Tensor> Prediction::tensors() const {
+  return {node_energy,   forces,           virial, atom_virial, node_energy_var, cov_aleatoric,
+          cov_epistemic, logdet_aleatoric, grade,  virial_cov,  heat_flux};
+}
+
+void Prediction::set(const std::vector<at::Tensor>& tensors) {
+  std::size_t k = 0;
+  for (at::Tensor* tensor :
+       {&node_energy, &forces, &virial, &atom_virial, &node_energy_var, &cov_aleatoric,
+        &cov_epistemic, &logdet_aleatoric, &grade, &virial_cov, &heat_flux})
+    *tensor = tensors.at(k++);
+}
+
 Prediction predict(const Model& model, const Graph& graph, HaloExchange& halo,
                    const Request& request) {
   const at::NoGradGuard no_grad;
@@ -392,18 +408,21 @@ Prediction predict(const Model& model, const Topology& topology, const at::Tenso
   const at::NoGradGuard no_grad;
   const Graph graph = topology.at(edge_vector);
   const at::Tensor owner = halo.fixed();
-  const bool ghosts = graph.n_total > graph.n_owned;
-  const bool stays = !ghosts || (owner.defined() && owner.device() == model.device());
+  const bool exchanges = model.comm_width_max() > 0;
+  const bool reads_owner = exchanges && graph.n_total > graph.n_owned;
+  const bool stays =
+      !exchanges || (owner.defined() && (!reads_owner || on_one_device(owner, model.device())));
   if (!stays || request.n_parts != 1 || request.moving())
     return predict(model, graph, halo, request);
   const Recordings::Kind kind{.model = model,
-                              .owner = ghosts ? owner : at::Tensor(),
+                              .owner = reads_owner ? owner : at::Tensor(),
                               .forces = request.forces,
                               .members = request.members,
                               .uncertainty = request.uncertainty,
                               .atom_virial = request.atom_virial};
+  const at::Device to = request.on_device ? model.device() : at::Device(at::kCPU);
   const Prediction prediction =
-      topology.recordings().predict(kind, edge_vector, [&](const at::Tensor& vectors) {
+      topology.recordings().predict(kind, edge_vector, to, [&](const at::Tensor& vectors) {
         return evaluate(model, topology.at(vectors), halo, request).prediction;
       });
   return finished({prediction, {}}, model, graph, request);

@@ -22,23 +22,28 @@ MakeRecorder& maker() {
   return make;
 }
 
-std::vector<at::Tensor> parts(const Prediction& p) {
-  std::vector<at::Tensor> all{
-      p.node_energy,   p.forces,        p.virial,           p.atom_virial, p.node_energy_var,
-      p.cov_aleatoric, p.cov_epistemic, p.logdet_aleatoric, p.grade,       p.virial_cov};
-  std::erase_if(all, [](const at::Tensor& part) { return !part.defined(); });
-  return all;
-}
-
+// NaN agrees with NaN, and an infinity with its like: a grade may be one.
 bool agree(const Prediction& a, const Prediction& b) {
-  const std::vector<at::Tensor> first = parts(a), second = parts(b);
+  const std::vector<at::Tensor> first = a.tensors(), second = b.tensors();
   return std::equal(first.begin(), first.end(), second.begin(), second.end(),
                     [](const at::Tensor& x, const at::Tensor& y) {
+                      if (x.defined() != y.defined()) return false;
+                      if (!x.defined() || x.numel() == 0) return true;
                       if (x.sizes() != y.sizes()) return false;
-                      if (x.numel() == 0) return true;
-                      const double scale = x.abs().max().item<double>();
-                      return (x - y).abs().max().item<double>() <= kAgree * scale;  // no NaN is
+                      const at::Tensor scale = at::nan_to_num(x, 0.0, 0.0, 0.0).abs().max();
+                      const at::Tensor near = (x - y).abs() <= kAgree * scale;
+                      return (near | (x == y) | (x.isnan() & y.isnan())).all().item<bool>();
                     });
+}
+
+Prediction copied(const Prediction& prediction, at::Device to) {
+  Prediction copy;
+  std::vector<at::Tensor> tensors = prediction.tensors();
+  for (at::Tensor& tensor : tensors)
+    if (tensor.defined())
+      tensor = tensor.to(to, tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  copy.set(tensors);
+  return copy;
 }
 
 }  // namespace
@@ -60,13 +65,22 @@ Recordings::Recording& Recordings::of(const Kind& kind) {
   const auto found =
       std::find_if(recordings_.begin(), recordings_.end(),
                    [&](const Recording& recording) { return recording.kind == kind; });
-  if (found != recordings_.end()) return *found;
+  if (found != recordings_.end()) {
+    recordings_.splice(recordings_.begin(), recordings_, found);
+    return *found;
+  }
   if (recordings_.size() == kMostKinds) recordings_.pop_back();
-  return recordings_.emplace_front(
-      Recording{.kind = kind, .recorder = make_recorder(kind.model.device())});
+  Recording& made = recordings_.emplace_front(Recording{.kind = kind});
+  try {
+    made.recorder = make_recorder(kind.model.device());
+  } catch (const std::exception& error) {
+    TORCH_WARN_ONCE("race: steps are not recorded: ", reason_of(error));
+  }
+  return made;
 }
 
-Prediction Recordings::predict(const Kind& kind, const at::Tensor& edge_vector, const Step& step) {
+Prediction Recordings::predict(const Kind& kind, const at::Tensor& edge_vector, at::Device to,
+                               const Step& step) {
   const std::lock_guard lock(mutex_);
   if (edge_vector.size(0) > kMostEdges) return step(edge_vector);
   Recording& recording = of(kind);
@@ -77,9 +91,8 @@ Prediction Recordings::predict(const Kind& kind, const at::Tensor& edge_vector, 
   recording.edge_vector.copy_(edge_vector);
   if (recording.stage == Recording::rehearsed) return record(recording, step);
   if (recording.stage == Recording::recorded) {
-    recording.recorder->replay();
-    Prediction prediction = recording.prediction;
-    prediction.replayed = true;
+    Prediction prediction;
+    recording.recorder->replay([&] { prediction = copied(recording.prediction, to); });
     return prediction;
   }
   Prediction prediction;
@@ -94,8 +107,9 @@ Prediction Recordings::record(Recording& recording, const Step& step) {
   try {
     const Holding holding(recording.held);
     recording.recorder->record([&] { recording.prediction = step(recording.edge_vector); });
-    recording.recorder->replay();
-    if (agree(expected, recording.prediction)) {
+    bool right = false;
+    recording.recorder->replay([&] { right = agree(expected, recording.prediction); });
+    if (right) {
       recording.stage = Recording::recorded;
       return expected;
     }

@@ -27,10 +27,11 @@ class Recordings {
   };
   using Step = std::function<Prediction(const at::Tensor& edge_vector)>;
 
-  /// Prediction of `step` at these edge vectors, on the model's device. The second step of a kind
-  /// is recorded. Later ones are replayed if the replay gave what the step itself gave; otherwise,
-  /// or if the device records nothing, each is made.
-  Prediction predict(const Kind& kind, const at::Tensor& edge_vector, const Step& step);
+  /// Prediction of `step` at these edge vectors, on the model's device or, if it is replayed, on
+  /// `to`. The second step of a kind is recorded. Later ones are replayed if the replay gave what
+  /// the step itself gave; otherwise, or if the device records nothing, each is made.
+  Prediction predict(const Kind& kind, const at::Tensor& edge_vector, at::Device to,
+                     const Step& step);
 
  private:
   struct Recording {

@@ -22,6 +22,10 @@ class PairRaceKokkos final : public PairRace, public KokkosBase {
   void read_restart_settings(FILE*) override;
   double memory_usage() override;
   const LocalGraph& local() override;
+  const std::vector<int>& atom_of_row() override {
+    copy_rows();
+    return local_.atom_of_row();
+  }
 
   int pack_forward_comm_kokkos(int n, DAT::tdual_int_1d atoms, DAT::tdual_double_1d& buffer, int,
                                int*) override;

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from race.deploy.export import export_model
 from race.presets import preset
 
-from .conftest import triclinic
+from .conftest import graph_of, triclinic
 from .test_step import model_of, periodic, tensors_in
 
 READS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal"}
@@ -25,13 +25,16 @@ class Graph(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.calls = []
+        self.own, self.others = set(), set()  # memory that operators allocated, and all else
         self.done = []
         self.wrong = 0.0  # added to all that a replay writes
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.overloadpacket.__name__ in READS:
             raise RuntimeError("operation not permitted when stream is capturing")
+        self.others |= {storage(tensor) for tensor in tensors_in(args)} - self.own
         result = function(*args, **(kwargs or {}))
+        self.own |= {storage(tensor) for tensor in tensors_in([result])} - self.others
         self.calls.append((function, args, kwargs or {}, result))
         return result
 
@@ -44,7 +47,7 @@ class Graph(TorchDispatchMode):
         with self:
             work()
 
-    def replay(self):
+    def replay(self, read):
         self.done.append("replay")
         for function, args, kwargs, result in self.calls:
             if function.is_view:
@@ -53,6 +56,15 @@ class Graph(TorchDispatchMode):
             for place, value in zip(tensors_in([result]), tensors_in([again]), strict=True):
                 if place.data_ptr() != value.data_ptr():
                     place.copy_(value + self.wrong if place.is_floating_point() else value)
+        read()
+        for *_, result in self.calls:  # another graph may have its results in this memory
+            for place in tensors_in([result]):
+                if place.is_floating_point() and storage(place) in self.own:
+                    place.fill_(torch.nan)
+
+
+def storage(tensor):
+    return tensor.untyped_storage().data_ptr()
 
 
 @pytest.fixture
@@ -150,6 +162,54 @@ def test_a_step_that_cannot_be_recorded(prepared, graphs, monkeypatch):
         expected = model.predict(species, now, sender, row_ptr, owner, **wanted)
         assert torch.equal(found["forces"], expected["forces"])
     assert graphs[0].done == ["rehearse", "rehearse"]
+
+
+def test_no_recorder(prepared, graphs):
+    """A device that refuses to make one still makes the steps."""
+    model, wanted = prepared
+
+    def refuse(device):
+        raise RuntimeError("no memory pool")
+
+    race._race.record_with(refuse)
+    species, vector, sender, row_ptr, owner = periodic(triclinic())
+    topology = race._race.Topology(model, species, sender, row_ptr)
+    for now in steps(vector, 3):
+        found = model.predict(topology, now, owner, on_device=True, **wanted)
+        expected = model.predict(species, now, sender, row_ptr, owner, **wanted)
+        assert torch.equal(found["forces"], expected["forces"])
+    assert graphs == []
+
+
+def test_two_topologies_in_turn(prepared, graphs):
+    """Each has a recording, whose results another's replay overwrites."""
+    model, wanted = prepared
+    species, vector, sender, row_ptr, owner = periodic(triclinic())
+    topologies = [race._race.Topology(model, species, sender, row_ptr) for _ in range(2)]
+    found = [
+        [model.predict(topology, now, owner, on_device=True, **wanted) for topology in topologies]
+        for now in steps(vector, 4)
+    ]
+    for now, both in zip(steps(vector, 4), found, strict=True):
+        expected = model.predict(species, now, sender, row_ptr, owner, **wanted)
+        for step in both:
+            assert all(torch.equal(step[name], values) for name, values in expected.items())
+    assert [graph.done[-1] for graph in graphs] == ["replay", "replay"]
+
+
+def test_an_element_without_a_grade(graphs, tmp_path):
+    """Its grade is infinite, and the step is replayed all the same."""
+    atoms = triclinic()
+    atoms.symbols = ["B"] * len(atoms)
+    seen = [graph_of(atoms, torch.float32)]
+    export_model(model_of(), tmp_path / "model.race.pt", training_set=seen)
+    model = race._race.load(str(tmp_path / "model.race.pt"), dtype="float64")
+    species, vector, sender, row_ptr, owner = periodic(triclinic())
+    topology = race._race.Topology(model, species, sender, row_ptr)
+    for now in steps(vector, 3):
+        found = model.predict(topology, now, owner, on_device=True, uncertainty=True)
+    assert found["grade"].isinf().any() and found["grade"].isfinite().any()
+    assert graphs[0].done[-2:] == ["replay", "replay"]
 
 
 def test_what_is_not_recorded(prepared, graphs, monkeypatch):

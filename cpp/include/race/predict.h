@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
 #include "race/conventions.h"
 #include "race/graph.h"
 #include "race/halo.h"
@@ -88,7 +90,8 @@ struct Prediction {
   /// features' rates of change. Undefined unless velocities are given.
   at::Tensor heat_flux;
 
-  bool replayed = false;  ///< the next step on the same topology may write to these tensors
+  std::vector<at::Tensor> tensors() const;           ///< all of the above, in a fixed order
+  void set(const std::vector<at::Tensor>& tensors);  ///< the reverse
 };
 
 /// Computes energies by segments with halo exchanges between them, and forces by the explicit

@@ -20,8 +20,9 @@ class Recorder {
   /// @throws std::exception if the device cannot record it.
   virtual void record(const std::function<void()>& work) = 0;
 
-  /// Does what was recorded: it reads tensors where record() read them, and writes likewise.
-  virtual void replay() = 0;
+  /// Does what was recorded: it reads tensors where record() read them, and writes likewise. Then
+  /// does `read`, which copies the results: any later replay may overwrite them.
+  virtual void replay(const std::function<void()>& read) = 0;
 };
 
 using MakeRecorder = std::function<std::unique_ptr<Recorder>(at::Device)>;
