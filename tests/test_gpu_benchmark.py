@@ -36,7 +36,7 @@ def test_dry_run(tmp_path):
         for record in stage["records"]:
             assert record.get("right", True)
             assert all(math.isfinite(x) for x in record.values() if isinstance(x, float)), record
-    assert [len(found[name]["records"]) for name in gpu.STAGES] == [1, 4, 2, 3, 1, 1]
+    assert [len(found[name]["records"]) for name in gpu.STAGES] == [1, 4, 4, 3, 1, 1]
     assert all(r["us_per_atom"] > 0 for r in found["step"]["records"])
     assert found["tests"]["records"][0]["passed"] == 2
 

@@ -47,9 +47,10 @@ class Interrupt:
 @contextlib.contextmanager
 def postpone_interrupt() -> Iterator[None]:
     """Inside, Ctrl-C waits until the end: code that swallows exceptions would take the one of
-    Ctrl-C for another.
+    Ctrl-C for another. A process that ignores Ctrl-C goes on ignoring it.
     """
-    with Interrupt([signal.SIGINT], again=False) as interrupt:
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    with Interrupt([] if ignored else [signal.SIGINT], again=False) as interrupt:
         yield
     if interrupt.received:
         raise KeyboardInterrupt

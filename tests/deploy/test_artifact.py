@@ -8,6 +8,7 @@ import json
 import random
 import signal
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 import race._race
@@ -259,22 +260,26 @@ def run_folder(model, tmp_path):
     return run
 
 
-def test_an_interrupt_waits_for_the_compiler(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_an_interrupt_waits_for_the_compiler(handler, model, tmp_path, monkeypatch):
     """Raised inside of it, the compiler would say that an attribute is missing."""
-    reached, compile_ = [], torch.jit.script
+    compiled, compile_ = [], torch.jit.script
 
-    def interrupted(module):
+    def interrupted(*args, **options):
         signal.raise_signal(signal.SIGINT)
-        reached.append(compile_(module))
-        signal.raise_signal(signal.SIGINT)
-        return reached[0]
+        compiled.append(compile_(*args, **options))
+        return compiled[-1]
 
     monkeypatch.setattr(torch.jit, "script", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export_model(model, tmp_path / "new.race.pt")
-    assert reached
-    assert not any(tmp_path.iterdir())
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) if handler != signal.SIG_IGN else nullcontext():
+            export_model(model, tmp_path / "new.race.pt")
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert compiled
+    assert any(tmp_path.iterdir()) == (handler == signal.SIG_IGN)
 
 
 def test_commands(run_folder, artifact, tmp_path, capsys):
