@@ -27,7 +27,7 @@ unexport PYTHONPATH
 
 .PHONY: help setup demo test wheel-test docs torture bench accuracy lint format cuda-compile cuda-check sanitize clean distclean
 help:
-	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores, and 4 to set up"
+	@echo "make demo    train, evaluate, export and run boron nitride in LAMMPS; about 15 minutes on 2 cores, and 5 to 10 to set up"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make wheel-test    source distribution and wheel, and the README's examples by it in an empty environment"
 	@echo "make torture damaged models, wrong commands, faults, interruptions, processor grids and physics in LAMMPS, hundreds of each, with counts; about half an hour"
@@ -46,7 +46,8 @@ demo: $(STAMPS)/build
 	python examples/demo/run.py
 
 # A worker that dies ends the run: started again, pytest-xdist waits forever for the tests that the dead one still had in its file.
-PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
+# Files are handed out in the order of tests/conftest.py.
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 test: lint $(STAMPS)/wheel
 	RACE_WHEEL=$$(echo $(CURDIR)/build/dist/*.whl) RACE_WHEEL_VENV=$(CURDIR)/build/wheel-venv OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 

@@ -127,7 +127,7 @@ def test_vectors_of_another_list(keeping):
     atoms = triclinic()
     keeping.members(atoms)
     near = keeping._near
-    with pytest.raises(RaceError, match="one row for each of the"):
+    with pytest.raises(RaceError, match="one row of three for each of the"):
         keeping.model.predict(near.topology, near.vectors(atoms)[1:])
 
 
