@@ -18,11 +18,12 @@ import race._race
 from race.data.graph import Batch
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
 from race.deploy.folded import FoldedRACE, count_trunks
-from race.deploy.grade import fit, last_features
+from race.deploy.grade import last_features
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.files import is_device
 from race.interrupt import postpone_interrupt
+from race.model.grade import QUANTILE, fit
 from race.model.race import RACE
 from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
@@ -115,7 +116,12 @@ def archive(
     """The artifact without its trailer."""
     deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
     training = summary.get("training", {})
-    grade = fit_grade(deployed, training_set)
+    grade = summary.get("posterior", {}).get("grade", {})
+    if model.has_leverage:  # its distance is the grade
+        grade = {"quantile": QUANTILE} | grade
+        deployed.of_training = copy.deepcopy(deployed.leverage)
+    else:
+        grade = fit_grade(deployed, training_set)
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration)
     if grade:
         metadata["grade"] = grade
@@ -223,7 +229,8 @@ def metadata_of(
         "n_trunks": n_trunks,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "halo_widths": [width * n_trunks // config.n_members for width in model.g_dims[1:]],
-        "head": config.head,
+        # To librace `evidential` is whatever member tells its own epistemic part
+        "head": "evidential" if model.has_leverage else config.head,
         "stress_head": config.stress_head,
         "energy_aggregation": "mean" if config.pooling == "mean" else config.energy_aggregation,
         "posterior": posterior_name(config, summary),
