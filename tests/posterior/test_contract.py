@@ -22,11 +22,10 @@ from race.predict.predictor import predict_batch
 from race.train.run import load_run
 from tests.lammps.harness import COLUMNS, ONE_MEMBER, Lammps, Snapshot
 
-OWN_EPISTEMIC = (*ONE_MEMBER, "force/epistemic")  # of one member that tells it by itself
-
 from .conftest import CASES, ELEMENTS, R_MAX, labelled
 
 TOLERANCE = 1e-10  # float64, of the largest value
+OWN_EPISTEMIC = (*ONE_MEMBER, "force/epistemic")  # of one member that tells it by itself
 
 
 @pytest.fixture(params=CASES)

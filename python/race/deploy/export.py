@@ -23,7 +23,7 @@ from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.files import is_device
 from race.interrupt import postpone_interrupt
-from race.model.grade import QUANTILE, fit
+from race.model.grade import N_ATOMS, QUANTILE, fit
 from race.model.race import RACE
 from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
@@ -33,7 +33,6 @@ KEPT_FLOAT64 = (
     *("scale", "atomic_energies", "cg", "power_cg", "sh_coefficients", "sh_gradient", "sh_degree"),
     *("projection", "mean", "whiten"),  # of the grade
 )
-GRADE_ATOMS = 20_000  # of the training set, to fit the grade to
 
 
 def export_model(
@@ -175,7 +174,7 @@ def fit_grade(deployed: FoldedRACE, training_set: Iterable[Batch]) -> dict[str, 
     """Fits the grade of a model in place; what metadata.json says of it, empty without atoms."""
     runs = copy.deepcopy(deployed)
     runs.prepare()
-    features = last_features(runs, training_set, GRADE_ATOMS)
+    features = last_features(runs, training_set, N_ATOMS)
     if features is None:
         return {}
     return fit(deployed.of_training, *features, n_species=len(deployed.atomic_energies))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 N_DIMENSIONS = 32  # of the projection: what a few hundred atoms of an element determine
+N_ATOMS = 20_000  # of the training set, to fit to
 QUANTILE = 0.999
 SHRINKAGE = 1e-3  # of a covariance towards its mean variance: directions that hardly vary
 

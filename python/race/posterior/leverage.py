@@ -15,13 +15,19 @@ c_F and c_E are fitted together with the factors on the noise, to the CRPS of he
 the errors with the leverage within the training set; beyond it the quadratic form is trusted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
 
 from race.config import LeverageFactors
-from race.deploy.export import fit_grade, fold
+from race.data import Batch
 from race.errors import RaceError
 from race.heads import GAUSSIAN, HEADS
+from race.model import grade
+from race.model.layer import Readout
 from race.model.race import RACE
 from race.posterior.options import LeverageOptions
 from race.posterior.protocol import Fitted, Run, require_head, require_one_member
@@ -54,13 +60,30 @@ def fit(runs: Sequence[Run], options: LeverageOptions, folder: Path) -> Fitted:
             got=config.energy_aggregation,
         )
     prepared, old = run.prepare(), run.model
-    dtype = old.embedding.dtype
-    deployed, _ = fold(old, dtype)
-    about = fit_grade(deployed, prepared.train.shuffled(run.config.train.batch_size))
     constants = old.constants.model_copy(update={"leverage": LeverageFactors()})
-    model = RACE(config, constants, dtype)
-    model.load_state_dict(
-        old.state_dict()
-        | {f"leverage.{name}": x for name, x in deployed.of_training.named_buffers()}
-    )
+    model = RACE(config, constants, old.embedding.dtype)
+    model.load_state_dict(old.state_dict() | model.leverage.state_dict(prefix="leverage."))
+    batches = prepared.train.shuffled(run.config.train.batch_size)
+    features, species = last_features(old, batches)
+    about = grade.fit(model.leverage, features, species, len(constants.elements))
     return Fitted(model.eval(), {"grade": about}, prepared.validation)
+
+
+def last_features(
+    model: RACE, batches: Iterable[Batch], n_atoms: int = grade.N_ATOMS
+) -> tuple[Tensor, Tensor]:
+    """Features [n, W] of one member and species [n], on the CPU, of at least n_atoms atoms or of
+    all there are: what the artifact's grade is fitted to.
+    """
+    readout = cast(Readout, model.layers[-1].readout)
+    found: list[Tensor] = []
+    hook = readout.first.register_forward_hook(lambda _, inputs, out: found.append(out.cpu()))
+    species: list[Tensor] = []
+    with torch.no_grad():
+        for batch in batches:
+            species.append(batch.species.cpu())
+            model(batch.to(model.embedding.device), forces=False)
+            if sum(map(len, species)) >= n_atoms:
+                break
+    hook.remove()
+    return torch.cat(found)[:, : readout.widths[0]], torch.cat(species)

@@ -195,10 +195,10 @@ def width_factors(
     own: np.ndarray | float = 0.0,
     least: float = 0.0,
 ) -> Factors:
-    """The best a and b, ln b >= least, for errors [n, d] with the covariance a^2 aleatoric + b^2 epistemic +
-    own I, the first two [n, d, d] and predicted; aleatoric is regular, or None for zero; own
-    [n] is the variance of the labels' own noise. An error of weight 2, of `weights` [n], counts
-    twice.
+    """The best a and b, ln b >= least, for errors [n, d] with the covariance a^2 aleatoric +
+    b^2 epistemic + own I, the first two [n, d, d] and predicted; aleatoric is regular, or
+    None for zero; own [n] is the variance of the labels' own noise. An error of weight 2, of
+    `weights` [n], counts twice.
 
     Minimises the sum over components, in a frame where the noise is the unit matrix and
     the spread diagonal, of the CRPS of a normal distribution (Gneiting and Raftery 2007,
