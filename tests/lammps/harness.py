@@ -22,11 +22,12 @@ COLUMNS = {
     for row in race._race.quantities()
     if row["per_atom"] and row["symbol"] and row["dimension"] not in ("nats", "1")
 }
-# What there is of a single one, without a stress_head
+# What there is of a single one that tells its epistemic part by itself, without a stress_head
 ONE_MEMBER = (
     "force/std",
     "force/cov",
     "force/aleatoric",
+    "force/epistemic",
     "energy/std",
 )
 
@@ -224,7 +225,7 @@ class Lammps:
             pair=pair,
             before_run=before_run,
             columns=" ".join(columns),
-            stress=" stress/std" * ("force/epistemic" in columns),
+            stress=" stress/std" * (tuple(columns) != ONE_MEMBER),
         )
 
     def single_point(self, atoms: ase.Atoms, model: str, types: list[str], **options) -> Snapshot:

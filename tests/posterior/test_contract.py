@@ -25,7 +25,6 @@ from tests.lammps.harness import COLUMNS, ONE_MEMBER, Lammps, Snapshot
 from .conftest import CASES, ELEMENTS, R_MAX, labelled
 
 TOLERANCE = 1e-10  # float64, of the largest value
-OWN_EPISTEMIC = (*ONE_MEMBER, "force/epistemic")  # of one member that tells it by itself
 
 
 @pytest.fixture(params=CASES)
@@ -219,11 +218,11 @@ def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapsh
     member in a process of their own.
     """
     results: dict[int, dict[str, Snapshot]] = {1: {}, 2: {}}
-    for ranks, columns in product(results, (tuple(COLUMNS), OWN_EPISTEMIC)):
+    for ranks, columns in product(results, (tuple(COLUMNS), ONE_MEMBER)):
         some = {
             name: path
             for name, path in artifacts.items()
-            if (CASES[name].n_members == 1) == (columns == OWN_EPISTEMIC)
+            if (CASES[name].n_members == 1) == (columns == ONE_MEMBER)
         }
         pair = (
             f"variable model index {' '.join(map(str, some.values()))}\npair_style race "

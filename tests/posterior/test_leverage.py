@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import race
+from race.cli import main
 from race.data.dataset import Dataset
 from race.data.graph import build_graph
 from race.deploy.export import export_model
@@ -19,6 +20,7 @@ from race.posterior import leverage
 from race.posterior.fit import fit
 from race.posterior.options import LeverageOptions
 from race.posterior.protocol import Run
+from race.predict.artifact import ArtifactPredictor
 from race.predict.predictor import ModelPredictor, Prediction, predict_dataset
 from race.train import noise
 from race.train.checkpoint import write_tensors
@@ -105,6 +107,19 @@ def test_the_grade_is_its_root(fitted, tmp_path):
     training = load_run(fitted("leverage"))[1].data.train
     seen = np.sqrt(leverages(model, race.data.read_frames(training[0])[:9]))
     assert 0.3 < np.median(seen) < 1 and seen.max() < 3
+
+
+def test_the_grade_may_be_a_mixture(fitted, tmp_path):
+    """The parts stay those of the distance."""
+    path = tmp_path / "x.race.pt"
+    assert main(["export", str(fitted("leverage")), "-o", str(path), "--grade", "gmm"]) == 0
+    model = load_run(fitted("leverage"))[0]
+    structures = frames(range(40, 42))
+    predictor = ArtifactPredictor(path)
+    assert predictor.metadata["grade"]["kind"] == "gmm"
+    want, got = ModelPredictor(model).predict(structures), predictor.predict(structures)
+    np.testing.assert_allclose(got.forces.epistemic, want.forces.epistemic, rtol=1e-7)
+    np.testing.assert_allclose(got.energy.epistemic, want.energy.epistemic, rtol=1e-9)
 
 
 def with_labels(model: RACE, structures, a, c, rng) -> Dataset:

@@ -92,7 +92,7 @@ class FoldedRACE(Outputs):
         self.layers = nn.ModuleList(layers)
         self.fused, self.n_trunks = True, n_trunks
         self.leverage.load_state_dict(twin.leverage.state_dict())
-        self.of_training = Grade()
+        self.of_training: nn.Module = Grade()  # or that of a mixture
         self.n_hidden = n_trunks * trained[-1].readout.w1.shape[2]
 
     @torch.jit.export

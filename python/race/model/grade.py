@@ -5,6 +5,7 @@ The grade is a Mahalanobis distance, in a fixed random projection: from an atom'
 invariant features to those of the training set's atoms of the same element. These
 features are the arguments of the activation in the last layer's readout. 1 is the
 training set's 99.9 % quantile. The grade says *unlike the training set*, not how wrong.
+Another is that of a Gaussian mixture (race.model.mixture).
 """
 
 import torch
@@ -45,6 +46,15 @@ class Grade(nn.Module):
         return distance
 
 
+def projection_of(features: Tensor) -> Tensor:
+    """[W, D], of features [n, W] in float64."""
+    generator = torch.Generator().manual_seed(0)
+    D = min(N_DIMENSIONS, features.shape[1])
+    projection = torch.randn(features.shape[1], D, generator=generator, dtype=torch.float64)
+    # Features of one scale: else the projection would be that of the largest
+    return projection / features.std(0).clamp_min(1e-12).unsqueeze(1)
+
+
 def fit(grade: Grade, features: Tensor, species: Tensor, n_species: int) -> dict[str, float]:
     """Fills the buffers from features [n, W] of the training set's atoms.
 
@@ -52,11 +62,8 @@ def fit(grade: Grade, features: Tensor, species: Tensor, n_species: int) -> dict
         What metadata.json says of it.
     """
     features = features.to(torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    D = min(N_DIMENSIONS, features.shape[1])
-    projection = torch.randn(features.shape[1], D, generator=generator, dtype=torch.float64)
-    # Features of one scale: else the projection would be that of the largest
-    projection = projection / features.std(0).clamp_min(1e-12).unsqueeze(1)
+    projection = projection_of(features)
+    D = projection.shape[1]
     mean = torch.zeros(n_species, D, dtype=torch.float64)
     whiten = torch.zeros(n_species, D, D, dtype=torch.float64)
     for k in range(n_species):
