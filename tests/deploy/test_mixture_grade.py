@@ -63,6 +63,8 @@ def test_rises_with_the_negative_log_likelihood():
     got = found(x, torch.zeros(len(x), dtype=torch.long)).numpy()
     np.testing.assert_allclose(got, np.sqrt(2 * nll) / found.quantile.numpy(), rtol=1e-7)
     assert np.quantile(got, QUANTILE) == pytest.approx(1, abs=1e-9)
+    own = mixture.chosen(torch.from_numpy(y)).log_density(torch.from_numpy(y)).numpy()
+    np.testing.assert_allclose(nll + own, (nll + own)[0], rtol=1e-7)
 
 
 def test_between_the_clusters_is_unlike_them():

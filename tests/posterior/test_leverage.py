@@ -96,13 +96,22 @@ def test_the_parts_are_noise_times_leverage(trained, fitted, head):
 
 
 def test_the_grade_is_its_root(fitted, tmp_path):
-    """In the artifact, which needs no training set for it."""
+    """In the artifact, which needs no training set for it; and its parts of the energy, where
+    the two factors differ.
+    """
     model, _, summary = load_run(fitted("leverage"))
+    model.scale_leverage(3.0, 0.5)
     export_model(model, tmp_path / "x.race.pt", summary=summary)
     (atoms,) = frames(range(40, 41))
     atoms.calc = race.Calculator(tmp_path / "x.race.pt", uncertainty=True)
     grade = atoms.calc.get_property("grade", atoms)
     np.testing.assert_allclose(grade**2, leverages(model, [atoms]), rtol=1e-7)
+    want, got = (
+        predictor.predict([atoms]).energy
+        for predictor in (ModelPredictor(model), atoms.calc.predictor)
+    )
+    np.testing.assert_allclose(got.aleatoric, want.aleatoric, rtol=1e-9)
+    np.testing.assert_allclose(got.epistemic, want.epistemic, rtol=1e-9)
     assert atoms.calc.predictor.metadata["grade"] == summary["posterior"]["grade"]
     training = load_run(fitted("leverage"))[1].data.train
     seen = np.sqrt(leverages(model, race.data.read_frames(training[0])[:9]))

@@ -28,12 +28,12 @@ N_STEPS, TOLERANCE = 50, 1e-3  # of expectation and maximisation; nats an atom
 
 class MixtureGrade(nn.Module):
     """Buffers in float64; there are none before `fit`. Components that an element does not have
-    have a share of zero.
+    have a share of zero; an element that was never seen has none.
     """
 
     projection: Tensor  # [W, D]
     mean: Tensor  # [S, K, D]
-    whiten: Tensor  # [S, K, D, D]; zero of an element never seen
+    whiten: Tensor  # [S, K, D, D]
     log_share: Tensor  # [S, K]
     quantile: Tensor  # [S]
 
@@ -53,8 +53,7 @@ class MixtureGrade(nn.Module):
                 logs.append(self.log_share[k, c] - 0.5 * white.square().sum(1))
             log_ratio = torch.logsumexp(torch.stack(logs), dim=0).clamp(max=0.0)
             of_k = torch.sqrt(-2.0 * log_ratio) / self.quantile[k]
-            seen = torch.logical_and(species == k, self.whiten[k].any())
-            grade = torch.where(seen, of_k, grade)
+            grade = torch.where(species == k, of_k, grade)
         return grade
 
 
