@@ -20,7 +20,7 @@ from race.posterior.protocol import model_of
 from race.predict.prediction import Prediction
 from race.predict.predictor import predict_batch
 from race.train.run import load_run
-from tests.lammps.harness import COLUMNS, ONE_MEMBER, Lammps, Snapshot
+from tests.lammps.harness import Lammps, Snapshot
 
 from .conftest import CASES, ELEMENTS, R_MAX, labelled
 
@@ -218,11 +218,9 @@ def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapsh
     member in a process of their own.
     """
     results: dict[int, dict[str, Snapshot]] = {1: {}, 2: {}}
-    for ranks, columns in product(results, (tuple(COLUMNS), ONE_MEMBER)):
+    for ranks, alone in product(results, (False, True)):
         some = {
-            name: path
-            for name, path in artifacts.items()
-            if (CASES[name].n_members == 1) == (columns == ONE_MEMBER)
+            name: path for name, path in artifacts.items() if (CASES[name].n_members == 1) == alone
         }
         pair = (
             f"variable model index {' '.join(map(str, some.values()))}\npair_style race "
@@ -233,7 +231,13 @@ def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapsh
             {name: structure() for name in some},
         )
         results[ranks] |= lammps.single_points(
-            systems, "", ELEMENTS, ranks=ranks, pair=pair, before_run="next model", columns=columns
+            systems,
+            "",
+            ELEMENTS,
+            ranks=ranks,
+            pair=pair,
+            before_run="next model",
+            stress=not alone,  # whose one member tells an epistemic part of forces alone
         )
     return results
 

@@ -90,7 +90,7 @@ def fit_noise(
     Returns:
         "energy", "forces" (noise), "energy_spread", "forces_spread" -> factor, of those
         that the model has and the batches have enough labels for; "energy_leverage",
-        "forces_leverage" -> c_E, c_F.
+        "forces_leverage" -> factors on c_E, c_F, which a fit starts from 1.
     """
     if model.head_epistemic or not (model.has_energy_var or model.n_members > 1):
         return {}
