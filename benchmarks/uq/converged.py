@@ -6,7 +6,9 @@
 A fit reads some of the model's training frames, and calibration frames in distribution that
 neither trained the model nor chose its epoch: these decide alpha, zeta and the factors on
 noise and spread. The test frames decide nothing. The three are drawn at random, once, by the
-options. What is judged is the exported artifact, which carries the grade.
+options. What is judged is the exported artifact, which carries the grade. The Gaussian mixture
+that may stand for its Mahalanobis distance is of the trunk alone: that of `one member` is the
+score of all posteriors of the model.
 """
 
 import shutil
@@ -18,12 +20,15 @@ from typing import Any
 import ase.io
 import numpy as np
 import yaml
-from result_tables import table, write
+from result_tables import FORMS, table, write
 from study import HERE, Study, arguments, say, seconds
 
 from race.data import read_frames
 from race.data.statistics import summary
+from race.deploy.command_export import training_set
+from race.deploy.export import export_model
 from race.errors import RaceError
+from race.posterior.protocol import Run
 from race.train.run import read_summary
 
 ACCURACY = HERE.parent / "accuracy"
@@ -34,7 +39,7 @@ MODELS = ACCURACY / "models"
 SINGLE = "one member"
 ERRORS = (
     *("n_members", "rmse_e", "rmse_f", "nll_e", "nll_f"),
-    *("auroc_error_f", "auroc_error_f_ideal", "auroc_error_f_grade"),
+    *("auroc_error_f", "auroc_error_f_ideal", "auroc_error_f_grade", "auroc_error_f_gmm"),
     *("auroc_error_f_by_forces", "auroc_error_f_by_nearest", "fit_s"),
 )
 CALIBRATION = (
@@ -43,8 +48,10 @@ CALIBRATION = (
 )
 DETECTION = (
     *("auroc", "auroc_ideal", "auroc_max", "auroc_energy", "auroc_bald", "auroc_grade"),
-    *("auroc_by_energy", "auroc_by_forces", "auroc_by_nearest"),
+    *("auroc_gmm", "auroc_by_energy", "auroc_by_forces", "auroc_by_nearest"),
 )
+OF_GMM = ("auroc_error_f", "auroc")  # of the grade, by the mixture
+FORMS.update({f"{name}_gmm": ("by mixture", ".3f") for name in OF_GMM})
 
 
 def main() -> None:
@@ -60,6 +67,7 @@ def main() -> None:
             verify(study.out / "data" / "set" / "train.xyz", trained_on)
         run = copied(about["model"], files, study.out / "runs")
         splits = {split: [files[split]] for split in (about["known"], *about["ood"])}
+        mixture = by_mixture(study, run, splits, list(about["ood"]))
         for posterior, changes in options["fits"].items():
             if changes is None:
                 continue
@@ -68,7 +76,7 @@ def main() -> None:
             title = SINGLE if posterior == "ensemble" else posterior
             own = {"set": name, "posterior": title, "fit_s": seconds(fitted, own=True)}
             judged = study.evaluate(posterior, artifact, splits, list(about["ood"]))
-            records += [record | own for record in judged]
+            records += [with_mixture(record | own, mixture) for record in judged]
             write(args.results, "converged", records, draw)
     say(f"done: {args.results / 'converged.md'}")
 
@@ -130,17 +138,46 @@ def copied(model: str, files: Mapping[str, Path], folder: Path) -> Path:
     return run
 
 
+def by_mixture(
+    study: Study, run: Path, splits: Mapping[str, Sequence[Path]], ood: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What is judged of the run's artifact with the mixture for its grade, by split."""
+    artifact = study.out / "artifacts" / "gmm.race.pt"
+    if not artifact.exists():
+        say(f"exporting the mixture of {run.name}")
+        artifact.parent.mkdir(parents=True, exist_ok=True)
+        source = Run.load(run)
+        training = training_set(source)
+        export_model(
+            source.model, artifact, summary=source.summary, training_set=training, grade="gmm"
+        )
+    judged = study.evaluate("gmm", artifact, splits, ood)
+    return {record["split"]: record for record in judged}
+
+
+def with_mixture(record: dict[str, Any], mixture: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the mixture's scores beside the grade's."""
+    other = mixture[record["split"]]
+    intervals = dict(record["interval90"])
+    for name in OF_GMM:
+        record = record | {f"{name}_gmm": other.get(f"{name}_grade")}
+        if f"{name}_grade" in other["interval90"]:
+            intervals[f"{name}_gmm"] = other["interval90"][f"{name}_grade"]
+    return record | {"interval90": intervals}
+
+
 def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The tables."""
     lines = ["# Converged models: hour-long training, posteriors fitted afterwards", ""]
     lines += [
         "Errors in meV/atom and meV/A. In brackets: 90 % of resamples of the frames. By chance:",
         "the score of calibrated predictions on so many frames. Error AUROC: the largest tenth of",
-        "the force errors, atom by atom, by uncertainty, by the grade and by two scores that know",
-        "nothing, the predicted force and the nearest atom's distance. AUROC: the split against",
-        "the one in distribution, by uncertainty of F (mean over atoms, or largest), of E, by BALD",
-        "and by the grade; and by energy, RMS force and shortest distance, each from its better",
-        "side. `one member` has no epistemic part: its scores are of the total.",
+        "the force errors, atom by atom, by uncertainty, by the grade, by a Gaussian mixture in",
+        "its place and by two scores that know nothing, the predicted force and the nearest atom's",
+        "distance. AUROC: the split against the one in distribution, by uncertainty of F (mean",
+        "over atoms, or largest), of E, by BALD, by the grade and by the mixture; and by energy,",
+        "RMS force and shortest distance, each from its better side. `one member` has no epistemic",
+        "part: its scores are of the total.",
     ]
     for name, split in dict.fromkeys((record["set"], record["split"]) for record in records):
         of = [r for r in records if (r["set"], r["split"]) == (name, split)]

@@ -145,6 +145,15 @@ class BaselineOptions(CalculatorOptions):
         return self
 
 
+class LeverageFactors(Options):
+    """What an atom's epistemic variance is, over its aleatoric one, per unit of its leverage
+    (race.model.outputs), which is 1 at the training set's 99.9 % quantile.
+    """
+
+    energy: float = Field(default=1.0, gt=0, description="c_E, of energies")
+    forces: float = Field(default=1.0, gt=0, description="c_F, of forces")
+
+
 class ModelConstants(Options):
     """Constants that a model has from its data: derived from the training set when training
     starts, or fitted to the validation set afterwards. All members share it.
@@ -187,6 +196,11 @@ class ModelConstants(Options):
     forces_spread_factor: float = Field(
         default=1.0, gt=0, description="likewise of forces and stress"
     )
+    leverage: LeverageFactors | None = Field(
+        default=None,
+        description="of one member whose epistemic part is of its atoms' leverage; fitted after "
+        "training",
+    )
 
     @model_validator(mode="after")
     def _one_each(self) -> "ModelConstants":
@@ -223,8 +237,8 @@ class ModelConstants(Options):
         return [energy + self.energy_shift for energy in self.atomic_energies]
 
     def as_trained(self) -> "ModelConstants":
-        """With factors of 1: they are fitted when the training is over."""
-        return self.model_copy(update=dict.fromkeys(FITTED_FACTORS, 1.0))
+        """With factors of 1 and no leverage: they are fitted when the training is over."""
+        return self.model_copy(update=dict.fromkeys(FITTED_FACTORS, 1.0) | {"leverage": None})
 
     def scaled(self, **factors: float) -> "ModelConstants":
         """With some of the factors, by name, times these."""

@@ -105,16 +105,17 @@ class Capabilities:
 
     Args:
         about: its config, or the metadata of its artifact: n_members, head, stress_head.
+        own_epistemic: one member tells aleatoric from epistemic, whatever its head.
     """
 
-    def __init__(self, about: Mapping[str, Any]):
+    def __init__(self, about: Mapping[str, Any], own_epistemic: bool = False):
         head = HEADS[about["head"]]
         self.ensemble = about["n_members"] > 1
         self.energy_noise, self.forces_noise = head.energy_noise, head.forces_noise
         self.stress_noise = about.get("stress_head", "none") != "none"
         self.energy = self.ensemble or self.energy_noise
         self.forces = self.ensemble or self.forces_noise
-        self.forces_epistemic = self.ensemble or head.own_epistemic
+        self.forces_epistemic = self.ensemble or head.own_epistemic or own_epistemic
         self.stress = self.ensemble or self.stress_noise
         # Information about which member is right: members that differ, and noise to
         # measure it by

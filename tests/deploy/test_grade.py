@@ -7,7 +7,8 @@ import torch
 
 from race.data.graph import build_graph
 from race.deploy.export import export_model, fold
-from race.deploy.grade import QUANTILE, SHRINKAGE, last_features
+from race.deploy.grade import last_features
+from race.model.grade import QUANTILE, SHRINKAGE
 from tests.deploy.conftest import (
     ELEMENTS,
     R_MAX,

@@ -22,13 +22,6 @@ COLUMNS = {
     for row in race._race.quantities()
     if row["per_atom"] and row["symbol"] and row["dimension"] not in ("nats", "1")
 }
-# What there is of a single one, without a stress_head
-ONE_MEMBER = (
-    "force/std",
-    "force/cov",
-    "force/aleatoric",
-    "energy/std",
-)
 
 SINGLE_POINT = """
 units metal
@@ -167,12 +160,14 @@ class Lammps:
         pair: str = "",
         threads: int = 1,
         columns: Sequence[str] = tuple(COLUMNS),
+        stress: bool = True,
     ) -> dict[str, Snapshot]:
         """Energy and all of its derivatives and uncertainties of each structure, in one
         process, with `clear` between them.
 
         model: arguments of pair_style race; types: element of each LAMMPS type; pair:
-        commands instead of model and types; columns: of compute race/atom.
+        commands instead of model and types; columns: of compute race/atom; stress: with its
+        deviations, where there is an epistemic column.
         """
         pair = pair or f"pair_style race {model}\npair_coeff * * {' '.join(types)}"
         blocks = [
@@ -185,6 +180,7 @@ class Lammps:
                 setup=setup,
                 before_run=before_run,
                 columns=columns,
+                stress=stress,
             )
             for name, atoms in systems.items()
         ]
@@ -210,6 +206,7 @@ class Lammps:
         setup: str = "",
         before_run: str = "",
         columns: Sequence[str] = tuple(COLUMNS),
+        stress: bool = True,
     ) -> str:
         """Input of one structure, NAME.data, which is written; it prints one row of thermo
         and writes NAME.dump.
@@ -224,7 +221,7 @@ class Lammps:
             pair=pair,
             before_run=before_run,
             columns=" ".join(columns),
-            stress=" stress/std" * ("force/epistemic" in columns),
+            stress=" stress/std" * (stress and "force/epistemic" in columns),
         )
 
     def single_point(self, atoms: ase.Atoms, model: str, types: list[str], **options) -> Snapshot:

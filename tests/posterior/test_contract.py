@@ -20,7 +20,7 @@ from race.posterior.protocol import model_of
 from race.predict.prediction import Prediction
 from race.predict.predictor import predict_batch
 from race.train.run import load_run
-from tests.lammps.harness import COLUMNS, ONE_MEMBER, Lammps, Snapshot
+from tests.lammps.harness import Lammps, Snapshot
 
 from .conftest import CASES, ELEMENTS, R_MAX, labelled
 
@@ -192,7 +192,7 @@ def test_one_atom(model):
     prediction = predict(model, ase.Atoms("Cu"))
     assert np.abs(prediction.forces.mean).max() == 0
     # Which has one of its own
-    assert np.abs(prediction.forces.epistemic).max() == 0 or model.head == "evidential"
+    assert np.abs(prediction.forces.epistemic).max() == 0 or model.own_epistemic
     assert_spd(prediction.forces.total)
     assert np.isfinite(prediction.energy.mean).all() and prediction.energy.total > 0
 
@@ -218,11 +218,9 @@ def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapsh
     member in a process of their own.
     """
     results: dict[int, dict[str, Snapshot]] = {1: {}, 2: {}}
-    for ranks, columns in product(results, (tuple(COLUMNS), ONE_MEMBER)):
+    for ranks, alone in product(results, (False, True)):
         some = {
-            name: path
-            for name, path in artifacts.items()
-            if (CASES[name].n_members == 1) == (columns == ONE_MEMBER)
+            name: path for name, path in artifacts.items() if (CASES[name].n_members == 1) == alone
         }
         pair = (
             f"variable model index {' '.join(map(str, some.values()))}\npair_style race "
@@ -233,7 +231,13 @@ def snapshots(artifacts, plugin, tmp_path_factory) -> dict[int, dict[str, Snapsh
             {name: structure() for name in some},
         )
         results[ranks] |= lammps.single_points(
-            systems, "", ELEMENTS, ranks=ranks, pair=pair, before_run="next model", columns=columns
+            systems,
+            "",
+            ELEMENTS,
+            ranks=ranks,
+            pair=pair,
+            before_run="next model",
+            stress=not alone,  # whose one member tells an epistemic part of forces alone
         )
     return results
 
@@ -247,10 +251,13 @@ def test_artifact_equals_the_model(case, model, artifacts):
     want, get = predict(model, atoms), atoms.calc.get_property
     close(atoms.get_potential_energy(), want.energy.mean[0])
     close(get("energy_std", atoms), want.energy.std[0])
+    parts = atoms.calc.predictor.predict([atoms]).energy
+    close(parts.aleatoric, want.energy.aleatoric)
+    close(parts.epistemic, want.energy.epistemic)
     close(atoms.get_forces(), want.forces.mean)
     close(get("forces_cov", atoms), want.forces.total)
     close(get("forces_cov_aleatoric", atoms), want.forces.aleatoric)
-    if model.n_members > 1:
+    if model.n_members > 1 or model.own_epistemic:
         close(get("forces_cov_epistemic", atoms), want.forces.epistemic)
 
 
@@ -263,5 +270,5 @@ def test_lammps_equals_the_model(case, ranks, model, snapshots):
     close(got.forces, want.forces.mean, 1e-9)
     close(matrix_from_six(got.columns["f_cov"]), want.forces.total, 1e-9)
     close(matrix_from_six(got.columns["f_aleatoric"]), want.forces.aleatoric, 1e-9)
-    if model.n_members > 1:
+    if model.n_members > 1 or model.own_epistemic:
         close(matrix_from_six(got.columns["f_epistemic"]), want.forces.epistemic, 1e-9)

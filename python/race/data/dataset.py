@@ -115,3 +115,8 @@ class Dataset:
         """All frames in their own order."""
         for indices in self.plan(batch_size, shuffle=False):
             yield self.batch(indices)
+
+    def shuffled(self, batch_size: int) -> Iterator[Batch]:
+        """All frames in random order, always the same."""
+        for indices in self.plan(batch_size):
+            yield self.batch(indices)

@@ -45,6 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "one, for `lead distilled`",
     )
     parser.add_argument(
+        "--grade",
+        choices=("mahalanobis", "gmm"),
+        default="mahalanobis",
+        help="how the grade measures what is unlike the training set: distance from its mean by "
+        "element, or likelihood under Gaussian mixtures (default: mahalanobis)",
+    )
+    parser.add_argument(
         "--portable",
         action="store_true",
         help="stock torch operators only: slower, needs no compiled kernel",
@@ -78,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
         calibration=calibration,
         intervals=intervals,
         leaders=leaders,
-        training_set=training_set(run),
+        training_set=training_set(run, args.grade),
+        grade=args.grade,
     )
     print(
         f"{args.output}  {args.output.stat().st_size / 1e6:.1f} MB  sha256 {digest}  self-test "
@@ -98,20 +106,18 @@ def said(baseline: BaselineOptions, path: Path, elements: Sequence[str]) -> list
     ]
 
 
-def training_set(run: "Run") -> Iterable["Batch"]:
+def training_set(run: "Run", grade: str = "mahalanobis") -> Iterable["Batch"]:
     """Batches of the run's training set in random order, for the grade; none, with a warning,
     where its files are not at hand.
     """
-    import numpy as np
-
+    if run.model.has_leverage and grade == "mahalanobis":  # its distance is the grade
+        return
     try:
         dataset = run.prepare().train
     except (RaceError, OSError) as error:
         warnings.warn(f"the artifact has no grade: {error}", stacklevel=2)
         return
-    order = np.random.default_rng(0).permutation(len(dataset))
-    for first in range(0, len(order), run.config.train.batch_size):
-        yield dataset.batch(order[first : first + run.config.train.batch_size])
+    yield from dataset.shuffled(run.config.train.batch_size)
 
 
 def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:

@@ -18,21 +18,23 @@ import race._race
 from race.data.graph import Batch
 from race.deploy.artifact import FORMAT_VERSION, seal, to_json
 from race.deploy.folded import FoldedRACE, count_trunks
-from race.deploy.grade import fit, last_features
+from race.deploy.grade import last_features
 from race.deploy.selftest import make_selftest, table_error
 from race.errors import RaceError
 from race.files import is_device
 from race.interrupt import postpone_interrupt
+from race.model import mixture
+from race.model.grade import N_ATOMS, QUANTILE, Grade, fit
 from race.model.race import RACE
 from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
 
+GradeName = Literal["mahalanobis", "gmm"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 KEPT_FLOAT64 = (
     *("scale", "atomic_energies", "cg", "power_cg", "sh_coefficients", "sh_gradient", "sh_degree"),
-    *("projection", "mean", "whiten"),  # of the grade
+    *("projection", "mean", "whiten", "log_share", "quantile"),  # of the grade
 )
-GRADE_ATOMS = 20_000  # of the training set, to fit the grade to
 
 
 def export_model(
@@ -46,6 +48,7 @@ def export_model(
     intervals: Mapping[str, Any] | None = None,
     leaders: Mapping[str, RACE] | None = None,
     training_set: Iterable[Batch] = (),
+    grade: GradeName = "mahalanobis",
 ) -> str:
     """Compiles a model into an artifact, then loads and self-tests it; the file appears only
     when that has passed.
@@ -63,6 +66,7 @@ def export_model(
             dynamics that pay for one: "1" .. "M" its own members (`alone`), "distilled".
         training_set: what the grade is fitted to, in random order; without it the artifact
             has none.
+        grade: a distance (race.model.grade), or "gmm" (race.model.mixture).
 
     Returns:
         The sha256 of the artifact.
@@ -86,12 +90,12 @@ def export_model(
     extra: dict[str, str | bytes] = {}
     for name, leader in (leaders or {}).items():
         check_leader(name, leader, model)
-        extra[f"leaders/{name}"] = archive(leader, *about, (), extra={})
+        extra[f"leaders/{name}"] = archive(leader, *about, (), grade, extra={})
 
     target = Path(os.path.realpath(path))  # a link stays one
     partial = target.with_name(f".{target.name}.partial")
     try:
-        partial.write_bytes(seal(archive(model, *about, training_set, extra=extra)))
+        partial.write_bytes(seal(archive(model, *about, training_set, grade, extra=extra)))
         digest = race._race.load(str(partial)).sha256
         os.replace(partial, target)
     except OSError as error:
@@ -109,13 +113,19 @@ def archive(
     calibration: Mapping[str, float],
     intervals: Mapping[str, Any],
     training_set: Iterable[Batch],
+    kind: GradeName,
     *,
     extra: Mapping[str, str | bytes],
 ) -> bytes:
     """The artifact without its trailer."""
     deployed, keep_float64 = fold(model, DTYPES[dtype], portable)
     training = summary.get("training", {})
-    grade = fit_grade(deployed, training_set)
+    grade = summary.get("posterior", {}).get("grade", {})
+    if model.has_leverage and kind == "mahalanobis":  # its distance is the grade
+        grade = {"quantile": QUANTILE} | grade
+        deployed.of_training = copy.deepcopy(deployed.leverage)
+    else:
+        grade = fit_grade(deployed, training_set, kind)
     metadata = metadata_of(model, dtype, portable, keep_float64, summary, calibration)
     if grade:
         metadata["grade"] = grade
@@ -165,14 +175,21 @@ def fold(model: RACE, dtype: torch.dtype, portable: bool = False) -> tuple[Folde
     return deployed.eval().requires_grad_(False), keep_float64
 
 
-def fit_grade(deployed: FoldedRACE, training_set: Iterable[Batch]) -> dict[str, float]:
+def fit_grade(
+    deployed: FoldedRACE, training_set: Iterable[Batch], kind: GradeName = "mahalanobis"
+) -> dict[str, Any]:
     """Fits the grade of a model in place; what metadata.json says of it, empty without atoms."""
     runs = copy.deepcopy(deployed)
     runs.prepare()
-    features = last_features(runs, training_set, GRADE_ATOMS)
+    features = last_features(runs, training_set, N_ATOMS)
     if features is None:
         return {}
-    return fit(deployed.of_training, *features, n_species=len(deployed.atomic_energies))
+    n_species = len(deployed.atomic_energies)
+    if kind == "gmm":
+        deployed.of_training = by_mixture = mixture.MixtureGrade()
+        return mixture.fit(by_mixture, *features, n_species)
+    deployed.of_training = by_distance = Grade()
+    return fit(by_distance, *features, n_species)
 
 
 def script(model: FoldedRACE, extra: Mapping[str, str | bytes]) -> bytes:
@@ -223,7 +240,8 @@ def metadata_of(
         "n_trunks": n_trunks,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "halo_widths": [width * n_trunks // config.n_members for width in model.g_dims[1:]],
-        "head": config.head,
+        # To librace `evidential` is whatever member tells its own epistemic part
+        "head": "evidential" if model.has_leverage else config.head,
         "stress_head": config.stress_head,
         "energy_aggregation": "mean" if config.pooling == "mean" else config.energy_aggregation,
         "posterior": posterior_name(config, summary),

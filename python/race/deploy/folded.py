@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from race.deploy.chain import Chain
 from race.deploy.folded_layer import FoldedLayer
-from race.deploy.grade import Grade
 from race.deploy.readout import (
     node_energy_fused,
     node_energy_vjp_aten,
@@ -25,6 +24,7 @@ from race.deploy.readout import (
 )
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
+from race.model.grade import Grade
 from race.model.heads import ForceCovariance
 from race.model.layer import Layer, is_last_layer
 from race.model.outputs import Outputs
@@ -50,7 +50,7 @@ class FoldedRACE(Outputs):
     as in cpp/include/race/model.h.
     """
 
-    __constants__ = ["fused"]
+    __constants__ = ["fused", "has_leverage"]
     scale: Tensor
     atomic_energies: Tensor
     g_rows: Tensor
@@ -91,7 +91,8 @@ class FoldedRACE(Outputs):
             irreps_h = layers[t].irreps_h
         self.layers = nn.ModuleList(layers)
         self.fused, self.n_trunks = True, n_trunks
-        self.of_training = Grade()
+        self.leverage.load_state_dict(twin.leverage.state_dict())
+        self.of_training: nn.Module = Grade()  # or that of a mixture
         self.n_hidden = n_trunks * trained[-1].readout.w1.shape[2]
 
     @torch.jit.export
@@ -139,6 +140,11 @@ class FoldedRACE(Outputs):
         for k, layer in enumerate(self.layers):
             if k == t:
                 result = layer(h, g, radial, sh, sender, row_ptr, species)
+        if self.has_leverage:
+            new, g_next, out, z = result
+            hidden = z.narrow(1, 0, self.n_hidden)
+            out = self.with_leverage(out, hidden, species, t == self.n_layers - 1)
+            result = (new, g_next, out, z)
         return result
 
     @torch.jit.export

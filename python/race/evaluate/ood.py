@@ -22,7 +22,7 @@ def frame_scores(split: Split, source: str = "epistemic") -> dict[str, np.ndarra
         bald        1/2 ln (var_total / var_aleatoric) of the energy, nats: the information
                     of its label about the members. Noise of a frame does not raise it, as
                     it raises a variance.
-        grade       of the atom least like the training set (race.deploy.grade); it is no
+        grade       of the atom least like the training set (race.model.grade); it is no
                     uncertainty, and `source` does not change it
 
     Scores of targets that are not predicted are left out.

@@ -70,11 +70,18 @@ class Readout(nn.Module):
         self.first = BlockLinear(rows, sum(self.widths))
         self.second = BlockLinear([1, hidden, self.n_scalars, 0, 0, 0], n_members * self.n_scalars)
 
+    def hidden(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """h [n, dim] -> the hidden channels before their activation [n, M * hidden], and those
+        of the tensors.
+        """
+        weight = torch.cat([flat(self.w1), flat(self.wt)], dim=2)
+        hidden, tensor = self.first(h, weight).split(self.widths, dim=1)
+        return hidden, tensor
+
     def forward(self, h: Tensor) -> Tensor:
         """h [n, dim] -> [n, M, n_out]"""
         n, n_members = h.shape[0], self.w1.shape[0]
-        weight = torch.cat([flat(self.w1), flat(self.wt)], dim=2)
-        hidden, tensor = self.first(h, weight).split(self.widths, dim=1)
+        hidden, tensor = self.hidden(h)
         out = self.second(SILU_NORM * torch.nn.functional.silu(hidden), flat(self.w2)).view(
             n, n_members, self.w2.shape[2]
         )

@@ -7,20 +7,21 @@ afterwards.
 """
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from race.config import ModelConfig, ModelConstants
+from race.config import LeverageFactors, ModelConfig, ModelConstants
 from race.conventions import SIX_COLUMNS, SIX_ROWS
 from race.data.graph import Batch
 from race.errors import RaceError
+from race.heads import Capabilities
 from race.model.edges import EdgeBasis
 from race.model.fused import HAS_FUSED
-from race.model.heads import evidential_epistemic
 from race.model.irreps import Layout, alive_irreps, unique_irreps
-from race.model.layer import Layer
+from race.model.layer import Layer, Readout
 from race.model.linear import BlockLinear, Linear
 from race.model.outputs import ModelOutput, Outputs
 from race.model.radial import Radial
@@ -133,6 +134,18 @@ class RACE(Outputs):
         """
         return cls(config, ModelConstants.given(config), dtype)
 
+    @property
+    def gives(self) -> Capabilities:
+        """The uncertainties that the model gives."""
+        return Capabilities(self.config.model_dump(), self.own_epistemic)
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a run's folder keeps of the model, by name: its parameters, and what its leverage
+        is measured by.
+        """
+        of_leverage = self.leverage.named_buffers("leverage") if self.has_leverage else ()
+        return {**dict(self.named_parameters()), **dict(of_leverage)}
+
     def flat_matrices(self) -> dict[str, list[tuple[int, int]]]:
         """The shapes of the matrices that each parameter holds flat in its last dimension."""
         shapes = {}
@@ -176,13 +189,18 @@ class RACE(Outputs):
             for layer in self.layers[1:]:
                 h, g, extra = layer(a, h, g, radial, sh, sender, batch.row_ptr, batch.species)
                 out = out + extra
+            if self.has_leverage:
+                z = cast(Readout, self.layers[-1].readout).hidden(h)[0].detach()
+                out = self.with_leverage(out, z, batch.species, True)
             node_energy = self.node_energy(out, batch.species)
             raw = self.raw_channels(out)
+            own = self.node_energy_epistemic(raw) if self.has_leverage else None
             result = ModelOutput(
                 energy=self.pool(node_energy, batch),
                 node_energy=node_energy,
                 raw=raw,
                 energy_var=self.energy_var(raw, batch) if self.has_energy_var else None,
+                energy_epistemic=None if own is None else self.of_frames(own, batch),
             )
         if not forces:
             return result
@@ -250,7 +268,7 @@ class RACE(Outputs):
         if not self.has_forces_cov:
             return None, None
         aleatoric = self.forces_cov(raw)
-        return aleatoric, evidential_epistemic(aleatoric, raw) if self.own_epistemic else None
+        return aleatoric, self.epistemic_of(aleatoric, raw) if self.own_epistemic else None
 
     def scale_noise(self, energy: float, forces: float) -> "RACE":
         """Multiplies the aleatoric standard deviations, and the factors on them in the
@@ -268,6 +286,17 @@ class RACE(Outputs):
         self.constants = self.constants.scaled(
             energy_spread_factor=energy, forces_spread_factor=forces
         )
+        return self
+
+    def scale_leverage(self, energy: float, forces: float) -> "RACE":
+        """Multiplies c_E and c_F, by which a leverage makes an epistemic part of the aleatoric
+        one. In place.
+        """
+        assert self.constants.leverage is not None
+        self.leverage_energy *= energy
+        self.leverage_forces *= forces
+        factors = LeverageFactors(energy=self.leverage_energy, forces=self.leverage_forces)
+        self.constants = self.constants.model_copy(update={"leverage": factors})
         return self
 
     def set_fused(self, fused: bool) -> "RACE":

@@ -81,9 +81,10 @@ class StressCovariance(nn.Module):
     columns: Tensor
     identity: Tensor
 
-    def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
+    def __init__(self, head: str, sigma0: float, dtype: torch.dtype, extra: int = 0):
+        """extra: channels between the scalars of the head and those of the stress."""
         super().__init__()
-        self.first = HEADS[head].scalars  # of the stress channels in a row
+        self.first = HEADS[head].scalars + extra  # of the stress channels in a row
         self.unit = (float(sigma0) * UNIT_LENGTH) ** 2
         for name, tensor in zip(("of_b", "of_t", "of_u", "of_vw"), blocks(dtype), strict=True):
             self.register_buffer(name, tensor, persistent=False)

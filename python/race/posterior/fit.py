@@ -65,7 +65,7 @@ def fit(
             got=f"{len(paths)} runs",
             remedy="stack runs with --posterior ensemble",
         )
-    runs = [Run.load(path) for path in paths]
+    runs = [Run.load(path).as_trained() for path in paths]
     content = {
         "posterior": name,
         "runs": [str(path.resolve()) for path in map(Path, paths)],
@@ -133,7 +133,7 @@ def _fit(
     config = runs[0].config
     train = config.train.model_copy(update=fitted.train)
     write_summary(out, summary)
-    write_tensors(out / "model.safetensors", dict(model.named_parameters()), model.config)
+    write_tensors(out / "model.safetensors", model.kept(), model.config)
     # Last: without it the folder is no run.
     write_config(
         out,

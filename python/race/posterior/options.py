@@ -186,6 +186,10 @@ class EvidentialOptions(FitOptions):
     """The validation set decides: there is nothing to choose."""
 
 
+class LeverageOptions(FitOptions):
+    """The training and validation sets decide: there is nothing to choose."""
+
+
 class DistillOptions(FitOptions):
     """The student, its data and its training."""
 

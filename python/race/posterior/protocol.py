@@ -43,6 +43,13 @@ class Run:
         """Reads a run's folder; raises RaceError as `load_run` does."""
         return cls(Path(path), *load_run(path))
 
+    def as_trained(self) -> "Run":
+        """Without the leverage that an earlier fit gave its member."""
+        if self.model.has_leverage:
+            self.model = model_of(self.model, dict(self.model.named_parameters()))
+            self.config = self.config.model_copy(update={"constants": self.model.constants})
+        return self
+
     def prepare(self) -> Prepared:
         """The run's own training and validation sets, read once, exactly as it was trained on them.
 
@@ -148,13 +155,14 @@ def normal_draws(
 
 def model_of(like: RACE, members: dict[str, torch.Tensor]) -> RACE:
     """A model with the architecture of `like` and the given weights, every parameter
-    [n_members, ...]; the spread of its members is taken as it is.
+    [n_members, ...]; the spread of its members is taken as it is. A leverage is of the
+    weights that it was fitted to: there is none.
     """
     n_members = next(iter(members.values())).shape[0]
     parameter = next(like.parameters())
     model = RACE(
         like.config.model_copy(update={"n_members": n_members}),
-        like.constants.with_spread(1.0),
+        like.constants.with_spread(1.0).model_copy(update={"leverage": None}),
         parameter.dtype,
     )
     with torch.no_grad():

@@ -67,6 +67,11 @@ POSTERIORS = {
         options.EvidentialOptions,
         "a run with the evidential head, its total calibrated",
     ),
+    "leverage": Posterior(
+        "race.posterior.leverage",
+        options.LeverageOptions,
+        "one member whose epistemic part is its noise times the atoms' leverage",
+    ),
     "distill": Posterior(
         "race.posterior.distill",
         options.DistillOptions,

@@ -29,8 +29,9 @@ class Members:
     trunk where members were not asked for.
 
     node_energy [n, M] eV; forces [n, M, 3] eV/A; stress [M, 6] eV/A^3 in SIX_ORDER, NaN
-    without a volume. None without uncertainty: energy_var [M] eV^2, aleatoric and
-    epistemic [n, 3, 3] (eV/A)^2 what the members themselves say of a force, averaged;
+    without a volume. None without uncertainty: energy_var and energy_epistemic [M] eV^2,
+    aleatoric and epistemic [n, 3, 3] (eV/A)^2 what the members themselves say of the energy
+    and of a force, the latter averaged;
     mean_logdet [n] of their aleatoric covariances; stress_noise [6, 6]; grade [n].
     intensive: the target is the mean over atoms, not the sum; it has no forces.
     """
@@ -44,6 +45,7 @@ class Members:
     mean_logdet: Tensor | None = None
     stress_noise: Tensor | None = None
     grade: Tensor | None = None
+    energy_epistemic: Tensor | None = None
     intensive: bool = False
 
     @property
@@ -88,6 +90,9 @@ class ArtifactPredictor(Predictor):
         self.gives = Capabilities(self.metadata)
         self.elements: list[str] = self.metadata["elements"]
         self.intensive = self.metadata["energy_aggregation"] == "mean"
+        # c_E / c_F of a leverage (race.model.outputs)
+        leverage = self.metadata["constants"].get("leverage")
+        self.leverage_ratio = None if leverage is None else leverage["energy"] / leverage["forces"]
         self.skin = skin
         self._near: Neighborhood | None = None
         # Artifacts of before have none
@@ -173,14 +178,17 @@ class ArtifactPredictor(Predictor):
             torch.from_numpy(matrix_from_six(out[f"cov_{part}"].double().numpy()))
             for part in ("aleatoric", "epistemic")
         )
+        node_energy_var = out["node_energy_var"].double()
+        own = self._own_energy_var(node_energy_var, aleatoric, epistemic)
         return Members(
             *means,
-            self._energy_var(out["node_energy_var"].double()),
+            self._energy_var(node_energy_var if own is None else node_energy_var - own),
             aleatoric,
             epistemic,
             out["logdet_aleatoric"].double() if "logdet_aleatoric" in out else None,
             out["virial_cov"].double() / volume**2 if self.gives.stress_noise else None,
             out.get("grade"),
+            None if own is None else self._energy_var(own),
             self.intensive,
         )
 
@@ -188,11 +196,12 @@ class ArtifactPredictor(Predictor):
         """The prediction of one structure; `members` with uncertainty. joint: the joint
         information, too.
         """
-        noise = members.energy_var
+        noise, own = members.energy_var, members.energy_epistemic
         energy = total_variance(
             members.energy[None],
             None if noise is None else noise.mean()[None],
-            spread=self.energy_spread,
+            None if own is None else own.mean()[None],
+            self.energy_spread,
         )
         forces = total_variance(
             members.forces, members.aleatoric, members.epistemic, self.forces_spread
@@ -226,8 +235,20 @@ class ArtifactPredictor(Predictor):
             information=information,
         )
 
+    def _own_energy_var(
+        self, node_energy_var: Tensor, aleatoric: Tensor, epistemic: Tensor
+    ) -> Tensor | None:
+        """What is epistemic of the variances [n, M] of atoms' energies: librace has the sum of
+        both parts, and their ratio is that of forces times c_E / c_F. None without a leverage.
+        """
+        if self.leverage_ratio is None:
+            return None
+        traces = (cov.diagonal(dim1=1, dim2=2).sum(1) for cov in (epistemic, aleatoric))
+        ratio = (self.leverage_ratio * torch.div(*traces)).unsqueeze(1)
+        return node_energy_var * ratio / (1 + ratio)
+
     def _energy_var(self, node_energy_var: Tensor) -> Tensor:
-        """[n, M] -> aleatoric variance of the total energy, [M] eV^2."""
+        """[n, M] -> variance of the total energy, [M] eV^2."""
         if not self.gives.energy_noise:
             return node_energy_var.new_zeros(node_energy_var.shape[1])
         if self.metadata["energy_aggregation"] == "paper":  # exp(mean_i s_i)

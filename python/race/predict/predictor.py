@@ -61,7 +61,7 @@ class ModelPredictor(Predictor):
     def __init__(self, model: RACE, batch_size: int = 8, device: str | None = None):
         self.model = model.to(available(device or "cpu", "--device")).eval()
         self.batch_size = batch_size
-        self.gives = Capabilities(model.config.model_dump())
+        self.gives = model.gives
         self.elements = model.constants.elements
 
     def dataset(self, frames: Sequence[ase.Atoms]) -> Dataset:
@@ -91,11 +91,12 @@ def predict_batch(
     model: RACE, batch: Batch, forces: bool = True, joint: bool = False
 ) -> Prediction:
     """Moments of one batch, on the model's device."""
-    gives, out = Capabilities(model.config.model_dump()), model(batch, forces=forces).detach()
+    gives, out = model.gives, model(batch, forces=forces).detach()
     constants = model.constants
     noise = None if out.energy_var is None else out.energy_var.double()
+    own = None if out.energy_epistemic is None else out.energy_epistemic.double()
     energy = total_variance(
-        out.energy.double(), _mean(noise), spread=constants.energy_spread_factor
+        out.energy.double(), _mean(noise), _mean(own), constants.energy_spread_factor
     )
     energy_bald = None
     if noise is not None and gives.energy_bald:

@@ -107,9 +107,9 @@ class Metrics:
         """out of `RACE.forward`; forces_cov [n_atoms, M, 3, 3] or None."""
         if batch.energy is not None:
             labelled, weights = batch.labelled("energy"), batch.weights("energy")
-            var = None
-            if out.energy_var is not None:
-                var = out.energy_var[labelled].double()[..., None, None]
+            var = out.energy_total_var
+            if var is not None:
+                var = var[labelled].double()[..., None, None]
             energy = out.energy[labelled].double().unsqueeze(2)
             value, var = with_ensemble(energy, var, self.energy_spread)
             size = batch.n_atoms_per_frame[labelled].view(-1, 1, 1) if self.extensive else 1

@@ -22,6 +22,9 @@ but grows with the size of an error, not with its square. A few large errors, wh
 always have, therefore do not decide the width of all others. The factors are among the
 model's constants and change neither a weight nor a mean. Training itself runs without
 them.
+
+One member with a leverage (race.model.outputs) has an epistemic part of its own in place of
+the spread. Its factor b may be less than 1: nothing else says how large it is.
 """
 
 import logging
@@ -75,7 +78,8 @@ def fit_noise(
 
     The evidential head tells aleatoric from epistemic by itself, and the paper's
     intensive energy variance has no unit to scale:
-    these are left alone.
+    these are left alone. Where energies are too few to fit their factors to, a leverage has
+    that of forces, and their mean variance stays what it was.
 
     Args:
         model: trained.
@@ -85,9 +89,10 @@ def fit_noise(
 
     Returns:
         "energy", "forces" (noise), "energy_spread", "forces_spread" -> factor, of those
-        that the model has and the batches have enough labels for.
+        that the model has and the batches have enough labels for; "energy_leverage",
+        "forces_leverage" -> factors on c_E, c_F, which a fit starts from 1.
     """
-    if model.own_epistemic or not (model.has_energy_var or model.n_members > 1):
+    if model.head_epistemic or not (model.has_energy_var or model.n_members > 1):
         return {}
     parts: dict[str, list[Errors]] = {"energy": [], "forces": []}
     for batch in batches:
@@ -95,6 +100,7 @@ def fit_noise(
             for name, rows in _rows(model, batch).items():
                 parts[name].append(rows)
     found: dict[str, float] = {}
+    too_few: Errors | None = None
     for name in parts:
         shares = [rows for share in (ranks or Ranks()).gather(parts[name]) for rows in share]
         n_rows = sum(len(rows.error) for rows in shares)
@@ -104,16 +110,31 @@ def fit_noise(
                     f"the width of energies stays as it is predicted: {n_rows} validation "
                     f"frames, and a factor is fitted to {MIN_ENERGIES} or more"
                 )
+            too_few = _columns(shares)
         elif n_rows:
-            columns = Errors(*(_joined(column) for column in zip(*shares, strict=True)))
-            factors = width_factors(*columns)
+            columns = _columns(shares)
+            factors = width_factors(*columns, least=-LARGEST if model.has_leverage else 0.0)
             if columns.aleatoric is not None:
                 found[name] = factors.noise
             if model.n_members > 1:
                 found[f"{name}_spread"] = factors.spread
+            if model.has_leverage:  # of the noise, which has become wider itself
+                found[f"{name}_leverage"] = (factors.spread / factors.noise) ** 2
+    if model.has_leverage and too_few is not None and "forces_leverage" in found:
+        assert too_few.aleatoric is not None
+        ratio = found["energy_leverage"] = found["forces_leverage"]
+        share = float(np.mean(too_few.epistemic) / np.mean(too_few.aleatoric))
+        found["energy"] = (1 + ratio * share) ** -0.5
     model.scale_noise(found.get("energy", 1.0), found.get("forces", 1.0))
     model.scale_spread(found.get("energy_spread", 1.0), found.get("forces_spread", 1.0))
+    if model.has_leverage:
+        ratios = (found.get(f"{name}_leverage", 1.0) for name in parts)
+        model.scale_leverage(*ratios)
     return found
+
+
+def _columns(shares: list[Errors]) -> Errors:
+    return Errors(*(_joined(column) for column in zip(*shares, strict=True)))
 
 
 def _joined(parts: tuple[Any, ...]) -> Any:
@@ -129,6 +150,7 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Errors]:
         rows["energy"] = _split(
             out.energy.unsqueeze(2),
             None if out.energy_var is None else out.energy_var[..., None, None],
+            None if out.energy_epistemic is None else out.energy_epistemic[..., None, None],
             batch.energy.unsqueeze(1),
             constants.energy_spread_factor,
             batch.weights("energy"),
@@ -136,26 +158,28 @@ def _rows(model: RACE, batch: Batch) -> dict[str, Errors]:
         )
     if labels is not None and out.forces is not None:
         with torch.no_grad():
-            noise = model.forces_cov(out.raw) if model.has_forces_cov else None
+            noise, own_part = model.own_forces_cov(out.raw)
         spread = constants.forces_spread_factor
         weights, own = batch.weights("forces"), batch.noise_var("forces")
-        rows["forces"] = _split(out.forces, noise, labels, spread, weights, own)
+        rows["forces"] = _split(out.forces, noise, own_part, labels, spread, weights, own)
     return rows
 
 
 def _split(
     members: Tensor,
     noise: Tensor | None,
+    own_part: Tensor | None,
     label: Tensor,
     spread: float,
     weights: Tensor,
     own: Tensor | None,
 ) -> Errors:
-    """members [n, M, d], noise [n, M, d, d], label [n, d], weights [n_labelled], own [n]; rows
-    without a label are left out.
+    """members [n, M, d], noise and what each member itself holds to be epistemic [n, M, d, d],
+    label [n, d], weights [n_labelled], own [n]; rows without a label are left out.
     """
     known = torch.isfinite(label).all(1)
-    moments = total_variance(members[known].double(), spread=spread)
+    epistemic = None if own_part is None else own_part[known].double().mean(1)
+    moments = total_variance(members[known].double(), epistemic=epistemic, spread=spread)
     aleatoric = None if noise is None else noise[known].double().mean(1).cpu().numpy()
     error = label[known].double() - moments.mean
     own = torch.zeros_like(weights) if own is None else own[known]
@@ -169,11 +193,12 @@ def width_factors(
     epistemic: np.ndarray,
     weights: np.ndarray | float = 1.0,
     own: np.ndarray | float = 0.0,
+    least: float = 0.0,
 ) -> Factors:
-    """The best a and b >= 1 for errors [n, d] with the covariance a^2 aleatoric + b^2 epistemic +
-    own I, the first two [n, d, d] and predicted; aleatoric is regular, or None for zero; own
-    [n] is the variance of the labels' own noise. An error of weight 2, of `weights` [n], counts
-    twice.
+    """The best a and b, ln b >= least, for errors [n, d] with the covariance a^2 aleatoric +
+    b^2 epistemic + own I, the first two [n, d, d] and predicted; aleatoric is regular, or
+    None for zero; own [n] is the variance of the labels' own noise. An error of weight 2, of
+    `weights` [n], counts twice.
 
     Minimises the sum over components, in a frame where the noise is the unit matrix and
     the spread diagonal, of the CRPS of a normal distribution (Gneiting and Raftery 2007,
@@ -204,7 +229,7 @@ def width_factors(
             slope[k] += PRIOR_ERRORS * unit * squares[k] * rise
         return value / len(errors), slope / len(errors)
 
-    bounds = [(-LARGEST, LARGEST) if noise else (0, 0), (0, LARGEST) if mean_spread else (0, 0)]
+    bounds = [(-LARGEST, LARGEST) if noise else (0, 0), (least, LARGEST) if mean_spread else (0, 0)]
     best = minimize(cost, np.zeros(2), jac=True, bounds=bounds, tol=1e-14)
     return Factors(*np.exp(best.x).tolist())
 

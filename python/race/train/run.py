@@ -68,8 +68,8 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def load_weights(model: RACE, path: Path) -> None:
-    """Fills the parameters of `model`; names, shapes and options checked."""
-    tensors, parameters = read_tensors(path), dict(model.named_parameters())
+    """Fills the parameters of `model`, and its leverage; names, shapes and options checked."""
+    tensors, parameters = read_tensors(path), model.kept()
     options = model.config.model_dump(mode="json")
     for name, trained in model_of_weights(path).items():
         if options.get(name, trained) != trained:
