@@ -53,6 +53,13 @@ class ModelConfig(Options):
         le=4,
         description="p of the scale n^-p of e_n: smooth radial weights are learned first",
     )
+    radial_scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor on what the radial MLP reads; R loses it again. Small: R is nearly "
+        "linear in e_n, and smooth beyond the data",
+    )
     radial_mlp: list[int] = Field(
         default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)"
     )

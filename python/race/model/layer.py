@@ -127,6 +127,7 @@ class Layer(nn.Module):
         radial_knots: int,
         envelope_p: int,
         bessel_decay: float,
+        radial_scale: float,
         readout_hidden: int,
         readout_channels: tuple[int, int],
         avg_num_neighbors: float,
@@ -145,7 +146,7 @@ class Layer(nn.Module):
         self.dim_mid = Layout(paths.irreps_out, M).dim
         self.avg_num_neighbors = avg_num_neighbors
         widths = [*radial_widths, paths.n_weights]
-        self.radial = Radial(widths, M, radial_knots, envelope_p, bessel_decay)
+        self.radial = Radial(widths, M, radial_knots, envelope_p, bessel_decay, radial_scale)
 
         self.linear_down = Linear(paths.irreps_out, irreps_a, M)
         self.gate_rows, self.n_gates = gate_blocks(irreps_out, M) if gate else ([], 0)

@@ -112,6 +112,7 @@ class RACE(Outputs):
                     radial_knots=config.radial_knots,
                     envelope_p=config.envelope_p,
                     bessel_decay=config.bessel_decay,
+                    radial_scale=config.radial_scale,
                     readout_hidden=config.readout_hidden,
                     readout_channels=channels,
                     avg_num_neighbors=constants.avg_num_neighbors,

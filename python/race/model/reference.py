@@ -121,6 +121,7 @@ class ReferenceLayer(nn.Module):
             irreps_g, irreps_sh, o3.Irreps(mid), paths, shared_weights=False, internal_weights=False
         )
         sizes = [config.n_radial_basis, *config.radial_mlp, sum(self.muls)]
+        self.radial_scale = config.radial_scale
         self.radial = nn.ParameterList(
             [torch.randn(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
         )
@@ -157,11 +158,12 @@ class ReferenceLayer(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """The radial MLP: basis functions [E, n] -> weights R."""
+        x = x * self.radial_scale
         for k, weight in enumerate(self.radial):
             x = x @ weight / math.sqrt(weight.shape[0])
             if k < len(self.radial) - 1:
                 x = torch.nn.functional.silu(x) * 1.6790
-        return x
+        return x / self.radial_scale
 
     def forward(
         self,
