@@ -119,6 +119,7 @@ class Layer(nn.Module):
         irreps_g_next: o3.Irreps | None,
         *,
         lmax: int,
+        angular_decay: float,
         correlation: int,
         gate: bool,
         n_species: int,
@@ -136,7 +137,7 @@ class Layer(nn.Module):
         """aggregated: the irreps and channels of A, less those that g does not reach."""
         super().__init__()
         M, S = n_members, n_species
-        paths = conv_paths(irreps_g, lmax, aggregated, M)
+        paths = conv_paths(irreps_g, lmax, aggregated, M, angular_decay)
         irreps_a = o3.Irreps([(mul, ir) for mul, ir in aggregated if ir in paths.irreps_out])
         self.irreps_g, self.irreps_in, self.irreps_out = irreps_g, irreps_in, irreps_out
         self.irreps_mid, self.irreps_a = paths.irreps_out, irreps_a

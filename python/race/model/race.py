@@ -104,6 +104,7 @@ class RACE(Outputs):
                     outputs[t],
                     g_irreps[t + 1] if t + 1 < config.n_layers else None,
                     lmax=config.lmax,
+                    angular_decay=config.angular_decay,
                     correlation=config.correlation,
                     gate=config.gate,
                     n_species=S,
