@@ -38,6 +38,13 @@ class ModelConfig(Options):
     lmax: int = Field(
         default=2, ge=0, le=3, description="highest degree of the spherical harmonics of edges"
     )
+    angular_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="p of the scale (2l + 1)^-p of harmonics of degree l: what varies little "
+        "with the angle is learned first",
+    )
     correlation: Literal[1, 2, 3] = Field(
         default=1,
         description="factors A of an atom's products with itself: body order nu + 1 within a layer",
@@ -52,6 +59,13 @@ class ModelConfig(Options):
         ge=0,
         le=4,
         description="p of the scale n^-p of e_n: smooth radial weights are learned first",
+    )
+    radial_scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor on what the radial MLP reads; R loses it again. Small: R is nearly "
+        "linear in e_n, and smooth beyond the data",
     )
     radial_mlp: list[int] = Field(
         default=[64, 64], min_length=1, description="hidden widths of the radial MLP R(x)"

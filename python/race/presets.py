@@ -16,6 +16,8 @@ _COMMON = {
     "gate": False,
     "n_radial_basis": 8,
     "bessel_decay": 0.0,
+    "radial_scale": 1.0,
+    "angular_decay": 0.0,
     "radial_knots": 384,
     "radial_mlp": [64, 64],
     "readout_hidden": 64,
@@ -48,7 +50,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 # Errors and costs of each are in docs/decisions.md; a layer more is worth less than products
-_SIZE = {"n_layers": 2, "lmax": 2, "correlation": 2, "gate": True, "bessel_decay": 1.0}
+_SMOOTH = {"bessel_decay": 1.0, "radial_scale": 0.1, "angular_decay": 0.5}
+_SIZE = {"n_layers": 2, "lmax": 2, "correlation": 2, "gate": True} | _SMOOTH
 SIZES: dict[str, dict[str, Any]] = {
     "small": _SIZE | {"irreps_hidden": "16x0e+16x1o+16x2e"},
     "medium": _SIZE | {"irreps_hidden": "32x0e+32x1o+32x2e"},

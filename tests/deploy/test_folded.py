@@ -14,7 +14,7 @@ from tests.deploy.conftest import graph_of, make_model, triclinic
 SHAPES = [
     *({"head": head} for head in HEADS),
     *({"head": head, "stress_head": "equivariant"} for head in HEADS),
-    {"radial_knots": 0, "bessel_decay": 1.5},
+    {"radial_knots": 0, "bessel_decay": 1.5, "radial_scale": 0.2, "angular_decay": 0.5},
     {"n_members": 1},
     {"n_layers": 1},
     # The readout of the last layer folded into the convolution's maps
@@ -26,7 +26,7 @@ SHAPES = [
     {"irreps_hidden": "4x0e+2x0o+3x1o+3x1e+5x2e+4x2o"},
     {"gate": True},
     {"gate": True, "n_layers": 1, "head": "point"},
-    {"gate": True, "correlation": 2, "bessel_decay": 1.0},
+    {"gate": True, "correlation": 2, "bessel_decay": 1.0, "radial_scale": 0.1, "angular_decay": 1.0},
     {"gate": True, "correlation": 2, "radial_knots": 0},
     {"gate": True, "correlation": 3},
     {"correlation": 3, "n_members": 1},

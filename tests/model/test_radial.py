@@ -91,6 +91,23 @@ def test_decay_scales_the_basis_and_learns_smooth_weights_first():
         torch.set_default_dtype(torch.float32)
 
 
+def test_a_small_scale_makes_the_mlp_nearly_linear():
+    """R is MLP(s x) / s, in the MLP and in the table; what is not linear in x shrinks with s."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(0)
+        small, plain = Radial([4, 16, 5], 1, 40, 6, 1.5, 1e-3), Radial([4, 16, 5], 1, 40, 6, 1.5)
+        plain.load_state_dict(small.state_dict())
+        x = 5 * torch.rand(1, 30, 4)
+        assert torch.allclose(small.mlp(x), plain.mlp(1e-3 * x) / 1e-3, rtol=1e-12, atol=1e-12)
+        R = small.mlp(small.knots.unsqueeze(0) / small.basis_scale.T)
+        assert torch.allclose(spline_through(R), small.table(), rtol=1e-10, atol=1e-10)
+        curved = [(r.mlp(x) - r.mlp(2 * x) / 2).norm() / r.mlp(x).norm() for r in (small, plain)]
+        assert curved[0] < 0.1 * curved[1]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("n_members, n_knots, width", [(1, 4, 3), (2, 5, 1), (3, 40, 17)])
 def test_compiled_spline(n_members, n_knots, width, dtype, tolerance):

@@ -73,9 +73,12 @@ class ConvPaths:
     n_weights: int  # K: radial weights per edge and member
 
 
-def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: int) -> ConvPaths:
+def conv_paths(
+    irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: int, angular_decay: float = 0.0
+) -> ConvPaths:
     """Every product of a feature and a harmonic up to lmax that `target` has, once per
-    channel of the feature (e3nn's "uvu").
+    channel of the feature (e3nn's "uvu"). The coefficients hold the scale (2l + 1)^-p of the
+    harmonics.
     """
     paths = path_irreps(irreps_in, lmax, target)
     columns: dict[o3.Irrep, int] = {ir: 0 for _, ir in target}
@@ -106,7 +109,7 @@ def conv_paths(irreps_in: o3.Irreps, lmax: int, target: o3.Irreps, n_members: in
         # e3nn's `component` normalisation of one 'uvu' path: sqrt(2 l3 + 1) times the
         # unit-norm Wigner 3j
         table = out.dim**0.5 * o3.wigner_3j(source.ir.l, l2, out.l, dtype=torch.float64)
-        tables.append(table.flatten())
+        tables.append(table.flatten() * (2 * l2 + 1) ** -angular_decay)
         weight_offset += source.mul
         cg_offset += table.numel()
     return ConvPaths(rows, torch.cat(tables), irreps_out, weight_offset)

@@ -126,6 +126,7 @@ class Layer(nn.Module):
         irreps_g_next: o3.Irreps | None,
         *,
         lmax: int,
+        angular_decay: float,
         correlation: int,
         gate: bool,
         n_species: int,
@@ -134,6 +135,7 @@ class Layer(nn.Module):
         radial_knots: int,
         envelope_p: int,
         bessel_decay: float,
+        radial_scale: float,
         readout_hidden: int,
         readout_channels: tuple[int, int],
         avg_num_neighbors: float,
@@ -142,7 +144,7 @@ class Layer(nn.Module):
         """aggregated: the irreps and channels of A, less those that g does not reach."""
         super().__init__()
         M, S = n_members, n_species
-        paths = conv_paths(irreps_g, lmax, aggregated, M)
+        paths = conv_paths(irreps_g, lmax, aggregated, M, angular_decay)
         irreps_a = o3.Irreps([(mul, ir) for mul, ir in aggregated if ir in paths.irreps_out])
         self.irreps_g, self.irreps_in, self.irreps_out = irreps_g, irreps_in, irreps_out
         self.irreps_mid, self.irreps_a = paths.irreps_out, irreps_a
@@ -152,7 +154,7 @@ class Layer(nn.Module):
         self.dim_mid = Layout(paths.irreps_out, M).dim
         self.avg_num_neighbors = avg_num_neighbors
         widths = [*radial_widths, paths.n_weights]
-        self.radial = Radial(widths, M, radial_knots, envelope_p, bessel_decay)
+        self.radial = Radial(widths, M, radial_knots, envelope_p, bessel_decay, radial_scale)
 
         self.linear_down = Linear(paths.irreps_out, irreps_a, M)
         self.gate_rows, self.n_gates = gate_blocks(irreps_out, M) if gate else ([], 0)

@@ -110,11 +110,14 @@ def bessel_scale(n_basis: int, decay: float) -> Tensor:
 
 
 class Radial(nn.Module):
-    """R(x) = MLP(scale * e(x)): 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of
+    """R(x) = MLP(s d e(x)) / s: 8 -> 64 -> 64 -> K, SiLU, no bias, last layer linear; one set of
     weights per member.
 
-    bessel_decay: `bessel_scale` of the basis functions. Training then learns smooth R first, and
-    R is smooth between and beyond the distances that the data holds.
+    bessel_decay: d is the `bessel_scale` of the basis functions. Training then learns smooth R
+    first.
+    radial_scale: s. At a bond e is about 5, where SiLU has bends within a tenth of an Angstrom.
+    With a small s the MLP is nearly linear. Both keep R smooth between and beyond the distances
+    that the data holds.
     """
 
     __constants__ = ["n_knots", "fused"]
@@ -128,6 +131,7 @@ class Radial(nn.Module):
         n_knots: int,
         envelope_p: int,
         bessel_decay: float = 0.0,
+        radial_scale: float = 1.0,
     ):
         super().__init__()
         self.weights = nn.ParameterList(
@@ -135,7 +139,8 @@ class Radial(nn.Module):
         )
         # Factors of the matrices
         self.norms = [a**-0.5 * (SILU_NORM if k > 0 else 1.0) for k, a in enumerate(widths[:-1])]
-        scale = bessel_scale(widths[0], bessel_decay)
+        self.norms[-1] /= radial_scale
+        scale = bessel_scale(widths[0], bessel_decay) * radial_scale
         self.register_buffer(
             "basis_scale", scale.unsqueeze(1).to(torch.get_default_dtype()), persistent=False
         )

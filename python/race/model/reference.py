@@ -121,6 +121,7 @@ class ReferenceLayer(nn.Module):
             irreps_g, irreps_sh, o3.Irreps(mid), paths, shared_weights=False, internal_weights=False
         )
         sizes = [config.n_radial_basis, *config.radial_mlp, sum(self.muls)]
+        self.radial_scale = config.radial_scale
         self.radial = nn.ParameterList(
             [torch.randn(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
         )
@@ -157,11 +158,12 @@ class ReferenceLayer(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """The radial MLP: basis functions [E, n] -> weights R."""
+        x = x * self.radial_scale
         for k, weight in enumerate(self.radial):
             x = x @ weight / math.sqrt(weight.shape[0])
             if k < len(self.radial) - 1:
                 x = torch.nn.functional.silu(x) * 1.6790
-        return x
+        return x / self.radial_scale
 
     def forward(
         self,
@@ -231,9 +233,9 @@ class Reference(nn.Module):
             ReferenceLayer(first if t == 0 else hidden, hidden, config, constants)
             for t in range(config.n_layers)
         )
-        self.sh = o3.SphericalHarmonics(
-            o3.Irreps.spherical_harmonics(config.lmax), normalize=True, normalization="component"
-        )
+        degrees = o3.Irreps.spherical_harmonics(config.lmax)
+        self.sh = o3.SphericalHarmonics(degrees, normalize=True, normalization="component")
+        self.sh_scale = [ir.dim**-config.angular_decay for _, ir in degrees for _ in range(ir.dim)]
 
     def basis(self, r: Tensor) -> Tensor:
         """Bessel functions, scaled by n^-p, times the envelope: distances [E, 1] -> [E, n]."""
@@ -264,7 +266,8 @@ class Reference(nn.Module):
         )
         h = attributes @ self.embedding
         a = h @ self.weight_a / math.sqrt(self.weight_a.shape[0])
-        radial, sh = self.basis(edge_vector.norm(dim=1, keepdim=True)), self.sh(edge_vector)
+        radial = self.basis(edge_vector.norm(dim=1, keepdim=True))
+        sh = self.sh(edge_vector) * edge_vector.new_tensor(self.sh_scale)
         out = edge_vector.new_zeros(())
         for layer in self.layers:
             h, extra = layer(a, attributes, h, radial, sh, edge_index)
