@@ -27,13 +27,15 @@ from study import METRICS, Study, arguments, reduced, say
 
 from race.evaluate.bootstrap import ClusteredRows
 from race.evaluate.evaluated import EvaluatedModel
-from race.evaluate.ranking import auroc
+from race.evaluate.ood import ood_record
+from race.evaluate.ranking import auroc, large_error_auroc
 from race.evaluate.report import split_record
-from race.evaluate.split import Split
+from race.evaluate.split import Split, rank_rows
 from race.predict.prediction import Estimate, Labels, Prediction
 
 NAMES = dict(zip(SCORES, ("energy", "RMS force", "density", "shortest distance"), strict=True))
 KNOWN, BOTH = "known", "known and unseen"
+SINGLE = "one member"
 OWN = (
     *("auroc_together", "auroc_by_labels", "auroc_defect", "auroc_defect_grade"),
     *("auroc_defect_by_forces", "auroc_defect_by_nearest"),
@@ -58,22 +60,20 @@ def main() -> None:
     args, options = arguments("phases", __doc__, reads_data=False)
     records: list[dict[str, Any]] = []
     for name, about in options["materials"].items():
-        study = Study(args.out / name, options["bootstrap"], 0.0)
+        study = Study(args.out / name, 0, 0.0)  # intervals: of some figures alone, `together`
         files = prepare(name, options, study.out / "data")
         run = calibrated(trained(study, about, options, files), files["calibration"])
         singles = [
             study.fit(f"member-{seed}", "ensemble", [run], take=seed) for seed in options["seeds"]
         ]
-        runs = {"ensemble": [study.fit("ensemble-fit", "ensemble", [run])]}
-        for title, about_fit in options["fits"].items():
-            if about_fit is None:
-                continue
-            fit = dict(about_fit)
-            posterior = fit.pop("posterior")
-            runs[title] = [
-                study.fit(f"{title.replace(' ', '-')}-{seed}", posterior, [single], **fit)
-                for seed, single in zip(options["seeds"], singles, strict=True)
-            ]
+        runs = {"ensemble": [study.fit("ensemble-fit", "ensemble", [run])], SINGLE: singles}
+        for posterior, about_fit in options["fits"].items():
+            if about_fit is not None:
+                n_fits, changes = about_fit["seeds"], about_fit.get("options", {})
+                runs[posterior] = [
+                    study.fit(f"{posterior}-{seed}", posterior, [single], **changes)
+                    for seed, single in list(zip(options["seeds"], singles, strict=True))[:n_fits]
+                ]
         for title, seeds in runs.items():
             records += judged(study, name, title, seeds, files, options)
             write(args.results, "phases", records, draw)
@@ -182,7 +182,7 @@ def judged(
                 study.export(run),
                 parts,
                 ["unseen"],
-                further=partial(together, parts["unseen"][0]),
+                further=partial(together, parts["unseen"][0], options["bootstrap"]),
             )
             for run in runs
         ]
@@ -210,15 +210,22 @@ def averaged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def together(
-    unseen: Path, source: EvaluatedModel, splits: Sequence[Split], n_resamples: int
+    unseen: Path,
+    n_resamples: int,
+    source: EvaluatedModel,
+    splits: Sequence[Split],
+    records: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """A record of the known and the unseen frames as one set: errors of atoms among all of them.
-    And what `race evaluate` does not tell, by the frames that stand in `unseen`.
+    """The records of the known and the unseen frames, and one of both as one set: errors of atoms
+    among all of them, and what `race evaluate` does not tell. unseen: the file of the frames.
     """
     known, other = splits
+    found = ood_record([known], other, n_resamples)["interval90"]
+    records[1]["interval90"] = {key: found[key] for key in FRAME_SCORES if key in found}
     both = joined(BOTH, splits)
     about = {"posterior": source.posterior, "ood": False} | source.extra
-    record = reduced(about | split_record(both, {}, None, n_resamples))
+    record = reduced(about | split_record(both, {}, None, 0))
+    record["interval90"] = of_errors(both, n_resamples)
     positive = np.repeat([False, True], [known.n_frames, other.n_frames])
     values = np.stack([both.trivial[name] for name in SCORES], 1)
     record["auroc_together"] = combined(values, positive)
@@ -228,7 +235,24 @@ def together(
     if "defect" in frames[0].arrays:
         defect = np.concatenate([atoms.arrays["defect"] for atoms in frames]) > 0
         record |= of_defects(other, defect, record["interval90"], n_resamples)
-    return [record]
+    return [*records, record]
+
+
+def of_errors(split: Split, n_resamples: int) -> dict[str, Any]:
+    """Intervals of the error AUROC, by the total uncertainty and by the grade."""
+    forces = split.residual("forces")
+    assert forces is not None
+    std, error = rank_rows(forces)
+    scores = {"auroc_error_f": std}
+    if split.prediction.grade is not None:
+        scores["auroc_error_f_grade"] = split.prediction.grade[forces.kept]
+    return {
+        key: forces.frames().interval(
+            lambda rows, score=score: large_error_auroc(score[rows], error[rows]),
+            n_resamples=n_resamples,
+        )
+        for key, score in scores.items()
+    }
 
 
 def joined(name: str, splits: Sequence[Split]) -> Split:

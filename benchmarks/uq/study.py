@@ -86,7 +86,8 @@ METRICS = (
 )
 ABOUT = ("n_members", "head", "n_frames", "ood")
 
-Further = Callable[[EvaluatedModel, Sequence[Split], int], list[dict[str, Any]]]
+Records = list[dict[str, Any]]
+Further = Callable[[EvaluatedModel, Sequence[Split], Records], Records]
 
 
 class Study:
@@ -146,7 +147,7 @@ class Study:
         further: Further | None = None,
     ) -> list[dict[str, Any]]:
         """What `race evaluate` finds of a run or an artifact, reduced to METRICS and their
-        bootstrap intervals, one record per split. further: makes more records.
+        bootstrap intervals, one record per split. further: what it makes of these records.
         """
         path = self.out / "evaluations" / f"{name}.json"
         if not path.exists():
@@ -168,7 +169,7 @@ class Study:
                 for record in make_records(source, judged, fitted, scale, self.bootstrap)
             ]
             if further is not None:
-                records += further(source, judged, self.bootstrap)
+                records = further(source, judged, records)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, records)
         return json.loads(path.read_text())
