@@ -227,10 +227,9 @@ def together(
     record = reduced(about | split_record(both, {}, None, 0))
     record["interval90"] = of_errors(both, n_resamples)
     positive = np.repeat([False, True], [known.n_frames, other.n_frames])
-    values = np.stack([both.trivial[name] for name in SCORES], 1)
-    record["auroc_together"] = combined(values, positive)
-    by_labels = of_labels(both)
-    record["auroc_by_labels"] = max(side(score, positive) for score in by_labels)
+    by_prediction, by_label = (np.stack(found, 1) for found in simple_scores(both))
+    record["auroc_together"] = max(combined(each, positive) for each in (by_prediction, by_label))
+    record["auroc_by_labels"] = max(side(score, positive) for score in by_label.T)
     frames = ase.io.read(unseen, index=":")
     if "defect" in frames[0].arrays:
         defect = np.concatenate([atoms.arrays["defect"] for atoms in frames]) > 0
@@ -287,17 +286,12 @@ def joined(name: str, splits: Sequence[Split]) -> Split:
     )
 
 
-def of_labels(split: Split) -> list[np.ndarray]:
-    """Energy per atom and RMS force of the reference, and what depends on no model."""
-    labels = split.labels
+def simple_scores(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """SCORES of the predictions and of the labels; density and distance are the same."""
+    labels, found = split.labels, [split.trivial[name] for name in SCORES]
     assert labels.forces is not None
-    square = np.bincount(labels.frame, (labels.forces**2).sum(1)) / labels.n_atoms
-    return [
-        labels.energy / labels.n_atoms,
-        square,
-        split.trivial["density"],
-        split.trivial["nearest"],
-    ]
+    square = np.bincount(labels.frame, (labels.forces**2).sum(1)) / (3 * labels.n_atoms)
+    return found, [labels.energy / labels.n_atoms, np.sqrt(square), *found[2:]]
 
 
 def side(score: np.ndarray, positive: np.ndarray) -> float:
@@ -354,8 +348,9 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["# Matched studies: unseen frames of known energy, force, density and distance", ""]
     lines += [
         "AUROC of the unseen frames against the known ones. Simple scores are those of the",
-        "predictions, from their better side; all four: a quadratic of them, fitted to the other",
-        "four fifths of the pairs; by the labels: the best of those that the pairs are matched by.",
+        "predictions, from their better side. All four: a quadratic of them, fitted to the other",
+        "four fifths of the pairs, or of the labels where that finds more. By the labels: the best",
+        "of the four scores that the pairs were matched by.",
         "±: half the range over the members that a posterior is fitted to. In bold: above every",
         "simple score and all four together.",
         "",

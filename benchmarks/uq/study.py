@@ -270,7 +270,7 @@ def reduced(record: Mapping[str, Any]) -> dict[str, Any]:
         "interval90": {
             key: both
             for key, both in record["interval90"].items()
-            if key in METRICS and None not in both
+            if key in METRICS and None not in both and np.isfinite(both).all()
         }
     }
 
