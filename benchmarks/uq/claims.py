@@ -154,7 +154,7 @@ def phases(records: Records) -> list[Row]:
     }
     for name in names:
         hardest = [
-            record | {"auroc_trivial": max(record["auroc_trivial"], record["auroc_together"])}
+            record | {"auroc_trivial": matched.hardest(record)}
             for record in (of[posterior, name] for posterior in posteriors)
             if record
         ]
@@ -164,13 +164,15 @@ def phases(records: Records) -> list[Row]:
         claim = f"Matched frames, {name}: AUROC of large force errors, atom by atom"
         row = each(claim, ">= 0.9", together, "auroc_error_f", lambda r, x: x >= 0.9)
         rows.append(row._replace(seeds=seeds))
-    won = {
-        (posterior, key): sum(matched.beats(of[posterior, name], key) for name in names)
-        for posterior in posteriors
-        for key in SCORES
-    }
+    # Of those above in as many, the one that is above by the most where it is least above
+    won: dict[tuple[str, str], tuple[int, float]] = {}
+    for posterior, key in ((posterior, key) for posterior in posteriors for key in SCORES):
+        found = [of[posterior, name] for name in names]
+        if all(record.get(key) is not None for record in found):
+            margin = min(record[key] - matched.hardest(record) for record in found)
+            won[posterior, key] = sum(matched.beats(record, key) for record in found), margin
     if won:
-        (posterior, key), count = max(won.items(), key=lambda item: item[1])
+        (posterior, key), (count, _) = max(won.items(), key=lambda item: item[1])
         text = f"{posterior} by {SCORES[key]}: {count} of {len(names)}"
         claim = "Matched frames: studies in which one and the same score is the best"
         target = "4 of 5 above every trivial score"

@@ -424,7 +424,12 @@ def beats(record: Mapping[str, Any], key: str) -> bool:
     """
     if record.get(key) is None:
         return False
-    return record[key] > max(record["auroc_trivial"], record["auroc_together"])
+    return record[key] > hardest(record)
+
+
+def hardest(record: Mapping[str, Any]) -> float:
+    """The best of the simple scores and of all of them together."""
+    return max(record["auroc_trivial"], record["auroc_together"])
 
 
 if __name__ == "__main__":
