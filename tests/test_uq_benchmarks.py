@@ -19,7 +19,9 @@ sys.path.insert(0, str(UQ))
 
 import acquisition  # noqa: E402
 import claims  # noqa: E402
+import classical  # noqa: E402
 import converged  # noqa: E402
+import phases  # noqa: E402
 import ranking  # noqa: E402
 import result_tables as tables  # noqa: E402
 import study  # noqa: E402
@@ -183,6 +185,88 @@ def test_converged_models_are_graded_and_not_fitted_again(data, tmp_path):
     again = quick("converged", data, tmp_path)
     assert not any(word in again for word in ("fitting", "judging", "exporting"))
     assert (tmp_path / "converged.json").read_text() == content
+
+
+def test_matched_studies_run_and_are_not_run_again(data, tmp_path):
+    """Labels by LAMMPS; the frames of `data` are not read."""
+    quick("phases", data, tmp_path)
+    content = (tmp_path / "phases.json").read_text()
+    records = tables.read(tmp_path / "phases.json")
+    splits = (phases.KNOWN, "unseen", phases.BOTH)
+    assert [(r["study"], r["posterior"], r["split"]) for r in records] == [
+        (study, posterior, split)
+        for study in ("vacancy", "antisites")
+        for posterior in ("ensemble", "one member", "llpr")
+        for split in splits
+    ]
+    for record in records:
+        assert record["n_frames"] == (6 if record["split"] == phases.BOTH else 3)
+        assert record.get("seeds", 1) == (1 if record["posterior"] == "ensemble" else 2)
+        assert np.isfinite(record["auroc_error_f_grade"])
+        if record["split"] == "unseen":
+            assert 0 <= record["auroc_grade"] <= 1 <= 2 * record["auroc_trivial"]
+        if record["split"] == phases.BOTH:
+            assert 0 <= record["auroc_together"] <= 1 <= 2 * record["auroc_by_labels"]
+            assert 0 <= record["auroc_defect"] <= 1 <= 2 * record["auroc_defect_by_nearest"]
+    for material in ("Si", "BN"):
+        sets = {
+            path.stem: {atoms.get_potential_energy() for atoms in ase.io.read(path, ":")}
+            for path in (tmp_path / "phases" / material / "data").glob("*.xyz")
+            if path.stem in ("train", "validation", "calibration") or "-" in path.stem
+        }
+        drawn = [sets[name] for name in sets if not name.endswith((phases.KNOWN, "unseen"))]
+        assert sum(map(len, drawn)) == len(set.union(*drawn)), "a frame twice"
+    again = quick("phases", data, tmp_path)
+    assert not any(word in again for word in ("drawing", "training", "fitting", "judging"))
+    assert (tmp_path / "phases.json").read_text() == content
+
+
+def test_pairs_agree_in_every_score():
+    known, unseen = RNG.standard_normal((60, 4)), RNG.standard_normal((30, 4)) + 0.3
+    tolerances = [0.6, 0.7, 0.8, 0.9]
+    pairs = classical.matched(known, unseen, tolerances, 100)
+    assert 5 < len(pairs) <= 30 and all(len(set(rows)) == len(rows) for rows in pairs.T)
+    apart = (known[pairs[:, 0]] - unseen[pairs[:, 1]]) / tolerances
+    assert np.abs(apart).max() <= 1
+    fewer = classical.matched(known, unseen, tolerances, 5)
+    assert (fewer == pairs[:5]).all() and (np.diff((apart**2).sum(1)) >= 0).all()
+    assert classical.matched(known, unseen + 9, tolerances, 5).shape == (0, 2)
+
+
+def test_several_scores_find_what_none_finds_alone():
+    """A product of two; and nothing where there is nothing."""
+    values, positive = RNG.standard_normal((400, 4)), np.repeat([False, True], 200)
+    values[:, 1] = np.abs(values[:, 1]) * np.sign(values[:, 0]) * np.where(positive, 1, -1)
+    assert max(phases.side(score, positive) for score in values.T) < 0.6
+    assert phases.combined(values, positive) > 0.9
+    assert abs(phases.combined(RNG.standard_normal((400, 4)), positive) - 0.5) < 0.15
+
+
+def test_defects_are_where_atoms_were_changed():
+    options = study.yaml.safe_load((UQ / "phases.yaml").read_text())
+    state = {"repeat": [2, 2, 2], "temperature": [200, 300], "density": [1.0, 1.0]}
+    for name, kind, structure, n_atoms, most in (
+        ("Si", "vacancy", "diamond", 63, 10),
+        ("Si", "interstitial", "diamond", 65, 12),
+        ("BN", "antisites", "zincblende", 64, 12),
+    ):
+        material = classical.Material(**options["materials"][name]["potential"] | {"relax": 0.1})
+        given = options["studies"][kind]["unseen"] | state
+        assert (given["defect"], given["structure"]) == (kind, structure)
+        first, again = (classical.drawn(material, given, 1, [3])[0] for _ in range(2))
+        assert (first.positions == again.positions).all()
+        assert (classical.drawn(material, given, 1, [4])[0].positions != first.positions).any()
+        density = len(first) / first.get_volume()
+        assert len(first) == n_atoms and density == pytest.approx(material.density, rel=1e-6)
+        (where,) = np.nonzero(first.arrays["defect"])
+        assert 2 <= len(where) <= most, kind
+        # Together in one place
+        apart = first.get_distances(where[0], where, mic=True)
+        assert apart.max() < 2.6 * classical.nearest_distances(first).max(), kind
+        symbols = first.get_chemical_symbols()
+        assert {symbols.count(element) for element in material.elements} == {
+            n_atoms // len(material.elements)
+        }
 
 
 def test_frames_of_another_training_are_refused(data, tmp_path):
@@ -392,6 +476,36 @@ def test_claims_of_converged_models_name_every_posterior():
     assert rows[6].baseline == "0.990"
     words = [claims.verdict(met) for met in (None, True, False, (2, 2), (1, 2), (0, 2))]
     assert words == ["not judged", "met", "**missed**", "met", "met by 1 of 2", "**missed**"]
+
+
+def test_claims_of_matched_studies_are_of_one_score_in_all():
+    def records(study: str, posterior: str, trivial: float, **scores: float) -> list[dict]:
+        about = {"study": study, "posterior": posterior, "seeds": 3}
+        unseen = about | {"split": "unseen", "auroc_trivial": trivial} | scores
+        both = about | {"split": phases.BOTH, "auroc_error_f": 0.92, "auroc_together": 0.7}
+        return [unseen, both | {"auroc_error_f_trivial": 0.6}]
+
+    a = records("a", "llpr", 0.6, auroc=0.9, auroc_max=0.8)
+    b = records("b", "llpr", 0.6, auroc=0.65, auroc_max=0.8)
+    rows = claims.phases(a + b)
+    # The mean over b's atoms is above every score, and below all together
+    assert [row.met for row in rows] == [(1, 1), (1, 1), (1, 1), (1, 1), True]
+    assert rows[0].measured == "llpr 0.900 (F)" and rows[0].baseline == "0.700"
+    assert rows[-1].measured == "llpr by largest F: 2 of 2" and rows[-1].seeds == 3
+    other = records("a", "pops", 0.6, auroc=0.9) + records("b", "pops", 0.6, auroc=0.65)
+    assert claims.phases(other)[-1].met is False
+    assert claims.phases(other)[-1].measured == "pops by F: 1 of 2"
+    assert claims.phases([]) == []
+    bold = [line for line in phases.draw(full(a + b)) if "**" in line]
+    assert bold == [
+        "| llpr, mean F | **0.900** | 0.650 | 1 of 2 |",
+        "| llpr, largest F | **0.800** | **0.800** | 2 of 2 |",
+    ]
+
+
+def full(records: list[dict]) -> list[dict]:
+    """With what `draw` says of a study."""
+    return [{"material": "Si", "n_frames": 5} | record for record in records]
 
 
 def test_committed_claims_are_those_of_the_records():

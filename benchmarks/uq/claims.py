@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import phases as matched
 from acquisition import ERRORS, NAMES, labels_needed
 from result_tables import cell, read
 
@@ -45,9 +46,10 @@ def main() -> None:
 
 def page(folder: Path) -> list[str]:
     """The table of claims, from the records in `folder`."""
-    names = ("converged", "b2o3", "threebpa", "rmd17", "acquisition")
+    names = ("converged", "phases", "b2o3", "threebpa", "rmd17", "acquisition")
     records = {name: read(folder / f"{name}.json") for name in names}
-    rows = [*converged(records["converged"]), *b2o3(records["b2o3"])]
+    rows = [*converged(records["converged"]), *phases(records["phases"])]
+    rows += b2o3(records["b2o3"])
     for name, title, points in (
         ("threebpa", "3BPA", ("point", "ensemble")),
         ("rmd17", "rMD17 ethanol", ("RACE", "Ensemble")),
@@ -134,6 +136,47 @@ def converged(records: Records) -> list[Row]:
                 rows.append(each(f"{title}: CE of {what}", "<= 2 floors", of, key, calibrated))
         claim = f"{title}: AUROC of large force errors, atom by atom"
         rows.append(each(claim, ">= 0.9", of, "auroc_error_f", lambda r, x: x >= 0.9))
+    return rows
+
+
+def phases(records: Records) -> list[Row]:
+    """The matched studies: what each posterior reaches in each, and what one and the same score of
+    one posterior reaches in all.
+    """
+    names = list(dict.fromkeys(record["study"] for record in records))
+    posteriors = list(dict.fromkeys(record["posterior"] for record in records))
+    seeds = max((record.get("seeds", 1) for record in records), default=1)
+    rows: list[Row] = []
+    of = {
+        (posterior, name): matched.merged_record(records, posterior, name)
+        for posterior in posteriors
+        for name in names
+    }
+    for name in names:
+        hardest = [
+            record | {"auroc_trivial": matched.hardest(record)}
+            for record in (of[posterior, name] for posterior in posteriors)
+            if record
+        ]
+        claim = f"Matched frames, {name}: AUROC by the best score of each posterior"
+        rows.append(detected(claim, hardest)._replace(seeds=seeds))
+        together = [r for r in records if (r["study"], r["split"]) == (name, matched.BOTH)]
+        claim = f"Matched frames, {name}: AUROC of large force errors, atom by atom"
+        row = each(claim, ">= 0.9", together, "auroc_error_f", lambda r, x: x >= 0.9)
+        rows.append(row._replace(seeds=seeds))
+    # Of those above in as many, the one that is above by the most where it is least above
+    won: dict[tuple[str, str], tuple[int, float]] = {}
+    for posterior, key in ((posterior, key) for posterior in posteriors for key in SCORES):
+        found = [of[posterior, name] for name in names]
+        if all(record.get(key) is not None for record in found):
+            margin = min(record[key] - matched.hardest(record) for record in found)
+            won[posterior, key] = sum(matched.beats(record, key) for record in found), margin
+    if won:
+        (posterior, key), (count, _) = max(won.items(), key=lambda item: item[1])
+        text = f"{posterior} by {SCORES[key]}: {count} of {len(names)}"
+        claim = "Matched frames: studies in which one and the same score is the best"
+        target = "4 of 5 above every trivial score"
+        rows.append(Row(claim, target, text, count >= 0.8 * len(names), seeds))
     return rows
 
 

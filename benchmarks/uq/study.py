@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from race.data.graph import neighbors, species_index
 from race.deploy.command_export import training_set
 from race.deploy.export import export_model
 from race.errors import RaceError
-from race.evaluate.evaluated import check_calibration, open_model
+from race.evaluate.evaluated import EvaluatedModel, check_calibration, open_model
 from race.evaluate.records import make_records
 from race.evaluate.report import covariance_scale, fit_recalibration
+from race.evaluate.split import Split
 from race.files import write_json
 from race.posterior.fit import fit
 from race.posterior.protocol import Run
@@ -85,6 +86,9 @@ METRICS = (
 )
 ABOUT = ("n_members", "head", "n_frames", "ood")
 
+Records = list[dict[str, Any]]
+Further = Callable[[EvaluatedModel, Sequence[Split], Records], Records]
+
 
 class Study:
     """The folder `out`. What is there is not made again; what was made with other options
@@ -140,9 +144,10 @@ class Study:
         splits: Mapping[str, Sequence[Path]],
         ood: Sequence[str] = (),
         calibration: Sequence[Path] = (),
+        further: Further | None = None,
     ) -> list[dict[str, Any]]:
         """What `race evaluate` finds of a run or an artifact, reduced to METRICS and their
-        bootstrap intervals, one record per split.
+        bootstrap intervals, one record per split. further: what it makes of these records.
         """
         path = self.out / "evaluations" / f"{name}.json"
         if not path.exists():
@@ -163,6 +168,8 @@ class Study:
                 reduced(record)
                 for record in make_records(source, judged, fitted, scale, self.bootstrap)
             ]
+            if further is not None:
+                records = further(source, judged, records)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, records)
         return json.loads(path.read_text())
@@ -263,7 +270,7 @@ def reduced(record: Mapping[str, Any]) -> dict[str, Any]:
         "interval90": {
             key: both
             for key, both in record["interval90"].items()
-            if key in METRICS and None not in both
+            if key in METRICS and None not in both and np.isfinite(both).all()
         }
     }
 
@@ -274,9 +281,11 @@ def seconds(run: Path, own: bool = False) -> float:
     return summary["posterior"]["fit_seconds"] if own else summary["seconds"]
 
 
-def arguments(name: str, description: str | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+def arguments(
+    name: str, description: str | None, reads_data: bool = True
+) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Command line, and the study's options: NAME.yaml, changed by its section `quick`
-    under --quick.
+    under --quick. reads_data: it needs --data.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -294,7 +303,11 @@ def arguments(name: str, description: str | None) -> tuple[argparse.Namespace, d
         help="folder of the tables (default: benchmarks/uq/results)",
     )
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder that holds 3bpa/, b2o3/ and rmd17/"
+        "--data",
+        type=Path,
+        required=reads_data,
+        default=Path(),
+        help="folder that holds 3bpa/, b2o3/ and rmd17/" + ", not read here" * (not reads_data),
     )
     parser.add_argument(
         "--quick",
