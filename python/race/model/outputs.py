@@ -179,7 +179,10 @@ class Outputs(nn.Module):
             aleatoric = self.force_covariance.columns(raw)
             if self.own_epistemic:
                 epistemic = self.epistemic_of(aleatoric, raw)
-        return self.node_energy_var(raw) + self.node_energy_epistemic(raw), aleatoric, epistemic
+        energy_var = self.node_energy_var(raw)
+        if self.has_leverage:
+            energy_var = energy_var + self.node_energy_epistemic(raw)
+        return energy_var, aleatoric, epistemic
 
     def virial_noise(self, out: Tensor) -> Tensor:
         """Noise of these atoms' virial, mean over members: [6, 6] eV^2 in SIX_ORDER,

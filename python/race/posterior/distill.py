@@ -169,6 +169,10 @@ class DivergenceLoss(Loss):
                 rows["forces"] = rows["forces"] + share_divergence(share, out.raw)
         return rows
 
+    def squares(self, out: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """None: the student is to have the teacher's noise as it is."""
+        return {}
+
 
 def share_divergence(taught: Tensor, raw: Tensor) -> Tensor:
     """KL(rho || 1 / (1 + kappa)), nats: rho [n, 1], channels [n, M, n_out] -> [n, M]."""

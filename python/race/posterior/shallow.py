@@ -102,6 +102,10 @@ class JointLoss(Loss):
             rows["stress"] = self._stress(mean, batch, force_var, 0.0)
         return rows
 
+    def squares(self, out: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """None: the joint likelihood is of the members' spread."""
+        return {}
+
     def _joint_energy(self, out: ModelOutput, batch: Batch) -> Tensor:
         if batch.energy is None:
             return out.energy.new_zeros(0, 1)

@@ -49,6 +49,7 @@ from race.predict.moments import mahalanobis
 # Angstrom, over which a force error acts in a virial. 1 Angstrom weighs a stress like ten
 # forces: on 140 frames of B2O3 forces then err by 342 meV/A instead of 271, at one stress.
 STRESS_LENGTH = 3.5
+DIMENSIONS = {"energy": 1, "forces": 3}  # of an error
 
 
 class Loss:
@@ -64,6 +65,8 @@ class Loss:
         self.covariance = covariance
         self.sigma0, self.sigma0_energy = config.constants.sigma0, config.constants.sigma0_energy
         self.extensive = config.model.pooling == "sum"
+        # The other energy variance has no unit that a factor would scale
+        self.extensive_noise = config.model.energy_aggregation == "extensive"
         weights = {
             "energy": config.train.energy_weight,
             "forces": config.train.forces_weight,
@@ -110,11 +113,66 @@ class Loss:
             rows["stress"] = self._stress(out, batch, force_var, beta)
         return rows
 
-    def _energy(self, out: ModelOutput, batch: Batch, beta: float) -> Tensor:
+    def squares(self, out: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """e^T Sigma^-1 e over its dimension, with the rows of `rows`: of the terms whose noise
+        gets a factor after the training (race.train.noise). Labels with noise of their own have
+        none, since the factor is not on it.
+        """
+        found: dict[str, Tensor] = {}
+        if batch.noise is not None or self.covariance.own_epistemic:
+            return found
+        if "energy" in self.weights and self.form.energy_noise and self.extensive_noise:
+            labelled, square = self._energy_square(out, batch)
+            assert out.energy_var is not None
+            found["energy"] = square / chosen(out.energy_var, labelled)
+        if "forces" in self.weights and self.form.forces_noise:
+            labelled, error = self._force_error(out, batch)
+            quadratic, _ = self.covariance.mahalanobis_logdet(out.raw, error)
+            found["forces"] = chosen(quadratic, labelled) / DIMENSIONS["forces"]
+        return found
+
+    @staticmethod
+    def at_best_factors(
+        terms: dict[str, Tensor], squares: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Terms with the noise that a factor makes as likely as it can be, from the means of
+        `squares`: with the mean q of e^T Sigma^-1 e / d, the factor q^1/2 on the deviation gains
+        d/2 (q - 1 - ln q).
+        """
+        best = dict(terms)
+        for term, q in squares.items():
+            q = q.clamp(min=torch.finfo(q.dtype).tiny)
+            best[term] = best[term] - 0.5 * DIMENSIONS[term] * (q - 1 - torch.log(q))
+        return best
+
+    def _energy_square(self, out: ModelOutput, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """Which frames have an energy, None: all; their square errors [n_labelled, n_members]."""
         if batch.energy is None:  # no frame of this batch has one
-            return out.energy.new_zeros(0, out.energy.shape[1])
+            nothing = torch.zeros(0, dtype=torch.long, device=out.energy.device)
+            return nothing, out.energy.new_zeros(0, out.energy.shape[1])
         labelled = batch.labelled_rows("energy")
-        square = (chosen(out.energy, labelled) - chosen(batch.energy, labelled).unsqueeze(1)) ** 2
+        return labelled, (
+            chosen(out.energy, labelled) - chosen(batch.energy, labelled).unsqueeze(1)
+        ) ** 2
+
+    def _force_error(self, out: ModelOutput, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """Which atoms have a force, None: all; errors of all atoms [n_atoms, n_members, 3], zero
+        without a label.
+        """
+        assert out.forces is not None
+        labelled = batch.labelled_rows("forces")
+        if batch.forces is None:
+            return labelled, torch.zeros_like(out.forces)
+        if labelled is None:
+            return labelled, out.forces - batch.forces.unsqueeze(1)
+        return labelled, out.forces - torch.where(
+            batch.labelled("forces").unsqueeze(1), batch.forces, out.forces.detach().mean(1)
+        ).unsqueeze(1)
+
+    def _energy(self, out: ModelOutput, batch: Batch, beta: float) -> Tensor:
+        labelled, square = self._energy_square(out, batch)
+        if batch.energy is None:
+            return square
         # An integer times a number is float32
         n_atoms = chosen(batch.n_atoms_per_frame, labelled).to(square.dtype).unsqueeze(1)
         unit = (n_atoms if self.extensive else 1) * self.sigma0_energy**2
@@ -130,16 +188,7 @@ class Loss:
         """Rows, and the detached scalar variance det(Sigma)^(1/3) [n_atoms, n_members] of the
         total covariance, where the head has one.
         """
-        assert out.forces is not None
-        labelled = batch.labelled_rows("forces")
-        if batch.forces is None:
-            error = torch.zeros_like(out.forces)
-        elif labelled is None:
-            error = out.forces - batch.forces.unsqueeze(1)
-        else:
-            error = out.forces - torch.where(
-                batch.labelled("forces").unsqueeze(1), batch.forces, out.forces.detach().mean(1)
-            ).unsqueeze(1)
+        labelled, error = self._force_error(out, batch)
         own = own_noise(batch, "forces", labelled, error.dtype)
         unit = self.sigma0**2 + own
         if not self.form.forces_noise:

@@ -26,6 +26,7 @@ from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
 from race.train.members import best_rows
 from race.train.metrics import Means, Metrics, total_forces_cov
+from race.train.noise import MIN_ENERGIES
 from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
 from race.train.parallel import Ranks
 
@@ -324,9 +325,15 @@ class Trainer:
     def validate(self, dataset: Dataset | None = None) -> tuple[list[float], dict[str, float]]:
         """The likelihood loss of each member [n_members], and metrics by name
         (`validation/forces_rmse`, `.../member_0`), of the validation set or another.
+
+        The loss is that with the factors on noise that would make it least: they are fitted
+        after the training. Noise that is learned too well grows narrow while the means still
+        improve. Without the factors the epoch would be chosen by the noise alone.
         """
+        dataset = self.validation_set if dataset is None else dataset
         metrics, loss = Metrics(self.config.model, self.model.constants), Means()
-        for batch in self.shares_of(dataset or self.validation_set):
+        squares = Means()
+        for batch in self.shares_of(dataset):
             if batch is None:
                 continue
             out = self.model(batch, forces=self.needs_forces).detach()
@@ -338,7 +345,12 @@ class Trainer:
                 )
                 for term, rows in self.loss.rows(out, batch).items():
                     loss.add(term, rows.double().unsqueeze(2), batch.weights(term))
-        scores = self.loss.total(loss.result(self.ranks))
+                for term, rows in self.loss.squares(out, batch).items():
+                    squares.add(term, rows.double().unsqueeze(2), batch.weights(term))
+        fitted = squares.result(self.ranks)
+        if len(dataset) < MIN_ENERGIES:
+            fitted.pop("energy", None)
+        scores = self.loss.total(self.loss.at_best_factors(loss.result(self.ranks), fitted))
         table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(
             self.ranks
         )
