@@ -479,3 +479,15 @@ def test_energies_alone(copper, tmp_path):
     )
     trainer = train(config, tmp_path / "run")
     assert not trainer.needs_forces and "validation/forces_rmse" not in rows_of(tmp_path / "run")[0]
+
+
+def test_narrow_noise_does_not_choose_the_epoch(copper, tmp_path):
+    """The noise of forces is scaled after the training: how wide it is says nothing of an epoch."""
+    prepared = prepare(make_config(copper, train={"loss": "nll_jef"}))
+    model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
+    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
+    before = trainer.validate()[0]
+    model.scale_noise(1.0, 0.1)
+    assert np.allclose(trainer.validate()[0], before, rtol=1e-6)
+    model.scale_noise(0.01, 1.0)  # energies are too few for a factor: theirs does
+    assert not np.allclose(trainer.validate()[0], before, rtol=1e-3)
