@@ -170,7 +170,11 @@ def test_what_is_not_asked_for(atoms):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"head": head} for head in HEADS] + LAYERS[1:] + [{"bessel_decay": 1.5, "radial_scale": 0.1, "angular_decay": 0.8}], ids=str
+    "changes",
+    [{"head": head} for head in HEADS]
+    + LAYERS[1:]
+    + [{"bessel_decay": 1.5, "radial_scale": 0.1, "angular_decay": 0.8}],
+    ids=str,
 )
 def test_equals_the_e3nn_reference(atoms, changes):
     model = make_model(radial_knots=0, **changes)

@@ -132,9 +132,7 @@ class Loss:
         return found
 
     @staticmethod
-    def at_best_factors(
-        terms: dict[str, Tensor], squares: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def at_best_factors(terms: dict[str, Tensor], squares: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms with the noise that a factor makes as likely as it can be, from the means of
         `squares`: with the mean q of e^T Sigma^-1 e / d, the factor q^1/2 on the deviation gains
         d/2 (q - 1 - ln q).
