@@ -481,9 +481,10 @@ def test_energies_alone(copper, tmp_path):
     assert not trainer.needs_forces and "validation/forces_rmse" not in rows_of(tmp_path / "run")[0]
 
 
-def test_narrow_noise_does_not_choose_the_epoch(copper, tmp_path):
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_narrow_noise_does_not_choose_the_epoch(weight, copper, tmp_path):
     """The noise of forces is scaled after the training: how wide it is says nothing of an epoch."""
-    prepared = prepare(make_config(copper, train={"loss": "nll_jef"}))
+    prepared = prepare(make_config(copper, train={"loss": "nll_jef", "stress_weight": weight}))
     model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
     trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
     before = trainer.validate()[0]

@@ -32,7 +32,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
         ("members", _members(metadata)),
-        ("head", _head(metadata["head"], metadata["stress_head"])),
+        ("head", _head(model.get("head", metadata["head"]), metadata["stress_head"])),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
         ("stored as", f"{metadata['dtype']}, {operators}"),

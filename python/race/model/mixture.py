@@ -120,7 +120,7 @@ def fit(grade: MixtureGrade, features: Tensor, species: Tensor, n_species: int) 
 
 
 def chosen(x: Tensor) -> Mixture:
-    """The mixture of x [n, D], with the smallest K whose likelihood of atoms of other frames is
+    """The mixture of x [n, D], with the smallest K whose likelihood of atoms held out is
     the best within one standard error.
     """
     first = int((1 - HELD_OUT) * len(x))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from race.config import ModelConfig, ModelConstants
+from race.errors import RaceError
 from race.heads import HEADS
 from race.model.grade import Grade
 from race.model.heads import (
@@ -103,7 +104,12 @@ class Outputs(nn.Module):
         self.leverage = Grade()
         if constants.leverage is not None:
             if config.n_members != 1:
-                raise ValueError("a leverage is of one member")
+                raise RaceError(
+                    "a leverage is of one member",
+                    where="model.n_members",
+                    expected=1,
+                    got=config.n_members,
+                )
             self.leverage_energy = constants.leverage.energy
             self.leverage_forces = constants.leverage.forces
             self.largest_leverage = LARGEST_LEVERAGE

@@ -44,9 +44,11 @@ class Run:
         return cls(Path(path), *load_run(path))
 
     def as_trained(self) -> "Run":
-        """Without the leverage that an earlier fit gave its member."""
+        """Without the leverage that an earlier fit gave its member, and the factors with it."""
         if self.model.has_leverage:
-            self.model = model_of(self.model, dict(self.model.named_parameters()))
+            weights: dict[str, torch.Tensor] = dict(self.model.named_parameters())
+            self.model.constants = self.model.constants.as_trained()
+            self.model = model_of(self.model, weights)
             self.config = self.config.model_copy(update={"constants": self.model.constants})
         return self
 

@@ -67,6 +67,7 @@ class Loss:
         self.extensive = config.model.pooling == "sum"
         # The other energy variance has no unit that a factor would scale
         self.extensive_noise = config.model.energy_aggregation == "extensive"
+        self.stress_noise = config.model.stress_head != "none"
         weights = {
             "energy": config.train.energy_weight,
             "forces": config.train.forces_weight,
@@ -131,16 +132,21 @@ class Loss:
             found["forces"] = chosen(quadratic, labelled) / DIMENSIONS["forces"]
         return found
 
-    @staticmethod
-    def at_best_factors(terms: dict[str, Tensor], squares: dict[str, Tensor]) -> dict[str, Tensor]:
+    def at_best_factors(
+        self, terms: dict[str, Tensor], squares: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Terms with the noise that a factor makes as likely as it can be, from the means of
         `squares`: with the mean q of e^T Sigma^-1 e / d, the factor q^1/2 on the deviation gains
-        d/2 (q - 1 - ln q).
+        d/2 (q - 1 - ln q). The squares of virials are over the variance of forces, if they have
+        no noise of their own: they become q times smaller.
         """
         best = dict(terms)
         for term, q in squares.items():
-            q = q.clamp(min=torch.finfo(q.dtype).tiny)
-            best[term] = best[term] - 0.5 * DIMENSIONS[term] * (q - 1 - torch.log(q))
+            positive = torch.where(q > 0, q, torch.ones_like(q))  # zero: there are no labels
+            gain = 0.5 * DIMENSIONS[term] * (positive - 1 - torch.log(positive))
+            best[term] = best[term] - gain
+            if term == "forces" and "stress" in best and not self.stress_noise:
+                best["stress"] = best["stress"] / positive
         return best
 
     def _energy_square(self, out: ModelOutput, batch: Batch) -> tuple[Tensor | None, Tensor]:

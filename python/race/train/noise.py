@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 # So many further errors of the size that factors of 1 predict: few frames change little
 PRIOR_ERRORS = 5
 LARGEST = 4.0  # of |ln factor|
+FITTED_LEVERAGE = 100.0  # the largest that factors are fitted to: ten times the grade of the edge
 
 
 class Errors(NamedTuple):
@@ -79,7 +80,7 @@ def fit_noise(
     The evidential head tells aleatoric from epistemic by itself, and the paper's
     intensive energy variance has no unit to scale:
     these are left alone. Where energies are too few to fit their factors to, a leverage has
-    that of forces, and their mean variance stays what it was.
+    that of forces, and the variance of the median frame stays what it was.
 
     Args:
         model: trained.
@@ -113,6 +114,8 @@ def fit_noise(
             too_few = _columns(shares)
         elif n_rows:
             columns = _columns(shares)
+            if model.has_leverage:
+                columns = _near(columns)
             factors = width_factors(*columns, least=-LARGEST if model.has_leverage else 0.0)
             if columns.aleatoric is not None:
                 found[name] = factors.noise
@@ -120,10 +123,13 @@ def fit_noise(
                 found[f"{name}_spread"] = factors.spread
             if model.has_leverage:  # of the noise, which has become wider itself
                 found[f"{name}_leverage"] = (factors.spread / factors.noise) ** 2
-    if model.has_leverage and too_few is not None and "forces_leverage" in found:
+    if "forces_leverage" in found and "energy_leverage" not in found:
+        found["energy_leverage"] = found["forces_leverage"]
+    if model.has_leverage and too_few is not None:
         assert too_few.aleatoric is not None
-        ratio = found["energy_leverage"] = found["forces_leverage"]
-        share = float(np.mean(too_few.epistemic) / np.mean(too_few.aleatoric))
+        ratio = found.get("energy_leverage", 1.0)
+        # The median: one frame far from the training set would narrow all others
+        share = float(np.median(too_few.epistemic / too_few.aleatoric))
         found["energy"] = (1 + ratio * share) ** -0.5
     model.scale_noise(found.get("energy", 1.0), found.get("forces", 1.0))
     model.scale_spread(found.get("energy_spread", 1.0), found.get("forces_spread", 1.0))
@@ -131,6 +137,21 @@ def fit_noise(
         ratios = (found.get(f"{name}_leverage", 1.0) for name in parts)
         model.scale_leverage(*ratios)
     return found
+
+
+def _near(rows: Errors) -> Errors:
+    """Those whose leverage is moderate. Errors of a few atoms far beyond the training set, or of an
+    element that it does not have, say nothing of the slope within it.
+    """
+    assert rows.aleatoric is not None
+    epistemic, aleatoric = (
+        np.trace(part, axis1=1, axis2=2) for part in (rows.epistemic, rows.aleatoric)
+    )
+    near = epistemic <= FITTED_LEVERAGE * aleatoric
+    if not near.any():
+        return rows
+    kept = (rows.epistemic[near], rows.weights[near], rows.own[near])
+    return Errors(rows.error[near], rows.aleatoric[near], *kept)
 
 
 def _columns(shares: list[Errors]) -> Errors:

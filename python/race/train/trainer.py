@@ -350,6 +350,8 @@ class Trainer:
         fitted = squares.result(self.ranks)
         if len(dataset) < MIN_ENERGIES:
             fitted.pop("energy", None)
+        if self.config.data.label_noise:  # of some batches, and the factor is not on it
+            fitted = {}
         scores = self.loss.total(self.loss.at_best_factors(loss.result(self.ranks), fitted))
         table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(
             self.ranks
