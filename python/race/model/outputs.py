@@ -160,9 +160,7 @@ class Outputs(nn.Module):
         return self.sigma0_energy_squared * torch.exp(soft_bound(s, self.energy_bound))
 
     def node_energy_epistemic(self, raw: Tensor) -> Tensor:
-        """Likewise of the part that is of the leverage; else zero."""
-        if not self.has_leverage:
-            return torch.zeros_like(raw[..., 0])
+        """Likewise of the part that is of the leverage, of a model that has one."""
         return self.leverage_energy * raw[..., self.leverage_at] * self.node_energy_var(raw)
 
     def epistemic_of(self, aleatoric: Tensor, raw: Tensor) -> Tensor:
