@@ -492,3 +492,14 @@ def test_narrow_noise_does_not_choose_the_epoch(weight, copper, tmp_path):
     assert np.allclose(trainer.validate()[0], before, rtol=1e-6)
     model.scale_noise(0.01, 1.0)  # energies are too few for a factor: theirs does
     assert not np.allclose(trainer.validate()[0], before, rtol=1e-3)
+
+
+def test_labels_with_noise_of_their_own_leave_the_score_plain(copper, tmp_path):
+    """A factor is not on their noise, and only some batches may have it."""
+    prepared = prepare(make_config(copper, train={"loss": "nll_jef"}))
+    model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
+    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
+    best = trainer.validate()[0]
+    data = prepared.config.data.model_copy(update={"label_noise": {"any": {"forces": 0.1}}})
+    trainer.config = prepared.config.model_copy(update={"data": data})
+    assert np.all(np.array(trainer.validate()[0]) > np.array(best) + 1e-6)
