@@ -424,6 +424,11 @@ class TrainConfig(Options):
     balance: bool = Field(
         default=False, description="even out the edges per batch: for frames of very different size"
     )
+    bootstrap: bool = Field(
+        default=False,
+        description="each member learns from a draw of its own of the training frames, as many, "
+        "with replacement",
+    )
     optimizer: Literal["soap", "adam", "amsgrad"] = Field(
         default="soap",
         description="SOAP (Adam in the eigenbasis of Shampoo's preconditioner), Adam or AMSGrad",

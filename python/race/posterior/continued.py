@@ -45,7 +45,8 @@ def continue_training(run: Run, folder: Path, make: Callable[..., T], changes: d
             "fits in one process", where="torchrun", remedy="run `race fit` without torchrun"
         )
     prepared = run.prepare()
-    changes = {"minutes": None, "freeze": "none"} | changes  # a fit counts epochs
+    # A fit counts epochs, and its seed would draw other frames than the run's
+    changes = {"minutes": None, "freeze": "none", "bootstrap": False} | changes
     config = run.config.model_copy(update={"train": run.config.train.model_copy(update=changes)})
     make_folder(folder / WORK)
     mend_checkpoint(folder / WORK)

@@ -80,13 +80,21 @@ class Loss:
         sums = self.sums(out, batch, beta)
         return self.means(sums, {term: float(batch.weights(term).sum()) for term in sums})
 
-    def sums(self, out: ModelOutput, batch: Batch, beta: float = 0.0) -> dict[str, Tensor]:
-        """The `rows` of a batch added up by the weights of their labels, [n_members]."""
-        rows = self.rows(out, batch, beta)
-        return {
-            term: (batch.weights(term).to(value.dtype).unsqueeze(1) * value).sum(0)
-            for term, value in rows.items()
-        }
+    def sums(
+        self, out: ModelOutput, batch: Batch, beta: float = 0.0, draws: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The `rows` of a batch added up by the weights of their labels, [n_members].
+
+        draws: int64 [n_frames, n_members], how often a member counts a frame; None: once.
+        """
+        sums = {}
+        for term, value in self.rows(out, batch, beta).items():
+            weights = batch.weights(term).to(value.dtype).unsqueeze(1)
+            if draws is not None:
+                each = draws[batch.frame] if term == "forces" else draws
+                weights = weights * chosen(each, batch.labelled_rows(term))
+            sums[term] = (weights * value).sum(0)
+        return sums
 
     def means(self, sums: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
         """`loss` and its terms from their `sums`, divided by `weights`: those of the whole

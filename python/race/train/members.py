@@ -4,6 +4,7 @@ parameter.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,19 @@ def initial_model(
             torch.manual_seed(seed + member)
             models.append(RACE(single, constants, dtype))
     return stack_members(models)
+
+
+def bootstrap_draws(n_frames: int, n_members: int, seed: int) -> Tensor:
+    """int64 [n_frames, n_members]: how often each member has drawn each frame, of n_frames draws
+    with replacement. Member m's are those of a single model with seed + m.
+    """
+    even = np.full(n_frames, 1.0 / n_frames)
+    columns = [
+        # RandomState's stream is frozen; the 1 tells it from the order of the first epochs
+        np.random.RandomState([seed + member, 0, 1]).multinomial(n_frames, even)
+        for member in range(n_members)
+    ]
+    return torch.from_numpy(np.stack(columns, axis=1))
 
 
 def best_rows(new: dict[str, Tensor], old: dict[str, Tensor], better: Tensor) -> dict[str, Tensor]:

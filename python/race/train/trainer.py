@@ -24,7 +24,7 @@ from race.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoi
 from race.train.estimate import CostEstimate
 from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
-from race.train.members import best_rows
+from race.train.members import best_rows, bootstrap_draws
 from race.train.metrics import Means, Metrics, total_forces_cov
 from race.train.noise import MIN_ENERGIES
 from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
@@ -84,6 +84,11 @@ class Trainer:
             name: p for name, p in self.parameters.items() if not frozen or is_last_layer(name)
         }
         self.loss = self.make_loss()
+        self.draws = (
+            bootstrap_draws(len(train), config.model.n_members, config.train.seed).to(self.device)
+            if config.train.bootstrap
+            else None
+        )
         self.mean_weight = {term: train.mean_weight(term) for term in self.loss.weights}
         self.n_batches = train.n_batches(config.train.batch_size)
         self.optimizer = self.make_optimizer()
@@ -240,7 +245,8 @@ class Trainer:
                 create_graph=True,
                 stress="stress" in self.loss.weights,
             )
-            sums = self.loss.sums(out, batch, beta)
+            draws = None if self.draws is None else self.draws[batch.index]
+            sums = self.loss.sums(out, batch, beta, draws)
             counts = {term: len(batch.weights(term)) for term in sums}
         # By the mean weight of the training set: by that of the batch, one of a single frame would
         # not know its weight
