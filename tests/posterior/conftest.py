@@ -70,6 +70,7 @@ CASES = {
     "pops": Case("pops", {"members": 3}, n_trunks=1),
     "pops-hypercube": Case("pops", {"members": 3, "shape": "hypercube"}, n_trunks=1),
     "shallow": Case("shallow", SHORT, n_trunks=1),
+    "sve": Case("sve", SHORT),
     "evidential": Case("evidential", n_members=1, head="evidential"),
     "leverage": Case("leverage", n_members=1),
     "distill": Case("distill", {"epochs": 3}, n_members=1, run_members=3),

@@ -1,4 +1,4 @@
-"""Posteriors that train: shallow ensembles and distillation."""
+"""Posteriors that train: shallow and singular value ensembles, and distillation."""
 
 import math
 import os
@@ -14,8 +14,9 @@ from race.data import Dataset
 from race.errors import RaceError
 from race.evaluate.ranking import spearman
 from race.model.race import RACE
-from race.posterior import distill, shallow
+from race.posterior import distill, shallow, sve
 from race.posterior.fit import fit
+from race.posterior.perturbed import as_wide_as_errors
 from race.posterior.protocol import Run, member_of, replicated
 from race.predict.predictor import predict_batch, predict_dataset
 from race.train.checkpoint import read_tensors
@@ -209,6 +210,80 @@ def test_shallow_fit_and_resume(runs, tmp_path, monkeypatch):
     )
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+# ---- singular value ensembles --------------------------------------------------------------------
+
+
+def singular_vectors(model: RACE) -> dict[str, list[tuple[torch.Tensor, ...]]]:
+    """By parameter: matrices [n, a, b] of one member, and their U and V^T."""
+    found, flat = {}, model.flat_matrices()
+    for name, p in model.named_parameters():
+        rows = p[0].detach()
+        if name in flat:
+            sizes = [a * b for a, b in flat[name]]
+            pieces = [
+                part.reshape(-1, *shape)
+                for part, shape in zip(rows.split(sizes, -1), flat[name], strict=True)
+            ]
+        elif p.dim() == 3 and p.numel():
+            pieces = [rows.unsqueeze(0)]
+        else:
+            continue
+        found[name] = [(m, *torch.linalg.svd(m, full_matrices=False)[::2]) for m in pieces]
+    return found
+
+
+def test_members_share_singular_vectors_and_differ_in_values(runs, tmp_path):
+    fit("sve", [runs("equivariant")], tmp_path / "new", {"members": "3", "epochs": "4"})
+    old, new = Run.load(runs("equivariant")), Run.load(tmp_path / "new")
+    vectors = singular_vectors(old.model)
+    assert {"layers.0.readout.w1", "layers.1.weight_product", "linear_up.weight"} <= set(vectors)
+    seen = {}
+    for member in range(3):
+        for name, trained in singular_vectors(member_of(new.model, member)).items():
+            for k, ((w, *_), (before, u, vt)) in enumerate(
+                zip(trained, vectors[name], strict=True)
+            ):
+                values = u.mT @ w @ vt.mT
+                diagonal = values.diagonal(dim1=1, dim2=2)
+                within = u @ torch.diag_embed(diagonal) @ vt
+                torch.testing.assert_close(within, w, rtol=0, atol=1e-9 * float(w.abs().max()))
+                assert not torch.allclose(w, before, rtol=1e-6), name
+                other = seen.setdefault((name, k), diagonal)
+                assert member == 0 or not torch.allclose(diagonal, other, rtol=1e-6), name
+    loss = Loss(old.config, old.model.force_covariance)
+    validation = old.prepare().validation
+    whole = validation.batch(range(len(validation)))
+    start = as_wide_as_errors(
+        lambda factor: sve.perturbed(old.model, 3, factor, 0),
+        old.prepare().train.batch([0, 1, 2]),
+        sve.START,
+    )
+    before, after = (loss(model(whole), whole)["loss"] for model in (start, new.model))
+    assert (after < before).all(), "every member has learned from where it began"
+
+
+def test_values_are_those_of_the_decomposition(one):
+    """Without noise a model by its singular values is the model."""
+    members = sve.by_singular_values(one.model, 2)
+    found = dict(members.named_parameters())
+    assert len(found) == len(dict(one.model.named_parameters()))
+    w = one.model.layers[0].readout.w1
+    values = found["layers.0.readout.parametrizations.w1.original"]
+    torch.testing.assert_close(values[1], torch.linalg.svdvals(w[0]), rtol=1e-10, atol=1e-12)
+    batch = one.prepare().train.batch([0, 3])
+    both, alone = members(batch), one.model(batch)
+    for key in ("energy", "forces", "raw"):
+        want = getattr(alone, key).expand_as(getattr(both, key))
+        torch.testing.assert_close(getattr(both, key), want, rtol=1e-10, atol=1e-10)
+
+
+def test_members_begin_as_far_apart_as_they_err(one, batch):
+    model = as_wide_as_errors(lambda x: sve.perturbed(one.model, 16, x, 1), batch, sve.START)
+    out = model(batch).forces.detach()
+    error, spread = out.mean(1) - batch.forces, out.std(1, unbiased=False)
+    assert (error**2).mean().item() == pytest.approx((spread**2).mean().item(), rel=0.3)
 
 
 # ---- distillation --------------------------------------------------------------------------------

@@ -182,6 +182,18 @@ class ShallowOptions(SampleOptions):
     )
 
 
+class SveOptions(SampleOptions):
+    """How training goes on."""
+
+    members: int = Field(
+        default=8, ge=2, description="sets of singular values: members of the new run"
+    )
+    epochs: int = Field(default=20, ge=1, description="epochs of training from the run's weights")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="of the run's optimiser; none: a tenth of the run's"
+    )
+
+
 class EvidentialOptions(FitOptions):
     """The validation set decides: there is nothing to choose."""
 

@@ -62,6 +62,11 @@ POSTERIORS = {
         options.ShallowOptions,
         "readouts on one trunk, trained together with a likelihood",
     ),
+    "sve": Posterior(
+        "race.posterior.sve",
+        options.SveOptions,
+        "members that share all singular vectors and differ in the singular values",
+    ),
     "evidential": Posterior(
         "race.posterior.evidential",
         options.EvidentialOptions,

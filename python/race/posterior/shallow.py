@@ -18,11 +18,9 @@ frames; they say how much of the noise stays. Training starts from a run. Its re
 random changes, which make the spread of the forces on a batch as large as their errors.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +35,7 @@ from race.model.race import RACE
 from race.posterior import last_layer
 from race.posterior.continued import continue_training
 from race.posterior.options import ShallowOptions
+from race.posterior.perturbed import as_wide_as_errors
 from race.posterior.protocol import (
     Fitted,
     Run,
@@ -212,10 +211,4 @@ def perturbed(model: RACE, batch: Batch, n_members: int, seed: int) -> RACE:
         last_layer.set_weights(out, (w + factor * noise).to(model.embedding.dtype))
         return out
 
-    batch = batch.to(model.embedding.device)
-    with_forces = batch.forces is not None
-    quantity, reference = ("forces", batch.forces) if with_forces else ("energy", batch.energy)
-    values = getattr(moved(1.0)(batch, forces=with_forces), quantity).detach()
-    error, spread = values.mean(1) - cast(Tensor, reference), values.std(1, unbiased=False)
-    labelled = torch.isfinite(error)
-    return moved(math.sqrt(float((error[labelled] ** 2).mean() / (spread[labelled] ** 2).mean())))
+    return as_wide_as_errors(moved, batch)
