@@ -111,12 +111,12 @@ def test_in_the_artifact(model, batches, tmp_path):
     assert metadata["grade"]["kind"] == "gmm"
     deployed, _ = fold(model, torch.float64)
     deployed.prepare()
-    z, species = last_features(deployed, batches, 10**9)
+    z, species = last_features(deployed, batches)
     found = MixtureGrade()
     assert mixture.fit(found, z, species, 2) == metadata["grade"]
     frame = triclinic((2, 2, 1))
     frame.rattle(0.1, seed=77)
-    new = last_features(deployed, [graph_of(frame)], 1)
+    new = last_features(deployed, [graph_of(frame)])
     got = torch.from_numpy(grades(runtime, frame))
     torch.testing.assert_close(got, found(*new), rtol=1e-8, atol=0)
     parts = runtime.predict(*folded(graph_of(frame)), uncertainty=True, n_parts=4)["grade"]

@@ -15,6 +15,7 @@ from race.cli import main
 from race.data.dataset import Dataset
 from race.data.graph import build_graph
 from race.deploy.export import export_model
+from race.model import grade
 from race.model.race import RACE
 from race.posterior import leverage
 from race.posterior.fit import fit
@@ -307,3 +308,17 @@ def test_atoms_far_beyond_the_training_set_do_not_set_the_factors():
 
     assert factors(noise._near(outlier)).spread == pytest.approx(factors(rows).spread, rel=0.1)
     assert factors(outlier).spread < 0.1 * factors(rows).spread
+
+
+def test_a_rare_element_is_seen_beyond_the_first_atoms(trained):
+    """Where the leverage is measured, as where a grade is."""
+    model = load_run(trained())[0]
+    structures = frames(range(4))
+    for atoms in structures[:2]:
+        atoms.symbols[:] = "Cu"
+    batches = [build_graph(atoms, ELEMENTS, R_MAX, torch.float64) for atoms in structures]
+    every, of_every = leverage.last_features(model, batches)
+    z, species = leverage.last_features(model, batches, grade.Sample(n_atoms=5, n_rare=1))
+    assert species.tolist() == [0] * 5 + [1]
+    gold = torch.nonzero(of_every == 1)[:1, 0]
+    assert torch.equal(z, torch.cat([every[:5], every[gold]]))

@@ -9,6 +9,7 @@ from typing import Any
 import ase
 import numpy as np
 import torch
+from ase.data import atomic_numbers
 
 from race.data.batching import balanced_batches, consecutive_batches
 from race.data.graph import Batch, build_graph, collate
@@ -116,7 +117,25 @@ class Dataset:
         for indices in self.plan(batch_size, shuffle=False):
             yield self.batch(indices)
 
-    def shuffled(self, batch_size: int) -> Iterator[Batch]:
-        """All frames in random order, always the same."""
-        for indices in self.plan(batch_size):
+    def sampled(self, batch_size: int, n_atoms: int, n_rare: int) -> Iterator[Batch]:
+        """Frames in random order, always the same: the first of at least n_atoms atoms, and
+        whichever hold elements of fewer than n_rare atoms among those before.
+        """
+        for indices in consecutive_batches(self._sample(n_atoms, n_rare), batch_size):
             yield self.batch(indices)
+
+    def _sample(self, n_atoms: int, n_rare: int) -> np.ndarray:
+        """int64: the frames of `sampled`."""
+        lacking = {atomic_numbers[symbol]: n_rare for symbol in self.elements}
+        found, chosen = 0, []
+        for index in self.order(seed=0, epoch=0):
+            if found >= n_atoms and all(n <= 0 for n in lacking.values()):
+                break
+            atoms = self.frames[index]
+            numbers, counts = np.unique(atoms.numbers, return_counts=True)
+            if found < n_atoms or any(lacking[number] > 0 for number in numbers):
+                chosen.append(index)
+                found += len(atoms)
+                for number, count in zip(numbers, counts, strict=True):
+                    lacking[number] -= count
+        return np.array(chosen, dtype=np.int64)

@@ -107,17 +107,19 @@ def said(baseline: BaselineOptions, path: Path, elements: Sequence[str]) -> list
 
 
 def training_set(run: "Run", grade: str = "mahalanobis") -> Iterable["Batch"]:
-    """Batches of the run's training set in random order, for the grade; none, with a warning,
-    where its files are not at hand.
+    """Batches of the run's training set that its grade is fitted to; none, with a warning, where
+    its files are not at hand.
     """
     if run.model.has_leverage and grade == "mahalanobis":  # its distance is the grade
         return
+    from race.model.grade import N_ATOMS, N_RARE
+
     try:
         dataset = run.prepare().train
     except (RaceError, OSError) as error:
         warnings.warn(f"the artifact has no grade: {error}", stacklevel=2)
         return
-    yield from dataset.shuffled(run.config.train.batch_size)
+    yield from dataset.sampled(run.config.train.batch_size, N_ATOMS, N_RARE)
 
 
 def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:

@@ -24,7 +24,7 @@ from race.errors import RaceError
 from race.files import is_device
 from race.interrupt import postpone_interrupt
 from race.model import mixture
-from race.model.grade import N_ATOMS, QUANTILE, Grade, fit
+from race.model.grade import QUANTILE, Grade, fit
 from race.model.race import RACE
 from race.posterior.protocol import member_of
 from race.posterior.registry import posterior_name
@@ -64,8 +64,8 @@ def export_model(
             they answer any level.
         leaders: models of one member that the artifact carries beside the ensemble, for
             dynamics that pay for one: "1" .. "M" its own members (`alone`), "distilled".
-        training_set: what the grade is fitted to, in random order; without it the artifact
-            has none.
+        training_set: what the grade is fitted to a sample of (race.model.grade), in random
+            order; without it the artifact has none.
         grade: a distance (race.model.grade), or "gmm" (race.model.mixture).
 
     Returns:
@@ -181,7 +181,7 @@ def fit_grade(
     """Fits the grade of a model in place; what metadata.json says of it, empty without atoms."""
     runs = copy.deepcopy(deployed)
     runs.prepare()
-    features = last_features(runs, training_set, N_ATOMS)
+    features = last_features(runs, training_set)
     if features is None:
         return {}
     n_species = len(deployed.atomic_energies)

@@ -4,21 +4,24 @@ model as it is deployed.
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from race.data.graph import Batch
 from race.deploy.folded import FoldedRACE
+from race.model.grade import Sample
 
 
 def last_features(
-    model: FoldedRACE, batches: Iterable[Batch], n_atoms: int
+    model: FoldedRACE, batches: Iterable[Batch], sample: Sample | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """Features [n, W] and species [n] of at least n_atoms atoms, or of all there are, from a
-    model that is prepared; None of no atoms.
+    """Features [n, W] and species [n] of a sample of the atoms (race.model.grade), from a model
+    that is prepared; None of no atoms.
     """
-    features, species, found = [], [], 0
+    sample = sample or Sample()
     for batch in batches:
+        keep = sample.wanted(batch.species)
+        if not keep.any():
+            continue
         dtype = model.g_rows.dtype
         sender, vector = batch.edge_index[0], batch.edge_vector.to(dtype)
         radial, sh, _, _ = model.edges(vector)
@@ -27,9 +30,5 @@ def last_features(
         z = g
         for t in range(model.n_layers):
             h, g, _, z = model.layer(t, h, g, radial, sh, sender, batch.row_ptr, batch.species)
-        features.append(z[:, : model.n_hidden])
-        species.append(batch.species)
-        found += batch.n_atoms
-        if found >= n_atoms:
-            break
-    return (torch.cat(features), torch.cat(species)) if features else None
+        sample.add(z[keep, : model.n_hidden], batch.species[keep])
+    return sample.rows() if sample.features else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 N_DIMENSIONS = 32  # of the projection: what a few hundred atoms of an element determine
 N_ATOMS = 20_000  # of the training set, to fit to
+N_RARE = 500  # of an element that has fewer among those, from what follows
 QUANTILE = 0.999
 SHRINKAGE = 1e-3  # of a covariance towards its mean variance: directions that hardly vary
 
@@ -44,6 +45,40 @@ class Grade(nn.Module):
             seen = torch.logical_and(species == k, self.whiten[k].any())
             distance = torch.where(seen, of_k, distance)
         return distance
+
+
+class Sample:
+    """The atoms that a grade is fitted to, of batches in random order: the first n_atoms, and of
+    each element those that follow up to n_rare. An element is seen wherever it occurs, and no
+    more than these are kept.
+    """
+
+    def __init__(self, n_atoms: int = N_ATOMS, n_rare: int = N_RARE) -> None:
+        self.n_atoms, self.n_rare = n_atoms, n_rare
+        self.n_seen = 0
+        self.n_of: dict[int, int] = {}  # atoms kept, by species
+        self.features: list[Tensor] = []
+        self.species: list[Tensor] = []
+
+    def wanted(self, species: Tensor) -> Tensor:
+        """Whether to keep each atom [n] of the next batch; then `add` those."""
+        keep = torch.arange(self.n_seen, self.n_seen + len(species)) < self.n_atoms
+        for k in species.unique().tolist():
+            mine = species == k
+            before = mine.cumsum(0) - 1 + self.n_of.get(k, 0)
+            keep |= mine & (before < self.n_rare)
+            self.n_of[k] = self.n_of.get(k, 0) + int((mine & keep).sum())
+        self.n_seen += len(species)
+        return keep
+
+    def add(self, features: Tensor, species: Tensor) -> None:
+        """Features [n, W] and species [n] of the atoms that are wanted."""
+        self.features.append(features)
+        self.species.append(species)
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """All features and species."""
+        return torch.cat(self.features), torch.cat(self.species)
 
 
 def projection_of(features: Tensor) -> Tensor:

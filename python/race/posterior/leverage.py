@@ -8,7 +8,7 @@ kappa is: it detects nothing. Here 1 / kappa is the atom's leverage l,
     epistemic_i = c_F l_i Sigma_i,    var_epistemic(E) = c_E sum_i l_i var_i
 
 (race.model.outputs). l is the square of the grade (race.model.grade). It needs no training: a
-pass over the training set gives the mean and the covariance of the last features, by element.
+pass over a sample of the training set gives the mean and the covariance of the last features, by element.
 
 c_F and c_E are fitted together with the factors on the noise, to the CRPS of held-out errors
 (race.train.noise). The calibration frames are in distribution, so that they tell the slope of
@@ -63,27 +63,29 @@ def fit(runs: Sequence[Run], options: LeverageOptions, folder: Path) -> Fitted:
     constants = old.constants.model_copy(update={"leverage": LeverageFactors()})
     model = RACE(config, constants, old.embedding.dtype)
     model.load_state_dict(old.state_dict() | model.leverage.state_dict(prefix="leverage."))
-    batches = prepared.train.shuffled(run.config.train.batch_size)
+    size = run.config.train.batch_size
+    batches = prepared.train.sampled(size, grade.N_ATOMS, grade.N_RARE)
     features, species = last_features(old, batches)
     about = grade.fit(model.leverage, features, species, len(constants.elements))
     return Fitted(model.eval(), {"grade": about}, prepared.validation)
 
 
 def last_features(
-    model: RACE, batches: Iterable[Batch], n_atoms: int = grade.N_ATOMS
+    model: RACE, batches: Iterable[Batch], sample: grade.Sample | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Features [n, W] of one member and species [n], on the CPU, of at least n_atoms atoms or of
-    all there are: what the artifact's grade is fitted to.
+    """Features [n, W] of one member and species [n], on the CPU, of a sample of the atoms: what
+    the artifact's grade is fitted to.
     """
+    sample = sample or grade.Sample()
     readout = cast(Readout, model.layers[-1].readout)
-    found: list[Tensor] = []
-    hook = readout.first.register_forward_hook(lambda _, inputs, out: found.append(out.cpu()))
-    species: list[Tensor] = []
+    hidden: list[Tensor] = []
+    hook = readout.first.register_forward_hook(lambda _, inputs, out: hidden.append(out.cpu()))
     with torch.no_grad():
         for batch in batches:
-            species.append(batch.species.cpu())
+            keep = sample.wanted(batch.species)
+            if not keep.any():
+                continue
             model(batch.to(model.embedding.device), forces=False)
-            if sum(map(len, species)) >= n_atoms:
-                break
+            sample.add(hidden.pop()[keep, : readout.widths[0]], batch.species[keep])
     hook.remove()
-    return torch.cat(found)[:, : readout.widths[0]], torch.cat(species)
+    return sample.rows()
