@@ -19,6 +19,9 @@ from typing import Any, BinaryIO
 from race.errors import RaceError
 
 LOCK = ".lock"
+# In the folder of a fit under way: what is being fitted, so that --resume continues that and
+# nothing else
+FIT = "fit.json"
 XYZ = (".extxyz", ".xyz")  # suffixes of extended xyz
 # Errors of the file system itself, after which nothing else can be expected to be written
 REMEDIES = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import time
 
 import pytest
 import torch
+import yaml
 
 import race
 from race.cli import main
 from race.errors import RaceError
+from race.files import FIT
 from race.options import Options
 from race.posterior.command import describe
 from race.posterior.fit import fit, parse_options
@@ -124,6 +127,30 @@ def test_result_is_a_run(trained, tmp_path, capsys):
     first, second = load_run(trained(n_members=2))[0].embedding.detach()
     nearer = [(p - first).norm() < (p - second).norm() for p in model.embedding.detach()]
     assert nearer == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_race_train_does_not_continue_a_fit(under_way, trained, fitted, tmp_path, capsys):
+    """Which has no checkpoint of a training: it would be begun anew, and replace the fit."""
+    out, config = tmp_path / "out", tmp_path / "config.yaml"
+    if under_way:
+        out.mkdir()
+        (out / FIT).write_text('{"posterior": "swag"}')
+    else:
+        shutil.copytree(fitted("leverage"), out)
+    content = yaml.safe_load((trained() / "config.yaml").read_text())
+    del content["constants"]
+    config.write_text(yaml.safe_dump(content))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert main(["train", str(config), "--out", str(out), "--resume"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == (
+        f"race train: {out}: cannot be continued by `race train`; expected a run of `race train`; "
+        f"got a fit of `race fit`, {'one under way' if under_way else 'leverage'}; "
+        "go on from the weights of a run with train.warm_start and another --out"
+    )
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
 
 
 @pytest.mark.parametrize("posterior", ["swag", "ivon"])

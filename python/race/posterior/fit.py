@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from race.config import RunConfig
 from race.data import Dataset
 from race.errors import RaceError
-from race.files import LOCK, Lock, make_folder, write_json
+from race.files import FIT, LOCK, Lock, make_folder, write_json
 from race.model.race import RACE
 from race.posterior.continued import finish
 from race.posterior.options import FitOptions
@@ -31,10 +31,6 @@ from race.train.parallel import Ranks
 from race.train.run import provenance, write_config, write_summary
 
 logger = logging.getLogger(__name__)
-
-# In the new run's folder: what is being fitted, so that --resume continues that and
-# nothing else
-FIT = "fit.json"
 
 
 def fit(

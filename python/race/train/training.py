@@ -13,7 +13,7 @@ import torch
 from race.config import Config, ModelConstants, RunConfig, read_run_config
 from race.data import Dataset
 from race.errors import RaceError
-from race.files import Lock, make_folder
+from race.files import FIT, Lock, make_folder
 from race.model.race import RACE
 from race.train.checkpoint import has_checkpoint, mend_checkpoint
 from race.train.files import same_data, sha256
@@ -88,7 +88,25 @@ def train(config: Config, out: Path, resume: bool = False, ranks: Ranks | None =
         raise
 
 
+def refuse_fit(out: Path) -> None:
+    """Raises RaceError: the folder is one of `race fit`, which has no training to continue."""
+    name = None
+    if (out / FIT).exists():
+        name = "one under way"
+    elif (out / "summary.json").exists():
+        name = read_summary(out).get("posterior", {}).get("name")
+    if name is not None:
+        raise RaceError(
+            "cannot be continued by `race train`",
+            where=out,
+            expected="a run of `race train`",
+            got=f"a fit of `race fit`, {name}",
+            remedy="go on from the weights of a run with train.warm_start and another --out",
+        )
+
+
 def _train(config: Config, out: Path, resume: bool, ranks: Ranks) -> Trainer:
+    refuse_fit(out)
     continued = has_checkpoint(out)
     if not resume and (continued or (out / "model.safetensors").exists()):
         raise RaceError(
