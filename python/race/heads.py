@@ -72,6 +72,13 @@ GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
 OWN_EPISTEMIC = [name for name, head in HEADS.items() if head.own_epistemic]
 
 
+def trained_head(metadata: Mapping[str, Any]) -> str:
+    """The head that a user knows, of an artifact's metadata: their own entry `head` is what
+    librace runs, which is `evidential` for every member that tells its own epistemic part.
+    """
+    return metadata["model"].get("head", metadata["head"])
+
+
 @dataclass(frozen=True)
 class LossForm:
     """The heads that a loss can train, and the noise that they learn by it.

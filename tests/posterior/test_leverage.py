@@ -6,6 +6,7 @@ import json
 import shutil
 
 import ase
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ import race
 from race.cli import main
 from race.data.dataset import Dataset
 from race.data.graph import build_graph
+from race.deploy.artifact import read_metadata
 from race.deploy.export import export_model
 from race.model import grade
 from race.model.race import RACE
@@ -322,3 +324,20 @@ def test_a_rare_element_is_seen_beyond_the_first_atoms(trained):
     assert species.tolist() == [0] * 5 + [1]
     gold = torch.nonzero(of_every == 1)[:1, 0]
     assert torch.equal(z, torch.cat([every[:5], every[gold]]))
+
+
+def test_the_head_is_the_trained_one_wherever_it_is_shown(fitted, tmp_path, capsys):
+    """What librace runs it by is its own affair."""
+    run, artifact = fitted("leverage"), tmp_path / "x.race.pt"
+    assert main(["export", str(run), "-o", str(artifact)]) == 0
+    ase.io.write(tmp_path / "test.extxyz", [labelled(seed) for seed in range(60, 62)])
+    for model in (run, artifact):
+        out = tmp_path / f"evaluation-{model.name}"
+        arguments = [str(model), str(tmp_path / "test.extxyz"), "--out", str(out)]
+        assert main(["evaluate", *arguments, "--bootstrap", "0"]) == 0
+        (record,) = json.loads((out / "metrics.json").read_text())
+        assert (record["posterior"], record["head"]) == ("leverage", "equivariant")
+    capsys.readouterr()
+    assert main(["info", str(artifact), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["head"] == "equivariant"
+    assert read_metadata(artifact)[0]["head"] == "evidential"

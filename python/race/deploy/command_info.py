@@ -7,7 +7,7 @@ from typing import Any
 
 from race.deploy.artifact import read_metadata
 from race.files import as_json
-from race.heads import HEADS
+from race.heads import HEADS, trained_head
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     metadata, digest = read_metadata(args.artifact)
     if args.json:
-        print(as_json(metadata | {"sha256": digest}))
+        print(as_json(metadata | {"head": trained_head(metadata), "sha256": digest}))
     else:
         print("\n".join(describe(metadata, digest)))
 
@@ -32,7 +32,7 @@ def describe(metadata: dict[str, Any], digest: str) -> list[str]:
         ("elements", " ".join(metadata["elements"])),
         ("cutoff", f"{metadata['r_max']:g} A"),
         ("members", _members(metadata)),
-        ("head", _head(model.get("head", metadata["head"]), metadata["stress_head"])),
+        ("head", _head(trained_head(metadata), metadata["stress_head"])),
         ("layers", f"{metadata['n_layers']} x {model['irreps_hidden']}, lmax {model['lmax']}"),
         ("parameters", f"{metadata['n_parameters']:,}"),
         ("stored as", f"{metadata['dtype']}, {operators}"),

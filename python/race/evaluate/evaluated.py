@@ -19,6 +19,7 @@ from race.errors import RaceError
 from race.evaluate.calibration import IntervalTable, Recalibration
 from race.evaluate.ranking import frame_score
 from race.evaluate.split import Split
+from race.heads import trained_head
 from race.posterior.registry import posterior_name
 from race.predict.artifact import ArtifactPredictor
 from race.predict.baseline import with_baseline
@@ -131,13 +132,13 @@ def evaluated_run(path: Path, batch_size: int = 8, device: str | None = None) ->
 def evaluated_artifact(path: Path, device: str | None = None) -> EvaluatedModel:
     """A compiled artifact, read by the runtime that LAMMPS uses too."""
     predictor = ArtifactPredictor(path, device)
-    about = predictor.metadata
+    about, head = predictor.metadata, trained_head(predictor.metadata)
     intervals = about.get("intervals", {})
     levels = np.array(intervals.get("levels", []))
     return EvaluatedModel(
         predictor,
-        label(about["posterior"], about["head"]),
-        {"n_members": about["n_members"], "head": about["head"]},
+        label(about["posterior"], head),
+        {"n_members": about["n_members"], "head": head},
         fitted={
             name: IntervalTable(levels, np.array(intervals[name]))
             for name in QUANTITIES
