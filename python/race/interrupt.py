@@ -9,7 +9,8 @@ from typing import Any
 
 class Interrupt:
     """Context inside which SIGTERM (batch systems) and Ctrl-C only set `received`, for a loop
-    that stops after the step under way; outside the main thread it does nothing.
+    that stops after the step under way; outside the main thread it does nothing. What the
+    process ignores, as in the background of a shell script, it goes on ignoring.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -23,7 +24,11 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         try:
-            self.previous = {number: signal.signal(number, self._note) for number in self.signals}
+            self.previous = {
+                number: signal.signal(number, self._note)
+                for number in self.signals
+                if signal.getsignal(number) != signal.SIG_IGN
+            }
         except ValueError:  # not the main thread
             self.previous = {}
         return self
@@ -47,10 +52,9 @@ class Interrupt:
 @contextlib.contextmanager
 def postpone_interrupt() -> Iterator[None]:
     """Inside, Ctrl-C waits until the end: code that swallows exceptions would take the one of
-    Ctrl-C for another. A process that ignores Ctrl-C goes on ignoring it.
+    Ctrl-C for another.
     """
-    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    with Interrupt([] if ignored else [signal.SIGINT], again=False) as interrupt:
+    with Interrupt([signal.SIGINT], again=False) as interrupt:
         yield
     if interrupt.received:
         raise KeyboardInterrupt

@@ -338,6 +338,29 @@ def wait_until(process, condition, deadline=120):
     raise AssertionError("the run did not get there in time")
 
 
+@pytest.mark.parametrize("ignored", [True, False])
+def test_ctrl_c_that_is_ignored_at_the_start(ignored, copper, tmp_path, monkeypatch):
+    """As in the background of a shell script: it stays ignored."""
+    step, handler = Trainer.step, signal.SIG_IGN if ignored else signal.default_int_handler
+
+    def interrupted(self, batch):
+        step(self, batch)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        if ignored:
+            train(make_config(copper, train={"epochs": 1}), tmp_path / "run")
+            assert "best_epoch" in json.loads((tmp_path / "run" / "summary.json").read_text())
+        else:
+            with pytest.raises(SystemExit, match="130"):
+                train(make_config(copper, train={"epochs": 1}), tmp_path / "run")
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_resume_after_a_kill_gives_the_same_weights(number, copper, tmp_path):
     """Killed inside an epoch, between any two instructions, and continued: bit for bit the
