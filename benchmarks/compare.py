@@ -3,11 +3,11 @@
 python benchmarks/compare.py [--quick]
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
+import arguments
 import contests
 import race_models
 import results
@@ -210,16 +210,12 @@ def run(journal: results.Journal, plan: tuple[Contest, ...], seconds: float, n_r
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a few minutes: does everything run?")
-    args = parser.parse_args()
-    journal = results.Journal("quick" if args.quick else "full")
+    quick = arguments.quick(__doc__)
+    journal = results.Journal("quick" if quick else "full")
     run(
         journal,
-        contests.QUICK if args.quick else contests.FULL,
-        *((0.1, 2) if args.quick else (0.4, 5)),
+        contests.QUICK if quick else contests.FULL,
+        *((0.1, 2) if quick else (0.4, 5)),
     )
 
 

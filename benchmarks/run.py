@@ -5,13 +5,13 @@
 --quick: a few minutes, to see that everything runs; its results stay under build/bench.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import arguments
 import chart
 import report
 import results
@@ -26,11 +26,7 @@ STAGES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    quick = arguments.quick(__doc__)
     start = time.monotonic()
     for k, (script, what) in enumerate(STAGES.items()):
         print(
@@ -38,14 +34,14 @@ def main() -> None:
             flush=True,
         )
         subprocess.run(
-            [sys.executable, str(HERE / script), *(["--quick"] if args.quick else [])], check=True
+            [sys.executable, str(HERE / script), *(["--quick"] if quick else [])], check=True
         )
-    data = results.BUILD / "quick.json" if args.quick else results.FINAL
-    results.Journal("quick" if args.quick else "full").finish(data)
+    data = results.BUILD / "quick.json" if quick else results.FINAL
+    results.Journal("quick" if quick else "full").finish(data)
     records = json.loads(data.read_text())
     table, picture = (
         (results.BUILD / "quick.md", results.BUILD / "quick.png")
-        if args.quick
+        if quick
         else (report.PAGE, chart.PICTURE)
     )
     table.write_text(report.page(records))

@@ -7,11 +7,11 @@ librace's predict on Si-4096 under torch's profiler, one thread; the same call t
 pair_style race makes.
 """
 
-import argparse
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import arguments
 import race._race
 import race_models
 import results
@@ -49,14 +49,10 @@ def shares(prepared: Prepared, calls: int) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    quick = arguments.quick(__doc__)
     torch.set_num_threads(1)
-    journal = results.Journal("quick" if args.quick else "full")
-    system = "Si-512" if args.quick else "Si-4096"
+    journal = results.Journal("quick" if quick else "full")
+    system = "Si-512" if quick else "Si-4096"
     path = systems.write(results.BUILD / "systems" / "5" / f"{system}.npz", system)
     for members, head, ask, outputs in VARIANTS:
         if journal.done("shares", members):
@@ -64,7 +60,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model = race._race.load(str(race_models.artifact(Path(folder), "small", members, head)))
         prepared = deployed(model, str(path), ask)
-        total, parts = shares(prepared, 2 if args.quick else 10)
+        total, parts = shares(prepared, 2 if quick else 10)
         kernels = sum(part for name, part in parts.items() if is_kernel(name))
         products = sum(part for name, part in parts.items() if name in PRODUCTS)
         rest = sorted(

@@ -15,7 +15,6 @@ fitted, to least relative squares and with no coefficient below 0, by
     seconds per step = a n_owned + b n_ghost + c,   of the fullest rank.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 from scipy.optimize import nnls
 from silicon import START, export, results, run, stamp, write_data
 
+import arguments  # isort: skip
 from pages import fill  # isort: skip
 
 HERE = Path(__file__).parent
@@ -176,23 +176,19 @@ def table(records: list[dict], about: dict) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    quick = arguments.quick(__doc__)
     records = []
     with tempfile.TemporaryDirectory() as name:
         export(Path(name) / "model.race.pt", 1, 3, "float32")
-        for repeat, ranks in QUICK if options.quick else CASES:
+        for repeat, ranks in QUICK if quick else CASES:
             records.append(
-                measure(Path(name), repeat, ranks, *((2_000, 2) if options.quick else (60_000, 3)))
+                measure(Path(name), repeat, ranks, *((2_000, 2) if quick else (60_000, 3)))
             )
             print(records[-1], file=sys.stderr, flush=True)
     about = stamp() | {"fit": fit(records)}
     page = table(records, about)
     print("\n".join(page))
-    if options.quick:
+    if quick:
         return
     results.write(HERE / "times.json", records, about)
     readme = HERE / "README.md"
