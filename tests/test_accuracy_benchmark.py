@@ -4,6 +4,8 @@ goes through all of it. The peers are tried by `make accuracy QUICK=1`.
 
 import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +207,26 @@ def test_commands_of_the_peers(tmp_path):
 )
 def test_what_is_chosen(only, expected):
     assert run.chosen(("Si", "RACE", "1", "small"), only) == expected
+
+
+def test_another_race_than_the_checkouts_is_refused(data, tmp_path, monkeypatch):
+    """Records have the commit of the checkout: an hour's training of other code got a wrong one."""
+    other = tmp_path / "other"
+    for path in [*ACCURACY.parent.glob("*.py"), *ACCURACY.glob("*.py"), ACCURACY / "race.yaml"]:
+        copied = other / path.relative_to(ACCURACY.parents[1])
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
+    command = [sys.executable, other / "benchmarks" / "accuracy" / "run.py", "--data", data]
+    command += ["--quick", "--seconds", "12", "--only", "Si/RACE", "--build", tmp_path / "build"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Si, RACE" not in done.stdout
+    (line,) = done.stderr.splitlines()
+    start = f"the package `race`: trainings would be recorded.*; expected {other}/python/race; got "
+    found = re.match(start + "(.*); install this checkout", line)
+    assert found, line
+    with monkeypatch.context() as patch:  # a build whose files lie there is right
+        patch.setattr(run, "PACKAGE", Path(found[1]))
+        run.refuse_other_race(tmp_path)
 
 
 def test_a_training_of_race_and_not_twice(data, tmp_path):

@@ -32,8 +32,11 @@ from pages import fill  # noqa: E402
 from provenance import commit, now, processor  # noqa: E402
 from sets import SETS, file_of, prepare  # noqa: E402
 
+from race.errors import RaceError  # noqa: E402
+
 RESULTS = HERE / "results.json"
 BUILD = HERE.parents[1] / "build" / "accuracy"
+PACKAGE = HERE.parents[1] / "python" / "race"
 NAMES = {False: "accuracy", True: "accuracy-quick"}
 MINUTES = (1, 5, 15, 60)
 MEV = 1e3
@@ -59,6 +62,24 @@ class Results:
         rows = ",\n".join(json.dumps(record) for record in self.records)
         partial.write_text(f"[\n{rows}\n]\n")
         partial.replace(self.path)
+
+
+def refuse_other_race(folder: Path) -> None:
+    """Ends with one line where trainings would run another `race` than that of this checkout, whose
+    commit the records get.
+    """
+    script = "import race; print(race.__file__)"
+    status = execute([CODES["RACE"].python, "-c", script], folder, "package.txt").status
+    said = (folder / "package.txt").read_text().splitlines()[-1]
+    if status or not Path(said).resolve().is_relative_to(PACKAGE):
+        error = RaceError(
+            "trainings would be recorded under the commit of another checkout",
+            where="the package `race`",
+            expected=PACKAGE,
+            got=said if status else Path(said).parent,
+            remedy="install this checkout with make setup, or run the benchmark of the other one",
+        )
+        sys.exit(str(error))
 
 
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
@@ -215,6 +236,7 @@ def main() -> None:
     args.build = (
         args.build or BUILD.with_name("accuracy-quick" * args.quick or "accuracy")
     ).resolve()
+    refuse_other_race(args.build)
     path = args.results or (args.build / "results.json" if args.quick else RESULTS)
     for job in jobs(args):
         results = Results(path)  # another process may have added records
