@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import ase.io
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from race.cli import main
 
@@ -66,6 +68,24 @@ def test_a_run_and_its_evaluation(run, capsys):
     # The cost, and where it was measured
     assert f"<td>{record['us_per_atom']:.3g} µs/atom</td>" in text and record["us_per_atom"] > 0
     assert f"by the run, on {record['machine']}." in text and "1 thread" in record["machine"]
+
+
+def test_the_evaluation_of_another_run_is_refused(run, tmp_path, capsys):
+    """Known by its weights and constants: a copy is the same."""
+    words = ["evaluate", str(run), str(run.parent / "b <b>.extxyz"), "--bootstrap=0"]
+    assert main([*words, "--out", str(tmp_path / "ev")]) == 0
+    other = shutil.copytree(run, tmp_path / "other")
+    words = ["report", str(other), "--evaluation", str(tmp_path / "ev")]
+    assert main(words) == 0
+    weights = load_file(other / "model.safetensors")
+    with safe_open(other / "model.safetensors", "pt") as file:
+        about = file.metadata()
+    weights["embedding"] += 1
+    save_file(weights, other / "model.safetensors", about)
+    capsys.readouterr()
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'ev'}: is the evaluation of another model; expected one of {other}" in line
 
 
 def test_a_run_alone(run, tmp_path):

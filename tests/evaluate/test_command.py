@@ -6,6 +6,7 @@ import argparse
 import csv
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import ase.build
@@ -13,6 +14,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from race.cli import COMMANDS, main
@@ -329,3 +331,38 @@ def test_few_labels_give_the_table_with_gaps(folder, tmp_path, capsys):
     # Nothing can be drawn again from one frame with forces.
     one = json.loads((tmp_path / "one" / "metrics.json").read_text())[0]
     assert one["interval90"]["rmse_f"] == [None, None]
+
+
+def test_an_artifact_knows_what_its_run_was_trained_on(folder, tmp_path, capsys):
+    pytest.importorskip("race._race", reason="librace is not built")
+    artifact, seen = str(tmp_path / "x.race.pt"), str(folder / "train.extxyz")
+    assert main(["export", str(folder / "run"), "-o", artifact]) == 0
+    words = ["evaluate", artifact, "--bootstrap", "0", "--out", str(tmp_path / "out")]
+    assert main([*words, seen, str(folder / "liquid.extxyz")]) == 0
+    records = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [record["in_training"] for record in records] == [True, False]
+    assert main([*words, str(folder / "liquid.extxyz"), "--calibrate", seen]) == 2
+    assert "the model was trained on it" in capsys.readouterr().err
+
+
+def test_the_calibration_of_another_model_is_refused(folder, tmp_path, capsys):
+    """Known by its weights and constants: a copy is the same, another width of noise is not."""
+    pytest.importorskip("race._race", reason="librace is not built")
+    artifact, ev = tmp_path / "x.race.pt", tmp_path / "ev"
+    copied, other = (shutil.copytree(folder / "run", tmp_path / name) for name in ("copy", "other"))
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["constants"]["sigma0"] *= 2
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    given = ["--calibrate", str(folder / "calibration.extxyz"), "--bootstrap", "0"]
+    data = [str(folder / "liquid.extxyz"), *given]
+    with_calibration = ["-o", str(artifact), "--calibration", str(ev / "calibration.json")]
+    for model in (folder / "run", artifact):  # and an artifact's is of its run
+        assert main(["evaluate", str(model), *data, "--out", str(ev)]) == 0
+        assert main(["export", str(copied), *with_calibration]) == 0
+        before = artifact.read_bytes()
+        capsys.readouterr()
+        assert main(["export", str(other), *with_calibration]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "calibration.json: was fitted to the errors of another model; expected" in line
+        assert artifact.read_bytes() == before
+        assert main(["export", str(copied), "-o", str(artifact)]) == 0

@@ -68,11 +68,17 @@ def run(args: argparse.Namespace) -> None:
         )
     from race.deploy.export import alone, export_model
     from race.posterior.protocol import Run
-    from race.train.run import load_run
+    from race.train.run import identity, load_run, trained_on
 
     run = Run.load(args.run)
-    model, summary = run.model, run.summary
-    calibration, intervals = read_calibration(args.calibration) if args.calibration else ({}, {})
+    model, digest = run.model, identity(args.run)
+    summary = run.summary | {
+        "identity": digest,
+        "trained_on": sorted(trained_on(run.config, run.summary)),
+    }
+    calibration, intervals = ({}, {})
+    if args.calibration:
+        calibration, intervals = read_calibration(args.calibration, digest)
     leaders = alone(model) if args.leaders else {}
     if args.distilled:
         leaders["distilled"], *_ = load_run(args.distilled)
@@ -122,8 +128,14 @@ def training_set(run: "Run", grade: str = "mahalanobis") -> Iterable["Batch"]:
     yield from dataset.sampled(run.config.train.batch_size, N_ATOMS, N_RARE)
 
 
-def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
+def read_calibration(
+    path: Path, model: str | None = None
+) -> tuple[dict[str, float], dict[str, Any]]:
     """The part of an evaluation's calibration.json that librace and LAMMPS apply.
+
+    Args:
+        path: of the file.
+        model: what it has to be of (race.train.run.identity), where it says so.
 
     Returns:
         Factors on predicted standard deviations, those there are of force_std_scale (of
@@ -134,6 +146,14 @@ def read_calibration(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RaceError(f"cannot read the calibration ({error})", where=path) from None
+    if model is not None and content.get("model") not in (None, model):
+        raise RaceError(
+            "was fitted to the errors of another model",
+            where=path,
+            expected=f"one of model {model[:12]}..., as it is now",
+            got=f"{content['model'][:12]}...",
+            remedy="calibrate this run: race evaluate RUN ... --calibrate FILE",
+        )
     intervals = content.get("intervals", {})
     scales = dict(intervals.get("scale", {}))
     scales["forces"] = (

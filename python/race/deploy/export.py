@@ -58,7 +58,8 @@ def export_model(
         path: NAME.race.pt, replaced if it exists.
         dtype: of the stored weights and the default to run in; None keeps the model's.
         portable: stock torch operators only, slower; else race::conv, which librace brings.
-        summary: run/summary.json of the run the model comes from.
+        summary: run/summary.json of the run the model comes from, with its `identity` and what it
+            was `trained_on` (race.train.run), which evaluations and calibrations are held to.
         calibration: constants by name, as librace and LAMMPS apply them.
         intervals: calibrated half-widths (race.evaluate.report.fit_intervals), from which
             they answer any level.
@@ -245,6 +246,8 @@ def metadata_of(
         "stress_head": config.stress_head,
         "energy_aggregation": "mean" if config.pooling == "mean" else config.energy_aggregation,
         "posterior": posterior_name(config, summary),
+        "run": summary.get("identity"),
+        "trained_on": summary.get("trained_on", []),
         "units": {
             "energy": "eV",
             "length": "Angstrom",

@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
     for record in records:
         some = frames[record["split"]][: args.batch_size]
         record |= prediction_cost(evaluated, some, args.device)
+        record["model"] = evaluated.identity
         record["evaluated"] = "run" if args.model.is_dir() else "artifact"
         record["in_training"] = any(
             sha256(path) in evaluated.seen for path in paths[record["split"]]
@@ -128,6 +129,7 @@ def run(args: argparse.Namespace) -> None:
         fingerprints = sorted(fingerprint(atoms) for atoms in calibration_frames)
         intervals = fit_intervals(calibration, args.method) | {"fingerprints": fingerprints}
         content = {
+            "model": evaluated.identity,
             "frames": [str(path) for path in args.calibrate],
             "covariance_scale": scale,
             "intervals": intervals,

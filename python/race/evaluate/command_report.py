@@ -116,6 +116,7 @@ def page(run: Path, evaluation: Path | None) -> Page:
         tables.append(cost_table(summary, []))
     else:
         records = read_records(evaluation)
+        refuse_other_model(records, evaluation, run)
         tables += [split_table(records), cost_table(summary, records)]
         figures += [
             {"name": name, "caption": caption, "png": encoded(path.read_bytes())}
@@ -180,6 +181,21 @@ def read_records(evaluation: Path) -> list[dict[str, Any]]:
             where=evaluation,
             expected="a folder with metrics.json, as `race evaluate` makes",
         ) from None
+
+
+def refuse_other_model(records: list[dict[str, Any]], evaluation: Path, run: Path) -> None:
+    """Raises RaceError: an evaluation of another model than the run's, where it says of which."""
+    from race.train.run import identity  # imports torch
+
+    for record in records:
+        if (found := record.get("model")) and found != (own := identity(run)):
+            raise RaceError(
+                "is the evaluation of another model",
+                where=evaluation,
+                expected=f"one of {run} ({own[:12]}...)",
+                got=f"{found[:12]}...",
+                remedy=f"evaluate it: race evaluate {run} FILE --out FOLDER",
+            )
 
 
 def split_table(records: list[dict[str, Any]]) -> Table:

@@ -26,7 +26,7 @@ from race.predict.baseline import with_baseline
 from race.predict.prediction import Estimate, Labels, Prediction, frame_labels
 from race.predict.predictor import ModelPredictor, Predictor
 from race.train.files import sha256
-from race.train.run import load_run
+from race.train.run import identity, load_run, trained_on
 
 QUANTITIES = ("energy", "forces", "stress")
 
@@ -38,7 +38,8 @@ FARTHEST = 5.0  # Angstrom, to which the nearest atom is looked for
 class EvaluatedModel:
     """A predictor with its provenance.
 
-    posterior: its name, which goes into the records; extra: further entries of every
+    identity: of the run (race.train.run), None of artifacts that do not say; posterior: its
+    name, which goes into the records; extra: further entries of every
     record; keys: arguments of `read_frames`; log: training log, if any; seen: sha256 of
     the files that it was trained on; fitted, force_std_scale: the recalibration that it
     carries, and calibrated_on the fingerprints of the frames that this was fitted to;
@@ -50,6 +51,7 @@ class EvaluatedModel:
     predictor: Predictor
     posterior: str
     extra: dict[str, Any]
+    identity: str | None = None
     keys: dict[str, Any] = field(default_factory=dict)
     log: Path | None = None
     seen: set[str] = field(default_factory=set)
@@ -113,14 +115,15 @@ def evaluated_run(path: Path, batch_size: int = 8, device: str | None = None) ->
     extra = {"n_members": config.model.n_members, "head": config.model.head}
     if "seconds" in summary:
         extra["train_s"] = summary["seconds"]
-    data, files = config.data, summary.get("training", {}).get("files", {})
+    data = config.data
     return EvaluatedModel(
         ModelPredictor(model, batch_size, device),
         label(posterior_name(config.model, summary), config.model.head),
         extra,
+        identity(path),
         keys=data.reading(),
         log=path / "log.csv",
-        seen={files[str(name)] for name in data.train if str(name) in files},
+        seen=trained_on(config, summary),
         extensive=config.model.pooling == "sum",
         energy_offsets=config.constants.energy_offsets,
         source_key=data.source_key,
@@ -139,6 +142,8 @@ def evaluated_artifact(path: Path, device: str | None = None) -> EvaluatedModel:
         predictor,
         label(about["posterior"], head),
         {"n_members": about["n_members"], "head": head},
+        about.get("run"),
+        seen=set(about.get("trained_on", [])),
         fitted={
             name: IntervalTable(levels, np.array(intervals[name]))
             for name in QUANTITIES

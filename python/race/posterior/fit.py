@@ -28,7 +28,7 @@ from race.train.log import headline
 from race.train.metrics import Metrics, total_forces_cov
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
-from race.train.run import provenance, write_config, write_summary
+from race.train.run import provenance, trained_on, write_config, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ def _fit(
             "options": content["options"],
             "runs": content["runs"],
             "fit_seconds": seconds,
+            "trained_on": sorted(set().union(*(trained_on(r.config, r.summary) for r in runs))),
             **fitted.about,
         },
     }

@@ -8,8 +8,10 @@ run/checkpoint                what --resume continues from (race.train.checkpoin
 run/.lock                     while a process writes the folder (race.files)
 """
 
+import hashlib
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,23 @@ def read_summary(run: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise RaceError(f"cannot be read ({error})", where=path) from None
+
+
+def identity(run: Path) -> str:
+    """What predictions depend on, and a move of the folder does not change: the SHA-256 of the
+    weights and the constants.
+    """
+    constants = yaml.safe_load((run / "config.yaml").read_text()).get("constants")
+    digest = hashlib.sha256((run / "model.safetensors").read_bytes())
+    digest.update(json.dumps(constants, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def trained_on(config: RunConfig, summary: Mapping[str, Any]) -> set[str]:
+    """sha256 of the files of the training set; of a stack of runs, of all their training sets."""
+    files = summary.get("training", {}).get("files", {})
+    own = {files[str(path)] for path in config.data.train if str(path) in files}
+    return own | set(summary.get("posterior", {}).get("trained_on", []))
 
 
 def load_weights(model: RACE, path: Path) -> None:
