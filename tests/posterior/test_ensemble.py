@@ -1,16 +1,24 @@
 """Stacking runs, and taking one member out."""
 
+import shutil
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
+import yaml
 
-from race.config import DataConfig, RunConfig, TrainConfig
+from race.config import Config, DataConfig, RunConfig, TrainConfig
 from race.errors import RaceError
+from race.evaluate.evaluated import evaluated_run
+from race.posterior import fit as posterior_fit
 from race.posterior.ensemble import EnsembleOptions, fit, shared_starts
 from race.posterior.protocol import Run
+from race.train.files import sha256
 from race.train.members import initial_model
+from race.train.training import train
 from tests.deploy.conftest import graph_of, make_model, triclinic
+from tests.train.conftest import labelled
 
 
 def runs(seed: int = 2) -> list[Run]:
@@ -70,3 +78,28 @@ def test_members_that_began_alike_are_pointed_out(trained, caplog):
     assert "in common" not in caplog.text
     pair[1].summary["posterior"] = {"name": "swag"}
     assert shared_starts(*pair) == 0
+
+
+def test_a_run_given_twice_is_refused(trained, tmp_path):
+    """Under another name too: the copy would take part of the epistemic uncertainty away."""
+    copied = shutil.copytree(trained(seed=1), tmp_path / "copy")
+    paths = [trained(), trained(seed=1), copied]
+    with pytest.raises(RaceError, match=f"copy: member 0 is member 0 of {paths[1]}; .*once"):
+        posterior_fit.fit("ensemble", paths, tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_any_run_was_trained_on_is_known(trained, data, tmp_path):
+    """And not offered for a calibration of the stack."""
+    other = tmp_path / "other.extxyz"
+    ase.io.write(other, [labelled(seed) for seed in range(40, 52)])
+    config = yaml.safe_load((trained() / "config.yaml").read_text())
+    constants = config.pop("constants")
+    config["data"]["train"] = [str(other)]
+    config["train"]["seed"] = 1
+    for name in ("avg_num_neighbors", "atomic_energies", "scale", "sigma0", "sigma0_energy"):
+        config["model"][name] = constants[name]
+    config["model"]["elements"] = constants["elements"]
+    train(Config.model_validate(config), tmp_path / "second")
+    posterior_fit.fit("ensemble", [trained(), tmp_path / "second"], tmp_path / "out", {})
+    assert evaluated_run(tmp_path / "out").seen == {sha256(data), sha256(other)}

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
+
+import torch
 
 from race.data import Dataset
 from race.errors import RaceError
@@ -19,8 +21,9 @@ def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
 
     Raises:
         RaceError: runs that differ in more than their weights (architecture, elements,
-            E0, scales); no such member to take.
+            E0, scales), or not in these; no such member to take.
     """
+    refuse_twice(runs)
     model = stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval()
     for one, other in combinations(runs, 2):
         if shared := shared_starts(one, other):
@@ -39,6 +42,23 @@ def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
             )
         model = member_of(model, options.take)
     return Fitted(model, validation=common_validation(runs))
+
+
+def refuse_twice(runs: Sequence[Run]) -> None:
+    """Raises RaceError: two runs have a member in common, which would count as a second opinion."""
+    for one, other in combinations(runs, 2):
+        own, others = (dict(run.model.named_parameters()) for run in (one, other))
+        if own.keys() != others.keys():  # which is said when they are stacked
+            continue
+        for m, n in product(range(one.model.n_members), range(other.model.n_members)):
+            if all(torch.equal(p[m], others[name][n]) for name, p in own.items()):
+                raise RaceError(
+                    f"member {n} is member {m} of {one.path}",
+                    where=other.path,
+                    expected="runs that were trained apart: members that agree exactly show no "
+                    "uncertainty",
+                    remedy="name each run once",
+                )
 
 
 def shared_starts(one: Run, other: Run) -> int:
