@@ -55,6 +55,23 @@ def test_refusals(trained, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("laplace", {"probes": 8}, "--probes is not used: --structure is last-layer"),
+        ("laplace", {"probes": 8, "structure": "diagonal"}, ""),
+        ("laplace", {}, ""),
+        ("llpr", {"alpha": 1, "zeta": 1, "calibration_frames": 9}, "--calibration-frames is not"),
+        ("llpr", {"alpha": 1, "calibration_frames": 9}, ""),
+        ("distill", {"copies": 0, "rattle": 0.1}, "--rattle is not used: --copies is 0"),
+    ],
+)
+def test_options_that_change_nothing_are_said(name, given, said, trained, tmp_path, caplog):
+    with pytest.raises(RaceError, match="fitted to one run"):  # after which nothing is fitted
+        fit(name, [trained(), trained(seed=1)], tmp_path / "out", given)
+    assert (said in caplog.text) if said else ("not used" not in caplog.text)
+
+
 def test_all_wrong_options_are_refused_at_once():
     options = POSTERIORS["swag"].options
     with pytest.raises(RaceError) as error:

@@ -12,7 +12,7 @@ from race.data import Dataset, read_frames
 from race.data.statistics import atomic_energies, energy_scale, force_scale
 from race.data.weights import WEIGHT
 from race.errors import RaceError
-from race.posterior import last_layer, pops
+from race.posterior import distill, last_layer, pops
 from race.posterior.evidence import Observations
 from race.posterior.ggn import weighted
 from race.posterior.ivon import default_ess
@@ -165,6 +165,20 @@ def test_calibration_of_llpr():
     one = Target(error, rows, times.astype(float)).fit(np.eye(4))
     copies = Target(*(np.repeat(a, times, axis=0) for a in (error, rows)), np.ones(45))
     same(one, copies.fit(np.eye(4)))
+
+
+def test_calibration_of_a_student(monkeypatch):
+    """Of both totals, one frame at a time."""
+    monkeypatch.setattr(distill, "MIN_ENERGIES", 1)
+    _, teacher, _ = problem("nll_jef", "equivariant")
+    found = []
+    for dataset in both():
+        student = distill.student_of(teacher, 0, 0).eval()
+        student.scale_noise(1000.0, 100.0)  # from where the factors are within their bounds
+        found.append(distill.fit_total(student, dataset, 1))
+    for name in ("energy", "forces"):
+        same(found[0][name], found[1][name], rtol=1e-5)
+        assert abs(np.log(found[0][name])) < 3.9
 
 
 def test_effective_sample_size():

@@ -28,6 +28,7 @@ The variance of the energy is the total, and `aleatoric` in name. At the end one
 each of the two totals makes them as wide as the student errs on labels (race.train.noise).
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from race.config import RunConfig
 from race.data import Batch, Dataset
 from race.data.label_noise import frame_noise
 from race.data.shards import StoredFrame, stored
+from race.data.weights import label_weights
 from race.errors import RaceError
 from race.heads import HEADS, Capabilities
 from race.model.heads import evidential_kappa, evidential_spread
@@ -57,6 +59,8 @@ from race.train.loss import Loss
 from race.train.members import initial_model
 from race.train.noise import MIN_ENERGIES, Errors, width_factors
 from race.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 # Floor of the teacher's deviations, in units of sigma0 and sigma0_energy: members that agree
 # exactly have none
@@ -219,6 +223,10 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
             got=options.member,
         )
     warm = HEADS[old.head].tensors > 0
+    if not warm and "member" in options.model_fields_set:
+        logger.warning(
+            f"--member is not used: no weights of head {old.head} are those of a student"
+        )
     student = student_of(run.model, options.member, options.seed)
 
     def make(
@@ -283,7 +291,7 @@ def fit_total(model: RACE, labelled: Dataset, batch_size: int) -> dict[str, floa
         error, total = (label - estimate.mean).reshape(-1, d), estimate.total.reshape(-1, d, d)
         known = np.isfinite(error).all(1)
         if known.sum() >= (MIN_ENERGIES if name == "energy" else 1):
-            total, weights = total[known], np.ones(int(known.sum()))
+            total, weights = total[known], label_weights(labelled.frames, name)
             errors = Errors(error[known], total, np.zeros_like(total), weights, own[name][known])
             factors[name] = width_factors(*errors).noise
     model.scale_noise(factors.get("energy", 1.0), factors.get("forces", 1.0))

@@ -55,6 +55,9 @@ def fit(
     """
     posterior = POSTERIORS[name]
     chosen = parse_options(name, posterior.options, options)
+    for key, reason in chosen.silenced().items():
+        if reason and key in chosen.model_fields_set:
+            logger.warning(f"{_flag(key)} is not used: {reason}")
     if len(paths) > 1 and not posterior.several_runs:
         raise RaceError(
             f"posterior {name} is fitted to one run",

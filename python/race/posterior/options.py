@@ -12,6 +12,10 @@ from race.options import Options
 class FitOptions(Options):
     """Options of a posterior; each becomes a flag of `race fit`, documented by its description."""
 
+    def silenced(self) -> dict[str, str]:
+        """Why an option changes nothing beside the others, by name; "" where it does."""
+        return {}
+
 
 class SampleOptions(FitOptions):
     """Options of posteriors that are sampled."""
@@ -125,6 +129,10 @@ class LaplaceOptions(SampleOptions):
         "validation set for diagonal",
     )
 
+    def silenced(self) -> dict[str, str]:
+        """The curvature of the last layer is computed, not estimated."""
+        return {"probes": f"--structure is {self.structure}" * (self.structure != "diagonal")}
+
 
 class LlprOptions(SampleOptions):
     """The curvature and its calibration."""
@@ -151,6 +159,11 @@ class LlprOptions(SampleOptions):
         ge=2,
         description="validation frames whose forces choose alpha and zeta, at most",
     )
+
+    def silenced(self) -> dict[str, str]:
+        """What is given is not chosen."""
+        given = self.alpha is not None and self.zeta is not None
+        return {"calibration_frames": "--alpha and --zeta are given" * given}
 
 
 class PopsOptions(SampleOptions):
@@ -221,3 +234,7 @@ class DistillOptions(FitOptions):
         description="largest standard deviation of the displacements, Angstrom; each has its own",
     )
     seed: int = Field(default=0, ge=0, description="of the copies and of the order of the data")
+
+    def silenced(self) -> dict[str, str]:
+        """Without copies nothing is rattled."""
+        return {"rattle": "--copies is 0" * (self.copies == 0)}
