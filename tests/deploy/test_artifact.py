@@ -15,7 +15,7 @@ import race._race
 import torch
 
 from race.cli import main
-from race.config import DataConfig, RunConfig
+from race.config import BaselineOptions, DataConfig, RunConfig
 from race.deploy.artifact import FORMAT_VERSION, TRAILER, read_metadata, seal, to_json
 from race.deploy.export import export_model, fold, metadata_of, script
 from race.deploy.selftest import make_selftest
@@ -334,3 +334,15 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-200])
     assert main(["info", str(path)]) == 2
     assert "truncated" in capsys.readouterr().err
+
+
+def test_a_leader_on_another_baseline_is_refused(tmp_path):
+    """LAMMPS adds one baseline, whoever leads."""
+    baseline = BaselineOptions(calculator="ase.calculators.emt.EMT")
+    plain = make_model(n_members=1)
+    on_top = make_model(n_members=1)
+    on_top.constants = on_top.constants.model_copy(update={"baseline": baseline})
+    for model, leader in ((plain, on_top), (on_top, plain)):
+        with pytest.raises(RaceError, match="leader distilled adds to another baseline; expected"):
+            export_model(model, tmp_path / "x.race.pt", leaders={"distilled": leader})
+    assert not any(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import race
 from race.cli import main
 from race.data import Dataset, read_frames
 from race.errors import RaceError
@@ -26,7 +27,7 @@ from race.train.members import initial_model, stack_members
 from race.train.metrics import Metrics
 from race.train.parallel import Ranks
 from race.train.prepare import prepare
-from race.train.run import load_run
+from race.train.run import load_run, provenance
 from race.train.trainer import Trainer
 from race.train.training import train
 
@@ -336,6 +337,42 @@ def wait_until(process, condition, deadline=120):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
     raise AssertionError("the run did not get there in time")
+
+
+def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
+    """Not of a repository around the environment that it is installed in; none without git."""
+    package = tmp_path / "venv" / "race"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(race, "__file__", str(package / "__init__.py"))
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+
+    def git(*words):
+        subprocess.run(["git", *author, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "of a user's project")
+    assert provenance()["git"] is None
+    git("add", ".")
+    git("commit", "-m", "of the package")
+    assert len(provenance()["git"]) == 40
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance()["git"] is None
+
+
+def test_an_unfinished_run_is_said_to_be_one(copper, tmp_path, monkeypatch, caplog):
+    """Whoever reads it: noise and spread are fitted to errors at its end."""
+    config, run = make_config(copper, train={"epochs": 1}), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("race.train.training.fit_noise", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            train(config, run)
+    load_run(run)
+    assert f"{run} has not finished" in caplog.text
+    caplog.clear()
+    train(config, run, resume=True)
+    load_run(run)
+    assert "not finished" not in caplog.text
 
 
 @pytest.mark.parametrize("ignored", [True, False])

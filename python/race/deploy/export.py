@@ -157,6 +157,12 @@ def check_leader(name: str, leader: RACE, model: RACE) -> None:
                 expected=str(getattr(model.config, key)),
                 got=str(getattr(leader.config, key)),
             )
+    if leader.constants.baseline != model.constants.baseline:
+        expected, got = (
+            baseline.model_dump(mode="json") if baseline else "none"
+            for baseline in (model.constants.baseline, leader.constants.baseline)
+        )
+        raise RaceError(f"leader {name} adds to another baseline", expected=expected, got=got)
     if leader.n_members != 1:
         raise RaceError(
             f"leader {name} is an ensemble", expected="1 member", got=f"{leader.n_members}"

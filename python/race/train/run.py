@@ -10,6 +10,8 @@ run/.lock                     while a process writes the folder (race.files)
 
 import hashlib
 import json
+import logging
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,8 @@ from race.files import write_atomic, write_json
 from race.model.race import RACE
 from race.train.checkpoint import model_of_weights, read_tensors
 from race.train.reading import DTYPES
+
+logger = logging.getLogger(__name__)
 
 
 def load_run(path: str | Path) -> tuple[RACE, RunConfig, dict[str, Any]]:
@@ -53,7 +57,13 @@ def load_run(path: str | Path) -> tuple[RACE, RunConfig, dict[str, Any]]:
     config = read_run_config(run / "config.yaml")
     model = RACE(config.model, config.constants, DTYPES[config.train.dtype])
     load_weights(model, run / "model.safetensors")
-    return model.eval(), config, read_summary(run)
+    summary = read_summary(run)
+    if "training" in summary and not summary.keys() & {"best_epoch", "posterior"}:
+        logger.warning(
+            f"{run} has not finished: its weights will change, and its uncertainties are not yet "
+            "fitted to errors"
+        )
+    return model.eval(), config, summary
 
 
 def read_summary(run: Path) -> dict[str, Any]:
@@ -134,9 +144,16 @@ def write_summary(run: Path, summary: dict[str, Any]) -> None:
 
 
 def provenance() -> dict[str, str | None]:
-    """Versions of what trained the model."""
-    folder = Path(race.__file__).parent
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return {"race": race.__version__, "torch": torch.__version__, "git": git.stdout.strip() or None}
+    """Versions of what trained the model; git: the commit of the package's own repository, not of
+    another one that an environment with the package lies in.
+    """
+    path = Path(race.__file__)
+
+    def git(*words: str) -> str | None:
+        if shutil.which("git") is None:
+            return None
+        done = subprocess.run(["git", *words], cwd=path.parent, capture_output=True, text=True)
+        return done.stdout.strip() or None
+
+    commit = git("ls-files", path.name) and git("rev-parse", "HEAD")
+    return {"race": race.__version__, "torch": torch.__version__, "git": commit}
