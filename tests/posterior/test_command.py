@@ -170,6 +170,23 @@ def test_race_train_does_not_continue_a_fit(under_way, trained, fitted, tmp_path
     assert after == before
 
 
+def test_a_fit_is_not_continued_from_other_weights(trained, tmp_path, monkeypatch):
+    """Those of the run, which has been trained on since; its folder is the same."""
+    run, out = shutil.copytree(trained(), tmp_path / "run"), tmp_path / "out"
+
+    def stopped(*_):
+        (out / "fit").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("race.posterior.swag.continue_training", stopped)
+        with pytest.raises(SystemExit, match="130"):
+            fit("swag", [run], out, {"epochs": 12})
+    shutil.copy(trained(seed=1) / "model.safetensors", run)
+    with pytest.raises(RaceError, match="weights: differs from the fit that --resume continues"):
+        fit("swag", [run], out, {"epochs": 12}, resume=True)
+
+
 @pytest.mark.parametrize("posterior", ["swag", "ivon"])
 def test_resume_after_a_kill(posterior, trained, tmp_path, capsys):
     """SIGKILL in the middle, then --resume: the weights of a fit that was left alone."""

@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> None:
         "identity": digest,
         "trained_on": sorted(trained_on(run.config, run.summary)),
     }
-    calibration, intervals = ({}, {})
-    if args.calibration:
-        calibration, intervals = read_calibration(args.calibration, digest)
+    calibration, intervals = (
+        read_calibration(args.calibration, digest) if args.calibration else ({}, {})
+    )
     leaders = alone(model) if args.leaders else {}
     if args.distilled:
         leaders["distilled"], *_ = load_run(args.distilled)

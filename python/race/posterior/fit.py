@@ -28,7 +28,7 @@ from race.train.log import headline
 from race.train.metrics import Metrics, total_forces_cov
 from race.train.noise import fit_noise
 from race.train.parallel import Ranks
-from race.train.run import provenance, trained_on, write_config, write_summary
+from race.train.run import identity, provenance, trained_on, write_config, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def fit(
     content = {
         "posterior": name,
         "runs": [str(path.resolve()) for path in map(Path, paths)],
+        "weights": [identity(path) for path in map(Path, paths)],
         "options": chosen.model_dump(mode="json"),
     }
     if (out / "config.yaml").exists():
@@ -190,7 +191,7 @@ def open_folder(out: Path, content: dict[str, Any], resume: bool) -> None:
             )
         before = json.loads((out / FIT).read_text())
         for key, value in content.items():
-            if before.get(key) != value:
+            if before.get(key, value) != value:
                 raise RaceError(
                     "differs from the fit that --resume continues",
                     where=key,

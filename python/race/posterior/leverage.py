@@ -8,7 +8,8 @@ kappa is: it detects nothing. Here 1 / kappa is the atom's leverage l,
     epistemic_i = c_F l_i Sigma_i,    var_epistemic(E) = c_E sum_i l_i var_i
 
 (race.model.outputs). l is the square of the grade (race.model.grade). It needs no training: a
-pass over a sample of the training set gives the mean and the covariance of the last features, by element.
+pass over a sample of the training set gives the mean and the covariance of the last features, by
+element.
 
 c_F and c_E are fitted together with the factors on the noise, to the CRPS of held-out errors
 (race.train.noise). The calibration frames are in distribution, so that they tell the slope of
