@@ -17,6 +17,7 @@ import torch
 from race.cli import main
 from race.config import BaselineOptions, DataConfig, RunConfig
 from race.deploy.artifact import FORMAT_VERSION, TRAILER, read_metadata, seal, to_json
+from race.deploy.command_export import read_calibration
 from race.deploy.export import export_model, fold, metadata_of, script
 from race.deploy.selftest import make_selftest
 from race.errors import RaceError
@@ -324,6 +325,13 @@ def test_commands(run_folder, artifact, tmp_path, capsys):
     assert metadata["validation"] == {"validation/forces_rmse": 31.5}
     assert json.loads(race._race.load(str(path)).metadata) == metadata
 
+    for text in ("[]", '{"intervals": [1]}', '{"intervals": {"energy": [1.0]}}'):
+        calibration.write_text(text)
+        words = ["export", str(run_folder), "-o", str(path), "--calibration", str(calibration)]
+        assert main(words) == 2
+        assert f"{calibration}: is no calibration; expected" in capsys.readouterr().err
+    calibration.write_text('{"covariance_scale": 2}')  # as JSON may have it
+    assert read_calibration(calibration)[0] == {"force_std_scale": 2}
     calibration.write_text('{"covariance_scale": null}')
     assert (
         main(["export", str(run_folder), "-o", str(path), "--calibration", str(calibration)]) == 2

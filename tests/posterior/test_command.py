@@ -234,6 +234,15 @@ def test_resume_after_a_kill(posterior, trained, tmp_path, capsys):
     assert len((killed / "log.csv").read_text().splitlines()) == 15
 
 
+def test_a_leader_that_is_of_another_run_is_said(trained, fitted, tmp_path, caplog):
+    """It may be given: the user may know better."""
+    teacher, path = trained(n_members=3), str(tmp_path / "x.race.pt")
+    for leader, warned in ((fitted("distill"), False), (trained(seed=1), True)):
+        caplog.clear()
+        assert main(["export", str(teacher), "-o", path, "--distilled", str(leader)]) == 0
+        assert (f"{leader} was not distilled of {teacher}" in caplog.text) == warned
+
+
 def test_every_option_is_documented_and_a_flag(capsys):
     text = "\n".join(describe())
     with pytest.raises(SystemExit, match="0"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from race.errors import RaceError
 if TYPE_CHECKING:  # torch, which the help does without
     from race.data import Batch
     from race.posterior.protocol import Run
+
+logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +84,12 @@ def run(args: argparse.Namespace) -> None:
     )
     leaders = alone(model) if args.leaders else {}
     if args.distilled:
-        leaders["distilled"], *_ = load_run(args.distilled)
+        leaders["distilled"], _, about = load_run(args.distilled)
+        if about.get("posterior", {"weights": []}).get("weights", [digest]) != [digest]:
+            logger.warning(
+                f"{args.distilled} was not distilled of {args.run} as it is now: where the two "
+                "differ, dynamics follow the former and uncertainties are the latter's"
+            )
     digest = export_model(
         model,
         args.output,
@@ -146,6 +154,10 @@ def read_calibration(
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RaceError(f"cannot read the calibration ({error})", where=path) from None
+    expected = "a file of `race evaluate --calibrate`"
+    intervals = content.get("intervals", {}) if isinstance(content, dict) else None
+    if not isinstance(intervals, dict) or (intervals and "levels" not in intervals):
+        raise RaceError("is no calibration", where=path, expected=expected)
     if model is not None and content.get("model") not in (None, model):
         raise RaceError(
             "was fitted to the errors of another model",
@@ -154,7 +166,6 @@ def read_calibration(
             got=f"{content['model'][:12]}...",
             remedy="calibrate this run: race evaluate RUN ... --calibrate FILE",
         )
-    intervals = content.get("intervals", {})
     scales = dict(intervals.get("scale", {}))
     scales["forces"] = (
         content.get("covariance_scale")
@@ -169,12 +180,12 @@ def read_calibration(
     calibration = {
         named[quantity]: scale
         for quantity, scale in scales.items()
-        if isinstance(scale, float) and scale > 0
+        if type(scale) in (int, float) and scale > 0
     }
     if "force_std_scale" not in calibration and "energy" not in intervals:
         raise RaceError(
             "no factor for the force or energy uncertainty",
             where=path,
-            expected="a file of `race evaluate --calibrate`",
+            expected=expected,
         )
     return calibration, {key: value for key, value in intervals.items() if key != "scale"}

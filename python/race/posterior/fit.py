@@ -124,6 +124,7 @@ def _fit(
             "name": name,
             "options": content["options"],
             "runs": content["runs"],
+            "weights": content["weights"],
             "fit_seconds": seconds,
             "trained_on": sorted(set().union(*(trained_on(r.config, r.summary) for r in runs))),
             **fitted.about,
