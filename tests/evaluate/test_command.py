@@ -89,6 +89,7 @@ def folder(tmp_path_factory) -> Path:
         {
             "training": {"files": {str(folder / "train.extxyz"): sha256(folder / "train.extxyz")}},
             "seconds": 12.5,
+            "best_epoch": [1, 1],
         },
     )
     with open(run / "log.csv", "w", newline="") as file:
