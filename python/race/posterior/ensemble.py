@@ -12,16 +12,18 @@ from race.errors import RaceError
 from race.posterior.options import EnsembleOptions
 from race.posterior.protocol import Fitted, Run, member_of
 from race.train.members import stack_members
+from race.train.pad import SIZES
 
 logger = logging.getLogger(__name__)
 
 
 def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
-    """Members of all runs, in order (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+    """Members of all runs, in order (Lakshminarayanan et al. 2017, arXiv:1612.01474). One
+    that is taken alone keeps the size of its run.
 
     Raises:
-        RaceError: runs that differ in more than their weights (architecture, elements,
-            E0, scales), or not in these; no such member to take.
+        RaceError: runs that differ in more than weights and size (elements, E0, cutoff, ..),
+            or not in weights; no such member to take.
     """
     refuse_twice(runs)
     model = stack_members([run.model for run in runs], [str(run.path) for run in runs]).eval()
@@ -33,14 +35,22 @@ def fit(runs: Sequence[Run], options: EnsembleOptions, folder: Path) -> Fitted:
                 "their members differ less than others"
             )
     if options.take is not None:
-        if options.take >= model.n_members:
+        every = [(run.model, member) for run in runs for member in range(run.model.n_members)]
+        if options.take >= len(every):
             raise RaceError(
                 "no such member",
                 where="--take",
-                expected=f"0 to {model.n_members - 1}",
+                expected=f"0 to {len(every) - 1}",
                 got=options.take,
             )
-        model = member_of(model, options.take)
+        whole, member = every[options.take]
+        model = stack_members([member_of(whole, member)]).eval()
+    elif differing := sizes_that_differ(runs):
+        size = ", ".join(f"{name} {getattr(model.config, name)}" for name in differing)
+        logger.info(
+            f"  runs of several sizes: every member is padded with zeros to {size}, and costs "
+            "as much as one of that size"
+        )
     return Fitted(model, validation=common_validation(runs))
 
 
@@ -61,15 +71,26 @@ def refuse_twice(runs: Sequence[Run]) -> None:
                 )
 
 
+def sizes_that_differ(runs: Sequence[Run]) -> list[str]:
+    """The options of size in which runs differ."""
+    return [
+        name
+        for name in SIZES
+        if any(getattr(run.config.model, name) != getattr(runs[0].config.model, name) for run in runs)
+    ]
+
+
 def shared_starts(one: Run, other: Run) -> int:
     """How many members of two runs began from the same weights: member m begins from those
     of train.seed + m.
 
     What is trained from the same weights stays alike, whatever the order of the data: on
     3BPA the deviations of forces from the mean of all members correlate by 0.44, those of
-    any other two members by -0.16. Runs that began from other runs are not judged.
+    any other two members by -0.16. Models of several sizes have the weights of their first
+    layers in common where the number of layers is all that differs. Runs that began from
+    other runs are not judged.
     """
-    if any(
+    if {*sizes_that_differ([one, other])} - {"n_layers"} or any(
         run.config.train.warm_start is not None or "posterior" in run.summary
         for run in (one, other)
     ):

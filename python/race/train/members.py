@@ -12,17 +12,20 @@ from race.config import OPEN, ModelConfig, ModelConstants
 from race.errors import RaceError
 from race.model.race import RACE
 from race.predict.moments import spread_of_independent
+from race.train.pad import SIZES, containing, fill
 
 
 def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) -> RACE:
-    """One model whose members are those of `models`, in order.
+    """One model whose members are those of `models`, in order, padded with zeros to one size
+    where they differ in size (race.train.pad).
 
-    All must share their architecture and what members share: elements, E0, scale, sigma0,
-    average neighbours. The factors on noise and spread (race.train.noise) belong to each
-    model by itself: of the stack they are those of members trained apart.
+    All must share the rest of their architecture and what members share: elements, E0,
+    sigma0, the scale up to a factor. The factors on noise and spread (race.train.noise)
+    belong to each model by itself: of the stack they are those of members trained apart.
 
     Raises:
-        RaceError: two models differ in more than their weights; names the first option that does.
+        RaceError: two models differ in more than weights and size; names the first option
+            that does.
     """
     names = names or [f"model {k}" for k in range(len(models))]
     first = _shared(models[0])
@@ -39,20 +42,28 @@ def stack_members(models: Sequence[RACE], names: Sequence[str] | None = None) ->
                     f"model.{option} in their configs",
                 )
     n_members = sum(model.config.n_members for model in models)
-    config = models[0].config.model_copy(update={"n_members": n_members})
-    parameters = dict(models[0].named_parameters())
+    size = containing([model.config for model in models])
     constants = models[0].constants.as_trained().with_spread(spread_of_independent(n_members))
-    stacked = RACE(config, constants, next(iter(parameters.values())).dtype)
-    with torch.no_grad():
-        for name, parameter in stacked.named_parameters():
-            torch.cat([model.get_parameter(name) for model in models], out=parameter.data)
+    stacked = RACE(
+        size.model_copy(update={"n_members": n_members}),
+        constants,
+        next(models[0].parameters()).dtype,
+    )
+    fill(stacked, models)
     return stacked
 
 
 def _shared(model: RACE) -> dict[str, object]:
     """The options and constants that all members of an ensemble share."""
-    options = model.config.model_dump(exclude={"n_members", *OPEN})
-    return options | model.constants.as_trained().model_dump()
+    options = model.config.model_dump(exclude={"n_members", *OPEN, *SIZES})
+    constants = model.constants.as_trained().model_dump(exclude={"avg_num_neighbors"})
+    scale = model.constants.scale
+    return (
+        options
+        | {"radial_mlp": f"{len(model.config.radial_mlp)} hidden layers"}
+        | constants
+        | {"scale": [float(f"{value / scale[0]:.12g}") for value in scale]}  # but for a factor
+    )
 
 
 def initial_model(
