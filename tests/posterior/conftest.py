@@ -43,7 +43,7 @@ LOSS = {
 @dataclass(frozen=True)
 class Case:
     """A posterior, its options, and the members that come of it; several: it stacks runs of
-    several seeds.
+    several seeds, whose model sections differ as `sizes` says.
 
     head, run_members: of the run that it is fitted to. n_trunks: of the artifact, where
     members differ in their last readout maps alone.
@@ -53,6 +53,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     n_members: int = 3
     several: bool = False
+    sizes: tuple[dict[str, Any], ...] = ({}, {}, {})
     head: str = "equivariant"
     run_members: int = 1
     n_trunks: int | None = None
@@ -61,6 +62,15 @@ class Case:
 SHORT = {"members": 3, "epochs": 3}
 CASES = {
     "ensemble": Case("ensemble", several=True),
+    "ensemble-sizes": Case(
+        "ensemble",
+        several=True,
+        sizes=(
+            {},
+            {"n_layers": 3, "correlation": 2},
+            {"irreps_hidden": "6x0e+2x1o+4x2e+2x3o", "lmax": 3, "readout_hidden": 5},
+        ),
+    ),
     "swag": Case("swag", SHORT | {"start": 0.5, "every": 0.5, "rank": 3}),
     "ivon": Case("ivon", SHORT),
     "laplace": Case("laplace", {"members": 3}, n_trunks=1),
@@ -92,11 +102,14 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory) -> Callable[..., Path]:
-    """trained(head, n_members=1, seed=0) -> folder of a run of some steps, float64."""
+    """trained(head, n_members=1, seed=0, **of the model) -> folder of a run of some steps,
+    float64.
+    """
     folder = tmp_path_factory.mktemp("runs")
 
-    def make(head: str = "equivariant", n_members: int = 1, seed: int = 0) -> Path:
-        run = folder / f"{head}-{n_members}-{seed}"
+    def make(head: str = "equivariant", n_members: int = 1, seed: int = 0, **changes) -> Path:
+        parts = [head, n_members, seed, *(f"{key}{value}" for key, value in changes.items())]
+        run = folder / "-".join(map(str, parts))
         if not run.exists():
             options = {
                 "epochs": 6,
@@ -108,7 +121,7 @@ def trained(data, tmp_path_factory) -> Callable[..., Path]:
             }
             config = {
                 "data": {"train": [str(data)], "validation_fraction": 0.25},
-                "model": MODEL | {"head": head, "n_members": n_members},
+                "model": MODEL | {"head": head, "n_members": n_members} | changes,
                 "train": options | {"loss": LOSS[head], "seed": seed},
             }
             train(Config.model_validate(config), run)
@@ -128,7 +141,7 @@ def fitted(trained, tmp_path_factory) -> Callable[..., Path]:
         if not out.exists():
             case = CASES[name]
             runs = [
-                trained(head, case.run_members, seed)
+                trained(head, case.run_members, seed, **case.sizes[seed])
                 for seed in range(case.n_members if case.several else 1)
             ]
             fit(case.posterior, runs, out, case.options | changes)

@@ -49,6 +49,40 @@ def test_members_in_order_and_one_alone():
         assert torch.allclose(alone(graph).forces[:, 0], expected[:, member], rtol=0, atol=1e-11)
 
 
+def test_members_of_several_sizes(trained, caplog):
+    """Padded together, as they were alone; what is wrong with that is not said."""
+    caplog.set_level("INFO")
+    small = Run.load(trained())
+    large = Run.load(trained(n_layers=3, correlation=2))  # whose energy scale is another
+    assert small.model.constants.scale != large.model.constants.scale
+    both = fit([small, large], EnsembleOptions(), Path()).model
+    assert both.config.n_layers == 3 and both.config.correlation == 2
+    assert (
+        "runs of several sizes: every member is padded with zeros to n_layers 3, correlation 2,"
+        in caplog.text
+    )
+    assert "in common" not in caplog.text
+    for member, run in enumerate((small, large)):
+        alone = fit([small, large], EnsembleOptions(take=member), Path()).model
+        assert alone.config == run.model.config
+
+
+@pytest.mark.parametrize(
+    "change, shared",
+    [({"n_layers": 3}, 1), ({"readout_hidden": 7}, 1), ({"irreps_hidden": "5x0e+4x1o+4x2e"}, 0)],
+)
+def test_first_layers_of_one_seed_begin_alike_where_their_size_is_one(trained, change, shared):
+    pair = Run.load(trained()), Run.load(trained(**change))
+    firsts = [
+        initial_model(run.config.model, run.config.constants, 0, torch.float64)
+        .layers[0]
+        .radial.weights[-1]
+        for run in pair
+    ]
+    assert torch.equal(*firsts) == bool(shared)
+    assert shared_starts(*pair) == shared
+
+
 def test_a_member_that_is_not_there():
     with pytest.raises(RaceError, match="--take: no such member; expected 0 to 2; got 3"):
         fit(runs(), EnsembleOptions(take=3), Path())

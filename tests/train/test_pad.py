@@ -73,9 +73,7 @@ def predictions(model: RACE) -> dict[str, torch.Tensor]:
     found = {}
     for place, frame in (("molecule", molecule()), ("cell", triclinic())):
         out = model(graph_of(frame))
-        moments = dict(
-            zip(("aleatoric", "epistemic"), model.own_forces_cov(out.raw), strict=True)
-        )
+        moments = dict(zip(("aleatoric", "epistemic"), model.own_forces_cov(out.raw), strict=True))
         tensors = out.tensors() | {k: v for k, v in moments.items() if v is not None}
         tensors["raw"] = out.raw[..., 1:]  # the energy's is in units of the scale
         found |= {f"{place}, {name}": tensor.detach() for name, tensor in tensors.items()}

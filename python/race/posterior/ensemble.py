@@ -76,7 +76,9 @@ def sizes_that_differ(runs: Sequence[Run]) -> list[str]:
     return [
         name
         for name in SIZES
-        if any(getattr(run.config.model, name) != getattr(runs[0].config.model, name) for run in runs)
+        if any(
+            getattr(run.config.model, name) != getattr(runs[0].config.model, name) for run in runs
+        )
     ]
 
 
@@ -86,11 +88,10 @@ def shared_starts(one: Run, other: Run) -> int:
 
     What is trained from the same weights stays alike, whatever the order of the data: on
     3BPA the deviations of forces from the mean of all members correlate by 0.44, those of
-    any other two members by -0.16. Models of several sizes have the weights of their first
-    layers in common where the number of layers is all that differs. Runs that began from
-    other runs are not judged.
+    any other two members by -0.16. Models whose sizes differ only after their first layer
+    begin alike in that one. Runs that began from other runs are not judged.
     """
-    if {*sizes_that_differ([one, other])} - {"n_layers"} or any(
+    if {*sizes_that_differ([one, other])} - {"n_layers", "readout_hidden"} or any(
         run.config.train.warm_start is not None or "posterior" in run.summary
         for run in (one, other)
     ):
