@@ -1,5 +1,7 @@
 """The losses: their optimum, their gradients, and that members never mix."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -376,32 +378,22 @@ def test_frames_without_stress_do_not_count(copper):
     assert (loss(model(batch), batch)["stress"] == 0).all()
 
 
-@pytest.mark.parametrize("head", ["cholesky", "equivariant"])
-def test_terms_with_the_best_factors_on_noise(copper, head):
-    """The minimum over a grid of factors, member by member; and no factor changes it."""
-    _, model, loss, batch = setting(copper, head=head)
+def test_score_of_an_epoch_is_of_errors(copper):
+    """A fall by the same part is worth the same in each term, whatever its weight; a term
+    without labels decides nothing.
+    """
+    _, _, loss, _ = setting(copper, energy_weight=1.0, forces_weight=100.0)
+    terms = {"energy": torch.zeros(2), "forces": torch.zeros(2)}
 
-    def terms(energy, forces):
-        model.scale_noise(energy, forces)
-        out = model(batch).detach()
-        means = {name: rows.mean(0).detach() for name, rows in loss.rows(out, batch).items()}
-        squares = {name: q.mean(0).detach() for name, q in loss.squares(out, batch).items()}
-        model.scale_noise(1 / energy, 1 / forces)
-        return means, loss.at_best_factors(means, squares)
+    def score(energy, forces, **other):
+        errors = {"energy": torch.tensor(energy), "forces": torch.tensor(forces)}
+        return loss.score(terms, errors | other)
 
-    means, best = terms(1.0, 1.0)
-    grid = [terms(factor, factor) for factor in np.geomspace(1e-3, 1e6, 901)]
-    for name in ("energy", "forces"):
-        least = torch.stack([plain[name] for plain, _ in grid]).amin(0)
-        assert (best[name] <= least + 1e-9).all() and torch.allclose(best[name], least, atol=1e-3)
-        assert (best[name] < means[name]).all()
-        for _, other in grid[300::300]:  # the Cholesky factor has a floor
-            assert torch.allclose(other[name], best[name], atol=1e-3)
-
-
-@pytest.mark.parametrize("loss, head", [("mse", "point"), ("evidential", "evidential")])
-def test_losses_whose_noise_gets_no_factor(copper, loss, head):
-    _, model, loss, batch = setting(copper, loss, head)
-    assert loss.squares(model(batch), batch) == {}
-    _, model, loss, batch = setting(copper, "nll_e", "energy")
-    assert list(loss.squares(model(batch), batch)) == ["energy"]
+    first, other = score([1.0, 2.0], [30.0, 30.0])
+    assert other - first == pytest.approx(math.log(2.0) / 2)
+    assert torch.allclose(score([0.5, 1.0], [60.0, 60.0]), torch.stack([first, other]))
+    assert torch.equal(
+        score([1.0, 2.0], [30.0, 30.0], stress=torch.ones(2)), torch.stack([first, other])
+    )
+    nothing = score([0.0, 0.0], [30.0, 20.0])
+    assert torch.isfinite(nothing).all() and nothing[1] < nothing[0]

@@ -542,24 +542,36 @@ def test_energies_alone(copper, tmp_path):
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_narrow_noise_does_not_choose_the_epoch(weight, copper, tmp_path):
-    """The noise of forces is scaled after the training: how wide it is says nothing of an epoch."""
-    prepared = prepare(make_config(copper, train={"loss": "nll_jef", "stress_weight": weight}))
+def test_noise_does_not_choose_the_epoch(weight, copper, tmp_path):
+    """Errors do; the loss of the log is the likelihood."""
+    prepared = prepare(
+        make_config(copper, {"n_members": 2}, {"loss": "nll_jef", "stress_weight": weight})
+    )
     model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
     trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
-    before = trainer.validate()[0]
-    model.scale_noise(1.0, 0.1)
-    assert np.allclose(trainer.validate()[0], before, rtol=1e-6)
-    model.scale_noise(0.01, 1.0)  # energies are too few for a factor: theirs does
-    assert not np.allclose(trainer.validate()[0], before, rtol=1e-3)
+    scores, row = trainer.validate()
+    terms = ["energy", "forces"] + ["stress"] * (weight > 0)
+    for m, score in enumerate(scores):
+        errors = [row[f"validation/{term}_rmse/member_{m}"] for term in terms]
+        assert score == pytest.approx(np.mean(np.log(errors)))
+    model.scale_noise(0.1, 0.1)
+    again, narrow = trainer.validate()
+    assert again == pytest.approx(scores)
+    assert narrow["validation/loss"] > row["validation/loss"] + 1
 
 
-def test_labels_with_noise_of_their_own_leave_the_score_plain(copper, tmp_path):
-    """A factor is not on their noise, and only some batches may have it."""
-    prepared = prepare(make_config(copper, train={"loss": "nll_jef"}))
+def test_scores_of_an_earlier_version_are_not_compared(copper, tmp_path):
+    """They were likelihoods, below any logarithm of an error."""
+    prepared = prepare(make_config(copper))
+    run = tmp_path / "checked"
+    run.mkdir()
     model = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
-    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, tmp_path)
-    best = trainer.validate()[0]
-    data = prepared.config.data.model_copy(update={"label_noise": {"any": {"forces": 0.1}}})
-    trainer.config = prepared.config.model_copy(update={"data": data})
-    assert np.all(np.array(trainer.validate()[0]) > np.array(best) + 1e-6)
+    trainer = Trainer(prepared.config, model, prepared.train, prepared.validation, run)
+    trainer.step(prepared.train.batch([0, 1, 2]))
+    trainer.state.best = [-120.0]
+    for kind, want in (("RMS errors", -120.0), ("likelihood", float("inf"))):
+        trainer.state.scored_by = kind
+        trainer.save()
+        copy = initial_model(prepared.config.model, prepared.config.constants, 0, torch.float64)
+        again = Trainer(prepared.config, copy, prepared.train, prepared.validation, run)
+        assert again.state.best == [want] and again.state.scored_by == "RMS errors"

@@ -173,9 +173,9 @@ class DivergenceLoss(Loss):
                 rows["forces"] = rows["forces"] + share_divergence(share, out.raw)
         return rows
 
-    def squares(self, out: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-        """None: the student is to have the teacher's noise as it is."""
-        return {}
+    def score(self, terms: dict[str, Tensor], errors: dict[str, Tensor]) -> Tensor:
+        """The divergence: the student is to have the teacher's noise, too."""
+        return self.total(terms)
 
 
 def share_divergence(taught: Tensor, raw: Tensor) -> Tensor:

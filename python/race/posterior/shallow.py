@@ -101,9 +101,9 @@ class JointLoss(Loss):
             rows["stress"] = self._stress(mean, batch, force_var, 0.0)
         return rows
 
-    def squares(self, out: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-        """None: the joint likelihood is of the members' spread."""
-        return {}
+    def score(self, terms: dict[str, Tensor], errors: dict[str, Tensor]) -> Tensor:
+        """The joint likelihood, which is of the members' spread."""
+        return self.total(terms)
 
     def _joint_energy(self, out: ModelOutput, batch: Batch) -> Tensor:
         if batch.energy is None:

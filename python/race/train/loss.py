@@ -49,7 +49,6 @@ from race.predict.moments import mahalanobis
 # Angstrom, over which a force error acts in a virial. 1 Angstrom weighs a stress like ten
 # forces: on 140 frames of B2O3 forces then err by 342 meV/A instead of 271, at one stress.
 STRESS_LENGTH = 3.5
-DIMENSIONS = {"energy": 1, "forces": 3}  # of an error
 
 
 class Loss:
@@ -122,40 +121,21 @@ class Loss:
             rows["stress"] = self._stress(out, batch, force_var, beta)
         return rows
 
-    def squares(self, out: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-        """e^T Sigma^-1 e over its dimension, with the rows of `rows`: of the terms whose noise
-        gets a factor after the training (race.train.noise). Labels with noise of their own have
-        none, since the factor is not on it.
-        """
-        found: dict[str, Tensor] = {}
-        if batch.noise is not None or self.covariance.own_epistemic:
-            return found
-        if "energy" in self.weights and self.form.energy_noise and self.extensive_noise:
-            labelled, square = self._energy_square(out, batch)
-            assert out.energy_var is not None
-            found["energy"] = square / chosen(out.energy_var, labelled)
-        if "forces" in self.weights and self.form.forces_noise:
-            labelled, error = self._force_error(out, batch)
-            quadratic, _ = self.covariance.mahalanobis_logdet(out.raw, error)
-            found["forces"] = chosen(quadratic, labelled) / DIMENSIONS["forces"]
-        return found
+    def score(self, terms: dict[str, Tensor], errors: dict[str, Tensor]) -> Tensor:
+        """By what an epoch is chosen, the least: the mean logarithm of the RMS errors of a
+        validation set, [n_members].
 
-    def at_best_factors(
-        self, terms: dict[str, Tensor], squares: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Terms with the noise that a factor makes as likely as it can be, from the means of
-        `squares`: with the mean q of e^T Sigma^-1 e / d, the factor q^1/2 on the deviation gains
-        d/2 (q - 1 - ln q). The squares of virials are over the variance of forces, if they have
-        no noise of their own: they become q times smaller.
+        Not the likelihood: noise that is learned from shrinking training errors becomes wrong
+        for other frames while the mean still gets better, and it is scaled after the training
+        (race.train.noise). Terms count alike, whatever their weights: to any member the
+        error that falls by a tenth is worth as much in each.
+
+        Args:
+            terms: `rows`, averaged over the validation set.
+            errors: RMS errors [n_members] by term; those that are not in `weights` are left out.
         """
-        best = dict(terms)
-        for term, q in squares.items():
-            positive = torch.where(q > 0, q, torch.ones_like(q))  # zero: there are no labels
-            gain = 0.5 * DIMENSIONS[term] * (positive - 1 - torch.log(positive))
-            best[term] = best[term] - gain
-            if term == "forces" and "stress" in best and not self.stress_noise:
-                best["stress"] = best["stress"] / positive
-        return best
+        found = [errors[term] for term in self.weights if term in errors]
+        return torch.stack(found).clamp(min=1e-12).log().mean(0)
 
     def _energy_square(self, out: ModelOutput, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Which frames have an energy, None: all; their square errors [n_labelled, n_members]."""

@@ -26,9 +26,10 @@ from race.train.log import Log, headline
 from race.train.loss import Loss, warmup_beta
 from race.train.members import best_rows, bootstrap_draws
 from race.train.metrics import Means, Metrics, total_forces_cov
-from race.train.noise import MIN_ENERGIES
 from race.train.optim import Ema, Schedule, build_optimizer, clip_per_member
 from race.train.parallel import Ranks
+
+SCORED_BY = "RMS errors"  # of the kind of `State.best`
 
 
 @dataclass
@@ -39,9 +40,10 @@ class State:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best: list[float] = field(default_factory=list)  # validation loss of each member's best epoch
+    best: list[float] = field(default_factory=list)  # score of each member's best epoch
     best_epoch: list[int] = field(default_factory=list)
     schedule: dict[str, float] = field(default_factory=dict)
+    scored_by: str = SCORED_BY
 
 
 class Trainer:
@@ -329,16 +331,11 @@ class Trainer:
         return self._shares(dataset, dataset.plan(self.options.batch_size, shuffle=False))
 
     def validate(self, dataset: Dataset | None = None) -> tuple[list[float], dict[str, float]]:
-        """The likelihood loss of each member [n_members], and metrics by name
+        """The score of each member [n_members] (`Loss.score`), and metrics by name
         (`validation/forces_rmse`, `.../member_0`), of the validation set or another.
-
-        The loss is that with the factors on noise that would make it least: they are fitted
-        after the training. Noise that is learned too well grows narrow while the means still
-        improve. Without the factors the epoch would be chosen by the noise alone.
         """
         dataset = self.validation_set if dataset is None else dataset
         metrics, loss = Metrics(self.config.model, self.model.constants), Means()
-        squares = Means()
         for batch in self.shares_of(dataset):
             if batch is None:
                 continue
@@ -351,17 +348,14 @@ class Trainer:
                 )
                 for term, rows in self.loss.rows(out, batch).items():
                     loss.add(term, rows.double().unsqueeze(2), batch.weights(term))
-                for term, rows in self.loss.squares(out, batch).items():
-                    squares.add(term, rows.double().unsqueeze(2), batch.weights(term))
-        fitted = squares.result(self.ranks)
-        if len(dataset) < MIN_ENERGIES:
-            fitted.pop("energy", None)
-        if self.config.data.label_noise:  # of some batches, and the factor is not on it
-            fitted = {}
-        scores = self.loss.total(self.loss.at_best_factors(loss.result(self.ranks), fitted))
-        table = {"loss": torch.cat([scores, scores.mean(0, keepdim=True)])} | metrics.result(
-            self.ranks
-        )
+        terms, found = loss.result(self.ranks), metrics.result(self.ranks)
+        errors = {
+            name.removesuffix("_rmse"): values[: self.n_scores]
+            for name, values in found.items()
+            if name.endswith("_rmse")
+        }
+        scores, total = self.loss.score(terms, errors), self.loss.total(terms)
+        table = {"loss": torch.cat([total, total.mean(0, keepdim=True)])} | found
         row = {f"validation/{name}": values[-1].item() for name, values in table.items()}
         if self.config.model.n_members > 1:
             row |= {
@@ -454,5 +448,8 @@ class Trainer:
             ) from None
         self.sums = {name: value.to(self.device) for name, value in optimizer["sums"].items()}
         self.state = State(**state)
+        if state.get("scored_by") != SCORED_BY:  # of an earlier version: not to be compared
+            self.state.best = [float("inf")] * self.n_scores
+            self.state.scored_by = SCORED_BY
         self.schedule.load(self.state.schedule)
         self.ranks.wait()  # before any rank can write another
