@@ -167,23 +167,25 @@ def test_converged_models_are_graded_and_not_fitted_again(data, tmp_path):
     records = tables.read(tmp_path / "converged.json")
     splits = [("300 K", False), ("600 K", True), ("1200 K", True)]
     assert [(r["posterior"], r["split"], r["ood"]) for r in records] == [
-        (posterior, *split) for posterior in ("one member", "llpr", "pops") for split in splits
+        (posterior, *split)
+        for posterior in ("one member", "distill", "llpr", "pops")
+        for split in splits
     ]
     for record in records:
         assert record["n_frames"] == (2 if record["ood"] else 3)
-        assert set(REQUIRED) - {"train_s", "md_cost"} <= record.keys()
+        assert set(REQUIRED) - {"train_s"} <= record.keys() and record["md_cost"] > 0
         for key in ("auroc_error_f", "auroc_error_f_grade", "auroc_error_f_trivial", "nll_f"):
             assert np.isfinite(record[key]), key
         assert not record["ood"] or 0 <= record["auroc_grade"] <= 1 <= 2 * record["auroc_trivial"]
     frames = {
         part: {atoms.info["energy"] for atoms in read_frames(path)}
-        for path in (tmp_path / "converged" / "3bpa-large-60" / "data").glob("*.xyz")
+        for path in (tmp_path / "converged" / "3bpa-medium-4-60" / "data").glob("*.xyz")
         for part in [path.stem]
     }
     assert set(frames) == {"fit", "calibration", "300K", "600K", "1200K"}
     assert sum(map(len, frames.values())) == len(set.union(*frames.values())), "a frame twice"
     again = quick("converged", data, tmp_path)
-    assert not any(word in again for word in ("fitting", "judging", "exporting"))
+    assert not any(word in again for word in ("fitting", "judging", "exporting", "timing"))
     assert (tmp_path / "converged.json").read_text() == content
 
 
@@ -474,6 +476,13 @@ def test_claims_of_converged_models_name_every_posterior():
     assert rows[4].floor == "0.0010" and rows[5].baseline == "0.600"
     assert rows[6].measured == "llpr 0.970 (E); pops 0.995 (grade)"
     assert rows[6].baseline == "0.990"
+    pair = [
+        known | {"posterior": "ensemble", "nll_f": -10.0},
+        known | {"posterior": "distill", "nll_f": -9.1, "auroc_error_f": 0.84, "md_cost": 1.2},
+    ]
+    lost = claims.converged(pair)[-2:]  # of the NLL 9 %, of the AUROC 12 %
+    assert [row.met for row in lost] == [True, False]
+    assert lost[1].measured == "0.840 against 0.950 (11.6 % lost), at 1.20 of a member's step"
     words = [claims.verdict(met) for met in (None, True, False, (2, 2), (1, 2), (0, 2))]
     assert words == ["not judged", "met", "**missed**", "met", "met by 1 of 2", "**missed**"]
 

@@ -136,6 +136,9 @@ def converged(records: Records) -> list[Row]:
                 rows.append(each(f"{title}: CE of {what}", "<= 2 floors", of, key, calibrated))
         claim = f"{title}: AUROC of large force errors, atom by atom"
         rows.append(each(claim, ">= 0.9", of, "auroc_error_f", lambda r, x: x >= 0.9))
+        by = {record["posterior"]: record for record in of}
+        if {"distill", "ensemble"} <= by.keys():
+            rows += distilled(title, by["distill"], by["ensemble"])
     return rows
 
 
@@ -259,22 +262,26 @@ def b2o3(records: Records) -> list[Row]:
             "all crystals by the energy"
         )
         rows.append(judged(claim, ">= 0.95", stacked, "auroc_energy", lambda found: found >= 0.95))
-    student = of(records, "distill", "liquid")
-    if student and liquid:
-        loss = (student["nll_f"] - liquid["nll_f"]) / abs(liquid["nll_f"])
-        text = (
-            f"{100 * loss:+.1f} % ({student['nll_f']:.2f} against {liquid['nll_f']:.2f}), at "
-            f"{student['md_cost']:.2f} of a member's step"
-        )
-        rows.append(
-            Row(
-                "B2O3, liquid, distilled: force NLL against the ensemble's, at one member's cost",
-                "within 10 %",
-                text,
-                loss <= 0.1,
-                student.get("seeds", 1),
-            )
-        )
+    if student := of(records, "distill", "liquid"):
+        rows += distilled("B2O3, liquid", student, liquid)
+    return rows
+
+
+def distilled(title: str, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Row]:
+    """What a distilled member loses against its ensemble, and what its step costs."""
+    rows: list[Row] = []
+    losses = {
+        "nll_f": ("force NLL", lambda own, other: (own - other) / abs(other), ".2f"),
+        "auroc_error_f": ("error AUROC", lambda own, other: (other - own) / other, ".3f"),
+    }
+    for key, (what, lost, form) in losses.items():
+        own, other = student.get(key), teacher.get(key)
+        if own is not None and other is not None:
+            loss = lost(own, other)
+            text = f"{own:{form}} against {other:{form}} ({100 * loss:.1f} % lost), at "
+            text += f"{student['md_cost']:.2f} of a member's step"
+            claim = f"{title}, distilled: {what} against the ensemble's, at one member's cost"
+            rows.append(Row(claim, "within 10 %", text, loss <= 0.1, student.get("seeds", 1)))
     return rows
 
 

@@ -1,4 +1,5 @@
-"""Converged models: posteriors of the committed models of an hour (benchmarks/accuracy/models).
+"""Converged models: the committed ensembles of an hour (benchmarks/accuracy/models), and what is
+fitted to them or to one of their members.
 
     python benchmarks/uq/converged.py --data DATA        continues where it stopped; writes
                                                          results/converged.json and .md
@@ -7,8 +8,8 @@ A fit reads some of the model's training frames, and calibration frames in distr
 neither trained the model nor chose its epoch: these decide alpha, zeta and the factors on
 noise and spread. The test frames decide nothing. The three are drawn at random, once, by the
 options. What is judged is the exported artifact, which carries the grade. The Gaussian mixture
-that may stand for its Mahalanobis distance is of the trunk alone: that of `one member` is the
-score of all posteriors of the model.
+that may stand for its Mahalanobis distance is of the trunk alone: that of one member is the score
+of all posteriors that are fitted to it.
 """
 
 import shutil
@@ -40,7 +41,7 @@ SINGLE = "one member"
 ERRORS = (
     *("n_members", "rmse_e", "rmse_f", "nll_e", "nll_f"),
     *("auroc_error_f", "auroc_error_f_ideal", "auroc_error_f_grade", "auroc_error_f_gmm"),
-    *("auroc_error_f_by_forces", "auroc_error_f_by_nearest", "fit_s"),
+    *("auroc_error_f_by_forces", "auroc_error_f_by_nearest", "fit_s", "md_cost"),
 )
 CALIBRATION = (
     *("coverage90_e", "coverage90_f", "ce_e", "ce_e_floor", "ce_f", "ce_f_floor"),
@@ -60,23 +61,37 @@ def main() -> None:
     for name, about in options["sets"].items():
         if about is None:
             continue
-        study = Study(args.out / about["model"], options["bootstrap"], 0.0)
+        study = Study(args.out / about["model"], options["bootstrap"], options["timing"])
         files = prepare(args.data, name, about, study.out / "data", options["seed"])
         if options["verify"]:
             trained_on = read_summary(MODELS / about["model"])["training"]
             verify(study.out / "data" / "set" / "train.xyz", trained_on)
-        run = copied(about["model"], files, study.out / "runs")
         splits = {split: [files[split]] for split in (about["known"], *about["ood"])}
-        mixture = by_mixture(study, run, splits, list(about["ood"]))
-        for posterior, changes in options["fits"].items():
-            if changes is None:
+        ood = list(about["ood"])
+        frames = {"drawn": files["fit"], "all": study.out / "data" / "set" / "train.xyz"}
+        runs: dict[str, Path] = {}  # committed run with the frames of its fits, and the fits
+        mixtures: dict[str, dict[str, Any]] = {}
+        for title, fit in options["fits"].items():
+            if fit is None:
                 continue
-            fitted = study.fit(f"{posterior}-fit", posterior, [run], **changes)
-            artifact = study.export(fitted)
-            title = SINGLE if posterior == "ensemble" else posterior
+            train = fit.get("frames", "drawn")
+            committed = copied(
+                about["model"], frames[train], files["calibration"], study.out / "runs" / train
+            )
+            source = runs[fit["of"]] if "of" in fit else committed
+            runs[title] = fitted = study.fit(
+                title.replace(" ", "-"),
+                fit.get("posterior", title),
+                [source],
+                **fit.get("options", {}),
+            )
+            trunk = fit.get("of", title)
+            if trunk not in mixtures:
+                mixtures[trunk] = by_mixture(study, runs[trunk], splits, ood)
             own = {"set": name, "posterior": title, "fit_s": seconds(fitted, own=True)}
-            judged = study.evaluate(posterior, artifact, splits, list(about["ood"]))
-            records += [with_mixture(record | own, mixture) for record in judged]
+            own |= study.cost(fitted.name, fitted, runs[SINGLE], read_frames(files["fit"])[0])
+            judged = study.evaluate(fitted.name, study.export(fitted), splits, ood)
+            records += [with_mixture(record | own, mixtures[trunk]) for record in judged]
             write(args.results, "converged", records, draw)
     say(f"done: {args.results / 'converged.md'}")
 
@@ -126,14 +141,14 @@ def alike(a: Any, b: Any) -> bool:
     return bool(np.allclose(a, b, rtol=1e-9, atol=0))
 
 
-def copied(model: str, files: Mapping[str, Path], folder: Path) -> Path:
+def copied(model: str, train: Path, calibration: Path, folder: Path) -> Path:
     """A copy of the committed run, with the frames of the fits for its own."""
     run = folder / model
     if not (run / "config.yaml").exists():
         shutil.copytree(MODELS / model, run, dirs_exist_ok=True)
         config = yaml.safe_load((run / "config.yaml").read_text())
-        config["data"]["train"] = [str(files["fit"])]
-        config["data"]["validation"] = [str(files["calibration"])]
+        config["data"]["train"] = [str(train)]
+        config["data"]["validation"] = [str(calibration)]
         (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return run
 
@@ -142,7 +157,7 @@ def by_mixture(
     study: Study, run: Path, splits: Mapping[str, Sequence[Path]], ood: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """What is judged of the run's artifact with the mixture for its grade, by split."""
-    artifact = study.out / "artifacts" / "gmm.race.pt"
+    artifact = study.out / "artifacts" / f"{run.name}-gmm.race.pt"
     if not artifact.exists():
         say(f"exporting the mixture of {run.name}")
         artifact.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +166,7 @@ def by_mixture(
         export_model(
             source.model, artifact, summary=source.summary, training_set=training, grade="gmm"
         )
-    judged = study.evaluate("gmm", artifact, splits, ood)
+    judged = study.evaluate(f"{run.name}-gmm", artifact, splits, ood)
     return {record["split"]: record for record in judged}
 
 
