@@ -69,16 +69,17 @@ def main() -> None:
         splits = {split: [files[split]] for split in (about["known"], *about["ood"])}
         ood = list(about["ood"])
         frames = {"drawn": files["fit"], "all": study.out / "data" / "set" / "train.xyz"}
-        runs: dict[str, Path] = {}  # committed run with the frames of its fits, and the fits
+        runs: dict[str, Path] = {}  # of the fits
         mixtures: dict[str, dict[str, Any]] = {}
         for title, fit in options["fits"].items():
             if fit is None:
                 continue
-            train = fit.get("frames", "drawn")
-            committed = copied(
-                about["model"], frames[train], files["calibration"], study.out / "runs" / train
-            )
-            source = runs[fit["of"]] if "of" in fit else committed
+            source = runs[fit["of"]] if "of" in fit else MODELS / about["model"]
+            if "of" not in fit or "frames" in fit:
+                train = fit.get("frames", "drawn")
+                source = copied(
+                    source, frames[train], files["calibration"], study.out / "runs" / train
+                )
             runs[title] = fitted = study.fit(
                 title.replace(" ", "-"),
                 fit.get("posterior", title),
@@ -141,11 +142,11 @@ def alike(a: Any, b: Any) -> bool:
     return bool(np.allclose(a, b, rtol=1e-9, atol=0))
 
 
-def copied(model: str, train: Path, calibration: Path, folder: Path) -> Path:
-    """A copy of the committed run, with the frames of the fits for its own."""
-    run = folder / model
+def copied(source: Path, train: Path, calibration: Path, folder: Path) -> Path:
+    """A copy of a run, with the frames of the fits for its own."""
+    run = folder / source.name
     if not (run / "config.yaml").exists():
-        shutil.copytree(MODELS / model, run, dirs_exist_ok=True)
+        shutil.copytree(source, run, dirs_exist_ok=True)
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["data"]["train"] = [str(train)]
         config["data"]["validation"] = [str(calibration)]
