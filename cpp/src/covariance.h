@@ -9,7 +9,7 @@
 
 namespace race::covariance {
 
-enum class Head { cholesky, equivariant, evidential };
+enum class Head { cholesky, equivariant, evidential, eip };
 
 // The heads with a force covariance: the name in an artifact, and the fewest channels of raw.
 struct NamedHead {
@@ -19,7 +19,8 @@ struct NamedHead {
 };
 inline constexpr NamedHead kHeads[] = {{"cholesky", Head::cholesky, 8},
                                        {"equivariant", Head::equivariant, 8},
-                                       {"evidential", Head::evidential, 10}};
+                                       {"evidential", Head::evidential, 10},
+                                       {"eip", Head::eip, 20}};
 
 struct Parameters {
   double sigma0, jitter;
@@ -30,6 +31,9 @@ RACE_EVERYWHERE double soft_bound(double x) {
   const double size = std::abs(x);
   return size > 4 ? std::copysign(4 + std::tanh(size - 4), x) : x;
 }
+
+// As torch's: x itself above 20.
+RACE_EVERYWHERE double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
 template <class T>
 RACE_EVERYWHERE void cholesky(const Parameters& p, const T* raw, double* six) {
@@ -93,9 +97,24 @@ RACE_EVERYWHERE void log_euclidean(const Parameters& p, const T* raw, const T* t
 
 template <class T>
 RACE_EVERYWHERE void evidential(const Parameters& p, const T* raw, const T* t, double* six) {
-  const double x = raw[3],
-               nu = 5 + (x > 0 ? x : 0.0) + std::log1p(std::exp(-std::abs(x)));  // softplus
+  const double nu = 5 + softplus(raw[3]);
   log_euclidean(p, raw, t, nu / (nu - 4), six);
+}
+
+// beta / (alpha - 1) of each component k; a parameter is softplus(s + Q_kk(t)). t: the tensors of
+// nu, alpha and beta.
+template <class T>
+RACE_EVERYWHERE void eip(const Parameters& p, const T* raw, const T* t, double* six) {
+  constexpr double floor = 1e-6;  // race.model.heads.EIP_FLOOR
+  for (int k = 0; k < 3; ++k) {
+    double alpha = raw[3], beta = raw[4];
+    for (int m = 0; m < 5; ++m) {
+      alpha += t[5 + m] * p.basis[m][k];
+      beta += t[10 + m] * p.basis[m][k];
+    }
+    six[k] = p.sigma0 * p.sigma0 * (softplus(beta) + floor) / (softplus(alpha) + floor);
+    six[3 + k] = 0;
+  }
 }
 
 template <class T>
@@ -106,6 +125,7 @@ RACE_EVERYWHERE void of_head(Head head, const Parameters& p, const T* raw, int64
     case Head::cholesky: return cholesky(p, raw, six);
     case Head::equivariant: return log_euclidean(p, raw, t, 1, six);
     case Head::evidential: return evidential(p, raw, t, six);
+    case Head::eip: return eip(p, raw, raw + n_out - 15, six);
   }
 }
 

@@ -10,6 +10,7 @@
 //   head                   cholesky:    Sigma = L L^T + jitter I
 //                          equivariant: Sigma = sigma0^2 expm(a I + Q)
 //                          evidential:  the same times nu / (nu - 4)
+//                          eip:         diag(beta_k / (alpha_k - 1))
 //   result  [n, M, 6]      (eV/Angstrom)^2, in the order of race/conventions.h
 //
 //   race::member_covariance(Tensor forces) -> Tensor    [n, M, 3] -> float64 [n, 6]

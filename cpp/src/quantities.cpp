@@ -214,7 +214,7 @@ constexpr std::pair<unsigned, const char*> expected[] = {
     {ensemble, "an ensemble"},
     {energy_variance, "a head with an energy variance"},
     {force_covariance, "a head with a force covariance"},
-    {evidential, "head evidential"},
+    {evidential, "head evidential or eip"},
     {stress_noise, "a stress_head"},
     {extensive, "energy_aggregation extensive, where an atom has an energy variance of its own"},
     {graded, "a grade, which `race export` fits to the run's training set"}};
@@ -248,7 +248,7 @@ unsigned capabilities(const Metadata& metadata) {
   if (metadata.n_members > 1) has |= ensemble;
   if (metadata.has_energy_var()) has |= energy_variance;
   if (metadata.has_force_cov()) has |= force_covariance;
-  if (metadata.head == "evidential") has |= evidential;
+  if (metadata.has_own_epistemic()) has |= evidential;
   if (metadata.has_stress_cov()) has |= stress_noise;
   if (metadata.has_grade) has |= graded;
   if (!metadata.has_energy_var() || metadata.energy_aggregation != "paper") has |= extensive;

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from race.calculators import CalculatorOptions
 from race.errors import RaceError
-from race.heads import LOSSES, HeadName, LossName
+from race.heads import HEADS, LOSSES, OWN_EPISTEMIC, HeadName, LossName
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
 from race.presets import with_default_size
 
@@ -388,7 +388,7 @@ class TrainConfig(Options):
     loss: LossName = Field(
         default="nll_jef",
         description="mean squared error, likelihood of energies, of energies and forces, or "
-        "evidential",
+        "evidential: e2IP, eIP",
     )
     energy_weight: float = Field(
         default=1.0, ge=0, description="lambda_E, on the whole energy term"
@@ -514,8 +514,9 @@ class Config(Options):
             yield "train.minutes and train.epochs are both given: leave out one"
         if not (train.energy_weight or train.forces_weight or train.stress_weight):
             yield "train.energy_weight, forces_weight and stress_weight are all 0: nothing to learn"
-        if self.data.label_noise and model.head == "evidential":
-            yield "data.label_noise needs a Gaussian likelihood: model.head other than evidential"
+        if self.data.label_noise and HEADS[model.head].own_epistemic:
+            others = " and ".join(OWN_EPISTEMIC)
+            yield f"data.label_noise needs a Gaussian likelihood: model.head other than {others}"
         if self.data.baseline is not None and model.pooling != "sum":
             yield f"data.baseline needs model.pooling sum, got {model.pooling}"
         if model.atomic_energies is not None and self.data.atomic_energies not in FROM_FRAMES:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-HeadName = Literal["point", "energy", "cholesky", "equivariant", "evidential"]
-LossName = Literal["mse", "nll_e", "nll_jef", "evidential"]
-Form = Literal["none", "cholesky", "log-Euclidean"]
+HeadName = Literal["point", "energy", "cholesky", "equivariant", "evidential", "eip"]
+LossName = Literal["mse", "nll_e", "nll_jef", "evidential", "eip"]
+Form = Literal["none", "cholesky", "log-Euclidean", "diagonal"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,15 @@ HEADS: dict[str, Head] = {
         own_epistemic=True,
         gives="energy variance, 3x3 force covariance, own epistemic part",
     ),
+    "eip": Head(
+        scalars=5,
+        tensors=3,
+        covariance="diagonal",
+        energy_noise=True,
+        own_epistemic=True,
+        gives="energy variance, variance of each force component that does not rotate, own "
+        "epistemic part",
+    ),
 }
 GAUSSIAN = [name for name, head in HEADS.items() if not head.own_epistemic]
 OWN_EPISTEMIC = [name for name, head in HEADS.items() if head.own_epistemic]
@@ -103,7 +112,8 @@ LOSSES: dict[str, LossForm] = {
         energy_noise=True,
         forces_noise=True,
     ),
-    "evidential": LossForm(OWN_EPISTEMIC, energy_noise=True, forces_noise=True),
+    "evidential": LossForm(["evidential"], energy_noise=True, forces_noise=True),
+    "eip": LossForm(["eip"], energy_noise=True, forces_noise=True),
 }
 
 

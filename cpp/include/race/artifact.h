@@ -16,7 +16,7 @@ struct Metadata {
   std::string torch_version;  ///< torch's version at the export
   std::string dtype;  ///< "float32" or "float64": dtype of the stored weights, and the default to
                       ///< run in
-  std::string head;   ///< point, energy, cholesky, equivariant, evidential
+  std::string head;   ///< point, energy, cholesky, equivariant, evidential, eip
   std::string stress_head;         ///< none, equivariant: the head of the stress noise
   std::string posterior;           ///< point (one member), ensemble, ...
   std::string energy_aggregation;  ///< "extensive": node_energy_var is in eV^2 and sums to the
@@ -55,8 +55,10 @@ struct Metadata {
   bool has_stress_cov() const { return stress_head != "none"; }
   bool has_energy_var() const { return head != "point"; }
   bool has_force_cov() const {
-    return head == "cholesky" || head == "equivariant" || head == "evidential";
+    return head == "cholesky" || head == "equivariant" || has_own_epistemic();
   }
+  /// One member tells the aleatoric part of the force covariance from the epistemic one.
+  bool has_own_epistemic() const { return head == "evidential" || head == "eip"; }
 
   /// Half-width of the calibrated central interval that holds the true value with probability
   /// `level`. Its unit is the predicted standard deviation (of the energy, or of one component of a

@@ -9,8 +9,16 @@ layers, energies summed):
     cholesky     E, s, c0..c5          paper eqs. 18-21
     equivariant  E, s, a, t0..t4       log-Euclidean: Sigma = sigma0^2 expm(a I + Q(t))
     evidential   E, s, a, nu, kappa, t0..t4      e2IP (arXiv:2602.10419), normal-inverse-Wishart
+    eip          E, s, nu, alpha, beta, t0..t4 of each      eIP, normal-inverse-gamma
 
 With a stress_head its channels (race.model.stress) follow the scalars, before t0..t4.
+
+`eip` (Xu et al., Nat. Commun. 17, 937, 2026) gives each Cartesian component of a force a
+normal-inverse-gamma evidence of its own. A parameter of component k is softplus(x_k),
+x_k = s + Q_kk(t), the value in the direction k of a function of directions, s + n^T Q n.
+The published model applies its softplus layers to the components of vectors. That too is a
+function of the direction, but may differ in n and -n, which no variance does.
+The covariance is diagonal in whatever frame the atoms are given: it does not rotate.
 
 Energy noise: sigma_E^2 = sum_i sigma0_E^2 exp(s_i) (extensive), s_i softly bounded; or the
 paper's exp(mean_i s_i).
@@ -34,6 +42,8 @@ CHOLESKY_JITTER = (
     1e-6  # (eV/A)^2; the paper's code has 1e-3, a floor of 31.6 meV/A above the errors it models
 )
 EVIDENTIAL_REGULARISER = 0.1  # lambda_reg
+EIP_FLOOR = 1e-6  # of nu, alpha - 1 and beta / sigma0^2
+EIP_REGULARISER = 0.1  # lambda of eIP, of an error in units of sigma0
 
 
 def soft_bound(x: Tensor, limit: float = 4.0) -> Tensor:
@@ -70,18 +80,21 @@ class ForceCovariance(nn.Module):
     basis: Tensor
     identity: Tensor
     six: Tensor
+    six_rows: Tensor
+    six_columns: Tensor
 
     def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
         super().__init__()
         self.head = head  # the operator's argument
         form = HEADS[head].covariance
         self.cholesky, self.log_euclidean = form == "cholesky", form == "log-Euclidean"
+        self.diagonal = form == "diagonal"
         self.own_epistemic = HEADS[head].own_epistemic
         self.fused = (
             False  # `columns` by the compiled operator, which has no derivative: in deployed models
         )
         self.sigma0_squared = float(sigma0) ** 2
-        self.jitter = CHOLESKY_JITTER
+        self.jitter, self.floor = CHOLESKY_JITTER, EIP_FLOOR
         self.register_buffer("basis", quadrupole_basis(dtype), persistent=False)
         self.register_buffer("identity", torch.eye(3, dtype=dtype), persistent=False)
         self.register_buffer(
@@ -89,6 +102,8 @@ class ForceCovariance(nn.Module):
             torch.tensor([3 * a + b for a, b in zip(SIX_ROWS, SIX_COLUMNS, strict=True)]),
             persistent=False,
         )
+        self.register_buffer("six_rows", torch.tensor(SIX_ROWS), persistent=False)
+        self.register_buffer("six_columns", torch.tensor(SIX_COLUMNS), persistent=False)
 
     def log_parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """a [...], Q [..., 3, 3] of S = a I + Q."""
@@ -114,6 +129,18 @@ class ForceCovariance(nn.Module):
         ]
         return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
+    def gamma_evidence(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """nu > 0, alpha > 1, beta > 0 (eV/A)^2 of the head `eip`, each [..., 3]."""
+        q = raw[..., -15:].unflatten(-1, (3, 5)) @ self.basis
+        x = raw[..., 2:5].unsqueeze(-1) + q[..., ::4]  # Q_kk; [..., parameter, component]
+        nu, alpha, beta = (torch.nn.functional.softplus(x) + self.floor).unbind(-2)
+        return nu, 1.0 + alpha, beta * self.sigma0_squared
+
+    def variances(self, raw: Tensor) -> Tensor:
+        """Of the head `eip`: aleatoric, beta / (alpha - 1), [..., 3] in (eV/A)^2."""
+        _, alpha, beta = self.gamma_evidence(raw)
+        return beta / (alpha - 1.0)
+
     def matrix(self, raw: Tensor) -> Tensor:
         """Sigma [..., 3, 3] in (eV/A)^2; for `evidential` its nu/(nu-4) Sigma0."""
         if self.cholesky:
@@ -126,6 +153,8 @@ class ForceCovariance(nn.Module):
                 nu = evidential_nu(raw)
                 sigma = sigma * (nu / (nu - 4.0))[..., None, None]
             return sigma
+        if self.diagonal:
+            return torch.diag_embed(self.variances(raw))
         return torch.zeros_like(raw[..., :1])[..., None] * self.identity
 
     def columns(self, raw: Tensor) -> Tensor:
@@ -151,7 +180,46 @@ class ForceCovariance(nn.Module):
             scale = torch.exp(-a) / self.sigma0_squared
             # Q is traceless, so ln det Sigma = 3 a + 6 ln sigma0, without a factorisation
             return quadratic * scale, 3.0 * a + 3.0 * math.log(self.sigma0_squared)
+        if self.diagonal:
+            variances = self.variances(raw)
+            return (error * error / variances).sum(-1), variances.log().sum(-1)
         raise ValueError(f"head {self.head} predicts no force covariance")
+
+    def pseudo_observations(self, raw: Tensor) -> Tensor:
+        """By which a head that tells both parts divides the aleatoric variance of each component
+        of the force to get the epistemic one: [..., 3].
+        """
+        if self.diagonal:
+            return self.gamma_evidence(raw)[0]
+        return evidential_kappa(raw).unsqueeze(-1).expand_as(raw[..., :3])
+
+    def epistemic(self, aleatoric: Tensor, raw: Tensor) -> Tensor:
+        """D^-1/2 aleatoric D^-1/2 with D = diag(pseudo_observations), of covariances
+        [..., 3, 3] or columns [..., 6]; raw channels [..., C].
+        """
+        root = self.pseudo_observations(raw).rsqrt()
+        if aleatoric.dim() > raw.dim():
+            return aleatoric * root.unsqueeze(-1) * root.unsqueeze(-2)
+        pairs = root.index_select(-1, self.six_rows) * root.index_select(-1, self.six_columns)
+        return aleatoric * pairs
+
+    def total_logdet(self, raw: Tensor, logdet: Tensor) -> Tensor:
+        """ln det of aleatoric and epistemic covariance together, [...], from ln det of
+        `mahalanobis_logdet`.
+        """
+        if not self.own_epistemic:
+            return logdet
+        logdet = logdet + torch.log1p(1.0 / self.pseudo_observations(raw)).sum(-1)
+        if self.log_euclidean:  # that was of Sigma0
+            nu = evidential_nu(raw)
+            logdet = logdet + 3.0 * torch.log(nu / (nu - 4.0))
+        return logdet
+
+    def evidence_nll(self, raw: Tensor, error: Tensor) -> Tensor:
+        """Per-atom loss of the heads that tell both parts, [...]; error [..., 3] in eV/A."""
+        if self.diagonal:
+            return eip_nll(self, raw, error)
+        return evidential_nll(self, raw, error)
 
 
 def evidential_nu(raw: Tensor) -> Tensor:
@@ -166,14 +234,6 @@ def evidential_kappa(raw: Tensor) -> Tensor:
     [..., C] -> [...].
     """
     return torch.nn.functional.softplus(raw[..., 4]) + 1e-6
-
-
-def evidential_epistemic(aleatoric: Tensor, raw: Tensor) -> Tensor:
-    """aleatoric / kappa, of covariances [..., 3, 3] or columns [..., 6]; raw channels [..., C]."""
-    kappa = evidential_kappa(raw)
-    for _ in range(aleatoric.dim() - kappa.dim()):
-        kappa = kappa.unsqueeze(-1)
-    return aleatoric / kappa
 
 
 def evidential_spread(raw: Tensor) -> Tensor:
@@ -206,3 +266,27 @@ def evidential_nll(
         + (nu + 1.0) / 2.0 * torch.log1p(quadratic / (nu * spread))
         + regulariser * (nu + kappa) * (error * error).sum(-1)
     )
+
+
+def eip_nll(
+    covariance: ForceCovariance,
+    raw: Tensor,
+    error: Tensor,
+    regulariser: float = EIP_REGULARISER,
+) -> Tensor:
+    """Per-atom loss of eIP, summed over components: Student-t likelihood of the
+    normal-inverse-gamma evidence plus (2 nu + alpha) |e| (Amini et al., arXiv:1910.02600,
+    eqs. 8, 9), this e in units of sigma0.
+
+    raw [..., 20], error [..., 3] eV/A -> [...].
+    """
+    nu, alpha, beta = covariance.gamma_evidence(raw)
+    omega = 2.0 * beta * (1.0 + nu)
+    nll = (
+        torch.lgamma(alpha)
+        - torch.lgamma(alpha + 0.5)
+        + 0.5 * torch.log(torch.pi * omega / nu)
+        + (alpha + 0.5) * torch.log1p(nu * error * error / omega)
+    )
+    size = error.abs() / covariance.sigma0_squared**0.5
+    return (nll + regulariser * (2.0 * nu + alpha) * size).sum(-1)

@@ -14,7 +14,6 @@ from race.model.grade import Grade
 from race.model.heads import (
     ENERGY_BOUND,
     ForceCovariance,
-    evidential_epistemic,
     soft_bound,
 )
 from race.model.stress import StressCovariance, readout_channels
@@ -170,7 +169,7 @@ class Outputs(nn.Module):
             for _ in range(aleatoric.dim() - factor.dim()):
                 factor = factor.unsqueeze(-1)
             return factor * aleatoric
-        return evidential_epistemic(aleatoric, raw)
+        return self.force_covariance.epistemic(aleatoric, raw)
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Node energy variance [n, M], the epistemic part included; force covariances [n, M, 6]

@@ -222,7 +222,7 @@ def fit(runs: Sequence[Run], options: DistillOptions, folder: Path) -> Fitted:
             expected=f"0 .. {old.n_members - 1}",
             got=options.member,
         )
-    warm = HEADS[old.head].tensors > 0
+    warm = reads_as_student(old.head)
     if not warm and "member" in options.model_fields_set:
         logger.warning(
             f"--member is not used: no weights of head {old.head} are those of a student"
@@ -298,13 +298,18 @@ def fit_total(model: RACE, labelled: Dataset, batch_size: int) -> dict[str, floa
     return factors
 
 
+def reads_as_student(head: str) -> bool:
+    """Whether the channels of a teacher's head are those of the student."""
+    return HEADS[head].covariance == "log-Euclidean"
+
+
 def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     """A model of one member with the `evidential` head; `equivariant` where the teacher has no
     epistemic part.
 
     It has the member's weights if the teacher's head reads the same features
     (`equivariant`, `evidential`). Other heads leave out the l=2 features that the student
-    needs: it then starts from random weights. If the member has no nu and kappa, they start
+    needs, or mean other things by them: it then starts from random weights. If the member has no nu and kappa, they start
     alike for all atoms. The total covariance starts from that of the member.
 
     Raises:
@@ -319,7 +324,7 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
     }
     config = teacher.config.model_copy(update=changes)
     dtype = next(teacher.parameters()).dtype
-    if HEADS[teacher.head].tensors == 0:
+    if not reads_as_student(teacher.head):
         return initial_model(config, teacher.constants, seed, dtype)
     constants = teacher.constants
     shared = HEADS[teacher.head].scalars

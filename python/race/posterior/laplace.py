@@ -66,7 +66,7 @@ def fit(runs: Sequence[Run], options: LaplaceOptions, folder: Path) -> Fitted:
     """Curvature at the trained weights, its hyperparameters, and `members` samples.
 
     Raises:
-        RaceError: head evidential, whose likelihood is not Gaussian.
+        RaceError: head evidential or eip, whose likelihoods are not Gaussian.
     """
     (run,) = runs
     require_head(run, GAUSSIAN, "laplace")

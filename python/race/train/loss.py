@@ -6,8 +6,8 @@
     NLL_F = 1/2 [ e^T Sigma^-1 e + ln det Sigma ]
     NLL_S = 1/2 [ w^T C^-1 w + ln det C ]
 
-Means are weighted (race.data.weights). The head `evidential` has the Student-t loss of
-race.model.heads instead of NLL_F. w are the six components of the virial error; models with
+Means are weighted (race.data.weights). The heads `evidential` and `eip` have the Student-t
+losses of race.model.heads instead of NLL_F. w are the six components of the virial error; models with
 a stress_head have NLL_S, others MSE_S.
 
 The weight is on the whole term: on the quadratic part alone it would move the optimum to
@@ -42,7 +42,7 @@ from race.config import Config, RunConfig
 from race.data import Batch
 from race.data.graph import chosen
 from race.heads import LOSSES
-from race.model.heads import ForceCovariance, evidential_nll, evidential_spread
+from race.model.heads import ForceCovariance
 from race.model.outputs import ModelOutput
 from race.predict.moments import mahalanobis
 
@@ -186,12 +186,10 @@ class Loss:
         if not self.form.forces_noise:
             return 0.5 * (chosen(error, labelled) ** 2).sum(-1) / unit, None
         quadratic, logdet = self.covariance.mahalanobis_logdet(out.raw, error)
-        var = torch.exp(logdet.detach() / 3.0)
-        if self.covariance.own_epistemic:
-            # ln det is that of Sigma0. With it alone the stress would swamp the loss as kappa falls
-            var = var * evidential_spread(out.raw.detach())
+        # With the aleatoric part alone the stress would swamp the loss as the evidence falls
+        var = torch.exp(self.covariance.total_logdet(out.raw, logdet).detach() / 3.0)
         nll = (
-            evidential_nll(self.covariance, out.raw, error)
+            self.covariance.evidence_nll(out.raw, error)
             if self.covariance.own_epistemic
             else 0.5 * (quadratic + logdet)
         )

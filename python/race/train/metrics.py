@@ -42,8 +42,8 @@ def with_ensemble(value: Tensor, covariance: Tensor | None, spread: float) -> tu
 
 
 def total_forces_cov(model: RACE, raw: Tensor) -> Tensor | None:
-    """Each member's covariance of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (evidential:
-    with its epistemic part); None: nothing.
+    """Each member's covariance of its force error, [n_atoms, M, 3, 3] (eV/A)^2 (with its
+    own epistemic part); None: nothing.
     """
     aleatoric, epistemic = model.own_forces_cov(raw)
     return aleatoric if aleatoric is None or epistemic is None else aleatoric + epistemic

@@ -77,7 +77,7 @@ def fit_noise(
 ) -> dict[str, float]:
     """Fits the factors, and multiplies those of `model` by them, in place.
 
-    The evidential head tells aleatoric from epistemic by itself, and the paper's
+    The heads `evidential` and `eip` tell aleatoric from epistemic by themselves, and the paper's
     intensive energy variance has no unit to scale:
     these are left alone. Where energies are too few to fit their factors to, a leverage has
     that of forces, and the variance of the median frame stays what it was.
