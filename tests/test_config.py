@@ -79,7 +79,7 @@ def test_every_problem_is_shown_at_once_with_key_and_remedy(tmp_path):
         "model.radial_mlp[1]": "expected an integer; got 'a'",
         "train.epochs": "expected an integer; got 'many'",
         "train.r_max": "no such option; write model.r_max",
-        "train.loss": "expected 'mse', 'nll_e', 'nll_jef' or 'evidential'; got 'l2'",
+        "train.loss": "expected 'mse', 'nll_e', 'nll_jef', 'evidential' or 'eip'; got 'l2'",
     }
     for key, text in expected.items():
         (line,) = (line for line in lines if f"{path}, key {key}:" in line)

@@ -50,7 +50,9 @@ def test_scores_of_frames_do_not_depend_on_the_batch_or_the_orientation(run):
     assert len({round(score.bald_force, 9) for score in together}) == 4
 
 
-@pytest.mark.parametrize("head", ["equivariant", "cholesky", "energy", "point", "evidential"])
+@pytest.mark.parametrize(
+    "head", ["equivariant", "cholesky", "energy", "point", "evidential", "eip"]
+)
 def test_an_artifact_scores_as_its_run(head, tmp_path):
     run = write_run(tmp_path / "run", head=head)
     assert main(["export", str(run), "-o", str(tmp_path / "x.race.pt")]) == 0

@@ -227,7 +227,9 @@ def test_energies_of_atoms(dtype):
 
 
 @both
-@pytest.mark.parametrize("head, n_out", [("cholesky", 8), ("equivariant", 9), ("evidential", 11)])
+@pytest.mark.parametrize(
+    "head, n_out", [("cholesky", 8), ("equivariant", 9), ("evidential", 11), ("eip", 21)]
+)
 def test_covariances(head, n_out, dtype):
     raw, forces = draw(40, 3, n_out, dtype=dtype), draw(40, 3, 3, dtype=dtype, seed=1)
     basis = quadrupole_basis(dtype)

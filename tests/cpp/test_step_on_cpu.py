@@ -35,6 +35,7 @@ def load(folder, **changes):
         dict(),
         dict(n_members=2, head="equivariant"),
         dict(n_members=2, head="evidential", correlation=3),
+        dict(head="eip"),
         dict(head="cholesky", irreps_hidden="33x0e+5x1o+8x2e"),
     ],
     ids=lambda changes: "-".join(map(str, changes.values())) or "point",

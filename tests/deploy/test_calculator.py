@@ -185,6 +185,17 @@ def test_one_evidential_member_has_bald(atoms, tmp_path):
     )
 
 
+def test_one_eip_member_has_bald(atoms, tmp_path):
+    """Its two variances of a component have the ratio nu: sum_k 1/2 ln(1 + 1/nu_k)."""
+    model = make_model(n_members=1, head="eip")
+    export_model(model, tmp_path / "x.race.pt")
+    nu, _, _ = model.force_covariance.gamma_evidence(model(graph_of(atoms)).raw[:, 0])
+    close(
+        race.Calculator(tmp_path / "x.race.pt").get_property("bald", atoms),
+        0.5 * np.log1p(1 / nu.detach().numpy()).sum(1),
+    )
+
+
 def test_an_ensemble_of_energy_heads_has_no_bald(atoms, tmp_path):
     export_model(make_model(head="energy"), tmp_path / "x.race.pt")
     calculator = race.Calculator(tmp_path / "x.race.pt")

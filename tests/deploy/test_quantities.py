@@ -34,6 +34,7 @@ def test_every_property_of_the_calculator_is_a_row():
         ("energy", 2, "none"),
         ("equivariant", 1, "equivariant"),
         ("evidential", 1, "none"),
+        ("eip", 1, "none"),
         ("equivariant", 2, "none"),
     ],
 )
@@ -42,15 +43,16 @@ def test_available(tmp_path, head, n_members, stress_head):
     path = tmp_path / "x.race.pt"
     export_model(make_model(head=head, n_members=n_members, stress_head=stress_head), path)
     model = race._race.load(str(path))
-    ensemble, cov = n_members > 1, head in ("equivariant", "evidential")
+    ensemble, own = n_members > 1, head in ("evidential", "eip")
+    cov = own or head == "equivariant"
     expected = {
         "energy_std": ensemble or head != "point",
         "energy_members": True,
         "energy_bald": ensemble and head != "point",
         "forces_cov": ensemble or cov,
         "forces_cov_aleatoric": cov,
-        "forces_cov_epistemic": ensemble or head == "evidential",
-        "bald": cov and (ensemble or head == "evidential"),
+        "forces_cov_epistemic": ensemble or own,
+        "bald": cov and (ensemble or own),
         "stress_std": ensemble or stress_head != "none",
         "stress_cov_aleatoric": stress_head != "none",
         "stress_cov_epistemic": ensemble,

@@ -134,7 +134,7 @@ def test_operators_of_a_shipped_size(size, n_members, tmp_path):
     assert counts.total() <= LIMITS[n_members], counts
 
 
-@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential"])
+@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential", "eip"])
 @pytest.mark.parametrize("correlation", [1, 3])
 def test_nothing_is_waited_for(head, correlation, tmp_path):
     """Whatever the model, with members and uncertainties too."""

@@ -40,6 +40,7 @@ def exported(model: RACE, path, **options):
         (1, 4, {}),
         (2, 4, {}),
         (1, 3, {"head": "evidential", "n_layers": 2, "stress_head": "equivariant"}),
+        (1, 2, {"head": "eip", "stress_head": "equivariant"}),
         (1, 3, {"head": "cholesky", "radial_knots": 0}),
         (2, 4, {"head": "point", "radial_knots": 0, "stress_head": "equivariant"}),
         (1, 2, {"n_layers": 1, "readout_hidden": 200}),

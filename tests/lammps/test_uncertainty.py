@@ -238,7 +238,7 @@ def test_ase_reads_the_dump(lammps_run, artifact):
     np.testing.assert_allclose(found, six_from_matrix(calculator.results["forces_cov"]), atol=1e-8)
 
 
-@pytest.mark.parametrize("head", ["evidential", "cholesky", "energy"])
+@pytest.mark.parametrize("head", ["evidential", "eip", "cholesky", "energy"])
 def test_other_heads(lammps_run, artifacts, head):
     """One member: what its head alone gives."""
     single = artifacts(head, head=head, n_members=1)

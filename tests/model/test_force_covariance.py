@@ -49,7 +49,8 @@ def test_equals_the_matrix(stress_head, head, dtype, tolerance):
     ).max() > tolerance  # a planted error
     assert fused(head, raw[:0]).shape == (0, 2, 6)
     if HEADS[head].tensors:  # channels between those of the head are others'
-        scalars, tensor = raw.split([raw.shape[2] - 5, 5], dim=2)
+        n_last = 5 * HEADS[head].tensors
+        scalars, tensor = raw.split([raw.shape[2] - n_last, n_last], dim=2)
         others = torch.randn(300, 2, 3, dtype=dtype)
         wider = torch.cat([scalars, others, tensor], 2)
         assert torch.equal(fused(head, wider), fused(head, raw))

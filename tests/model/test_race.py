@@ -93,7 +93,25 @@ def test_cholesky_covariance_does_not_rotate(atoms):
     assert np.abs(after["cov"] - matrix @ before["cov"] @ matrix.T).max() > 1e-6
 
 
-@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential"])
+def test_eip_covariance_turns_with_the_axes_alone(atoms):
+    """Documented: its variances are those of x, y and z. Turns that exchange these exchange them;
+    others make covariances that a diagonal leaves out.
+    """
+    model = make_model(head="eip")
+    axes = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    before, after = (
+        predictions(model, frame, torch.float64) for frame in (atoms, transformed(atoms, axes))
+    )
+    assert largest_difference(after, rotated(before, axes)) < 1e-10
+    assert np.abs(after["cov"] - before["cov"]).max() > 1e-6
+    matrix = Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
+    turned = predictions(model, transformed(atoms, matrix), torch.float64)
+    assert np.abs(turned["cov"] - matrix @ before["cov"] @ matrix.T).max() > 1e-6
+    of_axes = np.diagonal(matrix @ before["cov"] @ matrix.T, axis1=-2, axis2=-1)
+    assert np.abs(np.diagonal(turned["cov"], axis1=-2, axis2=-1) - of_axes).max() > 1e-6
+
+
+@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential", "eip"])
 def test_covariance_is_positive_definite(atoms, head):
     model = make_model(head=head)
     # Far outside what training gives
@@ -111,7 +129,7 @@ def test_covariance_is_positive_definite(atoms, head):
     assert torch.allclose(logdet, torch.logdet(cov), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["energy", "cholesky", "equivariant", "evidential"])
+@pytest.mark.parametrize("head", ["energy", "cholesky", "equivariant", "evidential", "eip"])
 def test_energy_noise_is_finite_far_from_the_data(head):
     """Whatever the channel says; where training puts it, sigma0^2 exp(s) as it is."""
     model = make_model(head=head)

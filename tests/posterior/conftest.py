@@ -37,6 +37,7 @@ LOSS = {
     "cholesky": "nll_jef",
     "equivariant": "nll_jef",
     "evidential": "evidential",
+    "eip": "eip",
 }
 
 
@@ -82,6 +83,7 @@ CASES = {
     "shallow": Case("shallow", SHORT, n_trunks=1),
     "sve": Case("sve", SHORT),
     "evidential": Case("evidential", n_members=1, head="evidential"),
+    "evidential-eip": Case("evidential", n_members=1, head="eip"),
     "leverage": Case("leverage", n_members=1),
     "distill": Case("distill", {"epochs": 3}, n_members=1, run_members=3),
 }

@@ -24,7 +24,7 @@ from race.train.loss import STRESS_LENGTH, Loss
 from race.train.training import train
 from tests.train.conftest import copper, make_config  # noqa: F401
 
-HEADS = {"point": "mse", "equivariant": "nll_jef", "evidential": "evidential"}
+HEADS = {"point": "mse", "equivariant": "nll_jef", "evidential": "evidential", "eip": "eip"}
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +376,7 @@ def test_student_starts_from_the_member(runs):
             assert out.raw[..., 3:5].abs().max() == 0
 
 
-@pytest.mark.parametrize("head", ["equivariant", "point"])
+@pytest.mark.parametrize("head", ["equivariant", "point", "eip"])
 def test_distillation_approaches_the_teacher(runs, tmp_path, head):
     """Divergence on frames that the student was never taught, before and after; `point`
     members spread enough for a covariance.

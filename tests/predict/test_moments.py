@@ -177,6 +177,8 @@ def twin(predictor, atoms) -> dict[tuple[str, bool], np.ndarray]:
         ("equivariant", 1, "none", (1.0, 1.0)),
         ("evidential", 1, "none", (1.0, 1.0)),
         ("evidential", 3, "none", (1.4, 2.0)),
+        ("eip", 1, "none", (1.0, 1.0)),
+        ("eip", 2, "equivariant", (1.4, 2.0)),
     ],
 )
 def test_equals_the_compiled_twin(head, n_members, stress_head, spread, tmp_path):

@@ -94,7 +94,7 @@ def test_shapes_and_positive_covariances(head):
     for cov in (prediction.forces.aleatoric, prediction.forces.epistemic):
         np.testing.assert_allclose(cov, np.swapaxes(cov, 1, 2), atol=1e-12)
         assert np.linalg.eigvalsh(cov).min() > -1e-12
-    if head in ("cholesky", "equivariant", "evidential"):
+    if HEADS[head].forces_noise:
         assert np.linalg.eigvalsh(prediction.forces.aleatoric).min() > 0
     else:
         assert not prediction.forces.aleatoric.any()

@@ -15,6 +15,7 @@ from race.data import Dataset
 from race.data.label_noise import NOISE, frame_noise
 from race.errors import RaceError
 from race.evaluate.evaluated import evaluated_run, of_labels
+from race.heads import HEADS
 from race.model.race import RACE
 from race.posterior import distill, last_layer, pops
 from race.posterior.evidence import Observations
@@ -35,7 +36,7 @@ from tests.train.test_missing_labels import CASES, problem
 
 # Of each frame: energy eV, forces eV/A, stress eV/A^3
 STD = np.array([[0.0, 0.0, 0.0], [0.3, 0.2, 0.01], [0.05, 1.0, 0.002], [0.0, 0.0, 0.0]])
-GAUSSIAN = [case for case in CASES if case[0] != "evidential"]
+GAUSSIAN = [case for case in CASES if not HEADS[case[1]].own_epistemic]
 
 
 def noisy(std=STD):
@@ -393,6 +394,7 @@ def test_a_run_and_its_test_set_know_it(files, tmp_path):
         ({"a.xyz": {"force": 0.1}}, {}, "label_noise"),
         ({"a.xyz": {"forces": -0.1}}, {}, "label_noise"),
         ({"a.xyz": GIVEN}, {"head": "evidential"}, "data.label_noise needs a Gaussian"),
+        ({"a.xyz": GIVEN}, {"head": "eip"}, "other than evidential and eip"),
     ],
 )
 def test_refusals(files, data, model, message):
@@ -400,5 +402,5 @@ def test_refusals(files, data, model, message):
         made = config(files, label_noise=data).model_dump(exclude_unset=True)
         made["model"] |= model
         if model:
-            made["train"]["loss"] = "evidential"
+            made["train"]["loss"] = model["head"]
         prepare(Config.model_validate(made))

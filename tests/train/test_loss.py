@@ -10,7 +10,7 @@ from torch.func import functional_call
 from race.config import ModelConfig, ModelConstants, RunConfig, TrainConfig
 from race.data import Batch
 from race.heads import HEADS
-from race.model.heads import ForceCovariance, evidential_epistemic
+from race.model.heads import ForceCovariance
 from race.model.outputs import ModelOutput
 from race.model.stress import StressCovariance
 from race.train.loss import Loss, warmup_beta
@@ -24,6 +24,7 @@ HEAD_OF_LOSS = [
     ("nll_jef", "cholesky"),
     ("nll_jef", "equivariant"),
     ("evidential", "evidential"),
+    ("eip", "eip"),
 ]
 
 
@@ -54,10 +55,10 @@ def test_every_head_parameter_gets_gradient(copper, loss, head):
             assert (grad.flatten(1).abs().amax(1) > 0).all(), name
 
 
-@pytest.mark.parametrize("head", ["energy", "equivariant", "evidential"])
+@pytest.mark.parametrize("head", ["energy", "equivariant", "evidential", "eip"])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_every_channel_of_the_stress_noise_gets_gradient(copper, head, beta):
-    kind = {"energy": "nll_e", "equivariant": "nll_jef", "evidential": "evidential"}[head]
+    kind = {"energy": "nll_e", "equivariant": "nll_jef"}.get(head, head)
     config = resolved(
         copper,
         model={"head": head, "n_members": 2, "stress_head": "equivariant"},
@@ -321,21 +322,21 @@ def test_beta_one_is_the_mse_gradient_of_the_stress():
     torch.testing.assert_close(grads[1], weight * grads[0], rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential"])
+@pytest.mark.parametrize("head", ["cholesky", "equivariant", "evidential", "eip"])
 def test_stress_and_beta_are_in_units_of_the_total_covariance(head):
-    """det(Sigma)^(1/3) of all that the head says, by NumPy; the evidential Sigma0 alone is
-    hundreds of times smaller where kappa is small.
+    """det(Sigma)^(1/3) of all that the head says, by NumPy; the aleatoric part alone is
+    hundreds of times smaller where kappa or nu is small.
     """
     generator = torch.Generator().manual_seed(2)
-    raw = torch.randn(6, 1, HEADS[head].scalars + 5, dtype=torch.float64, generator=generator)
-    if head == "evidential":
-        raw[..., 4] -= 4.0  # kappa of 0.01 .. 0.1
+    n_out, own = HEADS[head].scalars + 5 * HEADS[head].tensors, HEADS[head].own_epistemic
+    raw = torch.randn(6, 1, n_out, dtype=torch.float64, generator=generator)
+    raw[..., {"evidential": 4, "eip": 2}.get(head, 0)] -= 4.0  # kappa, nu of 0.01 .. 0.1
     forces = torch.randn(6, 1, 3, dtype=torch.float64, generator=generator)
     stress = torch.randn(2, 1, 6, dtype=torch.float64, generator=generator)
     batch = plain_batch(2, 3, stress=torch.zeros(2, 6, dtype=torch.float64))
-    loss = plain_loss("evidential" if head == "evidential" else "nll_jef", head, stress_weight=1.0)
+    loss = plain_loss(head if own else "nll_jef", head, stress_weight=1.0)
     cov = loss.covariance.matrix(raw)
-    total = cov + evidential_epistemic(cov, raw) if head == "evidential" else cov
+    total = cov + loss.covariance.epistemic(cov, raw) if own else cov
     var = np.linalg.det(total.numpy())[:, 0] ** (1 / 3)
     out = output(
         energy=torch.ones(2, 1), energy_var=torch.ones(2, 1), forces=forces, raw=raw, stress=stress
@@ -346,7 +347,7 @@ def test_stress_and_beta_are_in_units_of_the_total_covariance(head):
     np.testing.assert_allclose(plain["stress"][:, 0], want, rtol=1e-10)
     ratio = (weighted["forces"] / plain["forces"])[:, 0]
     np.testing.assert_allclose(ratio, var / 0.3**2, rtol=1e-10)
-    if head == "evidential":
+    if own:
         assert (var > 10 * np.linalg.det(cov.numpy())[:, 0] ** (1 / 3)).all()
 
 

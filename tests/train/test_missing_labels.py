@@ -50,7 +50,7 @@ def problem(kind, head):
 
 
 CASES = [("mse", "point"), ("nll_e", "energy"), ("nll_jef", "equivariant")]
-CASES += [("nll_jef", "cholesky"), ("evidential", "evidential")]
+CASES += [("nll_jef", "cholesky"), ("evidential", "evidential"), ("eip", "eip")]
 
 
 def holed(frames):

@@ -335,9 +335,9 @@ def test_members_without_noise_have_a_spread_to_fit(copper, tmp_path):
     assert config.constants.forces_spread_factor == 3**0.5 * factors["forces_spread"]
 
 
-@pytest.mark.parametrize("head", ["point", "evidential"])
+@pytest.mark.parametrize("head", ["point", "evidential", "eip"])
 def test_heads_that_have_no_such_noise_are_left_alone(copper, tmp_path, head):
-    loss = {"point": "mse", "evidential": "evidential"}[head]
+    loss = {"point": "mse"}.get(head, head)
     train(
         make_config(copper, model={"head": head}, train={"epochs": 1, "loss": loss}),
         tmp_path / "run",

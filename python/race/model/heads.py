@@ -130,16 +130,18 @@ class ForceCovariance(nn.Module):
         return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
     def gamma_evidence(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """nu > 0, alpha > 1, beta > 0 (eV/A)^2 of the head `eip`, each [..., 3]."""
+        """nu, alpha - 1, beta (eV/A)^2 of the head `eip`, all above 0, each [..., 3]. alpha itself
+        would round off what makes the variance where it is near 1.
+        """
         q = raw[..., -15:].unflatten(-1, (3, 5)) @ self.basis
         x = raw[..., 2:5].unsqueeze(-1) + q[..., ::4]  # Q_kk; [..., parameter, component]
-        nu, alpha, beta = (torch.nn.functional.softplus(x) + self.floor).unbind(-2)
-        return nu, 1.0 + alpha, beta * self.sigma0_squared
+        nu, excess, beta = (torch.nn.functional.softplus(x) + self.floor).unbind(-2)
+        return nu, excess, beta * self.sigma0_squared
 
     def variances(self, raw: Tensor) -> Tensor:
         """Of the head `eip`: aleatoric, beta / (alpha - 1), [..., 3] in (eV/A)^2."""
-        _, alpha, beta = self.gamma_evidence(raw)
-        return beta / (alpha - 1.0)
+        _, excess, beta = self.gamma_evidence(raw)
+        return beta / excess
 
     def matrix(self, raw: Tensor) -> Tensor:
         """Sigma [..., 3, 3] in (eV/A)^2; for `evidential` its nu/(nu-4) Sigma0."""
@@ -280,8 +282,8 @@ def eip_nll(
 
     raw [..., 20], error [..., 3] eV/A -> [...].
     """
-    nu, alpha, beta = covariance.gamma_evidence(raw)
-    omega = 2.0 * beta * (1.0 + nu)
+    nu, excess, beta = covariance.gamma_evidence(raw)
+    alpha, omega = 1.0 + excess, 2.0 * beta * (1.0 + nu)
     nll = (
         torch.lgamma(alpha)
         - torch.lgamma(alpha + 0.5)

@@ -309,8 +309,9 @@ def student_of(teacher: RACE, member: int, seed: int) -> RACE:
 
     It has the member's weights if the teacher's head reads the same features
     (`equivariant`, `evidential`). Other heads leave out the l=2 features that the student
-    needs, or mean other things by them: it then starts from random weights. If the member has no nu and kappa, they start
-    alike for all atoms. The total covariance starts from that of the member.
+    needs, or mean other things by them: it then starts from random weights. If the member
+    has no nu and kappa, they start alike for all atoms. The total covariance starts from
+    that of the member.
 
     Raises:
         RaceError: hidden features without 2e.

@@ -7,8 +7,8 @@
     NLL_S = 1/2 [ w^T C^-1 w + ln det C ]
 
 Means are weighted (race.data.weights). The heads `evidential` and `eip` have the Student-t
-losses of race.model.heads instead of NLL_F. w are the six components of the virial error; models with
-a stress_head have NLL_S, others MSE_S.
+losses of race.model.heads instead of NLL_F. w are the six components of the virial error;
+models with a stress_head have NLL_S, others MSE_S.
 
 The weight is on the whole term: on the quadratic part alone it would move the optimum to
 lambda * Sigma.

@@ -45,6 +45,7 @@ KINDS = {
     "products and gate": Kind(dict(correlation=3, gate=True)),
     "cholesky": Kind(dict(head="cholesky"), turns=False),
     "evidential": Kind(dict(head="evidential", n_members=1, correlation=2)),
+    "eip": Kind(dict(head="eip", n_members=1), turns=False),
     "led by a member": Kind(dict(n_members=3), "lead 2", dict(lead=2)),
     "float32": Kind(dict(n_members=3), "dtype float32", dict(dtype="float32"), exact=False),
 }
