@@ -130,8 +130,8 @@ def quick(name: str, data: Path, out: Path, runs: str | None = None) -> str:
 
 POSTERIORS = {
     "b2o3": "single ensemble stacked distill llpr laplace swag ivon shallow evidential",
-    "threebpa": "point ensemble laplace laplace-diagonal single-jef DE-JEF DE-E evidential",
-    "rmd17": "RACE Ensemble single-jef DE-JEF DE-E",
+    "threebpa": "point ensemble laplace laplace-diagonal single-jef DE-JEF DE-E evidential eip",
+    "rmd17": "RACE Ensemble single-jef DE-JEF DE-E evidential eip",
 }
 
 

@@ -71,7 +71,7 @@ def main() -> None:
         if kind in ENSEMBLES:
             judge(ENSEMBLES[kind], [run], seconds(run))
         else:
-            judge(kind, [study.fit(f"{kind}-fit", kind, [run])], seconds(run))
+            judge(kind, [study.fit(f"{kind}-fit", "evidential", [run])], seconds(run))
         if kind == "mse":
             for name, changes in options["laplace"].items():
                 fitted = study.fit(name, "laplace", [point], **changes)

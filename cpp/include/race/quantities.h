@@ -29,7 +29,7 @@ enum Capability : unsigned {
   ensemble = 1,          ///< more than one member
   energy_variance = 2,   ///< a head with an energy variance
   force_covariance = 4,  ///< a head with a force covariance
-  evidential = 8,        ///< a head with its own epistemic part
+  evidential = 8,        ///< a head with its own epistemic part: Metadata::has_own_epistemic
   stress_noise = 16,     ///< a stress_head
   extensive = 32,        ///< atoms' energy variances sum to the structure's
   graded = 64,           ///< the export had the training set

@@ -1,7 +1,7 @@
-"""An evidential run as a posterior (e2IP, arXiv:2602.10419): it already tells aleatoric from
-epistemic, but not their size.
+"""A run of head `evidential` or `eip` as a posterior (e2IP, arXiv:2602.10419; eIP): it already
+tells aleatoric from epistemic, but not their size.
 
-kappa, the ratio of the two, is not identified by the likelihood. Only the regulariser of
+kappa (nu of `eip`), the ratio of the two, is not identified by the likelihood. Only the regulariser of
 the loss sets it, so training calibrates neither the parts nor their total. One factor on
 the standard deviation of the force is fitted, and one on that of the energy. With the
 totals Sigma and var, they make

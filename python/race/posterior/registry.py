@@ -70,7 +70,7 @@ POSTERIORS = {
     "evidential": Posterior(
         "race.posterior.evidential",
         options.EvidentialOptions,
-        "a run with the evidential head, its total calibrated",
+        "a run with head evidential or eip, its total calibrated",
     ),
     "leverage": Posterior(
         "race.posterior.leverage",
