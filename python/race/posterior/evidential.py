@@ -1,10 +1,10 @@
 """A run of head `evidential` or `eip` as a posterior (e2IP, arXiv:2602.10419; eIP): it already
 tells aleatoric from epistemic, but not their size.
 
-kappa (nu of `eip`), the ratio of the two, is not identified by the likelihood. Only the regulariser of
-the loss sets it, so training calibrates neither the parts nor their total. One factor on
-the standard deviation of the force is fitted, and one on that of the energy. With the
-totals Sigma and var, they make
+kappa (nu of `eip`), the ratio of the two, is not identified by the likelihood. Only the
+regulariser of the loss sets it, so training calibrates neither the parts nor their total.
+One factor on the standard deviation of the force is fitted, and one on that of the
+energy. With the totals Sigma and var, they make
 
     mean_i e_i^T Sigma_i^-1 e_i = 3   and   mean_k (E_k - E_ref,k)^2 / var_k = 1
 
