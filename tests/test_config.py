@@ -19,6 +19,7 @@ from race.config import (
     read_run_config,
 )
 from race.errors import RaceError
+from race.heads import FIRST_NOISE_BOUND, NOISE_BOUND
 from race.options import describe, walk
 from race.presets import preset
 
@@ -190,6 +191,19 @@ def test_runs_of_earlier_versions_are_read(tmp_path):
     # A run's config trains another run, on constants of its own
     assert read_config(written(tmp_path, content)).model == config.model
     assert read_config(written(tmp_path, old)).model.elements == ["Cu"]
+
+
+def test_the_noise_of_runs_from_before_it_had_a_bound_of_its_own_ends_where_it_did(tmp_path):
+    config = RunConfig(data={"train": ["/a.xyz"]}, constants=ModelConstants(elements=["Cu"]))
+    content = config.model_dump(mode="json")
+    assert read_run_config(written(tmp_path, content)).constants.noise_bound == NOISE_BOUND
+    constants = content.pop("constants")
+    del constants["noise_bound"]
+    later = {**content, "constants": constants}
+    first = {**content, "model": {**content["model"], **constants}}
+    for old in (later, first):
+        read = read_run_config(written(tmp_path, old)).constants
+        assert read.noise_bound == FIRST_NOISE_BOUND < NOISE_BOUND
 
 
 def test_help_and_errors_of_configs_do_without_torch(tmp_path):

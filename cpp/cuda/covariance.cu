@@ -9,7 +9,7 @@ __global__ void head_kernel(const __grid_constant__ HeadCovariance<T> args) {
   constexpr int six_to_nine[6] = {0, 4, 8, 1, 2, 5};  // race/conventions.h
   const int64_t row = global_thread();
   if (row >= args.n_rows) return;
-  covariance::Parameters p{args.sigma0, args.jitter, {}};
+  covariance::Parameters p{args.sigma0, args.jitter, args.noise_bound, {}};
 #pragma unroll
   for (int m = 0; m < 5; ++m)
 #pragma unroll

@@ -15,7 +15,7 @@ namespace {
 using at::Tensor;
 
 Tensor force_covariance(const Tensor& raw_in, const Tensor& basis_in, c10::string_view name,
-                        double sigma0, double jitter) {
+                        double sigma0, double jitter, double noise_bound) {
   const covariance::Head head = covariance::check_raw(raw_in, basis_in, name);
   const c10::cuda::OptionalCUDAGuard guard(raw_in.device());
   const Tensor raw = raw_in.contiguous(), basis = basis_in.to(at::kDouble).contiguous();
@@ -24,6 +24,7 @@ Tensor force_covariance(const Tensor& raw_in, const Tensor& basis_in, c10::strin
     const HeadCovariance<scalar_t> args{.head = head,
                                         .sigma0 = sigma0,
                                         .jitter = jitter,
+                                        .noise_bound = noise_bound,
                                         .basis = basis.const_data_ptr<double>(),
                                         .n_rows = raw.size(0) * raw.size(1),
                                         .n_out = raw.size(2),

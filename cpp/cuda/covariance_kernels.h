@@ -12,7 +12,7 @@ namespace race::cuda {
 template <class T>
 struct HeadCovariance {
   covariance::Head head;
-  double sigma0, jitter;
+  double sigma0, jitter, noise_bound;
   const double* basis;  // [5, 9]
   int64_t n_rows, n_out;
   const T* raw;  // [n_rows, n_out]

@@ -23,13 +23,13 @@ inline constexpr NamedHead kHeads[] = {{"cholesky", Head::cholesky, 8},
                                        {"eip", Head::eip, 20}};
 
 struct Parameters {
-  double sigma0, jitter;
+  double sigma0, jitter, noise_bound;
   double basis[5][6];
 };
 
-RACE_EVERYWHERE double soft_bound(double x) {
+RACE_EVERYWHERE double soft_bound(double x, double limit) {
   const double size = std::abs(x);
-  return size > 4 ? std::copysign(4 + std::tanh(size - 4), x) : x;
+  return size > limit ? std::copysign(limit + std::tanh(size - limit), x) : x;
 }
 
 // As torch's: x itself above 20.
@@ -37,10 +37,11 @@ RACE_EVERYWHERE double softplus(double x) { return x > 20 ? x : std::log1p(std::
 
 template <class T>
 RACE_EVERYWHERE void cholesky(const Parameters& p, const T* raw, double* six) {
+  constexpr double limit = 4;
   const T* c = raw + 2;
-  const double l11 = p.sigma0 * std::exp(soft_bound(c[0])),
-               l22 = p.sigma0 * std::exp(soft_bound(c[1])),
-               l33 = p.sigma0 * std::exp(soft_bound(c[2]));
+  const double l11 = p.sigma0 * std::exp(soft_bound(c[0], limit)),
+               l22 = p.sigma0 * std::exp(soft_bound(c[1], limit)),
+               l33 = p.sigma0 * std::exp(soft_bound(c[2], limit));
   const double l32 = p.sigma0 * c[3], l31 = p.sigma0 * c[4], l21 = p.sigma0 * c[5];
   six[0] = l11 * l11 + p.jitter;
   six[1] = l21 * l21 + l22 * l22 + p.jitter;
@@ -92,7 +93,8 @@ RACE_EVERYWHERE void log_euclidean(const Parameters& p, const T* raw, const T* t
   for (int m = 0; m < 5; ++m)
     for (int k = 0; k < 6; ++k) q[k] += bound * t[m] * p.basis[m][k];
   expm_traceless(q, six);
-  for (int k = 0; k < 6; ++k) six[k] *= factor * p.sigma0 * p.sigma0 * std::exp(soft_bound(raw[2]));
+  const double scale = factor * p.sigma0 * p.sigma0 * std::exp(soft_bound(raw[2], p.noise_bound));
+  for (int k = 0; k < 6; ++k) six[k] *= scale;
 }
 
 template <class T>

@@ -1,7 +1,7 @@
 // Operators of the algebra of uncertainty, in float64, for each atom by itself:
 //
-//   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter)
-//       -> Tensor
+//   race::force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter,
+//                          float noise_bound=4.) -> Tensor
 //
 //   raw     [n, M, n_out]  channels of python/race/model/heads.py, float32 or float64: scalars
 //                          first, the five of the tensor last, any others between
@@ -11,6 +11,7 @@
 //                          equivariant: Sigma = sigma0^2 expm(a I + Q)
 //                          evidential:  the same times nu / (nu - 4)
 //                          eip:         diag(beta_k / (alpha_k - 1))
+//   noise_bound            of |a|, which saturates beyond; artifacts from before name none
 //   result  [n, M, 6]      (eV/Angstrom)^2, in the order of race/conventions.h
 //
 //   race::member_covariance(Tensor forces) -> Tensor    [n, M, 3] -> float64 [n, 6]
@@ -37,9 +38,9 @@ using covariance::Head;
 using covariance::Parameters;
 
 Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view name,
-                        double sigma0, double jitter) {
+                        double sigma0, double jitter, double noise_bound) {
   const Head head = check_raw(raw, basis, name);
-  Parameters p{sigma0, jitter, {}};
+  Parameters p{sigma0, jitter, noise_bound, {}};
   const Tensor b = basis.to(at::kDouble).contiguous(), rows = raw.contiguous();
   for (int m = 0; m < 5; ++m)
     for (int k = 0; k < 6; ++k) p.basis[m][k] = b.const_data_ptr<double>()[9 * m + six_to_nine[k]];
@@ -59,7 +60,7 @@ Tensor force_covariance(const Tensor& raw, const Tensor& basis, c10::string_view
 }
 
 Tensor force_covariance_meta(const Tensor& raw, const Tensor& basis, c10::string_view name, double,
-                             double) {
+                             double, double) {
   check_raw(raw, basis, name);
   return at::empty({raw.size(0), raw.size(1), 6}, raw.options());
 }
@@ -105,8 +106,8 @@ Tensor log_determinant_on_host(const Tensor& six) {
 const bool registered =
     register_operators("race::force_covariance", __FILE__, __LINE__, [](torch::Library* library) {
       Operator(library,
-               "force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter) "
-               "-> Tensor")
+               "force_covariance(Tensor raw, Tensor basis, str head, float sigma0, float jitter, "
+               "float noise_bound=4.) -> Tensor")
           .cpu(TORCH_FN(force_covariance))
           .meta(TORCH_FN(force_covariance_meta));
       Operator(library, "member_covariance(Tensor forces) -> Tensor")

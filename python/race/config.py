@@ -14,7 +14,15 @@ from pydantic import Field, field_validator, model_validator
 
 from race.calculators import CalculatorOptions
 from race.errors import RaceError
-from race.heads import HEADS, LOSSES, OWN_EPISTEMIC, HeadName, LossName
+from race.heads import (
+    FIRST_NOISE_BOUND,
+    HEADS,
+    LOSSES,
+    NOISE_BOUND,
+    OWN_EPISTEMIC,
+    HeadName,
+    LossName,
+)
 from race.options import Options, locate, read_raw, read_yaml, unit, validated
 from race.presets import with_default_size
 
@@ -179,6 +187,11 @@ class ModelConstants(Options):
         default=0.1, gt=0, description="force noise scale of the covariance heads, eV/Angstrom"
     )
     sigma0_energy: float = Field(default=0.02, gt=0, description="energy noise scale per atom, eV")
+    noise_bound: float = Field(
+        default=NOISE_BOUND,
+        gt=0,
+        description="of the logarithm of a force variance over sigma0^2, which saturates beyond",
+    )
     atomic_energies: list[float] = Field(default=[], description="E0 per element, eV; empty: 0")
     energy_shift: float = Field(
         default=0.0,
@@ -574,12 +587,14 @@ def read_run_config(path: str | Path) -> RunConfig:
 
 def upgraded(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config as this version writes it. Before 0.2 the constants stood among the
-    options of the model.
+    options of the model, and the bound of the noise was no constant.
     """
-    if "constants" in raw or not isinstance(raw.get("model"), dict):
-        return dict(raw)
-    options, constants = split_model(raw["model"])
-    return {**raw, "model": options, "constants": constants}
+    raw = dict(raw)
+    if "constants" not in raw and isinstance(raw.get("model"), dict):
+        raw["model"], raw["constants"] = split_model(raw["model"])
+    if isinstance(raw.get("constants"), dict):
+        raw["constants"] = {"noise_bound": FIRST_NOISE_BOUND, **raw["constants"]}
+    return raw
 
 
 def split_model(both: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

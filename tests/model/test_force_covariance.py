@@ -2,11 +2,13 @@
 ForceCovariance.matrix.
 """
 
+import math
+
 import pytest
 import torch
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
-from race.heads import HEADS
+from race.heads import FIRST_NOISE_BOUND, HEADS, NOISE_BOUND
 from race.model.heads import ForceCovariance
 from race.model.stress import readout_channels
 
@@ -28,8 +30,10 @@ def channels(head: str, dtype: torch.dtype, stress_head: str = "none") -> torch.
     return raw.to(dtype)
 
 
-def fused(head: str, raw: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
-    covariance = ForceCovariance(head, 0.3 * factor, raw.dtype)
+def fused(
+    head: str, raw: torch.Tensor, factor: float = 1.0, bound: float = NOISE_BOUND
+) -> torch.Tensor:
+    covariance = ForceCovariance(head, 0.3 * factor, raw.dtype, bound)
     covariance.fused = True
     return covariance.columns(raw)
 
@@ -54,6 +58,28 @@ def test_equals_the_matrix(stress_head, head, dtype, tolerance):
         others = torch.randn(300, 2, 3, dtype=dtype)
         wider = torch.cat([scalars, others, tensor], 2)
         assert torch.equal(fused(head, wider), fused(head, raw))
+
+
+@pytest.mark.parametrize("bound", [FIRST_NOISE_BOUND, NOISE_BOUND])
+def test_a_narrow_noise_is_as_narrow_as_the_network_says(bound):
+    """Up to the bound; one step beyond, the covariance ends. Without Q, Sigma = sigma0^2 e^a I."""
+    a = torch.tensor([-bound - 9, -bound - 1, -bound, 1 - bound, bound, bound + 9]).double()
+    raw = torch.zeros(6, 1, 8, dtype=torch.float64)
+    raw[:, 0, 2] = a
+    found = (fused("equivariant", raw, bound=bound)[:, 0, :3] / 0.09).log()
+    end = bound + torch.tanh(torch.tensor([9.0, 1.0, 0.0, -1.0, 0.0, 9.0], dtype=torch.float64))
+    end[3] = bound - 1  # inside it is a itself
+    torch.testing.assert_close(found, (end * a.sign())[:, None].expand(6, 3))
+    matrix = ForceCovariance("equivariant", 0.3, torch.float64, bound).matrix(raw)
+    torch.testing.assert_close(matrix[:, 0].diagonal(dim1=1, dim2=2).log(), found + math.log(0.09))
+
+
+def test_an_artifact_that_names_no_bound_has_the_first():
+    raw = channels("equivariant", torch.float64)
+    basis = ForceCovariance("equivariant", 0.3, torch.float64).basis
+    unnamed = torch.ops.race.force_covariance(raw, basis, "equivariant", 0.3, 0.0)
+    assert torch.equal(unnamed, fused("equivariant", raw, bound=FIRST_NOISE_BOUND))
+    assert not torch.equal(unnamed, fused("equivariant", raw))
 
 
 def test_bad_arguments():

@@ -31,11 +31,12 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
-from race.heads import HEADS
+from race.heads import HEADS, NOISE_BOUND
 from race.model.expm import expm_traceless, inverse_quadratic
 
-# Bound of |s|: far from the data s is large, and exp(s) would be infinite. Up to here s is
-# as it is; an atom's deviation is then e^5 = 148 times sigma0_E.
+# Bound of |s| of energies: far from the data s is large, and exp(s) would be infinite. Up to here
+# s is as it is; an atom's deviation is then e^5 = 148 times sigma0_E. That of forces is one of the
+# model's constants.
 ENERGY_BOUND = 10.0
 
 CHOLESKY_JITTER = (
@@ -83,7 +84,10 @@ class ForceCovariance(nn.Module):
     six_rows: Tensor
     six_columns: Tensor
 
-    def __init__(self, head: str, sigma0: float, dtype: torch.dtype):
+    def __init__(
+        self, head: str, sigma0: float, dtype: torch.dtype, noise_bound: float = NOISE_BOUND
+    ):
+        """noise_bound: of |a|."""
         super().__init__()
         self.head = head  # the operator's argument
         form = HEADS[head].covariance
@@ -95,6 +99,7 @@ class ForceCovariance(nn.Module):
         )
         self.sigma0_squared = float(sigma0) ** 2
         self.jitter, self.floor = CHOLESKY_JITTER, EIP_FLOOR
+        self.noise_bound = noise_bound
         self.register_buffer("basis", quadrupole_basis(dtype), persistent=False)
         self.register_buffer("identity", torch.eye(3, dtype=dtype), persistent=False)
         self.register_buffer(
@@ -108,7 +113,8 @@ class ForceCovariance(nn.Module):
     def log_parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """a [...], Q [..., 3, 3] of S = a I + Q."""
         t = soft_bound_norm(raw[..., -5:])
-        return soft_bound(raw[..., 2]), (t @ self.basis).unflatten(-1, (3, 3))
+        a = soft_bound(raw[..., 2], self.noise_bound)
+        return a, (t @ self.basis).unflatten(-1, (3, 3))
 
     def cholesky_factor(self, raw: Tensor) -> Tensor:
         """Lower triangular L [..., 3, 3] (paper eq. 19)."""
@@ -163,7 +169,12 @@ class ForceCovariance(nn.Module):
         """Sigma as six columns in SIX_ORDER: raw [n, M, n_out] -> [n, M, 6]"""
         if self.fused:
             return torch.ops.race.force_covariance(
-                raw, self.basis, self.head, self.sigma0_squared**0.5, self.jitter
+                raw,
+                self.basis,
+                self.head,
+                self.sigma0_squared**0.5,
+                self.jitter,
+                self.noise_bound,
             )
         else:
             return self.matrix(raw).flatten(-2).index_select(-1, self.six)

@@ -117,11 +117,14 @@ class Outputs(nn.Module):
         self.energy_bound = ENERGY_BOUND
         self.sigma0_energy_squared = (constants.sigma0_energy * constants.energy_noise_factor) ** 2
         self.force_covariance = ForceCovariance(
-            config.head, constants.sigma0 * constants.forces_noise_factor, dtype
+            config.head,
+            constants.sigma0 * constants.forces_noise_factor,
+            dtype,
+            constants.noise_bound,
         )
         self.has_stress_cov = config.stress_head != "none"
         self.stress_covariance = StressCovariance(
-            config.head, constants.sigma0, dtype, int(self.has_leverage)
+            config.head, constants.sigma0, dtype, int(self.has_leverage), constants.noise_bound
         )
         by_species = {"scale": constants.scale, "atomic_energies": constants.base_energies}
         for name, values in by_species.items():

@@ -26,7 +26,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from race.conventions import SIX_COLUMNS, SIX_ROWS
-from race.heads import HEADS
+from race.heads import HEADS, NOISE_BOUND
 from race.model.expm import expm_symmetric
 from race.model.heads import quadrupole_basis, soft_bound, soft_bound_norm
 
@@ -81,9 +81,19 @@ class StressCovariance(nn.Module):
     columns: Tensor
     identity: Tensor
 
-    def __init__(self, head: str, sigma0: float, dtype: torch.dtype, extra: int = 0):
-        """extra: channels between the scalars of the head and those of the stress."""
+    def __init__(
+        self,
+        head: str,
+        sigma0: float,
+        dtype: torch.dtype,
+        extra: int = 0,
+        noise_bound: float = NOISE_BOUND,
+    ):
+        """extra: channels between the scalars of the head and those of the stress; noise_bound: of
+        the trace over 6.
+        """
         super().__init__()
+        self.noise_bound = noise_bound
         self.first = HEADS[head].scalars + extra  # of the stress channels in a row
         self.unit = (float(sigma0) * UNIT_LENGTH) ** 2
         for name, tensor in zip(("of_b", "of_t", "of_u", "of_vw"), blocks(dtype), strict=True):
@@ -101,9 +111,9 @@ class StressCovariance(nn.Module):
         self.register_buffer("identity", torch.eye(6, dtype=dtype), persistent=False)
 
     def generator(self, raw: Tensor) -> Tensor:
-        """a I + S [..., 6, 6], its trace and the norm of its rest smoothly bounded by 5."""
+        """a I + S [..., 6, 6], a and the norm of S smoothly bounded."""
         channels = raw[..., self.first :]
-        a, b = soft_bound(channels[..., 0]), channels[..., 1:2]
+        a, b = soft_bound(channels[..., 0], self.noise_bound), channels[..., 1:2]
         t, u, v, w = (
             channels[..., 2:7],
             channels[..., 7:12],

@@ -28,7 +28,7 @@ from race.train import noise
 from race.train.reading import DTYPES, read_files, trained_labels
 from race.train.shards import read_shards
 
-# sigma0 is the unit of the covariance heads, which reach about sigma0 / 12 to 12 sigma0.
+# sigma0 is the unit of the covariance heads, which reach about sigma0 / 148 to 148 sigma0.
 # An untrained model errs by the RMS force, a very good one by 1 % of it; their geometric
 # mean puts both ends within reach.
 SIGMA0_PER_FORCE = 0.1
