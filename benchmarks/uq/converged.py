@@ -5,11 +5,11 @@ fitted to them or to one of their members.
                                                          results/converged.json and .md
 
 A fit reads some of the model's training frames, and calibration frames in distribution that
-neither trained the model nor chose its epoch: these decide alpha, zeta and the factors on
-noise and spread. The test frames decide nothing. The three are drawn at random, once, by the
-options. What is judged is the exported artifact, which carries the grade. The Gaussian mixture
-that may stand for its Mahalanobis distance is of the trunk alone: that of one member is the score
-of all posteriors that are fitted to it.
+neither trained the model nor chose its epoch: these decide alpha, zeta, the factors on noise
+and spread and the maps of recalibration. The test frames decide nothing. The three are drawn
+at random, once, by the options. What is judged is the exported artifact, which carries the
+grade. The Gaussian mixture that may stand for its Mahalanobis distance is of the trunk alone:
+that of one member is the score of all posteriors that are fitted to it.
 """
 
 import shutil
@@ -44,8 +44,9 @@ ERRORS = (
     *("auroc_error_f_by_forces", "auroc_error_f_by_nearest", "fit_s", "md_cost"),
 )
 CALIBRATION = (
-    *("coverage90_e", "coverage90_f", "ce_e", "ce_e_floor", "ce_f", "ce_f_floor"),
-    *("pit_ks", "pit_ks_floor"),
+    *("coverage90_e", "coverage90_e_recal", "coverage90_f", "coverage90_f_recal"),
+    *("ce_e", "ce_e_recal", "ce_e_floor", "ce_f", "ce_f_recal", "ce_f_floor"),
+    *("pit_ks", "pit_ks_recal", "pit_ks_floor"),
 )
 DETECTION = (
     *("auroc", "auroc_ideal", "auroc_max", "auroc_energy", "auroc_bald", "auroc_grade"),
@@ -91,7 +92,8 @@ def main() -> None:
                 mixtures[trunk] = by_mixture(study, runs[trunk], splits, ood)
             own = {"set": name, "posterior": title, "fit_s": seconds(fitted, own=True)}
             own |= study.cost(fitted.name, fitted, runs[SINGLE], read_frames(files["fit"])[0])
-            judged = study.evaluate(fitted.name, study.export(fitted), splits, ood)
+            known = [files["calibration"]]
+            judged = study.evaluate(fitted.name, study.export(fitted), splits, ood, known)
             records += [with_mixture(record | own, mixtures[trunk]) for record in judged]
             write(args.results, "converged", records, draw)
     say(f"done: {args.results / 'converged.md'}")
@@ -193,7 +195,8 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "distance. AUROC: the split against the one in distribution, by uncertainty of F (mean",
         "over atoms, or largest), of E, by BALD, by the grade and by the mixture; and by energy,",
         "RMS force and shortest distance, each from its better side. `one member` has no epistemic",
-        "part: its scores are of the total.",
+        "part: its scores are of the total. recal.: intervals, and ellipsoids of forces, by the",
+        "isotonic map of the calibration frames.",
     ]
     for name, split in dict.fromkeys((record["set"], record["split"]) for record in records):
         of = [r for r in records if (r["set"], r["split"]) == (name, split)]

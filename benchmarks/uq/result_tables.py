@@ -30,7 +30,7 @@ FORMS = {
     "coverage90_e_recal": ("E in 90 % recal.", ".3f"),
     "pit_ks": ("PIT KS", ".3f"),
     "pit_ks_floor": ("by chance", ".3f"),
-    "pit_ks_recal": ("PIT KS scaled", ".3f"),
+    "pit_ks_recal": ("PIT KS recal.", ".3f"),
     "nll_e": ("NLL E", ".2f"),
     "nll_f": ("NLL F", ".2f"),
     "nll_f_recal": ("NLL F scaled", ".2f"),

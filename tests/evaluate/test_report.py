@@ -73,6 +73,27 @@ def test_a_planted_scale_fails_and_recalibration_mends_it(synthetic, method):
     assert record["by_element"]["O"]["coverage90_f_recal"] == pytest.approx(0.9, abs=0.02)
 
 
+@pytest.mark.parametrize("method", ["isotonic", "conformal", "scaling"])
+def test_ellipsoids_of_errors_with_heavy_tails_are_recalibrated_by_a_map_and_not_by_a_factor(
+    synthetic, method
+):
+    def heavy(seed: int) -> Split:
+        made = split(synthetic, seed=seed, n_frames=200)
+        error = made.labels.forces - made.prediction.forces.mean
+        sizes = np.random.default_rng(seed).exponential(size=(len(error), 1))
+        forces = made.prediction.forces.mean + sizes * error
+        return Split(made.name, made.prediction, replace(made.labels, forces=forces))
+
+    calibration, test = heavy(1), heavy(2)
+    fitted = fit_recalibration(calibration, method)
+    record = split_record(test, fitted, covariance_scale(calibration))
+    assert record["pit_ks"] > 0.1
+    assert (record["pit_ks_recal"] < 0.02) == (method != "scaling")
+    # A planted error: what was fitted to other covariances
+    other = fit_recalibration(split(synthetic, planted=1.5, n_frames=200), method)
+    assert split_record(test, other, 1.5)["pit_ks_recal"] > 0.05
+
+
 def test_a_point_model_has_errors_only(synthetic):
     made = synthetic()
     zero = [

@@ -137,6 +137,15 @@ def pit_ks(q: np.ndarray, n_dimensions: int = 3) -> float:
     return float(stats.kstest(stats.chi2.cdf(np.ravel(q), n_dimensions), "uniform").statistic)
 
 
+def normal_radius(q: np.ndarray, n_dimensions: int = 3) -> np.ndarray:
+    """[n]: |z| of a standard normal z that is as improbable as a Mahalanobis square of q or more.
+    So maps of standardised errors serve ellipsoids too.
+    """
+    # By the survival function: the CDF of a far error is 1 to machine precision
+    beyond = stats.chi2.sf(np.ravel(q), n_dimensions)
+    return stats.norm.isf(np.maximum(beyond, np.finfo(float).tiny) / 2)
+
+
 def crps_rows(error: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of N(0, std^2) (Gneiting & Raftery 2007), in the unit
     of error, of each entry.

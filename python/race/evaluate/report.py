@@ -23,6 +23,8 @@ from race.evaluate.split import Residual, Split, rank_rows
 
 MILLI = 1000.0
 SUFFIXES = {"energy": "e", "forces": "f", "stress": "s", "pressure": "p"}  # of keys
+ELLIPSOID = "force_ellipsoid"  # of a recalibration: of the force as a vector
+PIT_LEVELS = np.arange(1, 1000) / 1000
 Rows = Callable[[np.ndarray | slice], float]
 RANKS = {
     "spearman": ranking.spearman,
@@ -34,7 +36,8 @@ RANKS = {
 
 def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
     """Quantity -> map, for every quantity of a calibration split that has a predicted
-    uncertainty.
+    uncertainty; and one of the ellipsoids that hold a force with a given probability, unless the
+    method is one factor.
     """
     out = {}
     for quantity in ("energy", "forces", "stress"):
@@ -43,6 +46,9 @@ def fit_recalibration(split: Split, method: str) -> dict[str, Recalibration]:
             # A rotation by pi turns a force component into its negative, so the two tails
             # must be alike.
             out[quantity] = METHODS[method].fit(residual.z, symmetric=quantity == "forces")
+    q = _mahalanobis(split.residual("forces"))
+    if q is not None and method != VarianceScaling.method:  # that is `covariance_scale`
+        out[ELLIPSOID] = METHODS[method].fit(metrics.normal_radius(q[0]), symmetric=True)
     return out
 
 
@@ -117,9 +123,15 @@ def split_record(
                 record |= _scores(residual, suffix, record["interval90"], n_resamples)
                 record |= _ranks(residual, suffix, record["interval90"], n_resamples)
             if (q_logdet := _mahalanobis(residual)) is not None:
-                factor = scale if quantity == "forces" else None
+                of_forces = quantity == "forces"
                 record |= _whole_covariance(
-                    residual, *q_logdet, suffix, factor, record["interval90"], n_resamples
+                    residual,
+                    *q_logdet,
+                    suffix,
+                    scale if of_forces else None,
+                    recalibration.get(ELLIPSOID) if of_forces else None,
+                    record["interval90"],
+                    n_resamples,
                 )
     record |= _spreads(split)
     forces = split.residual("forces")
@@ -322,11 +334,13 @@ def _whole_covariance(
     logdet: np.ndarray,
     suffix: str,
     scale: float | None,
+    ellipsoid: Recalibration | None,
     interval: dict[str, Any],
     n_resamples: int,
 ) -> dict[str, Any]:
     """Scores of a covariance as a whole: of the force on each atom (whose pit_ks has no
-    suffix), of a stress, of an energy.
+    suffix), of a stress, of an energy. Recalibrated: the NLL under one factor, which keeps the
+    distribution Gaussian, the PIT under the map of ellipsoids, which does not.
     """
     d = residual.cov_matrices.shape[-1]
     ks = "pit_ks" if suffix == "f" else f"pit_ks_{suffix}"
@@ -348,6 +362,10 @@ def _whole_covariance(
             f"nll_{suffix}_recal": float(scaled.mean()),
             f"{ks}_recal": metrics.pit_ks(q / scale**2, d),
         }
+    if ellipsoid is not None:
+        radius = metrics.normal_radius(q, d)
+        held = metrics.observed_coverage(radius, PIT_LEVELS, ellipsoid.bounds)
+        out[f"{ks}_recal"] = float(np.abs(held - PIT_LEVELS).max())
     return out
 
 
