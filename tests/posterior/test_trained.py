@@ -255,10 +255,10 @@ def test_members_share_singular_vectors_and_differ_in_values(runs, tmp_path):
     loss = Loss(old.config, old.model.force_covariance)
     validation = old.prepare().validation
     whole = validation.batch(range(len(validation)))
+    train = old.prepare().train
+    first = train.batch(train.order(0, 0)[: old.config.train.batch_size])
     start = as_wide_as_errors(
-        lambda factor: sve.perturbed(old.model, 3, factor, 0),
-        old.prepare().train.batch([0, 1, 2]),
-        sve.START,
+        lambda factor: sve.perturbed(old.model, 3, factor, 0), first, sve.START
     )
     before, after = (loss(model(whole), whole)["loss"] for model in (start, new.model))
     assert (after < before).all(), "every member has learned from where it began"

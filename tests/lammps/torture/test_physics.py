@@ -14,7 +14,7 @@ FAST = ("products and gate", "float32")
 
 def test_there_are_as_many_as_promised():
     names = [name for kind in KINDS.values() for name in physics.names(kind)]
-    assert len(KINDS) == 7 and len(names) + 1 == 190
+    assert len(KINDS) == 8 and len(names) + 1 == 219
 
 
 def test_physics(tmp_path, plugin, small_artifact):
