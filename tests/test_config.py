@@ -264,6 +264,23 @@ def test_nothing_to_learn_is_refused():
         Config.model_validate({"data": {"train": ["a.xyz"]}, "train": train})
 
 
+def test_noise_that_nothing_trains_is_no_default_and_is_refused():
+    def config(**sections):
+        return Config.model_validate({"data": {"train": ["a.xyz"]}, **sections})
+
+    alone = {"forces_weight": 0}
+    energies = config(train=alone)
+    assert (energies.model.head, energies.train.loss) == ("energy", "nll_e")
+    assert config().model.head == config(train={"loss": "nll_e"}).model.head == "equivariant"
+    for head, loss in (("equivariant", "nll_e"), ("eip", "eip"), ("cholesky", "mse")):
+        with pytest.raises(ValueError, match="leaves the noise of forces untrained"):
+            config(model={"head": head}, train=alone | {"loss": loss})
+    assert config(model={"head": "point"}, train=alone | {"loss": "mse"}).model.head == "point"
+    # The frames of a mean over atoms have no forces; a warm start takes its run's head
+    config(model={"head": "equivariant", "pooling": "mean"}, train=alone)
+    assert config(train=alone | {"warm_start": "run"}).train.loss == "nll_jef"
+
+
 @pytest.mark.parametrize("irreps", ["4x0e+", "", "4x0e 4x1o", "0.5x0e", "4x0g"])
 def test_what_are_no_irreps_is_refused(tmp_path, irreps):
     path = written(tmp_path, {"data": {"train": ["a"]}, "model": {"irreps_hidden": irreps}})

@@ -509,9 +509,18 @@ class Config(Options):
     def _consistent(self) -> "Config":
         if self.train.epochs is None and self.train.minutes is None:
             self.train = self.train.model_copy(update={"minutes": DEFAULT_MINUTES})
+        if self.is_users and self.train.forces_weight == 0 and self.train.warm_start is None:
+            self._without_forces()
         if problems := [*self._clashes()]:
             raise ValueError("\n".join(problems))
         return self
+
+    def _without_forces(self) -> None:
+        """The defaults of what nothing trains where forces are not learned."""
+        if "loss" not in self.train.model_fields_set:
+            self.train = self.train.model_copy(update={"loss": "nll_e"})
+        if "head" not in self.model.model_fields_set:
+            self.model = self.model.model_copy(update={"head": "energy"})
 
     def _clashes(self) -> Iterator[str]:
         """Options that are right alone and wrong together, one line each."""
@@ -527,6 +536,12 @@ class Config(Options):
             yield "train.minutes and train.epochs are both given: leave out one"
         if not (train.energy_weight or train.forces_weight or train.stress_weight):
             yield "train.energy_weight, forces_weight and stress_weight are all 0: nothing to learn"
+        if self.is_users and train.forces_weight == 0 and train.warm_start is None:
+            if HEADS[model.head].forces_noise and model.pooling == "sum":
+                yield (
+                    "train.forces_weight 0 leaves the noise of forces untrained: model.head energy "
+                    f"(train.loss nll_e) or point (mse), got {model.head}"
+                )
         if self.data.label_noise and HEADS[model.head].own_epistemic:
             others = " and ".join(OWN_EPISTEMIC)
             yield f"data.label_noise needs a Gaussian likelihood: model.head other than {others}"

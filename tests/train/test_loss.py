@@ -367,9 +367,7 @@ def test_warmup_is_continuous():
 
 
 def test_frames_without_stress_do_not_count(copper):
-    config, model, loss, batch = setting(
-        copper, energy_weight=0.0, forces_weight=0.0, stress_weight=1.0
-    )
+    config, model, loss, batch = setting(copper, energy_weight=0.0, stress_weight=1.0)
     alone = batch_of(copper, config, 2)
     batch.stress[2:] = torch.nan
     terms = loss(model(batch), batch)
