@@ -16,11 +16,11 @@ LossName = Literal["mse", "nll_e", "nll_jef", "evidential", "eip"]
 Form = Literal["none", "cholesky", "log-Euclidean", "diagonal"]
 
 # |a| of a log-Euclidean covariance sigma0^2 expm(a I + Q) is as the network gives it up to here,
-# and saturates beyond: far from the data it is large, and exp(a) would be infinite. Deviations
-# reach e^-5 sigma0 = sigma0 / 148: a converged model errs by a hundredth of sigma0.
+# and ends 1 beyond: far from the data it is large, and exp(a) would be infinite. Deviations
+# follow the network to e^-5 sigma0 = sigma0 / 148: a converged model errs by sigma0 / 100.
 NOISE_BOUND = 10.0
 # Of runs and artifacts from before it was one of their constants. Their deviations end at
-# sigma0 / 12, wherever their errors do
+# e^-2.5 sigma0 = sigma0 / 12, wherever their errors do
 FIRST_NOISE_BOUND = 4.0
 
 
