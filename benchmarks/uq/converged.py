@@ -10,19 +10,24 @@ and spread and the maps of recalibration. The test frames decide nothing. The th
 at random, once, by the options. What is judged is the exported artifact, which carries the
 grade. The Gaussian mixture that may stand for its Mahalanobis distance is of the trunk alone:
 that of one member is the score of all posteriors that are fitted to it.
+
+The seeds are members of the committed ensemble: what is fitted to one member is fitted to each
+of these by itself, and its records are means over them. The ensemble and its distilled member
+are one each.
 """
 
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
 import yaml
-from result_tables import FORMS, table, write
-from study import HERE, Study, arguments, say, seconds
+from result_tables import FORMS, averaged, table, write
+from study import HERE, METRICS, Study, arguments, say, seconds
 
 from race.data import read_frames
 from race.data.statistics import summary
@@ -53,6 +58,7 @@ DETECTION = (
     *("auroc_gmm", "auroc_by_energy", "auroc_by_forces", "auroc_by_nearest"),
 )
 OF_GMM = ("auroc_error_f", "auroc")  # of the grade, by the mixture
+KEYS = (*METRICS, *(f"{name}_gmm" for name in OF_GMM), "fit_s", "md_cost", "md_cost_mean")
 FORMS.update({f"{name}_gmm": ("by mixture", ".3f") for name in OF_GMM})
 
 
@@ -67,36 +73,56 @@ def main() -> None:
         if options["verify"]:
             trained_on = read_summary(MODELS / about["model"])["training"]
             verify(study.out / "data" / "set" / "train.xyz", trained_on)
-        splits = {split: [files[split]] for split in (about["known"], *about["ood"])}
-        ood = list(about["ood"])
-        frames = {"drawn": files["fit"], "all": study.out / "data" / "set" / "train.xyz"}
-        runs: dict[str, Path] = {}  # of the fits
-        mixtures: dict[str, dict[str, Any]] = {}
+        model = Model(name, MODELS / about["model"], study, files, about["known"], [*about["ood"]])
         for title, fit in options["fits"].items():
             if fit is None:
                 continue
-            source = runs[fit["of"]] if "of" in fit else MODELS / about["model"]
-            if "of" not in fit or "frames" in fit:
-                train = fit.get("frames", "drawn")
-                source = copied(
-                    source, frames[train], files["calibration"], study.out / "runs" / train
-                )
-            runs[title] = fitted = study.fit(
-                title.replace(" ", "-"),
-                fit.get("posterior", title),
-                [source],
-                **fit.get("options", {}),
-            )
-            trunk = fit.get("of", title)
-            if trunk not in mixtures:
-                mixtures[trunk] = by_mixture(study, runs[trunk], splits, ood)
-            own = {"set": name, "posterior": title, "fit_s": seconds(fitted, own=True)}
-            own |= study.cost(fitted.name, fitted, runs[SINGLE], read_frames(files["fit"])[0])
-            known = [files["calibration"]]
-            judged = study.evaluate(fitted.name, study.export(fitted), splits, ood, known)
-            records += [with_mixture(record | own, mixtures[trunk]) for record in judged]
+            alone = title == SINGLE or "of" in fit
+            seeds = options["seeds"] if alone else options["seeds"][:1]
+            of_seeds = [model.judged(title, fit, seed) for seed in seeds]
+            records += [averaged(same, KEYS) for same in zip(*of_seeds, strict=True)]
             write(args.results, "converged", records, draw)
     say(f"done: {args.results / 'converged.md'}")
+
+
+@dataclass
+class Model:
+    """A committed ensemble and its fits.
+
+    files: of `prepare`; known, ood: the splits; runs: of the fits, by title and seed; mixtures:
+    what is judged with the mixture of a trunk for the grade, by the same.
+    """
+
+    name: str
+    path: Path
+    study: Study
+    files: Mapping[str, Path]
+    known: str
+    ood: Sequence[str]
+    runs: dict[tuple[str, int], Path] = field(default_factory=dict)
+    mixtures: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+
+    def judged(self, title: str, fit: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
+        """The records of a fit. seed: the member that it takes, itself or by its source."""
+        study, calibration = self.study, self.files["calibration"]
+        source = self.runs[fit["of"], seed] if "of" in fit else self.path
+        if "of" not in fit or "frames" in fit:
+            frames = {"drawn": self.files["fit"], "all": study.out / "data" / "set" / "train.xyz"}
+            train = fit.get("frames", "drawn")
+            source = copied(source, frames[train], calibration, study.out / "runs" / train)
+        changes = fit.get("options", {}) | ({"take": seed} if title == SINGLE else {})
+        run = f"{title}-{seed}" if seed else title
+        fitted = study.fit(run.replace(" ", "-"), fit.get("posterior", title), [source], **changes)
+        self.runs[title, seed] = fitted
+        splits = {split: [self.files[split]] for split in (self.known, *self.ood)}
+        trunk = fit.get("of", title), seed
+        if trunk not in self.mixtures:
+            self.mixtures[trunk] = by_mixture(study, self.runs[trunk], splits, self.ood)
+        own = {"set": self.name, "posterior": title, "fit_s": seconds(fitted, own=True)}
+        frame = read_frames(self.files["fit"])[0]
+        own |= study.cost(fitted.name, fitted, self.runs[SINGLE, seed], frame)
+        found = study.evaluate(fitted.name, study.export(fitted), splits, self.ood, [calibration])
+        return [with_mixture(record | own, self.mixtures[trunk]) for record in found]
 
 
 def prepare(
@@ -196,7 +222,8 @@ def draw(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "over atoms, or largest), of E, by BALD, by the grade and by the mixture; and by energy,",
         "RMS force and shortest distance, each from its better side. `one member` has no epistemic",
         "part: its scores are of the total. recal.: intervals, and ellipsoids of forces, by the",
-        "isotonic map of the calibration frames.",
+        "isotonic map of the calibration frames. What is fitted to one member is a mean over",
+        "members that are taken alone, as are the bounds in brackets.",
     ]
     for name, split in dict.fromkeys((record["set"], record["split"]) for record in records):
         of = [r for r in records if (r["set"], r["split"]) == (name, split)]

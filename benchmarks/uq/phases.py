@@ -22,7 +22,7 @@ import ase.io
 import numpy as np
 import yaml
 from classical import SCORES, Material, drawn, matched, scores
-from result_tables import cell, pooled, table, write
+from result_tables import averaged, cell, table, write
 from study import METRICS, Study, arguments, reduced, say
 
 from race.evaluate.bootstrap import ClusteredRows
@@ -187,26 +187,10 @@ def judged(
             for run in runs
         ]
         for same in zip(*each, strict=True):
-            record = averaged(same)
+            record = averaged(same, (*METRICS, *OWN))
             about = {"material": material, "study": name, "posterior": title}
             records.append(record | about)
     return records
-
-
-def averaged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, with half their range; of the bounds of the intervals, too, which are
-    of frames that are drawn anew while the model stays.
-    """
-    if len(records) == 1:
-        return dict(records[0])
-    out = pooled(records, (*METRICS, *OWN))
-    keys = set.intersection(*(set(record["interval90"]) for record in records))
-    out["interval90"] = {
-        key: np.mean([record["interval90"][key] for record in records], axis=0).tolist()
-        for key in records[0]["interval90"]
-        if key in keys
-    }
-    return out
 
 
 def together(

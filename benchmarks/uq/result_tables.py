@@ -124,6 +124,22 @@ def pooled(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[st
     return out
 
 
+def averaged(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
+    """`pooled`, with the means of the bounds of the intervals, too: those are of frames that are
+    drawn anew while the model stays.
+    """
+    if len(records) == 1:
+        return dict(records[0])
+    both = set.intersection(*(set(record["interval90"]) for record in records))
+    intervals = {
+        key: [sum(bound) / len(records) for bound in zip(*of, strict=True)]
+        for key in records[0]["interval90"]
+        if key in both
+        for of in [[record["interval90"][key] for record in records]]
+    }
+    return pooled(records, keys) | {"interval90": intervals}
+
+
 Draw = Callable[[Sequence[Mapping[str, Any]]], list[str]]
 
 

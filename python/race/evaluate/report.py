@@ -24,6 +24,8 @@ from race.evaluate.split import Residual, Split, rank_rows
 MILLI = 1000.0
 SUFFIXES = {"energy": "e", "forces": "f", "stress": "s", "pressure": "p"}  # of keys
 ELLIPSOID = "force_ellipsoid"  # of a recalibration: of the force as a vector
+# Of the trace, in float64: a regular covariance may have a spread 1e5 times its noise
+SINGULAR = 1e-13
 PIT_LEVELS = np.arange(1, 1000) / 1000
 Rows = Callable[[np.ndarray | slice], float]
 RANKS = {
@@ -85,7 +87,7 @@ def _mahalanobis(residual: Residual | None) -> tuple[np.ndarray, np.ndarray] | N
         return None
     cov = residual.cov_matrices
     smallest = np.linalg.eigvalsh(cov)[:, 0]
-    if (smallest < 1e-10 * np.trace(cov, axis1=-2, axis2=-1)).any():
+    if (smallest < SINGULAR * np.trace(cov, axis1=-2, axis2=-1)).any():
         return None
     return metrics.mahalanobis(residual.error.reshape(len(cov), -1), cov)
 
