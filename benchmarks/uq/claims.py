@@ -57,8 +57,8 @@ def page(folder: Path) -> list[str]:
         rows += accuracy(records[name], title, *points)
     rows += bald(records["acquisition"])
     lines = [
-        "±: half the range over seeds, whose mean is judged; in brackets: the range of single "
-        "seeds. Baseline: the best score that knows nothing; floor: what chance leaves. Not "
+        "±: half the range over seeds, whose mean is judged; a figure without it is of one seed. In "
+        "brackets: the range of single seeds. Baseline: the best score that knows nothing; floor: what chance leaves. Not "
         "judged: the figure, or its floor, was not recorded.",
         "",
     ]
@@ -226,6 +226,7 @@ def detected(claim: str, records: Records) -> Row:
         "above every trivial score",
         "; ".join(f"{r['posterior']} {r[key]:.3f} ({SCORES[key]})" for r, key in pairs),
         (sum(r[key] > r["auroc_trivial"] for r, key in pairs), len(pairs)),
+        max(record.get("seeds", 1) for record in records),
         baseline=cell(records[0], "auroc_trivial", ".3f"),
     )
 
