@@ -48,7 +48,7 @@ const Quantity table[] = {
      .dimension = Dimension::force_squared,
      .needs = {any_epistemic},
      .meaning = "its epistemic part: the spread of the members' forces, widened to the error of "
-                "their mean (of an evidential head, its own as well)",
+                "their mean (of head evidential or eip, or posterior leverage: the model's own)",
      .of_atoms = [](const AtomMoments& atoms) { return atoms.cov_epistemic; },
      .per_atom = true},
     {.name = "energy/std",
