@@ -57,9 +57,9 @@ def page(folder: Path) -> list[str]:
         rows += accuracy(records[name], title, *points)
     rows += bald(records["acquisition"])
     lines = [
-        "±: half the range over seeds, whose mean is judged; a figure without it is of one seed. In "
-        "brackets: the range of single seeds. Baseline: the best score that knows nothing; floor: what chance leaves. Not "
-        "judged: the figure, or its floor, was not recorded.",
+        "±: half the range over seeds, whose mean is judged; a figure without it is of one seed. "
+        "In brackets: the range of single seeds. Baseline: the best score that knows nothing; "
+        "floor: what chance leaves. Not judged: the figure, or its floor, was not recorded.",
         "",
     ]
     lines += ["| claim | target | measured | seeds | baseline | floor | |", "|---|" + "---|" * 6]
